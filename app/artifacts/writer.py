@@ -1,0 +1,73 @@
+"""Write safetensors files as streams, from entries whose bytes need not be in memory."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.artifacts.dtypes import NAMES
+
+Chunks: TypeAlias = Iterable[bytes | memoryview]
+
+ALIGNMENT_BYTES = 64
+"""Of the data section, so that a memory-mapped file gives aligned arrays."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor to write."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    size_bytes: int
+    chunks: Callable[[], Chunks]
+    """Its bytes, row-major, fetched when their turn comes."""
+
+
+def array_entry(name: str, array: NDArray[np.generic]) -> Entry:
+    """An entry for an array in memory."""
+    view = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    return Entry(name, NAMES[array.dtype], array.shape, array.nbytes, lambda: (view,))
+
+
+def arranged(entries: Iterable[Entry]) -> list[Entry]:
+    """Widest dtypes first, then by name: every tensor is aligned to its own width.
+
+    The same set of entries gives the same order, so the same bytes.
+    """
+    return sorted(entries, key=lambda entry: (-_alignment(entry), entry.name))
+
+
+def header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
+    """The file's first bytes: header length, header, padding.
+
+    Source: https://huggingface.co/docs/safetensors#format.
+    """
+    fields: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for entry in entries:
+        start, end = end, end + entry.size_bytes
+        fields[entry.name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT_BYTES)
+    return len(text).to_bytes(8, "little") + text
+
+
+def stream(entries: Sequence[Entry], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """The whole file, piece by piece."""
+    yield header(entries, metadata)
+    for entry in entries:
+        yield from entry.chunks()
+
+
+def _alignment(entry: Entry) -> int:
+    count = int(np.prod(entry.shape, dtype=object))
+    return entry.size_bytes // count if count else 0

@@ -1,0 +1,105 @@
+"""What kind of file some bytes are, told from the bytes, never from a name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from app.errors import InvalidModel, UnsupportedFormat
+
+HEAD_BYTES = 512
+"""How much of a file is looked at."""
+
+Kind = Literal["safetensors", "json"]
+
+ACCEPTED = "safetensors files (one, or shards with or without their index.json)"
+_RESAVE = (
+    "load it where you trust it and save its weights with "
+    "`safetensors.torch.save_file(model.state_dict(), 'model.safetensors')`"
+)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A kind of file that is known and not taken."""
+
+    matches: Callable[[bytes], bool]
+    what: str
+    way_out: str
+
+
+def _begins(*starts: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(starts)
+
+
+def _is_pickle(head: bytes) -> bool:
+    """A pickle of protocol 2 to 5; legacy .pt files are several in a row."""
+    return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+
+
+def _is_onnx(head: bytes) -> bool:
+    """A protobuf that begins with a small ir_version (field 1), then a text or message field."""
+    return head[:1] == b"\x08" and head[1:2] <= b"\x20" and head[2:3] in (b"\x12", b"\x1a", b"\x3a")
+
+
+_REFUSALS = (
+    Refusal(
+        _begins(b"PK\x03\x04", b"PK\x05\x06"),
+        "a zip archive: a PyTorch checkpoint, a torch.export program or a TorchScript module",
+        f"these are not read yet; {_RESAVE}",
+    ),
+    Refusal(
+        _is_pickle,
+        "a Python pickle (a legacy .pt file, or a pickled object)",
+        f"loading one runs code, so it is never opened here; {_RESAVE}",
+    ),
+    Refusal(
+        _begins(b"\x1f\x8b"),
+        "gzip-compressed",
+        "weights are read in place, by byte range; unpack it and send what is inside",
+    ),
+    Refusal(
+        _begins(b"GGUF"),
+        "a GGUF file, whose weights are quantized already",
+        "send the model's original safetensors",
+    ),
+    Refusal(_begins(b"\x89HDF\r\n\x1a\n"), "an HDF5 file (Keras?)", "send safetensors"),
+    Refusal(_begins(b"\x93NUMPY"), "a numpy array", "save its tensors by name as safetensors"),
+    Refusal(
+        _begins(b"version https://git-lfs"),
+        "a Git LFS pointer, not the file it points to",
+        "run `git lfs pull`, then send the file itself",
+    ),
+    Refusal(
+        lambda head: head.lstrip()[:1] == b"<",
+        "a web page or XML",
+        "a download probably met a login or an error page; fetch the model file itself",
+    ),
+    Refusal(
+        _is_onnx,
+        "an ONNX model, whose exporters fold and rename weights",
+        "send the safetensors it was made from",
+    ),
+)
+
+
+def tell_kind(head: bytes, name: str) -> Kind:
+    """The kind of a file from its first `HEAD_BYTES` bytes; `name` serves messages only.
+
+    Raises:
+        UnsupportedFormat: a known kind that is not accepted, with the way out.
+        InvalidModel: empty, or nothing that is known.
+    """
+    if not head:
+        raise InvalidModel(f"{name} is empty; send {ACCEPTED}")
+    length = head[:8]
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") and 0 not in length:
+        return "json"
+    if head[8:9] == b"{":
+        return "safetensors"
+    for refusal in _REFUSALS:
+        if refusal.matches(head):
+            raise UnsupportedFormat(f"{name} is {refusal.what}; {refusal.way_out}")
+    raise InvalidModel(
+        f"{name} begins with the bytes {head[:8].hex(' ')}, which is no model format known here; "
+        f"send {ACCEPTED}"
+    )

@@ -1,0 +1,75 @@
+"""The registry: which ops' weights can be palettized, and which modules run them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from schemas.checkpoint import Module, Op
+
+CONV = tuple(f"conv{n}d" for n in (1, 2, 3))
+CONV_TRANSPOSE = tuple(f"conv_transpose{n}d" for n in (1, 2, 3))
+MULTI_HEAD_ATTENTION = "multi_head_attention_forward"
+
+
+@dataclass(frozen=True)
+class OpType:
+    """One kind of registered operation."""
+
+    name: str
+    """Functional name; what `op_type_config` keys and op names are made of."""
+    default_axis: Literal[0, 1] = 0
+    """Group axis when the config leaves it open: where the output channels are."""
+    flattens: bool = False
+    """Kernels are flattened to two axes before grouping and forming vectors."""
+
+
+REGISTERED: Mapping[str, OpType] = {
+    op.name: op
+    for op in (
+        OpType("linear"),
+        *(OpType(name, flattens=True) for name in CONV),
+        *(OpType(name, default_axis=1, flattens=True) for name in CONV_TRANSPOSE),
+        OpType(MULTI_HEAD_ATTENTION),
+    )
+}
+"""Op type -> what is known of it. Source: coreai-opt 0.3.0, `supported_ops_registry`."""
+
+OP_OF_MODULE: Mapping[str, str] = {
+    "torch.nn.modules.linear.Linear": "linear",
+    "torch.nn.modules.activation.MultiheadAttention": MULTI_HEAD_ATTENTION,
+    **{f"torch.nn.modules.conv.Conv{n}d": f"conv{n}d" for n in (1, 2, 3)},
+    **{f"torch.nn.modules.conv.ConvTranspose{n}d": f"conv_transpose{n}d" for n in (1, 2, 3)},
+}
+"""Module type -> the registered op that it runs on its own parameters."""
+
+_ATTENTION_STATES = (
+    "in_proj_weight",
+    "q_proj_weight",
+    "k_proj_weight",
+    "v_proj_weight",
+    "in_proj_bias",
+    "bias_k",
+    "bias_v",
+    "out_proj.weight",
+    "out_proj.bias",
+)
+
+
+def derive_ops(modules: Iterable[Module], tensors: Iterable[str]) -> tuple[Op, ...]:
+    """The ops that modules run, by their types; for formats that hold no graph.
+
+    MultiheadAttention consumes its out_proj's parameters itself: that submodule never runs.
+    """
+    names = frozenset(tensors)
+    ops = []
+    for module in modules:
+        kind = OP_OF_MODULE.get(module.type or "")
+        if kind is None:
+            continue
+        dotted = f"{module.name}." if module.name else ""
+        own = _ATTENTION_STATES if kind == MULTI_HEAD_ATTENTION else ("weight", "bias")
+        states = {
+            state.rpartition(".")[2]: dotted + state for state in own if dotted + state in names
+        }
+        ops.append(Op(name=dotted + kind, type=kind, module=module.name, states=states))
+    return tuple(ops)

@@ -1,0 +1,207 @@
+"""The safetensors format: a header that says where each tensor's bytes lie.
+
+Source: https://huggingface.co/docs/safetensors#format. Of the two rules that readers differ on,
+the strict side is taken: no byte range overlaps another, and none leaves a hole.
+"""
+
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from app.checkpoints.json_scan import JsonScanner, shown
+from app.errors import InvalidModel, TooLarge
+from app.settings import Limits
+from app.storage import Storage
+from schemas.checkpoint import StoredTensor
+
+DTYPE_BITS: Mapping[str, int] = {
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    **dict.fromkeys(("BOOL", "U8", "I8"), 8),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+}
+"""Every dtype of safetensors 0.8 and its width."""
+
+RANK = 64
+"""Most axes of a tensor; numpy and torch can hold no more."""
+NAME_CHARACTERS = 1_000
+"""Of a tensor's name."""
+LENGTH_BYTES = 8
+"""Of the header's length, at the start of the file."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says about itself."""
+
+    tensors: tuple[StoredTensor, ...]
+    """In the order of their bytes."""
+    metadata: Mapping[str, str]
+
+
+def read_header(
+    storage: Storage, path: str, limits: Limits, *, name: str | None = None, file: int = 0
+) -> Header:
+    """The header of a safetensors file, checked against itself and the file's size.
+
+    `name` is what messages call the file; `file` is the number its tensors point to.
+
+    Raises:
+        InvalidModel: truncated, lying, or not what the format asks for.
+        TooLarge: a header, or a count of tensors, over its limit.
+    """
+    what = name or path
+    size = storage.size_bytes(path)
+    text, data_start = _read_text(storage, path, size, what, limits)
+    scanner = JsonScanner(text, f"the header of {what}")
+    metadata: dict[str, str] = {}
+    tensors: list[StoredTensor] = []
+    for key in scanner.members():
+        if key == "__metadata__":
+            metadata = {inner: scanner.string() for inner in scanner.members()}
+            continue
+        if len(tensors) == limits.tensors:
+            raise TooLarge(f"{what} holds more than {limits.tensors:,} tensors, the most allowed")
+        tensors.append(_tensor(check_name(key, what), scanner.flat(), what, data_start, file))
+    scanner.end()
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.size_bytes))
+    _check_ranges(tensors, data_start, size, what)
+    return Header(tuple(tensors), metadata)
+
+
+def check_name(name: str, what: str) -> str:
+    """A tensor's name, which is only ever a name: never a path, never code.
+
+    Raises:
+        InvalidModel: empty, overlong, or with characters that no text should hold.
+    """
+    if not name:
+        raise InvalidModel(f"{what} holds a tensor without a name; give it one and save again")
+    if len(name) > NAME_CHARACTERS:
+        raise InvalidModel(
+            f"{what} holds a tensor with a name of {len(name):,} characters ({shown(name)}); "
+            f"{NAME_CHARACTERS:,} are allowed"
+        )
+    if name.isascii() and name.isprintable():
+        return name
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise InvalidModel(
+            f"{what} holds a tensor with control characters in its name, {shown(name)}; "
+            "rename it and save again"
+        )
+    return name
+
+
+def _read_text(
+    storage: Storage, path: str, size: int, what: str, limits: Limits
+) -> tuple[str, int]:
+    """The header's JSON, and where it ends."""
+    if size < LENGTH_BYTES:
+        raise InvalidModel(
+            f"{what} has {size} bytes, and a safetensors file begins with {LENGTH_BYTES} that "
+            "tell its header's length; fetch the file again"
+        )
+    length = int.from_bytes(storage.read(path, 0, LENGTH_BYTES), "little")
+    if length > limits.header_bytes:
+        raise TooLarge(
+            f"{what} announces a header of {length:,} bytes; {limits.header_bytes:,} are allowed"
+        )
+    if LENGTH_BYTES + length > size:
+        raise InvalidModel(
+            f"{what} is truncated: its header alone takes {LENGTH_BYTES + length:,} bytes, "
+            f"the file has {size:,}; fetch it again"
+        )
+    try:
+        text = str(storage.read(path, LENGTH_BYTES, length), "utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidModel(
+            f"the header of {what} is not UTF-8 text ({error.reason} at byte {error.start}); "
+            "it is not a sound safetensors file: write it again"
+        ) from error
+    return text, LENGTH_BYTES + length
+
+
+def _tensor(
+    name: str, said: Mapping[str, object], what: str, data_start: int, file: int
+) -> StoredTensor:
+    def broken(complaint: str) -> InvalidModel:
+        return InvalidModel(f"{what}: tensor {shown(name)} {complaint}; write the file again")
+
+    if set(said) != {"dtype", "shape", "data_offsets"}:
+        raise broken(
+            f"is described by {_listed(said)}, but must be by 'dtype', 'shape', 'data_offsets'"
+        )
+    dtype = said["dtype"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise broken(f"has dtype {shown(str(dtype))}; known are {', '.join(DTYPE_BITS)}")
+    shape, offsets = _counts(said["shape"]), _counts(said["data_offsets"])
+    if shape is None:
+        raise broken("has a shape that is not a list of whole numbers from 0")
+    if len(shape) > RANK:
+        raise broken(f"has {len(shape)} axes; {RANK} are allowed")
+    if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise broken("has data_offsets that are not [begin, end] with 0 <= begin <= end")
+    size, bits = offsets[1] - offsets[0], math.prod(shape) * DTYPE_BITS[dtype]
+    if bits != 8 * size:
+        raise broken(
+            f"of shape {shown_shape(shape)} and dtype {dtype} takes {_bytes(bits)} bytes, "
+            f"but its data_offsets span {_bytes(8 * size)}"
+        )
+    return StoredTensor(
+        name=name,
+        dtype=dtype,
+        shape=shape,
+        file=file,
+        offset=data_start + offsets[0],
+        size_bytes=size,
+    )
+
+
+def _check_ranges(tensors: Sequence[StoredTensor], data_start: int, size: int, what: str) -> None:
+    """That the tensors' bytes fill the file from the header's end to its own, each byte once."""
+    end, previous = data_start, "the header"
+    for tensor in tensors:
+        if tensor.offset != end:
+            fault = "overlaps" if tensor.offset < end else "leaves a hole behind"
+            raise InvalidModel(
+                f"{what}: the byte range of tensor {shown(tensor.name)} {fault} {previous}; "
+                "byte ranges must follow one another: write the file again"
+            )
+        end, previous = end + tensor.size_bytes, f"that of {shown(tensor.name)}"
+    if end > size:
+        raise InvalidModel(
+            f"{what} is truncated: its tensors end at byte {end:,}, the file has {size:,}; "
+            "fetch it again"
+        )
+    if end < size:
+        raise InvalidModel(
+            f"{what} holds {size - end:,} bytes behind its last tensor, which belong to nothing; "
+            "write the file again"
+        )
+
+
+def _counts(value: object) -> tuple[int, ...] | None:
+    """A JSON list of whole numbers from 0; None for anything else. True is no number here."""
+    if not isinstance(value, list):
+        return None
+    if not all(type(item) is int and item >= 0 for item in value):
+        return None
+    return tuple(value)
+
+
+def _bytes(bits: int) -> str:
+    return f"{bits / 8:,.12g}" if bits < 1 << 60 else "more than 2**57"
+
+
+def _listed(keys: Mapping[str, object]) -> str:
+    return ", ".join(shown(key) for key in list(keys)[:5]) or "nothing"
+
+
+def shown_shape(shape: Sequence[int]) -> str:
+    """A shape, fit for a message however absurd its numbers are."""
+    return f"[{', '.join(str(n) if n < 1 << 62 else 'huge' for n in shape[:8])}]"

@@ -1,0 +1,87 @@
+"""The account of a job: what every tensor became, and at what cost."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from app.artifacts.writer import Entry
+from app.compression.parts import PartSlice
+from schemas.plan import Plan, PlannedTensor
+from schemas.report import Report, SliceOutcome, TensorReport
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of the artifact: what to write and what to say about it."""
+
+    planned: PlannedTensor
+    slices: tuple[PartSlice, ...]
+    entries: tuple[Entry, ...]
+
+    @property
+    def palettized(self) -> bool:
+        """Whether every slice was; a tensor with one slice kept is kept whole."""
+        return bool(self.slices) and all(
+            part.outcome.action == "palettized" for part in self.slices
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the artifact."""
+        return sum(entry.size_bytes for entry in self.entries)
+
+
+def account(plan: Plan, pieces: Sequence[Piece], digests: dict[str, str]) -> Report:
+    """One entry per distinct tensor, in the plan's order, and the sums over them."""
+    tensors = tuple(_tensor_report(piece) for piece in pieces)
+    done = [tensor for tensor in tensors if tensor.action == "palettized"]
+    weights = sum(math.prod(tensor.shape) for tensor in tensors)
+    after = sum(tensor.size_after_bytes for tensor in tensors)
+    return Report(
+        tensors=tensors,
+        unmatched=plan.unmatched,
+        warnings=plan.warnings,
+        size_before_bytes=sum(tensor.size_before_bytes for tensor in tensors),
+        size_after_bytes=after,
+        palettized_size_before_bytes=sum(tensor.size_before_bytes for tensor in done),
+        palettized_size_after_bytes=sum(tensor.size_after_bytes for tensor in done),
+        bits_per_weight=8 * after / weights if weights else 0.0,
+        artifact_sha256=digests,
+        software={"palettery": version("palettery")},
+    )
+
+
+def _tensor_report(piece: Piece) -> TensorReport:
+    planned, outcomes = piece.planned, [part.outcome for part in piece.slices]
+    count = math.prod(planned.shape)
+    said = planned.model_dump(
+        include={"name", "aliases", "module", "module_type", "dtype", "shape", "rule"}
+    )
+    sizes = {
+        "size_before_bytes": planned.size_bytes,
+        "size_after_bytes": piece.size_bytes,
+        "bits_per_weight": 8 * piece.size_bytes / count if count else 0.0,
+    }
+    if not piece.palettized:
+        failed = next((outcome.reason for outcome in outcomes if outcome.reason), planned.reason)
+        return TensorReport(**said, **sizes, action="kept", reason=failed)
+    sse = math.fsum(outcome.sse for outcome in outcomes)
+    return TensorReport(
+        **said,
+        **sizes,
+        action="palettized",
+        notes=tuple(dict.fromkeys(note for outcome in outcomes for note in outcome.notes)),
+        spec=planned.spec,
+        clustering=planned.clustering,
+        groups=planned.groups,
+        sse=sse,
+        snr_db=_snr_db(outcomes, sse),
+        max_error=max(outcome.max_error for outcome in outcomes),
+        seconds=math.fsum(outcome.seconds for outcome in outcomes),
+    )
+
+
+def _snr_db(outcomes: Sequence[SliceOutcome], sse: float) -> float | None:
+    signal = math.fsum(outcome.signal for outcome in outcomes)
+    return 10 * math.log10(signal / sse) if sse > 0 and signal > 0 else None

@@ -1,0 +1,114 @@
+"""Run one task: fetch its bytes, palettize, write one part."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+import kernels
+from app.artifacts.dtypes import NUMPY
+from app.artifacts.writer import Entry, arranged, array_entry, stream
+from app.errors import Cancelled
+from app.storage import Storage, open_storage
+from kernels import Palette, PaletteSettings
+from kernels.errors import NonFiniteError
+from schemas.artifact import PALETTE_KEYS
+from schemas.config.spec import PalettizationSpec
+from schemas.plan import Clustering
+from schemas.report import SliceOutcome
+from schemas.tasks import CompressionTask, TensorSlice
+
+
+def run_task(task: CompressionTask, threads: int | None = None) -> None:
+    """Palettize a task's slices into its part file; the part appears whole or not at all.
+
+    `threads` None uses every core.
+
+    Raises:
+        Cancelled: the cancel marker was seen between two slices.
+    """
+    source, store = open_storage(task.source_url), open_storage(task.store_url)
+    entries: list[Entry] = []
+    outcomes: list[SliceOutcome] = []
+    for number, item in enumerate(task.slices):
+        if task.cancel_path and store.exists(task.cancel_path):
+            raise Cancelled("the job was cancelled while it ran")
+        outcome, arrays = _palettize(load(source, item), item, threads)
+        outcomes.append(outcome)
+        entries += [array_entry(f"{number}.{part}", array) for part, array in arrays.items()]
+    ordered = arranged(entries)
+    store.write(task.part_path, stream(ordered, _metadata(outcomes)))
+
+
+def load(source: Storage, item: TensorSlice) -> NDArray[np.generic]:
+    """A slice's weights, straight from its byte range."""
+    flat = np.frombuffer(source.read(item.path, item.offset, item.size_bytes), NUMPY[item.dtype])
+    if item.strides is None:
+        return flat.reshape(item.shape)
+    steps = tuple(stride * flat.itemsize for stride in item.strides)
+    return np.lib.stride_tricks.as_strided(flat, item.shape, steps, writeable=False)
+
+
+def settings(spec: PalettizationSpec, clustering: Clustering) -> PaletteSettings:
+    """What the kernel is asked to do, from the plan's words."""
+    plain = PaletteSettings(
+        n_bits=spec.n_bits,
+        axis=clustering.axis,
+        group_size=clustering.group_size,
+        cluster_dim=spec.cluster_dim,
+        per_channel_scale=spec.enable_per_channel_scale,
+        rounding_precision=clustering.rounding_precision,
+    )
+    if spec.lut_qspec is None:
+        return plain
+    return replace(
+        plain,
+        lut_dtype=spec.lut_qspec.dtype,
+        lut_scheme=spec.lut_qspec.qscheme,
+        lut_float_range=spec.lut_qspec.float_range,
+        lut_scale_dtype=spec.lut_qspec.scale_dtype,
+    )
+
+
+def _palettize(
+    weight: NDArray[np.generic], item: TensorSlice, threads: int | None
+) -> tuple[SliceOutcome, dict[str, NDArray[np.generic]]]:
+    started = time.perf_counter()
+    try:
+        palette = kernels.palettize(weight, settings(item.spec, item.clustering), threads=threads)
+    except NonFiniteError as error:
+        kept = SliceOutcome(
+            name=item.name,
+            first_row=item.first_row,
+            action="kept",
+            reason=str(error),
+            weights=weight.size,
+        )
+        return kept, {}
+    metrics = palette.metrics
+    assert metrics is not None  # noqa: S101 - palettize always measures
+    outcome = SliceOutcome(
+        name=item.name,
+        first_row=item.first_row,
+        action="palettized",
+        notes=metrics.notes,
+        weights=weight.size,
+        sse=metrics.sse,
+        signal=metrics.signal,
+        max_error=metrics.max_error,
+        seconds=time.perf_counter() - started,
+    )
+    return outcome, _arrays(palette, item.spec.n_bits)
+
+
+def _arrays(palette: Palette, n_bits: int) -> dict[str, NDArray[np.generic]]:
+    arrays = {part: getattr(palette, part) for part in PALETTE_KEYS}
+    arrays["indices"] = kernels.pack(palette.indices, n_bits)
+    return {part: array for part, array in arrays.items() if array is not None}
+
+
+def _metadata(outcomes: Sequence[SliceOutcome]) -> dict[str, str]:
+    return {"outcomes": json.dumps([outcome.model_dump(mode="json") for outcome in outcomes])}

@@ -1,0 +1,80 @@
+"""Prove that an artifact is what its report says, by reading it back against the source."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.artifacts.dtypes import NUMPY
+from app.artifacts.reader import Artifact, Stored
+from app.errors import InvalidArtifact
+from app.storage import Storage
+from kernels.metrics import errors
+from schemas.checkpoint import Checkpoint, StoredTensor
+from schemas.report import Report
+
+RELATIVE_SLACK = 1e-6
+"""Between two sums of the same squares, added in another order."""
+
+
+def verify(artifact: Artifact, report: Report, checkpoint: Checkpoint, source: Storage) -> None:
+    """Compare every tensor of the artifact, as stored, with the source.
+
+    Kept tensors must have the same bytes; palettized ones must reconstruct to the error that the
+    report states.
+
+    Raises:
+        InvalidArtifact: names the tensor that does not.
+    """
+    stored = {tensor.name: tensor for tensor in checkpoint.tensors}
+    for said in report.tensors:
+        tensor = stored[said.name]
+        path = checkpoint.files[tensor.file].path
+        if said.action == "kept":
+            _check_bytes(artifact, said.name, source, path, tensor)
+            continue
+        rows = _Rows(source, path, tensor)
+        sse = math.fsum(
+            errors(rows.read(first, len(block)), block).sse
+            for first, block in artifact.blocks(said.name)
+        )
+        if not math.isclose(sse, said.sse, rel_tol=RELATIVE_SLACK, abs_tol=1e-300):
+            raise InvalidArtifact(
+                f"{said.name}: the artifact as read back has a squared error of {sse:.9g}, "
+                f"the kernel promised {said.sse:.9g}; the job can be retried"
+            )
+
+
+def _check_bytes(
+    artifact: Artifact, name: str, source: Storage, path: str, tensor: StoredTensor
+) -> None:
+    found: Stored | None = artifact.kept.get(name)
+    if found is None or found.tensor.size_bytes != tensor.size_bytes:
+        raise InvalidArtifact(f"{name}: the artifact as read back lacks it")
+    ours = artifact.storage.chunks(found.path, found.tensor.offset, tensor.size_bytes)
+    theirs = source.chunks(path, tensor.offset, tensor.size_bytes)
+    if any(one != other for one, other in zip(ours, theirs, strict=True)):
+        raise InvalidArtifact(f"{name}: the artifact as read back differs from the upload")
+
+
+class _Rows:
+    """Rows of a source tensor; one with strides is fetched once, whole."""
+
+    def __init__(self, source: Storage, path: str, tensor: StoredTensor) -> None:
+        self._source, self._path, self._tensor = source, path, tensor
+        self._dtype = NUMPY[tensor.dtype]
+        self._whole: NDArray[np.generic] | None = None
+        if tensor.strides is not None:
+            flat = np.frombuffer(source.read(path, tensor.offset, tensor.size_bytes), self._dtype)
+            steps = tuple(stride * flat.itemsize for stride in tensor.strides)
+            self._whole = np.lib.stride_tricks.as_strided(
+                flat, tensor.shape, steps, writeable=False
+            )
+
+    def read(self, first: int, rows: int) -> NDArray[np.generic]:
+        if self._whole is not None:
+            return self._whole[first : first + rows]
+        row_bytes = math.prod(self._tensor.shape[1:]) * self._dtype.itemsize
+        start = self._tensor.offset + first * row_bytes
+        data = self._source.read(self._path, start, rows * row_bytes)
+        return np.frombuffer(data, self._dtype).reshape(rows, *self._tensor.shape[1:])

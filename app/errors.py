@@ -1,0 +1,186 @@
+"""Every error the service tells a user, and the HTTP status of each.
+
+PaletteryError
+├── BadInput                 the request cannot be served as it is
+│   ├── InvalidConfig        config does not validate; carries one entry per field
+│   ├── UnknownPreset
+│   ├── InvalidUpload        the form itself: parts missing, twice, or misnamed
+│   ├── InvalidModel         not a model file that we read: truncated, lying, hostile
+│   ├── UnsupportedFormat    a model file of a kind that we refuse, with the way out
+│   ├── InvalidArtifact      not one of our artifacts, or damaged
+│   └── TooLarge             over a limit; names the limit
+├── NotFound                 no such job, artifact, schema
+├── Conflict                 the job's state does not allow it
+├── Cancelled                the job was cancelled while it ran
+└── Unavailable
+├── StorageFull
+├── StorageFailed
+└── ObjectMissing        bytes that should lie in the store do not
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from schemas.problem import InvalidField, Problem
+
+
+class PaletteryError(Exception):
+    """Root of every error with a message for the user."""
+
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Something went wrong on our side"
+
+    def __init__(self, detail: str, errors: Sequence[InvalidField] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = tuple(errors)
+
+    def __reduce__(self) -> tuple[type["PaletteryError"], tuple[str, tuple[InvalidField, ...]]]:
+        return type(self), (self.detail, self.errors)  # so that errors cross process boundaries
+
+
+class BadInput(PaletteryError):
+    """The request cannot be served as it is."""
+
+    code = "bad_input"
+    title = "The request cannot be served as it is"
+
+
+class InvalidConfig(BadInput):
+    """The config does not validate."""
+
+    code = "invalid_config"
+    title = "The config is not valid"
+
+
+class UnknownPreset(BadInput):
+    """No preset has that name."""
+
+    code = "unknown_preset"
+    title = "There is no such preset"
+
+
+class InvalidUpload(BadInput):
+    """The upload form is not as it must be."""
+
+    code = "invalid_upload"
+    title = "The upload is not as it must be"
+
+
+class InvalidModel(BadInput):
+    """The model file is damaged, or says something impossible."""
+
+    code = "invalid_model"
+    title = "The model file cannot be read"
+
+
+class UnsupportedFormat(BadInput):
+    """The file is of a kind that is not accepted."""
+
+    code = "unsupported_format"
+    title = "Files of this kind are not accepted"
+
+
+class InvalidArtifact(BadInput):
+    """The file is not a sound artifact."""
+
+    code = "invalid_artifact"
+    title = "The file is not a sound Palettery artifact"
+
+
+class TooLarge(BadInput):
+    """Over a limit."""
+
+    code = "too_large"
+    title = "The upload is over a limit"
+
+
+class NotFound(PaletteryError):
+    """There is no such thing."""
+
+    code = "not_found"
+    title = "There is no such thing"
+
+
+class Conflict(PaletteryError):
+    """The state of things does not allow it."""
+
+    code = "conflict"
+    title = "The current state does not allow this"
+
+
+class Cancelled(PaletteryError):
+    """The job was cancelled."""
+
+    code = "cancelled"
+    title = "The job was cancelled"
+
+
+class Unavailable(PaletteryError):
+    """Something that the service needs is away."""
+
+    code = "unavailable"
+    title = "The service cannot do this right now"
+
+
+class StorageFull(Unavailable):
+    """No space is left."""
+
+    code = "storage_full"
+    title = "The store is full"
+
+
+class StorageFailed(Unavailable):
+    """The store did not do what it was asked."""
+
+    code = "storage_failed"
+    title = "The store failed"
+
+
+class ObjectMissing(Unavailable):
+    """Bytes that should be in the store are not."""
+
+    code = "object_missing"
+    title = "Stored bytes are missing"
+
+
+STATUS: dict[str, int] = {
+    "internal": 500,
+    "bad_input": 422,
+    "invalid_config": 422,
+    "unknown_preset": 422,
+    "invalid_upload": 422,
+    "invalid_model": 422,
+    "unsupported_format": 415,
+    "invalid_artifact": 422,
+    "too_large": 413,
+    "not_found": 404,
+    "conflict": 409,
+    "cancelled": 409,
+    "unavailable": 503,
+    "storage_full": 507,
+    "storage_failed": 503,
+    "object_missing": 503,
+}
+"""HTTP status of each code."""
+
+
+def _below(root: type[PaletteryError]) -> list[type[PaletteryError]]:
+    return [root, *(kind for child in root.__subclasses__() for kind in _below(child))]
+
+
+ERRORS: dict[str, type[PaletteryError]] = {kind.code: kind for kind in _below(PaletteryError)}
+"""Error class of each code."""
+
+
+def problem(error: PaletteryError, instance: str | None = None) -> Problem:
+    """The RFC 9457 form of an error."""
+    return Problem(
+        type=f"urn:palettery:problem:{error.code}",
+        title=error.title,
+        status=STATUS[error.code],
+        code=error.code,
+        detail=error.detail,
+        instance=instance,
+        errors=error.errors,
+    )

@@ -1,0 +1,133 @@
+"""Jobs and plans over HTTP."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from app.jobs.download import respond
+from app.jobs.service import Jobs
+from app.problems import problems
+from schemas.jobs import Job, JobPage
+from schemas.plan import Plan
+from schemas.report import Report
+
+router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
+
+FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["model"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "model": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "The model's file; several for shards and their index.",
+                        },
+                        "config": {
+                            "type": "string",
+                            "description": "Config as JSON or YAML, as text or as a file.",
+                        },
+                        "preset": {
+                            "type": "string",
+                            "description": "Name of a preset, instead of a config.",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+REFUSED = problems(
+    _413="over a limit",
+    _415="a file of a kind that is not accepted",
+    _422="the form, the config or the model is not valid",
+    _503="the store is away",
+    _507="the store is full",
+)
+UNKNOWN = problems(_404="no such job")
+UNFINISHED = problems(_404="no such job", _409="the job has not succeeded")
+
+
+def jobs_of(request: Request) -> Jobs:
+    """The service's jobs."""
+    found: Jobs = request.state.jobs
+    return found
+
+
+Service = Annotated[Jobs, Depends(jobs_of)]
+
+
+@router.post("/plans", openapi_extra=FORM, responses=REFUSED)
+async def dry_run(request: Request, jobs: Service) -> Plan:
+    """What a job with this form would do with every tensor; nothing runs, nothing is kept."""
+    return await jobs.plan(request)
+
+
+@router.post("/jobs", status_code=202, openapi_extra=FORM, responses=REFUSED)
+async def submit(request: Request, response: Response, jobs: Service) -> Job:
+    """Queue a job; its address is in the Location header."""
+    job = await jobs.submit(request)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["Retry-After"] = "1"
+    return job
+
+
+@router.get("/jobs", responses=problems(_422="limit or cursor is not valid"))
+def page(
+    jobs: Service,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> JobPage:
+    """Jobs, newest first."""
+    return jobs.page(limit, cursor)
+
+
+@router.get("/jobs/{job_id}", responses=UNKNOWN)
+def get(job_id: str, jobs: Service) -> Job:
+    """One job as it stands."""
+    return jobs.get(job_id)
+
+
+@router.post("/jobs/{job_id}/cancel", responses=problems(_404="no such job", _409="it has ended"))
+async def cancel(job_id: str, jobs: Service) -> Job:
+    """Stop a queued or running job."""
+    return await jobs.cancel(job_id)
+
+
+@router.get("/jobs/{job_id}/report", responses=UNFINISHED)
+def report(job_id: str, jobs: Service) -> Report:
+    """What happened to every tensor."""
+    return jobs.report(job_id)
+
+
+DOWNLOAD: dict[str, Any] = {
+    "response_class": Response,
+    "responses": {
+        200: {"description": "the file", "content": {"application/octet-stream": {}}},
+        206: {"description": "the range of it that was asked for"},
+        304: {"description": "the copy with this ETag is still right"},
+        **UNFINISHED,
+        **problems(_416="the range lies behind the file's end"),
+    },
+}
+
+
+@router.head("/jobs/{job_id}/artifact", include_in_schema=False)
+@router.get("/jobs/{job_id}/artifact", **DOWNLOAD)
+def artifact(job_id: str, request: Request, jobs: Service) -> Response:
+    """The packed model: its file, or its index when it has several."""
+    return respond(request, request.state.store, jobs.artifact(job_id, None))
+
+
+@router.head("/jobs/{job_id}/artifact/{name}", include_in_schema=False)
+@router.get("/jobs/{job_id}/artifact/{name}", **DOWNLOAD)
+def artifact_file(job_id: str, name: str, request: Request, jobs: Service) -> Response:
+    """One file of the packed model."""
+    return respond(request, request.state.store, jobs.artifact(job_id, name))

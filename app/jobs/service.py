@@ -1,0 +1,174 @@
+"""Accept jobs and look after them: what the endpoints ask for."""
+
+import asyncio
+import base64
+import binascii
+import os
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.requests import Request
+
+from app.checkpoints.read import read_checkpoint
+from app.compression.job import cancel_path, write_job
+from app.configs import chosen_config
+from app.errors import BadInput, Conflict, NotFound
+from app.jobs.download import StoredDownload
+from app.jobs.records import Records
+from app.jobs.workflow import Engine
+from app.planning.resolve import resolve
+from app.planning.tasks import cut
+from app.settings import Settings
+from app.storage import Storage
+from app.uploads.multipart import Form, read_form
+from schemas.checkpoint import Checkpoint, StoredFile
+from schemas.config import KMeansPalettizerConfig
+from schemas.jobs import Job, JobPage, Progress
+from schemas.plan import Plan
+from schemas.report import Report
+
+
+class Jobs:
+    """Jobs of one service."""
+
+    def __init__(
+        self, settings: Settings, records: Records, store: Storage, engine: Engine
+    ) -> None:
+        self._settings, self._records = settings, records
+        self._store, self._engine = store, engine
+
+    async def plan(self, request: Request) -> Plan:
+        """What a job would do with the form's model; its bytes are gone afterwards."""
+        form = await read_form(request, self._store, self._settings.limits)
+        try:
+            _, _, plan = await asyncio.to_thread(self._understand, form)
+        finally:
+            await asyncio.to_thread(self._store.delete, *form.paths())
+        return plan
+
+    async def submit(self, request: Request) -> Job:
+        """Take a form's model and config, refuse what cannot work, queue the rest."""
+        form = await read_form(request, self._store, self._settings.limits)
+        try:
+            config, checkpoint, plan = await asyncio.to_thread(self._understand, form)
+            job = await asyncio.to_thread(self._accept, config, checkpoint, plan)
+        finally:
+            await asyncio.to_thread(self._store.delete, *form.paths())
+        await self._engine.enqueue(job.id)
+        return job
+
+    async def cancel(self, job_id: str) -> Job:
+        """Stop a job that has not ended.
+
+        Raises:
+            Conflict: it has.
+        """
+        job = await asyncio.to_thread(self._records.get, job_id)
+        if not await asyncio.to_thread(self._records.cancel, job_id):
+            job = await asyncio.to_thread(self._records.get, job_id)
+            raise Conflict(f"the job is {job.state}; only queued and running jobs can be cancelled")
+        await asyncio.to_thread(self._store.write, cancel_path(f"jobs/{job_id}"), b"")
+        await self._engine.cancel(job_id)
+        return await asyncio.to_thread(self._records.get, job_id)
+
+    def get(self, job_id: str) -> Job:
+        """One job."""
+        return self._records.get(job_id)
+
+    def page(self, limit: int, cursor: str | None) -> JobPage:
+        """Jobs, newest first."""
+        found = self._records.page(limit + 1, None if cursor is None else _unsealed(cursor))
+        items = tuple(found[:limit])
+        return JobPage(items=items, next_cursor=_sealed(items[-1].id) if found[limit:] else None)
+
+    def report(self, job_id: str) -> Report:
+        """The account of a job that succeeded."""
+        self._succeeded(job_id, "report")
+        return Report.model_validate_json(bytes(self._store.read(f"jobs/{job_id}/report.json")))
+
+    def artifact(self, job_id: str, name: str | None) -> StoredDownload:
+        """A file of a job's artifact; None asks for the only one, or the index of several.
+
+        Raises:
+            Conflict: the job has not succeeded.
+            NotFound: the artifact has no such file.
+        """
+        job = self._succeeded(job_id, "artifact")
+        digests = self.report(job_id).artifact_sha256
+        if name is None:
+            name = next((known for known in digests if known.endswith(".json")), min(digests))
+        if name not in digests:
+            raise NotFound(f"the artifact has no file {name[:64]!r}; it has {', '.join(digests)}")
+        stem = job.model_name.removesuffix(".safetensors")
+        shown = f"{stem}-palettized.safetensors" if len(digests) == 1 else name
+        return StoredDownload(f"jobs/{job_id}/artifact/{name}", digests[name], shown)
+
+    def _succeeded(self, job_id: str, what: str) -> Job:
+        job = self._records.get(job_id)
+        if job.state != "succeeded":
+            raise Conflict(f"the job is {job.state}; its {what} is there once it has succeeded")
+        return job
+
+    def _understand(self, form: Form) -> tuple[KMeansPalettizerConfig, Checkpoint, Plan]:
+        preset = form.texts.get("preset")
+        config = chosen_config(
+            form.texts.get("config"), None if preset is None else preset.decode(errors="replace")
+        )
+        checkpoint = read_checkpoint(self._store, form.files, self._settings.limits)
+        return config, checkpoint, resolve(config, checkpoint, self._settings.limits)
+
+    def _accept(self, config: KMeansPalettizerConfig, checkpoint: Checkpoint, plan: Plan) -> Job:
+        """Store everything the job needs, then its row: a row means that nothing is missing."""
+        job_id = str(_time_ordered_id())
+        prefix = f"jobs/{job_id}"
+        uploaded = checkpoint.files
+        checkpoint = checkpoint.model_copy(update={"files": _by_content(uploaded)})
+        tasks = cut(
+            plan,
+            checkpoint,
+            source_url=self._store.url,
+            store_url=self._store.url,
+            parts_prefix=f"{prefix}/parts",
+            task_bytes=self._settings.task_bytes,
+            cancel_path=cancel_path(prefix),
+        )
+        total = Progress(
+            tensors_total=len(plan.palettized()), bytes_total=sum(task.size_bytes for task in tasks)
+        )
+        try:
+            write_job(self._store, prefix, config, checkpoint, plan, tasks)
+            for old, new in zip(uploaded, checkpoint.files, strict=True):
+                self._store.move(old.path, new.path)
+            return self._records.add(
+                job_id, checkpoint.files[0].name, checkpoint.tensor_bytes(), total
+            )
+        except BaseException:
+            self._store.delete_folder(prefix)
+            raise
+
+
+def _by_content(files: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
+    """Where the files will lie: by their digests, so that the same bytes are kept once."""
+    return tuple(file.model_copy(update={"path": f"blobs/{file.sha256}"}) for file in files)
+
+
+def _time_ordered_id() -> uuid.UUID:
+    """A version 7 UUID: milliseconds, then randomness.
+
+    Source: RFC 9562, section 5.7.
+    """
+    random = int.from_bytes(os.urandom(10))
+    high = (time.time_ns() // 1_000_000) << 80 | random
+    return uuid.UUID(int=high & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
+
+
+def _sealed(job_id: str) -> str:
+    return base64.urlsafe_b64encode(job_id.encode()).decode()
+
+
+def _unsealed(cursor: str) -> str:
+    try:
+        return str(uuid.UUID(base64.urlsafe_b64decode(cursor.encode()).decode()))
+    except (binascii.Error, ValueError) as error:
+        raise BadInput("the cursor is not one this server gave; start again without it") from error

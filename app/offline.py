@@ -1,0 +1,194 @@
+"""The work of a job without a server: the same steps, one after the other, in this process."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.artifacts.reader import Artifact, open_artifact
+from app.artifacts.writer import Chunks, Entry, arranged, stream
+from app.checkpoints.read import read_checkpoint
+from app.compression.assemble import assemble
+from app.errors import BadInput, InvalidArtifact, PaletteryError
+from app.jobs.inline import run_tasks
+from app.planning.resolve import resolve
+from app.planning.tasks import cut
+from app.settings import Settings
+from app.storage import Storage, open_storage
+from schemas.artifact import ArtifactSummary, StoredWeight
+from schemas.checkpoint import Checkpoint, StoredFile
+from schemas.config import KMeansPalettizerConfig
+from schemas.plan import Plan
+from schemas.report import Report
+from schemas.tasks import CompressionTask
+
+Advance = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+def plan(paths: Sequence[Path], config: KMeansPalettizerConfig) -> Plan:
+    """What a job with this config would do to the model in these files."""
+    settings = Settings()
+    _, checkpoint = _index(paths, settings)
+    return resolve(config, checkpoint, settings.limits)
+
+
+def compress(
+    paths: Sequence[Path], config: KMeansPalettizerConfig, out: Path, advance: Advance
+) -> Report:
+    """Palettize the model in these files into `out`: a file, or a folder when it is sharded.
+
+    Nothing appears at `out` unless all of it is verified.
+    """
+    if out.resolve() in {file.resolve() for path in paths for file in _expanded(path)}:
+        raise BadInput(f"{out} is the model itself; name another file for the artifact")
+    settings = Settings()
+    source, checkpoint = _index(paths, settings)
+    planned = resolve(config, checkpoint, settings.limits)
+    with _aside(out) as folder:
+        store = open_storage(folder.as_uri())
+        tasks = cut(
+            planned,
+            checkpoint,
+            source_url=source.url,
+            store_url=store.url,
+            parts_prefix="parts",
+            task_bytes=settings.task_bytes,
+        )
+        total, done = sum(task.size_bytes for task in tasks), 0
+
+        def on_done(task: CompressionTask) -> None:
+            nonlocal done
+            done += task.size_bytes
+            advance(done, total)
+
+        advance(0, total)
+        run_tasks(tasks, on_done)
+        report = assemble(
+            planned, checkpoint, tasks, source=source, store=store, prefix="job", config=config
+        )
+        _publish(folder / "job" / "artifact", out)
+    return report
+
+
+def inspect(paths: Sequence[Path]) -> ArtifactSummary:
+    """What an artifact holds, from its headers."""
+    artifact = _open(paths)
+    palettized = tuple(
+        StoredWeight(
+            name=name,
+            weight=weight,
+            size_bytes=sum(part.tensor.size_bytes for part in artifact.palettes[name].values()),
+        )
+        for name, weight in artifact.weights.items()
+    )
+    kept = {name: stored.tensor.size_bytes for name, stored in artifact.kept.items()}
+    return ArtifactSummary(palettized=palettized, kept=kept, software=artifact.metadata[0].software)
+
+
+def decompress(paths: Sequence[Path], out: Path) -> None:
+    """Write an artifact's weights as LUT[indices] into one dense safetensors file."""
+    artifact = _open(paths)
+    entries = arranged([*_dense_entries(artifact), *_kept_entries(artifact)])
+    with _aside(out) as folder:
+        open_storage(folder.as_uri()).write("dense", stream(entries, {"format": "pt"}))
+        (folder / "dense").replace(out)
+
+
+def _dense_entries(artifact: Artifact) -> Iterator[Entry]:
+    for name, weight in artifact.weights.items():
+
+        def chunks(name: str = name) -> Chunks:
+            for _, block in artifact.blocks(name):
+                yield block.reshape(-1).view("u1").data
+
+        yield Entry(name, weight.dtype, weight.shape, artifact.dense_bytes(name), chunks)
+
+
+def _kept_entries(artifact: Artifact) -> Iterator[Entry]:
+    for name, stored in artifact.kept.items():
+        tensor, path = stored.tensor, stored.path
+
+        def chunks(
+            path: str = path, start: int = tensor.offset, size: int = tensor.size_bytes
+        ) -> Chunks:
+            return artifact.storage.chunks(path, start, size)
+
+        yield Entry(name, tensor.dtype, tensor.shape, tensor.size_bytes, chunks)
+
+
+def _index(paths: Sequence[Path], settings: Settings) -> tuple[Storage, Checkpoint]:
+    """The files as a checkpoint over the folder that holds them."""
+    storage, files = _stored(paths, digests=True)
+    return storage, read_checkpoint(storage, files, settings.limits)
+
+
+def _open(paths: Sequence[Path]) -> Artifact:
+    storage, files = _stored(paths, digests=False)
+    shards = [file.path for file in files if not file.name.endswith(".json")]
+    if not shards:
+        raise InvalidArtifact("an index alone is not an artifact; give its .safetensors files too")
+    return open_artifact(storage, shards, Settings().limits)
+
+
+def _stored(paths: Sequence[Path], *, digests: bool) -> tuple[Storage, list[StoredFile]]:
+    """Files of one folder, as a store sees them; a folder stands for the model files in it."""
+    files = [found for path in paths for found in _expanded(path)]
+    folders = {file.resolve().parent for file in files}
+    if len(folders) != 1:
+        raise BadInput(f"the files of one model lie in one folder; these lie in {len(folders)}")
+    stored = [
+        StoredFile(
+            name=file.name,
+            path=file.name,
+            size_bytes=file.stat().st_size,
+            sha256=_sha256(file) if digests else None,
+        )
+        for file in files
+    ]
+    return open_storage(folders.pop().as_uri()), stored
+
+
+def _expanded(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted([*path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")])
+        if not found:
+            raise BadInput(f"no .safetensors file lies in {path}")
+        return found
+    if not path.is_file():
+        raise BadInput(f"there is no file {path}")
+    return [path]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A folder beside `out`, on the same disk, gone when the work ends, however it ends."""
+    parent = out.resolve().parent
+    if not parent.is_dir():
+        raise BadInput(f"there is no folder {parent} to write {out.name} in")
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
+    try:
+        yield folder
+    except OSError as error:
+        raise PaletteryError(f"cannot write {out}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(artifact: Path, out: Path) -> None:
+    files = list(artifact.iterdir())
+    if len(files) == 1:
+        if out.is_dir():
+            raise BadInput(f"{out} is a folder; name the file to write")
+        files[0].replace(out)
+    elif out.exists():
+        raise BadInput(f"the artifact has {len(files)} files and needs a folder, but {out} exists")
+    else:
+        artifact.rename(out)

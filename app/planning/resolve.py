@@ -1,0 +1,138 @@
+"""From a config and a checkpoint to a plan: every tensor's fate, and the rule that decided it."""
+
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+
+from app.checkpoints.ops import REGISTERED
+from app.planning.decide import (
+    FLOAT_BYTES,
+    OUT_OF_REACH,
+    Decision,
+    can_be_palettized,
+    decide,
+)
+from app.planning.fit import group_count, misfit, palettized_bytes, settle
+from app.planning.govern import ModuleTree, govern
+from app.planning.paths import pointer
+from app.planning.patterns import Patterns
+from app.planning.unmatched import find_unmatched
+from app.settings import Limits
+from schemas.artifact import PALETTE_KEYS
+from schemas.checkpoint import Checkpoint, Module, StoredTensor
+from schemas.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig, PalettizationSpec
+from schemas.plan import Clustering, Plan, PlannedTensor
+
+
+def resolve(config: KMeansPalettizerConfig, checkpoint: Checkpoint, limits: Limits) -> Plan:
+    """What a job with this config does to this checkpoint. Pure: the same in, the same out.
+
+    Raises:
+        InvalidConfig: a pattern that is no regular expression, or that takes too long to match.
+    """
+    patterns = Patterns(limits.regex_timeout_s)
+    _check_patterns(config, patterns)
+    tree = ModuleTree(checkpoint.modules)
+    government = govern(config, tree, patterns)
+    verdicts = decide(checkpoint, tree, government.rules, patterns)
+    taken = {name for tensor in checkpoint.tensors for name in (tensor.name, *tensor.aliases)}
+    tensors = tuple(
+        _plan(tensor, tree.owner(tensor.name), verdicts.tensors.get(tensor.name), taken)
+        for tensor in checkpoint.tensors
+    )
+    return Plan(
+        tensors=tensors,
+        unmatched=find_unmatched(config, checkpoint, government, verdicts),
+        size_before_bytes=checkpoint.tensor_bytes(),
+        predicted_size_bytes=sum(tensor.predicted_bytes for tensor in tensors),
+    )
+
+
+@dataclass(frozen=True)
+class _Fate:
+    """What becomes of a tensor: kept for a reason, or palettized under a spec that fits."""
+
+    size_bytes: int
+    reason: str | None = None
+    spec: PalettizationSpec | None = None
+    clustering: Clustering | None = None
+    groups: int = 0
+
+
+def _plan(
+    tensor: StoredTensor, module: Module, decision: Decision | None, taken: Set[str]
+) -> PlannedTensor:
+    fate = _fate(tensor, module, decision, taken)
+    return PlannedTensor(
+        name=tensor.name,
+        aliases=tensor.aliases,
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        size_bytes=tensor.size_bytes,
+        module=module.name,
+        module_type=module.type,
+        type_source=module.type_source,
+        op=decision.op.name if decision and decision.op and _is_registered(decision) else None,
+        action="keep" if fate.reason else "palettize",
+        rule=decision.rule if decision else None,
+        reason=fate.reason,
+        spec=fate.spec,
+        clustering=fate.clustering,
+        groups=fate.groups,
+        predicted_bytes=fate.size_bytes,
+    )
+
+
+def _fate(
+    tensor: StoredTensor, module: Module, decision: Decision | None, taken: Set[str]
+) -> _Fate:
+    if decision is None or decision.spec is None or decision.config is None:
+        return _Fate(tensor.size_bytes, _kept_because(tensor, module, decision))
+    spec, op_type = decision.spec, decision.op.type if decision.op else None
+    clustering = settle(spec, decision.config, op_type)
+    reason = misfit(tensor.shape, spec, clustering, op_type)
+    for key in PALETTE_KEYS:
+        if f"{tensor.name}.{key}" in taken:
+            reason = f"the artifact needs the name of the model's own {tensor.name}.{key}"
+    if reason is not None:
+        return _Fate(tensor.size_bytes, reason)
+    groups = group_count(tensor.shape, clustering)
+    size = palettized_bytes(tensor.shape, FLOAT_BYTES[tensor.dtype], spec, groups)
+    return _Fate(size, None, spec, clustering, groups)
+
+
+def _kept_because(tensor: StoredTensor, module: Module, decision: Decision | None) -> str:
+    if tensor.dtype not in FLOAT_BYTES:
+        return f"{tensor.dtype} cannot be palettized, only {', '.join(FLOAT_BYTES)} can"
+    if not can_be_palettized(tensor):
+        return "it holds no more than one value"
+    if decision is None and module.type in OUT_OF_REACH:
+        return "a recurrent module reads its parameters as one list, out of reach of every rule"
+    if decision is None or (decision.rule is None and not _is_registered(decision)):
+        return "no registered op reads it, so only a module_state_spec could name it"
+    if decision.rule is None:
+        local = tensor.name.rpartition(".")[2]
+        return f"{decision.under} has no spec for {local!r}"
+    return "the config switches it off"
+
+
+def _is_registered(decision: Decision) -> bool:
+    return decision.op is not None and decision.op.type in REGISTERED
+
+
+def _check_patterns(config: KMeansPalettizerConfig, patterns: Patterns) -> None:
+    """Compile every pattern before anything is matched, so that a bad one is always found."""
+    for pattern in config.module_name_configs:
+        patterns.check(pattern, pointer("module_name_configs", pattern))
+    for path, held in _module_configs(config):
+        for pattern in held.op_name_config if held else ():
+            patterns.check(pattern, pointer(*path, "op_name_config", pattern))
+
+
+def _module_configs(
+    config: KMeansPalettizerConfig,
+) -> Iterator[tuple[tuple[str, ...], ModuleKMeansPalettizerConfig | None]]:
+    yield ("global_config",), config.global_config
+    for key, held in config.module_type_configs.items():
+        yield ("module_type_configs", key), held
+    for key, held in config.module_name_configs.items():
+        yield ("module_name_configs", key), held

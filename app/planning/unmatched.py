@@ -1,0 +1,140 @@
+"""Config keys that reached nothing, each with a reason and what would have matched."""
+
+from collections.abc import Iterator, Mapping
+
+from app.checkpoints.ops import REGISTERED
+from app.planning.decide import ALL, Verdicts
+from app.planning.govern import Government
+from app.planning.paths import keyed
+from app.planning.suggestions import (
+    DottedNames,
+    close_names,
+    close_op_types,
+    close_types,
+)
+from schemas.checkpoint import Checkpoint
+from schemas.config import (
+    KMeansPalettizerConfig,
+    ModuleKMeansPalettizerConfig,
+    OpKMeansPalettizerConfig,
+    PalettizationSpec,
+)
+from schemas.plan import UnmatchedKey
+
+_DEFAULT_NAMES = {"weight", "in_proj_weight"}
+_NO_OP_NAME = (
+    "it matches no op that these rules reach; op names end in a functional name: fc.linear"
+)
+
+
+def find_unmatched(
+    config: KMeansPalettizerConfig,
+    checkpoint: Checkpoint,
+    government: Government,
+    verdicts: Verdicts,
+) -> tuple[UnmatchedKey, ...]:
+    """Every key of the config that neither governs a module nor decides over a tensor.
+
+    Keys that the user did not write, those of defaults, are left out.
+    """
+    return tuple(_Search(config, checkpoint, government, verdicts).run())
+
+
+class _Search:
+    def __init__(
+        self,
+        config: KMeansPalettizerConfig,
+        checkpoint: Checkpoint,
+        government: Government,
+        verdicts: Verdicts,
+    ) -> None:
+        self._config = config
+        self._governing = {rules.path for rules in government.rules.values()}
+        self._matched, self._used = government.matched, verdicts.used
+        self._deciding = {decision.rule for decision in verdicts.tensors.values()}
+        self._types = {module.type for module in checkpoint.modules if module.type}
+        self._modules = DottedNames(
+            name for module in checkpoint.modules for name in (module.name, *module.aliases)
+        )
+        self._ops = DottedNames(op.name for op in checkpoint.ops if op.type in REGISTERED)
+        self._op_types = {op.type for op in checkpoint.ops if op.type in REGISTERED}
+        self._local_names = {
+            name.rpartition(".")[2]
+            for tensor in checkpoint.tensors
+            for name in (tensor.name, *tensor.aliases)
+        }
+
+    def run(self) -> Iterator[UnmatchedKey]:
+        if "global_config" in self._governing:
+            yield from self._module_config("global_config", self._config.global_config)
+        for key, held in self._config.module_type_configs.items():
+            path = keyed("module_type_configs", key)
+            if path in self._governing:
+                yield from self._module_config(path, held)
+            elif path in self._matched:
+                yield _shadowed(path)
+            else:
+                near = close_types(key, self._types)
+                yield _unmatched(path, "no module of the model has this type", near)
+        for key, held in self._config.module_name_configs.items():
+            path = keyed("module_name_configs", key)
+            if path in self._governing:
+                yield from self._module_config(path, held)
+            elif path in self._matched:
+                yield _shadowed(path)
+            else:
+                near = self._modules.close(key)
+                yield _unmatched(path, "it matches the whole name of no module", near)
+
+    def _module_config(
+        self, path: str, config: ModuleKMeansPalettizerConfig | None
+    ) -> Iterator[UnmatchedKey]:
+        if config is None:
+            return
+        yield from self._op_config(path, config)
+        for key, entry in config.op_type_config.items():
+            inner = f"{path}.{keyed('op_type_config', key)}"
+            if inner in self._used:
+                yield from self._op_config(inner, entry)
+            elif key in REGISTERED:
+                near = close_op_types(key, self._op_types)
+                yield _unmatched(inner, "no op of this type is left to these rules", near)
+            else:
+                near = close_op_types(key, REGISTERED)
+                yield _unmatched(inner, "there is no such op type among the registered ones", near)
+        for key, entry in config.op_name_config.items():
+            inner = f"{path}.{keyed('op_name_config', key)}"
+            if inner in self._used:
+                yield from self._op_config(inner, entry)
+            else:
+                yield _unmatched(inner, _NO_OP_NAME, self._ops.close(key))
+        yield from self._specs(path, "module_state_spec", config.module_state_spec)
+
+    def _op_config(
+        self, path: str, config: ModuleKMeansPalettizerConfig | OpKMeansPalettizerConfig | None
+    ) -> Iterator[UnmatchedKey]:
+        if config is not None and "op_state_spec" in config.model_fields_set:
+            yield from self._specs(path, "op_state_spec", config.op_state_spec)
+
+    def _specs(
+        self, path: str, field: str, specs: Mapping[str, PalettizationSpec | None] | None
+    ) -> Iterator[UnmatchedKey]:
+        paths = {key: f"{path}.{keyed(field, key)}" for key in specs or ()}
+        idle = [key for key, inner in paths.items() if inner not in self._deciding]
+        if paths.keys() == _DEFAULT_NAMES and len(idle) == 1:
+            return  # presets spell both names of what is one thing to the user
+        for key in idle:
+            if key == ALL or key in self._local_names:
+                reason = "what it names is decided by other rules, or read by no registered op"
+                yield _unmatched(paths[key], reason)
+            else:
+                near = close_names(key, self._local_names)
+                yield _unmatched(paths[key], "no tensor has this local name", near)
+
+
+def _shadowed(path: str) -> UnmatchedKey:
+    return _unmatched(path, "all it matches is governed by a more specific or a later key")
+
+
+def _unmatched(path: str, reason: str, suggestions: tuple[str, ...] = ()) -> UnmatchedKey:
+    return UnmatchedKey(path=path, reason=reason, suggestions=suggestions)

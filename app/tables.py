@@ -1,0 +1,174 @@
+"""What the command line shows: tables and progress bars."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from app.client import Client
+from schemas.artifact import ArtifactSummary
+from schemas.config.spec import PalettizationSpec
+from schemas.jobs import Job
+from schemas.plan import Clustering, Plan, UnmatchedKey
+from schemas.report import Report
+
+OUT = Console(width=max(100, Console().width))
+PROGRESS = Console(stderr=True)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over bytes; gives what to call with (done, total)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=PROGRESS, transient=True, disable=not PROGRESS.is_terminal
+    ) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def follow(client: Client, job: Job) -> Job:
+    """Show a job's progress until it ends, and how it ended."""
+    with progress(job.state) as advance:
+        for seen in client.watch(job.id):
+            advance(seen.progress.bytes_done, seen.progress.bytes_total)
+    if seen.error:
+        PROGRESS.print(f"[red]{seen.state}[/]: {escape(seen.error.detail)}")
+    else:
+        PROGRESS.print(seen.state)
+    return seen
+
+
+def print_report(report: Report) -> None:
+    """What happened to every tensor, and the sums."""
+    table = _table("palettized", "as", "after", "bits", "SNR dB")
+    kept: dict[str, list[tuple[str, int]]] = {}
+    for tensor in report.tensors:
+        if tensor.action == "kept":
+            kept.setdefault(tensor.reason or "", []).append((tensor.name, tensor.size_before_bytes))
+            continue
+        table.add_row(
+            escape(tensor.name),
+            _as(tensor.spec, tensor.clustering),
+            decimal(tensor.size_after_bytes),
+            f"{tensor.bits_per_weight:.2f}",
+            "exact" if tensor.snr_db is None else f"{tensor.snr_db:.1f}",
+        )
+    OUT.print(table)
+    _print_kept(kept)
+    for tensor in report.tensors:
+        for note in tensor.notes:
+            OUT.print(f"[yellow]note[/]: {escape(f'{tensor.name}: {note}')}")
+    _print_unmatched(report.unmatched)
+    before, after = report.palettized_size_before_bytes, report.palettized_size_after_bytes
+    _print_ratio("palettized tensors", before, after)
+    _print_ratio("whole model", report.size_before_bytes, report.size_after_bytes)
+    OUT.print(f"{report.bits_per_weight:.2f} bits per weight over the whole model")
+
+
+def print_plan(plan: Plan) -> None:
+    """What would happen to every tensor."""
+    table = _table("to palettize", "as", "predicted", "rule")
+    kept: dict[str, list[tuple[str, int]]] = {}
+    for tensor in plan.tensors:
+        if tensor.action == "keep":
+            kept.setdefault(tensor.reason or "", []).append((tensor.name, tensor.size_bytes))
+            continue
+        what, predicted = _as(tensor.spec, tensor.clustering), decimal(tensor.predicted_bytes)
+        table.add_row(escape(tensor.name), what, predicted, escape(tensor.rule or ""))
+    OUT.print(table)
+    _print_kept(kept)
+    _print_unmatched(plan.unmatched)
+    for warning in plan.warnings:
+        OUT.print(f"[yellow]warning[/]: {escape(warning)}")
+    _print_ratio("whole model, predicted", plan.size_before_bytes, plan.predicted_size_bytes)
+
+
+def print_artifact(summary: ArtifactSummary) -> None:
+    """What an artifact holds."""
+    table = _table("tensor", "bits", "palette", "dtype", "shape", "bytes")
+    for stored in summary.palettized:
+        weight = stored.weight
+        clustering = Clustering(
+            axis=weight.axis, group_size=weight.group_size, rounding_precision=None
+        )
+        table.add_row(
+            escape(stored.name),
+            str(weight.n_bits),
+            _per_palette(clustering),
+            weight.dtype,
+            "x".join(map(str, weight.shape)),
+            decimal(stored.size_bytes),
+        )
+    OUT.print(table)
+    OUT.print(f"and {len(summary.kept)} untouched tensors, {decimal(sum(summary.kept.values()))}")
+
+
+def print_jobs(jobs: Sequence[Job]) -> None:
+    """One line a job."""
+    table = _table("job", "state", "model", "created", "before", "after")
+    for job in jobs:
+        table.add_row(
+            job.id,
+            job.state,
+            escape(job.model_name),
+            job.created_at.isoformat(timespec="seconds"),
+            decimal(job.size_before_bytes),
+            "" if job.size_after_bytes is None else decimal(job.size_after_bytes),
+        )
+    OUT.print(table)
+
+
+def _table(*columns: str) -> Table:
+    """A table that never cuts its first column: half a name is no name."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    first, *others = columns
+    table.add_column(first, no_wrap=True, overflow="ignore")
+    for column in others:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def _print_kept(kept: Mapping[str, Sequence[tuple[str, int]]]) -> None:
+    """Untouched tensors below the reason they share."""
+    for reason, tensors in kept.items():
+        OUT.print(f"[bold]kept[/], since {escape(reason)}:")
+        for name, size_bytes in tensors:
+            OUT.print(f"  {escape(name)} [dim]{decimal(size_bytes)}[/]", soft_wrap=True)
+        OUT.print()
+
+
+def _as(spec: PalettizationSpec | None, clustering: Clustering | None) -> str:
+    """Bits, then channels per palette: `4 bit /16`, and `4 bit` alone for one palette."""
+    if spec is None or clustering is None:
+        return ""
+    vector = f" x{spec.cluster_dim}" if spec.cluster_dim > 1 else ""
+    scale = " scaled" if spec.enable_per_channel_scale else ""
+    return f"{spec.n_bits} bit{vector}{_per_palette(clustering)}{scale}"
+
+
+def _per_palette(clustering: Clustering) -> str:
+    if clustering.group_size is None:
+        return ""
+    return f" /{clustering.group_size}" + (" columns" if clustering.axis == 1 else "")
+
+
+def _print_unmatched(unmatched: Sequence[UnmatchedKey]) -> None:
+    for key in unmatched:
+        hint = f"; did you mean {' or '.join(key.suggestions)}?" if key.suggestions else ""
+        OUT.print(f"[yellow]unmatched[/]: {escape(key.path)}: {escape(key.reason + hint)}")
+
+
+def _print_ratio(what: str, before: int, after: int) -> None:
+    smaller = f", {before / after:.2f}x smaller" if after else ""
+    OUT.print(f"{what}: {decimal(before)} -> {decimal(after)}{smaller}")

@@ -1,0 +1,215 @@
+"""Multipart forms as streams: files go straight into the store, hashed on their way."""
+
+import asyncio
+import difflib
+import hashlib
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from app.errors import InvalidUpload, TooLarge
+from app.settings import Limits
+from app.storage import Storage
+from schemas.checkpoint import StoredFile
+
+FILE_FIELD = "model"
+TEXT_FIELDS = ("config", "preset")
+HEADER_BYTES = 16 << 10
+"""Of one part's headers."""
+PIECE_BYTES = 1 << 20
+"""Bytes gathered before they go on to the store."""
+
+Event: TypeAlias = tuple[str, bytes]
+"""What the parser found: (`begin`, header block), (`data`, bytes) or (`end`, nothing)."""
+
+
+@dataclass
+class Form:
+    """A form whose files lie in the store, under paths of their own."""
+
+    files: list[StoredFile] = field(default_factory=list)
+    texts: dict[str, bytes] = field(default_factory=dict)
+
+    def paths(self) -> list[str]:
+        """Where the files lie."""
+        return [file.path for file in self.files]
+
+
+async def read_form(request: Request, storage: Storage, limits: Limits) -> Form:
+    """Read a request's form; its files are in the store when this returns, or gone when it raises.
+
+    Raises:
+        InvalidUpload: not a form, broken off, or with fields missing, twice or unknown.
+        TooLarge: over a limit, which it names.
+    """
+    form = Form()
+    try:
+        await _read(request, storage, limits, form)
+    except ClientDisconnect as error:
+        await asyncio.to_thread(storage.delete, *form.paths())
+        raise InvalidUpload("the connection broke off before the form was complete") from error
+    except BaseException:
+        await asyncio.to_thread(storage.delete, *form.paths())
+        raise
+    return form
+
+
+async def _read(request: Request, storage: Storage, limits: Limits, form: Form) -> None:
+    events = _events(request, limits)
+    async for kind, data in events:
+        if kind != "begin":
+            continue
+        name, file_name = _disposition(data)
+        if name == FILE_FIELD:
+            if len(form.files) == limits.upload_files:
+                raise TooLarge(f"over {limits.upload_files:,} files; send fewer, larger shards")
+            await _store_file(storage, form, file_name or "model", _data(events))
+        elif name in TEXT_FIELDS:
+            if name in form.texts:
+                raise InvalidUpload(f"the field {name!r} stands twice; send it once")
+            form.texts[name] = await _text(name, _data(events), limits.config_bytes)
+        else:
+            raise InvalidUpload(f"unknown field {name[:64]!r}; {_fields_near(name)}")
+    if not form.files:
+        raise InvalidUpload(f"the field {FILE_FIELD!r} is missing: send the model's file in it")
+
+
+def _fields_near(name: str) -> str:
+    known = (FILE_FIELD, *TEXT_FIELDS)
+    near = difflib.get_close_matches(name[:64], known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(known)}"
+
+
+async def _store_file(storage: Storage, form: Form, name: str, data: AsyncIterator[bytes]) -> None:
+    path = f"uploads/incoming/{uuid.uuid4().hex}"
+    digest = hashlib.sha256()
+    size = 0
+
+    async def hashed() -> AsyncIterator[bytes]:
+        nonlocal size
+        async for piece in _gathered(data):
+            size += len(piece)
+            await asyncio.to_thread(digest.update, piece)
+            yield piece
+
+    form.files.append(StoredFile(name=name, path=path, size_bytes=0))  # so that it is cleaned up
+    await storage.write_stream(path, hashed())
+    form.files[-1] = StoredFile(name=name, path=path, size_bytes=size, sha256=digest.hexdigest())
+
+
+async def _gathered(data: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in larger pieces."""
+    held = bytearray()
+    async for piece in data:
+        held += piece
+        if len(held) >= PIECE_BYTES:
+            yield bytes(held)
+            held.clear()
+    if held:
+        yield bytes(held)
+
+
+async def _text(name: str, data: AsyncIterator[bytes], limit: int) -> bytes:
+    held = bytearray()
+    async for piece in data:
+        held += piece
+        if len(held) > limit:
+            raise TooLarge(f"the field {name!r} has over {limit:,} bytes, the most allowed")
+    return bytes(held)
+
+
+async def _data(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    """The bytes of the part that has begun."""
+    async for kind, data in events:
+        if kind == "end":
+            return
+        yield data
+
+
+async def _events(request: Request, limits: Limits) -> AsyncIterator[Event]:
+    """What the parser finds, as the body comes in; reading on waits until it was used."""
+    parser = _Parser(_boundary(request))
+    limit = limits.upload_bytes
+    announced = int(request.headers.get("content-length", 0))
+    if announced > limit:
+        raise TooLarge(f"the upload announces {announced:,} bytes; {limit:,} are allowed")
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:
+            raise TooLarge(f"the upload has over {limit:,} bytes, the most allowed")
+        for event in parser.feed(chunk):
+            yield event
+    if not parser.complete:
+        raise InvalidUpload("the form broke off before its closing boundary; send it again")
+
+
+class _Parser:
+    """python-multipart's callbacks as a list of events."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self._found: list[Event] = []
+        self._headers = bytearray()
+        self.complete = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._headers.clear,
+                "on_header_field": lambda data, a, b: self._header(data[a:b]),
+                "on_header_value": lambda data, a, b: self._header(data[a:b]),
+                "on_header_end": lambda: self._header(b"\n"),
+                "on_headers_finished": lambda: self._found.append(("begin", bytes(self._headers))),
+                "on_part_data": lambda data, a, b: self._found.append(("data", data[a:b])),
+                "on_part_end": lambda: self._found.append(("end", b"")),
+                "on_end": self._end,
+            },
+            max_header_size=2 * HEADER_BYTES,  # so that it is our limit that is met and named
+        )
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        try:
+            self._parser.write(chunk)
+        except MultipartParseError as error:
+            raise InvalidUpload(f"the body is not a sound multipart form: {error}") from error
+        yield from self._found
+        self._found.clear()
+
+    def _header(self, piece: bytes) -> None:
+        self._headers += piece
+        if len(self._headers) > HEADER_BYTES:
+            raise TooLarge(f"a part's headers have over {HEADER_BYTES:,} bytes")
+
+    def _end(self) -> None:
+        self.complete = True
+
+
+def _boundary(request: Request) -> bytes:
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary:
+        got = request.headers.get("content-type", "no content type")[:100]
+        raise InvalidUpload(f"the body must be multipart/form-data with a boundary; got {got}")
+    return boundary
+
+
+def _disposition(headers: bytes) -> tuple[str, str | None]:
+    """Field name and file name of a part, from its header block."""
+    for line in headers.splitlines():
+        if line.lower().startswith(b"content-disposition"):
+            _, options = parse_options_header(line[len(b"content-disposition") :].lstrip(b": "))
+            name, file_name = options.get(b"name"), options.get(b"filename")
+            if name is not None:
+                shown = None if file_name is None else _plain(file_name)
+                return name.decode(errors="replace"), shown
+    raise InvalidUpload("a part of the form has no name; each needs name=... in its headers")
+
+
+def _plain(name: bytes) -> str:
+    """A file name fit to be shown; it is never used as a path."""
+    text = name.decode(errors="replace").replace("\\", "/").rsplit("/", 1)[-1]
+    return "".join(character for character in text if character.isprintable())[:255] or "model"

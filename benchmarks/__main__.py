@@ -1,0 +1,16 @@
+"""Every benchmark that takes minutes at most: `python -m benchmarks MODEL.safetensors`."""
+
+import subprocess
+import sys
+
+COMMANDS = (
+    ["benchmarks.compress", *sys.argv[1:]],
+    ["benchmarks.planning"],
+    ["benchmarks.kernels"],
+    ["benchmarks.vector"],
+)
+
+if __name__ == "__main__":
+    for command in COMMANDS:
+        print(f"\n# python -m {' '.join(command)}\n", flush=True)
+        subprocess.run([sys.executable, "-m", *command], check=True)

@@ -1,0 +1,18 @@
+"""Time whole processes."""
+
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def process_seconds(command: Sequence[str | Path], runs: int = 5) -> float:
+    """Median wall time of a whole process, after one run to warm caches."""
+    return statistics.median([_once(command) for _ in range(runs + 1)][1:])
+
+
+def _once(command: Sequence[str | Path]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started

@@ -1,0 +1,8 @@
+"""K-means palettization of arrays: `palettize` a weight, `reconstruct` it, `pack` its indices."""
+
+from kernels.packing import pack, unpack
+from kernels.palette import Palette, reconstruct
+from kernels.palettize import palettize
+from kernels.settings import PaletteSettings
+
+__all__ = ["Palette", "PaletteSettings", "pack", "palettize", "reconstruct", "unpack"]

@@ -1,0 +1,135 @@
+"""Where each palette's weights lie in a tensor."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.errors import DivisibilityError, WeightError
+from kernels.settings import PaletteSettings
+
+_ALL = slice(None)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The groups of a tensor: `size` consecutive channels along `axis` each.
+
+    Order within a group does not matter to clustering; it only has to be the same wherever the
+    group is read or written.
+    """
+
+    shape: tuple[int, ...]
+    axis: int
+    size: int
+
+    @property
+    def groups(self) -> int:
+        """Palettes of the tensor."""
+        return self.shape[self.axis] // self.size
+
+    @property
+    def elements(self) -> int:
+        """Weights of one group."""
+        return prod(self.shape) // self.groups
+
+    def batches(self, max_elements: int) -> Iterator[range]:
+        """Runs of groups that hold at most so many elements, or one group if it holds more."""
+        step = max(1, max_elements // self.elements)
+        for first in range(0, self.groups, step):
+            yield range(first, min(first + step, self.groups))
+
+    def rows(self, max_elements: int) -> list[slice]:
+        """Runs of rows of one group that hold at most so many elements, or one row."""
+        count = self.size if self.axis == 0 else self.shape[0]
+        step = max(1, max_elements * count // self.elements)
+        return [slice(first, min(first + step, count)) for first in range(0, count, step)]
+
+    def take(self, array: NDArray[Any], groups: range, rows: slice = _ALL) -> NDArray[Any]:
+        """The elements of some groups, or of some rows of one; a view where strides allow.
+
+        Shapes: shape -> (len(groups), elements of those rows).
+        """
+        block = self._slice(array, groups, rows)
+        if self.axis == 0:
+            return block.reshape(len(groups), -1)
+        count, _, *rest = block.shape
+        split = block.reshape(count, len(groups), self.size, *rest)
+        return np.moveaxis(split, 1, 0).reshape(len(groups), -1)
+
+    def put(
+        self, array: NDArray[Any], groups: range, values: NDArray[Any], rows: slice = _ALL
+    ) -> None:
+        """Write back what `take` gave; nothing to do where it gave a view.
+
+        Shapes: values (len(groups), elements of those rows).
+        """
+        if np.may_share_memory(array, values):
+            return
+        block = self._slice(array, groups, rows)
+        if self.axis == 0:
+            block[...] = values.reshape(block.shape)
+            return
+        count, _, *rest = block.shape
+        split = values.reshape(len(groups), count, self.size, *rest)
+        block[...] = np.moveaxis(split, 0, 1).reshape(block.shape)
+
+    def take_vectors(self, array: NDArray[Any], groups: range, dim: int) -> NDArray[Any]:
+        """Like `take`, with `dim` consecutive elements along axis 0 as one vector.
+
+        Shapes: shape -> (len(groups), elements / dim, dim).
+        """
+        rows, *rest = array.shape
+        lanes = np.moveaxis(array.reshape(rows // dim, dim, *rest), 1, 0)
+        cells = self.divided(dim)
+        return np.stack([cells.take(lane, groups) for lane in lanes], axis=-1)
+
+    def divided(self, dim: int) -> "Layout":
+        """The layout of the indices, one for `dim` weights along axis 0."""
+        rows, *rest = self.shape
+        size = self.size // dim if self.axis == 0 else self.size
+        return Layout((rows // dim, *rest), self.axis, size)
+
+    def lut_shape(self, *last: int) -> tuple[int, ...]:
+        """Shape of something stored per group: [groups0, groups1, 1.., *last]."""
+        groups = [1] * len(self.shape)
+        groups[self.axis] = self.groups
+        return (*groups, *last)
+
+    def _slice(self, array: NDArray[Any], groups: range, rows: slice) -> NDArray[Any]:
+        channels = slice(groups.start * self.size, groups.stop * self.size)
+        return array[channels][rows] if self.axis == 0 else array[rows, channels]
+
+
+def layout_of(shape: tuple[int, ...], settings: PaletteSettings) -> Layout:
+    """The groups that the settings ask for.
+
+    Raises:
+        WeightError: the tensor has no such axis.
+        DivisibilityError: group_size or cluster_dim does not divide.
+    """
+    axis, size = settings.axis, settings.group_size
+    if size is None:
+        axis, size = 0, shape[0]
+    if axis >= len(shape):
+        raise WeightError(f"a weight of shape {list(shape)} has no axis {axis} to cut groups along")
+    if shape[axis] % size:
+        raise DivisibilityError(
+            f"group_size {size} does not divide axis {axis} of a weight of shape {list(shape)}"
+        )
+    rows = size if axis == 0 else shape[0]
+    if rows % settings.cluster_dim:
+        raise DivisibilityError(
+            f"cluster_dim {settings.cluster_dim} does not divide the {rows} rows of a group "
+            f"of a weight of shape {list(shape)}"
+        )
+    return Layout(shape, axis, size)
+
+
+def stored_layout(shape: tuple[int, ...], lut_shape: tuple[int, ...]) -> Layout:
+    """The groups that a stored LUT implies."""
+    axis = 1 if len(shape) > 1 and lut_shape[1] > 1 else 0
+    return Layout(shape, axis, shape[axis] // lut_shape[axis])

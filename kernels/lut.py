@@ -1,0 +1,126 @@
+"""Quantization of a palette: int8, uint8 or float8 entries with one scale per group.
+
+`q = clamp(round(x / scale) + zero_point)` and `x ~ (q - zero_point) * scale`. Scale, zero point
+and entries are bit-equal to coreai-opt 0.3.0, so the order of the roundings below matters: the
+range and the scale are computed in the LUT's own dtype, the entries in float32.
+"""
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+FloatRange = tuple[float | None, float | None]
+
+_ENTRY_DTYPE: dict[str, np.dtype[np.generic]] = {
+    "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+}
+_ENTRY_RANGE = {
+    "int8": (-128.0, 127.0),
+    "uint8": (0.0, 255.0),
+    "float8_e4m3fn": (-448.0, 448.0),
+    "float8_e5m2": (-57344.0, 57344.0),
+}
+# Exponent of the largest power of two each float8 format holds.
+_MAX_EXPONENT = {"float8_e4m3fn": 8, "float8_e5m2": 15}
+_SMALLEST_SCALE = float(np.finfo(np.float32).eps)
+
+
+def quantize_lut(
+    lut: NDArray[np.floating],
+    lut_dtype: str,
+    scheme: str,
+    float_range: FloatRange | None,
+    scale_dtype: str | None,
+) -> tuple[NDArray[np.generic], NDArray[np.float32], NDArray[np.integer] | None]:
+    """Entries, scale and zero point of every group's palette; float8 has no zero point.
+
+    `float_range` fixes either end of the range instead of taking it from the entries;
+    `scale_dtype` "float8_e8m0fnu" rounds float8 scales to powers of two. Settings are not
+    checked here, `PaletteSettings` did that.
+
+    Shapes: lut [groups0, groups1, 1.., K, cluster_dim] in the weight's dtype -> entries like lut,
+        scale and zero point [groups0, groups1, 1.., 1, 1].
+    Source: coreai-opt 0.3.0 `QuantizationSpec`; for e8m0, OCP Microscaling Formats 1.0, 6.3.
+    """
+    low, high = _ENTRY_RANGE[lut_dtype]
+    if scheme == "symmetric_with_clipping" and lut_dtype == "int8":
+        low = -high
+    least, most = _range(lut, float_range or (None, None))
+    if scale_dtype is not None:
+        scale = _power_of_two(np.maximum(-least, most), _MAX_EXPONENT[lut_dtype])
+    else:
+        scale, zero_point = _affine(least, most, low, high, asymmetric=scheme == "asymmetric")
+    with np.errstate(over="ignore"):  # a range far inside the entries: clipped just below
+        entries = lut.astype(np.float32) / scale
+    dtype = _ENTRY_DTYPE[lut_dtype]
+    if lut_dtype in _MAX_EXPONENT:
+        return np.clip(entries, low, high).astype(dtype), scale, None
+    entries = np.clip(np.rint(entries) + zero_point, low, high)
+    return entries.astype(dtype), scale, zero_point.astype(dtype)
+
+
+def dequantize_lut(
+    entries: NDArray[np.generic],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.integer] | None,
+) -> NDArray[np.float32]:
+    """The float32 palette that quantized entries stand for.
+
+    Shapes: entries [groups0, groups1, 1.., K, cluster_dim], scale and zero point one per group
+        -> like entries.
+    """
+    values = entries.astype(np.float32)
+    if zero_point is not None:
+        values -= zero_point.astype(np.float32)
+    return values * scale
+
+
+def _range(
+    lut: NDArray[np.floating], float_range: FloatRange
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Least and most of each group, zero included, ends replaced by those fixed in float_range."""
+    least = np.minimum(lut.min(axis=(-2, -1), keepdims=True), 0)
+    most = np.maximum(lut.max(axis=(-2, -1), keepdims=True), 0)
+    # With both ends fixed the range stays float32; with one it takes the LUT's dtype.
+    dtype = lut.dtype if None in float_range else np.float32
+    fixed_least, fixed_most = float_range
+    if fixed_least is not None:
+        least = np.full_like(least, fixed_least, dtype=dtype)
+    if fixed_most is not None:
+        most = np.full_like(most, fixed_most, dtype=dtype)
+    return least, most
+
+
+def _affine(
+    least: NDArray[np.floating],
+    most: NDArray[np.floating],
+    low: float,
+    high: float,
+    *,
+    asymmetric: bool,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scale and zero point that map [least, most], or its symmetric hull, onto [low, high]."""
+    number = least.dtype.type  # keeps float16 and bfloat16 arithmetic in their own dtype
+    if asymmetric:
+        steps = number(high - low)
+        with np.errstate(over="ignore"):
+            scale = (most - least) / steps
+        # coreai-opt's scale is infinite, and its LUT NaN, where the dtype cannot hold the span.
+        scale = np.where(np.isfinite(scale), scale, most / steps - least / steps)
+        scale = np.maximum(scale, number(_SMALLEST_SCALE))
+        zero_point = np.clip(number(low) - np.rint(least / scale), number(low), number(high))
+    else:
+        scale = np.maximum(-least, most) / number((high - low) / 2)
+        scale = np.maximum(scale, number(_SMALLEST_SCALE))
+        zero_point = np.full_like(scale, np.trunc((high + low + 1) / 2))
+    return scale.astype(np.float32), zero_point.astype(np.float32)
+
+
+def _power_of_two(magnitude: NDArray[np.floating], max_exponent: int) -> NDArray[np.float32]:
+    """2**(floor(log2 magnitude) - max_exponent) from the exponent bits; at least 2**-126."""
+    exponent = (magnitude.astype(np.float32).view(np.int32) >> 23) - max_exponent
+    scale: NDArray[np.float32] = (np.maximum(exponent, 1) << 23).view(np.float32)
+    return scale

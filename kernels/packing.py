@@ -1,0 +1,156 @@
+"""Indices to a bit stream and back: flat, row-major, least significant bit first.
+
+This is bit for bit the order of Core ML's weight.bin.
+"""
+
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.errors import SettingsError
+from kernels.jit import compiled
+from kernels.settings import N_BITS
+from kernels.threads import spread
+
+_BLOCK = 1 << 20
+"""Indices per piece of work; any width fills whole bytes."""
+
+
+def pack(indices: NDArray[np.uint8], n_bits: int, threads: int | None = None) -> NDArray[np.uint8]:
+    """Put n_bits of each index one after the other.
+
+    Shapes: any -> (ceil(size * n_bits / 8),).
+
+    Raises:
+        SettingsError: n_bits is outside its set.
+    """
+    _check(n_bits)
+    flat = np.ascontiguousarray(indices).reshape(-1)
+    packed = np.empty((flat.size * n_bits + 7) // 8, np.uint8)
+    work = _pack_odd if n_bits in (3, 6) else _pack_even
+
+    def run(start: int) -> None:
+        stop = min(start + _BLOCK, flat.size)
+        work(flat[start:stop], n_bits, packed[start * n_bits // 8 : (stop * n_bits + 7) // 8])
+
+    spread(run, range(0, flat.size, _BLOCK), threads)
+    return packed
+
+
+def unpack(
+    packed: NDArray[np.uint8], n_bits: int, shape: tuple[int, ...], threads: int | None = None
+) -> NDArray[np.uint8]:
+    """The indices that `pack` packed.
+
+    Shapes: (ceil(prod(shape) * n_bits / 8),) -> shape.
+
+    Raises:
+        SettingsError: n_bits is outside its set, or the bytes are not as many as the shape needs.
+    """
+    _check(n_bits)
+    count = prod(shape)
+    needed = (count * n_bits + 7) // 8
+    if packed.size != needed:
+        raise SettingsError(
+            f"{packed.size} packed bytes cannot be {count} indices of {n_bits} bits; "
+            f"expected {needed} bytes"
+        )
+    source = np.ascontiguousarray(packed).reshape(-1)
+    flat = np.empty(count, np.uint8)
+    work = _unpack_odd if n_bits in (3, 6) else _unpack_even
+
+    def run(start: int) -> None:
+        stop = min(start + _BLOCK, count)
+        work(source[start * n_bits // 8 : (stop * n_bits + 7) // 8], n_bits, flat[start:stop])
+
+    spread(run, range(0, count, _BLOCK), threads)
+    return flat.reshape(shape)
+
+
+def _check(n_bits: int) -> None:
+    if n_bits not in N_BITS:
+        raise SettingsError(f"n_bits is {n_bits!r}; it must be one of {N_BITS}")
+
+
+@compiled
+def _pack_even(indices: NDArray[np.uint8], n_bits: int, packed: NDArray[np.uint8]) -> None:
+    """Widths that divide 8: every byte holds whole indices."""
+    mask = np.uint8((1 << n_bits) - 1)
+    if n_bits == 8:
+        packed[:] = indices
+        return
+    if n_bits == 4:
+        for i in range(indices.size // 2):
+            packed[i] = (indices[2 * i] & 15) | (indices[2 * i + 1] << 4)
+    elif n_bits == 2:
+        for i in range(indices.size // 4):
+            low = (indices[4 * i] & 3) | ((indices[4 * i + 1] & 3) << 2)
+            packed[i] = low | ((indices[4 * i + 2] & 3) << 4) | (indices[4 * i + 3] << 6)
+    else:
+        for i in range(indices.size // 8):
+            byte = np.uint8(0)
+            for lane in range(8):
+                byte |= (indices[8 * i + lane] & 1) << lane
+            packed[i] = byte
+    per_byte = 8 // n_bits
+    whole = indices.size // per_byte
+    if whole < packed.size:
+        byte = np.uint8(0)
+        for i in range(whole * per_byte, indices.size):
+            byte |= (indices[i] & mask) << ((i - whole * per_byte) * n_bits)
+        packed[whole] = byte
+
+
+@compiled
+def _unpack_even(packed: NDArray[np.uint8], n_bits: int, indices: NDArray[np.uint8]) -> None:
+    if n_bits == 8:
+        indices[:] = packed
+        return
+    per_byte = 8 // n_bits
+    mask = np.uint8((1 << n_bits) - 1)
+    whole = indices.size // per_byte
+    if n_bits == 4:
+        for i in range(whole):
+            indices[2 * i] = packed[i] & 15
+            indices[2 * i + 1] = packed[i] >> 4
+    elif n_bits == 2:
+        for i in range(whole):
+            for lane in range(4):
+                indices[4 * i + lane] = (packed[i] >> (2 * lane)) & 3
+    else:
+        for i in range(whole):
+            for lane in range(8):
+                indices[8 * i + lane] = (packed[i] >> lane) & 1
+    for i in range(whole * per_byte, indices.size):
+        indices[i] = (packed[whole] >> ((i - whole * per_byte) * n_bits)) & mask
+
+
+@compiled
+def _pack_odd(indices: NDArray[np.uint8], n_bits: int, packed: NDArray[np.uint8]) -> None:
+    """Widths 3 and 6: eight indices fill n_bits whole bytes."""
+    mask = np.uint64((1 << n_bits) - 1)
+    whole = indices.size // 8
+    for i in range(whole):
+        word = np.uint64(0)
+        for lane in range(8):
+            word |= (np.uint64(indices[8 * i + lane]) & mask) << np.uint64(lane * n_bits)
+        for byte in range(n_bits):
+            packed[n_bits * i + byte] = np.uint8((word >> np.uint64(8 * byte)) & np.uint64(255))
+    if whole * n_bits < packed.size:
+        word = np.uint64(0)
+        for i in range(8 * whole, indices.size):
+            word |= (np.uint64(indices[i]) & mask) << np.uint64((i - 8 * whole) * n_bits)
+        for at in range(whole * n_bits, packed.size):
+            packed[at] = np.uint8((word >> np.uint64(8 * (at - whole * n_bits))) & np.uint64(255))
+
+
+@compiled
+def _unpack_odd(packed: NDArray[np.uint8], n_bits: int, indices: NDArray[np.uint8]) -> None:
+    mask = np.uint64((1 << n_bits) - 1)
+    for i in range((indices.size + 7) // 8):
+        word = np.uint64(0)
+        for at in range(n_bits * i, min(n_bits * (i + 1), packed.size)):
+            word |= np.uint64(packed[at]) << np.uint64(8 * (at - n_bits * i))
+        for lane in range(min(8, indices.size - 8 * i)):
+            indices[8 * i + lane] = np.uint8((word >> np.uint64(lane * n_bits)) & mask)

@@ -1,0 +1,85 @@
+"""Optimal cuts of few points from costs that were summed point by point.
+
+Slower than prefix sums and without their cancellation: for masses so uneven, or values so far
+apart, that the error left is nothing beside the sums.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.jit import compiled
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@compiled
+def direct_cuts(points: Floats, mass: Floats, k: int) -> Integers:
+    """Optimal cut positions, by dynamic programming over all of them.
+
+    Shapes: points ascending (n,) with n > k, mass (n,) or (0,) -> (k+1,).
+    Source: divide and conquer over monotone choices, Gronlund et al. 2017.
+    """
+    costs, _ = cell_costs(points, mass)
+    return cheapest_cuts(costs, k)
+
+
+@compiled
+def cheapest_cuts(costs: Floats, k: int) -> Integers:
+    """Cuts into the k cells of least total cost.
+
+    Shapes: costs of cells [a, b) (n, n+1) -> (k+1,).
+    """
+    n = costs.shape[0]
+    choices = np.zeros((k + 1, n + 1), np.int64)
+    best = np.full(n + 1, np.inf)
+    best[0] = 0.0
+    for j in range(1, k + 1):
+        best = _add_cell(costs, best, choices[j])
+    cuts = np.empty(k + 1, np.int64)
+    cuts[k] = n
+    for j in range(k, 0, -1):
+        cuts[j - 1] = choices[j, cuts[j]]
+    return cuts
+
+
+@compiled
+def cell_costs(points: Floats, mass: Floats) -> tuple[Floats, Floats]:
+    """Squared error of every cell [a, b) about its mean, by adding one point at a time; the means.
+
+    Shapes: points (n,), mass (n,) or (0,) -> both (n, n+1).
+    Source: Welford 1962.
+    """
+    n = points.size
+    costs, means = np.zeros((n, n + 1)), np.zeros((n, n + 1))
+    for a in range(n):
+        weight = mean = cost = 0.0
+        for i in range(a, n):
+            w = mass[i] if mass.size else 1.0
+            weight += w
+            away = points[i] - mean
+            mean += away * (w / weight)
+            cost += w * away * (points[i] - mean)
+            costs[a, i + 1], means[a, i + 1] = cost, mean
+    return costs, means
+
+
+@compiled
+def _add_cell(costs: Floats, before: Floats, choice: Integers) -> Floats:
+    """Least cost up to every position with one cell more; choice holds where that cell starts."""
+    n = before.size - 1
+    after = np.full(n + 1, np.inf)
+    stride = 1
+    while stride <= n:
+        stride *= 2
+    while stride:
+        for b in range(stride - 1, n + 1, 2 * stride):
+            low = choice[b - stride] if b >= stride else 0
+            high = choice[b + stride] if b + stride <= n else n
+            choice[b] = low
+            for a in range(low, min(high, b - 1) + 1):
+                total = before[a] + costs[a, b]
+                if total < after[b]:
+                    after[b], choice[b] = total, a
+        stride //= 2
+    return after

@@ -1,0 +1,66 @@
+"""Fast mode: cluster values rounded to float16 and then to a number of decimals.
+
+There are so few of those that counting each replaces sorting.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.jit import compiled
+
+Floats = NDArray[np.float64]
+
+LARGEST = float(np.finfo(np.float16).max)
+"""Fast mode is left for values beyond this."""
+FINEST = 24
+"""Decimals of the smallest float16, 2**-24; rounding to more changes nothing."""
+
+
+@lru_cache(maxsize=8)
+def rounded_values(decimals: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """The values that fast mode can meet, ascending, and which of them each float16 becomes.
+
+    Rounded as coreai-opt does, in float32 and with no return to float16.
+
+    Shapes: (distinct,), (65536,) by the bits of the float16.
+    """
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    halves[~np.isfinite(halves)] = 0
+    scale = np.float32(10.0 ** min(decimals, FINEST))
+    with np.errstate(over="ignore"):
+        values, rank = np.unique(np.round(halves * scale) / scale, return_inverse=True)
+    return values.astype(np.float32), rank.astype(np.int32)
+
+
+def tally(
+    values: NDArray[np.floating], mass: NDArray[np.floating] | None, decimals: int
+) -> tuple[NDArray[np.float32], Floats]:
+    """Distinct rounded values, ascending, and how often or how heavily each occurs.
+
+    Shapes: values and mass (n,) -> (distinct,), (distinct,).
+    """
+    known, rank = rounded_values(decimals)
+    totals = np.zeros(known.size)
+    halves = values.astype(np.float16).view(np.uint16)
+    if mass is None:
+        _count(halves, rank, totals)
+    else:
+        _weigh(halves, mass.astype(np.float64), rank, totals)
+    present = np.flatnonzero(totals)
+    return known[present], totals[present]
+
+
+@compiled
+def _count(halves: NDArray[np.uint16], rank: NDArray[np.int32], totals: Floats) -> None:
+    for i in range(halves.size):
+        totals[rank[halves[i]]] += 1.0
+
+
+@compiled
+def _weigh(
+    halves: NDArray[np.uint16], mass: Floats, rank: NDArray[np.int32], totals: Floats
+) -> None:
+    for i in range(halves.size):
+        totals[rank[halves[i]]] += mass[i]

@@ -1,0 +1,234 @@
+"""Scalar palettes on any torch device: sort, cumulative sums, gather, and a batched small DP.
+
+The algorithm of `kernels.scalar.cpu`, for many groups at once. The number of passes is fixed by
+shapes, so nothing waits for the device: no Python loop runs over groups, and no value is read
+back. Only the search for the first cuts differs: a full DP over the candidate cuts, where the CPU
+path searches for the penalty that gives k cells.
+"""
+
+from math import ceil, log2
+
+import torch
+from torch import Tensor
+
+CANDIDATES = 1024
+_MEASURE_ROUNDS = 24
+_PASSES, _FINEST_PASSES = 2, 8
+
+
+def cluster(values: Tensor, mass: Tensor | None, k: int) -> Tensor:
+    """Optimal centroids of each group, ascending, in float64.
+
+    With fewer than k distinct values the last centroid repeats. Values without mass are left out,
+    unless all of a group have none. Peak memory is about 100 bytes a value and, a group,
+    24 MB of candidates and 3 KB k^2 of windows; call it with as many groups as fit.
+
+    Shapes: values (G, n) finite, mass (G, n) not negative or None -> (G, k).
+    """
+    values, mass, spare = _merged(*_ordered(values, mass))
+    count = values.shape[1]
+    distinct = values[:, torch.arange(k, device=values.device).clamp(max=count - 1)]
+    if count <= k:
+        return distinct
+    middle = values[:, count // 2, None]
+    scale = torch.exp2(-values.abs().amax(1, keepdim=True).log2().floor())
+    scale = torch.where(scale.isfinite(), scale, 1)
+    points = (values - middle) * scale
+    sums = _prefix_sums(points, mass)
+    cuts = _refined(sums, _first_cuts(points, sums, k))
+    weight, moment = (part.gather(1, cuts).diff() for part in sums)
+    means = torch.where(weight > 0, moment / weight, points.gather(1, cuts[:, :-1]))
+    means = means / scale + middle
+    start, last = values.gather(1, cuts[:, :-1]), values.gather(1, cuts[:, 1:] - 1)
+    means = torch.where(start == last, start, means)
+    return torch.where(count - spare <= k, distinct, means)
+
+
+def assign(values: Tensor, lut: Tensor) -> Tensor:
+    """Index of the nearest entry of an ascending palette, the upper one on ties.
+
+    Shapes: values (G, n), lut (G, k) in the dtype of the values -> uint8 (G, n).
+    """
+    low, high = lut[:, :-1].double(), lut[:, 1:].double()
+    middle = low + (high - low) / 2
+    near = middle.to(values.dtype)
+    above = torch.nextafter(near, torch.full_like(near, torch.inf))
+    thresholds = torch.where(near.double() < middle, above, near)
+    return torch.searchsorted(thresholds, values.contiguous(), right=True).to(torch.uint8)
+
+
+def _ordered(values: Tensor, mass: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Ascending float64 values, and their masses; those without mass copy the largest with mass."""
+    wide = values.double()
+    if mass is None:
+        return wide.sort(dim=1).values, torch.ones_like(wide)
+    mass = mass.double()
+    mass = torch.where(mass.amax(1, keepdim=True) > 0, mass, 1)
+    largest = wide.masked_fill(mass == 0, -torch.inf).amax(1, keepdim=True)
+    ordered, order = torch.where(mass > 0, wide, largest).sort(dim=1, stable=True)
+    return ordered, (mass / mass.amax(1, keepdim=True)).gather(1, order)
+
+
+def _merged(values: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Equal values as one; at the end the last repeats without mass, so many times as said.
+
+    Shapes: ascending values (G, n), mass (G, n) -> the same, and spare places (G, 1).
+    """
+    rank = _from_zero((values[:, 1:] != values[:, :-1]).cumsum(1))
+    every = torch.arange(rank.shape[1], device=rank.device).repeat(len(rank), 1)
+    ends = torch.searchsorted(rank, every, right=True)
+    total = _from_zero(_from_zero(mass.cumsum(1)).gather(1, ends)).diff()
+    return values.gather(1, ends - 1), total, rank.shape[1] - 1 - rank[:, -1:]
+
+
+def _prefix_sums(points: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of w and w x over the points before each position. Shapes: (G, n) -> (G, n + 1)."""
+    return _from_zero(mass.cumsum(1)), _from_zero((mass * points).cumsum(1))
+
+
+def _from_zero(rows: Tensor) -> Tensor:
+    return torch.nn.functional.pad(rows, (1, 0))
+
+
+def _first_cuts(points: Tensor, sums: tuple[Tensor, Tensor], k: int) -> Tensor:
+    """The best cuts among candidates that lie evenly in the companding measure.
+
+    Shapes: points (G, n) -> (G, k + 1), 0 and n included.
+    """
+    wanted = min(points.shape[1], CANDIDATES)
+    measure = _measure(points, sums[0], wanted).cumsum(1)
+    marks = torch.arange(1, wanted, device=points.device) / wanted
+    inner = torch.searchsorted(measure, marks * measure[:, -1:]).add_(1)
+    inner = _spread_apart(inner, points.shape[1])
+    candidates = torch.nn.functional.pad(inner, (1, 1))
+    candidates[:, -1] = points.shape[1]
+    gains = _gains(sums, candidates.repeat(1, 2), wanted + 1).squeeze(1)
+    cost, choices = gains[:, 0], []
+    for _ in range(k - 1):
+        cost, choice = (cost[:, :, None] + gains).min(1)
+        choices.append(choice)
+    at = torch.full_like(candidates[:, :1], wanted)
+    chosen = [at]
+    for choice in reversed(choices):
+        at = choice.gather(1, at)
+        chosen.append(at)
+    return candidates.gather(1, torch.cat([torch.zeros_like(at), *chosen[::-1]], 1))
+
+
+def _spread_apart(positions: Tensor, count: int) -> Tensor:
+    """Strictly ascending positions in 1..count-1, moved as little as that takes."""
+    order = torch.arange(positions.shape[1], device=positions.device)
+    apart = (positions - order).cummax(1).values + order
+    room = count - positions.shape[1] + order
+    return apart.minimum(room).maximum(order + 1)
+
+
+def _measure(points: Tensor, weights: Tensor, wanted: int) -> Tensor:
+    """Measure of every point: its share of integral density^(1/3), in equal parts per block.
+
+    A block whose measure exceeds one candidate's share is halved, down to single points, which
+    count one share at most: so neither outliers nor far modes starve the bulk.
+
+    Shapes: points (G, n), weights prefix sums (G, n + 1) -> (G, n).
+    Source: Panter and Dite 1951; Gersho 1979.
+    """
+    count = points.shape[1]
+    last = ceil(log2(count))
+    levels = range(min(last, ceil(log2(4 * wanted))), last + 1)
+    edges = [torch.arange(2**level + 1, device=points.device) * count >> level for level in levels]
+    blocks = [_block_measures(points, weights, edge) for edge in edges]
+    share = torch.full_like(points[:, :1], torch.inf)
+    for _ in range(_MEASURE_ROUNDS):
+        spent = _halved(blocks, share)
+        share = spent.sum(1, keepdim=True) / wanted
+    spent = _halved(blocks, share)
+    # The finest blocks hold one point or none; these are those with one.
+    ends = torch.arange(1, count + 1, device=points.device)
+    return spent[:, (ends * 2**last + count - 1) // count - 1]
+
+
+def _block_measures(points: Tensor, weights: Tensor, edge: Tensor) -> Tensor:
+    """cbrt(weight * length^2) of the blocks between edges; a single point also has the next one."""
+    last = points.shape[1] - 1
+    start, end = edge[:-1], edge[1:]
+    length = points[:, end.clamp(max=last)] - points[:, start.clamp(max=last)]
+    beyond = (end + (end - start == 1)).clamp(max=last + 1)
+    weight = weights[:, beyond] - weights[:, start]
+    measure = (weight * length * length).clamp(min=0) ** (1 / 3)
+    return torch.where(end > start, measure, 0)
+
+
+def _halved(blocks: list[Tensor], share: Tensor) -> Tensor:
+    """Measures of the finest blocks, each an equal part of the largest within one share."""
+    spent = torch.where(blocks[0] > share, torch.nan, blocks[0])
+    for block in blocks[1:]:
+        inherited = spent.repeat_interleave(2, dim=1) / 2
+        own = torch.where(block > share, torch.nan, block)
+        spent = torch.where(inherited.isnan(), own, inherited)
+    return torch.where(spent.isnan(), share, spent)
+
+
+def _refined(sums: tuple[Tensor, Tensor], cuts: Tensor) -> Tensor:
+    """Joint windowed passes at halving steps, down to single points."""
+    count = sums[0].shape[1] - 1
+    share = 8
+    while share < count:
+        room = cuts.diff()
+        steps = torch.ones_like(cuts)
+        steps[:, 1:-1] = (torch.minimum(room[:, 1:], room[:, :-1]) // share).clamp(min=1)
+        share *= 2
+        for _ in range(_PASSES if share < count else _FINEST_PASSES):
+            cuts = _windowed_pass(sums, cuts, steps)
+    return cuts
+
+
+def _width(k: int) -> int:
+    """Positions of each cut in a pass, about 8 sqrt(k).
+
+    Twice those of `kernels.scalar.optimum`, which repeats a pass when a cut meets its window's end.
+    """
+    width = 32
+    while width * width < 64 * k:
+        width *= 2
+    return width
+
+
+def _windowed_pass(sums: tuple[Tensor, Tensor], cuts: Tensor, steps: Tensor) -> Tensor:
+    """Best joint choice of all cuts on a grid around each.
+
+    Shapes: prefix sums (G, n + 1), cuts and steps (G, k + 1) -> cuts.
+    """
+    groups, edges = cuts.shape
+    k, count, width = edges - 1, sums[0].shape[1] - 1, _width(edges - 1)
+    offsets = torch.arange(width, device=cuts.device) - width // 2
+    places = cuts[:, :, None] + steps[:, :, None] * offsets
+    order = torch.arange(edges, device=cuts.device)[:, None]
+    places = places.maximum(order).minimum(count - k + order)
+    places[:, 0], places[:, -1] = 0, count
+    gains = _gains(sums, places.reshape(groups, -1), width)
+    cost = torch.zeros_like(gains[:, 0, 0])
+    choices = []
+    for j in range(k):
+        cost, choice = (cost[:, :, None] + gains[:, j]).min(1)
+        choices.append(choice)
+    at = torch.zeros_like(cuts[:, :1])
+    chosen = [at]
+    for choice in reversed(choices):
+        at = choice.gather(1, at)
+        chosen.append(at)
+    return places.gather(2, torch.stack(chosen[::-1], 1)).squeeze(2)
+
+
+def _gains(sums: tuple[Tensor, Tensor], places: Tensor, width: int) -> Tensor:
+    """-S^2 / W of the cells between all places of neighbouring cuts; infinite where it is empty.
+
+    Shapes: places (G, (k + 1) * width) -> (G, k, width before, width after).
+    """
+    shape = (len(places), -1, width)
+    weight, moment = (part.gather(1, places).reshape(shape) for part in sums)
+    place = places.reshape(shape)
+    weight = weight[:, 1:, None, :] - weight[:, :-1, :, None]
+    moment = moment[:, 1:, None, :] - moment[:, :-1, :, None]
+    empty = place[:, 1:, None, :] <= place[:, :-1, :, None]
+    gain = torch.where(weight > 0, -moment * moment / weight, 0)
+    return gain.masked_fill_(empty, torch.inf)

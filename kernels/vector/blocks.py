@@ -1,0 +1,174 @@
+"""Passes over the points of a group, in blocks that stay in the first-level cache.
+
+A block of points is turned to one row per dimension, so that the loop over its points is the
+inner one: with the dimensions unrolled LLVM makes eight distances per AVX2 instruction. Distances
+are sums of squared differences, which unlike |c|^2 - 2xc lose nothing when all points lie close
+together far from the origin.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+BLOCK = 512
+FAR = np.float32(1e15)  # where centroids without points sit; coordinates stay below 2**31
+UNROLLED_DIMENSIONS = 32
+
+# Reassociating sums is not among the flags: results must not depend on the vector width.
+kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz", "contract"})
+
+# Rows of the moments of a cluster: weight, sum of squared errors, then the sum of its points.
+WEIGHT, ERROR, SUM = 0, 1, 2
+
+
+def unrolled(dimension: int) -> tuple[int, ...]:
+    """A tuple whose length tells the kernels, as they are compiled, how far to unroll."""
+    return tuple(range(dimension)) if dimension <= UNROLLED_DIMENSIONS else ()
+
+
+def padded(k: int) -> int:
+    """Rows needed for k centroids: `nearest` takes them four at a time."""
+    return -(-k // 4) * 4
+
+
+@kernel
+def load(points: NDArray[np.float32], start: int, stop: int, block: NDArray[np.float32]) -> None:
+    """Fill block (d, BLOCK) with points[start:stop]; the columns behind them keep what they had."""
+    for i in range(stop - start):
+        for t in range(block.shape[0]):
+            block[t, i] = points[start + i, t]
+
+
+@kernel
+def nearest(block, centroids, codes, axes, distance, index):  # type: ignore[no-untyped-def]
+    """Squared distance and number of the centroid nearest to each point; the first of equals.
+
+    Numbers are kept as float32 and moved by adding a difference, because a select between two
+    integers, or between a value and itself stored back, becomes a slow masked store.
+
+    Shapes: block (d, BLOCK), centroids (4 * n, d), codes (4 * n,) = 0, 1, 2.. -> distance and
+        index (BLOCK,).
+    """
+    dimensions = len(axes) if len(axes) > 0 else block.shape[0]
+    distance[:] = np.float32(3e38)
+    index[:] = np.float32(0)
+    for j in range(0, centroids.shape[0], 4):
+        j0, j1, j2, j3 = codes[j], codes[j + 1], codes[j + 2], codes[j + 3]
+        for i in range(BLOCK):
+            a0 = a1 = a2 = a3 = np.float32(0)
+            for t in range(dimensions):
+                x = block[t, i]
+                u0 = x - centroids[j, t]
+                u1 = x - centroids[j + 1, t]
+                u2 = x - centroids[j + 2, t]
+                u3 = x - centroids[j + 3, t]
+                a0 += u0 * u0
+                a1 += u1 * u1
+                a2 += u2 * u2
+                a3 += u3 * u3
+            low_index = j1 if a1 < a0 else j0
+            high_index = j3 if a3 < a2 else j2
+            low, high = min(a0, a1), min(a2, a3)
+            best_index = high_index if high < low else low_index
+            best = min(low, high)
+            old = index[i]
+            index[i] = old + (best_index - old if best < distance[i] else np.float32(0))
+            distance[i] = min(best, distance[i])
+
+
+@kernel
+def moments(points, weights, step, centroids, axes, active, size, tasks, out):  # type: ignore[no-untyped-def]
+    """Moments of the clusters in each task; a task is `size` consecutive points of one group.
+
+    Tasks are numbered group by group over the active groups; those from tasks[0] to tasks[1] are
+    done. Sums run in float64 in the order of the points, so the partition alone decides them.
+
+    Shapes: points (G, N, d), weights (G, N) with step 1 or (G, 1) with step 0, centroids
+        (G, 4 * n, d), active (A,) -> out (G, tasks of a group, 4 * n, 2 + d).
+    """
+    block = np.zeros((points.shape[2], BLOCK), np.float32)
+    distance = np.empty(BLOCK, np.float32)
+    index = np.empty(BLOCK, np.float32)
+    codes = np.arange(centroids.shape[1]).astype(np.float32)
+    dimensions = len(axes) if len(axes) > 0 else points.shape[2]
+    for task in range(tasks[0], tasks[1]):
+        group, part = active[task // out.shape[1]], task % out.shape[1]
+        end = min((part + 1) * size, points.shape[1])
+        out[group, part] = 0
+        for start in range(part * size, end, BLOCK):
+            stop = min(start + BLOCK, end)
+            load(points[group], start, stop, block)
+            nearest(block, centroids[group], codes, axes, distance, index)
+            for i in range(stop - start):
+                cluster = out[group, part, np.uint32(index[i])]
+                weight = np.float64(weights[group, (start + i) * step])
+                cluster[WEIGHT] += weight
+                cluster[ERROR] += weight * np.float64(distance[i])
+                for t in range(dimensions):
+                    cluster[SUM + t] += weight * np.float64(block[t, i])
+
+
+@kernel
+def labels_of(points, centroids, axes, active, size, tasks, labels):  # type: ignore[no-untyped-def]
+    """Number of the centroid nearest to each point, for the tasks as in `moments`.
+
+    Shapes: points (G, N, d), centroids (G, 4 * n, d), active (A,) -> labels (G, N).
+    """
+    block = np.zeros((points.shape[2], BLOCK), np.float32)
+    distance = np.empty(BLOCK, np.float32)
+    index = np.empty(BLOCK, np.float32)
+    codes = np.arange(centroids.shape[1]).astype(np.float32)
+    parts = -(-points.shape[1] // size)
+    for task in range(tasks[0], tasks[1]):
+        group, part = active[task // parts], task % parts
+        end = min((part + 1) * size, points.shape[1])
+        for start in range(part * size, end, BLOCK):
+            stop = min(start + BLOCK, end)
+            load(points[group], start, stop, block)
+            nearest(block, centroids[group], codes, axes, distance, index)
+            for i in range(stop - start):
+                labels[group, start + i] = np.uint8(index[i])
+
+
+@kernel
+def utilities(points, weights, step, centroids, axes, active, size, tasks, out):  # type: ignore[no-untyped-def]
+    """Error that each cluster saves: what its points would add if they went to their second choice.
+
+    Shapes: as in `moments` -> out (G, tasks of a group, 4 * n).
+    """
+    block = np.zeros((points.shape[2], BLOCK), np.float32)
+    first = np.empty(BLOCK, np.float32)
+    second = np.empty(BLOCK, np.float32)
+    index = np.empty(BLOCK, np.float32)
+    codes = np.arange(centroids.shape[1]).astype(np.float32)
+    for task in range(tasks[0], tasks[1]):
+        group, part = active[task // out.shape[1]], task % out.shape[1]
+        end = min((part + 1) * size, points.shape[1])
+        out[group, part] = 0
+        for start in range(part * size, end, BLOCK):
+            stop = min(start + BLOCK, end)
+            load(points[group], start, stop, block)
+            nearest(block, centroids[group], codes, axes, first, index)
+            second_nearest(block, centroids[group], axes, first, second)
+            for i in range(stop - start):
+                weight = np.float64(weights[group, (start + i) * step])
+                out[group, part, np.uint32(index[i])] += weight * np.float64(second[i] - first[i])
+
+
+@kernel
+def second_nearest(block, centroids, axes, first, second):  # type: ignore[no-untyped-def]
+    """Second least squared distance of each point; first is scratch and holds the least after.
+
+    Shapes: block (d, BLOCK), centroids (4 * n, d) -> first, second (BLOCK,).
+    """
+    dimensions = len(axes) if len(axes) > 0 else block.shape[0]
+    first[:] = np.float32(3e38)
+    second[:] = np.float32(3e38)
+    for j in range(centroids.shape[0]):
+        for i in range(BLOCK):
+            a = np.float32(0)
+            for t in range(dimensions):
+                u = block[t, i] - centroids[j, t]
+                a += u * u
+            second[i] = min(second[i], max(a, first[i]))
+            first[i] = min(a, first[i])

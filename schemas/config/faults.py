@@ -1,0 +1,164 @@
+"""What is wrong with a config document, in plain words."""
+
+import difflib
+import reprlib
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from schemas.config.limits import FAULTS
+from schemas.problem import InvalidField
+
+Step = int | str
+
+KEY = "[key]"
+"""Pydantic's step to the key of an entry, where all other steps lead to values."""
+
+_BOUNDS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+    "too_long": ("a list of", "max_length"),
+}
+_KINDS = {
+    "bool": "true or false",
+    "dict": "a mapping",
+    "finite": "a finite number",
+    "float": "a number",
+    "int": "a whole number",
+    "model": "a mapping",
+    "none": "null",
+    "string": "text",
+    "tuple": "a list",
+}
+"""First word of pydantic's error type -> what a value must be."""
+
+
+class ConfigError(ValueError):
+    """A document that is no valid config; `errors` holds every fault."""
+
+    def __init__(self, *errors: InvalidField) -> None:
+        super().__init__("; ".join(f"{error.pointer or '/'}: {error.detail}" for error in errors))
+        self.errors = errors
+
+
+def fault(detail: str, *steps: Step) -> ConfigError:
+    """The error of a document with one fault, at the end of a path into it."""
+    return ConfigError(InvalidField(pointer=pointer(*steps), detail=detail))
+
+
+def explained(
+    error: ValidationError, model: type[BaseModel], *prefix: Step
+) -> tuple[InvalidField, ...]:
+    """Every fault that pydantic found in data for a model, which lay below `prefix`."""
+    found = error.errors(include_url=False)
+    told = [_explained(details, model, prefix) for details in found[:FAULTS]]
+    if len(found) > FAULTS:
+        told.append(InvalidField(pointer="", detail=f"and {len(found) - FAULTS:,} more faults"))
+    return tuple(told)
+
+
+def unknown_key(key: object, known: Sequence[str]) -> str:
+    """What to say of a key that is none of those known."""
+    near = difflib.get_close_matches(str(key)[:100], known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(known)}"
+    return f"unknown key {shown(key)}; {hint}"
+
+
+def pointer(*steps: Step) -> str:
+    """RFC 6901."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
+
+
+def shown(value: object) -> str:
+    """A value as it may stand in a message: short, whatever it is."""
+    return _Short().repr(value)
+
+
+class _Short(reprlib.Repr):
+    """Python refuses to write out very long integers; nobody wants to read them either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 60
+        self.maxlevel = 3
+
+    def repr_int(self, x: int, level: int) -> str:  # noqa: ARG002 - the base class's signature
+        bits = x.bit_length()
+        return repr(x) if bits <= 128 else f"an integer of {bits:,} bits"
+
+
+def _explained(
+    error: ErrorDetails, model: type[BaseModel], prefix: tuple[Step, ...]
+) -> InvalidField:
+    place, known = _traced(model, error)
+    return InvalidField(pointer=pointer(*prefix, *place), detail=_detail(error, place, known))
+
+
+def _detail(error: ErrorDetails, place: list[Step], known: list[str]) -> str:
+    kind, got, context = error["type"], shown(error["input"]), error.get("ctx", {})
+    field = _field(place)
+    if kind == "extra_forbidden":
+        return unknown_key(place[-1], known)
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "missing":
+        return f"{field} is missing"
+    if kind == "literal_error":
+        allowed = str(context["expected"]).replace("'", "").replace(" or ", ", ")
+        return f"{field} must be one of {allowed}; got {got}"
+    if kind in _BOUNDS:
+        words, bound = _BOUNDS[kind]
+        return f"{field} must be {words} {context[bound]}; got {got}"
+    if kind == "invalid_key" or (place and error["loc"][-1] == KEY != place[-1]):
+        return f"keys must be text; got {shown(place[-1])}, which is text when quoted"
+    if kind.startswith("union_tag"):
+        return f"{field} must have type per_tensor or per_grouped_channel; got {got}"
+    wanted = _KINDS.get(kind.partition("_")[0])
+    return f"{field} must be {wanted}; got {got}" if wanted else f"{field}: {error['msg']}"
+
+
+def _field(place: list[Step]) -> str:
+    """The last name of a path, with the index that follows it."""
+    if not place:
+        return "the config"
+    *above, last = place
+    return f"{above[-1]}[{last}]" if isinstance(last, int) and above else str(last)
+
+
+def _traced(model: type[BaseModel], error: ErrorDetails) -> tuple[list[Step], list[str]]:
+    """The path into the document that pydantic's path means, and the keys known at its last step.
+
+    Pydantic's holds steps that are not in the document: the tag of a union, `[key]` for a key.
+    """
+    kinds, place, known, is_entry = [model], list[Step](), list[str](), False
+    for step in error["loc"]:
+        if is_entry and step == KEY and error["type"] != "extra_forbidden":
+            continue
+        mapping = next((kind for kind in kinds if get_origin(kind) is dict), None)
+        is_entry = mapping is not None
+        if mapping:
+            kinds = list(_choices(get_args(mapping)[1]))
+        elif len(kinds) > 1:
+            kinds = [kind for kind in kinds if kind.model_fields["type"].default == step]
+            continue
+        elif kinds:
+            fields = kinds[0].model_fields
+            known = list(fields)
+            kinds = list(_choices(fields[str(step)].annotation)) if step in fields else []
+        place.append(step)
+    return place, known
+
+
+def _choices(annotation: Any) -> Iterator[Any]:
+    """Mappings and models that an annotation such as `dict[str, Model] | None` allows."""
+    if get_origin(annotation) is dict or (
+        isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    ):
+        yield annotation
+        return
+    for inner in get_args(annotation):
+        yield from _choices(inner)

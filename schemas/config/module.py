@@ -1,0 +1,125 @@
+"""What applies to the operations and parameters of a module."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from schemas.base import Schema
+from schemas.config.granularity import Count
+from schemas.config.limits import COUNT
+from schemas.config.spec import PalettizationSpec
+
+if TYPE_CHECKING:
+    from schemas.config.presets import Presets
+
+WEIGHTS = ("weight", "in_proj_weight")
+"""Parameters palettized when a config does not say."""
+
+
+def default_state_spec() -> dict[str, PalettizationSpec | None]:
+    """4 bits, one palette a tensor, for `weight` and `in_proj_weight`."""
+    return dict.fromkeys(WEIGHTS, PalettizationSpec())
+
+
+def _none_is_empty(value: object) -> object:
+    return {} if value is None else value
+
+
+def _check_inactive(value: object, info: ValidationInfo) -> dict[str, None]:
+    """Activations are not palettized; what says nothing is accepted for coreai-opt's dumps."""
+    silent = value is None or (
+        isinstance(value, Mapping) and all(spec is None for spec in value.values())
+    )
+    if not silent:
+        raise ValueError(
+            f"{info.field_name} must be empty: only weights are palettized, "
+            "never inputs or outputs of an operation or a module"
+        )
+    return {}
+
+
+StateSpecs = dict[str, PalettizationSpec | None]
+"""Local parameter name or `*` -> spec; None switches off."""
+Inactive = Annotated[
+    dict[str, None],
+    BeforeValidator(_check_inactive, json_schema_input_type=dict[str, None] | None),
+]
+
+
+class OpKMeansPalettizerConfig(Schema):
+    """What applies to one kind of operation, or to operations by name."""
+
+    op_input_spec: Inactive = Field(default_factory=dict)
+    """Must be empty."""
+    op_output_spec: Inactive = Field(default_factory=dict)
+    """Must be empty."""
+    op_state_spec: StateSpecs | None = Field(default_factory=default_state_spec)
+    """Parameter name or `*` -> spec. Left out: 4 bits for `weight` and `in_proj_weight`;
+    null: off."""
+
+
+OpConfigs = Annotated[
+    dict[str, OpKMeansPalettizerConfig | None],
+    BeforeValidator(
+        _none_is_empty, json_schema_input_type=dict[str, OpKMeansPalettizerConfig | None] | None
+    ),
+]
+
+
+class PatSchedule(Schema):
+    """When palettization-aware training starts in coreai-opt 0.3; without effect here."""
+
+    enable_fake_palettize: Annotated[int, Field(ge=0, le=COUNT)] = 0
+    """Step of training."""
+
+
+class ModuleKMeansPalettizerConfig(Schema):
+    """What applies to a module and its descendants.
+
+    For one tensor `module_state_spec` beats `op_name_config`, which beats `op_type_config`, which
+    beats `op_state_spec`.
+    """
+
+    presets: ClassVar["Presets[ModuleKMeansPalettizerConfig]"]
+    """`presets.w4()` and so on."""
+
+    op_input_spec: Inactive = Field(default_factory=dict)
+    """Must be empty."""
+    op_output_spec: Inactive = Field(default_factory=dict)
+    """Must be empty."""
+    op_state_spec: StateSpecs | None = Field(default_factory=default_state_spec)
+    """Parameter name or `*` -> spec, for every registered operation. Left out: 4 bits for `weight`
+    and `in_proj_weight`; null: off; empty: names nothing."""
+    op_type_config: OpConfigs = Field(default_factory=dict)
+    """Operation type, such as `linear` or `conv2d` -> what applies to it; null switches off."""
+    op_name_config: OpConfigs = Field(default_factory=dict)
+    """Regular expression on the operation's whole name -> what applies to it; null switches off."""
+    module_input_spec: Inactive = Field(default_factory=dict)
+    """Must be empty."""
+    module_output_spec: Inactive = Field(default_factory=dict)
+    """Must be empty."""
+    module_state_spec: Annotated[
+        StateSpecs, BeforeValidator(_none_is_empty, json_schema_input_type=StateSpecs | None)
+    ] = Field(default_factory=dict)
+    """Parameter name or `*` -> spec, for this module only, whatever operation reads it."""
+    enable_fast_kmeans_mode: bool = Field(default=True, validate_default=True)
+    """Round the weights before clustering, as coreai-opt does for speed; scalar palettes only."""
+    rounding_precision: Count = 4
+    """Decimals to round to in fast mode."""
+    pat_schedule: PatSchedule | None = None
+    """Carried along for coreai-opt 0.3."""
+
+    @field_validator("enable_fast_kmeans_mode")
+    @classmethod
+    def _check_fast_mode(cls, value: bool, info: ValidationInfo) -> bool:
+        specs: StateSpecs = info.data.get("op_state_spec") or {}
+        vectors = {name: spec.cluster_dim for name, spec in specs.items() if spec}
+        vectors = {name: dim for name, dim in vectors.items() if dim > 1}
+        if value and vectors:
+            got = ", ".join(f"{dim} for {name!r}" for name, dim in vectors.items())
+            raise ValueError(
+                "enable_fast_kmeans_mode must be false (it is true unless said otherwise) where "
+                f"cluster_dim is above 1; got cluster_dim {got}"
+            )
+        return value

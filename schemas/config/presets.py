@@ -1,0 +1,62 @@
+"""Configs that need no thought, under coreai-opt's names."""
+
+from collections.abc import Callable, Mapping
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+from schemas.config.granularity import Granularity, PerGroupedChannel, PerTensor
+from schemas.config.model import KMeansPalettizerConfig
+from schemas.config.module import WEIGHTS, ModuleKMeansPalettizerConfig
+from schemas.config.spec import PalettizationSpec
+
+Axis = Literal[0, 1]
+Config = TypeVar("Config")
+
+
+class Presets(NamedTuple, Generic[Config]):
+    """What a config class offers as its `presets`."""
+
+    w4: Callable[..., Config]
+    w6: Callable[..., Config]
+    w8: Callable[[], Config]
+
+
+def w4(axis: Axis = 0, group_size: int = 16) -> KMeansPalettizerConfig:
+    """4 bits, a palette for every `group_size` channels."""
+    return KMeansPalettizerConfig(global_config=module_w4(axis, group_size))
+
+
+def w6(axis: Axis = 0, group_size: int = 16) -> KMeansPalettizerConfig:
+    """6 bits, a palette for every `group_size` channels."""
+    return KMeansPalettizerConfig(global_config=module_w6(axis, group_size))
+
+
+def w8() -> KMeansPalettizerConfig:
+    """8 bits, one palette a tensor."""
+    return KMeansPalettizerConfig(global_config=module_w8())
+
+
+def module_w4(axis: Axis = 0, group_size: int = 16) -> ModuleKMeansPalettizerConfig:
+    """`w4` for one module."""
+    return _module(4, PerGroupedChannel(group_size=group_size, axis=axis))
+
+
+def module_w6(axis: Axis = 0, group_size: int = 16) -> ModuleKMeansPalettizerConfig:
+    """`w6` for one module."""
+    return _module(6, PerGroupedChannel(group_size=group_size, axis=axis))
+
+
+def module_w8() -> ModuleKMeansPalettizerConfig:
+    """`w8` for one module."""
+    return _module(8, PerTensor())
+
+
+def _module(n_bits: Literal[4, 6, 8], granularity: Granularity) -> ModuleKMeansPalettizerConfig:
+    spec = PalettizationSpec(n_bits=n_bits, granularity=granularity)
+    return ModuleKMeansPalettizerConfig(op_state_spec=dict.fromkeys(WEIGHTS, spec))
+
+
+PRESETS: Mapping[str, Callable[[], KMeansPalettizerConfig]] = {"w4": w4, "w6": w6, "w8": w8}
+"""Presets that a request may name."""
+
+KMeansPalettizerConfig.presets = Presets(w4, w6, w8)
+ModuleKMeansPalettizerConfig.presets = Presets(module_w4, module_w6, module_w8)

@@ -1,0 +1,101 @@
+"""What happened to every tensor of a job."""
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt
+
+from schemas.base import Schema
+from schemas.config.spec import PalettizationSpec
+from schemas.plan import Clustering, UnmatchedKey
+
+
+class SliceOutcome(Schema):
+    """What a task did with one slice; stored in the part's metadata."""
+
+    name: str
+    first_row: NonNegativeInt = 0
+    action: Literal["palettized", "kept"]
+    reason: str | None = None
+    """Why it was kept after all, such as non-finite values; None when palettized."""
+    notes: tuple[str, ...] = ()
+    """What the kernel did differently from the request, such as leaving fast mode."""
+    weights: NonNegativeInt
+    """Elements of the slice."""
+    sse: NonNegativeFloat = 0.0
+    """Sum of squared errors, measured on the part as read back."""
+    signal: NonNegativeFloat = 0.0
+    """Sum of squared weights."""
+    max_error: NonNegativeFloat = 0.0
+    seconds: NonNegativeFloat = 0.0
+
+
+class TensorReport(Schema):
+    """One tensor's fate."""
+
+    name: str
+    """The first name it goes by."""
+    aliases: tuple[str, ...] = ()
+    """Every other name of the same tensor."""
+    module: str
+    """Dotted path of the owning module."""
+    module_type: str | None
+    """Fully qualified class name of that module; null when unknown."""
+    dtype: str
+    """Its safetensors dtype name."""
+    shape: tuple[NonNegativeInt, ...]
+    """Of the dense tensor."""
+    action: Literal["palettized", "kept"]
+    """Whether it was palettized or kept as it is."""
+    rule: str | None
+    """Path into the config of the rule that decided."""
+    reason: str | None = None
+    """Why it was kept; None when palettized."""
+    notes: tuple[str, ...] = ()
+    """What was done differently from the request, such as leaving fast mode."""
+    spec: PalettizationSpec | None = None
+    """What the config asked for; null when it is kept."""
+    clustering: Clustering | None = None
+    """What the spec left open; null when it is kept."""
+    groups: NonNegativeInt = 0
+    """LUTs it has."""
+    size_before_bytes: NonNegativeInt
+    """Of the dense tensor."""
+    size_after_bytes: NonNegativeInt
+    """In the artifact: indices, LUTs and scales, or the tensor as it is."""
+    bits_per_weight: NonNegativeFloat
+    """Stored bits, LUTs and scales included, per weight."""
+    sse: NonNegativeFloat = 0.0
+    """Sum of squared errors."""
+    snr_db: float | None = None
+    """10 log10(sum of squared weights / sse); None when the reconstruction is exact or kept."""
+    max_error: NonNegativeFloat = 0.0
+    """Largest absolute error."""
+    seconds: NonNegativeFloat = 0.0
+    """Kernel time."""
+
+
+class Report(Schema):
+    """The account of a finished job, one entry per distinct tensor."""
+
+    format_version: Literal[1] = 1
+    """Goes up when a reader of the old would misread the new."""
+    tensors: tuple[TensorReport, ...]
+    """One entry per distinct tensor."""
+    unmatched: tuple[UnmatchedKey, ...] = ()
+    """Config keys that reached no tensor."""
+    warnings: tuple[str, ...] = ()
+    """What else the user should know."""
+    size_before_bytes: NonNegativeInt
+    """Bytes of all tensors."""
+    size_after_bytes: NonNegativeInt
+    """Bytes of all tensors in the artifact."""
+    palettized_size_before_bytes: NonNegativeInt
+    """Bytes before, of the palettized tensors alone."""
+    palettized_size_after_bytes: NonNegativeInt
+    """Bytes after, of the palettized tensors alone."""
+    bits_per_weight: NonNegativeFloat
+    """Over all weights of the model."""
+    artifact_sha256: dict[str, str]
+    """File name -> hex digest of the artifact's bytes."""
+    software: dict[str, str]
+    """Name -> version."""

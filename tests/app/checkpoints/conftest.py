@@ -1,0 +1,47 @@
+"""Files as they come from strangers, built byte by byte."""
+
+import json
+
+import pytest
+
+from app.checkpoints.read import read_checkpoint
+from app.settings import Limits
+from app.storage import open_storage
+from schemas.checkpoint import StoredFile
+
+
+def safetensors_bytes(header, data=b""):
+    """A file with this header, a dict or raw text, whatever it says."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def tensor(begin=0, end=8, dtype="F32", shape=(2,)):
+    """How a header describes a tensor."""
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+@pytest.fixture(name="safetensors_bytes")
+def _safetensors_bytes():
+    return safetensors_bytes
+
+
+@pytest.fixture(name="tensor")
+def _tensor():
+    return tensor
+
+
+@pytest.fixture
+def read(tmp_path):
+    """A function: files as name=bytes -> their Checkpoint."""
+
+    def read_files(files, limits=None):
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content)
+        stored = [
+            StoredFile(name=name, path=name, size_bytes=len(content))
+            for name, content in files.items()
+        ]
+        return read_checkpoint(open_storage(tmp_path.as_uri()), stored, limits or Limits())
+
+    return read_files

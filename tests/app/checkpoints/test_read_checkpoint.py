@@ -1,0 +1,155 @@
+"""Uploads of one or many files, of every kind that people send."""
+
+import io
+import json
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
+from app.settings import Limits
+
+
+@pytest.fixture
+def shard(safetensors_bytes, tensor):
+    """A function: tensor names -> the bytes of a file that holds them."""
+
+    def build(*names):
+        header = {name: tensor(8 * n, 8 * n + 8) for n, name in enumerate(names)}
+        return safetensors_bytes(header, bytes(8 * len(names)))
+
+    return build
+
+
+def index(**weight_map):
+    weight_map = {name.replace("__", "."): file for name, file in weight_map.items()}
+    return json.dumps({"metadata": {"total_size": 16}, "weight_map": weight_map}).encode()
+
+
+def test_the_name_of_a_file_says_nothing(read, shard):
+    found = read({"model.pkl": shard("fc.weight")})
+    assert [tensor.name for tensor in found.tensors] == ["fc.weight"]
+    assert found.format == "safetensors"
+
+
+def test_shards_are_merged_with_or_without_their_index(read, shard):
+    shards = {"1.safetensors": shard("b.x", "a.x"), "2.safetensors": shard("c.x")}
+    bare = read(shards)
+    assert [(tensor.name, tensor.file) for tensor in bare.tensors] == [
+        ("b.x", 0),
+        ("a.x", 0),
+        ("c.x", 1),
+    ]
+    said = index(b__x="1.safetensors", a__x="1.safetensors", c__x="2.safetensors")
+    listed = read(shards | {"model.safetensors.index.json": said})
+    assert listed.tensors == bare.tensors
+    assert listed.modules == bare.modules
+
+
+def test_a_hugging_face_config_is_set_aside(read, shard):
+    config = json.dumps({"model_type": "bert", "id2label": {"0": {"deep": []}}}).encode()
+    assert len(read({"config.json": config, "m": shard("fc.weight")}).tensors) == 1
+
+
+INDEXES = {
+    "a missing shard": (index(a="1.safetensors", b="2.safetensors"), "'2.safetensors'"),
+    "a file outside": (index(a="../secret"), "'../secret'"),
+    "an absolute path": (index(a="/etc/passwd"), "'/etc/passwd'"),
+    "a tensor that its shard lacks": (index(a="1.safetensors", z="1.safetensors"), "'z'"),
+    "a tensor twice": (b'{"weight_map":{"a":"1.safetensors","a":"1.safetensors"}}', "twice"),
+    "a number for a shard": (b'{"weight_map":{"a":1}}', "string must stand"),
+    "deep nesting": (b'{"weight_map":' + b'{"a":' * 100_000, "string must stand"),
+    "a cut end": (index(a="1.safetensors")[:-2], "sudden end"),
+}
+
+
+@pytest.mark.parametrize("fault", INDEXES)
+def test_an_index_must_fit_its_shards(read, shard, fault):
+    said, message = INDEXES[fault]
+    with pytest.raises(InvalidModel, match=message):
+        read({"1.safetensors": shard("a"), "model.safetensors.index.json": said})
+
+
+def test_two_indexes_are_refused(read, shard):
+    said = index(a="1.safetensors")
+    with pytest.raises(InvalidModel, match="more than one index"):
+        read({"1.safetensors": shard("a"), "x.json": said, "y.json": said})
+
+
+def test_a_tensor_in_two_shards_is_refused(read, shard):
+    with pytest.raises(InvalidModel, match=r"'a' lies in both 1\.safetensors and 2\.safetensors"):
+        read({"1.safetensors": shard("a"), "2.safetensors": shard("a")})
+
+
+def test_limits_hold_over_all_shards(read, shard):
+    with pytest.raises(TooLarge, match="3 tensors"):
+        read({"1": shard("a", "b"), "2": shard("c", "d")}, Limits(tensors=3))
+
+
+def test_names_nested_without_end_are_refused(read, shard):
+    with pytest.raises(TooLarge, match="modules"):
+        read({"m": shard(*(f"{n}." + "a." * 400 + "w" for n in range(4)))}, Limits(tensors=100))
+
+
+class Canary:
+    def __reduce__(self):
+        return (exec, ("import pathlib; pathlib.Path('canary').touch()",))
+
+
+def saved(thing, **how):
+    buffer = io.BytesIO()
+    torch.save(thing, buffer, **how)
+    return buffer.getvalue()
+
+
+def zipped():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("x/data.pkl", pickle.dumps(Canary()))
+    return buffer.getvalue()
+
+
+REFUSED = {
+    "a pickle": (pickle.dumps(Canary()), UnsupportedFormat, "save_file"),
+    "a legacy .pt": (
+        saved({"w": torch.ones(1)}, _use_new_zipfile_serialization=False),
+        UnsupportedFormat,
+        "save_file",
+    ),
+    "a PyTorch zip": (saved({"w": torch.ones(1)}), UnsupportedFormat, "save_file"),
+    "a hostile zip": (zipped(), UnsupportedFormat, "save_file"),
+    "gzip": (b"\x1f\x8b\x08\x00" + bytes(20), UnsupportedFormat, "unpack"),
+    "GGUF": (b"GGUF\x03\x00\x00\x00" + bytes(20), UnsupportedFormat, "original"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(20), UnsupportedFormat, "HDF5"),
+    "ONNX": (b"\x08\x08\x12\x07pytorch\x1a\x052.0.0", UnsupportedFormat, "ONNX"),
+    "a numpy file": (b"\x93NUMPY\x01\x00", UnsupportedFormat, "numpy"),
+    "a web page": (b"<!DOCTYPE html><html>404</html>", UnsupportedFormat, "web page"),
+    "an LFS pointer": (b"version https://git-lfs.github.com/spec/v1\n", UnsupportedFormat, "lfs"),
+    "a tokenizer": (b'{"version":"1.0","model":{}}', UnsupportedFormat, "weight_map"),
+    "a JSON list": (b"[1, 2]", UnsupportedFormat, "weight_map"),
+    "deep JSON": (b"[" * 100_000, UnsupportedFormat, "weight_map"),
+    "nothing": (b"", InvalidModel, "empty"),
+    "one byte": (b"\x08", InvalidModel, "no model format"),
+    "noise": (bytes(range(200, 250)), InvalidModel, "c8 c9 ca"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_other_files_are_refused_with_a_way_out(read, shard, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    content, error, said = REFUSED[kind]
+    with pytest.raises(error, match=said) as caught:
+        read({"model.safetensors": content})
+    assert caught.value.detail.startswith("model.safetensors ")
+    with pytest.raises(error):
+        read({"good": shard("a"), "bad": content})
+    assert not (tmp_path / "canary").exists()
+
+
+def test_an_upload_without_tensors_is_refused(read, safetensors_bytes):
+    with pytest.raises(InvalidModel, match="no tensors"):
+        read({"m": safetensors_bytes({"__metadata__": {}})})
+    with pytest.raises(BadInput, match="no file in the upload"):
+        read({"config.json": b'{"model_type": "bert"}'})

@@ -1,0 +1,180 @@
+"""From plan to verified artifact, with splits, shards and damage."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from app.artifacts.reader import open_artifact
+from app.checkpoints.read import read_checkpoint
+from app.compression.assemble import assemble
+from app.compression.run import run_task
+from app.errors import Cancelled, InvalidArtifact, ObjectMissing
+from app.planning.resolve import resolve
+from app.planning.tasks import cut
+from app.settings import Limits
+from app.storage import open_storage
+from schemas.checkpoint import StoredFile
+from schemas.config import (
+    KMeansPalettizerConfig,
+    ModuleKMeansPalettizerConfig,
+    PalettizationSpec,
+    PerGroupedChannel,
+    PerTensor,
+    QuantizationSpec,
+)
+
+
+class Work:
+    """A model on its way through plan, tasks, parts and artifact."""
+
+    def __init__(self, folder, arrays, config, task_bytes=1 << 20):
+        self.store = open_storage(folder.as_uri())
+        self.config = config
+        save_file(arrays, folder / "m.safetensors")
+        size = (folder / "m.safetensors").stat().st_size
+        file = StoredFile(name="m.safetensors", path="m.safetensors", size_bytes=size)
+        self.checkpoint = read_checkpoint(self.store, [file], Limits())
+        self.plan = resolve(config, self.checkpoint, Limits())
+        self.tasks = cut(
+            self.plan,
+            self.checkpoint,
+            source_url=self.store.url,
+            store_url=self.store.url,
+            parts_prefix="job/parts",
+            task_bytes=task_bytes,
+            cancel_path="job/cancelled",
+        )
+
+    def run(self):
+        for task in self.tasks:
+            run_task(task)
+        return self
+
+    def assemble(self, **options):
+        return assemble(
+            self.plan,
+            self.checkpoint,
+            self.tasks,
+            source=self.store,
+            store=self.store,
+            prefix="job",
+            config=self.config,
+            **options,
+        )
+
+    def artifact(self, report):
+        names = [name for name in report.artifact_sha256 if name.endswith(".safetensors")]
+        return open_artifact(self.store, [f"job/artifact/{name}" for name in names], Limits())
+
+
+def config_of(**spec):
+    return KMeansPalettizerConfig(
+        global_config=ModuleKMeansPalettizerConfig(
+            op_state_spec={"weight": PalettizationSpec(**spec)}, enable_fast_kmeans_mode=False
+        )
+    )
+
+
+def weights(**shapes):
+    rng = np.random.default_rng(5)
+    return {f"{name}.weight": rng.normal(size=shape).astype("f4") for name, shape in shapes.items()}
+
+
+GROUPED = PerGroupedChannel(group_size=4, axis=0)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"n_bits": 3, "granularity": GROUPED},
+        {"n_bits": 4, "granularity": GROUPED, "enable_per_channel_scale": True},
+        {"n_bits": 6, "granularity": GROUPED, "lut_qspec": QuantizationSpec(dtype="uint8")},
+        {"n_bits": 2, "granularity": GROUPED, "cluster_dim": 2},
+        {"n_bits": 1, "granularity": PerGroupedChannel(group_size=4, axis=1)},
+        {"n_bits": 8, "granularity": PerTensor()},
+    ],
+)
+def test_a_split_tensor_is_the_tensor_whole(tmp_path, spec):
+    arrays = weights(a=(96, 20), b=(64, 4, 3, 3))
+    artifacts = []
+    for name, task_bytes in (("whole", 1 << 20), ("split", 1 << 9)):
+        (tmp_path / name).mkdir()
+        work = Work(tmp_path / name, arrays, config_of(**spec), task_bytes).run()
+        artifacts.append((work, work.artifact(work.assemble())))
+    (whole, one), (split, other) = artifacts
+    if spec["granularity"] == GROUPED:
+        assert len(split.tasks) > len(whole.tasks)
+    for name in arrays:
+        np.testing.assert_array_equal(one.dense(name), other.dense(name))
+    first, second = (tmp_path / f"{w}/job/artifact/model.safetensors" for w in ("whole", "split"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_large_artifact_is_sharded_with_an_index(tmp_path):
+    arrays = weights(a=(64, 64), b=(64, 64), c=(64, 64))
+    arrays["c.bias"] = np.ones(64, np.float32)
+    work = Work(tmp_path, arrays, config_of(n_bits=4)).run()
+    report = work.assemble(shard_bytes=2500)
+    folder = tmp_path / "job" / "artifact"
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    stored = {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        held = load_file(shard)
+        assert {index["weight_map"][name] for name in held} == {shard.name}
+        stored |= held
+    assert set(stored) == set(index["weight_map"])
+    assert index["metadata"]["total_size"] == sum(array.nbytes for array in stored.values())
+    assert len(report.artifact_sha256) == 4
+    np.testing.assert_array_equal(stored["c.bias"], arrays["c.bias"])
+    artifact = work.artifact(report)
+    for tensor in report.tensors:
+        if tensor.spec:
+            error = artifact.dense(tensor.name) - arrays[tensor.name].astype(np.float64)
+            assert (error**2).sum() == pytest.approx(tensor.sse, rel=1e-6)
+
+
+def test_a_part_that_changed_after_it_was_written_is_noticed(tmp_path):
+    work = Work(tmp_path, weights(a=(64, 64)), config_of(n_bits=4)).run()
+    part = tmp_path / work.tasks[0].part_path
+    data = bytearray(part.read_bytes())
+    data[-100] ^= 0xFF
+    part.write_bytes(bytes(data))
+    with pytest.raises(InvalidArtifact, match=r"a\.weight"):
+        work.assemble()
+    assert not (tmp_path / "job" / "report.json").exists()
+
+
+def test_a_missing_part_is_said_to_be_missing(tmp_path):
+    work = Work(tmp_path, weights(a=(64, 64)), config_of(n_bits=4)).run()
+    (tmp_path / work.tasks[0].part_path).unlink()
+    with pytest.raises(ObjectMissing, match="parts"):
+        work.assemble()
+
+
+def test_a_task_stops_at_the_cancel_marker(tmp_path):
+    work = Work(tmp_path, weights(a=(64, 64)), config_of(n_bits=4))
+    work.store.write("job/cancelled", b"")
+    with pytest.raises(Cancelled):
+        work.run()
+    assert not (tmp_path / work.tasks[0].part_path).exists()
+
+
+def test_one_bad_slice_keeps_the_whole_tensor(tmp_path):
+    arrays = weights(a=(96, 20), b=(8, 8))
+    arrays["a.weight"][90, 3] = np.inf
+    work = Work(tmp_path, arrays, config_of(n_bits=4, granularity=GROUPED), 1 << 9).run()
+    report = work.assemble()
+    told = {tensor.name: tensor for tensor in report.tensors}
+    assert told["a.weight"].action == "kept"
+    assert told["b.weight"].action == "palettized"
+    stored = load_file(tmp_path / "job" / "artifact" / "model.safetensors")
+    assert stored["a.weight"].tobytes() == arrays["a.weight"].tobytes()
+
+
+def test_a_tensor_of_values_that_a_palette_holds_is_exact(tmp_path):
+    arrays = {"a.weight": np.tile(np.float32([1, 2, 3, 4]), (8, 4))}
+    work = Work(tmp_path, arrays, config_of(n_bits=2)).run()
+    (told,) = work.assemble().tensors
+    assert (told.sse, told.max_error, told.snr_db) == (0, 0, None)

@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+
+@pytest.fixture(scope="session")
+def arrays():
+    """A small model: an embedding, two linears (one float16), a convolution, biases, a counter."""
+    rng = np.random.default_rng(0)
+    return {
+        "embeddings.weight": rng.normal(size=(50, 16)).astype(np.float32),
+        "encoder.0.weight": rng.normal(0, 0.02, size=(64, 32)).astype(np.float32),
+        "encoder.0.bias": rng.normal(size=64).astype(np.float32),
+        "encoder.1.weight": rng.normal(0, 0.02, size=(32, 64)).astype(np.float16),
+        "stem.weight": rng.normal(size=(32, 3, 3, 3)).astype(np.float32),
+        "steps": np.array(3, np.int64),
+    }
+
+
+@pytest.fixture
+def model(arrays, tmp_path):
+    """The small model as a safetensors file."""
+    path = tmp_path / "model.safetensors"
+    save_file(arrays, path)
+    return path

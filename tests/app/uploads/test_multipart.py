@@ -1,0 +1,171 @@
+"""Forms as streams: whatever the chunking, the same files; whatever is wrong, nothing is left."""
+
+import asyncio
+import hashlib
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.requests import ClientDisconnect, Request
+
+from app.errors import InvalidUpload, TooLarge
+from app.settings import Limits
+from app.storage import open_storage
+from app.uploads.multipart import HEADER_BYTES, read_form
+
+BOUNDARY = b"frontier"
+LIMITS = Limits()
+KIND = b"multipart/form-data; boundary=" + BOUNDARY
+
+
+def part(name, body, file_name=None, extra=b""):
+    file = b"" if file_name is None else b'; filename="%s"' % file_name
+    head = b'Content-Disposition: form-data; name="%s"%s\r\n' % (name, file)
+    return b"--%s\r\n%s%s\r\n%s\r\n" % (BOUNDARY, head, extra, body)
+
+
+def form(*parts):
+    return b"".join(parts) + b"--%s--\r\n" % BOUNDARY
+
+
+def read(storage, chunks, limits=LIMITS, kind=KIND, announced=None, broken=False):
+    """Read a form that comes in these chunks, each only once the one before was taken."""
+    waiting = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    end = {"type": "http.disconnect"} if broken else {"type": "http.request", "more_body": False}
+
+    async def receive():
+        return waiting.pop(0) if waiting else end
+
+    headers = [(b"content-type", kind)]
+    if announced is not None:
+        headers.append((b"content-length", b"%d" % announced))
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    return asyncio.run(read_form(request, storage, limits))
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    return open_storage(tmp_path_factory.mktemp("store").as_uri())
+
+
+@pytest.fixture
+def nothing_left(storage):
+    yield
+    assert [path for path in storage.root.rglob("*") if path.is_file()] == []
+
+
+# Bytes that look like the boundary's beginning are where parsers of streams go wrong.
+BODIES = st.one_of(
+    st.binary(max_size=300),
+    st.lists(st.sampled_from([b"\r", b"\n", b"-", b"--", b"\r\n--front", b"x"]), max_size=60).map(
+        b"".join
+    ),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    bodies=st.lists(BODIES, min_size=1, max_size=3),
+    config=BODIES,
+    cuts=st.lists(st.integers(0, 2000), max_size=12),
+)
+def test_chunking_changes_nothing(storage, bodies, config, cuts):
+    whole = form(
+        part(b"config", config),
+        *(part(b"model", body, b"m%d" % n) for n, body in enumerate(bodies)),
+    )
+    places = sorted({0, len(whole), *(min(cut, len(whole)) for cut in cuts)})
+    chunks = [whole[a:b] for a, b in itertools.pairwise(places)]
+    found = read(storage, chunks)
+    assert found.texts == {"config": config}
+    assert [file.name for file in found.files] == [f"m{number}" for number in range(len(bodies))]
+    for file, body in zip(found.files, bodies, strict=True):
+        assert bytes(storage.read(file.path)) == body
+        assert (file.size_bytes, file.sha256) == (len(body), hashlib.sha256(body).hexdigest())
+    storage.delete(*found.paths())
+
+
+MODEL = part(b"model", b"x" * 1000, b"m.safetensors")
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (form(part(b"preset", b"w4")), "'model' is missing"),
+        (form(MODEL, part(b"preset", b"w4"), part(b"preset", b"w4")), "'preset' stands twice"),
+        (form(MODEL, part(b"presett", b"w4")), "did you mean 'preset'"),
+        (form(MODEL, part(b"modle", b"", b"m")), "did you mean 'model'"),
+        (form(MODEL, part(b"zzz", b"")), "the fields are model, config, preset"),
+        (form(MODEL, b"--%s\r\nX: y\r\n\r\nbody\r\n" % BOUNDARY), "no name"),
+        (MODEL, "broke off"),
+        (MODEL[:500], "broke off"),
+        (b"", "broke off"),
+        (b"no form at all", "not a sound multipart form"),
+    ],
+)
+def test_form_that_is_not_sound(storage, body, said):
+    with pytest.raises(InvalidUpload, match=said):
+        read(storage, [body])
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("kind", [b"", b"application/json", b"multipart/form-data", b"\xff;;="])
+def test_body_of_another_kind(storage, kind):
+    with pytest.raises(InvalidUpload, match="must be multipart/form-data"):
+        read(storage, [form(MODEL)], kind=kind)
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize(
+    ("limits", "body", "said"),
+    [
+        (Limits(upload_bytes=900), form(MODEL), "over 900 bytes"),
+        (Limits(upload_files=2), form(MODEL, MODEL, MODEL), "over 2 files"),
+        (
+            Limits(config_bytes=9),
+            form(MODEL, part(b"config", b"0123456789")),
+            "'config' has over 9",
+        ),
+        (
+            Limits(),
+            form(MODEL, part(b"model", b"", b"m", b"X: " + b"y" * HEADER_BYTES + b"\r\n")),
+            "headers",
+        ),
+    ],
+)
+def test_limits_hold_whatever_was_announced(storage, limits, body, said):
+    with pytest.raises(TooLarge, match=said):
+        read(storage, [body[at : at + 100] for at in range(0, len(body), 100)], limits)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_announced_size_over_the_limit_is_refused_unread(storage):
+    with pytest.raises(TooLarge, match="announces 1,001 bytes; 1,000 are allowed"):
+        read(storage, [], Limits(upload_bytes=1000), announced=1001, broken=True)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_connection_that_breaks_off(storage):
+    with pytest.raises(InvalidUpload, match="connection broke off") as caught:
+        read(storage, [form(MODEL)[:600]], broken=True)
+    assert isinstance(caught.value.__cause__, ClientDisconnect)
+
+
+@pytest.mark.parametrize(
+    ("given_name", "shown"),
+    [
+        (b"../../etc/passwd", "passwd"),
+        (b"C:\\\\models\\\\m.bin", "m.bin"),
+        (b"a\x1b[31mb\x7f", "a[31mb"),
+        (b"", "model"),
+        (b"x" * 5000, "x" * 255),
+        (b"\xff\xfe.bin", "\ufffd\ufffd.bin"),
+    ],
+)
+def test_file_names_are_shown_and_never_paths(storage, given_name, shown):
+    found = read(storage, [form(part(b"model", b"x", given_name))])
+    assert [file.name for file in found.files] == [shown]
+    assert found.files[0].path.startswith("uploads/incoming/")
+    storage.delete(*found.paths())

@@ -1,0 +1,105 @@
+"""Scalar palettes against a plain dynamic programme over exact costs."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+from numpy.testing import assert_array_equal
+
+from kernels.scalar.points import solve
+
+NONE = np.empty(0)
+DRAWS = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "laplace": lambda rng, n: rng.laplace(size=n),
+    "student": lambda rng, n: rng.standard_t(2, n),
+    "uniform": lambda rng, n: rng.random(n),
+    "far modes": lambda rng, n: np.where(rng.random(n) < 0.5, -1e5, 1e5) + rng.normal(size=n),
+    "outliers": lambda rng, n: rng.normal(size=n) * np.where(rng.random(n) < 1e-2, 100, 1),
+    "few values": lambda rng, n: rng.integers(0, 40, n) / 8,
+    "constant": lambda _, n: np.full(n, 0.3),
+    "zero": lambda _, n: np.zeros(n),
+    "halves": lambda rng, n: rng.normal(0, 0.002, n).astype(np.float16),
+    "tiny": lambda rng, n: 1e-30 * rng.normal(size=n),
+    "huge": lambda rng, n: 1e30 * rng.normal(size=n),
+}
+MASSES = {
+    "none": lambda _, n: np.ones(n),
+    "even": lambda rng, n: rng.uniform(0.1, 1, n),
+    "uneven": lambda rng, n: 10 ** rng.uniform(-12, 0, n),
+}
+
+
+@njit(cache=True)
+def least_error(points, mass, k):
+    """O(k n^2) dynamic programme; each cell's cost is summed about the mean so far."""
+    n = points.size
+    best = np.full((k + 1, n + 1), np.inf)
+    best[0, 0] = 0
+    for a in range(n):
+        weight = mean = cost = 0.0
+        for b in range(a, n):
+            weight += mass[b]
+            away = points[b] - mean
+            mean += away * (mass[b] / weight)
+            cost += mass[b] * away * (points[b] - mean)
+            for j in range(k):
+                best[j + 1, b + 1] = min(best[j + 1, b + 1], best[j, a] + cost)
+    return best[1:, n].min()
+
+
+def error_of(points, mass, centroids):
+    nearest = np.abs(points[:, None] - centroids).min(axis=1)
+    return float((mass * nearest**2).sum())
+
+
+def solved(points, mass, k):
+    centroids = np.empty(k)
+    solve(points, mass, k, centroids)
+    return centroids
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(list(DRAWS)),
+    st.sampled_from(list(MASSES)),
+    st.integers(1, 400),
+    st.sampled_from([2, 3, 4, 8, 16, 64, 256]),
+    st.integers(0, 2**32 - 1),
+)
+def test_error_is_the_least_possible(draw, masses, n, k, seed):
+    rng = np.random.default_rng(seed)
+    points = np.sort(DRAWS[draw](rng, n).astype(np.float32)).astype(np.float64)
+    mass = MASSES[masses](rng, n)
+    centroids = solved(points, NONE if masses == "none" else mass, k)
+    least = least_error(points, mass, min(k, n))
+    nothing = 1e-24 * float((mass * points**2).sum())
+    assert error_of(points, mass, centroids) <= least * (1 + 1e-6) + nothing
+    assert (np.diff(centroids) >= 0).all()
+
+
+@pytest.mark.parametrize("draw", ["normal", "student", "uniform", "outliers", "halves"])
+@pytest.mark.parametrize("k", [4, 16, 64])
+def test_error_is_the_least_possible_for_more_points_than_are_tried_at_first(draw, k):
+    points = np.sort(DRAWS[draw](np.random.default_rng(5), 4000).astype(np.float32))
+    points = points.astype(np.float64)
+    values, counts = np.unique(points, return_counts=True)
+    least = least_error(values, counts.astype(np.float64), k)
+    found = error_of(points, np.ones(points.size), solved(points, NONE, k))
+    assert found <= least * (1 + 1e-6)
+
+
+def test_two_pairs():
+    assert_array_equal(solved(np.array([0.0, 1.0, 10.0, 11.0]), NONE, 2), [0.5, 10.5])
+
+
+def test_mass_pulls_a_centroid():
+    points, mass = np.array([0.0, 1.0, 10.0]), np.array([3.0, 1.0, 1.0])
+    assert_array_equal(solved(points, mass, 2), [0.25, 10.0])
+
+
+def test_fewer_values_than_entries_are_kept_exactly_and_the_last_repeats():
+    points = np.array([0.1, 0.1, 0.2, 0.7, 0.7], np.float32)
+    expected = np.array([0.1, 0.2, 0.7, 0.7], np.float32)
+    assert_array_equal(solved(points, NONE, 4), expected.astype(np.float64))

@@ -1,0 +1,67 @@
+"""What the README shows must run as written."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from app.offline import compress, decompress
+from app.settings import Limits
+from schemas.config import parse_config
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def block(language: str, number: int = 0) -> str:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)[number]
+
+
+def test_config_is_valid():
+    config = parse_config(block("yaml"))
+    assert config.module_name_configs["pooler"] is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize(
+    "granularity",
+    [
+        "{type: per_tensor}",
+        "{type: per_grouped_channel, group_size: 4, axis: 0}",
+        "{type: per_grouped_channel, group_size: 16, axis: 1}",
+    ],
+)
+@pytest.mark.parametrize("n_bits", [1, 3, 4, 8])
+def test_decoder_gives_what_decompress_gives(tmp_path, n_bits, granularity, scale, dtype):
+    rng = np.random.default_rng(1)
+    weights = {
+        "a.weight": rng.normal(size=(24, 32)).astype(dtype),
+        "b.weight": rng.normal(size=(8, 16, 3, 3)).astype(dtype),
+    }
+    save_file(weights, tmp_path / "m.safetensors")
+    config = parse_config(
+        f"global_config: {{op_state_spec: {{weight: {{n_bits: {n_bits}, granularity: {granularity},"
+        f" enable_per_channel_scale: {str(scale).lower()}}}}}}}"
+    )
+    compress([tmp_path / "m.safetensors"], config, tmp_path / "out", lambda *_: None)
+    decompress([tmp_path / "out"], tmp_path / "dense")
+    dense = load_file(tmp_path / "dense")
+    shown: dict[str, object] = {}
+    exec(block("python"), shown)  # noqa: S102 - our own README
+    decoded = dict(shown["decode"](tmp_path / "out"))
+    assert decoded.keys() == weights.keys()
+    for name, array in decoded.items():
+        np.testing.assert_array_equal(array.astype(dtype), dense[name])
+
+
+def test_decoder_is_at_most_fifteen_numpy_lines():
+    body = block("python").split("def decode")[1].splitlines()
+    assert len([line for line in body if line.strip()]) <= 15
+
+
+def test_limits_are_the_ones_in_the_code():
+    said = re.findall(r"PALETTERY_LIMIT_(\w+)", README)
+    assert said
+    assert {name.lower() for name in said} <= Limits.model_fields.keys()
