@@ -131,7 +131,9 @@ def _peer(case: Case, weight: NDArray[np.float32]) -> tuple[NDArray[np.float32],
     started = time.perf_counter()
     prepared = palettizer.prepare((torch.zeros(1, weight.shape[1]),))
     seconds = time.perf_counter() - started
-    return prepared.get_submodule("0").weight.detach().numpy(), seconds
+    palettized = prepared.get_submodule("0")
+    assert isinstance(palettized, torch.nn.Linear)  # noqa: S101 - for mypy
+    return palettized.weight.detach().numpy(), seconds
 
 
 def _against_memory() -> dict[str, float]:
