@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.errors import NonFiniteError
-from kernels.jit import compiled, compiled_inline
+from kernels.jit import compiled
+from kernels.scalar.sorting import key_of
 from kernels.threads import spread
 
 Floats = NDArray[np.float64]
@@ -80,12 +81,6 @@ def _values_of_keys(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
     bits = np.where(negative, ~keys, keys ^ np.uint32(1 << 31)).astype(np.uint32)
     bits[(bits & 0x7F800000) == 0x7F800000] = 0x7F800000  # NaN and infinities alike
     return bits.view(np.float32)
-
-
-@compiled_inline
-def key_of(bits: np.uint32) -> np.uint32:
-    """The bits of a float32, reordered so that they compare as the values do."""
-    return np.uint32(~bits if bits >> np.uint32(31) else bits | np.uint32(1 << 31))
 
 
 @compiled

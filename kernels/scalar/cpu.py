@@ -1,6 +1,6 @@
 """Scalar palettes on the CPU: optimal centroids of every group, and nearest entries."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from kernels.errors import NonFiniteError
 from kernels.scalar.assign import assign, measure, thresholds_of
 from kernels.scalar.binning import binned
-from kernels.scalar.points import solve
+from kernels.scalar.points import count_distinct, solve
 from kernels.scalar.rounding import LARGEST, tally
+from kernels.scalar.scratch import Scratch
 from kernels.scalar.settle import settled
+from kernels.scalar.sorting import ascending, ascending_order
 from kernels.source import Source
 from kernels.threads import spread
 
@@ -26,6 +28,8 @@ ROUNDED_PER_ENTRY = 8
 
 With fewer, many partitions of the rounded values cost the same and those of the weights do not.
 """
+MORE_DECIMALS = 2
+"""How many decimals fast mode may add to have enough distinct values."""
 _NO_MASS = np.empty(0)
 
 
@@ -66,8 +70,7 @@ def cluster(
     """
     layout = source.layout
     centroids = np.empty((layout.groups, k))
-    dtype = source.weight.dtype
-    large = layout.elements > LARGEST_SORTED and source.weight.dtype != np.float64
+    fitter = _Fitter(k, decimals, source.weight.dtype)
 
     def run(groups: range) -> tuple[int, int]:
         values = source.entries(groups)
@@ -75,72 +78,92 @@ def cluster(
         most = left = 0
         for row, group in enumerate(groups):
             mass = None if masses is None else masses[row]
-            passes, fast = _fit(values[row], mass, k, decimals, centroids[group], dtype)
-            most = max(most, passes)
-            left += decimals is not None and not fast
+            paths, fast = fitter.fit(values[row], mass, centroids[group])
+            most = max(most, paths)
+            left += not fast
         return most, left
 
-    if large:
-        done = [
-            _fit_large(source, group, sensitivity, k, decimals, centroids[group], threads)
-            for group in range(layout.groups)
-        ]
+    def run_large(group: int) -> tuple[int, int]:
+        """Like `run` for one group, read in pieces; rounding is done on the bins' means."""
+        means, masses = _bins(source, group, sensitivity, threads)
+        paths, fast = fitter.fit(means, masses, centroids[group])
+        return paths, not fast
+
+    if layout.elements > LARGEST_SORTED and source.weight.dtype != np.float64:
+        done = [run_large(group) for group in range(layout.groups)]
     else:
         done = spread(run, layout.batches(BATCH), threads)
-    return Fit(centroids, max(most for most, _ in done), sum(left for _, left in done))
+    left_fast_mode = 0 if decimals is None else sum(left for _, left in done)
+    return Fit(centroids, max(most for most, _ in done), left_fast_mode)
 
 
-def _fit(
-    values: NDArray[np.floating],
-    mass: NDArray[np.floating] | None,
-    k: int,
-    decimals: int | None,
-    centroids: NDArray[np.float64],
-    dtype: np.dtype[Any],
-) -> tuple[int, bool]:
-    """Fill one group's centroids; returns passes and whether fast mode was used."""
-    if mass is not None and not mass.any():
-        mass = None  # nothing matters, so everything matters alike
-    if decimals is not None and float(np.abs(values).max()) <= LARGEST:
-        coarse, masses = tally(values, mass, decimals)
-        if coarse.size >= ROUNDED_PER_ENTRY * k or coarse.size >= len(np.unique(values)):
-            passes = solve(coarse, masses / masses.max(), k, centroids)
-            if dtype.itemsize == 2:
-                centroids[:] = settled(*_ordered(values, mass), centroids, dtype)
-            return passes, True
-    ordered, masses = _ordered(values, mass)
-    if not (np.isfinite(ordered[0]) and np.isfinite(ordered[-1])):
-        raise NonFiniteError
-    passes = solve(ordered, masses, k, centroids)
-    if dtype.itemsize == 2:
-        centroids[:] = settled(ordered, masses, centroids, dtype)
-    return passes, False
+@dataclass(frozen=True)
+class _Fitter:
+    """Fills the centroids of one group after the other."""
+
+    k: int
+    decimals: int | None
+    dtype: np.dtype[Any]
+    scratch: Scratch = field(default_factory=Scratch)
+
+    def fit(
+        self,
+        values: NDArray[np.floating],
+        mass: NDArray[np.floating] | None,
+        centroids: NDArray[np.float64],
+    ) -> tuple[int, bool]:
+        """Fill one group's centroids; the paths tried, and whether fast mode was good enough."""
+        if mass is not None and not mass.any():
+            mass = None  # nothing matters, so everything matters alike
+        rounded = self._rounded(values, mass)
+        if rounded is None or self.dtype.itemsize == 2:
+            ordered = self._ordered(values, mass)
+        paths = self._solve(*(rounded or ordered), centroids)
+        if self.dtype.itemsize == 2:
+            centroids[:] = settled(*ordered, centroids, self.dtype)
+        return paths, rounded is not None or count_distinct(ordered[0]) <= self.k
+
+    def _rounded(
+        self, values: NDArray[np.floating], mass: NDArray[np.floating] | None
+    ) -> tuple[NDArray[np.floating], NDArray[np.float64]] | None:
+        """Distinct rounded values and their masses; None where there would be too few."""
+        if self.decimals is None or not max(values.max(), -values.min()) <= LARGEST:
+            return None
+        for decimals in range(self.decimals, self.decimals + MORE_DECIMALS + 1):
+            distinct, masses = tally(values, mass, decimals)
+            if distinct.size >= ROUNDED_PER_ENTRY * self.k:
+                return distinct, masses / masses.max()
+        return None
+
+    def _ordered(
+        self, values: NDArray[np.floating], mass: NDArray[np.floating] | None
+    ) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
+        """Ascending values and their masses, without those of no mass."""
+        if mass is None:
+            ordered = ascending(values, self.scratch)
+            if not (np.isfinite(ordered[0]) and np.isfinite(ordered[-1])):
+                raise NonFiniteError
+            return ordered, _NO_MASS
+        if not np.isfinite(values).all():
+            raise NonFiniteError
+        order = ascending_order(values)
+        masses = mass.astype(np.float64)[order]
+        weighty = masses > 0
+        return values[order][weighty], masses[weighty] / masses.max()
+
+    def _solve(
+        self,
+        points: NDArray[np.floating],
+        masses: NDArray[np.float64],
+        centroids: NDArray[np.float64],
+    ) -> int:
+        return solve(points, masses, self.k, centroids, self.scratch.sums(points.size))
 
 
-def _ordered(
-    values: NDArray[np.floating], mass: NDArray[np.floating] | None
-) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
-    """Ascending values and their masses, without those of no mass."""
-    if mass is None:
-        return np.sort(values), _NO_MASS
-    order = np.argsort(values, kind="stable")
-    masses = mass.astype(np.float64)[order]
-    weighty = masses > 0
-    if not np.isfinite(values[order[-1]]):
-        raise NonFiniteError
-    return values[order][weighty], masses[weighty] / masses.max()
-
-
-def _fit_large(
-    source: Source,
-    group: int,
-    sensitivity: NDArray[np.floating] | None,
-    k: int,
-    decimals: int | None,
-    centroids: NDArray[np.float64],
-    threads: int | None,
-) -> tuple[int, int]:
-    """Like `_fit` for a group that is read in pieces; rounding is done on the bins' means."""
+def _bins(
+    source: Source, group: int, sensitivity: NDArray[np.floating] | None, threads: int | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means and masses of fine bins of one group."""
     layout, groups = source.layout, range(group, group + 1)
 
     def read(rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -149,9 +172,7 @@ def _fit_large(
             return values, _NO_MASS
         return values, layout.take(sensitivity, groups, rows)[0].astype(np.float64)
 
-    means, masses = binned(read, layout.rows(PIECE), threads)
-    passes, fast = _fit(means, masses, k, decimals, centroids, source.weight.dtype)
-    return passes, decimals is not None and not fast
+    return binned(read, layout.rows(PIECE), threads)
 
 
 def nearest(source: Source, lut: NDArray[np.floating], threads: int | None) -> Assignment:

@@ -14,9 +14,17 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-MAX_PASSES = 100
-MAX_SHIFTS = 10
-COARSE_SPLIT, FINE_SPLIT = 32, 128
+MAX_PATHS = 60
+COARSE_SPLIT = 32
+FINE_SPLIT, FINE_SPLIT_OF_MANY = 256, 192
+"""Parts of each cell in the search through all of them: for k up to 64, and for more.
+
+Fewer miss the optimum now and then, as a full dynamic programme tells; see docs/kernels.md.
+"""
+REACH = 32
+"""Places on either side of a cut."""
+CLOSER = 8
+"""How much closer the places of the next scale lie."""
 
 
 @compiled_inline
@@ -105,35 +113,45 @@ def path_cuts(parents: Integers, links: Integers) -> Integers:
 
 
 @compiled
-def coarse_cuts(weights: Floats, moments: Floats, k: int, penalty: float) -> Integers:
-    """Best k cells by searching for the penalty at which the cheapest path has k of them.
+def cheapest_cells(
+    weights: Floats, moments: Floats, k: int, penalty: float
+) -> tuple[Integers, float, int]:
+    """Best k cells, by searching for the penalty at which the cheapest path has k of them.
 
-    The optimal cost is convex in k, so the number of cells falls as the penalty grows; where it
-    jumps over k, a path with too few and one with too many share a splice that has k.
+    The optimal cost is convex in k, so the number of cells falls as the penalty grows. Where it
+    jumps over k, the path with too few and the one with too many cost the same at the penalty
+    between them, and so does a splice of the two that has k.
+
+    Returns the cuts, the penalty and the number of paths it took.
 
     Shapes: prefix sums (n+1,) with n >= k -> (k+1,).
     """
     n = weights.size - 1
     parents, links = np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)
     few, many = np.array([0, n]), np.arange(n + 1)
+    few_cost, many_cost = cut_gain(weights, moments, few), cut_gain(weights, moments, many)
     low, high = 0.0, np.inf
-    for _ in range(60):
+    paths, between = 0, False
+    while paths < MAX_PATHS:
         cheapest_path(weights, moments, penalty, parents, links)
-        cells = links[n]
+        paths += 1
+        cuts, cells = path_cuts(parents, links), links[n]
         if cells == k:
-            return path_cuts(parents, links)
-        if cells > k:
-            low, many = penalty, path_cuts(parents, links)
-        else:
-            high, few = penalty, path_cuts(parents, links)
-        ratio = cells / k
-        # In the companding limit the number of cells goes with penalty^(-1/3).
-        penalty *= min(max(ratio * ratio * ratio, 0.05), 20.0)
-        if not low < penalty < high:
-            penalty = np.sqrt(low) * np.sqrt(high) if low > 0 else high * 1e-3
-        if high <= low * (1 + 1e-12) or penalty <= 1e-300 or penalty >= 1e300:
+            return cuts, penalty, paths
+        nearer = False
+        if cells > k and cells < many.size - 1:
+            many, many_cost, low, nearer = cuts, cut_gain(weights, moments, cuts), penalty, True
+        if cells < k and cells > few.size - 1:
+            few, few_cost, high, nearer = cuts, cut_gain(weights, moments, cuts), penalty, True
+        if between and not nearer:
             break
-    return spliced(weights, moments, few, many, k)
+        # In the companding limit the number of cells goes with penalty^(-1/3).
+        ratio = cells / k
+        penalty *= min(max(ratio * ratio * ratio, 0.05), 20.0)
+        between = many.size - few.size <= 2 + k // 32 or not low < penalty < high
+        if between:
+            penalty = (few_cost - many_cost) / (many.size - few.size)
+    return spliced(weights, moments, few, many, k), penalty, paths
 
 
 @compiled
@@ -162,235 +180,103 @@ def spliced(weights: Floats, moments: Floats, few: Integers, many: Integers, k: 
 
 
 @compiled
-def best_before(
-    before: Floats,
-    before_w: Floats,
-    before_s: Floats,
-    here: Floats,
-    here_w: Floats,
-    here_s: Floats,
-    choice: Integers,
-) -> None:
-    """Cheapest place of the previous cut for every place of this one.
-
-    The choice rises with the place (Monge), so each is looked for between its neighbours': first
-    every 2^m-th place, then those halfway between, and so on.
-
-    Shapes: all (width,); here and choice are filled.
-    """
-    width = before.size
-    stride = 1
-    while stride < width:
-        stride *= 2
-    while stride:
-        for b in range(stride - 1, width, 2 * stride):
-            low = choice[b - stride] if b >= stride else 0
-            high = choice[b + stride] if b + stride < width else width - 1
-            best, at = np.inf, low
-            for a in range(low, high + 1):
-                weight = here_w[b] - before_w[a]
-                if weight <= 0:
-                    break
-                total = before[a] + gain(weight, here_s[b] - before_s[a])
-                if total < best:
-                    best, at = total, a
-            here[b], choice[b] = best, at
-        stride //= 2
-
-
-@compiled
-def choose_jointly(
-    weights: Floats,
-    moments: Floats,
-    cuts: Integers,
-    places: Integers,
-    first: int,
-    last: int,
-    toll: float,
-) -> None:
-    """Move the cuts between `first` and `last` at once to the best of their places.
-
-    A cut that stays on its middle place costs `toll` more.
-
-    Shapes: prefix sums (n+1,), cuts (k+1,) changed in place, places (k+1, width) ascending.
-    """
-    width = places.shape[1]
-    choices = np.empty((last - first + 1, width), np.int64)
-    before, before_w, before_s = np.full(width, np.inf), np.empty(width), np.empty(width)
-    here, here_w, here_s = np.empty(width), np.empty(width), np.empty(width)
-    before[0] = 0.0
-    before_w[:], before_s[:] = weights[cuts[first]], moments[cuts[first]]
-    for j in range(first + 1, last):
-        for b in range(width):
-            here_w[b], here_s[b] = weights[places[j, b]], moments[places[j, b]]
-        best_before(before, before_w, before_s, here, here_w, here_s, choices[j - first])
-        here[width // 2] += toll
-        before, here = here, before
-        before_w, here_w = here_w, before_w
-        before_s, here_s = here_s, before_s
-    here_w[:], here_s[:] = weights[cuts[last]], moments[cuts[last]]
-    best_before(before, before_w, before_s, here, here_w, here_s, choices[last - first])
-    b = 0
-    for j in range(last - 1, first, -1):
-        b = choices[j + 1 - first, b]
-        cuts[j] = places[j, b]
-
-
-@compiled
-def cut_gain(weights: Floats, moments: Floats, cuts: Integers, first: int, last: int) -> float:
-    """Sum of the gains of the cells between two cuts."""
+def cut_gain(weights: Floats, moments: Floats, cuts: Integers) -> float:
+    """Sum of the gains of the cells between cuts."""
     total = 0.0
-    for j in range(first, last):
+    for j in range(cuts.size - 1):
         a, b = cuts[j], cuts[j + 1]
         total += gain(weights[b] - weights[a], moments[b] - moments[a])
     return total
 
 
 @compiled
-def near_moved(cuts: Integers, previous: Integers, active: Flags) -> bool:
-    """Mark the cuts that lie near one that moved; whether one did."""
-    k, moved = cuts.size - 1, False
-    margin = int(np.sqrt(k))
-    active[:] = False
+def parts_of_cells(cuts: Integers, split: int) -> Integers:
+    """The cuts, and between them those that divide each cell into `split` parts."""
+    k = cuts.size - 1
+    places, count = np.zeros(k * split + 1, np.int64), 1
+    for j in range(k):
+        start, room = cuts[j], cuts[j + 1] - cuts[j]
+        for part in range(1, split + 1):
+            place = start + room * part // split
+            if place > places[count - 1]:
+                places[count] = place
+                count += 1
+    return places[:count]
+
+
+@compiled
+def step_of(cuts: Integers, j: int, share: int) -> int:
+    """Points from one place around cut j to the next: its smaller cell / share."""
+    smaller = min(cuts[j] - cuts[j - 1], cuts[j + 1] - cuts[j])
+    return int(max(1, smaller // share))
+
+
+@compiled
+def places_around(cuts: Integers, share: int) -> tuple[Integers, bool]:
+    """The cuts, and `REACH` places on either side of each, up to the middle of its cells.
+
+    Returns also whether they are single points apart.
+    """
+    k = cuts.size - 1
+    places, count, finest = np.zeros(k * (2 * REACH + 1) + 1, np.int64), 1, True
     for j in range(1, k):
-        if cuts[j] != previous[j]:
-            moved = True
-            active[max(1, j - margin) : j + margin + 1] = True
-    return moved
-
-
-@compiled
-def choose_where(
-    weights: Floats, moments: Floats, cuts: Integers, places: Integers, active: Flags
-) -> bool:
-    """Move every run of active cuts and leave active what lies near a cut that moved.
-
-    Returns whether one did.
-
-    Shapes: cuts, active (k+1,), both changed in place.
-    """
-    k = cuts.size - 1
-    previous = cuts.copy()
-    j = 1
-    while j < k:
-        if not active[j]:
-            j += 1
-            continue
-        first = j - 1
-        while j < k and active[j]:
-            j += 1
-        before = cut_gain(weights, moments, cuts, first, j)
-        choose_jointly(weights, moments, cuts, places, first, j, 0.0)
-        if not cut_gain(weights, moments, cuts, first, j) < before:
-            cuts[first:j] = previous[first:j]
-    return near_moved(cuts, previous, active)
-
-
-@compiled
-def places_around(cuts: Integers, share: int, places: Integers) -> bool:
-    """Places for each cut around where it is, steps of its smaller cell / share apart.
-
-    Returns whether all steps are single points.
-
-    Shapes: cuts (k+1,), places (k+1, width) filled.
-    """
-    k, width = cuts.size - 1, places.shape[1]
-    n, finest = cuts[k], True
-    for j in range(1, k + 1):
-        room = cuts[j] - cuts[j - 1]
-        if j < k:
-            room = min(room, cuts[j + 1] - cuts[j])
-        step = max(1, room // share)
+        step = step_of(cuts, j, share)
         finest &= step == 1
-        for b in range(width):
-            place = cuts[j] + (b - width // 2) * step
-            places[j, b] = min(max(place, j), n - (k - j))
-    return finest
+        first = max(places[count - 1] + 1, cuts[j] - (cuts[j] - cuts[j - 1]) // 2)
+        last = cuts[j] + (cuts[j + 1] - cuts[j] - 1) // 2
+        for b in range(-REACH, REACH + 1):
+            place = cuts[j] + b * step
+            if first <= place <= last:
+                places[count] = place
+                count += 1
+    places[count] = cuts[k]
+    return places[: count + 1], finest
 
 
 @compiled
-def places_between(cuts: Integers, split: int, places: Integers) -> None:
-    """Places for each cut that divide the cells around it into `split` parts each.
-
-    They include the cuts next to it, so that a run of cells may shift by a whole cell: that is
-    how a cell moves from where there is one too many to where there is one too few.
-
-    Shapes: cuts (k+1,), places (k+1, width) filled.
-    """
-    k, width = cuts.size - 1, places.shape[1]
-    n = cuts[k]
-    for j in range(1, k + 1):
-        for b in range(width):
-            offset = b - width // 2
-            cell, part = j + offset // split, offset % split
-            if cell < 0:
-                place = 0
-            elif cell >= k:
-                place = n
-            else:
-                place = cuts[cell] + (cuts[cell + 1] - cuts[cell]) * part // split
-            places[j, b] = min(max(place, j), n - (k - j))
+def met_an_end(cuts: Integers, moved: Integers, share: int) -> bool:
+    """Whether a cut moved to about the last of its places, so that it may want to go further."""
+    for j in range(1, cuts.size - 1):
+        step = step_of(cuts, j, share)
+        away = moved[j] - cuts[j]
+        room = cuts[j] - cuts[j - 1] if away < 0 else cuts[j + 1] - cuts[j]
+        if away != 0 and abs(away) >= min(REACH * step, room // 2) - 2 * step:
+            return True
+    return False
 
 
 @compiled
-def descend(weights: Floats, moments: Floats, cuts: Integers, region: Flags) -> int:
-    """Joint passes at shrinking steps down to single points; returns their number.
+def refine(weights: Floats, moments: Floats, cuts: Integers, penalty: float) -> int:
+    """Move cuts that are best on a few candidates to the best on all points.
 
-    Each scale repeats, near the cuts that moved, until nothing does. Cuts that move together cost
-    little when k is large, so they follow the rounding of the last scale for about sqrt(k) of its
-    steps: hence the width of the windows.
+    First every cell is divided, and the best path through all parts found: whole runs of cells may
+    shift, as when a cell moves from where there is one too many to where there is one too few.
+    Then places close in on the cuts, down to single points; cuts that meet the end of their places
+    are given new ones.
 
-    Shapes: prefix sums (n+1,), cuts (k+1,) changed in place, region (k+1,) of the cuts to move.
+    Returns the number of paths it took.
+
+    Shapes: prefix sums (n+1,), cuts (k+1,) changed in place.
     """
-    k, n = cuts.size - 1, cuts[-1]
-    width = max(32, 8 * int(np.ceil(np.sqrt(k))))
-    near, finest = np.empty((k + 1, width), np.int64), np.empty((k + 1, max(96, width)), np.int64)
-    passes, share = 0, FINE_SPLIT // 2
-    while share < n and passes < MAX_PASSES:
-        share *= 4
-        places = near
-        if places_around(cuts, share, near):
-            share, places = n, finest
-        active, moved = region.copy(), True
-        while moved and passes < MAX_PASSES:
-            places_around(cuts, share, places)
-            moved = choose_where(weights, moments, cuts, places, active)
-            passes += 1
-    return passes
-
-
-@compiled
-def refine(weights: Floats, moments: Floats, cuts: Integers, square: float) -> int:
-    """Descend to single points, then shift runs of cells by a whole cell while that helps.
-
-    On the grid of a shift, cuts that stay are exact and cuts that move are rounded. The toll is
-    what rounding costs a cut on average, twice, so that a better shift is not missed for it.
-
-    Returns the number of passes.
-
-    Shapes: prefix sums (n+1,), cuts (k+1,) changed in place; square is the sum of w x^2.
-    """
-    k = cuts.size - 1
+    k, n, paths = cuts.size - 1, cuts[-1], 0
     if k < 2:
         return 0
-    coarse = np.empty((k + 1, 3 * COARSE_SPLIT), np.int64)
-    far = np.empty((k + 1, 2 * FINE_SPLIT + 16), np.int64)
-    region = np.ones(k + 1, np.bool_)
-    places_between(cuts, COARSE_SPLIT, coarse)
-    choose_jointly(weights, moments, cuts, coarse, 0, k, 0.0)
-    passes = 1 + descend(weights, moments, cuts, region)
-    cost = cut_gain(weights, moments, cuts, 0, k)
-    for _ in range(MAX_SHIFTS):
-        shifted = cuts.copy()
-        places_between(cuts, FINE_SPLIT, far)
-        toll = 2.0 * max(0.0, square + cost) / k / FINE_SPLIT**2
-        choose_jointly(weights, moments, shifted, far, 0, k, toll)
-        passes += 1
-        if not near_moved(shifted, cuts, region):
-            break
-        passes += descend(weights, moments, shifted, region)
-        found = cut_gain(weights, moments, shifted, 0, k)
-        if not found < cost:
-            break
-        cuts[:], cost = shifted, found
-    return passes
+    share = FINE_SPLIT if k <= 64 else FINE_SPLIT_OF_MANY
+    for split in (COARSE_SPLIT, share):
+        places = parts_of_cells(cuts, split)
+        at, penalty, more = cheapest_cells(weights[places], moments[places], k, penalty)
+        cuts[:] = places[at]
+        paths += more
+        if places.size == n + 1:
+            return paths
+    finest = False
+    while not finest and paths < MAX_PATHS:
+        share *= CLOSER
+        again = True
+        while again and paths < MAX_PATHS:
+            places, finest = places_around(cuts, share)
+            at, penalty, more = cheapest_cells(weights[places], moments[places], k, penalty)
+            paths += more
+            again = met_an_end(cuts, places[at], share)
+            cuts[:] = places[at]
+    return paths

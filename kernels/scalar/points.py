@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from kernels.jit import compiled, compiled_for_sums, compiled_inline
 from kernels.scalar.direct import direct_cuts
-from kernels.scalar.optimum import Floats, Integers, coarse_cuts, cut_gain, refine
+from kernels.scalar.optimum import Floats, Integers, cheapest_cells, cut_gain, refine
 
 MAX_SPLIT_ROUNDS = 64
 CANDIDATES_PER_CELL = 8
@@ -17,18 +17,18 @@ CANCELLED = 1e-6
 
 
 @compiled
-def solve(values: NDArray[np.floating], mass: Floats, k: int, centroids: Floats) -> int:
-    """Optimal centroids of sorted weighted values; returns the number of refinement passes.
+def solve(
+    values: NDArray[np.floating], mass: Floats, k: int, centroids: Floats, room: Floats
+) -> int:
+    """Optimal centroids of sorted weighted values; returns the number of paths tried.
 
     With fewer than k distinct values the last centroid is repeated. An empty `mass` means that
     every value weighs 1; masses must be positive.
 
-    Shapes: values ascending (n,), mass (n,) or (0,), centroids (k,) filled ascending.
+    Shapes: values ascending (n,), mass (n,) or (0,), centroids (k,) filled ascending; room
+    (3, n+1) is written to.
     """
-    n = values.size
-    distinct = 1
-    for i in range(1, n):
-        distinct += values[i] != values[i - 1]
+    n, distinct = values.size, count_distinct(values)
     if 2 * distinct <= n or distinct <= k:
         values, mass = merged(values, mass, distinct)
         n = distinct
@@ -37,15 +37,23 @@ def solve(values: NDArray[np.floating], mass: Floats, k: int, centroids: Floats)
             centroids[j] = values[min(j, n - 1)]
         return 0
     scale, centre = _unit(values)
-    points = np.empty(n)
+    points, weights, moments = room[0, :n], room[1, : n + 1], room[2, : n + 1]
     for i in range(n):
         points[i] = (values[i] - centre) * scale
-    weights, moments = np.empty(n + 1), np.empty(n + 1)
-    cuts, passes = optimal_cuts(points, mass, weights, moments, k)
+    cuts, paths = optimal_cuts(points, mass, weights, moments, k)
     for j in range(k):
         a, b = cuts[j], cuts[j + 1]
         centroids[j] = values[a] + mean_above(points[a:b], mass[a:b]) / scale
-    return passes
+    return paths
+
+
+@compiled
+def count_distinct(values: NDArray[np.floating]) -> int:
+    """Different values among sorted ones."""
+    distinct = 1
+    for i in range(1, values.size):
+        distinct += values[i] != values[i - 1]
+    return distinct
 
 
 @compiled_for_sums
@@ -69,7 +77,7 @@ def mean_above(points: Floats, mass: Floats) -> float:
 def optimal_cuts(
     points: Floats, mass: Floats, weights: Floats, moments: Floats, k: int
 ) -> tuple[Integers, int]:
-    """Cut positions (k+1,) of n > k points, and the passes it took.
+    """Cut positions (k+1,) of n > k points, and the paths it took.
 
     Where the cells are tiny beside the range, differences of prefix sums would lose their digits;
     gaps that must hold a cut are then shortened first, which changes no cell.
@@ -77,17 +85,25 @@ def optimal_cuts(
     Shapes: points (n,), mass (n,) or (0,), weights and moments (n+1,) filled for these points.
     """
     squares = prefix_sums(points, mass, weights, moments)
-    candidates, penalty = candidate_cuts(points, weights, k)
-    cuts = candidates[coarse_cuts(weights[candidates], moments[candidates], k, penalty)]
-    if squares + cut_gain(weights, moments, cuts, 0, k) > CANCELLED * squares:
-        return cuts, refine(weights, moments, cuts, squares)
+    cuts, penalty, paths = first_cuts(points, weights, moments, k)
+    if squares + cut_gain(weights, moments, cuts) > CANCELLED * squares:
+        return cuts, paths + refine(weights, moments, cuts, penalty)
     if points.size <= DIRECT_POINTS:
         return direct_cuts(points, mass, k), 1
     nearer = shortened(points, mass, cut_error(points, mass, weights, cuts))
-    squares = prefix_sums(nearer, mass, weights, moments)
-    candidates, penalty = candidate_cuts(nearer, weights, k)
-    cuts = candidates[coarse_cuts(weights[candidates], moments[candidates], k, penalty)]
-    return cuts, refine(weights, moments, cuts, squares)
+    prefix_sums(nearer, mass, weights, moments)
+    cuts, penalty, paths = first_cuts(nearer, weights, moments, k)
+    return cuts, paths + refine(weights, moments, cuts, penalty)
+
+
+@compiled
+def first_cuts(
+    points: Floats, weights: Floats, moments: Floats, k: int
+) -> tuple[Integers, float, int]:
+    """The best of the candidate cuts, the penalty per cell there, and the paths it took."""
+    candidates, penalty = candidate_cuts(points, weights, k)
+    at, penalty, paths = cheapest_cells(weights[candidates], moments[candidates], k, penalty)
+    return candidates[at], penalty, paths
 
 
 @compiled

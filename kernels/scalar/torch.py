@@ -185,7 +185,8 @@ def _refined(sums: tuple[Tensor, Tensor], cuts: Tensor) -> Tensor:
 def _width(k: int) -> int:
     """Positions of each cut in a pass, about 8 sqrt(k).
 
-    Twice those of `kernels.scalar.optimum`, which repeats a pass when a cut meets its window's end.
+    Cuts that move together cost little when k is large, so they follow the rounding of the last
+    scale for about sqrt(k) of its steps.
     """
     width = 32
     while width * width < 64 * k:

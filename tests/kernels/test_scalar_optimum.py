@@ -56,7 +56,7 @@ def error_of(points, mass, centroids):
 
 def solved(points, mass, k):
     centroids = np.empty(k)
-    solve(points, mass, k, centroids)
+    solve(points, mass, k, centroids, np.empty((3, points.size + 1)))
     return centroids
 
 

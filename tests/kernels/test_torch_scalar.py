@@ -79,7 +79,7 @@ def test_same_error_as_the_cpu_path(
         order = np.argsort(values[group], kind="stable")
         masses = mass[group][order] / mass[group].max() if weighted else np.empty(0)
         expected = np.empty(k)
-        solve(values[group][order], masses, k, expected)
+        solve(values[group][order], masses, k, expected, np.empty((3, len(order) + 1)))
         ours, peer = (error(values[group], mass[group], c) for c in (found[group], expected))
         assert ours <= peer * (1 + 1e-6) + 1e-24
 
@@ -88,7 +88,7 @@ def test_256_entries() -> None:
     values = sample("laplace", 600, np.random.default_rng(0))[None]
     found = cluster(torch.from_numpy(values), None, 256).numpy()[0]
     expected = np.empty(256)
-    solve(np.sort(values[0]), np.empty(0), 256, expected)
+    solve(np.sort(values[0]), np.empty(0), 256, expected, np.empty((3, values.shape[1] + 1)))
     ones = np.ones(600)
     assert error(values[0], ones, found) <= error(values[0], ones, expected) * (1 + 1e-5)
 
