@@ -9,9 +9,12 @@ from app.errors import InvalidModel, UnsupportedFormat
 HEAD_BYTES = 512
 """How much of a file is looked at."""
 
-Kind = Literal["safetensors", "json"]
+Kind = Literal["safetensors", "zip", "json"]
 
-ACCEPTED = "safetensors files (one, or shards with or without their index.json)"
+ACCEPTED = (
+    "safetensors files or zip checkpoints of torch.save(model.state_dict(), …) (one, or shards "
+    "with or without their index.json), or one .pt2 of torch.export.save"
+)
 _RESAVE = (
     "load it where you trust it and save its weights with "
     "`safetensors.torch.save_file(model.state_dict(), 'model.safetensors')`"
@@ -42,11 +45,6 @@ def _is_onnx(head: bytes) -> bool:
 
 
 _REFUSALS = (
-    Refusal(
-        _begins(b"PK\x03\x04", b"PK\x05\x06"),
-        "a zip archive: a PyTorch checkpoint, a torch.export program or a TorchScript module",
-        f"these are not read yet; {_RESAVE}",
-    ),
     Refusal(
         _is_pickle,
         "a Python pickle (a legacy .pt file, or a pickled object)",
@@ -91,6 +89,8 @@ def tell_kind(head: bytes, name: str) -> Kind:
     """
     if not head:
         raise InvalidModel(f"{name} is empty; send {ACCEPTED}")
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
     length = head[:8]
     if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") and 0 not in length:
         return "json"

@@ -1,19 +1,24 @@
 """From uploaded files to a Checkpoint: the only place that knows there are formats."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from app.checkpoints.json_scan import JsonScanner, shown
-from app.checkpoints.kinds import ACCEPTED, HEAD_BYTES, tell_kind
+from app.checkpoints.kinds import ACCEPTED, HEAD_BYTES, Kind, tell_kind
 from app.checkpoints.module_types import infer_modules
 from app.checkpoints.ops import derive_ops
+from app.checkpoints.pt2 import read_pt2
+from app.checkpoints.pytorch_zip import read_pytorch_zip, tell_archive
 from app.checkpoints.safetensors import read_header
+from app.checkpoints.zip_members import read_members
 from app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
 from app.storage import Storage
 from schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
 
+Reader = Callable[[Storage, StoredFile, int, Limits], Sequence[StoredTensor]]
+"""What finds the tensors of one shard, whose number is given."""
 WeightMap = Mapping[str, str]
 """Tensor name -> the shard that the index says holds it."""
 
@@ -26,49 +31,103 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
         UnsupportedFormat: a kind of file that is not accepted, with the way out.
         TooLarge: over a limit.
     """
-    shards: list[int] = []
+    shards: dict[Kind, list[int]] = {"safetensors": [], "zip": []}
     indexes: list[WeightMap] = []
     for number, file in enumerate(files):
         head = bytes(storage.read(file.path, 0, min(HEAD_BYTES, file.size_bytes)))
-        if tell_kind(head, file.name) == "safetensors":
-            shards.append(number)
+        kind = tell_kind(head, file.name)
+        if kind != "json":
+            shards[kind].append(number)
         elif (index := _read_json(storage, file, limits)) is not None:
             indexes.append(index)
-    if not shards:
+    if shards["safetensors"] and shards["zip"]:
+        one, other = (files[numbers[0]].name for numbers in shards.values())
+        raise InvalidModel(
+            f"the upload mixes safetensors ({one}) and zip archives ({other}); send one model, in "
+            "one format"
+        )
+    if not any(shards.values()):
         raise InvalidModel(f"no file in the upload holds tensors; send {ACCEPTED}")
-    tensors = _merge(storage, files, shards, limits)
+    if shards["zip"] and _is_exported(storage, [files[number] for number in shards["zip"]], limits):
+        return _read_exported(storage, files, limits)
+    read = _read_zip if shards["zip"] else _read_safetensors
+    tensors = _merge(storage, files, shards["zip"] or shards["safetensors"], limits, read)
     _check_indexes(indexes, files, tensors)
-    modules = infer_modules(tensors, limits)
+    named = [one for tensor in tensors for one in _by_each_name(tensor)]
+    modules = infer_modules(named, limits)
     return Checkpoint(
-        format="safetensors",
+        format="pytorch_zip" if shards["zip"] else "safetensors",
         files=tuple(files),
         tensors=tuple(tensors),
         modules=modules,
-        ops=derive_ops(modules, (tensor.name for tensor in tensors)),
+        ops=derive_ops(modules, (tensor.name for tensor in named)),
     )
 
 
+def _is_exported(storage: Storage, archives: Sequence[StoredFile], limits: Limits) -> bool:
+    """Whether one of the zip archives is a torch.export program."""
+    return any(
+        tell_archive(read_members(storage, file.path, limits, name=file.name), file.name) == "pt2"
+        for file in archives
+    )
+
+
+def _read_exported(storage: Storage, files: Sequence[StoredFile], limits: Limits) -> Checkpoint:
+    if len(files) > 1:
+        raise InvalidModel(
+            f"the upload holds a torch.export program among {len(files)} files, but such a program "
+            "is a whole model; send the .pt2 alone"
+        )
+    return read_pt2(storage, files[0], limits)
+
+
+def _read_safetensors(
+    storage: Storage, file: StoredFile, number: int, limits: Limits
+) -> Sequence[StoredTensor]:
+    return read_header(storage, file.path, limits, name=file.name, file=number).tensors
+
+
+def _read_zip(
+    storage: Storage, file: StoredFile, number: int, limits: Limits
+) -> Sequence[StoredTensor]:
+    return read_pytorch_zip(storage, file.path, limits, name=file.name, file=number)
+
+
+def _names(tensor: StoredTensor) -> tuple[str, ...]:
+    return (tensor.name, *tensor.aliases)
+
+
+def _by_each_name(tensor: StoredTensor) -> tuple[StoredTensor, ...]:
+    """A tensor once per name, for a module that only an alias tells of is a module all the same."""
+    return tensor, *(tensor.model_copy(update={"name": alias}) for alias in tensor.aliases)
+
+
 def _merge(
-    storage: Storage, files: Sequence[StoredFile], shards: Sequence[int], limits: Limits
+    storage: Storage,
+    files: Sequence[StoredFile],
+    shards: Sequence[int],
+    limits: Limits,
+    read: Reader,
 ) -> list[StoredTensor]:
-    """The tensors of all shards, in the order of the shards and of the bytes within each."""
-    found: dict[str, StoredTensor] = {}
+    """The tensors of all shards, in the order of the shards and that within each."""
+    found: list[StoredTensor] = []
+    lies_in: dict[str, str] = {}
     for number in shards:
         file = files[number]
-        header = read_header(storage, file.path, limits, name=file.name, file=number)
-        for tensor in header.tensors:
-            if tensor.name in found:
-                other = files[found[tensor.name].file].name
-                raise InvalidModel(
-                    f"tensor {shown(tensor.name)} lies in both {other} and {file.name}; "
-                    "send the shards of one model only"
-                )
-            found[tensor.name] = tensor
-        if len(found) > limits.tensors:
+        for tensor in read(storage, file, number, limits):
+            found.append(tensor)
+            for name in _names(tensor):
+                if name in lies_in:
+                    raise InvalidModel(
+                        f"tensor {shown(name)} lies in both {lies_in[name]} and {file.name}; "
+                        "send the shards of one model only"
+                    )
+                lies_in[name] = file.name
+        if len(lies_in) > limits.tensors:
             raise TooLarge(f"the shards hold over {limits.tensors:,} tensors, the most allowed")
     if not found:
         raise InvalidModel("the model holds no tensors; save it again, with its weights")
-    return list(found.values())
+    return found
 
 
 def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> WeightMap | None:
@@ -90,7 +149,7 @@ def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> WeightMap 
     if _is_model_config(text, limits):
         return None
     raise UnsupportedFormat(
-        f"{file.name} is JSON, but neither a safetensors index (it has no weight_map) nor a "
+        f"{file.name} is JSON, but neither an index of shards (it has no weight_map) nor a "
         f"model's config.json (it has no model_type); leave it out and send {ACCEPTED}"
     )
 
@@ -129,7 +188,11 @@ def _check_indexes(
     """
     if len(indexes) > 1:
         raise InvalidModel("the upload holds more than one index; send the one of these shards")
-    lies_in = {tensor.name: PurePosixPath(files[tensor.file].name).name for tensor in tensors}
+    lies_in = {
+        name: PurePosixPath(files[tensor.file].name).name
+        for tensor in tensors
+        for name in _names(tensor)
+    }
     sent = {PurePosixPath(file.name).name for file in files}
     for name, shard in (pair for index in indexes for pair in index.items()):
         if shard not in sent:

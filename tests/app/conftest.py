@@ -1,6 +1,10 @@
+import sys
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+from app import cli
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +27,17 @@ def model(arrays, tmp_path):
     path = tmp_path / "model.safetensors"
     save_file(arrays, path)
     return path
+
+
+@pytest.fixture
+def palettery(capsys, monkeypatch):
+    """Run the command in this process; gives (exit code, stdout, stderr)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["palettery", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    return run

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import warnings
 import zipfile
 
 import pytest
@@ -104,10 +105,10 @@ def saved(thing, **how):
     return buffer.getvalue()
 
 
-def zipped():
+def zipped(name="x/data.pkl"):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("x/data.pkl", pickle.dumps(Canary()))
+        archive.writestr(name, pickle.dumps(Canary()))
     return buffer.getvalue()
 
 
@@ -118,8 +119,13 @@ REFUSED = {
         UnsupportedFormat,
         "save_file",
     ),
-    "a PyTorch zip": (saved({"w": torch.ones(1)}), UnsupportedFormat, "save_file"),
-    "a hostile zip": (zipped(), UnsupportedFormat, "save_file"),
+    "a pickled module": (
+        saved(torch.nn.Linear(1, 1)),
+        UnsupportedFormat,
+        "torch.nn.modules.linear",
+    ),
+    "a hostile zip": (zipped(), UnsupportedFormat, "builtins.exec"),
+    "a zip of something else": (zipped("word/document.xml"), UnsupportedFormat, "did not write"),
     "gzip": (b"\x1f\x8b\x08\x00" + bytes(20), UnsupportedFormat, "unpack"),
     "GGUF": (b"GGUF\x03\x00\x00\x00" + bytes(20), UnsupportedFormat, "original"),
     "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(20), UnsupportedFormat, "HDF5"),
@@ -143,7 +149,7 @@ def test_other_files_are_refused_with_a_way_out(read, shard, tmp_path, monkeypat
     with pytest.raises(error, match=said) as caught:
         read({"model.safetensors": content})
     assert caught.value.detail.startswith("model.safetensors ")
-    with pytest.raises(error):
+    with pytest.raises(BadInput):
         read({"good": shard("a"), "bad": content})
     assert not (tmp_path / "canary").exists()
 
@@ -153,3 +159,64 @@ def test_an_upload_without_tensors_is_refused(read, safetensors_bytes):
         read({"m": safetensors_bytes({"__metadata__": {}})})
     with pytest.raises(BadInput, match="no file in the upload"):
         read({"config.json": b'{"model_type": "bert"}'})
+
+
+def test_zip_shards_are_merged_with_or_without_their_index(read):
+    one = {"fc.weight": torch.ones(2, 2), "fc.bias": torch.ones(2)}
+    tied = torch.ones(3, 2)
+    shards = {
+        "pytorch_model-00001-of-00002.bin": saved(one),
+        "pytorch_model-00002-of-00002.bin": saved({"embed.weight": tied, "head.weight": tied}),
+    }
+    bare = read(shards)
+    assert bare.format == "pytorch_zip"
+    assert [(tensor.name, tensor.file) for tensor in bare.tensors] == [
+        ("fc.weight", 0),
+        ("fc.bias", 0),
+        ("embed.weight", 1),
+    ]
+    assert bare.tensors[2].aliases == ("head.weight",)
+    first, second = shards
+    said = index(fc__weight=first, fc__bias=first, embed__weight=second, head__weight=second)
+    listed = read(shards | {"pytorch_model.bin.index.json": said})
+    assert listed.tensors == bare.tensors
+    with pytest.raises(InvalidModel, match="does not"):
+        read(shards | {"i.json": index(head__weight=first)})
+    with pytest.raises(InvalidModel, match=r"'fc\.weight' lies in both"):
+        read({"1.bin": saved(one), "2.bin": saved(one)})
+
+
+def test_a_module_that_only_an_alias_names_is_a_module_with_its_op(read):
+    tied = torch.ones(3, 2)
+    found = read({"m.pt": saved({"embed.weight": tied, "head.weight": tied})})
+    assert [module.name for module in found.modules] == ["", "embed", "head"]
+    assert {op.name: op.states for op in found.ops} == {"head.linear": {"weight": "head.weight"}}
+
+
+def test_formats_are_not_mixed(read, shard):
+    with pytest.raises(InvalidModel, match=r"mixes safetensors \(a\) and zip archives \(b\)"):
+        read({"b": saved({"w": torch.ones(1)}), "a": shard("x")})
+
+
+def exported():
+    buffer = io.BytesIO()
+    program = torch.export.export(torch.nn.Linear(3, 2), (torch.ones(1, 3),))
+    torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+def test_an_exported_program_is_told_from_its_content_and_comes_alone(read):
+    found = read({"model.pt": exported()})
+    assert found.format == "pt2"
+    assert {tensor.name for tensor in found.tensors} == {"weight", "bias"}
+    for other in ({"config.json": b'{"model_type": "x"}'}, {"m": saved({"w": torch.ones(1)})}):
+        with pytest.raises(InvalidModel, match=r"send the \.pt2 alone"):
+            read({"model.pt2": exported()} | other)
+
+
+def test_torchscript_is_refused_as_what_it_is(read):
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), buffer)
+    with pytest.raises(UnsupportedFormat, match="TorchScript"):
+        read({"m.pt": buffer.getvalue()})

@@ -1,0 +1,204 @@
+"""The `.pt2` format of torch.export.save: a graph as JSON, weights as stored zip members.
+
+Nothing is unpickled and no expression is evaluated: what only code could read is refused by name.
+
+Source: torch 2.13, `torch/export/pt2_archive/_package.py`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from app.checkpoints import pt2_json
+from app.checkpoints.json_scan import shown
+from app.checkpoints.pt2_graph import Program, read_program
+from app.checkpoints.pt2_json import EXPORT_AGAIN
+from app.checkpoints.pt2_modules import build_modules, build_ops, canonical_paths, order_modules
+from app.checkpoints.pt2_weights import place
+from app.checkpoints.safetensors import check_name
+from app.checkpoints.zip_members import Member, below_root, read_member, read_members
+from app.errors import InvalidModel, TooLarge, UnsupportedFormat
+from app.settings import Limits
+from app.storage import Storage
+from schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
+
+VIEWS = 8
+"""Most bytes that all tensors together may take, in files: views of one storage add up."""
+_OLD = "serialized_exported_program.json"
+_MARK_BYTES = 64
+_WEIGHTS = "data/weights/"
+_CONSTANTS = "data/constants/"
+_MARKS = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
+
+
+def read_pt2(storage: Storage, file: StoredFile, limits: Limits) -> Checkpoint:
+    """What a `.pt2` holds, from its directory and its JSON members alone.
+
+    Raises:
+        InvalidModel: damaged, lying, or not what torch.export.save writes.
+        UnsupportedFormat: written by another version, or with parts that only code can read.
+        TooLarge: over a limit.
+    """
+    archive = _Archive(storage, file, limits)
+    model = archive.model_name()
+    archive.check_constants(model)
+    weights = _Weights(archive, model)
+    program = archive.program(model)
+    paths = order_modules(program, weights.by_name, limits)
+    tensors = _tied(_ordered(weights.by_name, paths, program), file)
+    states = {name: held.name for held in tensors for name in (held.name, *held.aliases)}
+    canonical = canonical_paths(paths, program.types, states)
+    return Checkpoint(
+        format="pt2",
+        files=(file,),
+        tensors=tuple(tensors),
+        modules=build_modules(paths, canonical, program.types),
+        ops=build_ops(program, canonical, states),
+    )
+
+
+class _Archive:
+    """The members of the file, and those that hold its words."""
+
+    def __init__(self, storage: Storage, file: StoredFile, limits: Limits) -> None:
+        self._storage, self._path = storage, file.path
+        self.name, self.limits = file.name, limits
+        members = read_members(storage, file.path, limits, name=file.name)
+        if _OLD in members:
+            raise UnsupportedFormat(
+                f"{file.name} is as torch 2.7 and older wrote it, with pickled weights, and "
+                f"pickles are never opened; load it there and {EXPORT_AGAIN} of torch 2.13"
+            )
+        self.members = below_root(members, file.name)
+        for mark, wanted in _MARKS.items():
+            if (member := self.members.get(mark)) is None and mark == "archive_version":
+                continue
+            found = self._read(member, _MARK_BYTES) if member else b"nothing"
+            if found.strip() != wanted:
+                raise UnsupportedFormat(
+                    f"{self.name}: {mark!r} says {shown(found.decode(errors='replace'))}, and "
+                    f"must say {wanted.decode()!r}; {EXPORT_AGAIN} of torch 2.13"
+                )
+
+    def model_name(self) -> str:
+        """The name of the one model in the archive, checked to hold no pickled weights."""
+        found = [name for name in self.members if name.startswith("models/")]
+        if len(found) != 1 or not found[0].endswith(".json"):
+            raise UnsupportedFormat(
+                f"{self.name} holds {len(found)} models ({_listed(found)}); one is read, as "
+                "torch.export.save writes it: send one model per file"
+            )
+        name = found[0].removeprefix("models/").removesuffix(".json")
+        for legacy in (f"{_WEIGHTS}{name}.pt", f"{_CONSTANTS}{name}.pt"):
+            if legacy in self.members:
+                raise UnsupportedFormat(
+                    f"{self.name} holds {legacy!r}, a pickle as torch 2.8 wrote it, and pickles "
+                    f"are never opened; load it there and {EXPORT_AGAIN} of torch 2.13"
+                )
+        return name
+
+    def program(self, model: str) -> Program:
+        """The graph."""
+        what = f"{self.name}, models/{model}.json"
+        return read_program(
+            pt2_json.parse(self._text(f"models/{model}.json"), what, graph=True), what
+        )
+
+    def config(self, name: str) -> Mapping[str, object]:
+        """The one field of a config of weights or constants."""
+        what = f"{self.name}, {name}"
+        return pt2_json.field(pt2_json.parse(self._text(name), what), "config", dict, what)
+
+    def check_constants(self, model: str) -> None:
+        """Refuse constants that are pickles; plain tensors are the graph's own, and left alone."""
+        name = f"{_CONSTANTS}{model}_constants_config.json"
+        if name not in self.members:
+            return
+        for key, said in self.config(name).items():
+            what = f"{self.name}, constant {shown(key)}"
+            path = pt2_json.field(said, "path_name", str, what)
+            if pt2_json.field(said, "use_pickle", bool, what) or not path.startswith("tensor_"):
+                raise UnsupportedFormat(
+                    f"{what} is an object stored as a pickle ({shown(path)}), and pickles are "
+                    "never opened; export the model with plain tensors for constants"
+                )
+
+    def _text(self, name: str) -> bytes:
+        if (member := self.members.get(name)) is None:
+            raise InvalidModel(f"{self.name} lacks its member {shown(name)}; {EXPORT_AGAIN}")
+        return self._read(member, self.limits.header_bytes)
+
+    def _read(self, member: Member, limit_bytes: int) -> bytes:
+        return read_member(self._storage, self._path, member, limit_bytes, name=self.name)
+
+
+class _Weights:
+    """Every name in the state dict, and the byte range that it stands for."""
+
+    def __init__(self, archive: _Archive, model: str) -> None:
+        self._archive = archive
+        said = archive.config(f"{_WEIGHTS}{model}_weights_config.json")
+        if len(said) > archive.limits.tensors:
+            raise TooLarge(
+                f"{archive.name} holds {len(said):,} tensors; "
+                f"{archive.limits.tensors:,} are allowed"
+            )
+        if not said:
+            raise InvalidModel(f"{archive.name} holds no weights; export the model with them")
+        self.by_name = {
+            name: self._weight(check_name(name, archive.name), held) for name, held in said.items()
+        }
+
+    def _weight(self, name: str, said: object) -> StoredTensor:
+        what = f"{self._archive.name}, tensor {shown(name)}"
+        path = pt2_json.field(said, "path_name", str, what)
+        if pt2_json.field(said, "use_pickle", bool, what):
+            raise UnsupportedFormat(
+                f"{what} is stored as a pickle ({shown(path)}), as tensor subclasses are, and "
+                "pickles are never opened; make it a plain tensor and export the model again"
+            )
+        member = self._archive.members.get(_WEIGHTS + path)
+        if member is None or "/" in path or not path.startswith("weight_"):
+            raise InvalidModel(
+                f"{what} is said to lie in {shown(path)}, which must be a member weight_<number> "
+                f"of {_WEIGHTS} and is none; {EXPORT_AGAIN}"
+            )
+        meta = pt2_json.field(said, "tensor_meta", dict, what)
+        return place(name, meta, member, what)
+
+
+def _ordered(
+    by_name: Mapping[str, StoredTensor], paths: Sequence[str], program: Program
+) -> list[StoredTensor]:
+    """Tensors in the order in which the modules of the live model list them."""
+    module = {path: number for number, path in enumerate(paths)}
+    state = {name: number for number, name in enumerate(program.states)}
+    listed = [*by_name.values()]
+    listed.sort(key=lambda held: state.get(held.name, len(state)))
+    listed.sort(key=lambda held: module[held.name.rpartition(".")[0]])
+    return listed
+
+
+def _tied(listed: Iterable[StoredTensor], file: StoredFile) -> list[StoredTensor]:
+    """Tensors of the same bytes and shape as one, under the first name and with aliases.
+
+    Raises:
+        TooLarge: so many views of the same bytes that writing each would take far more.
+    """
+    found: dict[object, list[StoredTensor]] = {}
+    for held in listed:
+        place = (held.offset, held.shape, held.strides, held.dtype)
+        found.setdefault(place if held.size_bytes else held.name, []).append(held)
+    tensors = [
+        same[0].model_copy(update={"aliases": tuple(other.name for other in same[1:])})
+        for same in found.values()
+    ]
+    total = sum(held.size_bytes for held in tensors)
+    if total > VIEWS * file.size_bytes:
+        raise TooLarge(
+            f"{file.name} of {file.size_bytes:,} bytes holds tensors of {total:,}, as views of "
+            f"the same bytes; {VIEWS} times the file's size is allowed: clone them before export"
+        )
+    return tensors
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(shown(name) for name in names[:5]) or "none"

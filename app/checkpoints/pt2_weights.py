@@ -1,0 +1,123 @@
+"""Where a weight of a `.pt2` lies: its shape, strides and storage as a byte range of the file."""
+
+from collections.abc import Mapping, Sequence
+
+from app.checkpoints import pt2_json
+from app.checkpoints.json_scan import shown
+from app.checkpoints.pt2_json import EXPORT_AGAIN
+from app.checkpoints.safetensors import DTYPE_BITS, RANK, shown_shape
+from app.checkpoints.zip_members import Member
+from app.errors import InvalidModel, UnsupportedFormat
+from schemas.checkpoint import StoredTensor
+
+DTYPES: Mapping[int, str] = {
+    1: "U8",
+    2: "I8",
+    3: "I16",
+    4: "I32",
+    5: "I64",
+    6: "F16",
+    7: "F32",
+    8: "F64",
+    10: "C64",
+    12: "BOOL",
+    13: "BF16",
+    28: "U16",
+    29: "F8_E4M3",
+    30: "F8_E5M2",
+    31: "F8_E4M3FNUZ",
+    32: "F8_E5M2FNUZ",
+    33: "F8_E8M0",
+    34: "U32",
+    35: "U64",
+}
+"""Number of a dtype in the graph schema -> its safetensors name, of those that have one."""
+
+_STRIDED = 7
+
+
+def place(name: str, meta: Mapping[str, object], member: Member, what: str) -> StoredTensor:
+    """A tensor as the byte range that its shape and strides reach in a member.
+
+    Raises:
+        InvalidModel: sizes that are no plain numbers, or reach beyond the member.
+        UnsupportedFormat: a dtype or layout that no artifact can hold.
+    """
+    dtype = _dtype(meta, what)
+    if pt2_json.field(meta, "layout", int, what) != _STRIDED:
+        raise UnsupportedFormat(f"{what} is sparse; make it dense and export the model again")
+    shape = _counts(pt2_json.field(meta, "sizes", list, what), "sizes", what)
+    strides = _counts(pt2_json.field(meta, "strides", list, what), "strides", what)
+    (skipped,) = _counts([meta.get("storage_offset")], "storage_offset", what)
+    if len(shape) != len(strides) or len(shape) > RANK:
+        raise InvalidModel(
+            f"{what} has {len(shape)} sizes and {len(strides)} strides; there must be as many "
+            f"of both, {RANK} at most: {EXPORT_AGAIN}"
+        )
+    item_bytes = DTYPE_BITS[dtype] // 8
+    steps = tuple(step if length > 1 else 1 for step, length in zip(strides, shape, strict=True))
+    reach = _reach(shape, steps, what)
+    if (skipped + reach) * item_bytes > member.size_bytes:
+        raise InvalidModel(
+            f"{what} of shape {shown_shape(shape)} and strides {shown_shape(strides)} reaches "
+            f"beyond the {member.size_bytes:,} bytes of its storage; {EXPORT_AGAIN}"
+        )
+    return StoredTensor(
+        name=name,
+        dtype=dtype,
+        shape=shape,
+        strides=None if not reach or _is_row_major(shape, steps) else steps,
+        file=0,
+        offset=member.offset + (skipped * item_bytes if reach else 0),
+        size_bytes=reach * item_bytes,
+    )
+
+
+def _dtype(meta: Mapping[str, object], what: str) -> str:
+    code = pt2_json.field(meta, "dtype", int, what)
+    if code not in DTYPES:
+        raise UnsupportedFormat(
+            f"{what} has the dtype with number {shown(str(code))}, which safetensors lacks; "
+            f"convert it to one of {', '.join(DTYPES.values())}"
+        )
+    return DTYPES[code]
+
+
+def _counts(said: Sequence[object], key: str, what: str) -> tuple[int, ...]:
+    """Plain whole numbers from 0, each written as {"as_int": n}."""
+    found = []
+    for value in said:
+        number = value.get("as_int") if isinstance(value, dict) and len(value) == 1 else None
+        if type(number) is not int or number < 0:
+            symbolic = isinstance(value, dict) and "as_expr" in value
+            raise InvalidModel(
+                f"{what} has {key} with {'a symbolic expression' if symbolic else 'no number'} in "
+                f"it ({shown(str(value)[:100])}); a weight's must be plain whole numbers from 0, "
+                f"and expressions are never evaluated: {EXPORT_AGAIN}"
+            )
+        found.append(number)
+    return tuple(found)
+
+
+def _reach(shape: Sequence[int], steps: Sequence[int], what: str) -> int:
+    """Elements from the first to the last of a tensor, of which none may lie on another."""
+    if 0 in shape:
+        return 0
+    reach = 1
+    for step, length in sorted(zip(steps, shape, strict=True)):
+        if length > 1 and step < reach:
+            raise InvalidModel(
+                f"{what} of shape {shown_shape(shape)} has strides {shown_shape(steps)}, so that "
+                "its elements share bytes; call .contiguous() on it and export the model again"
+            )
+        reach += step * (length - 1)
+    return reach
+
+
+def _is_row_major(shape: Sequence[int], steps: Sequence[int]) -> bool:
+    wanted = 1
+    for step, length in zip(reversed(steps), reversed(shape), strict=True):
+        if length > 1 and step != wanted:
+            return False
+        wanted *= length
+    return True

@@ -1,0 +1,198 @@
+"""The directory at a zip archive's end: where each member's header lies, and how long it is.
+
+Source: APPNOTE.TXT 6.3.10 (https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT). Where
+readers differ the strict side is taken: the directory ends the file, without a comment, so that
+every reader finds the same members.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from app.checkpoints.json_scan import shown
+from app.errors import InvalidModel, TooLarge, UnsupportedFormat
+from app.settings import Limits
+from app.storage import Storage
+
+MEMBERS = 100_000
+"""Most members of an archive."""
+BOOKKEEPING = 64
+"""Members that an archive may hold beside one per tensor."""
+LONG = 0xFFFFFFFF
+"""What stands where a number was too large, and lies in a zip64 field instead."""
+STORE_AGAIN = "save the model again with torch.save or torch.export.save, as they write it"
+FETCH_AGAIN = "fetch or write the file again"
+
+_END = struct.Struct("<4s4H2IH")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR64 = struct.Struct("<4sIQI")
+_ENTRY = struct.Struct("<4s6H3I5H2I")
+_SHORT = 0xFFFF
+_ENCRYPTED, _PATCH, _STRONG, _MASKED = 1, 1 << 5, 1 << 6, 1 << 13
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the directory says of a member."""
+
+    name: str
+    raw_name: bytes
+    size_bytes: int
+    header: int
+    """Where its local header begins."""
+
+
+def list_entries(storage: Storage, path: str, limits: Limits, name: str) -> tuple[list[Entry], int]:
+    """What a zip archive's directory lists, in the order of the bytes, and where it begins.
+
+    Raises:
+        InvalidModel: truncated, or lying.
+        UnsupportedFormat: compressed, encrypted or split into several files.
+        TooLarge: over a limit.
+    """
+    start, size, count = _find_directory(storage, path, limits, name)
+    directory = bytes(storage.read(path, start, size))
+    return sorted(_entries(directory, count, name), key=lambda entry: entry.header), start
+
+
+def check_stored(flags: int, method: int, text: str, name: str) -> None:
+    """Refuse a member whose bytes do not lie in the file as they are."""
+    if flags & (_ENCRYPTED | _STRONG | _MASKED):
+        raise UnsupportedFormat(f"{name}: the member {shown(text)} is encrypted; {STORE_AGAIN}")
+    if method or flags & _PATCH:
+        raise UnsupportedFormat(
+            f"{name}: the member {shown(text)} is compressed (method {method}), as parts of "
+            f"TorchScript modules are, but archives are read in place, by byte range; {STORE_AGAIN}"
+        )
+
+
+def _find_directory(storage: Storage, path: str, limits: Limits, name: str) -> tuple[int, int, int]:
+    """Where the directory begins, its bytes, and its count of entries, all within bounds."""
+    file_bytes = storage.size_bytes(path)
+    tail_bytes = min(file_bytes, _END64.size + _LOCATOR64.size + _END.size)
+    tail = bytes(storage.read(path, file_bytes - tail_bytes, tail_bytes))
+    if tail_bytes < _END.size or tail[-_END.size :][:4] != b"PK\x05\x06" or tail[-2:] != b"\0\0":
+        raise InvalidModel(
+            f"{name} begins as a zip archive and does not end as one: it is truncated, or bytes "
+            f"were put behind its end; {FETCH_AGAIN}"
+        )
+    end = file_bytes - _END.size
+    _, disk, first_disk, here, count, size, start, _ = _END.unpack(tail[-_END.size :])
+    locator = tail[: -_END.size][-_LOCATOR64.size :]
+    if locator[:4] == b"PK\x06\x07":
+        end -= _LOCATOR64.size + _END64.size
+        wide = _read_end64(locator, tail[: _END64.size], end, name)
+        for narrow, value, sentinel in zip(
+            (disk, first_disk, here, count, size, start),
+            wide,
+            (_SHORT, _SHORT, _SHORT, _SHORT, LONG, LONG),
+            strict=True,
+        ):
+            if narrow not in (sentinel, value):
+                raise InvalidModel(f"{name}: its two directory ends disagree; {FETCH_AGAIN}")
+        disk, first_disk, here, count, size, start = wide
+    if disk or first_disk or here != count:
+        raise UnsupportedFormat(f"{name} is one part of a split zip archive; {STORE_AGAIN}")
+    _check_limits(size, count, limits, name)
+    if start + size != end or size < count * _ENTRY.size:
+        raise InvalidModel(
+            f"{name}: its directory is not where its end says, so bytes are missing or were put "
+            f"before, between or behind; {FETCH_AGAIN}"
+        )
+    return start, size, count
+
+
+def _check_limits(size: int, count: int, limits: Limits, name: str) -> None:
+    most = min(MEMBERS, limits.tensors + BOOKKEEPING)
+    if count > most:
+        raise TooLarge(f"{name} holds {count:,} members; {most:,} are allowed")
+    if size > limits.header_bytes:
+        raise TooLarge(
+            f"{name} announces a directory of {size:,} bytes; {limits.header_bytes:,} are allowed"
+        )
+
+
+def _read_end64(locator: bytes, record: bytes, at: int, name: str) -> tuple[int, ...]:
+    """The numbers of the zip64 directory end, in the order of those of the plain one."""
+    _, locator_disk, offset, disks = _LOCATOR64.unpack(locator)
+    if locator_disk or disks > 1:
+        raise UnsupportedFormat(f"{name} is one part of a split zip archive; {STORE_AGAIN}")
+    sound = len(record) == _END64.size and record[:4] == b"PK\x06\x06"
+    if offset != at or not sound:
+        raise InvalidModel(f"{name}: its zip64 directory end is not where it says; {FETCH_AGAIN}")
+    _, length, _, _, *numbers = _END64.unpack(record)
+    if length != _END64.size - 12:
+        raise InvalidModel(f"{name}: its zip64 directory end has an odd length; {FETCH_AGAIN}")
+    return tuple(numbers)
+
+
+def _entries(directory: bytes, count: int, name: str) -> Iterator[Entry]:
+    """What the directory lists; it must be filled by its entries, with each name once."""
+    at, seen = 0, set[str]()
+    for _ in range(count):
+        fields = directory[at : at + _ENTRY.size]
+        if len(fields) < _ENTRY.size or fields[:4] != b"PK\x01\x02":
+            raise InvalidModel(f"{name}: its zip directory is damaged; {FETCH_AGAIN}")
+        _, _, _, flags, method, _, _, _, packed, size, n, extra_n, comment_n, disk, _, _, header = (
+            _ENTRY.unpack(fields)
+        )
+        raw_name = directory[at + _ENTRY.size : at + _ENTRY.size + n]
+        extra = directory[at + _ENTRY.size + n : at + _ENTRY.size + n + extra_n]
+        at += _ENTRY.size + n + extra_n + comment_n
+        if at > len(directory):
+            raise InvalidModel(f"{name}: its zip directory is cut short; {FETCH_AGAIN}")
+        text = _check_name(raw_name, name)
+        if text in seen:
+            raise InvalidModel(f"{name} holds the member {shown(text)} twice; {STORE_AGAIN}")
+        seen.add(text)
+        check_stored(flags, method, text, name)
+        size, packed, header, disk = _widened((size, packed, header, disk), extra, text, name)
+        if disk:
+            raise UnsupportedFormat(f"{name} is one part of a split zip archive; {STORE_AGAIN}")
+        if size != packed or (size and text.endswith("/")):
+            raise InvalidModel(
+                f"{name}: the sizes of the member {shown(text)} contradict each other; "
+                f"{FETCH_AGAIN}"
+            )
+        yield Entry(text, raw_name, size, header)
+    if at != len(directory):
+        raise InvalidModel(f"{name}: its zip directory holds more than it counts; {FETCH_AGAIN}")
+
+
+def _check_name(raw: bytes, name: str) -> str:
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidModel(f"{name}: a member's name is not UTF-8; {STORE_AGAIN}") from error
+    parts = text.removesuffix("/").split("/")
+    odd = "\\" in text or not text.isprintable() or any(part in ("", ".", "..") for part in parts)
+    if odd:
+        raise InvalidModel(
+            f"{name} holds a member named {shown(text)}; names must be plain paths below the "
+            f"archive's root: {STORE_AGAIN}"
+        )
+    return text
+
+
+def _widened(
+    numbers: tuple[int, int, int, int], extra: bytes, text: str, name: str
+) -> tuple[int, int, int, int]:
+    """Size, packed size, header offset and disk, those too large taken from the zip64 field."""
+    fields: dict[int, bytes] = {}
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if at + 4 + length > len(extra) or (kind == 1 and kind in fields):
+            raise InvalidModel(f"{name}: the fields of {shown(text)} are damaged; {FETCH_AGAIN}")
+        fields[kind] = extra[at + 4 : at + 4 + length]
+        at += 4 + length
+    wide, at, found = fields.get(1, b""), 0, list[int]()
+    for number, width in zip(numbers, (8, 8, 8, 4), strict=True):
+        if number != (LONG if width == 8 else _SHORT):
+            found.append(number)
+            continue
+        if at + width > len(wide):
+            raise InvalidModel(f"{name}: {shown(text)} lacks its zip64 sizes; {FETCH_AGAIN}")
+        found.append(int.from_bytes(wide[at : at + width], "little"))
+        at += width
+    return found[0], found[1], found[2], found[3]

@@ -1,0 +1,152 @@
+"""A zip archive's members as byte ranges; nothing is ever unpacked."""
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+from app.checkpoints.json_scan import shown
+from app.checkpoints.zip_directory import (
+    FETCH_AGAIN,
+    LONG,
+    STORE_AGAIN,
+    Entry,
+    check_stored,
+    list_entries,
+)
+from app.errors import InvalidModel, TooLarge
+from app.settings import Limits
+from app.storage import Storage
+
+GAP_BYTES = 64 << 10
+"""Local headers nearer to each other than this are read at once."""
+WINDOW_BYTES = 1 << 20
+"""Most bytes of local headers, and of what lies between them, that are read at once."""
+READERS = 8
+"""Windows read at the same time, which matters where the store is far away."""
+
+_LOCAL = struct.Struct("<4s5H3I2H")
+_SIZES_BEHIND = 1 << 3
+
+
+@dataclass(frozen=True)
+class Member:
+    """One stored member of an archive, as a byte range of the archive's file."""
+
+    name: str
+    """As in the archive."""
+    offset: int
+    """First byte of its data in the file."""
+    size_bytes: int
+
+
+def read_members(storage: Storage, path: str, limits: Limits, *, name: str) -> Mapping[str, Member]:
+    """The members of a zip archive by name, in the order of their bytes, folders left out.
+
+    `name` is what messages call the file.
+
+    Raises:
+        InvalidModel: truncated, lying, or with bytes or names that no writer makes.
+        UnsupportedFormat: compressed, encrypted or split into several files.
+        TooLarge: a directory, or a count of members, over its limit.
+    """
+    entries, start = list_entries(storage, path, limits, name)
+    _check_order(entries, start, name)
+    windows = list(_windows(entries))
+    with ThreadPoolExecutor(READERS) as pool:
+        read = pool.map(lambda window: _read_window(storage, path, window, name), windows)
+        found = [member for members in read for member in members]
+    bounds = [*(entry.header for entry in entries[1:]), start]
+    for member, bound in zip(found, bounds, strict=True):
+        if member.offset + member.size_bytes > bound:
+            raise InvalidModel(
+                f"{name}: the member {shown(member.name)} reaches into what lies behind it; "
+                f"{FETCH_AGAIN}"
+            )
+    return {member.name: member for member in found if not member.name.endswith("/")}
+
+
+def read_member(
+    storage: Storage, path: str, member: Member, limit_bytes: int, *, name: str
+) -> bytes:
+    """A member's bytes.
+
+    Raises:
+        TooLarge: over `limit_bytes`.
+    """
+    if member.size_bytes > limit_bytes:
+        raise TooLarge(
+            f"{name}: the member {shown(member.name)} has {member.size_bytes:,} bytes; "
+            f"{limit_bytes:,} are allowed"
+        )
+    return bytes(storage.read(path, member.offset, member.size_bytes))
+
+
+def below_root(members: Mapping[str, Member], name: str) -> Mapping[str, Member]:
+    """The members keyed without the one folder that all lie in, whatever it is called.
+
+    Raises:
+        InvalidModel: they do not share one.
+    """
+    roots = {key.partition("/")[0] for key in members}
+    if len(roots) != 1 or any("/" not in key for key in members):
+        raise InvalidModel(
+            f"{name}: its {len(members):,} members do not lie in one common folder, as those of "
+            f"every PyTorch archive do; {STORE_AGAIN}"
+        )
+    return {key.partition("/")[2]: member for key, member in members.items()}
+
+
+def _check_order(entries: Sequence[Entry], end: int, name: str) -> None:
+    """That local headers and data, as far as the directory tells, lie apart and in the file."""
+    if not entries:
+        raise InvalidModel(f"{name} is a zip archive without members; {STORE_AGAIN}")
+    if entries[0].header:
+        raise InvalidModel(
+            f"{name} begins with {entries[0].header:,} bytes that belong to no member; "
+            f"{FETCH_AGAIN}"
+        )
+    bounds = [*(entry.header for entry in entries[1:]), end]
+    for entry, bound in zip(entries, bounds, strict=True):
+        if entry.header + _LOCAL.size + len(entry.raw_name) + entry.size_bytes > bound:
+            raise InvalidModel(
+                f"{name}: the member {shown(entry.name)} overlaps another, or reaches out of the "
+                f"file; {FETCH_AGAIN}"
+            )
+
+
+def _windows(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """Neighbours whose local headers are worth reading at once."""
+    first = 0
+    for number, (left, right) in enumerate(pairwise(entries), start=1):
+        apart = right.header - left.header > GAP_BYTES
+        if apart or right.header - entries[first].header > WINDOW_BYTES:
+            yield entries[first:number]
+            first = number
+    yield entries[first:]
+
+
+def _read_window(
+    storage: Storage, path: str, window: Sequence[Entry], name: str
+) -> Sequence[Member]:
+    start, last = window[0].header, window[-1]
+    length = last.header + _LOCAL.size + len(last.raw_name) - start
+    data = storage.read(path, start, length)
+    return [_member(entry, data[entry.header - start :], name) for entry in window]
+
+
+def _member(entry: Entry, local: memoryview, name: str) -> Member:
+    """A member by its local header, which must say what the directory says."""
+    magic, _, flags, method, _, _, _, packed, size, n, extra_n = _LOCAL.unpack(local[: _LOCAL.size])
+    same_name = local[_LOCAL.size : _LOCAL.size + n] == entry.raw_name
+    same_sizes = flags & _SIZES_BEHIND or all(
+        said in (entry.size_bytes, LONG) for said in (packed, size)
+    )
+    if magic != b"PK\x03\x04" or not same_name or not same_sizes or n != len(entry.raw_name):
+        raise InvalidModel(
+            f"{name}: the header of the member {shown(entry.name)} contradicts the directory; "
+            f"{FETCH_AGAIN}"
+        )
+    check_stored(flags, method, entry.name, name)
+    return Member(entry.name, entry.header + _LOCAL.size + n + extra_n, entry.size_bytes)

@@ -1,0 +1,276 @@
+"""Zip archives as PyTorch writes them, and as strangers do."""
+
+import io
+import struct
+import warnings
+import zipfile
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.checkpoints.zip_members import below_root, read_member, read_members
+from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
+from app.settings import Limits
+from app.storage import Storage, open_storage
+
+
+@dataclass(frozen=True)
+class Noting(Storage):
+    """A store that notes how much is read of it."""
+
+    read_bytes: list = field(default_factory=list)
+
+    def read(self, path, offset=0, size_bytes=None):
+        found = super().read(path, offset, size_bytes)
+        self.read_bytes.append(len(found))
+        return found
+
+
+@pytest.fixture
+def store(tmp_path):
+    plain = open_storage(tmp_path.as_uri())
+    return Noting(plain.url, plain.store, plain.root)
+
+
+@pytest.fixture
+def members_of(tmp_path, store):
+    def read(content, **limits):
+        (tmp_path / "file").write_bytes(content)
+        return read_members(store, "file", Limits(**limits), name="file")
+
+    return read
+
+
+def zipped(members=(("m/a", b"one"), ("m/b", b"three")), **how):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", **how) as archive, warnings.catch_warnings(action="ignore"):
+        for name, content in members:
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tampered(content, **places):
+    """A zip with other bytes at a place; `local` and `central` are the first header of its kind."""
+    bases = {"local": 0, "central": content.index(b"PK\1\2"), "end": content.rindex(b"PK\5\6")}
+    changed = bytearray(content)
+    for place, new in places.items():
+        base, at = place.rsplit("_", 1)
+        start = bases[base] + int(at)
+        changed[start : start + len(new)] = new
+    return bytes(changed)
+
+
+def test_ranges_are_those_of_the_zipfile_library(members_of):
+    content = zipped([("m/", b""), ("m/a", b"one"), ("m/empty", b""), ("m/ü/b", bytes(70_000))])
+    found = members_of(content)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert list(found) == [name for name in archive.namelist() if name != "m/"]
+        for name, member in found.items():
+            data = content[member.offset : member.offset + member.size_bytes]
+            assert data == archive.read(name)
+    assert list(below_root(found, "file")) == ["a", "empty", "ü/b"]
+
+
+def test_an_archive_of_torch_is_read(members_of, store):
+    buffer = io.BytesIO()
+    torch.save({"w": torch.arange(5)}, buffer)
+    found = below_root(members_of(buffer.getvalue()), "file")
+    data = read_member(store, "file", found["data/0"], 40, name="file")
+    assert data == torch.arange(5).numpy().tobytes()
+    with pytest.raises(TooLarge, match="39 are allowed"):
+        read_member(store, "file", found["data/0"], 39, name="file")
+
+
+def test_zip64_fields_are_read_where_python_writes_them(members_of):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        with archive.open("m/a", "w", force_zip64=True) as member:
+            member.write(b"wide")
+        archive.writestr("m/b", b"narrow")
+    found = members_of(buffer.getvalue())
+    at = found["m/a"].offset
+    assert buffer.getvalue()[at : at + 4] == b"wide"
+
+
+def sparse(path, sizes):
+    """A zip whose members hold zeros that take no space on disk; zip64 past 4 GiB."""
+    directory, long = [], 0xFFFFFFFF
+    with path.open("wb") as file:
+        for number, size in enumerate(sizes):
+            name, at = f"m/data/{number}".encode(), file.tell()
+            local = (20, 0, 0, 0, 0, 0, long, long, len(name), 20)
+            file.write(struct.pack("<4s5H3I2H", b"PK\3\4", *local) + name)
+            file.write(struct.pack("<2H2Q", 1, 16, size, size))
+            file.seek(size, 1)
+            fields = (45, 45, 0, 0, 0, 0, 0, long, long, len(name), 28, 0, 0, 0, 0, long)
+            entry = struct.pack("<4s6H3I5H2I", b"PK\1\2", *fields) + name
+            directory.append(entry + struct.pack("<2H3Q", 1, 24, size, size, at))
+        start, listed, count = file.tell(), b"".join(directory), len(directory)
+        numbers = (44, 45, 45, 0, 0, count, count, len(listed), start)
+        file.write(listed + struct.pack("<4sQ2H2I4Q", b"PK\6\6", *numbers))
+        file.write(struct.pack("<4sIQI", b"PK\6\7", 0, start + len(listed), 1))
+        short = 0xFFFF
+        file.write(struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, short, short, long, long, 0))
+
+
+def test_ten_gigabytes_are_indexed_from_headers_alone(tmp_path, store):
+    sizes = [10 << 20] * 1_000 + [5_000] * 200
+    sparse(tmp_path / "big", sizes)
+    assert (tmp_path / "big").stat().st_size > 10_000_000_000
+    found = read_members(store, "big", Limits(), name="big")
+    assert [member.size_bytes for member in found.values()] == sizes
+    assert found["m/data/1199"].offset > 1 << 32
+    assert len(store.read_bytes) < 1_010
+    assert sum(store.read_bytes) < 2 << 20
+
+
+def test_a_single_member_of_twenty_gigabytes_is_indexed(tmp_path, store):
+    sparse(tmp_path / "big", [20 << 30])
+    assert read_members(store, "big", Limits(), name="big")["m/data/0"].size_bytes == 20 << 30
+
+
+def test_as_many_members_as_allowed_are_read_and_more_refused(members_of, tmp_path, store):
+    sparse(tmp_path / "many", [0] * 100_000)
+    assert len(read_members(store, "many", Limits(), name="many")) == 100_000
+    assert len(store.read_bytes) < 20
+    sparse(tmp_path / "more", [0] * 100_001)
+    with pytest.raises(TooLarge, match="100,001 members; 100,000"):
+        read_members(store, "more", Limits(), name="more")
+    with pytest.raises(TooLarge, match="80 members; 74"):
+        members_of(zipped([(f"m/{n}", b"") for n in range(80)]), tensors=10)
+    with pytest.raises(TooLarge, match="directory"):
+        members_of(zipped(), header_bytes=50)
+
+
+NAMES = {
+    "above": "m/../../x",
+    "here": "m/./x",
+    "absolute": "/etc/passwd",
+    "empty part": "m//x",
+    "backslash": "m/..\\x",
+    "line break": "m/a\nb",
+    "bell": "m/\a",
+    "right-to-left": "m/\u202ex",
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_odd_names_are_refused(members_of, kind):
+    with pytest.raises(InvalidModel, match="plain paths") as caught:
+        members_of(zipped([("m/good", b"1"), (NAMES[kind], b"2")]))
+    assert caught.value.detail.isprintable()
+
+
+def u16(number):
+    return number.to_bytes(2, "little")
+
+
+def u32(number):
+    return number.to_bytes(4, "little")
+
+
+PLAIN = zipped()
+SECOND = PLAIN.index(b"PK\3\4", 4)
+REFUSED = {
+    "deflated": (zipped(compression=zipfile.ZIP_DEFLATED), UnsupportedFormat, "compressed"),
+    "lzma": (zipped(compression=zipfile.ZIP_LZMA), UnsupportedFormat, "compressed"),
+    "deflated by its header": (tampered(PLAIN, local_8=u16(8)), UnsupportedFormat, "compressed"),
+    "encrypted": (tampered(PLAIN, central_8=u16(1)), UnsupportedFormat, "encrypted"),
+    "encrypted by its header": (tampered(PLAIN, local_6=u16(1)), UnsupportedFormat, "encrypted"),
+    "masked": (tampered(PLAIN, central_8=u16(1 << 13)), UnsupportedFormat, "encrypted"),
+    "split": (tampered(PLAIN, end_4=u16(1)), UnsupportedFormat, "split"),
+    "a member on another disk": (tampered(PLAIN, central_34=u16(2)), UnsupportedFormat, "split"),
+    "counts that differ": (tampered(PLAIN, end_8=u16(1)), UnsupportedFormat, "split"),
+    "a name twice": (zipped([("m/a", b"1"), ("m/a", b"2")]), InvalidModel, "'m/a' twice"),
+    "another local name": (tampered(PLAIN, local_32=b"z"), InvalidModel, "contradicts"),
+    "a longer local name": (tampered(PLAIN, local_26=u16(9)), InvalidModel, "contradicts"),
+    "another local size": (tampered(PLAIN, local_22=u32(2)), InvalidModel, "contradicts"),
+    "no local header": (tampered(PLAIN, local_0=b"PK\3\5"), InvalidModel, "contradicts"),
+    "data behind the next": (tampered(PLAIN, local_28=u16(9)), InvalidModel, "reaches into"),
+    "two sizes": (tampered(PLAIN, central_20=u32(2)), InvalidModel, "contradict"),
+    "a huge size": (tampered(PLAIN, central_20=u32(1 << 31) * 2), InvalidModel, "overlaps"),
+    "overlap": (tampered(PLAIN, central_20=u32(40) * 2), InvalidModel, "overlaps"),
+    "the same bytes twice": (tampered(PLAIN, central_42=u32(SECOND)), InvalidModel, "belong to no"),
+    "an offset outside": (tampered(PLAIN, central_42=u32(1 << 30)), InvalidModel, "belong to no"),
+    "zip64 sizes missing": (tampered(PLAIN, central_20=b"\xff" * 4), InvalidModel, "zip64"),
+    "no entry": (tampered(PLAIN, central_0=b"PK\1\3"), InvalidModel, "damaged"),
+    "an entry without end": (tampered(PLAIN, central_28=u16(9_999)), InvalidModel, "cut short"),
+    "too few counted": (tampered(PLAIN, end_8=u16(1) * 2), InvalidModel, "more than it counts"),
+    "too many counted": (tampered(PLAIN, end_8=u16(60_000) * 2), InvalidModel, "not where"),
+    "garbage before": (b"PK\3\4" + PLAIN, InvalidModel, "not where"),
+    "garbage behind": (PLAIN + b"x", InvalidModel, "behind its end"),
+    "a comment": (tampered(PLAIN, end_20=u16(1)) + b"x", InvalidModel, "behind its end"),
+    "two archives": (PLAIN + PLAIN, InvalidModel, "not where"),
+    "nothing in it": (zipped(()), InvalidModel, "without members"),
+    "a name that is no UTF-8": (PLAIN.replace(b"m/a", b"m\xff\xfe"), InvalidModel, "UTF-8"),
+    "a folder with data": (PLAIN.replace(b"m/a", b"mm/"), InvalidModel, "contradict"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_other_archives_are_refused(members_of, kind):
+    content, error, said = REFUSED[kind]
+    with pytest.raises(error, match=said):
+        members_of(content)
+
+
+def test_garbage_before_a_zip_whose_offsets_know_of_it_is_refused(members_of):
+    buffer = io.BytesIO(b"PK\3\4 something else")
+    buffer.seek(0, 2)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("m/a", b"1")
+    with pytest.raises(InvalidModel, match="belong to no member"):
+        members_of(buffer.getvalue())
+
+
+@pytest.mark.parametrize("sizes", [[3, 3], [3, 0]])
+def test_truncation_at_every_byte_is_told(tmp_path, store, sizes):
+    sparse(tmp_path / "whole", sizes)
+    for content in ((tmp_path / "whole").read_bytes(), PLAIN):
+        for size in range(len(content)):
+            (tmp_path / "cut").write_bytes(content[:size])
+            with pytest.raises(InvalidModel):
+                read_members(store, "cut", Limits(), name="cut")
+
+
+def test_zip64_ends_must_agree_with_the_plain_one(tmp_path, members_of):
+    sparse(tmp_path / "whole", [3])
+    content = (tmp_path / "whole").read_bytes()
+    assert members_of(content)
+    with pytest.raises(InvalidModel, match="disagree"):
+        members_of(tampered(content, end_10=u16(2)))
+    record, locator = content.index(b"PK\6\6"), content.index(b"PK\6\7")
+    for at, new, said in (
+        (record + 4, b"\xff", "odd length"),
+        (record + 32, b"\xff" * 8, "split"),
+        (record + 24, b"\xff" * 16, "members"),
+        (record + 40, b"\xff" * 8, "directory"),
+        (record + 48, b"\xff" * 8, "not where"),
+        (locator + 8, b"\xff" * 8, "not where"),
+        (locator + 16, b"\2", "split"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            members_of(content[:at] + new + content[at + len(new) :])
+
+
+def test_members_must_share_one_folder(members_of):
+    for names in (("m/a", "n/b"), ("m/a", "b"), ("a",)):
+        found = members_of(zipped([(name, b"") for name in names]))
+        with pytest.raises(InvalidModel, match="common folder"):
+            below_root(found, "file")
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
+def test_damage_is_told_or_harmless(members_of, flips):
+    content = bytearray(PLAIN)
+    for at, byte in flips:
+        content[at % len(content)] = byte
+    try:
+        found = members_of(bytes(content))
+    except BadInput:
+        return
+    assert all(one.offset + one.size_bytes <= len(content) for one in found.values())
