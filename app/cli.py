@@ -22,6 +22,17 @@ Model = Annotated[
 ]
 Config = Annotated[Path | None, typer.Option("--config", help="Config, as JSON or YAML.")]
 Preset = Annotated[str | None, typer.Option("--preset", help="Preset: w4, w6 or w8.")]
+Sensitivities = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--sensitivities",
+        help="How much the error of each weight counts: a tensor per weight; again for shards.",
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Fail when a key matches nothing, or a tensor does not fit."),
+]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
 Server = Annotated[str, typer.Option("--server", envvar="PALETTERY_SERVER", help="Server's URL.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -52,6 +63,8 @@ def compress(
     out: Out,
     config: Config = None,
     preset: Preset = None,
+    sensitivities: Sensitivities = None,
+    strict: Strict = False,
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
 ) -> None:
     """Palettize a model here, without a server."""
@@ -59,19 +72,36 @@ def compress(
     from app.tables import print_report, progress
 
     with progress("palettizing") as advance:
-        done = run(model, _config(config, preset), out, advance)
+        done = run(
+            model,
+            _config(config, preset),
+            out,
+            advance,
+            sensitivities=sensitivities or (),
+            strict=strict,
+        )
     if report:
         report.write_text(done.model_dump_json(indent=2) + "\n")
     print_report(done)
+    for warning in done.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 @cli.command()
-def plan(model: Model, config: Config = None, preset: Preset = None, as_json: Json = False) -> None:
+def plan(
+    model: Model,
+    config: Config = None,
+    preset: Preset = None,
+    sensitivities: Sensitivities = None,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
     """Show what would happen to every tensor; nothing runs."""
     from app.offline import plan as run
     from app.tables import print_plan
 
-    planned = run(model, _config(config, preset))
+    settled = _config(config, preset)
+    planned = run(model, settled, sensitivities=sensitivities or (), strict=strict)
     if as_json:
         typer.echo(planned.model_dump_json(indent=2))
     else:
@@ -104,6 +134,8 @@ def submit(
     model: Model,
     config: Config = None,
     preset: Preset = None,
+    sensitivities: Sensitivities = None,
+    strict: Strict = False,
     server: Server = LOCAL_SERVER,
     wait: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = False,
 ) -> None:
@@ -112,7 +144,13 @@ def submit(
     from app.tables import follow
 
     with Client(server) as client:
-        job = client.submit(model, config=_text(config), preset=preset)
+        job = client.submit(
+            model,
+            config=_text(config),
+            preset=preset,
+            sensitivities=sensitivities or (),
+            strict=strict,
+        )
         typer.echo(job.id)
         if wait and follow(client, job).state != "succeeded":
             raise typer.Exit(FAILED)

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -52,16 +52,30 @@ class Client:
             return False
 
     def submit(
-        self, files: Sequence[Path], *, config: str | None = None, preset: str | None = None
+        self,
+        files: Sequence[Path],
+        *,
+        config: str | None = None,
+        preset: str | None = None,
+        sensitivities: Sequence[Path] = (),
+        strict: bool = False,
     ) -> Job:
         """Upload a model's files with a config or a preset; the job is queued."""
-        return Job.model_validate(self._form("/v1/jobs", files, config, preset))
+        uploads = {"model": files, "sensitivities": sensitivities}
+        return Job.model_validate(self._form("/v1/jobs", uploads, config, preset, strict))
 
     def plan(
-        self, files: Sequence[Path], *, config: str | None = None, preset: str | None = None
+        self,
+        files: Sequence[Path],
+        *,
+        config: str | None = None,
+        preset: str | None = None,
+        sensitivities: Sequence[Path] = (),
+        strict: bool = False,
     ) -> Plan:
         """What a job would do; nothing runs."""
-        return Plan.model_validate(self._form("/v1/plans", files, config, preset))
+        uploads = {"model": files, "sensitivities": sensitivities}
+        return Plan.model_validate(self._form("/v1/plans", uploads, config, preset, strict))
 
     def job(self, job_id: str) -> Job:
         """A job as it stands."""
@@ -130,13 +144,20 @@ class Client:
             aside.unlink(missing_ok=True)
 
     def _form(
-        self, path: str, files: Sequence[Path], config: str | None, preset: str | None
+        self,
+        path: str,
+        uploads: Mapping[str, Sequence[Path]],
+        config: str | None,
+        preset: str | None,
+        strict: bool,
     ) -> object:
-        fields = {"config": config, "preset": preset}
+        fields = {"config": config, "preset": preset, "strict": "true" if strict else None}
         with ExitStack() as opened:
             try:
                 parts = [
-                    ("model", (file.name, opened.enter_context(file.open("rb")))) for file in files
+                    (field, (file.name, opened.enter_context(file.open("rb"))))
+                    for field, files in uploads.items()
+                    for file in files
                 ]
             except OSError as error:
                 raise BadInput(f"cannot read {error.filename}: {error.strerror}") from error

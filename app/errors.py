@@ -4,8 +4,10 @@ PaletteryError
 ├── BadInput                 the request cannot be served as it is
 │   ├── InvalidConfig        config does not validate; carries one entry per field
 │   ├── UnknownPreset
+│   ├── StrictViolation      strict, and not everything the config asks for can be done
 │   ├── InvalidUpload        the form itself: parts missing, twice, or misnamed
 │   ├── InvalidModel         not a model file that we read: truncated, lying, hostile
+│   ├── InvalidSensitivities they do not fit the model, or hold values that they must not
 │   ├── UnsupportedFormat    a model file of a kind that we refuse, with the way out
 │   ├── InvalidArtifact      not one of our artifacts, or damaged
 │   └── TooLarge             over a limit; names the limit
@@ -19,7 +21,7 @@ PaletteryError
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from schemas.problem import InvalidField, Problem
 
@@ -34,6 +36,13 @@ class PaletteryError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.errors = tuple(errors)
+
+    @classmethod
+    def about(cls, detail: str, errors: Sequence[InvalidField]) -> Self:
+        """An error about many things, of which the first `MOST_LISTED` are named."""
+        more = len(errors) - MOST_LISTED
+        counted = f"{detail}; {more:,} more are not listed" if more > 0 else detail
+        return cls(counted, errors[:MOST_LISTED])
 
     def __reduce__(self) -> tuple[type["PaletteryError"], tuple[str, tuple[InvalidField, ...]]]:
         return type(self), (self.detail, self.errors)  # so that errors cross process boundaries
@@ -60,6 +69,13 @@ class UnknownPreset(BadInput):
     title = "There is no such preset"
 
 
+class StrictViolation(BadInput):
+    """Strict, and a key matches nothing or a tensor cannot take what a rule asks for."""
+
+    code = "strict_violation"
+    title = "Not everything that the config asks for can be done"
+
+
 class InvalidUpload(BadInput):
     """The upload form is not as it must be."""
 
@@ -72,6 +88,13 @@ class InvalidModel(BadInput):
 
     code = "invalid_model"
     title = "The model file cannot be read"
+
+
+class InvalidSensitivities(BadInput):
+    """The sensitivities do not fit the model, or are not such numbers."""
+
+    code = "invalid_sensitivities"
+    title = "The sensitivities cannot be used"
 
 
 class UnsupportedFormat(BadInput):
@@ -149,8 +172,10 @@ STATUS: dict[str, int] = {
     "bad_input": 422,
     "invalid_config": 422,
     "unknown_preset": 422,
+    "strict_violation": 422,
     "invalid_upload": 422,
     "invalid_model": 422,
+    "invalid_sensitivities": 422,
     "unsupported_format": 415,
     "invalid_artifact": 422,
     "too_large": 413,
@@ -168,6 +193,9 @@ STATUS: dict[str, int] = {
 def _below(root: type[PaletteryError]) -> list[type[PaletteryError]]:
     return [root, *(kind for child in root.__subclasses__() for kind in _below(child))]
 
+
+MOST_LISTED = 1_000
+"""Entries that an error about parts of an upload names; how many more there are, it says."""
 
 ERRORS: dict[str, type[PaletteryError]] = {kind.code: kind for kind in _below(PaletteryError)}
 """Error class of each code."""

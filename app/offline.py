@@ -9,16 +9,15 @@ from pathlib import Path
 
 from app.artifacts.reader import Artifact, open_artifact
 from app.artifacts.writer import Chunks, Entry, arranged, stream
-from app.checkpoints.read import read_checkpoint
 from app.compression.assemble import assemble
 from app.errors import BadInput, InvalidArtifact, PaletteryError
 from app.jobs.inline import run_tasks
-from app.planning.resolve import resolve
+from app.planning.intake import Upload, take_in
 from app.planning.tasks import cut
 from app.settings import Settings
-from app.storage import Storage, open_storage
+from app.storage import open_storage
 from schemas.artifact import ArtifactSummary, StoredWeight
-from schemas.checkpoint import Checkpoint, StoredFile
+from schemas.checkpoint import StoredFile
 from schemas.config import KMeansPalettizerConfig
 from schemas.plan import Plan
 from schemas.report import Report
@@ -28,46 +27,55 @@ Advance = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
 
 
-def plan(paths: Sequence[Path], config: KMeansPalettizerConfig) -> Plan:
+def plan(
+    paths: Sequence[Path],
+    config: KMeansPalettizerConfig,
+    *,
+    sensitivities: Sequence[Path] = (),
+    strict: bool = False,
+) -> Plan:
     """What a job with this config would do to the model in these files."""
-    settings = Settings()
-    _, checkpoint = _index(paths, settings)
-    return resolve(config, checkpoint, settings.limits)
+    model, beside = _uploads(paths, sensitivities)
+    return take_in(config, model, beside, Settings().limits, strict=strict).plan
 
 
 def compress(
-    paths: Sequence[Path], config: KMeansPalettizerConfig, out: Path, advance: Advance
+    paths: Sequence[Path],
+    config: KMeansPalettizerConfig,
+    out: Path,
+    advance: Advance,
+    *,
+    sensitivities: Sequence[Path] = (),
+    strict: bool = False,
 ) -> Report:
     """Palettize the model in these files into `out`: a file, or a folder when it is sharded.
 
     Nothing appears at `out` unless all of it is verified.
     """
-    if out.resolve() in {file.resolve() for path in paths for file in _expanded(path)}:
-        raise BadInput(f"{out} is the model itself; name another file for the artifact")
-    settings = Settings()
-    source, checkpoint = _index(paths, settings)
-    planned = resolve(config, checkpoint, settings.limits)
+    _check_out(out, model=paths, sensitivities=sensitivities)
+    settings, (model, beside) = Settings(), _uploads(paths, sensitivities)
+    intake = take_in(config, model, beside, settings.limits, strict=strict)
     with _aside(out) as folder:
         store = open_storage(folder.as_uri())
         tasks = cut(
-            planned,
-            checkpoint,
-            source_url=source.url,
+            intake.plan,
+            intake.checkpoint,
+            source_url=model.storage.url,
             store_url=store.url,
             parts_prefix="parts",
             task_bytes=settings.task_bytes,
+            sensitivities=intake.sensitivities,
+            sensitivities_url=beside.storage.url if beside else None,
         )
-        total, done = sum(task.size_bytes for task in tasks), 0
-
-        def on_done(task: CompressionTask) -> None:
-            nonlocal done
-            done += task.size_bytes
-            advance(done, total)
-
-        advance(0, total)
-        run_tasks(tasks, on_done)
+        _run(tasks, advance)
         report = assemble(
-            planned, checkpoint, tasks, source=source, store=store, prefix="job", config=config
+            intake.plan,
+            intake.checkpoint,
+            tasks,
+            source=model.storage,
+            store=store,
+            prefix="job",
+            config=config,
         )
         _publish(folder / "job" / "artifact", out)
     return report
@@ -119,21 +127,38 @@ def _kept_entries(artifact: Artifact) -> Iterator[Entry]:
         yield Entry(name, tensor.dtype, tensor.shape, tensor.size_bytes, chunks)
 
 
-def _index(paths: Sequence[Path], settings: Settings) -> tuple[Storage, Checkpoint]:
-    """The files as a checkpoint over the folder that holds them."""
-    storage, files = _stored(paths, digests=True)
-    return storage, read_checkpoint(storage, files, settings.limits)
+def _run(tasks: Sequence[CompressionTask], advance: Advance) -> None:
+    total, done = sum(task.size_bytes for task in tasks), 0
+
+    def on_done(task: CompressionTask) -> None:
+        nonlocal done
+        done += task.size_bytes
+        advance(done, total)
+
+    advance(0, total)
+    run_tasks(tasks, on_done)
+
+
+def _check_out(out: Path, **inputs: Sequence[Path]) -> None:
+    for what, paths in inputs.items():
+        if out.resolve() in {file.resolve() for path in paths for file in _expanded(path)}:
+            raise BadInput(f"{out} is a file of the {what}; name another file for the artifact")
+
+
+def _uploads(model: Sequence[Path], sensitivities: Sequence[Path]) -> tuple[Upload, Upload | None]:
+    beside = _stored(sensitivities, digests=True) if sensitivities else None
+    return _stored(model, digests=True), beside
 
 
 def _open(paths: Sequence[Path]) -> Artifact:
-    storage, files = _stored(paths, digests=False)
-    shards = [file.path for file in files if not file.name.endswith(".json")]
+    stored = _stored(paths, digests=False)
+    shards = [file.path for file in stored.files if not file.name.endswith(".json")]
     if not shards:
         raise InvalidArtifact("an index alone is not an artifact; give its .safetensors files too")
-    return open_artifact(storage, shards, Settings().limits)
+    return open_artifact(stored.storage, shards, Settings().limits)
 
 
-def _stored(paths: Sequence[Path], *, digests: bool) -> tuple[Storage, list[StoredFile]]:
+def _stored(paths: Sequence[Path], *, digests: bool) -> Upload:
     """Files of one folder, as a store sees them; a folder stands for the model files in it."""
     files = [found for path in paths for found in _expanded(path)]
     folders = {file.resolve().parent for file in files}
@@ -148,7 +173,7 @@ def _stored(paths: Sequence[Path], *, digests: bool) -> tuple[Storage, list[Stor
         )
         for file in files
     ]
-    return open_storage(folders.pop().as_uri()), stored
+    return Upload(open_storage(folders.pop().as_uri()), stored)
 
 
 def _expanded(path: Path) -> list[Path]:

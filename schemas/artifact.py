@@ -38,6 +38,10 @@ class ArtifactMetadata(Schema):
     """Name -> the other names that share the tensor."""
     source_sha256: dict[str, str] = Field(default_factory=dict)
     """Uploaded file name -> hex digest."""
+    sensitivities_sha256: dict[str, str] = Field(
+        default_factory=dict, exclude_if=lambda digests: not digests
+    )
+    """Uploaded file of sensitivities -> hex digest; absent when none were given."""
     config_sha256: str
     """Of the config's canonical JSON."""
     plan_sha256: str

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from schemas.base import Schema
 from schemas.checkpoint import TypeSource
@@ -48,6 +48,10 @@ class PlannedTensor(Schema):
     `global_config.op_state_spec["weight"]`; None when no rule reached the tensor."""
     reason: str | None = None
     """Why it is kept; None when it is palettized."""
+    incompatible: bool = False
+    """Whether it is kept though a rule asks for it, since it cannot take what is asked."""
+    weighted: bool = False
+    """Whether the upload's sensitivities weigh the errors of its weights."""
     spec: PalettizationSpec | None = None
     """What the config asks for; set exactly when it is palettized."""
     clustering: Clustering | None = None
@@ -70,7 +74,7 @@ class UnmatchedKey(Schema):
 
 
 class Plan(Schema):
-    """Every tensor's fate, computed from the config and the checkpoint alone."""
+    """Every tensor's fate, computed from the config and the uploaded headers alone."""
 
     format_version: Literal[1] = 1
     """Goes up when a reader of the old would misread the new."""
@@ -80,6 +84,8 @@ class Plan(Schema):
     """Config keys that reached no tensor."""
     warnings: tuple[str, ...] = ()
     """What else the user should know."""
+    sensitivities_sha256: dict[str, str] = Field(default_factory=dict)
+    """Uploaded file of sensitivities -> hex digest."""
     size_before_bytes: NonNegativeInt
     """Bytes of all tensors."""
     predicted_size_bytes: NonNegativeInt

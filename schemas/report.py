@@ -56,6 +56,8 @@ class TensorReport(Schema):
     """What the config asked for; null when it is kept."""
     clustering: Clustering | None = None
     """What the spec left open; null when it is kept."""
+    weighted: bool = False
+    """Whether sensitivities weighted the errors that the clustering made small; sse is not."""
     groups: NonNegativeInt = 0
     """LUTs it has."""
     size_before_bytes: NonNegativeInt

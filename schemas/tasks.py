@@ -7,23 +7,30 @@ from schemas.config.spec import PalettizationSpec
 from schemas.plan import Clustering
 
 
-class TensorSlice(Schema):
-    """A whole tensor, or consecutive rows of a huge one, as bytes to fetch and cluster."""
+class StoredRows(Schema):
+    """A whole tensor, or consecutive rows of one, as bytes to fetch."""
 
-    name: str
     dtype: str
     shape: tuple[NonNegativeInt, ...]
-    """Shape of this slice."""
+    """Of these rows."""
     strides: tuple[NonNegativeInt, ...] | None = None
     """Of the stored tensor, in elements; None for row-major."""
     path: str
-    """File in the source store."""
+    """File in its store."""
     offset: NonNegativeInt
     size_bytes: NonNegativeInt
+
+
+class TensorSlice(StoredRows):
+    """A whole tensor, or consecutive rows of a huge one, to fetch and cluster."""
+
+    name: str
     first_row: NonNegativeInt = 0
     """Where the slice begins along axis 0 of the whole tensor."""
     spec: PalettizationSpec
     clustering: Clustering
+    sensitivity: StoredRows | None = None
+    """How much the error of each of its weights counts; None counts all alike."""
 
 
 class CompressionTask(Schema):
@@ -31,9 +38,11 @@ class CompressionTask(Schema):
 
     index: NonNegativeInt
     source_url: str
-    """Object store that holds the uploaded files."""
+    """Object store that holds the uploaded model."""
     store_url: str
     """Object store that takes the part."""
+    sensitivities_url: str | None = None
+    """Object store that holds the sensitivities; None where the model lies."""
     part_path: str
     """Where the part goes; when it exists, the task is done."""
     cancel_path: str | None = None
@@ -42,5 +51,5 @@ class CompressionTask(Schema):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes the task reads."""
+        """Bytes of the weights the task reads."""
         return sum(part.size_bytes for part in self.slices)

@@ -75,6 +75,7 @@ def _tensor_report(piece: Piece) -> TensorReport:
         spec=planned.spec,
         clustering=planned.clustering,
         groups=planned.groups,
+        weighted=planned.weighted,
         sse=sse,
         snr_db=_snr_db(outcomes, sse),
         max_error=max(outcome.max_error for outcome in outcomes),

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from app.artifacts.reader import open_artifact
 from app.artifacts.writer import Chunks, Entry, arranged, stream
 from app.compression.account import Piece, account
+from app.compression.dense import dense_bytes, dense_chunks
 from app.compression.parts import PartSlice, read_parts
 from app.compression.verify import verify
 from app.settings import Limits
@@ -88,9 +89,9 @@ def _piece(
     path = checkpoint.files[stored.file].path
 
     def untouched() -> Chunks:
-        return source.chunks(path, stored.offset, stored.size_bytes)
+        return dense_chunks(source, path, stored)
 
-    entry = Entry(stored.name, stored.dtype, stored.shape, stored.size_bytes, untouched)
+    entry = Entry(stored.name, stored.dtype, stored.shape, dense_bytes(stored), untouched)
     return Piece(planned, slices, (entry,))
 
 
@@ -153,6 +154,7 @@ def _metadata(
         source_sha256={file.name: file.sha256 for file in checkpoint.files if file.sha256},
         config_sha256=_sha256(config),
         plan_sha256=_sha256(plan),
+        sensitivities_sha256=plan.sensitivities_sha256,
         software={"palettery": version("palettery")},
     )
     return {"format": "pt", "palettery": said.model_dump_json()}

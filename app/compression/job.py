@@ -34,7 +34,7 @@ def write_job(
 def read_tasks(store: Storage, prefix: str) -> list[CompressionTask]:
     """A job's tasks, on the store as it is reached now: its folder may have moved since."""
     tasks = _TASKS.validate_json(bytes(store.read(f"{prefix}/tasks.json")))
-    here = {"source_url": store.url, "store_url": store.url}
+    here = {"source_url": store.url, "store_url": store.url, "sensitivities_url": None}
     return [task.model_copy(update=here) for task in tasks]
 
 

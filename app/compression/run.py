@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 import kernels
 from app.artifacts.dtypes import NUMPY
 from app.artifacts.writer import Entry, arranged, array_entry, stream
-from app.errors import Cancelled
+from app.compression.dense import laid_out
+from app.errors import Cancelled, InvalidSensitivities
 from app.storage import Storage, open_storage
 from kernels import Palette, PaletteSettings
-from kernels.errors import NonFiniteError
+from kernels.errors import NonFiniteError, SensitivityError
 from schemas.artifact import PALETTE_KEYS
 from schemas.config.spec import PalettizationSpec
 from schemas.plan import Clustering
 from schemas.report import SliceOutcome
-from schemas.tasks import CompressionTask, TensorSlice
+from schemas.tasks import CompressionTask, StoredRows, TensorSlice
 
 
 def run_task(task: CompressionTask, threads: int | None = None) -> None:
@@ -29,27 +30,29 @@ def run_task(task: CompressionTask, threads: int | None = None) -> None:
 
     Raises:
         Cancelled: the cancel marker was seen between two slices.
+        InvalidSensitivities: some are negative or not finite. Non-finite weights are kept as they
+            are, for such is the model; a bad sensitivity is bad input, and an artifact without its
+            say would not be what was asked for.
     """
     source, store = open_storage(task.source_url), open_storage(task.store_url)
+    beside = open_storage(task.sensitivities_url) if task.sensitivities_url else source
     entries: list[Entry] = []
     outcomes: list[SliceOutcome] = []
     for number, item in enumerate(task.slices):
         if task.cancel_path and store.exists(task.cancel_path):
             raise Cancelled("the job was cancelled while it ran")
-        outcome, arrays = _palettize(load(source, item), item, threads)
+        sensitivity = load(beside, item.sensitivity) if item.sensitivity else None
+        outcome, arrays = _palettize(load(source, item), sensitivity, item, threads)
         outcomes.append(outcome)
         entries += [array_entry(f"{number}.{part}", array) for part, array in arrays.items()]
     ordered = arranged(entries)
     store.write(task.part_path, stream(ordered, _metadata(outcomes)))
 
 
-def load(source: Storage, item: TensorSlice) -> NDArray[np.generic]:
-    """A slice's weights, straight from its byte range."""
-    flat = np.frombuffer(source.read(item.path, item.offset, item.size_bytes), NUMPY[item.dtype])
-    if item.strides is None:
-        return flat.reshape(item.shape)
-    steps = tuple(stride * flat.itemsize for stride in item.strides)
-    return np.lib.stride_tricks.as_strided(flat, item.shape, steps, writeable=False)
+def load(source: Storage, rows: StoredRows) -> NDArray[np.generic]:
+    """Rows of a tensor, straight from their byte range."""
+    data = source.read(rows.path, rows.offset, rows.size_bytes)
+    return laid_out(data, NUMPY[rows.dtype], rows.shape, rows.strides)
 
 
 def settings(spec: PalettizationSpec, clustering: Clustering) -> PaletteSettings:
@@ -74,11 +77,20 @@ def settings(spec: PalettizationSpec, clustering: Clustering) -> PaletteSettings
 
 
 def _palettize(
-    weight: NDArray[np.generic], item: TensorSlice, threads: int | None
+    weight: NDArray[np.generic],
+    sensitivity: NDArray[np.generic] | None,
+    item: TensorSlice,
+    threads: int | None,
 ) -> tuple[SliceOutcome, dict[str, NDArray[np.generic]]]:
     started = time.perf_counter()
     try:
-        palette = kernels.palettize(weight, settings(item.spec, item.clustering), threads=threads)
+        palette = kernels.palettize(
+            weight, settings(item.spec, item.clustering), sensitivity, threads=threads
+        )
+    except SensitivityError as error:
+        raise InvalidSensitivities(
+            f"{item.name}: {error}; mend its sensitivities, or leave them out, and submit again"
+        ) from error
     except NonFiniteError as error:
         kept = SliceOutcome(
             name=item.name,

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from app.artifacts.dtypes import NUMPY
 from app.artifacts.reader import Artifact, Stored
+from app.compression.dense import dense_bytes, dense_chunks, laid_out
 from app.errors import InvalidArtifact
 from app.storage import Storage
 from kernels.metrics import errors
@@ -49,12 +50,13 @@ def _check_bytes(
     artifact: Artifact, name: str, source: Storage, path: str, tensor: StoredTensor
 ) -> None:
     found: Stored | None = artifact.kept.get(name)
-    if found is None or found.tensor.size_bytes != tensor.size_bytes:
+    if found is None or found.tensor.size_bytes != dense_bytes(tensor):
         raise InvalidArtifact(f"{name}: the artifact as read back lacks it")
-    ours = artifact.storage.chunks(found.path, found.tensor.offset, tensor.size_bytes)
-    theirs = source.chunks(path, tensor.offset, tensor.size_bytes)
-    if any(one != other for one, other in zip(ours, theirs, strict=True)):
-        raise InvalidArtifact(f"{name}: the artifact as read back differs from the upload")
+    place = found.tensor.offset
+    for theirs in dense_chunks(source, path, tensor):
+        if artifact.storage.read(found.path, place, len(theirs)) != theirs:
+            raise InvalidArtifact(f"{name}: the artifact as read back differs from the upload")
+        place += len(theirs)
 
 
 class _Rows:
@@ -65,11 +67,8 @@ class _Rows:
         self._dtype = NUMPY[tensor.dtype]
         self._whole: NDArray[np.generic] | None = None
         if tensor.strides is not None:
-            flat = np.frombuffer(source.read(path, tensor.offset, tensor.size_bytes), self._dtype)
-            steps = tuple(stride * flat.itemsize for stride in tensor.strides)
-            self._whole = np.lib.stride_tricks.as_strided(
-                flat, tensor.shape, steps, writeable=False
-            )
+            data = source.read(path, tensor.offset, tensor.size_bytes)
+            self._whole = laid_out(data, self._dtype, tensor.shape, tensor.strides)
 
     def read(self, first: int, rows: int) -> NDArray[np.generic]:
         if self._whole is not None:

@@ -28,6 +28,12 @@ FORM: dict[str, Any] = {
                             "items": {"type": "string", "format": "binary"},
                             "description": "The model's file; several for shards and their index.",
                         },
+                        "sensitivities": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "How much the error of each weight counts: one tensor "
+                            "per weight, of its name and shape, in a file of the model's formats.",
+                        },
                         "config": {
                             "type": "string",
                             "description": "Config as JSON or YAML, as text or as a file.",
@@ -35,6 +41,13 @@ FORM: dict[str, Any] = {
                         "preset": {
                             "type": "string",
                             "description": "Name of a preset, instead of a config.",
+                        },
+                        "strict": {
+                            "type": "string",
+                            "enum": ["true", "false"],
+                            "default": "false",
+                            "description": "Refuse the request when a key of the config matches "
+                            "nothing, or a tensor cannot take what a rule asks for it.",
                         },
                     },
                 }

@@ -6,24 +6,21 @@ import binascii
 import os
 import time
 import uuid
-from collections.abc import Sequence
 
 from starlette.requests import Request
 
-from app.checkpoints.read import read_checkpoint
 from app.compression.job import cancel_path, write_job
 from app.configs import chosen_config
-from app.errors import BadInput, Conflict, NotFound
+from app.errors import BadInput, Conflict, InvalidUpload, NotFound
 from app.jobs.download import StoredDownload
 from app.jobs.records import Records
 from app.jobs.workflow import Engine
-from app.planning.resolve import resolve
+from app.planning.intake import Intake, Upload, take_in
 from app.planning.tasks import cut
 from app.settings import Settings
 from app.storage import Storage
 from app.uploads.multipart import Form, read_form
-from schemas.checkpoint import Checkpoint, StoredFile
-from schemas.config import KMeansPalettizerConfig
+from schemas.checkpoint import Checkpoint
 from schemas.jobs import Job, JobPage, Progress
 from schemas.plan import Plan
 from schemas.report import Report
@@ -42,17 +39,17 @@ class Jobs:
         """What a job would do with the form's model; its bytes are gone afterwards."""
         form = await read_form(request, self._store, self._settings.limits)
         try:
-            _, _, plan = await asyncio.to_thread(self._understand, form)
+            intake = await asyncio.to_thread(self._take_in, form)
         finally:
             await asyncio.to_thread(self._store.delete, *form.paths())
-        return plan
+        return intake.plan
 
     async def submit(self, request: Request) -> Job:
         """Take a form's model and config, refuse what cannot work, queue the rest."""
         form = await read_form(request, self._store, self._settings.limits)
         try:
-            config, checkpoint, plan = await asyncio.to_thread(self._understand, form)
-            job = await asyncio.to_thread(self._accept, config, checkpoint, plan)
+            intake = await asyncio.to_thread(self._take_in, form)
+            job = await asyncio.to_thread(self._accept, intake)
         finally:
             await asyncio.to_thread(self._store.delete, *form.paths())
         await self._engine.enqueue(job.id)
@@ -110,20 +107,26 @@ class Jobs:
             raise Conflict(f"the job is {job.state}; its {what} is there once it has succeeded")
         return job
 
-    def _understand(self, form: Form) -> tuple[KMeansPalettizerConfig, Checkpoint, Plan]:
+    def _take_in(self, form: Form) -> Intake:
         preset = form.texts.get("preset")
         config = chosen_config(
             form.texts.get("config"), None if preset is None else preset.decode(errors="replace")
         )
-        checkpoint = read_checkpoint(self._store, form.files, self._settings.limits)
-        return config, checkpoint, resolve(config, checkpoint, self._settings.limits)
+        beside = form.files["sensitivities"]
+        return take_in(
+            config,
+            Upload(self._store, form.files["model"]),
+            Upload(self._store, beside) if beside else None,
+            self._settings.limits,
+            strict=_is_true(form, "strict"),
+        )
 
-    def _accept(self, config: KMeansPalettizerConfig, checkpoint: Checkpoint, plan: Plan) -> Job:
+    def _accept(self, intake: Intake) -> Job:
         """Store everything the job needs, then its row: a row means that nothing is missing."""
         job_id = str(_time_ordered_id())
         prefix = f"jobs/{job_id}"
-        uploaded = checkpoint.files
-        checkpoint = checkpoint.model_copy(update={"files": _by_content(uploaded)})
+        plan, checkpoint = intake.plan, _by_content(intake.checkpoint)
+        sensitivities = intake.sensitivities and _by_content(intake.sensitivities)
         tasks = cut(
             plan,
             checkpoint,
@@ -132,14 +135,16 @@ class Jobs:
             parts_prefix=f"{prefix}/parts",
             task_bytes=self._settings.task_bytes,
             cancel_path=cancel_path(prefix),
+            sensitivities=sensitivities,
         )
         total = Progress(
             tensors_total=len(plan.palettized()), bytes_total=sum(task.size_bytes for task in tasks)
         )
         try:
-            write_job(self._store, prefix, config, checkpoint, plan, tasks)
-            for old, new in zip(uploaded, checkpoint.files, strict=True):
-                self._store.move(old.path, new.path)
+            write_job(self._store, prefix, intake.config, checkpoint, plan, tasks)
+            self._keep(intake.checkpoint, checkpoint)
+            if intake.sensitivities and sensitivities:
+                self._keep(intake.sensitivities, sensitivities)
             return self._records.add(
                 job_id, checkpoint.files[0].name, checkpoint.tensor_bytes(), total
             )
@@ -147,10 +152,24 @@ class Jobs:
             self._store.delete_folder(prefix)
             raise
 
+    def _keep(self, uploaded: Checkpoint, kept: Checkpoint) -> None:
+        """Move files from where they came in to where they are kept."""
+        for old, new in zip(uploaded.files, kept.files, strict=True):
+            self._store.move(old.path, new.path)
 
-def _by_content(files: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
-    """Where the files will lie: by their digests, so that the same bytes are kept once."""
-    return tuple(file.model_copy(update={"path": f"blobs/{file.sha256}"}) for file in files)
+
+def _by_content(checkpoint: Checkpoint) -> Checkpoint:
+    """With files where they will lie: by their digests, so that the same bytes are kept once."""
+    files = [file.model_copy(update={"path": f"blobs/{file.sha256}"}) for file in checkpoint.files]
+    return checkpoint.model_copy(update={"files": tuple(files)})
+
+
+def _is_true(form: Form, name: str) -> bool:
+    text = form.texts.get(name, b"false")
+    if text not in (b"true", b"false"):
+        got = text[:64].decode(errors="replace")
+        raise InvalidUpload(f"the field {name!r} is {got!r}; send true or false")
+    return text == b"true"
 
 
 def _time_ordered_id() -> uuid.UUID:

@@ -1,7 +1,7 @@
 """From a config and a checkpoint to a plan: every tensor's fate, and the rule that decided it."""
 
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.checkpoints.ops import REGISTERED
 from app.planning.decide import (
@@ -15,6 +15,7 @@ from app.planning.fit import group_count, misfit, palettized_bytes, settle
 from app.planning.govern import ModuleTree, govern
 from app.planning.paths import pointer
 from app.planning.patterns import Patterns
+from app.planning.strict import asked_in_vain
 from app.planning.unmatched import find_unmatched
 from app.settings import Limits
 from schemas.artifact import PALETTE_KEYS
@@ -34,6 +35,8 @@ def resolve(config: KMeansPalettizerConfig, checkpoint: Checkpoint, limits: Limi
     tree = ModuleTree(checkpoint.modules)
     government = govern(config, tree, patterns)
     verdicts = decide(checkpoint, tree, government.rules, patterns)
+    in_vain = asked_in_vain(checkpoint, tree, government.rules, patterns)
+    verdicts = replace(verdicts, tensors=in_vain | verdicts.tensors)
     taken = {name for tensor in checkpoint.tensors for name in (tensor.name, *tensor.aliases)}
     tensors = tuple(
         _plan(tensor, tree.owner(tensor.name), verdicts.tensors.get(tensor.name), taken)
@@ -53,6 +56,7 @@ class _Fate:
 
     size_bytes: int
     reason: str | None = None
+    incompatible: bool = False
     spec: PalettizationSpec | None = None
     clustering: Clustering | None = None
     groups: int = 0
@@ -75,6 +79,7 @@ def _plan(
         action="keep" if fate.reason else "palettize",
         rule=decision.rule if decision else None,
         reason=fate.reason,
+        incompatible=fate.incompatible,
         spec=fate.spec,
         clustering=fate.clustering,
         groups=fate.groups,
@@ -89,22 +94,20 @@ def _fate(
         return _Fate(tensor.size_bytes, _kept_because(tensor, module, decision))
     spec, op_type = decision.spec, decision.op.type if decision.op else None
     clustering = settle(spec, decision.config, op_type)
-    reason = misfit(tensor.shape, spec, clustering, op_type)
+    reason = _unfit(tensor) or misfit(tensor.shape, spec, clustering, op_type)
     for key in PALETTE_KEYS:
         if f"{tensor.name}.{key}" in taken:
             reason = f"the artifact needs the name of the model's own {tensor.name}.{key}"
     if reason is not None:
-        return _Fate(tensor.size_bytes, reason)
+        return _Fate(tensor.size_bytes, reason, incompatible=True)
     groups = group_count(tensor.shape, clustering)
     size = palettized_bytes(tensor.shape, FLOAT_BYTES[tensor.dtype], spec, groups)
-    return _Fate(size, None, spec, clustering, groups)
+    return _Fate(size, spec=spec, clustering=clustering, groups=groups)
 
 
 def _kept_because(tensor: StoredTensor, module: Module, decision: Decision | None) -> str:
-    if tensor.dtype not in FLOAT_BYTES:
-        return f"{tensor.dtype} cannot be palettized, only {', '.join(FLOAT_BYTES)} can"
-    if not can_be_palettized(tensor):
-        return "it holds no more than one value"
+    if (reason := _unfit(tensor)) is not None:
+        return reason
     if decision is None and module.type in OUT_OF_REACH:
         return "a recurrent module reads its parameters as one list, out of reach of every rule"
     if decision is None or (decision.rule is None and not _is_registered(decision)):
@@ -113,6 +116,13 @@ def _kept_because(tensor: StoredTensor, module: Module, decision: Decision | Non
         local = tensor.name.rpartition(".")[2]
         return f"{decision.under} has no spec for {local!r}"
     return "the config switches it off"
+
+
+def _unfit(tensor: StoredTensor) -> str | None:
+    """Why a tensor cannot be palettized under any spec; None when it can."""
+    if tensor.dtype not in FLOAT_BYTES:
+        return f"{tensor.dtype} cannot be palettized, only {', '.join(FLOAT_BYTES)} can"
+    return None if can_be_palettized(tensor) else "it holds no more than one value"
 
 
 def _is_registered(decision: Decision) -> bool:

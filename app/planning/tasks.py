@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from app.planning.decide import FLOAT_BYTES
-from schemas.checkpoint import Checkpoint, StoredTensor
+from schemas.checkpoint import Checkpoint
 from schemas.plan import Plan, PlannedTensor
-from schemas.tasks import CompressionTask, TensorSlice
+from schemas.tasks import CompressionTask, StoredRows, TensorSlice
 
 LEAST_TASKS: Final = 8
 """Tasks that even a small model is cut into, so that workers share it and progress is seen."""
@@ -24,19 +24,20 @@ def cut(
     parts_prefix: str,
     task_bytes: int,
     cancel_path: str | None = None,
+    sensitivities: Checkpoint | None = None,
+    sensitivities_url: str | None = None,
 ) -> list[CompressionTask]:
     """The tasks that palettize what the plan says, largest first.
 
     Each takes up to `task_bytes` of neighbouring bytes, or one slice that cannot be made smaller.
     The same plan and `task_bytes` give the same tasks, so parts of an earlier run stay valid.
+    `sensitivities` bear the names of the model's tensors.
     """
-    stored = {tensor.name: tensor for tensor in checkpoint.tensors}
+    located = _Located(checkpoint), _Located(sensitivities) if sensitivities else None
     total = sum(planned.size_bytes for planned in plan.palettized())
     task_bytes = min(task_bytes, max(SMALLEST_TASK_BYTES, total // LEAST_TASKS))
     slices = [
-        piece
-        for planned in plan.palettized()
-        for piece in _slices(planned, stored[planned.name], checkpoint, task_bytes)
+        piece for planned in plan.palettized() for piece in _slices(planned, *located, task_bytes)
     ]
     slices.sort(key=lambda piece: (piece.path, piece.offset))
     filled = sorted(_fill(slices, task_bytes), key=_size_bytes, reverse=True)
@@ -45,6 +46,7 @@ def cut(
             index=index,
             source_url=source_url,
             store_url=store_url,
+            sensitivities_url=sensitivities_url,
             part_path=f"{parts_prefix}/{index:06d}.safetensors",
             cancel_path=cancel_path,
             slices=tuple(pieces),
@@ -53,31 +55,53 @@ def cut(
     ]
 
 
-def _slices(
-    planned: PlannedTensor, stored: StoredTensor, checkpoint: Checkpoint, task_bytes: int
-) -> Iterator[TensorSlice]:
-    assert planned.spec is not None  # noqa: S101 - a palettized tensor has both
-    assert planned.clustering is not None  # noqa: S101
-    rows, step = planned.shape[0], _rows_per_slice(planned, stored, task_bytes)
-    row_bytes = stored.size_bytes // rows
-    for first in range(0, rows, step):
-        count = min(step, rows - first)
-        whole = count == rows
-        yield TensorSlice(
-            name=planned.name,
-            dtype=planned.dtype,
-            shape=(count, *planned.shape[1:]),
+class _Located:
+    """The tensors of a checkpoint, and where their bytes lie."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._files = checkpoint.files
+        self._tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
+
+    def is_strided(self, name: str) -> bool:
+        return self._tensors[name].strides is not None
+
+    def rows(self, name: str, first: int, count: int) -> StoredRows:
+        """Some rows of a tensor; of one with strides only all can be had."""
+        stored = self._tensors[name]
+        row_bytes = stored.size_bytes // stored.shape[0]
+        whole = count == stored.shape[0]
+        return StoredRows(
+            dtype=stored.dtype,
+            shape=(count, *stored.shape[1:]),
             strides=stored.strides,
-            path=checkpoint.files[stored.file].path,
+            path=self._files[stored.file].path,
             offset=stored.offset + first * row_bytes,
             size_bytes=stored.size_bytes if whole else count * row_bytes,
-            first_row=first,
-            spec=planned.spec,
-            clustering=planned.clustering,
         )
 
 
-def _rows_per_slice(planned: PlannedTensor, stored: StoredTensor, task_bytes: int) -> int:
+def _slices(
+    planned: PlannedTensor, weights: _Located, weighing: _Located | None, task_bytes: int
+) -> Iterator[TensorSlice]:
+    assert planned.spec is not None  # noqa: S101 - a palettized tensor has both
+    assert planned.clustering is not None  # noqa: S101
+    name, rows = planned.name, planned.shape[0]
+    weighing = weighing if planned.weighted else None
+    strided = weights.is_strided(name) or (weighing is not None and weighing.is_strided(name))
+    step = rows if strided else _rows_per_slice(planned, task_bytes)
+    for first in range(0, rows, step):
+        count = min(step, rows - first)
+        yield TensorSlice(
+            **dict(weights.rows(name, first, count)),
+            name=name,
+            first_row=first,
+            spec=planned.spec,
+            clustering=planned.clustering,
+            sensitivity=weighing.rows(name, first, count) if weighing else None,
+        )
+
+
+def _rows_per_slice(planned: PlannedTensor, task_bytes: int) -> int:
     """Rows of each slice but the last; all rows when the tensor stays whole.
 
     Slices are cut between groups, so that no LUT is shared; between vectors; and where the packed
@@ -86,7 +110,7 @@ def _rows_per_slice(planned: PlannedTensor, stored: StoredTensor, task_bytes: in
     spec, clustering, rows = planned.spec, planned.clustering, planned.shape[0]
     assert spec is not None  # noqa: S101 - a palettized tensor has both
     assert clustering is not None  # noqa: S101
-    if stored.size_bytes <= task_bytes or stored.strides is not None:
+    if planned.size_bytes <= task_bytes:
         return rows
     if clustering.group_size is None or clustering.axis != 0:
         return rows

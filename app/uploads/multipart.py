@@ -17,8 +17,8 @@ from app.settings import Limits
 from app.storage import Storage
 from schemas.checkpoint import StoredFile
 
-FILE_FIELD = "model"
-TEXT_FIELDS = ("config", "preset")
+FILE_FIELDS = ("model", "sensitivities")
+TEXT_FIELDS = ("config", "preset", "strict")
 HEADER_BYTES = 16 << 10
 """Of one part's headers."""
 PIECE_BYTES = 1 << 20
@@ -32,12 +32,15 @@ Event: TypeAlias = tuple[str, bytes]
 class Form:
     """A form whose files lie in the store, under paths of their own."""
 
-    files: list[StoredFile] = field(default_factory=list)
+    files: dict[str, list[StoredFile]] = field(
+        default_factory=lambda: {name: [] for name in FILE_FIELDS}
+    )
+    """Field -> its files, as they came."""
     texts: dict[str, bytes] = field(default_factory=dict)
 
     def paths(self) -> list[str]:
         """Where the files lie."""
-        return [file.path for file in self.files]
+        return [file.path for files in self.files.values() for file in files]
 
 
 async def read_form(request: Request, storage: Storage, limits: Limits) -> Form:
@@ -65,27 +68,29 @@ async def _read(request: Request, storage: Storage, limits: Limits, form: Form) 
         if kind != "begin":
             continue
         name, file_name = _disposition(data)
-        if name == FILE_FIELD:
-            if len(form.files) == limits.upload_files:
+        if name in FILE_FIELDS:
+            if len(form.paths()) == limits.upload_files:
                 raise TooLarge(f"over {limits.upload_files:,} files; send fewer, larger shards")
-            await _store_file(storage, form, file_name or "model", _data(events))
+            await _store_file(storage, form.files[name], file_name or name, _data(events))
         elif name in TEXT_FIELDS:
             if name in form.texts:
                 raise InvalidUpload(f"the field {name!r} stands twice; send it once")
             form.texts[name] = await _text(name, _data(events), limits.config_bytes)
         else:
             raise InvalidUpload(f"unknown field {name[:64]!r}; {_fields_near(name)}")
-    if not form.files:
-        raise InvalidUpload(f"the field {FILE_FIELD!r} is missing: send the model's file in it")
+    if not form.files["model"]:
+        raise InvalidUpload("the field 'model' is missing: send the model's file in it")
 
 
 def _fields_near(name: str) -> str:
-    known = (FILE_FIELD, *TEXT_FIELDS)
+    known = (*FILE_FIELDS, *TEXT_FIELDS)
     near = difflib.get_close_matches(name[:64], known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(known)}"
 
 
-async def _store_file(storage: Storage, form: Form, name: str, data: AsyncIterator[bytes]) -> None:
+async def _store_file(
+    storage: Storage, files: list[StoredFile], name: str, data: AsyncIterator[bytes]
+) -> None:
     path = f"uploads/incoming/{uuid.uuid4().hex}"
     digest = hashlib.sha256()
     size = 0
@@ -97,9 +102,9 @@ async def _store_file(storage: Storage, form: Form, name: str, data: AsyncIterat
             await asyncio.to_thread(digest.update, piece)
             yield piece
 
-    form.files.append(StoredFile(name=name, path=path, size_bytes=0))  # so that it is cleaned up
+    files.append(StoredFile(name=name, path=path, size_bytes=0))  # so that it is cleaned up
     await storage.write_stream(path, hashed())
-    form.files[-1] = StoredFile(name=name, path=path, size_bytes=size, sha256=digest.hexdigest())
+    files[-1] = StoredFile(name=name, path=path, size_bytes=size, sha256=digest.hexdigest())
 
 
 async def _gathered(data: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

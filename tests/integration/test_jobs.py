@@ -371,7 +371,8 @@ def test_openapi_documents_forms_and_problems(server):
     assert server.http.get("/docs").is_success
     paths = server.http.get("/openapi.json").json()["paths"]
     form = paths["/v1/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(form["properties"]) == {"model", "config", "preset"}
+    fields = {"model", "sensitivities", "config", "preset", "strict"}
+    assert set(form["properties"]) == fields
     for status in ("413", "415", "422"):
         content = paths["/v1/jobs"]["post"]["responses"][status]["content"]
         assert "application/problem+json" in content

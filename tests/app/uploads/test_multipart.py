@@ -79,14 +79,27 @@ def test_chunking_changes_nothing(storage, bodies, config, cuts):
     chunks = [whole[a:b] for a, b in itertools.pairwise(places)]
     found = read(storage, chunks)
     assert found.texts == {"config": config}
-    assert [file.name for file in found.files] == [f"m{number}" for number in range(len(bodies))]
-    for file, body in zip(found.files, bodies, strict=True):
+    names = [file.name for file in found.files["model"]]
+    assert names == [f"m{number}" for number in range(len(bodies))]
+    for file, body in zip(found.files["model"], bodies, strict=True):
         assert bytes(storage.read(file.path)) == body
         assert (file.size_bytes, file.sha256) == (len(body), hashlib.sha256(body).hexdigest())
     storage.delete(*found.paths())
 
 
 MODEL = part(b"model", b"x" * 1000, b"m.safetensors")
+SENSITIVITIES = part(b"sensitivities", b"y" * 10, b"s.safetensors")
+
+
+def test_files_lie_under_the_fields_they_came_in(storage):
+    found = read(storage, [form(SENSITIVITIES, MODEL, SENSITIVITIES, part(b"strict", b"true"))])
+    assert {field: len(files) for field, files in found.files.items()} == {
+        "model": 1,
+        "sensitivities": 2,
+    }
+    assert found.texts == {"strict": b"true"}
+    assert len(set(found.paths())) == 3
+    storage.delete(*found.paths())
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -94,10 +107,11 @@ MODEL = part(b"model", b"x" * 1000, b"m.safetensors")
     ("body", "said"),
     [
         (form(part(b"preset", b"w4")), "'model' is missing"),
+        (form(SENSITIVITIES, part(b"preset", b"w4")), "'model' is missing"),
         (form(MODEL, part(b"preset", b"w4"), part(b"preset", b"w4")), "'preset' stands twice"),
         (form(MODEL, part(b"presett", b"w4")), "did you mean 'preset'"),
         (form(MODEL, part(b"modle", b"", b"m")), "did you mean 'model'"),
-        (form(MODEL, part(b"zzz", b"")), "the fields are model, config, preset"),
+        (form(MODEL, part(b"zzz", b"")), "the fields are model, sensitivities, config, preset"),
         (form(MODEL, b"--%s\r\nX: y\r\n\r\nbody\r\n" % BOUNDARY), "no name"),
         (MODEL, "broke off"),
         (MODEL[:500], "broke off"),
@@ -123,6 +137,7 @@ def test_body_of_another_kind(storage, kind):
     [
         (Limits(upload_bytes=900), form(MODEL), "over 900 bytes"),
         (Limits(upload_files=2), form(MODEL, MODEL, MODEL), "over 2 files"),
+        (Limits(upload_files=2), form(MODEL, SENSITIVITIES, MODEL), "over 2 files"),
         (
             Limits(config_bytes=9),
             form(MODEL, part(b"config", b"0123456789")),
@@ -166,6 +181,6 @@ def test_connection_that_breaks_off(storage):
 )
 def test_file_names_are_shown_and_never_paths(storage, given_name, shown):
     found = read(storage, [form(part(b"model", b"x", given_name))])
-    assert [file.name for file in found.files] == [shown]
-    assert found.files[0].path.startswith("uploads/incoming/")
+    assert [file.name for file in found.files["model"]] == [shown]
+    assert found.paths()[0].startswith("uploads/incoming/")
     storage.delete(*found.paths())

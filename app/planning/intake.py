@@ -1,0 +1,60 @@
+"""From uploaded files and a config to what a job will do, or to a refusal of all of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.checkpoints.read import read_checkpoint
+from app.planning.resolve import resolve
+from app.planning.sensitivities import match, weigh
+from app.planning.strict import check_strict
+from app.settings import Limits
+from app.storage import Storage
+from schemas.checkpoint import Checkpoint, StoredFile
+from schemas.config import KMeansPalettizerConfig
+from schemas.plan import Plan
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Files that belong together, in a store."""
+
+    storage: Storage
+    files: Sequence[StoredFile]
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What was asked for, understood and found sound."""
+
+    config: KMeansPalettizerConfig
+    checkpoint: Checkpoint
+    sensitivities: Checkpoint | None
+    """Under the names of the model's tensors; None when none were given."""
+    plan: Plan
+
+
+def take_in(
+    config: KMeansPalettizerConfig,
+    model: Upload,
+    sensitivities: Upload | None,
+    limits: Limits,
+    *,
+    strict: bool,
+) -> Intake:
+    """Read the headers of an upload, and plan what the config asks for.
+
+    Raises:
+        InvalidConfig: see `resolve`.
+        InvalidModel, UnsupportedFormat, TooLarge: see `read_checkpoint`, of either upload.
+        InvalidSensitivities: they do not fit the model.
+        StrictViolation: strict, and not everything that the config asks for can be done.
+    """
+    checkpoint = read_checkpoint(model.storage, model.files, limits)
+    plan = resolve(config, checkpoint, limits)
+    if strict:
+        check_strict(plan)
+    if sensitivities is None:
+        return Intake(config, checkpoint, None, plan)
+    uploaded = read_checkpoint(sensitivities.storage, sensitivities.files, limits)
+    matched = match(uploaded, checkpoint)
+    return Intake(config, checkpoint, matched, weigh(plan, matched))

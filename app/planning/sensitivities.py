@@ -1,0 +1,125 @@
+"""Sensitivities: how much the error of each weight counts, uploaded beside the model."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from app.errors import MOST_LISTED, InvalidSensitivities
+from app.planning.decide import FLOAT_BYTES
+from app.planning.paths import pointer
+from app.planning.suggestions import DottedNames
+from schemas.checkpoint import Checkpoint, StoredTensor
+from schemas.plan import Plan
+from schemas.problem import InvalidField
+
+_PARAMETRIZED = re.compile(r"(.*\.)?parametrizations\.([^.]+)\.original", re.DOTALL)
+"""What coreai-opt calls a parameter that it has prepared. Source: its `save_sensitivities`."""
+_NAMED = 100
+"""Tensors that a warning names."""
+
+
+def match(uploaded: Checkpoint, model: Checkpoint) -> Checkpoint:
+    """The sensitivities under the names of the model's tensors, one for one.
+
+    `x.parametrizations.weight.original` means `x.weight`, unless the model calls a tensor so.
+
+    Raises:
+        InvalidSensitivities: one entry for each that the model has no tensor for, of another shape
+            than the tensor, not of floating point, or the second for one tensor.
+    """
+    return _Matching(uploaded, model).run()
+
+
+def weigh(plan: Plan, sensitivities: Checkpoint) -> Plan:
+    """The plan with its palettized tensors weighted, where they have sensitivities.
+
+    A palettized tensor without counts all its weights alike, as in coreai-opt, and a sensitivity
+    of a kept tensor is not used; the plan warns of both.
+
+    Source: coreai-opt 0.3.0, `_set_sensitivities_in_fake_palettize_modules`.
+    """
+    named = {tensor.name for tensor in sensitivities.tensors}
+    palettized = {tensor.name for tensor in plan.palettized()}
+    weighted = named & palettized
+    lacking = [name for name in palettized if name not in named]
+    unused = [name for name in named if name not in palettized]
+    return plan.model_copy(
+        update={
+            "tensors": tuple(
+                tensor.model_copy(update={"weighted": tensor.name in weighted})
+                for tensor in plan.tensors
+            ),
+            "warnings": (*plan.warnings, *_warnings(lacking, unused)),
+            "sensitivities_sha256": {
+                file.name: file.sha256 for file in sensitivities.files if file.sha256
+            },
+        }
+    )
+
+
+def _warnings(lacking: Sequence[str], unused: Sequence[str]) -> Iterator[str]:
+    if lacking:
+        yield (
+            "no sensitivities were given for these palettized tensors, so all their weights "
+            f"count alike: {_shown(lacking)}"
+        )
+    if unused:
+        yield (
+            "the sensitivities of these tensors are not used, since the tensors are kept: "
+            f"{_shown(unused)}"
+        )
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(sorted(names)[:_NAMED]) + more
+
+
+class _Matching:
+    def __init__(self, uploaded: Checkpoint, model: Checkpoint) -> None:
+        self._uploaded = uploaded
+        self._tensors = {
+            name: tensor for tensor in model.tensors for name in (tensor.name, *tensor.aliases)
+        }
+        self._near = DottedNames(self._tensors)
+        self._found: dict[str, tuple[str, StoredTensor]] = {}
+        self._faults: list[InvalidField] = []
+
+    def run(self) -> Checkpoint:
+        for stored in self._uploaded.tensors:
+            for name in (stored.name, *stored.aliases):
+                if (fault := self._take(name, stored)) is not None:
+                    place = pointer("sensitivities", name)
+                    self._faults.append(InvalidField(pointer=place, detail=fault))
+        if self._faults:
+            count = len(self._faults)
+            raise InvalidSensitivities.about(
+                f"{count:,} {'sensitivity does' if count == 1 else 'sensitivities do'} not fit the "
+                "model; send one float tensor per weight, of its name and shape",
+                self._faults,
+            )
+        tensors = tuple(
+            stored.model_copy(update={"name": name, "aliases": ()})
+            for name, (_, stored) in self._found.items()
+        )
+        return self._uploaded.model_copy(update={"tensors": tensors, "modules": (), "ops": ()})
+
+    def _take(self, name: str, stored: StoredTensor) -> str | None:
+        """Note a sensitivity under its tensor's first name, or say why it cannot be used."""
+        prepared = _PARAMETRIZED.fullmatch(name)
+        plain = (prepared[1] or "") + prepared[2] if prepared else name
+        tensor = self._tensors.get(name) or self._tensors.get(plain)
+        if tensor is None:
+            return f"the model has no tensor of this name{self._hint(plain)}"
+        if stored.dtype not in FLOAT_BYTES:
+            return f"it has the dtype {stored.dtype}; {', '.join(FLOAT_BYTES)} are allowed"
+        if stored.shape != tensor.shape:
+            return f"it has the shape {list(stored.shape)}, the tensor {list(tensor.shape)}"
+        before, same = self._found.setdefault(tensor.name, (name, stored))
+        if same is not stored:
+            return f"it means the same tensor as {before}, {tensor.name}; send one of them"
+        return None
+
+    def _hint(self, name: str) -> str:
+        """Names like one, for faults that are listed; the search takes time."""
+        near = self._near.close(name) if len(self._faults) < MOST_LISTED else ()
+        return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,88 @@
+"""Strict requests: everything that the config asks for is done, or nothing is."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+from app.errors import StrictViolation
+from app.planning.decide import ALL, Decision, can_be_palettized, decide
+from app.planning.govern import ModuleTree, Rules
+from app.planning.paths import pointer
+from app.planning.patterns import Patterns
+from schemas.checkpoint import Checkpoint
+from schemas.plan import Plan
+from schemas.problem import InvalidField
+
+_STEP = re.compile(r'(\w+)(?:\[("(?:[^"\\]|\\.)*")\])?\.?')
+"""One field of a path into the config, with its key when it has one."""
+
+
+def check_strict(plan: Plan) -> None:
+    """That every config key matched, and that every tensor fits what a rule asks for it.
+
+    Raises:
+        StrictViolation: one entry for each key that did not, and each tensor that does not.
+    """
+    faults = [*_idle_keys(plan), *_unfit_tensors(plan)]
+    if faults:
+        keys, tensors = len(plan.unmatched), len(faults) - len(plan.unmatched)
+        raise StrictViolation.about(
+            f"strict: {keys:,} config {'key matches' if keys == 1 else 'keys match'} nothing, and "
+            f"{tensors:,} {'tensor' if tensors == 1 else 'tensors'} cannot take what a rule asks "
+            "for; mend the config, or send it without strict",
+            faults,
+        )
+
+
+def asked_in_vain(
+    checkpoint: Checkpoint, tree: ModuleTree, governed: Mapping[str, Rules], patterns: Patterns
+) -> dict[str, Decision]:
+    """What rules ask by exact name for tensors that no spec can palettize, such as integers.
+
+    `*` asks only for what can be palettized. The rules are asked as if the tensors were other
+    ones, so that the same precedence holds for them.
+    """
+    as_if = {"dtype": "F32", "shape": (2,)}
+    unfit = [
+        tensor.model_copy(update=as_if)
+        for tensor in checkpoint.tensors
+        if not can_be_palettized(tensor)
+    ]
+    if not unfit:
+        return {}
+    names = {name for tensor in unfit for name in (tensor.name, *tensor.aliases)}
+    reading = [op for op in checkpoint.ops if not names.isdisjoint(op.states.values())]
+    asked = checkpoint.model_copy(update={"tensors": tuple(unfit), "ops": tuple(reading)})
+    return {
+        name: decision
+        for name, decision in decide(asked, tree, governed, patterns).tensors.items()
+        if decision.spec is not None
+        and decision.rule is not None
+        and not decision.rule.endswith(f"[{json.dumps(ALL)}]")
+    }
+
+
+def _idle_keys(plan: Plan) -> Iterator[InvalidField]:
+    for key in plan.unmatched:
+        hint = f"; did you mean {' or '.join(key.suggestions)}?" if key.suggestions else ""
+        yield InvalidField(pointer=_pointer(key.path), detail=key.reason + hint)
+
+
+def _unfit_tensors(plan: Plan) -> Iterator[InvalidField]:
+    for tensor in plan.tensors:
+        if tensor.incompatible:
+            yield InvalidField(
+                pointer=_pointer(tensor.rule or ""),
+                detail=f"{tensor.name} of shape {list(tensor.shape)} cannot take this: "
+                f"{tensor.reason}; give it a spec that fits, or null to keep it as it is",
+            )
+
+
+def _pointer(path: str) -> str:
+    """The JSON pointer of a path as the plan writes it."""
+    steps = [
+        step
+        for field, key in _STEP.findall(path)
+        for step in ((field, json.loads(key)) if key else (field,))
+    ]
+    return pointer(*steps)
