@@ -5,15 +5,21 @@ term adds up to a constant over all cells, so the cuts minimise the sum of `gain
 with prefix sums one cell costs O(1). See docs/kernels.md.
 """
 
+from typing import Any, Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.jit import compiled, compiled_inline
 
 Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+Integers = NDArray[np.integer[Any]]
 Flags = NDArray[np.bool_]
 
+WEIGHT: Final = 0
+MOMENT: Final = 1
+COST: Final = 2
+"""Columns of the sums that a path is searched in, side by side so that they share cache lines."""
 MAX_PATHS = 60
 COARSE_SPLIT = 32
 FINE_SPLIT, FINE_SPLIT_OF_MANY = 256, 192
@@ -34,28 +40,27 @@ def gain(weight: float, moment: float) -> float:
 
 
 @compiled
-def cheapest_path(
-    weights: Floats, moments: Floats, penalty: float, parents: Integers, links: Integers
-) -> None:
+def cheapest_path(sums: Floats, penalty: float, parents: Integers, links: Integers) -> None:
     """Cheapest chain of cells over points 0..n when each cell costs `penalty` more.
 
     Fills, for every position, the start of the last cell and the number of cells before it.
     Costs obey the quadrangle inequality, so a later start, once better, stays better: a queue
     holds the starts that will be best for some position, in order (Galil and Park 1992).
 
-    Shapes: weights, moments: prefix sums (n+1,); parents, links (n+1,).
+    Shapes: sums (n+1, 3): prefix sums of w and w x, side by side, and room for the cost so far;
+    parents, links (n+1,).
     """
-    n = weights.size - 1
-    cost = np.empty(n + 1)
-    queue = np.empty(n + 1, np.int64)
-    since = np.empty(n + 1, np.int64)  # first position for which each start in the queue is best
+    n = sums.shape[0] - 1
+    queue = np.empty(n + 1, np.int32)
+    since = np.empty(n + 1, np.int32)  # first position for which each start in the queue is best
     head = tail = 0
-    queue[0], since[0], cost[0], links[0], parents[0] = 0, 1, 0.0, 0, 0
+    queue[0], since[0], sums[0, COST], links[0], parents[0] = 0, 1, 0.0, 0, 0
     for j in range(1, n + 1):
         while head < tail and since[head + 1] <= j:
             head += 1
         i = queue[head]
-        cost[j] = cost[i] + penalty + gain(weights[j] - weights[i], moments[j] - moments[i])
+        added = gain(sums[j, WEIGHT] - sums[i, WEIGHT], sums[j, MOMENT] - sums[i, MOMENT])
+        sums[j, COST] = sums[i, COST] + penalty + added
         parents[j] = i
         links[j] = links[i] + 1
         while True:
@@ -63,13 +68,13 @@ def cheapest_path(
             low = max(since[tail], j + 1)
             if low > n:
                 break
-            if _beats(weights, moments, cost, j, last, low):
+            if _beats(sums, j, last, low):
                 if tail > head:
                     tail -= 1
                     continue
                 queue[tail], since[tail] = j, low
                 break
-            first = _first_win(weights, moments, cost, j, last, low)
+            first = _first_win(sums, j, last, low)
             if first <= n:
                 tail += 1
                 queue[tail], since[tail] = j, first
@@ -77,24 +82,29 @@ def cheapest_path(
 
 
 @compiled_inline
-def _beats(weights: Floats, moments: Floats, cost: Floats, new: int, old: int, end: int) -> bool:
-    """Whether a last cell from `new` is cheaper than one from `old`, both up to `end`."""
-    fresh = cost[new] + gain(weights[end] - weights[new], moments[end] - moments[new])
-    return bool(fresh < cost[old] + gain(weights[end] - weights[old], moments[end] - moments[old]))
+def _beats(sums: Floats, new: int, old: int, end: int) -> bool:
+    """Whether a last cell from `new` is cheaper than one from `old`, both up to `end`.
+
+    That is cost - S^2 / W of the one below that of the other, multiplied by both weights.
+    """
+    fresh, stale = sums[end, WEIGHT] - sums[new, WEIGHT], sums[end, WEIGHT] - sums[old, WEIGHT]
+    near, far = sums[end, MOMENT] - sums[new, MOMENT], sums[end, MOMENT] - sums[old, MOMENT]
+    dearer = (sums[new, COST] - sums[old, COST]) * fresh * stale
+    return bool(dearer < near * near * stale - far * far * fresh)
 
 
-@compiled
-def _first_win(weights: Floats, moments: Floats, cost: Floats, new: int, old: int, low: int) -> int:
+@compiled_inline
+def _first_win(sums: Floats, new: int, old: int, low: int) -> int:
     """First end for which `new` beats `old`, known not to at `low`; past the last if none."""
-    n = weights.size - 1
+    n = sums.shape[0] - 1
     step = 1
-    while low + step <= n and not _beats(weights, moments, cost, new, old, low + step):
+    while low + step <= n and not _beats(sums, new, old, low + step):
         low += step
         step *= 2
     high = min(low + step, n + 1)
     while high - low > 1:
         middle = (low + high) // 2
-        if _beats(weights, moments, cost, new, old, middle):
+        if _beats(sums, new, old, middle):
             high = middle
         else:
             low = middle
@@ -127,13 +137,15 @@ def cheapest_cells(
     Shapes: prefix sums (n+1,) with n >= k -> (k+1,).
     """
     n = weights.size - 1
-    parents, links = np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)
+    sums = np.empty((n + 1, 3))
+    sums[:, WEIGHT], sums[:, MOMENT] = weights, moments
+    parents, links = np.empty(n + 1, np.int32), np.empty(n + 1, np.int32)
     few, many = np.array([0, n]), np.arange(n + 1)
     few_cost, many_cost = cut_gain(weights, moments, few), cut_gain(weights, moments, many)
     low, high = 0.0, np.inf
     paths, between = 0, False
     while paths < MAX_PATHS:
-        cheapest_path(weights, moments, penalty, parents, links)
+        cheapest_path(sums, penalty, parents, links)
         paths += 1
         cuts, cells = path_cuts(parents, links), links[n]
         if cells == k:
