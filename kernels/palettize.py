@@ -1,13 +1,16 @@
 """Palettize one tensor."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels import metrics
 from kernels.arrays import check_weight, is_torch, to_numpy, to_torch
-from kernels.errors import DeviceError, NonFiniteError, SensitivityError
+from kernels.devices import resolve_device
+from kernels.errors import NonFiniteError, SensitivityError
 from kernels.groups import layout_of
 from kernels.lut import quantize_lut
 from kernels.metrics import Metrics
@@ -17,7 +20,9 @@ from kernels.settings import PaletteSettings
 from kernels.source import Source, raise_non_finite, row_scale, widened
 from kernels.vector import cpu as vector
 
-DEVICES = ("cpu", "auto")
+if TYPE_CHECKING:
+    import torch
+
 VECTOR_BATCH = 1 << 21
 """Elements whose vectors are held at a time, group size permitting."""
 
@@ -33,15 +38,25 @@ def palettize(
 
     Arrays are numpy arrays or torch tensors of any stride; those of the result are what `weight`
     is. `sensitivity` weights the squared error of each element. `threads` None uses every core;
-    the result does not depend on it.
+    the result does not depend on it. `device` is "cpu", "cuda", "cuda:1" or "auto", the GPU where
+    there is one; its palettes have the same error as the CPU's.
 
     Shapes: sensitivity like weight; for those of the result see `Palette`.
 
     Raises:
         PaletteError: a subclass names the setting, shape or value that is at fault.
     """
-    if device not in DEVICES:
-        raise DeviceError(f"device is {device!r}; this build knows {DEVICES}")
+    return palettize_on(resolve_device(device), weight, settings, sensitivity, threads)
+
+
+def palettize_on(
+    accelerator: "torch.device | None",
+    weight: Any,
+    settings: PaletteSettings,
+    sensitivity: Any = None,
+    threads: int | None = None,
+) -> Palette:
+    """Like `palettize` on a torch device, or with None on the CPU without torch."""
     array = to_numpy(weight)
     check_weight(array)
     layout = layout_of(array.shape, settings)
@@ -49,7 +64,7 @@ def palettize(
     scale = row_scale(array) if settings.per_channel_scale else None
     run = _palettize_scalar if settings.cluster_dim == 1 else _palettize_vector
     try:
-        palette = run(Source(array, layout, scale), settings, importance, threads)
+        palette = run(Source(array, layout, scale), settings, importance, threads, accelerator)
     except NonFiniteError:
         raise_non_finite(array)
         raise
@@ -61,12 +76,15 @@ def _palettize_scalar(
     settings: PaletteSettings,
     sensitivity: NDArray[np.floating] | None,
     threads: int | None,
+    accelerator: "torch.device | None",
 ) -> Palette:
     k, decimals = 2**settings.n_bits, settings.rounding_precision
-    fit = scalar.cluster(source, k, _importance(source, sensitivity), decimals, threads)
+    importance = _importance(source, sensitivity)
+    cluster, nearest = _scalar_path(accelerator)
+    fit = cluster(source, k, importance, decimals, threads)
     stored, lut_scale, zero_point = _stored_lut(fit.centroids[..., None], source, settings)
     lut = dense_lut(stored, source.weight.dtype, lut_scale, zero_point)
-    found = scalar.nearest(source, widened(lut).reshape(-1, k), threads)
+    found = nearest(source, widened(lut).reshape(-1, k), threads)
     sse, signal = float(found.sse.sum()), float(found.signal.sum())
     total = metrics.Errors(sse, signal, float(found.max_error.max()))
     if source.scale is not None:
@@ -99,6 +117,27 @@ def _palettize_scalar(
     )
 
 
+def _scalar_path(
+    accelerator: "torch.device | None",
+) -> tuple[Callable[..., scalar.Fit], Callable[..., scalar.Assignment]]:
+    """What clusters and what assigns."""
+    if accelerator is None:
+        return scalar.cluster, scalar.nearest
+    from kernels.scalar import batched
+
+    return partial(batched.cluster_on, accelerator), partial(batched.nearest_on, accelerator)
+
+
+def _vector_path(
+    accelerator: "torch.device | None", threads: int | None
+) -> Callable[..., vector.VectorClusters]:
+    if accelerator is None:
+        return partial(vector.cluster, threads=threads)
+    from kernels.vector import batched
+
+    return partial(batched.cluster_on, accelerator)
+
+
 def _importance(
     source: Source, sensitivity: NDArray[np.floating] | None
 ) -> NDArray[np.floating] | None:
@@ -121,7 +160,9 @@ def _palettize_vector(
     settings: PaletteSettings,
     sensitivity: NDArray[np.floating] | None,
     threads: int | None,
+    accelerator: "torch.device | None",
 ) -> Palette:
+    cluster = _vector_path(accelerator, threads)
     layout, dim, k = source.layout, settings.cluster_dim, 2**settings.n_bits
     cells = layout.divided(dim)
     centroids = np.empty((layout.groups, k, dim))
@@ -135,7 +176,7 @@ def _palettize_vector(
         mass = None
         if sensitivity is not None:
             mass = layout.take_vectors(sensitivity, groups, dim).sum(axis=-1)
-        found = vector.cluster(points, k, mass, settings.seed)
+        found = cluster(points, k, mass, settings.seed)
         centroids[groups.start : groups.stop] = found.centroids
         cells.put(indices, groups, found.labels)
         for group, labels in zip(groups, found.labels, strict=True):

@@ -85,7 +85,7 @@ def _palettize(
     started = time.perf_counter()
     try:
         palette = kernels.palettize(
-            weight, settings(item.spec, item.clustering), sensitivity, threads=threads
+            weight, settings(item.spec, item.clustering), sensitivity, "auto", threads
         )
     except SensitivityError as error:
         raise InvalidSensitivities(

@@ -10,7 +10,7 @@ from kernels.errors import NonFiniteError
 from kernels.scalar.assign import assign, measure, thresholds_of
 from kernels.scalar.binning import binned
 from kernels.scalar.points import count_distinct, solve
-from kernels.scalar.rounding import LARGEST, tally
+from kernels.scalar.rounding import LARGEST, MORE_DECIMALS, ROUNDED_PER_ENTRY, tally
 from kernels.scalar.scratch import Scratch
 from kernels.scalar.settle import settled
 from kernels.scalar.sorting import ascending, ascending_order
@@ -23,13 +23,6 @@ PIECE = 1 << 18
 """Elements of a large group that are read at a time."""
 LARGEST_SORTED = 1 << 19
 """Elements of a group up to which its values are sorted; more are binned."""
-ROUNDED_PER_ENTRY = 8
-"""Distinct rounded values per palette entry that fast mode needs.
-
-With fewer, many partitions of the rounded values cost the same and those of the weights do not.
-"""
-MORE_DECIMALS = 2
-"""How many decimals fast mode may add to have enough distinct values."""
 _NO_MASS = np.empty(0)
 
 
@@ -97,6 +90,25 @@ def cluster(
     return Fit(centroids, max(most for most, _ in done), left_fast_mode)
 
 
+def settle_groups(
+    source: Source,
+    sensitivity: NDArray[np.floating] | None,
+    centroids: NDArray[np.float64],
+    threads: int | None,
+) -> None:
+    """Move the centroids (groups, K) of a two-byte weight to the best that its dtype can hold."""
+    layout = source.layout
+    fitter = _Fitter(centroids.shape[1], None, source.weight.dtype)
+
+    def run(groups: range) -> None:
+        values = source.entries(groups)
+        masses = None if sensitivity is None else layout.take(sensitivity, groups)
+        for row, group in enumerate(groups):
+            fitter.settle(values[row], None if masses is None else masses[row], centroids[group])
+
+    spread(run, layout.batches(BATCH), threads)
+
+
 @dataclass(frozen=True)
 class _Fitter:
     """Fills the centroids of one group after the other."""
@@ -122,6 +134,17 @@ class _Fitter:
         if self.dtype.itemsize == 2:
             centroids[:] = settled(*ordered, centroids, self.dtype)
         return paths, rounded is not None or count_distinct(ordered[0]) <= self.k
+
+    def settle(
+        self,
+        values: NDArray[np.floating],
+        mass: NDArray[np.floating] | None,
+        centroids: NDArray[np.float64],
+    ) -> None:
+        """Move centroids found elsewhere to the best that the weight's dtype can hold."""
+        if mass is not None and not mass.any():
+            mass = None
+        centroids[:] = settled(*self._ordered(values, mass), centroids, self.dtype)
 
     def _rounded(
         self, values: NDArray[np.floating], mass: NDArray[np.floating] | None

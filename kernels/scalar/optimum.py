@@ -108,7 +108,7 @@ def _first_win(sums: Floats, new: int, old: int, low: int) -> int:
             high = middle
         else:
             low = middle
-    return high
+    return int(high)
 
 
 @compiled
@@ -140,7 +140,8 @@ def cheapest_cells(
     sums = np.empty((n + 1, 3))
     sums[:, WEIGHT], sums[:, MOMENT] = weights, moments
     parents, links = np.empty(n + 1, np.int32), np.empty(n + 1, np.int32)
-    few, many = np.array([0, n]), np.arange(n + 1)
+    few: Integers = np.array([0, n])
+    many: Integers = np.arange(n + 1)
     few_cost, many_cost = cut_gain(weights, moments, few), cut_gain(weights, moments, many)
     low, high = 0.0, np.inf
     paths, between = 0, False

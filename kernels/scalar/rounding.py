@@ -14,6 +14,13 @@ Floats = NDArray[np.float64]
 
 LARGEST = float(np.finfo(np.float16).max)
 """Fast mode is left for values beyond this."""
+ROUNDED_PER_ENTRY = 8
+"""Distinct rounded values per palette entry that fast mode needs.
+
+With fewer, many partitions of the rounded values cost the same and those of the weights do not.
+"""
+MORE_DECIMALS = 2
+"""How many decimals fast mode may add to have enough distinct values."""
 FINEST = 24
 """Decimals of the smallest float16, 2**-24; rounding to more changes nothing."""
 

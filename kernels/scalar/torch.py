@@ -11,6 +11,8 @@ from math import ceil, log2
 import torch
 from torch import Tensor
 
+from kernels.scalar.rounding import FINEST, LARGEST, MORE_DECIMALS, ROUNDED_PER_ENTRY
+
 CANDIDATES = 1024
 _MEASURE_ROUNDS = 24
 _PASSES, _FINEST_PASSES = 2, 8
@@ -42,6 +44,33 @@ def cluster(values: Tensor, mass: Tensor | None, k: int) -> Tensor:
     start, last = values.gather(1, cuts[:, :-1]), values.gather(1, cuts[:, 1:] - 1)
     means = torch.where(start == last, start, means)
     return torch.where(count - spare <= k, distinct, means)
+
+
+def rounded(values: Tensor, mass: Tensor | None, k: int, decimals: int) -> tuple[Tensor, Tensor]:
+    """What fast mode clusters, and the groups (G,) for which that is good enough.
+
+    Groups are rounded to as few decimals as leave them values to choose from, or not at all.
+
+    Shapes: values (G, n), mass (G, n) or None -> (G, n), (G,).
+    """
+    chosen = values
+    lossless = _distinct(values, mass) <= k
+    fits = values.abs().amax(1) <= LARGEST
+    settled = ~fits
+    halves = values.half().float()
+    for finer in range(decimals, decimals + MORE_DECIMALS + 1):
+        scale = torch.tensor(10.0 ** min(finer, FINEST), dtype=torch.float32, device=values.device)
+        trial = ((halves * scale).round() / scale).to(values.dtype)
+        enough = ~settled & (_distinct(trial, mass) >= ROUNDED_PER_ENTRY * k)
+        chosen = torch.where(enough[:, None], trial, chosen)
+        settled, lossless = settled | enough, lossless | enough
+    return chosen, lossless
+
+
+def _distinct(values: Tensor, mass: Tensor | None) -> Tensor:
+    """Different values of each group that have mass. Shapes: (G, n) -> (G,)."""
+    ordered, _ = _ordered(values, mass)
+    return (ordered[:, 1:] != ordered[:, :-1]).sum(1) + 1
 
 
 def assign(values: Tensor, lut: Tensor) -> Tensor:

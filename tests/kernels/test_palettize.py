@@ -12,7 +12,6 @@ from numpy.testing import assert_array_equal
 
 from kernels import Palette, PaletteSettings, palettize, reconstruct
 from kernels.errors import (
-    DeviceError,
     DivisibilityError,
     NonFiniteError,
     SensitivityError,
@@ -234,11 +233,6 @@ def test_bad_sensitivities_are_named(importance, message):
 def test_bad_settings_are_named(change, message):
     with pytest.raises(SettingsError, match=message):
         replace(PaletteSettings(4), **change)
-
-
-def test_unknown_device_is_named():
-    with pytest.raises(DeviceError, match="abacus"):
-        palettize(normal(4, 6), PaletteSettings(4), device="abacus")
 
 
 def test_numpy_callers_never_pay_for_torch():

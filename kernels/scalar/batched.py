@@ -1,0 +1,105 @@
+"""Scalar palettes on a torch device, in batches of groups that fit its memory.
+
+Weights come from the host and indices go back to it; the interface is that of
+`kernels.scalar.cpu`, and so is the error of the result.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kernels.errors import NonFiniteError
+from kernels.groups import Layout
+from kernels.scalar.cpu import Assignment, Fit, settle_groups
+from kernels.scalar.torch import assign, cluster, rounded
+from kernels.source import Source
+
+MEMORY_BYTES = 4 << 30
+"""Most device memory that a batch takes, and half of what is free."""
+_VALUE_BYTES, _CANDIDATE_BYTES, _WINDOW_BYTES = 100, 24 << 20, 3 << 10
+"""What `kernels.scalar.torch.cluster` takes: a value; a group; a group, times k^2."""
+_ROUNDING_BYTES = 100
+"""What rounding adds, a value."""
+
+
+def cluster_on(
+    device: torch.device,
+    source: Source,
+    k: int,
+    sensitivity: NDArray[np.floating] | None,
+    decimals: int | None,
+    threads: int | None,
+) -> Fit:
+    """Optimal palettes of every group, as `kernels.scalar.cpu.cluster` finds them.
+
+    Raises:
+        NonFiniteError: a value is NaN or infinite.
+    """
+    layout = source.layout
+    centroids = np.empty((layout.groups, k))
+    left = 0
+    value_bytes = _VALUE_BYTES + (0 if decimals is None else _ROUNDING_BYTES)
+    group_bytes = layout.elements * value_bytes + _CANDIDATE_BYTES + _WINDOW_BYTES * k * k
+    for groups in _batches(device, layout, group_bytes):
+        values = _sent(source.entries(groups), device)
+        if not bool(values.isfinite().all()):
+            raise NonFiniteError
+        mass = None if sensitivity is None else _sent(layout.take(sensitivity, groups), device)
+        if decimals is not None:
+            values, lossless = rounded(values, mass, k, decimals)
+            left += len(groups) - int(lossless.sum())
+        centroids[groups.start : groups.stop] = cluster(values, mass, k).cpu().numpy()
+    if source.weight.dtype.itemsize == 2:
+        settle_groups(source, sensitivity, centroids, threads)
+    return Fit(centroids, 0, left)
+
+
+def nearest_on(
+    device: torch.device,
+    source: Source,
+    lut: NDArray[np.floating],
+    threads: int | None,  # noqa: ARG001 - so that it can stand in for the CPU's
+) -> Assignment:
+    """Index of the nearest entry, as `kernels.scalar.cpu.nearest` finds it.
+
+    Shapes: lut (groups, K), each group ascending.
+    """
+    layout = source.layout
+    count, k = lut.shape
+    indices = np.empty(layout.shape, np.uint8)
+    sums, occupancy = np.empty((3, count)), np.empty((count, k), np.int64)
+    for groups in _batches(device, layout, layout.elements * _VALUE_BYTES):
+        at = slice(groups.start, groups.stop)
+        values, entries = _sent(source.values(groups), device), _sent(lut[at], device)
+        cells = assign(values, entries)
+        errors, counts = _errors(values, cells, entries)
+        sums[:, at], occupancy[at] = errors.cpu().numpy(), counts.cpu().numpy()
+        layout.put(indices, groups, cells.cpu().numpy())
+    sse, signal, most = sums
+    return Assignment(indices, sse, signal, most, occupancy)
+
+
+def _errors(values: Tensor, cells: Tensor, lut: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared error, signal and largest error (3, G), and the occupancy (G, k)."""
+    at = cells.long()
+    wide = values.double()
+    error = wide - lut.double().gather(1, at)
+    sums = (error.square().sum(1), wide.square().sum(1), error.abs().amax(1))
+    occupancy = torch.zeros(lut.shape, dtype=torch.int64, device=lut.device)
+    return torch.stack(sums), occupancy.scatter_add_(1, at, torch.ones_like(at))
+
+
+def _batches(device: torch.device, layout: Layout, group_bytes: int) -> Iterator[range]:
+    """Runs of groups that fit the memory, at least one group each."""
+    free = MEMORY_BYTES
+    if device.type == "cuda":
+        free = min(free, torch.cuda.mem_get_info(device)[0] // 2)
+    return layout.batches(max(1, free // group_bytes) * layout.elements)
+
+
+def _sent(array: NDArray[np.floating], device: torch.device) -> Tensor:
+    """The array on the device, in a copy that may be written to."""
+    return torch.tensor(array, device=device)

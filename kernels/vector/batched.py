@@ -1,0 +1,28 @@
+"""Vector palettes on a torch device; the interface is that of `kernels.vector.cpu`."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kernels.vector.cpu import VectorClusters
+from kernels.vector.torch import cluster
+
+
+def cluster_on(
+    device: torch.device,
+    points: NDArray[np.floating],
+    k: int,
+    sensitivity: NDArray[np.floating] | None,
+    seed: int,
+) -> VectorClusters:
+    """K-means of every group by squared error, each point weighted by its `sensitivity`.
+
+    Shapes: points (G, N, d) finite, sensitivity (G, N) not negative; k at most 256.
+    """
+    mass = None if sensitivity is None else torch.tensor(sensitivity, device=device)
+    found = cluster(torch.tensor(points, device=device), k, mass, seed)
+    return VectorClusters(
+        found.centroids.cpu().numpy(),
+        found.labels.cpu().numpy(),
+        np.zeros(len(points), np.int32),
+    )
