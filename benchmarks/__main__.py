@@ -6,7 +6,9 @@ import sys
 COMMANDS = (
     ["benchmarks.compress", *sys.argv[1:]],
     ["benchmarks.planning"],
+    ["benchmarks.reading"],
     ["benchmarks.kernels"],
+    ["benchmarks.scaling"],
     ["benchmarks.vector"],
 )
 

@@ -1,0 +1,105 @@
+"""How long it takes to index a checkpoint, and to read it by range: `python -m benchmarks.reading`.
+
+Indexing is of 10 GB in shards, mostly holes, since only headers are read. Reading is of real bytes,
+a tensor at a time through the store, beside a plain sequential read of the same file; the page
+cache is dropped before each.
+"""
+
+import json
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from app.checkpoints.read import read_checkpoint
+from app.settings import Limits
+from app.storage import open_storage
+from schemas.checkpoint import StoredFile
+
+SHARDS, TENSORS, TENSOR_BYTES = 4, 250, 10 << 20
+READ_TENSORS, RUNS = 60, 9
+PIECE_BYTES = 8 << 20
+
+
+def write_shard(path: Path, prefix: str, tensors: int, *, holes: bool) -> StoredFile:
+    """A safetensors file of float32 matrices."""
+    header = {
+        f"model.layers.{prefix}.{number}.weight": {
+            "dtype": "F32",
+            "shape": [1024, TENSOR_BYTES // 4096],
+            "data_offsets": [number * TENSOR_BYTES, (number + 1) * TENSOR_BYTES],
+        }
+        for number in range(tensors)
+    }
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        if holes:
+            file.truncate(8 + len(text) + tensors * TENSOR_BYTES)
+        else:
+            for _ in range(tensors):
+                file.write(os.urandom(TENSOR_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    return StoredFile(name=path.name, path=path.name, size_bytes=path.stat().st_size)
+
+
+def index_seconds(folder: Path) -> tuple[float, float]:
+    """Seconds to index 10 GB, and MiB that the process grew by."""
+    files = [
+        write_shard(folder / f"{shard}.safetensors", str(shard), TENSORS, holes=True)
+        for shard in range(SHARDS)
+    ]
+    storage = open_storage(folder.as_uri())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    read_checkpoint(storage, files, Limits())
+    seconds = time.perf_counter() - started
+    return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def reading_ratio(folder: Path) -> float:
+    """Speed of reading tensors by range, as a share of that of a sequential read."""
+    path = folder / "real.safetensors"
+    file = write_shard(path, "0", READ_TENSORS, holes=False)
+    storage = open_storage(folder.as_uri())
+    tensors = read_checkpoint(storage, [file], Limits()).tensors
+
+    def by_range() -> None:
+        for tensor in tensors:
+            storage.read(file.path, tensor.offset, tensor.size_bytes)
+
+    def sequential() -> None:
+        held = bytearray(PIECE_BYTES)
+        with path.open("rb", buffering=0) as raw:
+            while raw.readinto(held):
+                pass
+
+    pairs = [(_cold(sequential, path), _cold(by_range, path)) for _ in range(RUNS)]
+    return statistics.median(plain / ranged for plain, ranged in pairs)
+
+
+def _cold(work: Callable[[], None], path: Path) -> float:
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        seconds, grown = index_seconds(folder)
+        size = SHARDS * TENSORS * TENSOR_BYTES / 1e9
+        print(f"index {size:.0f} GB, {SHARDS * TENSORS:,} tensors: {seconds:.3f} s (goal 1 s)")
+        print(f"memory grown by: {grown:.0f} MiB (goal 100 MB)")
+        print(f"reading by range, of a sequential read: {reading_ratio(folder):.2f} (goal 0.8)")
+
+
+if __name__ == "__main__":
+    main()
