@@ -26,6 +26,8 @@ class Limits(BaseSettings):
     """Of one config document."""
     regex_timeout_s: PositiveFloat = 5.0
     """Processor time for all patterns of one config together."""
+    hf_timeout_s: PositiveFloat = 60.0
+    """To build, without weights, the model that an uploaded config.json describes."""
 
 
 class Settings(BaseSettings):

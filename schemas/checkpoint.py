@@ -73,6 +73,8 @@ class Checkpoint(Schema):
     tensors: tuple[StoredTensor, ...]
     modules: tuple[Module, ...]
     ops: tuple[Op, ...]
+    warnings: tuple[str, ...] = ()
+    """What the user should know about how the files were read."""
 
     def tensor_bytes(self) -> int:
         """Bytes of all tensors, each counted once."""

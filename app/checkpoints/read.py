@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 
+from app.checkpoints.hf_config import ConfigUnusable, modules_from_config
 from app.checkpoints.json_scan import JsonScanner, shown
 from app.checkpoints.kinds import ACCEPTED, HEAD_BYTES, Kind, tell_kind
 from app.checkpoints.module_types import infer_modules
@@ -15,7 +16,7 @@ from app.checkpoints.zip_members import read_members
 from app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
 from app.storage import Storage
-from schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
+from schemas.checkpoint import Checkpoint, Module, StoredFile, StoredTensor
 
 Reader = Callable[[Storage, StoredFile, int, Limits], Sequence[StoredTensor]]
 """What finds the tensors of one shard, whose number is given."""
@@ -33,13 +34,16 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
     """
     shards: dict[Kind, list[int]] = {"safetensors": [], "zip": []}
     indexes: list[WeightMap] = []
+    configs: list[str] = []
     for number, file in enumerate(files):
         head = bytes(storage.read(file.path, 0, min(HEAD_BYTES, file.size_bytes)))
         kind = tell_kind(head, file.name)
         if kind != "json":
             shards[kind].append(number)
-        elif (index := _read_json(storage, file, limits)) is not None:
-            indexes.append(index)
+        elif isinstance(said := _read_json(storage, file, limits), str):
+            configs.append(said)
+        else:
+            indexes.append(said)
     if shards["safetensors"] and shards["zip"]:
         one, other = (files[numbers[0]].name for numbers in shards.values())
         raise InvalidModel(
@@ -53,15 +57,36 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
     read = _read_zip if shards["zip"] else _read_safetensors
     tensors = _merge(storage, files, shards["zip"] or shards["safetensors"], limits, read)
     _check_indexes(indexes, files, tensors)
-    named = [one for tensor in tensors for one in _by_each_name(tensor)]
-    modules = infer_modules(named, limits)
+    named, modules, warnings = _modules(configs, tensors, limits)
     return Checkpoint(
         format="pytorch_zip" if shards["zip"] else "safetensors",
         files=tuple(files),
-        tensors=tuple(tensors),
+        tensors=tuple(named),
         modules=modules,
-        ops=derive_ops(modules, (tensor.name for tensor in named)),
+        ops=derive_ops(modules, (name for tensor in named for name in _names(tensor))),
+        warnings=warnings,
     )
+
+
+def _modules(
+    configs: Sequence[str], tensors: Sequence[StoredTensor], limits: Limits
+) -> tuple[Sequence[StoredTensor], tuple[Module, ...], tuple[str, ...]]:
+    """The tensors under all their names, their modules, and warnings."""
+    warnings: list[str] = []
+    if len(configs) > 1:
+        warnings.append(
+            f"the upload holds {len(configs)} configs of models, so none was used and module types "
+            "are inferred from names and shapes; send the one of this checkpoint"
+        )
+    elif configs:
+        try:
+            told = modules_from_config(configs[0], tensors, limits)
+        except ConfigUnusable as error:
+            warnings.append(str(error))
+        else:
+            return told.tensors, told.modules, ()
+    named = [one for tensor in tensors for one in _by_each_name(tensor)]
+    return tensors, infer_modules(named, limits), tuple(warnings)
 
 
 def _is_exported(storage: Storage, archives: Sequence[StoredFile], limits: Limits) -> bool:
@@ -130,8 +155,8 @@ def _merge(
     return found
 
 
-def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> WeightMap | None:
-    """The weight map of an index; None for a Hugging Face config.json.
+def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> WeightMap | str:
+    """The weight map of an index, or the text of a Hugging Face config.json.
 
     Raises:
         UnsupportedFormat: JSON of any other kind.
@@ -147,7 +172,7 @@ def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> WeightMap 
     if '"weight_map"' in text:
         return _read_weight_map(text, file.name, limits)
     if _is_model_config(text, limits):
-        return None
+        return text
     raise UnsupportedFormat(
         f"{file.name} is JSON, but neither an index of shards (it has no weight_map) nor a "
         f"model's config.json (it has no model_type); leave it out and send {ACCEPTED}"
@@ -174,8 +199,10 @@ def _is_model_config(text: str, limits: Limits) -> bool:
         return False
     try:
         said = json.loads(text)
-    except (ValueError, RecursionError):
+    except json.JSONDecodeError:
         return False
+    except (ValueError, RecursionError):  # a number of many digits, or nested too deep for us
+        return '"model_type"' in text
     return isinstance(said, dict) and ("model_type" in said or "architectures" in said)
 
 

@@ -45,6 +45,7 @@ def resolve(config: KMeansPalettizerConfig, checkpoint: Checkpoint, limits: Limi
     return Plan(
         tensors=tensors,
         unmatched=find_unmatched(config, checkpoint, government, verdicts),
+        warnings=checkpoint.warnings,
         size_before_bytes=checkpoint.tensor_bytes(),
         predicted_size_bytes=sum(tensor.predicted_bytes for tensor in tensors),
     )

@@ -49,25 +49,27 @@ def tally(
     Shapes: values and mass (n,) -> (distinct,), (distinct,).
     """
     known, rank = rounded_values(decimals)
-    totals = np.zeros(known.size)
+    ends = np.array([values.min(), values.max()]).astype(np.float16).view(np.uint16)
+    first, last = rank[ends]
+    totals = np.zeros(last - first + 1)
     halves = values.astype(np.float16).view(np.uint16)
     if mass is None:
-        _count(halves, rank, totals)
+        _count(halves, rank, first, totals)
     else:
-        _weigh(halves, mass.astype(np.float64), rank, totals)
+        _weigh(halves, mass.astype(np.float64), rank, first, totals)
     present = np.flatnonzero(totals)
-    return known[present], totals[present]
+    return known[first : last + 1][present], totals[present]
 
 
 @compiled
-def _count(halves: NDArray[np.uint16], rank: NDArray[np.int32], totals: Floats) -> None:
+def _count(halves: NDArray[np.uint16], rank: NDArray[np.int32], first: int, totals: Floats) -> None:
     for i in range(halves.size):
-        totals[rank[halves[i]]] += 1.0
+        totals[rank[halves[i]] - first] += 1.0
 
 
 @compiled
 def _weigh(
-    halves: NDArray[np.uint16], mass: Floats, rank: NDArray[np.int32], totals: Floats
+    halves: NDArray[np.uint16], mass: Floats, rank: NDArray[np.int32], first: int, totals: Floats
 ) -> None:
     for i in range(halves.size):
-        totals[rank[halves[i]]] += mass[i]
+        totals[rank[halves[i]] - first] += mass[i]
