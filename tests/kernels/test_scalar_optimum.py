@@ -90,6 +90,48 @@ def test_error_is_the_least_possible_for_more_points_than_are_tried_at_first(dra
     assert found <= least * (1 + 1e-6)
 
 
+@njit(cache=True)
+def least_error_of_many(weights, moments, squares, k):
+    """The same in O(k n log n): the best start of a last cell rises with its end."""
+    n = weights.size - 1
+    before = np.full(n + 1, np.inf)
+    before[0] = 0
+    for _ in range(k):
+        after, choice = np.full(n + 1, np.inf), np.zeros(n + 1, np.int64)
+        stride = 1 << int(np.ceil(np.log2(n + 2)))
+        while stride:
+            for b in range(stride - 1, n + 1, 2 * stride):
+                low = choice[b - stride] if b >= stride else 0
+                high = choice[b + stride] if b + stride <= n else n
+                choice[b] = low
+                for a in range(low, min(high, b - 1) + 1):
+                    total = before[a] - (moments[b] - moments[a]) ** 2 / (weights[b] - weights[a])
+                    if total < after[b]:
+                        after[b], choice[b] = total, a
+            stride //= 2
+        before = after
+    return squares + before[n]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("draw", ["normal", "laplace", "student", "uniform", "outliers", "halves"])
+@pytest.mark.parametrize(("n", "k"), [(32768, 16), (32768, 64), (32768, 256), (200_000, 16)])
+@pytest.mark.parametrize("masses", ["none", "uneven"])
+def test_error_is_the_least_possible_for_groups_of_real_size(draw, n, k, masses):
+    rng = np.random.default_rng(11)
+    points = np.sort(DRAWS[draw](rng, n).astype(np.float32)).astype(np.float64)
+    mass = MASSES[masses](rng, n)
+    weights, moments = (np.append(0, np.cumsum(part)) for part in (mass, mass * points))
+    least = least_error_of_many(weights, moments, float((mass * points**2).sum()), k)
+    found = error_of_many(points, mass, solved(points, NONE if masses == "none" else mass, k))
+    assert found <= least * (1 + (1e-6 if k <= 64 else 1e-5))
+
+
+def error_of_many(points, mass, centroids):
+    cells = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, points)
+    return float((mass * (points - centroids[cells]) ** 2).sum())
+
+
 def test_two_pairs():
     assert_array_equal(solved(np.array([0.0, 1.0, 10.0, 11.0]), NONE, 2), [0.5, 10.5])
 
