@@ -30,6 +30,8 @@ from kernels.vector.seeding import plus_plus, thin, use_distinct
 
 _SAMPLE = 1 << 14
 _FEW_CLUSTERS, _STARTS = 32, 4
+# With few points starts are cheap, and their optima differ the more.
+_FEW_POINTS, _FEW_CLUSTERS_OF_FEW_POINTS, _STARTS_OF_FEW_POINTS = 1 << 13, 64, 16
 _START_PASSES, _TRIAL_PASSES, _EARLY_PASSES, _LATE_PASSES = 100, 8, 40, 300
 _BREATHS, _SAMPLE_BREATHS = 4, 6
 _BATCH_ELEMENTS = 1 << 21  # of each scratch array of a batch of groups: 16 MB of float64
@@ -72,7 +74,7 @@ def cluster(
         np.zeros(groups, np.int32),
     )
     tasks = min(TASKS_PER_GROUP, -(-count // _SAMPLE))
-    sample = _STARTS * min(count, 2 * _SAMPLE) * (1 + dimension)
+    sample = _starts(count) * min(count, 2 * _SAMPLE) * (1 + dimension)
     scratch = max(tasks * padded(k) * (SUM + dimension), sample)
     batch = max(1, _BATCH_ELEMENTS // scratch)
     dtype = np.float64 if points.dtype == np.float64 else np.float32
@@ -132,16 +134,17 @@ def _fit(
     """Means (G, k, d), labels (G, N) and passes (G,) of groups with more than k distinct points."""
     groups, count, _ = problem.points.shape
     everyone = np.arange(groups)
-    if k > _FEW_CLUSTERS:
+    if k > (_FEW_CLUSTERS_OF_FEW_POINTS if count <= _FEW_POINTS else _FEW_CLUSTERS):
         fit = _searched(_sampled(problem, 2 * _SAMPLE, seed), k, 1, seed)
         relax(problem, fit, everyone, _EARLY_PASSES, COARSE)
         breathe(problem, fit, everyone, k, _BREATHS)
     else:
         # Their optima differ more, and a sample has points enough per cluster to breathe on.
-        sample = _sampled(problem, _SAMPLE, seed).repeated(_STARTS)
-        starts = _searched(sample, k, _STARTS, seed)
-        breathe(sample, starts, np.arange(groups * _STARTS), k, _SAMPLE_BREATHS)
-        fit = _best_start(problem, starts)
+        number = _starts(count)
+        sample = _sampled(problem, _SAMPLE, seed).repeated(number)
+        starts = _searched(sample, k, number, seed)
+        breathe(sample, starts, np.arange(groups * number), k, _SAMPLE_BREATHS)
+        fit = _best_start(problem, starts, number)
     # Long flat valleys are worth walking to the end where a pass is cheap.
     tolerance = FINEST if count * k < _COSTLY else FINE
     relax(problem, fit, everyone, _LATE_PASSES, tolerance)
@@ -173,13 +176,17 @@ def _searched(sample: Problem, k: int, starts: int, seed: int) -> Fit:
     return Fit(fit.centroids, fit.counts, fit.errors, np.zeros_like(fit.passes))
 
 
-def _best_start(problem: Problem, starts: Fit) -> Fit:
+def _starts(count: int) -> int:
+    return _STARTS_OF_FEW_POINTS if count <= _FEW_POINTS else _STARTS
+
+
+def _best_start(problem: Problem, starts: Fit, number: int) -> Fit:
     """What became the best after a few passes over all points; a sample alone would mislead."""
     everyone = np.arange(problem.points.shape[0])
-    best = starts.every(_STARTS, 0)
+    best = starts.every(number, 0)
     relax(problem, best, everyone, _TRIAL_PASSES, COARSE)
-    for start in range(1, _STARTS):
-        fit = starts.every(_STARTS, start)
+    for start in range(1, number):
+        fit = starts.every(number, start)
         relax(problem, fit, everyone, _TRIAL_PASSES, COARSE)
         best.keep_better(fit)
     return best
