@@ -1,0 +1,183 @@
+"""Builds the models that a config.json describes, without weights; a process of its own.
+
+`python -m app.checkpoints.hf_worker` reads a request from stdin and answers on stdout, as
+`app.checkpoints.hf_config` defines both. It shares no memory, no environment and no network with
+the service, limits itself, and runs no code but that of the installed transformers.
+"""
+
+import contextlib
+import importlib
+import json
+import resource
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MEMORY_BYTES = 4 << 30
+"""Address space beyond what importing the libraries takes; models on the meta device have none."""
+SAID_LENGTH = 200
+"""Characters kept of what transformers says about a config."""
+DROPPED = (
+    "auto_map",
+    "custom_pipelines",
+    "trust_remote_code",
+    "name_or_path",
+    "implementation",
+    "pretrained_backbone",
+    "quantization_config",
+    "dtype",
+)
+"""Keys with these in them name code, files or kernels, or change only what values look like."""
+
+
+class Refused(Exception):
+    """The config yields no model; `problem` is one of `hf_config.Problem`."""
+
+    def __init__(self, problem: str, said: str = "") -> None:
+        super().__init__(problem)
+        self.answer = {"problem": problem, "said": " ".join(said.split())[:SAID_LENGTH]}
+
+
+def main() -> None:
+    """Answer the one request on stdin."""
+    request = json.load(sys.stdin)
+    with contextlib.redirect_stdout(sys.stderr):  # so that no library writes into the answer
+        try:
+            answer = _answer(request)
+        except Refused as refused:
+            answer = refused.answer
+        except OSError:  # its message would name files of this machine
+            answer = Refused("does_not_build", "it asks for files or for the network").answer
+        except Exception as error:  # noqa: BLE001 - the request ends here
+            answer = Refused("does_not_build", f"{type(error).__name__}: {error}").answer
+    json.dump(answer, sys.stdout)
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    _limit(resource.RLIMIT_CPU, request["cpu_s"])
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, request["output_bytes"])
+    try:
+        torch, transformers = (importlib.import_module(name) for name in ("torch", "transformers"))
+    except ImportError as error:
+        raise Refused("no_extra") from error
+    mapped = Path("/proc/self/statm")  # absent where the kernel does not enforce the limit either
+    if mapped.exists():
+        pages = int(mapped.read_text().split()[0])
+        _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY_BYTES)
+    _count_modules(torch, request["modules_most"])
+    config = json.loads(request["config"])
+    if not isinstance(config, dict):
+        raise Refused("does_not_build", "it is not a JSON object")
+    return {"models": list(_models(torch, transformers, config))}
+
+
+def _limit(kind: int, most: int) -> None:
+    """Lower a limit; one that is lower already stays."""
+    _, hard = resource.getrlimit(kind)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
+
+
+def _count_modules(torch: Any, most: int) -> None:
+    """Stop a model that grows far beyond the checkpoint: it cannot be the one in it."""
+    made = 0
+
+    def count(*_: object) -> None:
+        nonlocal made
+        made += 1
+        if made > most:
+            raise Refused("too_many_modules")
+
+    torch.nn.modules.module.register_module_module_registration_hook(count)
+
+
+def _models(torch: Any, transformers: Any, config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The models the config may stand for, the likeliest first."""
+    remote = "auto_map" in config
+    config = _without_dropped(config)
+    named = [found for name in _listed(config) if (found := _class(transformers, name)) is not None]
+    config_class = _config_class(transformers, config, named, remote=remote)
+    wanted = [found for found in named if found.config_class is config_class]
+    for mapping in (transformers.MODEL_FOR_PRETRAINING_MAPPING, transformers.MODEL_MAPPING):
+        found = mapping.get(config_class, None)
+        wanted += found if isinstance(found, tuple | list) else [found] if found else []
+    if not wanted:
+        raise Refused("unknown_type", _kind(config))
+    for model_class in dict.fromkeys(wanted):
+        built = config_class.from_dict(config)
+        with torch.device("meta"):
+            model = model_class._from_config(built, attn_implementation="eager")
+        yield _described(model)
+
+
+def _without_dropped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _without_dropped(held)
+            for key, held in value.items()
+            if not any(word in key for word in DROPPED)
+        }
+    return [_without_dropped(held) for held in value] if isinstance(value, list) else value
+
+
+def _listed(config: dict[str, Any]) -> list[str]:
+    listed = config.get("architectures")
+    names = listed[:4] if isinstance(listed, list) else []
+    return [name for name in names if isinstance(name, str) and name.isidentifier()]
+
+
+def _class(transformers: Any, name: str) -> Any:
+    """A model class of transformers itself; None for any other thing of that name, or none."""
+    found: Any = getattr(transformers, name, None)
+    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    own = is_model and found.__module__.startswith("transformers.models.")
+    return found if own and found.config_class is not None else None
+
+
+def _config_class(
+    transformers: Any, config: dict[str, Any], named: list[Any], *, remote: bool
+) -> Any:
+    model_type = config.get("model_type")
+    if model_type is None and named:
+        return named[0].config_class
+    if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
+        raise Refused("remote_code" if remote else "unknown_type", _kind(config))
+    return transformers.CONFIG_MAPPING[model_type]
+
+
+def _kind(config: dict[str, Any]) -> str:
+    """What the config says it is for, as a message names it."""
+    return str(config.get("model_type") or config.get("architectures"))
+
+
+def _described(model: Any) -> dict[str, Any]:
+    """The tree of a built model, as `hf_config.BuiltModel` reads it."""
+    names: dict[int, list[str]] = defaultdict(list)
+    modules = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names[id(module)].append(name)
+        modules[id(module)] = module
+    return {
+        "name": type(model).__name__,
+        "prefix": model.base_model_prefix,
+        "modules": [
+            {"name": first, "aliases": others, "type": _qualified(modules[key])}
+            for key, (first, *others) in names.items()
+        ],
+        "parameters": {
+            name: list(parameter.shape)
+            for name, parameter in model.named_parameters(remove_duplicate=False)
+        },
+        "tied": dict(getattr(model, "all_tied_weights_keys", None) or {}),
+    }
+
+
+def _qualified(module: object) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+if __name__ == "__main__":
+    main()

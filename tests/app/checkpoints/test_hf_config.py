@@ -1,0 +1,301 @@
+"""A config.json beside the weights, against the live models of transformers that wrote both."""
+
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import save
+
+from app.planning.resolve import resolve
+from app.settings import Limits
+from schemas.config import PRESETS
+
+MINILM = Path(__file__).parents[3] / ".cache/minilm"
+LINEAR = "torch.nn.modules.linear.Linear"
+TOWER = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+BERT = {"model_type": "bert", "architectures": ["BertForMaskedLM"], "vocab_size": 50, **TOWER}
+CONFIGS = {
+    "BertForMaskedLM": {"vocab_size": 50, **TOWER},
+    "GPT2LMHeadModel": {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 50},
+    "ViTForImageClassification": {"image_size": 8, "patch_size": 4, **TOWER},
+    "CLIPModel": {
+        "text_config": {"vocab_size": 50, **TOWER},
+        "vision_config": {"image_size": 8, "patch_size": 4, **TOWER},
+    },
+    "T5ForConditionalGeneration": {
+        **{"d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 50}
+    },
+}
+
+
+def live(architecture, **said):
+    """A model with weights, as its users have it."""
+    model_class = getattr(transformers, architecture)
+    return model_class(model_class.config_class(**said))
+
+
+def described(model):
+    """The config.json that transformers would write."""
+    return json.dumps(
+        {**model.config.to_dict(), "architectures": [type(model).__name__]}, default=str
+    ).encode()
+
+
+def weights(model, rename=lambda name: name):
+    """The state dict as transformers saves it, without what is tied."""
+    tied = model.all_tied_weights_keys
+    return {rename(name): value for name, value in model.state_dict().items() if name not in tied}
+
+
+def types(modules):
+    return {module.name: module.type for module in modules}
+
+
+def live_types(model):
+    return {
+        name: f"{type(module).__module__}.{type(module).__qualname__}"
+        for name, module in model.named_modules()
+    }
+
+
+def some_heavy(names, fast):
+    """Each case starts a process that imports torch and transformers, which takes seconds."""
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.heavy) for name in names]
+
+
+@pytest.mark.parametrize("architecture", some_heavy(CONFIGS, {"BertForMaskedLM"}))
+def test_modules_are_those_of_the_live_model(read, architecture):
+    model = live(architecture, **CONFIGS[architecture])
+    found = read({"m": save(weights(model)), "config.json": described(model)})
+    assert found.warnings == ()
+    assert types(found.modules) == live_types(model)
+    assert {module.type_source for module in found.modules} == {"hf_config"}
+    tied = {alias for tensor in found.tensors for alias in tensor.aliases}
+    assert tied == set(model.all_tied_weights_keys)
+    linear = {
+        f"{name}.linear"
+        for name, module in model.named_modules()
+        if type(module) is torch.nn.Linear
+    }
+    assert {op.name for op in found.ops if op.type == "linear"} == linear
+
+
+def test_tied_heads_are_read_by_their_op_and_conv1d_by_none(read):
+    model = live("GPT2LMHeadModel", **CONFIGS["GPT2LMHeadModel"])
+    found = read({"m": save(weights(model)), "config.json": described(model)})
+    plan = resolve(PRESETS["w8"](), found, Limits())
+    assert [(tensor.name, tensor.op) for tensor in plan.palettized()] == [
+        ("transformer.wte.weight", "lm_head.linear")
+    ]
+    kept = next(t for t in plan.tensors if t.name == "transformer.h.0.attn.c_attn.weight")
+    assert kept.module_type == "transformers.pytorch_utils.Conv1D"
+
+
+def test_a_base_model_under_the_config_of_one_with_a_head(read):
+    model = live("BertModel", **CONFIGS["BertForMaskedLM"], add_pooling_layer=False)
+    whole = live("BertForMaskedLM", **CONFIGS["BertForMaskedLM"])
+    state = {name: value for name, value in weights(model).items() if "pooler" not in name}
+    found = read({"m": save(state), "config.json": described(whole)})
+    expected = {
+        name.removeprefix("bert").removeprefix("."): kind
+        for name, kind in live_types(whole).items()
+        if name.startswith("bert")
+    }
+    assert types(found.modules) == expected | {
+        "": "transformers.models.bert.modeling_bert.BertForMaskedLM"
+    }
+    assert {op.name for op in found.ops if not op.states} == set()
+    assert all(tensor.aliases == () for tensor in found.tensors)
+
+
+@pytest.mark.heavy
+def test_a_checkpoint_of_pretraining_under_the_config_of_one_of_its_heads(read):
+    """As bert-base-uncased is: with a pooler and a second head, in names of old."""
+    model = live("BertForPreTraining", **CONFIGS["BertForMaskedLM"])
+
+    def old(name):
+        name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+        return name.replace("LayerNorm.bias", "LayerNorm.beta")
+
+    state = {
+        **weights(model, old),
+        "bert.embeddings.position_ids": torch.arange(512).expand(1, -1).clone(),
+    }
+    found = read({"m": save(state), "config.json": json.dumps(BERT).encode()})
+    assert found.warnings == ()
+    assert types(found.modules) == live_types(model)
+
+
+@pytest.mark.heavy
+def test_a_wrapped_model_in_a_pytorch_zip(read):
+    model = live("BertForMaskedLM", **CONFIGS["BertForMaskedLM"])
+    buffer = io.BytesIO()
+    torch.save({f"module.{name}": value for name, value in model.state_dict().items()}, buffer)
+    found = read({"m.bin": buffer.getvalue(), "config.json": described(model)})
+    wrapped = {f"module.{name}".removesuffix("."): kind for name, kind in live_types(model).items()}
+    assert types(found.modules) == {"": None} | wrapped
+
+
+def test_fused_experts_fall_back_with_numbers(read, tmp_path):
+    said = {**TOWER, "vocab_size": 50, "num_key_value_heads": 2, "num_local_experts": 2}
+    live("MixtralForCausalLM", **said).save_pretrained(tmp_path / "saved")
+    names = ("model.safetensors", "config.json")
+    found = read({name: (tmp_path / "saved" / name).read_bytes() for name in names})
+    [warning] = found.warnings
+    assert "MixtralForCausalLM has 6 of the checkpoint's 13 weights" in warning
+    assert "'model.layers.0.block_sparse_moe." in warning
+    assert {module.type_source for module in found.modules} == {"inferred"}
+    assert warning in resolve(PRESETS["w4"](), found, Limits()).warnings
+
+
+def nested(depth):
+    return f'{{"model_type": "bert", "x": {"[" * depth}{"]" * depth}}}'
+
+
+UNUSABLE = {
+    "another size": (BERT | {"intermediate_size": 64}, r"of shape \(32, 16\), which it has in"),
+    "huge widths": (BERT | {"hidden_size": 10**12, "num_attention_heads": 1}, "no model from it"),
+    "endless layers": (BERT | {"num_hidden_layers": 10**9}, "far larger model"),
+    "a type that is a path": (BERT | {"model_type": "../../x"}, r"'\.\./\.\./x' is none"),
+    "a type that is a list": (BERT | {"model_type": ["bert"]}, "is none"),
+    "code from outside": ({"model_type": "x", "auto_map": {"AutoModel": "a--b.C"}}, "never run"),
+    "a class that is no model": ({"architectures": ["Trainer", "__import__"]}, "is none"),
+    "a number that is text": (BERT | {"vocab_size": "many"}, "no model from it"),
+    "a backbone from a folder": (
+        {"model_type": "dpt", "backbone": "/etc", "use_pretrained_backbone": True, "is_hybrid": 1},
+        "was not used",
+    ),
+    "nesting too deep for us": (nested(100_000), "RecursionError"),
+    "nesting too deep for transformers": (nested(900), "RecursionError"),
+    "a number of many digits": (f'{{"model_type": "bert", "x": {"9" * 5000}}}', "ValueError"),
+}
+
+
+FAST = {"another size", "endless layers", "a type that is a path", "nesting too deep for us"}
+
+
+@pytest.mark.parametrize("fault", some_heavy(UNUSABLE, FAST))
+def test_a_config_of_no_use_costs_a_warning_and_nothing_else(read, fault):
+    said, message = UNUSABLE[fault]
+    model = live("BertForMaskedLM", **CONFIGS["BertForMaskedLM"])
+    text = said if isinstance(said, str) else json.dumps(said)
+    plain = read({"m": save(weights(model))})
+    found = read({"m": save(weights(model)), "config.json": text.encode()})
+    [warning] = found.warnings
+    assert re.search(message, warning)
+    assert "Traceback" not in warning
+    assert warning.endswith("; module types are inferred from names and shapes")
+    assert (found.modules, found.tensors, found.ops) == (plain.modules, plain.tensors, plain.ops)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(BERT | {"num_labels": 10**9}, id="memory"),
+        pytest.param({"model_type": "swin", "depths": [10**10]}, id="processor time"),
+    ],
+)
+def test_limits_end_what_transformers_does_not(read, said):
+    files = {"m": save({"fc.weight": torch.ones(2, 2)}), "config.json": json.dumps(said).encode()}
+    [warning] = read(files, Limits(hf_timeout_s=45)).warnings
+    assert "MemoryError" in warning or "over the" in warning
+
+
+@pytest.fixture
+def shim(tmp_path, monkeypatch):
+    """A function: the source of a module that the worker imports in the place of `torch`."""
+    folder = tmp_path / "shim"
+    folder.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return (folder / "torch.py").write_text
+
+
+MATRIX = save({"fc.weight": torch.ones(2, 2)})
+
+
+def test_without_the_extra_the_warning_names_it(read, shim):
+    shim("raise ImportError")
+    [warning] = read({"m": MATRIX, "config.json": json.dumps(BERT).encode()}).warnings
+    assert "install palettery[hf]" in warning
+
+
+def test_the_worker_sees_nothing_of_ours(read, shim, tmp_path, monkeypatch):
+    monkeypatch.setenv("PALETTERY_DATABASE_URL", "postgresql://user:secret@host/")
+    shim(
+        "import json, os, pathlib, resource\n"
+        f"pathlib.Path({str(tmp_path / 'seen')!r}).write_text(json.dumps([dict(os.environ), "
+        "os.getcwd(), os.listdir(), resource.getrlimit(resource.RLIMIT_CPU)]))\n"
+        "raise ImportError"
+    )
+    read({"m": MATRIX, "config.json": json.dumps(BERT).encode()}, Limits(hf_timeout_s=30))
+    environment, folder, held, cpu_s = json.loads((tmp_path / "seen").read_text())
+    assert not any("secret" in value for value in environment.values())
+    assert environment["HF_HUB_OFFLINE"] == environment["TRANSFORMERS_OFFLINE"] == "1"
+    assert environment["HOME"] == folder
+    assert held == []
+    assert not Path(folder).exists()
+    assert cpu_s == [30, 30]
+
+
+def test_a_worker_that_does_not_end_is_killed_with_its_children(read, shim, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    shim(
+        "import os, signal\n"
+        f"os.open({str(pipe)!r}, os.O_WRONLY)\n"  # held open by both for as long as they live
+        "os.fork()\n"
+        "signal.pause()"
+    )
+    files = {"m": MATRIX, "config.json": json.dumps(BERT).encode()}
+    [warning] = read(files, Limits(hf_timeout_s=3)).warnings
+    assert "over the 3 s allowed (PALETTERY_LIMIT_HF_TIMEOUT_S)" in warning
+    os.set_blocking(reading, True)
+    assert os.read(reading, 1) == b""  # the end of the pipe: nobody holds it any more
+    os.close(reading)
+
+
+def test_an_answer_that_breaks_off_is_none(read, shim):
+    shim("import os\nos.write(1, b'{')\nos._exit(0)")
+    [warning] = read({"m": MATRIX, "config.json": json.dumps(BERT).encode()}).warnings
+    assert "went over the limits" in warning
+
+
+def test_vectors_alone_start_no_worker(read, shim, tmp_path):
+    shim(f"open({str(tmp_path / 'started')!r}, 'w')")
+    files = {"m": save({"w": torch.ones(2)}), "config.json": json.dumps(BERT).encode()}
+    [warning] = read(files).warnings
+    assert "no weight matrix" in warning
+    assert not (tmp_path / "started").exists()
+
+
+def test_of_two_configs_none_is_used(read):
+    config = json.dumps(BERT).encode()
+    [warning] = read({"m": MATRIX, "a.json": config, "b.json": config}).warnings
+    assert "2 configs of models" in warning
+
+
+@pytest.mark.heavy
+def test_minilm_has_the_37_linears_of_its_live_model(read):
+    names = ("model.safetensors", "config.json")
+    found = read({name: (MINILM / name).read_bytes() for name in names})
+    assert found.warnings == ()
+    config = json.loads((MINILM / "config.json").read_text())
+    with torch.device("meta"):
+        model = transformers.BertModel(transformers.BertConfig.from_dict(config))
+    assert types(found.modules) == live_types(model)
+    plan = resolve(PRESETS["w4"](), found, Limits())
+    linear = {name for name, kind in live_types(model).items() if kind == LINEAR}
+    assert len(linear) == 37
+    assert {tensor.name for tensor in plan.palettized()} == {f"{name}.weight" for name in linear}
