@@ -25,6 +25,9 @@ from schemas.jobs import Job, JobPage, Progress
 from schemas.plan import Plan
 from schemas.report import Report
 
+READ_AT_ONCE = 3
+"""Uploads read and planned at once; the others wait without holding a thread."""
+
 
 class Jobs:
     """Jobs of one service."""
@@ -34,12 +37,14 @@ class Jobs:
     ) -> None:
         self._settings, self._records = settings, records
         self._store, self._engine = store, engine
+        self._reading = asyncio.Semaphore(READ_AT_ONCE)
 
     async def plan(self, request: Request) -> Plan:
         """What a job would do with the form's model; its bytes are gone afterwards."""
         form = await read_form(request, self._store, self._settings.limits)
         try:
-            intake = await asyncio.to_thread(self._take_in, form)
+            async with self._reading:
+                intake = await asyncio.to_thread(self._take_in, form)
         finally:
             await asyncio.to_thread(self._store.delete, *form.paths())
         return intake.plan
@@ -48,7 +53,8 @@ class Jobs:
         """Take a form's model and config, refuse what cannot work, queue the rest."""
         form = await read_form(request, self._store, self._settings.limits)
         try:
-            intake = await asyncio.to_thread(self._take_in, form)
+            async with self._reading:
+                intake = await asyncio.to_thread(self._take_in, form)
             job = await asyncio.to_thread(self._accept, intake)
         finally:
             await asyncio.to_thread(self._store.delete, *form.paths())
