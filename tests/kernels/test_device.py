@@ -21,6 +21,12 @@ GPU = pytest.param(
     ],
 )
 DEVICES = pytest.mark.parametrize("device", ["cpu", GPU])
+DTYPES = [
+    torch.float32,
+    torch.bfloat16,
+    pytest.param(torch.float16, marks=pytest.mark.heavy),
+    pytest.param(torch.float64, marks=pytest.mark.heavy),
+]
 SETTINGS = {
     "per tensor": PaletteSettings(4),
     "groups": PaletteSettings(3, group_size=8),
@@ -33,6 +39,14 @@ SETTINGS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def weight(dtype=torch.float32, rows=48, columns=36):
     generator = torch.Generator().manual_seed(3)
     return (torch.randn(rows, columns, generator=generator) * 0.05).to(dtype)
@@ -41,7 +55,7 @@ def weight(dtype=torch.float32, rows=48, columns=36):
 @DEVICES
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_error_is_that_of_the_cpu_path(name, weighted, dtype, device):
     given = weight(dtype)
     sensitivity = torch.rand(given.shape, dtype=torch.float64) + 0.01 if weighted else None

@@ -101,6 +101,7 @@ def test_tied_heads_are_read_by_their_op_and_conv1d_by_none(read):
     assert kept.module_type == "transformers.pytorch_utils.Conv1D"
 
 
+@pytest.mark.heavy
 def test_a_base_model_under_the_config_of_one_with_a_head(read):
     model = live("BertModel", **CONFIGS["BertForMaskedLM"], add_pooling_layer=False)
     whole = live("BertForMaskedLM", **CONFIGS["BertForMaskedLM"])
@@ -146,6 +147,7 @@ def test_a_wrapped_model_in_a_pytorch_zip(read):
     assert types(found.modules) == {"": None} | wrapped
 
 
+@pytest.mark.heavy
 def test_fused_experts_fall_back_with_numbers(read, tmp_path):
     said = {**TOWER, "vocab_size": 50, "num_key_value_heads": 2, "num_local_experts": 2}
     live("MixtralForCausalLM", **said).save_pretrained(tmp_path / "saved")
@@ -181,7 +183,7 @@ UNUSABLE = {
 }
 
 
-FAST = {"another size", "endless layers", "a type that is a path", "nesting too deep for us"}
+FAST = {"another size", "nesting too deep for us"}
 
 
 @pytest.mark.parametrize("fault", some_heavy(UNUSABLE, FAST))
