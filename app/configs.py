@@ -31,7 +31,7 @@ def chosen_config(text: str | bytes | None, preset: str | None) -> KMeansPaletti
 
 def _preset(name: str) -> KMeansPalettizerConfig:
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
+        near = difflib.get_close_matches(name[:64], PRESETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise UnknownPreset(f"no preset {name!r}{hint} There are: {', '.join(PRESETS)}")
+        raise UnknownPreset(f"no preset {name[:64]!r}{hint} There are: {', '.join(PRESETS)}")
     return PRESETS[name]()

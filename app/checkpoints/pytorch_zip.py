@@ -48,8 +48,8 @@ def tell_archive(members: Mapping[str, Member], name: str = "the archive") -> Ar
     inner = {key.partition("/")[2] or key for key in members}
     if "serialized_exported_program.json" in inner:
         raise UnsupportedFormat(
-            f"{name} is a torch.export program in the format of an old PyTorch; export and save it "
-            "again with torch 2.8 or later"
+            f"{name} is a torch.export program in the format of an old PyTorch, with pickled "
+            "weights; load it there and export the model again with torch.export.save of torch 2.13"
         )
     if "models/model.json" in inner and "archive_format" in inner:
         return "pt2"

@@ -1,5 +1,6 @@
 """Regular expressions of a stranger, matched as `re.fullmatch` does but with a time limit."""
 
+import math
 import re
 import time
 import warnings
@@ -18,6 +19,11 @@ _CHUNK_STEPS: Final = 10**8
 """Most steps that a chunk may take in `re`, which cannot be stopped: about a second."""
 _LONGEST: Final = 10_000
 """Characters of a pattern."""
+_UNROLLED: Final = 100_000
+"""Items that `regex`, which repeats what `{n}` follows n times when it compiles, may make."""
+_AT_LEAST = re.compile(r"\{(\d+)")
+_REPEATED_GROUP = re.compile(r"\)\s*\{|#")
+"""A group that braces repeat, or a comment that may hide one."""
 _QUANTIFIER = re.compile(r"[*+?{]")
 _LITERAL = re.compile(r"(?:(?:\w|\\\.)(?![*+?{]))+")
 """Word characters and escaped dots that are not repeated."""
@@ -41,7 +47,7 @@ class Patterns:
             raise _invalid(pointer, f"{len(pattern):,} characters; {_LONGEST:,} are allowed")
         try:
             _compile_quick(pattern)
-        except (re.error, OverflowError, RecursionError) as error:
+        except (re.error, OverflowError, RecursionError, ValueError) as error:
             raise _invalid(
                 pointer, f"{pattern!r} is no regular expression: {error}; escape . * + ? by a \\"
             ) from error
@@ -56,7 +62,11 @@ class Patterns:
             InvalidConfig: the time is over.
         """
         quick = _is_quick(pattern, texts)
+        compiling = time.thread_time()
         matches = _compile_quick(pattern).fullmatch if quick else self._stoppable(pattern, pointer)
+        self._left_s -= time.thread_time() - compiling
+        if self._left_s <= 0:
+            raise self._too_slow(pattern, pointer)
         found: set[str] = set()
         for chunk in _chunks(_with_prefix(texts, pattern), _CHUNK if quick else 1):
             started = time.thread_time()  # others' work must not make a good config fail
@@ -70,9 +80,14 @@ class Patterns:
         return found
 
     def _stoppable(self, pattern: str, pointer: str) -> Callable[[str], object]:
+        if _unrolled(pattern) > _UNROLLED:
+            raise _invalid(
+                pointer,
+                f"{pattern[:80]!r} repeats too much too often; write smaller numbers in {{}}",
+            )
         try:
             with warnings.catch_warnings(action="ignore"):
-                fullmatch = regex.compile(_as_in_re(pattern)).fullmatch
+                fullmatch = regex.compile(_as_in_re(pattern), cache_pattern=False).fullmatch
         except (regex.error, OverflowError, RecursionError) as error:
             raise _invalid(pointer, f"{pattern!r} cannot be matched safely: {error}") from error
         return lambda text: fullmatch(text, timeout=self._left_s, concurrent=True)
@@ -101,6 +116,13 @@ def _is_quick(pattern: str, texts: Sequence[str]) -> bool:
     longest = max(map(len, texts), default=0) + 1
     quantifiers = len(_QUANTIFIER.findall(pattern))
     return bool(_CHUNK * longest**quantifiers << pattern.count("|") <= _CHUNK_STEPS)
+
+
+def _unrolled(pattern: str) -> int:
+    """At least as many items as `regex` makes of a pattern; groups may multiply their counts."""
+    counts = [max(1, int(count)) for count in _AT_LEAST.findall(pattern)]
+    nested = _REPEATED_GROUP.search(pattern) is not None
+    return len(pattern) * (math.prod(counts) if nested else max(counts, default=1))
 
 
 def _with_prefix(texts: Sequence[str], pattern: str) -> Sequence[str]:

@@ -21,6 +21,8 @@ FILE_FIELDS = ("model", "sensitivities")
 TEXT_FIELDS = ("config", "preset", "strict")
 HEADER_BYTES = 16 << 10
 """Of one part's headers."""
+BOUNDARY_BYTES = 70
+"""Of the line between parts. Source: RFC 2046, section 5.1.1."""
 PIECE_BYTES = 1 << 20
 """Bytes gathered before they go on to the store."""
 
@@ -196,9 +198,12 @@ class _Parser:
 def _boundary(request: Request) -> bytes:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
-    if kind != b"multipart/form-data" or not boundary:
+    if kind != b"multipart/form-data" or not boundary or len(boundary) > BOUNDARY_BYTES:
         got = request.headers.get("content-type", "no content type")[:100]
-        raise InvalidUpload(f"the body must be multipart/form-data with a boundary; got {got}")
+        raise InvalidUpload(
+            f"the body must be multipart/form-data with a boundary of at most {BOUNDARY_BYTES} "
+            f"characters; got {got}"
+        )
     return boundary
 
 

@@ -7,6 +7,7 @@ are so much finer than cells that clustering their means costs a share of about 
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +22,15 @@ Integers = NDArray[np.int64]
 Read = Callable[[slice], tuple[NDArray[np.float32], Floats]]
 """Values of a piece of the group, and their masses or none."""
 
-FINE_BINS = 1 << 18
+BINS_PER_ENTRY, MOST_BINS = 1 << 11, 1 << 18
 LANES = 4
 """Tables summed side by side; fixed, so that sums do not depend on the number of threads."""
 
 
 def binned(
-    read: Read, pieces: Sequence[slice], threads: int | None
+    read: Read, pieces: Sequence[slice], k: int, threads: int | None
 ) -> tuple[NDArray[np.float64], Floats]:
-    """Ascending means of the occupied bins and their masses.
+    """Ascending means of the occupied bins and their masses, for a palette of k entries.
 
     Raises:
         NonFiniteError: a value is NaN or infinite.
@@ -43,7 +44,7 @@ def binned(
         return masses
 
     coarse = np.sum(spread(count, lanes, threads), axis=0)
-    first, shift = _fine_bins(coarse)
+    first, shift = _fine_bins(coarse, min(BINS_PER_ENTRY * k, MOST_BINS))
 
     def add(lane: Sequence[slice]) -> Floats:
         sums = np.zeros((first[-1], 2))
@@ -56,24 +57,31 @@ def binned(
     return moment[present] / mass[present], mass[present]
 
 
-def _fine_bins(coarse: Floats) -> tuple[Integers, Integers]:
+def _fine_bins(coarse: Floats, most: int) -> tuple[Integers, Integers]:
     """First fine bin of every coarse bin, and the bits of the key's lower half to drop in it.
 
     Shapes: masses (65536,) -> (65537,), (65536,).
     """
+    occupied = np.flatnonzero(coarse)
+    width = _coarse_widths()[occupied]
+    if not np.isfinite(width).all():
+        raise NonFiniteError
+    measure = np.cbrt(coarse[occupied] * (width / width.max()) ** 2)
+    wanted = measure / measure.sum() * (most / 2)
+    bits = np.clip(np.ceil(np.log2(np.maximum(wanted, 1))), 0, 16).astype(np.int64)
+    count, shift = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
+    count[occupied], shift[occupied] = 1 << bits, 16 - bits
+    return np.concatenate(([0], np.cumsum(count))), shift
+
+
+@cache
+def _coarse_widths() -> Floats:
+    """How far apart the values of each coarse bin may lie; infinite for those that are none."""
     upper = np.arange(1 << 16, dtype=np.uint32)
     edges = _values_of_keys(np.append(upper << np.uint32(16), np.uint32(0xFFFFFFFF)))
     finite = np.isfinite(edges[1:]) & np.isfinite(edges[:-1])
-    if coarse[~finite].any():
-        raise NonFiniteError
     numbers = np.where(np.isfinite(edges), edges, 0).astype(np.float64)
-    width = np.where(finite, np.diff(numbers), 0)
-    largest = width[coarse > 0].max()
-    measure = np.cbrt(coarse * (width / largest) ** 2)
-    wanted = measure / measure.sum() * (FINE_BINS / 2)
-    bits = np.clip(np.ceil(np.log2(np.maximum(wanted, 1))), 0, 16).astype(np.int64)
-    first = np.concatenate(([0], np.cumsum(np.where(coarse > 0, 1 << bits, 0))))
-    return first, 16 - bits
+    return np.where(finite, np.diff(numbers), np.inf)
 
 
 def _values_of_keys(keys: NDArray[np.uint32]) -> NDArray[np.float32]:

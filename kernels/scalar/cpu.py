@@ -78,7 +78,7 @@ def cluster(
 
     def run_large(group: int) -> tuple[int, int]:
         """Like `run` for one group, read in pieces; rounding is done on the bins' means."""
-        means, masses = _bins(source, group, sensitivity, threads)
+        means, masses = _bins(source, group, sensitivity, k, threads)
         paths, fast = fitter.fit(means, masses, centroids[group])
         return paths, not fast
 
@@ -184,7 +184,11 @@ class _Fitter:
 
 
 def _bins(
-    source: Source, group: int, sensitivity: NDArray[np.floating] | None, threads: int | None
+    source: Source,
+    group: int,
+    sensitivity: NDArray[np.floating] | None,
+    k: int,
+    threads: int | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Means and masses of fine bins of one group."""
     layout, groups = source.layout, range(group, group + 1)
@@ -195,7 +199,7 @@ def _bins(
             return values, _NO_MASS
         return values, layout.take(sensitivity, groups, rows)[0].astype(np.float64)
 
-    return binned(read, layout.rows(PIECE), threads)
+    return binned(read, layout.rows(PIECE), k, threads)
 
 
 def nearest(source: Source, lut: NDArray[np.floating], threads: int | None) -> Assignment:

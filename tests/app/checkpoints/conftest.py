@@ -1,24 +1,12 @@
 """Files as they come from strangers, built byte by byte."""
 
-import json
-
 import pytest
 
 from app.checkpoints.read import read_checkpoint
 from app.settings import Limits
 from app.storage import open_storage
 from schemas.checkpoint import StoredFile
-
-
-def safetensors_bytes(header, data=b""):
-    """A file with this header, a dict or raw text, whatever it says."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + data
-
-
-def tensor(begin=0, end=8, dtype="F32", shape=(2,)):
-    """How a header describes a tensor."""
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+from tests.forged import safetensors_bytes, tensor
 
 
 @pytest.fixture(name="safetensors_bytes")

@@ -20,6 +20,7 @@ from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
 from app.storage import open_storage
 from schemas.checkpoint import StoredFile
+from tests.forged import changed, constant, export, ints, weight
 
 MUTANTS = 100
 GRAPH = "models/model.json"
@@ -75,13 +76,6 @@ class Numbers(nn.Module):
         return x + self.a_float32
 
 
-def export(model, *inputs, **options):
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(action="ignore"):
-        torch.export.save(torch.export.export(model, inputs, **options), buffer)
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="module")
 def small():
     torch.manual_seed(0)
@@ -112,30 +106,6 @@ def read(tmp_path):
         return read_pt2(open_storage(tmp_path.as_uri()), file, Limits(**limits))
 
     return read_bytes
-
-
-def changed(sound, member, change):
-    """The archive with one JSON member changed in place."""
-    said = json.loads(sound[member])
-    change(said)
-    return {**sound, member: json.dumps(said).encode()}
-
-
-def weight(name, **said):
-    """A change of what the weights config says of one weight."""
-
-    def change(config):
-        meta = {key: value for key, value in said.items() if key in config["config"][name]}
-        config["config"][name].update(meta)
-        rest = {key: value for key, value in said.items() if key not in meta}
-        if rest:
-            config["config"][name]["tensor_meta"].update(rest)
-
-    return change
-
-
-def ints(*numbers):
-    return [{"as_int": number} for number in numbers]
 
 
 def load(tmp_path, held):
@@ -295,11 +265,6 @@ def canary(tmp_path):
     path.unlink()
     yield bomb
     assert not path.exists()
-
-
-def constant(path_name, *, use_pickle):
-    said = {"path_name": path_name, "is_param": False, "use_pickle": use_pickle}
-    return lambda config: config["config"].update(c={**said, "tensor_meta": None})
 
 
 def pickled_weight(sound, bomb):

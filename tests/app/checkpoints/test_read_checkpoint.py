@@ -11,6 +11,7 @@ import torch
 
 from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
+from tests.forged import saved
 
 
 @pytest.fixture
@@ -97,12 +98,6 @@ def test_names_nested_without_end_are_refused(read, shard):
 class Canary:
     def __reduce__(self):
         return (exec, ("import pathlib; pathlib.Path('canary').touch()",))
-
-
-def saved(thing, **how):
-    buffer = io.BytesIO()
-    torch.save(thing, buffer, **how)
-    return buffer.getvalue()
 
 
 def zipped(name="x/data.pkl"):

@@ -1,8 +1,6 @@
 """Zip archives as PyTorch writes them, and as strangers do."""
 
 import io
-import struct
-import warnings
 import zipfile
 from dataclasses import dataclass, field
 
@@ -15,6 +13,7 @@ from app.checkpoints.zip_members import below_root, read_member, read_members
 from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
 from app.storage import Storage, open_storage
+from tests.forged import sparse, zipped
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,6 @@ def members_of(tmp_path, store):
         return read_members(store, "file", Limits(**limits), name="file")
 
     return read
-
-
-def zipped(members=(("m/a", b"one"), ("m/b", b"three")), **how):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", **how) as archive, warnings.catch_warnings(action="ignore"):
-        for name, content in members:
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 def tampered(content, **places):
@@ -93,27 +84,6 @@ def test_zip64_fields_are_read_where_python_writes_them(members_of):
     found = members_of(buffer.getvalue())
     at = found["m/a"].offset
     assert buffer.getvalue()[at : at + 4] == b"wide"
-
-
-def sparse(path, sizes):
-    """A zip whose members hold zeros that take no space on disk; zip64 past 4 GiB."""
-    directory, long = [], 0xFFFFFFFF
-    with path.open("wb") as file:
-        for number, size in enumerate(sizes):
-            name, at = f"m/data/{number}".encode(), file.tell()
-            local = (20, 0, 0, 0, 0, 0, long, long, len(name), 20)
-            file.write(struct.pack("<4s5H3I2H", b"PK\3\4", *local) + name)
-            file.write(struct.pack("<2H2Q", 1, 16, size, size))
-            file.seek(size, 1)
-            fields = (45, 45, 0, 0, 0, 0, 0, long, long, len(name), 28, 0, 0, 0, 0, long)
-            entry = struct.pack("<4s6H3I5H2I", b"PK\1\2", *fields) + name
-            directory.append(entry + struct.pack("<2H3Q", 1, 24, size, size, at))
-        start, listed, count = file.tell(), b"".join(directory), len(directory)
-        numbers = (44, 45, 45, 0, 0, count, count, len(listed), start)
-        file.write(listed + struct.pack("<4sQ2H2I4Q", b"PK\6\6", *numbers))
-        file.write(struct.pack("<4sIQI", b"PK\6\7", 0, start + len(listed), 1))
-        short = 0xFFFF
-        file.write(struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, short, short, long, long, 0))
 
 
 def test_ten_gigabytes_are_indexed_from_headers_alone(tmp_path, store):

@@ -53,7 +53,8 @@ def test_same_as_re_fullmatch_on_what_differs_in_other_engines(pattern):
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(", "*", "[a", "a{2}{3}", r"\q", "(?P<x", "a{99999999999999}"]
+    "pattern",
+    ["(", "*", "[a", "a{2}{3}", r"\q", "(?P<x", "a{99999999999999}", "a{" + "9" * 5_000 + "}"],
 )
 def test_a_bad_pattern_is_told_with_its_place(pattern):
     with pytest.raises(InvalidConfig) as caught:
@@ -94,3 +95,33 @@ def test_all_patterns_share_one_limit():
 
     with pytest.raises(InvalidConfig):
         match_many()
+
+
+BOMBS = {
+    "nested": "((((a{99}){99}){99}){99}){99}",
+    "at least": "(?:x{9999,}){9999}",
+    "one after another": "(?:a|b){65000}" * 50,
+    "at once": "(?:ab){100000000}",
+    "with spaces": "(?x)((a{999}) {999}) {999}",
+    "with comments": "(?x)((a{999}) #\n {999})",
+    "without a group": "a{99999999}" + "b*" * 20,
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_what_takes_gigabytes_to_compile_is_refused(kind):
+    with pytest.raises(InvalidConfig) as caught:
+        Patterns(5.0).matching(BOMBS[kind], ["a" * 300], "/module_name_configs/x")
+    assert "smaller numbers" in caught.value.errors[0].detail
+
+
+def test_compiling_counts_towards_the_time():
+    patterns = Patterns(0.01)
+
+    def match_many():
+        for number in range(10_000):
+            patterns.matching(f"(?:a?){{{500 + number}}}", ["b"], "/p")
+
+    with pytest.raises(InvalidConfig) as caught:
+        match_many()
+    assert "took over 0.01 s" in caught.value.errors[0].detail
