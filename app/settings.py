@@ -20,7 +20,7 @@ class Limits(BaseSettings):
     """Files in one request."""
     header_bytes: PositiveInt = 64 << 20
     """Of one safetensors header or index file."""
-    tensors: PositiveInt = 1_000_000
+    tensors: PositiveInt = 250_000
     """In one checkpoint."""
     config_bytes: PositiveInt = 1 << 20
     """Of one config document."""

@@ -11,6 +11,9 @@ from schemas.config.limits import LEVELS, VALUES
 _DIRECTIVE = re.compile("(?:^|[\n\r\x85\u2028\u2029])%")
 """`%TAG` and `%YAML` at the start of a line; libyaml's time is quadratic in their number."""
 
+_SEXAGESIMAL = re.compile(r"[-+]?\d[\d_]*:[\d_:.]{100}")
+"""A number to base 60, as YAML 1.1 has them; the builder's time is quadratic in its length."""
+
 
 def load_yaml(text: str) -> object:
     """The data of a YAML document.
@@ -93,6 +96,8 @@ def _check_node(event: yaml.NodeEvent, around: _Open) -> None:
     place = f"line {event.start_mark.line + 1}" if event.start_mark else "it"
     if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
         raise fault(f"tags are not allowed; {place} has {shown(event.tag)}")
+    if isinstance(event, yaml.ScalarEvent) and _SEXAGESIMAL.match(event.value):
+        raise fault(f"numbers to base 60 are not allowed; {place} has {shown(event.value)}")
     if around.keys is None:
         return
     if around.at_key:

@@ -181,6 +181,7 @@ def test_faults_beyond_many_are_counted():
         ("a: 1\na: 2", "'a' stands twice in line 2"),
         ("a: 1\n'a': 2", "'a' stands twice in line 2"),
         ("? [1, 2]\n: 3", "keys must be text"),
+        ("a: " + ":".join(["59"] * 1000), "base 60"),
         ("!!python/object/apply:os.system [ls]", "tags are not allowed"),
         ("a: !!binary x", "tags are not allowed"),
         ("%YAML 1.1\n---\na: 1", "directives are not allowed"),
