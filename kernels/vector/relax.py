@@ -16,7 +16,7 @@ _TASK = 32 * BLOCK
 TASKS_PER_GROUP = 256
 _PASSES_IN, _PASSES_OUT = 10, 20
 # Relative gain of a pass below which a descent has converged.
-COARSE, FINE, FINEST = 1e-4, 3e-6, 1e-6
+COARSE, FINE, FINEST = 1e-4, 3e-5, 1e-6
 
 Groups = NDArray[np.intp]
 
