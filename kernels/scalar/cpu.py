@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kernels.errors import NonFiniteError
 from kernels.scalar.assign import assign, measure, thresholds_of
 from kernels.scalar.binning import binned
-from kernels.scalar.points import count_distinct, solve
+from kernels.scalar.points import count_distinct, merged, solve
 from kernels.scalar.rounding import LARGEST, MORE_DECIMALS, ROUNDED_PER_ENTRY, tally
 from kernels.scalar.scratch import Scratch
 from kernels.scalar.settle import settled
@@ -161,11 +161,14 @@ class _Fitter:
     def _ordered(
         self, values: NDArray[np.floating], mass: NDArray[np.floating] | None
     ) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
-        """Ascending values and their masses, without those of no mass."""
+        """Ascending values and their masses, without those of no mass; many equal ones as one."""
         if mass is None:
             ordered = ascending(values, self.scratch)
             if not (np.isfinite(ordered[0]) and np.isfinite(ordered[-1])):
                 raise NonFiniteError
+            distinct = count_distinct(ordered)
+            if 2 * distinct <= ordered.size:
+                return merged(ordered, _NO_MASS, distinct)
             return ordered, _NO_MASS
         if not np.isfinite(values).all():
             raise NonFiniteError

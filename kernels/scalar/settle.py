@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kernels.arrays import BFLOAT16
 from kernels.jit import compiled, compiled_inline
 from kernels.scalar.direct import cell_costs, cheapest_cuts
+from kernels.scalar.points import count_distinct, merged
 
 Floats = NDArray[np.float64]
 
@@ -33,9 +34,9 @@ def settled(
     """
     sums = _sums(values, mass)
     best = _descended(values, sums, centroids.astype(dtype))
-    points, masses = np.unique(values, return_inverse=True)
-    if len(centroids) < points.size <= FEW_POINTS:
-        weights = np.bincount(masses, weights=mass if mass.size else None).astype(np.float64)
+    distinct = count_distinct(values)
+    if len(centroids) < distinct <= FEW_POINTS:
+        points, weights = merged(values, mass, distinct)
         start = _rounded_optimum(points.astype(np.float64), weights, len(centroids), dtype)
         other = _descended(values, sums, start)
         if total_error(values, sums, other) < total_error(values, sums, best):
