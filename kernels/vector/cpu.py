@@ -33,7 +33,7 @@ _FEW_CLUSTERS, _STARTS = 32, 4
 # With few points starts are cheap, and their optima differ the more.
 _FEW_POINTS, _FEW_CLUSTERS_OF_FEW_POINTS, _STARTS_OF_FEW_POINTS = 1 << 13, 64, 16
 _START_PASSES, _TRIAL_PASSES, _EARLY_PASSES, _LATE_PASSES = 100, 4, 40, 300
-_BREATHS, _SAMPLE_BREATHS = 4, 4
+_BREATHS, _SAMPLE_BREATHS = 4, 3
 _BATCH_ELEMENTS = 1 << 21  # of each scratch array of a batch of groups: 16 MB of float64
 _NOISE = 4099
 _COSTLY = 1 << 22  # distances of a pass over one group
