@@ -5,7 +5,9 @@ things are not in a `.pt2`: types of modules that never run, so that configs nam
 and, being no part of the state dict, non-persistent buffers, which are left alone here.
 """
 
+import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +15,13 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
 from app.checkpoints.pt2 import read_pt2
+from app.checkpoints.read import read_checkpoint
 from app.settings import Limits
 from app.storage import open_storage
 from schemas.checkpoint import StoredFile
+from schemas.config import PRESETS
+
+MINILM = Path(__file__).parents[3] / ".cache/minilm"
 
 CONFIGS_PER_MODEL = 40
 
@@ -322,6 +328,24 @@ def test_an_export_of_bert_resolves_as_the_live_model(tmp_path, documents_for, o
     inputs = (torch.zeros(1, 4, dtype=torch.long),)
     path = tmp_path / "bert.pt2"
     assert _compare(model, inputs, path, documents_for, ours, theirs) > CONFIGS_PER_MODEL
+
+
+@pytest.mark.heavy
+def test_minilm_through_its_config_resolves_as_the_live_model(ours, theirs):
+    with warnings.catch_warnings(action="ignore"):
+        transformers = pytest.importorskip("transformers")
+    storage = open_storage(MINILM.as_uri())
+    files = [
+        StoredFile(name=name, path=name, size_bytes=(MINILM / name).stat().st_size)
+        for name in ("model.safetensors", "config.json")
+    ]
+    checkpoint = read_checkpoint(storage, files, Limits())
+    said = transformers.BertConfig.from_dict(json.loads((MINILM / "config.json").read_text()))
+    model = transformers.BertModel(said).eval()
+    document = PRESETS["w4"]().to_dict()["kmeans_palettization_config"]
+    found = ours(document, checkpoint)
+    assert found == theirs(document, model, (torch.zeros(1, 4, dtype=torch.long),))
+    assert len(found) == 37
 
 
 def test_at_least_500_pairs_are_compared():
