@@ -12,15 +12,8 @@ from kernels import PaletteSettings, palettize, reconstruct
 from kernels.errors import DeviceError, NonFiniteError
 from kernels.palettize import palettize_on
 from kernels.scalar import batched
+from tests.devices import on_devices
 
-GPU = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    ],
-)
-DEVICES = pytest.mark.parametrize("device", ["cpu", GPU])
 DTYPES = [
     torch.float32,
     torch.bfloat16,
@@ -39,20 +32,12 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def weight(dtype=torch.float32, rows=48, columns=36):
     generator = torch.Generator().manual_seed(3)
     return (torch.randn(rows, columns, generator=generator) * 0.05).to(dtype)
 
 
-@DEVICES
+@on_devices
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -75,7 +60,7 @@ def _error(palette, given, sensitivity):
     return float((error if sensitivity is None else error * sensitivity).sum())
 
 
-@DEVICES
+@on_devices
 def test_batches_do_not_change_the_result(device, monkeypatch):
     whole = palettize_on(torch.device(device), weight(), SETTINGS["groups"])
     monkeypatch.setattr(batched, "MEMORY_BYTES", 1)
@@ -84,7 +69,7 @@ def test_batches_do_not_change_the_result(device, monkeypatch):
     assert_array_equal(whole.lut, single.lut)
 
 
-@DEVICES
+@on_devices
 def test_vectors(device):
     settings = PaletteSettings(3, cluster_dim=4)
     found = palettize_on(torch.device(device), weight(), settings)
@@ -93,7 +78,7 @@ def test_vectors(device):
     assert found.metrics.sse <= 1.02 * expected.metrics.sse
 
 
-@DEVICES
+@on_devices
 def test_non_finite_weights_are_named(device):
     bad = weight()
     bad[2, 3] = torch.inf

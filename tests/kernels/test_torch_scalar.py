@@ -1,7 +1,5 @@
 """The torch path of scalar palettes against the CPU path, on the CPU and where there is a GPU."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -12,27 +10,13 @@ from kernels.scalar.assign import assign as assign_cpu
 from kernels.scalar.assign import thresholds_of
 from kernels.scalar.points import solve
 from kernels.scalar.torch import assign, cluster
+from tests.devices import on_devices
 
 Doubles = NDArray[np.float64]
 NAMES = [
     "normal", "laplace", "student", "uniform", "modes", "outliers", "rounded", "half", "small",
     "large", "constant", "zero", "few",
 ]  # fmt: skip
-GPU = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    ],
-)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def sample(name: str, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -62,7 +46,7 @@ def error(values: NDArray[np.float32], mass: Doubles, centroids: Doubles) -> flo
     return float((mass * (wide - centroids[cells]) ** 2).sum())
 
 
-@pytest.mark.parametrize("device", ["cpu", GPU])
+@on_devices
 @pytest.mark.parametrize(("count", "k"), [(3, 4), (50, 4), (3000, 16), (1500, 64)])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,5 @@
 """The torch path of vector palettes against the CPU path, on the CPU and where there is a GPU."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -11,23 +9,7 @@ from numpy.typing import NDArray
 from kernels.vector import torch as device_path
 from kernels.vector.cpu import cluster as cluster_cpu
 from kernels.vector.torch import cluster
-
-GPU = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    ],
-)
-DEVICES = pytest.mark.parametrize("device", ["cpu", GPU])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.devices import on_devices
 
 
 def error(
@@ -41,7 +23,7 @@ def error(
     return total
 
 
-@DEVICES
+@on_devices
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("name", "k"), [("normal", 16), ("student", 16), ("normal", 40)])
 def test_error_near_that_of_the_cpu_path(name: str, k: int, weighted: bool, device: str) -> None:
@@ -57,7 +39,7 @@ def test_error_near_that_of_the_cpu_path(name: str, k: int, weighted: bool, devi
     assert (ours <= 1.04 * error(points, weights, peer.centroids, peer.labels)).all()
 
 
-@DEVICES
+@on_devices
 def test_separate_blobs_are_found_exactly(device: str) -> None:
     rng = np.random.default_rng(0)
     corners = np.array(np.meshgrid([0, 1], [0, 1], [0, 1]), np.float32).reshape(3, -1).T
@@ -72,7 +54,7 @@ def test_separate_blobs_are_found_exactly(device: str) -> None:
     )
 
 
-@DEVICES
+@on_devices
 @pytest.mark.parametrize("k", [4, 64])
 def test_no_error_with_at_most_k_distinct_points(k: int, device: str) -> None:
     rng = np.random.default_rng(0)
@@ -95,7 +77,7 @@ def test_large_groups_start_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None
     assert ours[0] <= 1.04 * error(points, ones, peer.centroids, peer.labels)[0]
 
 
-@DEVICES
+@on_devices
 def test_seed_decides(device: str) -> None:
     points = torch.from_numpy(np.random.default_rng(0).random((1, 400, 4), np.float32)).to(device)
     first, again, other = (cluster(points, 16, None, seed).labels.cpu() for seed in (1, 1, 2))
