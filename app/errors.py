@@ -14,10 +14,14 @@ PaletteryError
 ├── NotFound                 no such job, artifact, schema
 ├── Conflict                 the job's state does not allow it
 ├── Cancelled                the job was cancelled while it ran
+├── DeadlineExceeded         the job had not ended when its time was up
+├── OutOfMemory              a task takes more memory than a worker has
+├── WorkerDied               workers died of a task, one after the other
 └── Unavailable
-├── StorageFull
-├── StorageFailed
-└── ObjectMissing        bytes that should lie in the store do not
+    ├── StorageFull
+    ├── StorageFailed
+    ├── WorkersLost          the scheduler of the workers went away
+    └── ObjectMissing        bytes that should lie in the store do not
 """
 
 from collections.abc import Sequence
@@ -139,6 +143,27 @@ class Cancelled(PaletteryError):
     title = "The job was cancelled"
 
 
+class DeadlineExceeded(PaletteryError):
+    """The job had not ended when its time was up."""
+
+    code = "deadline_exceeded"
+    title = "The job's time was up"
+
+
+class OutOfMemory(PaletteryError):
+    """A task takes more memory than a worker has."""
+
+    code = "out_of_memory"
+    title = "A worker ran out of memory"
+
+
+class WorkerDied(PaletteryError):
+    """Workers died of a task, one after the other."""
+
+    code = "worker_died"
+    title = "Workers died of this work"
+
+
 class Unavailable(PaletteryError):
     """Something that the service needs is away."""
 
@@ -158,6 +183,13 @@ class StorageFailed(Unavailable):
 
     code = "storage_failed"
     title = "The store failed"
+
+
+class WorkersLost(Unavailable):
+    """The scheduler of the workers went away."""
+
+    code = "workers_lost"
+    title = "The workers cannot be reached"
 
 
 class ObjectMissing(Unavailable):
@@ -182,9 +214,13 @@ STATUS: dict[str, int] = {
     "not_found": 404,
     "conflict": 409,
     "cancelled": 409,
+    "deadline_exceeded": 504,
+    "out_of_memory": 500,
+    "worker_died": 500,
     "unavailable": 503,
     "storage_full": 507,
     "storage_failed": 503,
+    "workers_lost": 503,
     "object_missing": 503,
 }
 """HTTP status of each code."""

@@ -27,6 +27,11 @@ class SliceOutcome(Schema):
     """Sum of squared weights."""
     max_error: NonNegativeFloat = 0.0
     seconds: NonNegativeFloat = 0.0
+    """Kernel time, of whoever computed it."""
+    content_sha256: str | None = None
+    """Hex digest of the bytes it was computed from; None when nobody asked for it."""
+    reused: bool = False
+    """Whether it was taken from an earlier job's result."""
 
 
 class TensorReport(Schema):
@@ -73,7 +78,9 @@ class TensorReport(Schema):
     max_error: NonNegativeFloat = 0.0
     """Largest absolute error."""
     seconds: NonNegativeFloat = 0.0
-    """Kernel time."""
+    """Kernel time; of the job that computed it, where it was reused."""
+    reused: bool = False
+    """Whether an earlier job had palettized the same bytes by the same spec and kernels."""
 
 
 class Report(Schema):

@@ -1,10 +1,12 @@
-"""One unit of compression work, small enough to send to a worker as JSON."""
+"""Units of work, each small enough to send to a worker as JSON, and what they give back."""
 
 from pydantic import NonNegativeInt
 
 from schemas.base import Schema
+from schemas.checkpoint import StoredTensor
 from schemas.config.spec import PalettizationSpec
 from schemas.plan import Clustering
+from schemas.report import SliceOutcome
 
 
 class StoredRows(Schema):
@@ -19,6 +21,18 @@ class StoredRows(Schema):
     """File in its store."""
     offset: NonNegativeInt
     size_bytes: NonNegativeInt
+    file_sha256: str | None = None
+    """Hex digest of that whole file; None when it was read in place."""
+
+
+class StoredSlice(Schema):
+    """A palettized slice as it lies in the store: in a part, or in an artifact."""
+
+    path: str
+    """The safetensors file that holds its arrays."""
+    outcome: SliceOutcome
+    tensors: dict[str, StoredTensor]
+    """`indices`, `lut` and so on -> where the array lies; empty when the slice was kept."""
 
 
 class TensorSlice(StoredRows):
@@ -31,6 +45,8 @@ class TensorSlice(StoredRows):
     clustering: Clustering
     sensitivity: StoredRows | None = None
     """How much the error of each of its weights counts; None counts all alike."""
+    known: StoredSlice | None = None
+    """The same bytes palettized by the same spec and kernels before; None to compute them."""
 
 
 class CompressionTask(Schema):
@@ -47,9 +63,90 @@ class CompressionTask(Schema):
     """Where the part goes; when it exists, the task is done."""
     cancel_path: str | None = None
     """An object whose existence asks the task to stop."""
+    digests: bool = False
+    """Whether the outcomes tell the digests of the bytes that were read."""
     slices: tuple[TensorSlice, ...]
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the weights the task reads."""
         return sum(part.size_bytes for part in self.slices)
+
+
+class JobTask(Schema):
+    """Work on a whole job, found in its folder."""
+
+    store_url: str
+    """Object store that holds the job and its model."""
+    prefix: str
+    """The job's folder."""
+    cancel_path: str
+    """An object whose existence asks the task to stop."""
+
+
+class DigestTask(JobTask):
+    """Digest the bytes of some slices; gives a hex digest for each, in their order."""
+
+    slices: tuple[TensorSlice, ...]
+
+
+class GatherTask(JobTask):
+    """Lay finished parts out as an artifact; gives its `Layout`."""
+
+
+class WriteTask(JobTask):
+    """Write one file of the artifact; gives its hex digest."""
+
+    shard: str
+
+
+class VerifyTask(JobTask):
+    """Compare tensors of the written artifact with the upload."""
+
+    names: tuple[str, ...]
+
+
+class PublishTask(JobTask):
+    """Write the report of an artifact that was verified; gives what is `Published`."""
+
+    digests: dict[str, str]
+    """File name -> hex digest."""
+
+
+class FinishTask(JobTask):
+    """All of these for a small job in one; gives what is `Published`."""
+
+
+class Layout(Schema):
+    """What an artifact will consist of."""
+
+    shards: tuple[str, ...]
+    """Names of its files."""
+    batches: tuple[tuple[str, ...], ...]
+    """Names of its tensors, in batches of about equal bytes to verify."""
+
+
+class Published(Schema):
+    """A verified artifact."""
+
+    size_bytes: NonNegativeInt
+    """Of all its files."""
+    results: tuple["Result", ...] = ()
+    """Its palettized slices, for other jobs to use."""
+
+
+class Result(Schema):
+    """A palettized slice under the keys that it can be found by."""
+
+    recipe: str
+    """Digest of everything that decides a result but the bytes: spec, shape, kernels."""
+    origin_key: str
+    """Digest of the recipe and the place of the bytes in the uploaded file."""
+    content_key: str
+    """Digest of the recipe and of the bytes."""
+    stored: StoredSlice
+
+
+Task = CompressionTask | DigestTask | GatherTask | WriteTask | VerifyTask | PublishTask | FinishTask
+Answer = Layout | Published | tuple[str, ...] | str | None
+"""What a task gives back; None when its work lies in the store."""

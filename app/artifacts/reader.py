@@ -50,7 +50,9 @@ class Artifact:
         data = self.storage.read(stored.path, tensor.offset, tensor.size_bytes)
         return np.frombuffer(data, NUMPY[tensor.dtype]).reshape(tensor.shape)
 
-    def blocks(self, name: str) -> Iterator[tuple[int, NDArray[np.generic]]]:
+    def blocks(
+        self, name: str, threads: int | None = None
+    ) -> Iterator[tuple[int, NDArray[np.generic]]]:
         """A palettized weight, decoded, as (first row, rows) in order.
 
         Memory is bounded by the block, whatever the size of the weight.
@@ -66,7 +68,8 @@ class Artifact:
                 indices.tensor.offset + start,
                 (cells * weight.n_bits + 7) // 8,
             )
-            yield first, kernels.reconstruct(_palette(weight, arrays, packed, first, rows))
+            block = _palette(weight, arrays, packed, first, rows)
+            yield first, kernels.reconstruct(block, threads)
 
     def dense_bytes(self, name: str) -> int:
         """Size of a palettized weight when decoded."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from app.artifacts.writer import Entry
-from app.compression.parts import PartSlice
 from schemas.plan import Plan, PlannedTensor
 from schemas.report import Report, SliceOutcome, TensorReport
+from schemas.tasks import StoredSlice
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Piece:
     """One tensor of the artifact: what to write and what to say about it."""
 
     planned: PlannedTensor
-    slices: tuple[PartSlice, ...]
+    slices: tuple[StoredSlice, ...]
     entries: tuple[Entry, ...]
 
     @property
@@ -34,7 +34,7 @@ class Piece:
 
 def account(plan: Plan, pieces: Sequence[Piece], digests: dict[str, str]) -> Report:
     """One entry per distinct tensor, in the plan's order, and the sums over them."""
-    tensors = tuple(_tensor_report(piece) for piece in pieces)
+    tensors = tuple(tensor_report(piece) for piece in pieces)
     done = [tensor for tensor in tensors if tensor.action == "palettized"]
     weights = sum(math.prod(tensor.shape) for tensor in tensors)
     after = sum(tensor.size_after_bytes for tensor in tensors)
@@ -52,7 +52,8 @@ def account(plan: Plan, pieces: Sequence[Piece], digests: dict[str, str]) -> Rep
     )
 
 
-def _tensor_report(piece: Piece) -> TensorReport:
+def tensor_report(piece: Piece) -> TensorReport:
+    """What one tensor became."""
     planned, outcomes = piece.planned, [part.outcome for part in piece.slices]
     count = math.prod(planned.shape)
     said = planned.model_dump(
@@ -80,6 +81,7 @@ def _tensor_report(piece: Piece) -> TensorReport:
         snr_db=_snr_db(outcomes, sse),
         max_error=max(outcome.max_error for outcome in outcomes),
         seconds=math.fsum(outcome.seconds for outcome in outcomes),
+        reused=all(outcome.reused for outcome in outcomes),
     )
 
 

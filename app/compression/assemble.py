@@ -1,28 +1,25 @@
-"""Join the parts and the untouched tensors into the artifact and its report."""
+"""Write the files of an artifact and its report."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 
 from app.artifacts.reader import open_artifact
-from app.artifacts.writer import Chunks, Entry, arranged, stream
+from app.artifacts.writer import Chunks, arranged, stream
 from app.compression.account import Piece, account
-from app.compression.dense import dense_bytes, dense_chunks
-from app.compression.parts import PartSlice, read_parts
+from app.compression.layout import INDEX, SHARD_BYTES, Shards, Stores, index, lay_out
+from app.compression.parts import read_parts
+from app.compression.stop import StopCheck
 from app.compression.verify import verify
 from app.settings import Limits
 from app.storage import Storage
 from schemas.artifact import ArtifactMetadata, PalettizedWeight
 from schemas.base import Schema
-from schemas.checkpoint import Checkpoint, StoredTensor
+from schemas.checkpoint import Checkpoint
 from schemas.config import KMeansPalettizerConfig
 from schemas.plan import Plan, PlannedTensor
 from schemas.report import Report
 from schemas.tasks import CompressionTask
-
-SHARD_BYTES = 5_000_000_000
-"""Above this, the artifact becomes several files with an index."""
 
 
 def assemble(
@@ -36,7 +33,7 @@ def assemble(
     config: KMeansPalettizerConfig,
     shard_bytes: int = SHARD_BYTES,
 ) -> Report:
-    """Write `<prefix>/artifact/*` and `<prefix>/report.json` from finished parts.
+    """Write `<prefix>/artifact/*` and `<prefix>/report.json` from finished parts, all in one.
 
     The artifact is read back and compared with the source before the report is written, so a
     report stands for a sound artifact.
@@ -45,119 +42,85 @@ def assemble(
         InvalidArtifact: the artifact as read back is not what the kernels promised.
     """
     parts = read_parts(store, tasks)
-    stored = {tensor.name: tensor for tensor in checkpoint.tensors}
-    pieces = [
-        _piece(
-            planned, parts.get(planned.name, ()), stored[planned.name], checkpoint, source, store
+    shards = lay_out(plan, checkpoint, parts, Stores(source, store), shard_bytes)
+    check = StopCheck(store, None)
+    digests = {
+        name: write_shard(
+            store, artifact_path(prefix, name), shard, said(plan, checkpoint, config, shard), check
         )
-        for planned in plan.tensors
-    ]
-    shards = _shards(pieces, shard_bytes)
-    folder = f"{prefix}/artifact"
-    digests: dict[str, str] = {}
-    for name, shard in shards.items():
-        metadata = _metadata(shard, plan, checkpoint, config)
-        entries = arranged(entry for piece in shard for entry in piece.entries)
-        digest = hashlib.sha256()
-        store.write(f"{folder}/{name}", _hashed(stream(entries, metadata), digest))
-        digests[name] = digest.hexdigest()
-    if len(shards) > 1:
-        index = _index(shards)
-        store.write(f"{folder}/model.safetensors.index.json", index)
-        digests["model.safetensors.index.json"] = hashlib.sha256(index).hexdigest()
-    report = account(plan, pieces, digests)
-    artifact = open_artifact(store, [f"{folder}/{name}" for name in shards], Limits())
-    verify(artifact, report, checkpoint, source)
-    store.write(f"{prefix}/report.json", report.model_dump_json().encode())
+        for name, shard in shards.items()
+    }
+    digests |= write_index(store, prefix, shards)
+    report = account(plan, [piece for shard in shards.values() for piece in shard], digests)
+    paths = [artifact_path(prefix, name) for name in shards]
+    verify(open_artifact(store, paths, Limits()), report.tensors, checkpoint, source, check)
+    write_report(store, prefix, report)
     return report
 
 
-def _piece(
-    planned: PlannedTensor,
-    slices: tuple[PartSlice, ...],
-    stored: StoredTensor,
-    checkpoint: Checkpoint,
-    source: Storage,
+def write_shard(
     store: Storage,
-) -> Piece:
-    piece = Piece(planned, slices, ())
-    if piece.palettized:
-        keys = slices[0].tensors
-        return Piece(
-            planned, slices, tuple(_joined(planned.name, key, slices, store) for key in keys)
-        )
-    path = checkpoint.files[stored.file].path
-
-    def untouched() -> Chunks:
-        return dense_chunks(source, path, stored)
-
-    entry = Entry(stored.name, stored.dtype, stored.shape, dense_bytes(stored), untouched)
-    return Piece(planned, slices, (entry,))
-
-
-def _joined(name: str, key: str, slices: tuple[PartSlice, ...], store: Storage) -> Entry:
-    """One array of a palette, its row slices end to end."""
-    tensors = [part.tensors[key] for part in slices]
-    rows = sum(tensor.shape[0] for tensor in tensors)
-
-    def chunks() -> Chunks:
-        for part, tensor in zip(slices, tensors, strict=True):
-            yield from store.chunks(part.path, tensor.offset, tensor.size_bytes)
-
-    shape = (rows, *tensors[0].shape[1:])
-    size_bytes = sum(tensor.size_bytes for tensor in tensors)
-    return Entry(f"{name}.{key}", tensors[0].dtype, shape, size_bytes, chunks)
-
-
-def _shards(pieces: Sequence[Piece], shard_bytes: int) -> dict[str, list[Piece]]:
-    """Pieces by file name; the arrays of one tensor stay together."""
-    filled: list[list[Piece]] = [[]]
-    room = shard_bytes
-    for piece in pieces:
-        if piece.size_bytes > room and filled[-1]:
-            filled.append([])
-            room = shard_bytes
-        filled[-1].append(piece)
-        room -= piece.size_bytes
-    if len(filled) == 1:
-        return {"model.safetensors": filled[0]}
-    return {
-        f"model-{number:05d}-of-{len(filled):05d}.safetensors": shard
-        for number, shard in enumerate(filled, start=1)
-    }
-
-
-def _index(shards: Mapping[str, Sequence[Piece]]) -> bytes:
-    weight_map = {
-        entry.name: name
-        for name, shard in shards.items()
-        for piece in shard
-        for entry in piece.entries
-    }
-    total = sum(piece.size_bytes for shard in shards.values() for piece in shard)
-    return json.dumps(
-        {"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1
-    ).encode()
-
-
-def _metadata(
+    path: str,
     shard: Sequence[Piece],
-    plan: Plan,
-    checkpoint: Checkpoint,
-    config: KMeansPalettizerConfig,
+    metadata: Mapping[str, str],
+    check: StopCheck,
+) -> str:
+    """Write one file of an artifact; its hex digest.
+
+    Raises:
+        Cancelled: see `StopCheck`; nothing was written.
+    """
+    entries = arranged(entry for piece in shard for entry in piece.entries)
+    digest = hashlib.sha256()
+    store.write(path, _hashed(stream(entries, metadata), digest, check))
+    return digest.hexdigest()
+
+
+def write_index(store: Storage, prefix: str, shards: Shards) -> dict[str, str]:
+    """Write the index of an artifact of several files; its name and hex digest."""
+    if len(shards) == 1:
+        return {}
+    text = index(shards)
+    store.write(artifact_path(prefix, INDEX), text)
+    return {INDEX: hashlib.sha256(text).hexdigest()}
+
+
+def write_report(store: Storage, prefix: str, report: Report) -> None:
+    """Write the report; from now on the artifact is there."""
+    store.write(report_path(prefix), report.model_dump_json().encode())
+
+
+def artifact_path(prefix: str, name: str) -> str:
+    """Where a file of a job's artifact lies."""
+    return f"{prefix}/artifact/{name}"
+
+
+def report_path(prefix: str) -> str:
+    """Where a job's report lies."""
+    return f"{prefix}/report.json"
+
+
+def said(
+    plan: Plan, checkpoint: Checkpoint, config: KMeansPalettizerConfig, shard: Sequence[Piece]
 ) -> dict[str, str]:
-    said = ArtifactMetadata(
+    """The metadata of one file of an artifact."""
+    metadata = ArtifactMetadata(
         weights={piece.planned.name: _weight(piece.planned) for piece in shard if piece.palettized},
         tied={
             piece.planned.name: piece.planned.aliases for piece in shard if piece.planned.aliases
         },
         source_sha256={file.name: file.sha256 for file in checkpoint.files if file.sha256},
-        config_sha256=_sha256(config),
-        plan_sha256=_sha256(plan),
+        config_sha256=sha256_of(config),
+        plan_sha256=sha256_of(plan),
         sensitivities_sha256=plan.sensitivities_sha256,
         software={"palettery": version("palettery")},
     )
-    return {"format": "pt", "palettery": said.model_dump_json()}
+    return {"format": "pt", "palettery": metadata.model_dump_json()}
+
+
+def sha256_of(schema: Schema) -> str:
+    """Hex digest of a document's canonical JSON."""
+    return hashlib.sha256(schema.model_dump_json().encode()).hexdigest()
 
 
 def _weight(planned: PlannedTensor) -> PalettizedWeight:
@@ -173,11 +136,10 @@ def _weight(planned: PlannedTensor) -> PalettizedWeight:
     )
 
 
-def _hashed(chunks: Chunks, digest: "hashlib._Hash") -> Iterator[bytes | memoryview]:
+def _hashed(
+    chunks: Chunks, digest: "hashlib._Hash", check: StopCheck
+) -> Iterator[bytes | memoryview]:
     for chunk in chunks:
+        check()
         digest.update(chunk)
         yield chunk
-
-
-def _sha256(schema: Schema) -> str:
-    return hashlib.sha256(schema.model_dump_json().encode()).hexdigest()

@@ -1,5 +1,6 @@
 """Run one task: fetch its bytes, palettize, write one part."""
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ import kernels
 from app.artifacts.dtypes import NUMPY
 from app.artifacts.writer import Entry, arranged, array_entry, stream
 from app.compression.dense import laid_out
-from app.errors import Cancelled, InvalidSensitivities
+from app.compression.stop import StopCheck
+from app.errors import InvalidSensitivities, ObjectMissing
 from app.storage import Storage, open_storage
 from kernels import Palette, PaletteSettings
 from kernels.errors import NonFiniteError, SensitivityError
@@ -22,6 +24,9 @@ from schemas.plan import Clustering
 from schemas.report import SliceOutcome
 from schemas.tasks import CompressionTask, StoredRows, TensorSlice
 
+Slice = tuple[SliceOutcome, dict[str, NDArray[np.generic]]]
+"""What became of a slice, and its arrays; none when it was kept."""
+
 
 def run_task(task: CompressionTask, threads: int | None = None) -> None:
     """Palettize a task's slices into its part file; the part appears whole or not at all.
@@ -29,20 +34,20 @@ def run_task(task: CompressionTask, threads: int | None = None) -> None:
     `threads` None uses every core.
 
     Raises:
-        Cancelled: the cancel marker was seen between two slices.
+        Cancelled: see `StopCheck`.
         InvalidSensitivities: some are negative or not finite. Non-finite weights are kept as they
             are, for such is the model; a bad sensitivity is bad input, and an artifact without its
             say would not be what was asked for.
     """
     source, store = open_storage(task.source_url), open_storage(task.store_url)
     beside = open_storage(task.sensitivities_url) if task.sensitivities_url else source
+    stop = StopCheck(store, task.cancel_path)
     entries: list[Entry] = []
     outcomes: list[SliceOutcome] = []
     for number, item in enumerate(task.slices):
-        if task.cancel_path and store.exists(task.cancel_path):
-            raise Cancelled("the job was cancelled while it ran")
-        sensitivity = load(beside, item.sensitivity) if item.sensitivity else None
-        outcome, arrays = _palettize(load(source, item), sensitivity, item, threads)
+        stop()
+        found = _known(store, item) if item.known else None
+        outcome, arrays = found or _computed(source, beside, item, task.digests, threads, stop)
         outcomes.append(outcome)
         entries += [array_entry(f"{number}.{part}", array) for part, array in arrays.items()]
     ordered = arranged(entries)
@@ -76,16 +81,60 @@ def settings(spec: PalettizationSpec, clustering: Clustering) -> PaletteSettings
     )
 
 
+def content_sha256(source: Storage, beside: Storage, item: TensorSlice) -> str:
+    """Hex digest of a slice's bytes, its sensitivities' behind them; held in pieces only."""
+    digest = hashlib.sha256()
+    for store, rows in ((source, item), (beside, item.sensitivity)):
+        for chunk in store.chunks(rows.path, rows.offset, rows.size_bytes) if rows else ():
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _known(store: Storage, item: TensorSlice) -> Slice | None:
+    """The result of an earlier job; None when it is gone, as that job may be."""
+    assert item.known is not None  # noqa: S101 - callers checked
+    path, outcome = item.known.path, item.known.outcome
+    try:
+        arrays = {
+            key: np.frombuffer(
+                store.read(path, tensor.offset, tensor.size_bytes), NUMPY[tensor.dtype]
+            ).reshape(tensor.shape)
+            for key, tensor in item.known.tensors.items()
+        }
+    except ObjectMissing:
+        return None
+    here = {"name": item.name, "first_row": item.first_row, "reused": True}
+    return outcome.model_copy(update=here), arrays
+
+
+def _computed(
+    source: Storage,
+    beside: Storage,
+    item: TensorSlice,
+    digests: bool,
+    threads: int | None,
+    stop: StopCheck,
+) -> Slice:
+    weight = load(source, item)
+    sensitivity = load(beside, item.sensitivity) if item.sensitivity else None
+    outcome, arrays = _palettize(weight, sensitivity, item, threads, stop)
+    if digests:
+        sha256 = content_sha256(source, beside, item)
+        outcome = outcome.model_copy(update={"content_sha256": sha256})
+    return outcome, arrays
+
+
 def _palettize(
     weight: NDArray[np.generic],
     sensitivity: NDArray[np.generic] | None,
     item: TensorSlice,
     threads: int | None,
-) -> tuple[SliceOutcome, dict[str, NDArray[np.generic]]]:
+    stop: StopCheck,
+) -> Slice:
     started = time.perf_counter()
     try:
         palette = kernels.palettize(
-            weight, settings(item.spec, item.clustering), sensitivity, "auto", threads
+            weight, settings(item.spec, item.clustering), sensitivity, "auto", threads, stop
         )
     except SensitivityError as error:
         raise InvalidSensitivities(

@@ -1,6 +1,7 @@
 """Prove that an artifact is what its report says, by reading it back against the source."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +13,21 @@ from app.errors import InvalidArtifact
 from app.storage import Storage
 from kernels.metrics import errors
 from schemas.checkpoint import Checkpoint, StoredTensor
-from schemas.report import Report
+from schemas.report import TensorReport
 
 RELATIVE_SLACK = 1e-6
 """Between two sums of the same squares, added in another order."""
 
 
-def verify(artifact: Artifact, report: Report, checkpoint: Checkpoint, source: Storage) -> None:
-    """Compare every tensor of the artifact, as stored, with the source.
+def verify(
+    artifact: Artifact,
+    tensors: Sequence[TensorReport],
+    checkpoint: Checkpoint,
+    source: Storage,
+    check: Callable[[], None],
+    threads: int | None = None,
+) -> None:
+    """Compare tensors of the artifact, as stored, with the source; `check` may end it.
 
     Kept tensors must have the same bytes; palettized ones must reconstruct to the error that the
     report states.
@@ -28,17 +36,18 @@ def verify(artifact: Artifact, report: Report, checkpoint: Checkpoint, source: S
         InvalidArtifact: names the tensor that does not.
     """
     stored = {tensor.name: tensor for tensor in checkpoint.tensors}
-    for said in report.tensors:
+    for said in tensors:
+        check()
         tensor = stored[said.name]
         path = checkpoint.files[tensor.file].path
         if said.action == "kept":
-            _check_bytes(artifact, said.name, source, path, tensor)
+            _check_bytes(artifact, said.name, source, path, tensor, check)
             continue
-        rows = _Rows(source, path, tensor)
-        sse = math.fsum(
-            errors(rows.read(first, len(block)), block).sse
-            for first, block in artifact.blocks(said.name)
-        )
+        rows, sums = _Rows(source, path, tensor), []
+        for first, block in artifact.blocks(said.name, threads):
+            check()
+            sums.append(errors(rows.read(first, len(block)), block).sse)
+        sse = math.fsum(sums)
         if not math.isclose(sse, said.sse, rel_tol=RELATIVE_SLACK, abs_tol=1e-300):
             raise InvalidArtifact(
                 f"{said.name}: the artifact as read back has a squared error of {sse:.9g}, "
@@ -47,13 +56,19 @@ def verify(artifact: Artifact, report: Report, checkpoint: Checkpoint, source: S
 
 
 def _check_bytes(
-    artifact: Artifact, name: str, source: Storage, path: str, tensor: StoredTensor
+    artifact: Artifact,
+    name: str,
+    source: Storage,
+    path: str,
+    tensor: StoredTensor,
+    check: Callable[[], None],
 ) -> None:
     found: Stored | None = artifact.kept.get(name)
     if found is None or found.tensor.size_bytes != dense_bytes(tensor):
         raise InvalidArtifact(f"{name}: the artifact as read back lacks it")
     place = found.tensor.offset
     for theirs in dense_chunks(source, path, tensor):
+        check()
         if artifact.storage.read(found.path, place, len(theirs)) != theirs:
             raise InvalidArtifact(f"{name}: the artifact as read back differs from the upload")
         place += len(theirs)

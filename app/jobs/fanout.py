@@ -1,144 +1,125 @@
-"""Spread tasks over workers: the one place that knows Dask.
+"""Spread tasks over workers: the one place where work meets Dask.
 
-Source: docs.dask.org and the measurements in the engine reference. Workers get paths and small
-values only; held futures would make finished tasks run again when a worker dies, so each is let go.
+Source: docs.dask.org and the measurements in the engine reference. Workers get JSON and give small
+values back; held futures would make finished tasks run again when a worker dies, so each is let go.
 """
 
-import itertools
-import logging
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
 
-import dask
-from distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed
+from distributed import Client, as_completed
+from distributed.client import FutureCancelledError
+from distributed.scheduler import KilledWorker
 
-from app.compression.job import assemble_job
-from app.compression.run import run_task
-from kernels.threads import available_threads
-from schemas.tasks import CompressionTask
+from app.compression.work import describe, perform
+from app.errors import WorkerDied, WorkersLost
+from app.settings import Settings
+from schemas.tasks import Answer, Task
+
+OnDone = Callable[[Task, Answer], Awaitable[None]]
+"""Called with each task and what it gave back, one at a time."""
 
 
 class Workers:
-    """Worker processes that run tasks."""
+    """Worker processes that run tasks, behind one scheduler."""
 
-    def __init__(self, client: Client, threads: int) -> None:
-        self._client = client
-        self._threads = threads
+    def __init__(self, connect: Callable[[], Awaitable[Client]]) -> None:
+        self._connect = connect
+        self._client: Client | None = None
+        self._connecting = asyncio.Lock()
 
-    async def run_tasks(
-        self,
-        tasks: Sequence[CompressionTask],
-        on_done: Callable[[CompressionTask], Awaitable[None]],
-        priority: int = 0,
-    ) -> None:
-        """Run every task, telling of each when its part exists; a higher priority goes first.
+    async def run_tasks(self, tasks: Sequence[Task], on_done: OnDone, priority: int = 0) -> None:
+        """Run every task, telling of each when it is done; a higher priority goes first.
 
         Raises:
             PaletteryError: what the first failing task raised; the others are given up.
+            WorkerDied: workers died while they ran one of the tasks, again and again.
+            WorkersLost: the scheduler went away; what the tasks stored until then lies there.
         """
-        futures = {
-            self._client.submit(
+        client = await self._reached()
+        run = uuid.uuid4().hex
+        waiting = {
+            client.submit(
                 _run,
+                type(task).__name__,
                 task.model_dump_json(),
-                self._threads,
-                key=task.part_path,
+                key=f"{type(task).__name__}-{run}-{number}",
                 pure=False,
                 priority=priority,
             ): task
-            for task in tasks
+            for number, task in enumerate(tasks)
         }
         try:
-            async for future in as_completed(list(futures), loop=self._client.loop):
-                await future
-                task = futures.pop(future)
+            async for future in as_completed(list(waiting), loop=client.loop):
+                answer = await future
+                task = waiting.pop(future)
                 future.release()
-                await on_done(task)
+                await on_done(task, answer)
+        except FutureCancelledError as error:
+            raise WorkersLost("the scheduler of the workers went away; the job waits") from error
+        except KilledWorker as error:
+            raise WorkerDied(_told(waiting, error)) from error
         finally:
-            await self._client.cancel(list(futures))
+            with contextlib.suppress(OSError, ValueError, RuntimeError):  # the client may be closed
+                await client.cancel(list(waiting))
 
-    async def assemble(self, storage_url: str, prefix: str, priority: int = 0) -> int:
-        """Assemble and verify a job's artifact in a worker; returns the artifact's bytes."""
-        future = self._client.submit(
-            assemble_job,
-            storage_url,
-            prefix,
-            key=f"{prefix}/assemble",
-            pure=False,
-            priority=priority,
-        )
-        try:
-            return int(await future)
-        finally:
-            future.release()
+    async def ask(self, task: Task, priority: int = 0) -> Answer:
+        """Run one task; what it gives back.
+
+        Raises:
+            PaletteryError: as `run_tasks`.
+        """
+        answers: list[Answer] = []
+
+        async def on_done(_: Task, answer: Answer) -> None:
+            answers.append(answer)
+
+        await self.run_tasks([task], on_done, priority)
+        return answers[0]
 
     def count(self) -> int:
         """Workers that can take a task now."""
+        if self._client is None or self._client.status != "running":
+            return 0
         return len(self._client.scheduler_info(n_workers=-1)["workers"])
 
+    async def reach(self) -> None:
+        """Connect, so that the first job need not wait for it.
 
-@asynccontextmanager
-async def local_workers(count: int) -> AsyncIterator[Workers]:
-    """Worker processes on this machine, warm: kernels loaded before the first task comes."""
-    settings = {
-        "distributed.scheduler.allowed-failures": 10,
-        "distributed.scheduler.worker-ttl": "60s",
-        "distributed.worker.daemon": True,
-        "distributed.admin.low-level-log-length": 0,
-        # Dask insists on a web server per process; these serve nothing.
-        "distributed.scheduler.http.routes": [],
-        "distributed.worker.http.routes": [],
-    }
-    with dask.config.set(settings):
-        async with (
-            LocalCluster(
-                n_workers=count,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                scheduler_kwargs={"dashboard": False},
-                memory_limit=0,
-                # Dask calls a heartbeat cut off by closing an error; those of tasks reach us.
-                silence_logs=logging.CRITICAL,
-                asynchronous=True,
-            ) as cluster,
-            Client(cluster, asynchronous=True, set_as_default=False) as client,
-        ):
-            await client.register_plugin(_LeavesStoppingToServer())
-            addresses = client.scheduler_info(n_workers=-1)["workers"]
-            warming = [
-                client.submit(_warm, key=f"warm-{place}", workers=[place], pure=False)
-                for place in addresses
-            ]
-            await client.gather(warming)
-            yield Workers(client, threads=max(1, available_threads() // count))
+        Raises:
+            WorkersLost: there is no scheduler.
+        """
+        await self._reached()
+
+    async def close(self) -> None:
+        """Let go of the scheduler."""
+        if self._client is not None:
+            await self._client.close()
+
+    async def _reached(self) -> Client:
+        """The client; a new one when the old one gave its scheduler up."""
+        async with self._connecting:
+            if self._client is None or self._client.status in ("closing", "closed"):
+                try:
+                    self._client = await self._connect()
+                except (OSError, TimeoutError) as error:
+                    raise WorkersLost(f"no scheduler answers: {error}") from error
+        return self._client
 
 
-class _LeavesStoppingToServer(WorkerPlugin):
-    """Ctrl-C in a terminal reaches every process; the server stops its workers by itself."""
+def _told(waiting: dict[object, Task], error: KilledWorker) -> str:
+    died = next((task for future, task in waiting.items() if future.key == error.task), None)  # type: ignore[attr-defined]
+    what = describe(died) if died else "this work"
+    return (
+        f"{error.allowed_failures + 1} workers died while {what}, most likely for lack of memory; "
+        "use workers with more, a smaller PALETTERY_TASK_BYTES, or a granularity with smaller "
+        "groups, and retry the job"
+    )
 
-    def setup(self, worker: Worker) -> None:  # noqa: ARG002 - the name is Dask's
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-
-def _run(task: str, threads: int) -> None:
-    run_task(CompressionTask.model_validate_json(task), threads)
-
-
-def _warm() -> None:
-    """Load every kernel, so that no job waits for it."""
-    import numpy as np
-
-    import kernels
-
-    weight = np.random.default_rng(0).normal(size=(1024, 1024))
-    # Small groups and whole tensors, fast and exact mode, half precision take their own kernels.
-    for (n_bits, group_size), decimals, dtype in itertools.product(
-        ((4, 16), (8, None)), (4, None), (np.float32, np.float16)
-    ):
-        settings = kernels.PaletteSettings(
-            n_bits, group_size=group_size, rounding_precision=decimals
-        )
-        palette = kernels.palettize(weight.astype(dtype), settings)
-        kernels.unpack(kernels.pack(palette.indices, n_bits), n_bits, palette.indices.shape)
-        kernels.reconstruct(palette)
+def _run(kind: str, text: str) -> Answer:
+    """In a worker: do a task. Its kind tells apart those that have the same fields."""
+    task = next(known for known in Task.__args__ if known.__name__ == kind)  # type: ignore[attr-defined]
+    return perform(task.model_validate_json(text), Settings().task_threads)

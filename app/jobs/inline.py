@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from app.compression.run import run_task
+from app.compression.work import perform
 from schemas.tasks import CompressionTask
 
 
 def run_tasks(tasks: Sequence[CompressionTask], on_done: Callable[[CompressionTask], None]) -> None:
     """Run every task, telling of each when its part exists."""
     for task in tasks:
-        run_task(task)
+        perform(task)
         on_done(task)

@@ -24,6 +24,7 @@ def cut(
     parts_prefix: str,
     task_bytes: int,
     cancel_path: str | None = None,
+    digests: bool = False,
     sensitivities: Checkpoint | None = None,
     sensitivities_url: str | None = None,
 ) -> list[CompressionTask]:
@@ -49,6 +50,7 @@ def cut(
             sensitivities_url=sensitivities_url,
             part_path=f"{parts_prefix}/{index:06d}.safetensors",
             cancel_path=cancel_path,
+            digests=digests,
             slices=tuple(pieces),
         )
         for index, pieces in enumerate(filled)
@@ -68,13 +70,15 @@ class _Located:
     def rows(self, name: str, first: int, count: int) -> StoredRows:
         """Some rows of a tensor; of one with strides only all can be had."""
         stored = self._tensors[name]
+        file = self._files[stored.file]
         row_bytes = stored.size_bytes // stored.shape[0]
         whole = count == stored.shape[0]
         return StoredRows(
             dtype=stored.dtype,
             shape=(count, *stored.shape[1:]),
             strides=stored.strides,
-            path=self._files[stored.file].path,
+            path=file.path,
+            file_sha256=file.sha256,
             offset=stored.offset + first * row_bytes,
             size_bytes=stored.size_bytes if whole else count * row_bytes,
         )

@@ -1,0 +1,174 @@
+"""Finish a job in a worker: lay its parts out, write, verify and publish the artifact."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+from pydantic import TypeAdapter
+
+from app.artifacts.reader import open_artifact
+from app.compression.account import Piece, account, tensor_report
+from app.compression.assemble import (
+    artifact_path,
+    said,
+    write_index,
+    write_report,
+    write_shard,
+)
+from app.compression.job import (
+    parts_path,
+    read_checkpoint,
+    read_config,
+    read_plan,
+    read_tasks,
+)
+from app.compression.layout import Shards, Stores, batches, in_artifact, lay_out
+from app.compression.parts import Parts, read_parts
+from app.compression.stop import StopCheck
+from app.compression.verify import verify
+from app.errors import Cancelled
+from app.results.keys import content_key, origin_key, recipe
+from app.settings import Limits
+from app.storage import open_storage
+from schemas.checkpoint import Checkpoint
+from schemas.config import KMeansPalettizerConfig
+from schemas.plan import Plan
+from schemas.tasks import (
+    FinishTask,
+    GatherTask,
+    JobTask,
+    Layout,
+    Published,
+    PublishTask,
+    Result,
+    StoredSlice,
+    VerifyTask,
+    WriteTask,
+)
+
+_PARTS: TypeAdapter[Parts] = TypeAdapter(dict[str, tuple[StoredSlice, ...]])
+
+
+def gather(task: GatherTask) -> Layout:
+    """Note where all parts lie, and how they will lie in the artifact."""
+    return _Job(task).gather()
+
+
+def write(task: WriteTask) -> str:
+    """Write one file of the artifact; its hex digest."""
+    return _Job(task).write(task.shard)
+
+
+def check(task: VerifyTask, threads: int | None = None) -> None:
+    """Compare tensors of the written artifact with the upload.
+
+    Raises:
+        InvalidArtifact: see `verify`.
+    """
+    _Job(task).verify(task.names, threads)
+
+
+def publish(task: PublishTask) -> Published:
+    """Write the index and the report of an artifact that was verified."""
+    return _Job(task).publish(task.digests)
+
+
+def finish(task: FinishTask, threads: int | None = None) -> Published:
+    """All of the above for a small job, in one go."""
+    job = _Job(task)
+    job.gather()
+    digests = {name: job.write(name) for name in job.shards}
+    job.verify([tensor.name for tensor in job.plan.tensors], threads)
+    return job.publish(digests)
+
+
+class _Job:
+    """A job's folder, opened in a worker; documents are read when first asked for.
+
+    Raises:
+        Cancelled: see `StopCheck`; what was written for it is gone again.
+    """
+
+    def __init__(self, task: JobTask) -> None:
+        self._store, self._prefix = open_storage(task.store_url), task.prefix
+        self._stop = StopCheck(self._store, task.cancel_path)
+
+    def gather(self) -> Layout:
+        tasks = read_tasks(self._store, self._prefix)
+        self._parts = read_parts(self._store, tasks)
+        self._store.write(parts_path(self._prefix), _PARTS.dump_json(dict(self._parts)))
+        return Layout(shards=tuple(self.shards), batches=tuple(batches(self.plan)))
+
+    def write(self, name: str) -> str:
+        shard, path = self.shards[name], artifact_path(self._prefix, name)
+        metadata = said(self.plan, self._checkpoint, self._config, shard)
+        digest = write_shard(self._store, path, shard, metadata, self._stop)
+        try:
+            self._stop.now()
+        except Cancelled:
+            self._store.delete(path)
+            raise
+        return digest
+
+    def verify(self, names: Sequence[str], threads: int | None) -> None:
+        wanted = set(names)
+        tensors = [
+            tensor_report(piece) for piece in self._pieces() if piece.planned.name in wanted
+        ]
+        paths = [artifact_path(self._prefix, name) for name in self.shards]
+        artifact = open_artifact(self._store, paths, Limits())
+        verify(artifact, tensors, self._checkpoint, self._store, self._stop, threads)
+
+    def publish(self, digests: dict[str, str]) -> Published:
+        self._stop.now()
+        digests = digests | write_index(self._store, self._prefix, self.shards)
+        report = account(self.plan, list(self._pieces()), digests)
+        write_report(self._store, self._prefix, report)
+        size = sum(
+            self._store.size_bytes(artifact_path(self._prefix, name)) for name in digests
+        )
+        return Published(size_bytes=size, results=tuple(self._results()))
+
+    @cached_property
+    def plan(self) -> Plan:
+        return read_plan(self._store, self._prefix)
+
+    @cached_property
+    def shards(self) -> Shards:
+        stores = Stores(self._store, self._store)
+        return lay_out(self.plan, self._checkpoint, self._parts, stores)
+
+    @cached_property
+    def _parts(self) -> Parts:
+        return _PARTS.validate_json(bytes(self._store.read(parts_path(self._prefix))))
+
+    @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        return read_checkpoint(self._store, self._prefix)
+
+    @cached_property
+    def _config(self) -> KMeansPalettizerConfig:
+        return read_config(self._store, self._prefix)
+
+    def _pieces(self) -> Iterator[Piece]:
+        return (piece for shard in self.shards.values() for piece in shard)
+
+    def _results(self) -> Iterator[Result]:
+        """The slices that other jobs may use: those whose bytes were digested."""
+        items = {
+            (item.name, item.first_row): item
+            for task in read_tasks(self._store, self._prefix)
+            for item in task.slices
+        }
+        for name, shard in self.shards.items():
+            metadata = said(self.plan, self._checkpoint, self._config, shard)
+            lying = in_artifact(artifact_path(self._prefix, name), shard, metadata)
+            for place, stored in lying.items():
+                named, content = recipe(items[place]), stored.outcome.content_sha256
+                origin = origin_key(named, items[place])
+                if content is not None and origin is not None:
+                    yield Result(
+                        recipe=named,
+                        origin_key=origin,
+                        content_key=content_key(named, content),
+                        stored=stored,
+                    )

@@ -1,0 +1,160 @@
+"""Worker processes and their scheduler: on this machine, or on many.
+
+Every worker runs one task at a time: there is one per GPU, or else as many as asked for.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import dask
+from distributed import Client, Nanny, Scheduler, SpecCluster
+
+from app.jobs.fanout import Workers
+from app.settings import Settings
+from kernels.devices import visible_devices
+from kernels.threads import available_threads
+
+DASK = {
+    "distributed.scheduler.allowed-failures": 3,
+    "distributed.scheduler.worker-ttl": "60s",
+    "distributed.worker.daemon": True,
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.admin.low-level-log-length": 0,
+    # Dask insists on a web server per process; these serve nothing.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
+CONNECT_TIMEOUT_S = 10
+AGAIN_AFTER_S = 1.0
+"""Between the end of a worker and the start of the next in its place."""
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def local_workers(settings: Settings) -> AsyncIterator[Workers]:
+    """Worker processes of this machine, warm, and a scheduler in this process."""
+    nannies = {
+        number: {"cls": Nanny, "options": options}
+        for number, options in enumerate(_workers(settings))
+    }
+    scheduler = {"cls": Scheduler, "options": _listening("127.0.0.1", 0)}
+    with dask.config.set(DASK):
+        async with SpecCluster(
+            nannies,
+            scheduler,
+            asynchronous=True,
+            # Dask calls a heartbeat cut off by closing an error; those of tasks reach us.
+            silence_logs=logging.CRITICAL,
+        ) as cluster:
+            async with _connected(lambda: _client(cluster.scheduler_address)) as workers:
+                yield workers
+
+
+@asynccontextmanager
+async def remote_workers(settings: Settings) -> AsyncIterator[Workers]:
+    """The workers behind a scheduler elsewhere, which may come and go."""
+    assert settings.scheduler_url is not None  # noqa: S101 - callers checked
+    address = settings.scheduler_url
+    async with _connected(lambda: _client(address)) as workers:
+        yield workers
+
+
+def run_scheduler(host: str, port: int) -> None:
+    """Bring workers and controllers together until SIGTERM or SIGINT."""
+
+    async def serve() -> None:
+        with dask.config.set(DASK):
+            async with Scheduler(**_listening(host, port)) as scheduler:
+                print(f"palettery scheduler is ready at {scheduler.address}", flush=True)  # noqa: T201
+                await _stopped()
+
+    asyncio.run(serve())
+
+
+def run_worker(settings: Settings) -> None:
+    """Work for a scheduler until SIGTERM or SIGINT; workers that die are replaced."""
+    assert settings.scheduler_url is not None  # noqa: S101 - callers checked
+    address = settings.scheduler_url
+
+    async def serve() -> None:
+        with dask.config.set(DASK):
+            places = [
+                asyncio.create_task(_keep_working(address, options))
+                for options in _workers(settings)
+            ]
+            await _stopped()
+            for place in places:
+                place.cancel()
+            await asyncio.gather(*places, return_exceptions=True)
+
+    asyncio.run(serve())
+
+
+async def _keep_working(address: str, options: dict[str, Any]) -> None:
+    while True:
+        try:
+            async with Nanny(address, **options) as nanny:
+                print(f"palettery worker is ready at {nanny.worker_address}", flush=True)  # noqa: T201
+                await nanny.finished()
+        except (OSError, TimeoutError, RuntimeError) as error:
+            log.warning("no work from %s: %s", address, error)
+        await asyncio.sleep(AGAIN_AFTER_S)
+
+
+async def _stopped() -> None:
+    """Wait for SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+@asynccontextmanager
+async def _connected(connect: Callable[[], Awaitable[Client]]) -> AsyncIterator[Workers]:
+    workers = Workers(connect)
+    try:
+        yield workers
+    finally:
+        with contextlib.suppress(OSError, TimeoutError):
+            await workers.close()
+
+
+async def _client(address: str) -> Client:
+    client: Client = await Client(
+        address, asynchronous=True, set_as_default=False, timeout=CONNECT_TIMEOUT_S
+    )
+    return client
+
+
+def _listening(host: str, port: int) -> dict[str, Any]:
+    return {"host": host, "port": port, "dashboard": False, "dashboard_address": None}
+
+
+def _workers(settings: Settings) -> list[dict[str, Any]]:
+    """Options of each worker of this machine."""
+    devices = visible_devices()
+    count = devices or settings.workers
+    threads = settings.task_threads or max(1, available_threads() // count)
+    shared = {"PALETTERY_TASK_THREADS": str(threads)}
+    own: list[dict[str, str]] = [{} for _ in range(count)]
+    if devices:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(devices))))
+        own = [{"CUDA_VISIBLE_DEVICES": device} for device in given.split(",")]
+    return [
+        {
+            "nthreads": 1,
+            "memory_limit": settings.worker_memory_bytes or 0,
+            "preload": ["app.jobs.preload"],
+            "env": shared | environment,
+        }
+        for environment in own
+    ]

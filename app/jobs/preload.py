@@ -1,0 +1,16 @@
+"""What a worker process does before it takes work; Dask calls `dask_setup`."""
+
+import signal
+
+from distributed import Worker
+
+import kernels
+
+
+def dask_setup(worker: Worker) -> None:  # noqa: ARG001 - the name is Dask's
+    """Load every kernel, so that no job waits for it.
+
+    Ctrl-C in a terminal reaches every process; whoever started the workers stops them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    kernels.warm()

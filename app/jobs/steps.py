@@ -1,0 +1,201 @@
+"""The steps of a job. Each may be cut off anywhere and run again."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from app.compression.assemble import artifact_path, report_path
+from app.compression.job import discard_artifact, job_folder, read_tasks, stop_path
+from app.errors import ERRORS, Cancelled, PaletteryError, problem
+from app.jobs.fanout import Workers
+from app.jobs.records import Records
+from app.results.reuse import Reuse
+from app.settings import Settings
+from app.storage import Storage
+from schemas.jobs import Job, Progress
+from schemas.report import Report
+from schemas.tasks import (
+    Answer,
+    CompressionTask,
+    FinishTask,
+    GatherTask,
+    JobTask,
+    Layout,
+    Published,
+    PublishTask,
+    Task,
+    VerifyTask,
+    WriteTask,
+)
+
+SMALL_BYTES = 256 << 20
+"""Models up to this size are finished in one task."""
+REPORT_EVERY_S = 0.3
+"""Between two notes of progress in the row."""
+
+
+class Steps:
+    """What a workflow does, one step after the other."""
+
+    def __init__(
+        self, settings: Settings, records: Records, store: Storage, workers: Workers, reuse: Reuse
+    ) -> None:
+        self._settings, self._records, self._store = settings, records, store
+        self._workers, self._reuse = workers, reuse
+
+    async def compress(self, job_id: str, attempt: int) -> bool:
+        """Write the parts that are missing; whether the job may go on."""
+        if not await asyncio.to_thread(self._records.start, job_id):
+            return False
+        job = await asyncio.to_thread(self._records.get, job_id)
+        if await asyncio.to_thread(self._take_over_twin, job):
+            return False
+        prefix = job_folder(job_id)
+        tasks = await asyncio.to_thread(read_tasks, self._store, prefix, attempt)
+        exist = set(await asyncio.to_thread(self._store.list, f"{prefix}/parts"))
+        missing = [task for task in tasks if task.part_path not in exist]
+        if job.reuse:
+            around = self._task(job)
+            missing = await self._reuse.with_known(missing, around, self._workers, job.priority)
+        seen = _Progress(job, tasks, self._note)
+        for task in tasks:
+            if task.part_path in exist:
+                await seen.add(task)
+        await self._workers.run_tasks(missing, seen.on_done, job.priority)
+        await seen.note()
+        return True
+
+    async def finish(self, job_id: str, attempt: int) -> None:  # noqa: ARG002 - named in the log
+        """Put the artifact together; the job has succeeded once it was read back and checked."""
+        job = await asyncio.to_thread(self._records.get, job_id)
+        try:
+            published = await self._published(job)
+            until = self._expiry()
+            if await asyncio.to_thread(
+                self._records.succeed, job_id, published.size_bytes, until
+            ) and job.reuse:
+                await asyncio.to_thread(self._reuse.remember, job_id, published.results)
+        finally:
+            await asyncio.to_thread(self._tidy, job_id)
+
+    async def fail(self, job_id: str, code: str, detail: str) -> None:
+        """Note why the job failed; half an artifact helps nobody, finished parts help a retry."""
+        await asyncio.to_thread(discard_artifact, self._store, job_folder(job_id))
+        told = problem(ERRORS.get(code, PaletteryError)(detail), f"/v1/jobs/{job_id}")
+        await asyncio.to_thread(self._records.fail, job_id, told, self._expiry())
+
+    async def _published(self, job: Job) -> Published:
+        """The artifact, verified; of an earlier run that was cut off right after, as it is."""
+        prefix, ask = job_folder(job.id), self._workers.ask
+        if await asyncio.to_thread(self._store.exists, report_path(prefix)):
+            return await asyncio.to_thread(self._as_published, prefix)
+        if job.size_before_bytes <= SMALL_BYTES:
+            return _published(await ask(self._task(job, FinishTask), job.priority))
+        layout = await ask(self._task(job, GatherTask), job.priority)
+        assert isinstance(layout, Layout)  # noqa: S101 - what a GatherTask gives
+        digests: dict[str, str] = {}
+
+        async def on_done(task: Task, answer: Answer) -> None:
+            if isinstance(task, WriteTask):
+                digests[task.shard] = str(answer)
+
+        files = [self._task(job, WriteTask, shard=name) for name in layout.shards]
+        await self._workers.run_tasks(files, on_done, job.priority)
+        checks = [self._task(job, VerifyTask, names=names) for names in layout.batches]
+        await self._workers.run_tasks(checks, on_done, job.priority)
+        return _published(await ask(self._task(job, PublishTask, digests=digests), job.priority))
+
+    def _task(self, job: Job, kind: Callable[..., JobTask] = JobTask, **more: object) -> JobTask:
+        prefix = job_folder(job.id)
+        stop = stop_path(prefix, job.attempt)
+        return kind(store_url=self._store.url, prefix=prefix, cancel_path=stop, **more)
+
+    def _take_over_twin(self, job: Job) -> bool:
+        """Succeed at once where another job has done the very same; whether that was so."""
+        taken = self._reuse.take_over_twin(job, job_folder(job.id)) if job.reuse else None
+        if taken is None:
+            return False
+        done = Progress(
+            tensors_done=job.progress.tensors_total,
+            tensors_total=job.progress.tensors_total,
+            tensors_reused=job.progress.tensors_total,
+            bytes_done=job.progress.bytes_total,
+            bytes_total=job.progress.bytes_total,
+        )
+        self._records.advance(job.id, done)
+        self._records.succeed(job.id, taken, self._expiry())
+        self._tidy(job.id)
+        return True
+
+    def _as_published(self, prefix: str) -> Published:
+        """An artifact whose report is there, so that it was verified."""
+        report = Report.model_validate_json(bytes(self._store.read(report_path(prefix))))
+        paths = [artifact_path(prefix, name) for name in report.artifact_sha256]
+        return Published(size_bytes=sum(self._store.size_bytes(path) for path in paths))
+
+    async def _note(self, job_id: str, progress: Progress) -> None:
+        if not await asyncio.to_thread(self._records.advance, job_id, progress):
+            raise Cancelled("the job was stopped while it ran")
+
+    def _expiry(self) -> datetime:
+        return datetime.now(UTC) + timedelta(days=self._settings.retain_days)
+
+    def _tidy(self, job_id: str) -> None:
+        """Remove what the job's state leaves without use; a cancel may come at any moment."""
+        prefix, state = job_folder(job_id), self._records.get(job_id).state
+        if state == "succeeded":
+            self._store.delete_folder(f"{prefix}/parts")
+        elif state in ("cancelled", "failed"):
+            discard_artifact(self._store, prefix)
+
+
+class _Progress:
+    """Counts finished work, and has it noted now and then."""
+
+    def __init__(
+        self,
+        job: Job,
+        tasks: Sequence[CompressionTask],
+        note: Callable[[str, Progress], Awaitable[None]],
+    ) -> None:
+        self._job_id, self._note = job.id, note
+        self._last = 0.0
+        self._now = Progress(
+            tensors_total=sum(_tensors(task) for task in tasks),
+            bytes_total=sum(task.size_bytes for task in tasks),
+        )
+
+    async def on_done(self, task: Task, _: Answer) -> None:
+        assert isinstance(task, CompressionTask)  # noqa: S101 - there are no others here
+        await self.add(task)
+
+    async def add(self, task: CompressionTask) -> None:
+        now = self._now
+        self._now = now.model_copy(
+            update={
+                "tensors_done": now.tensors_done + _tensors(task),
+                "tensors_reused": now.tensors_reused + _reused(task),
+                "bytes_done": now.bytes_done + task.size_bytes,
+            }
+        )
+        if time.monotonic() - self._last > REPORT_EVERY_S:
+            await self.note()
+
+    async def note(self) -> None:
+        self._last = time.monotonic()
+        await self._note(self._job_id, self._now)
+
+
+def _tensors(task: CompressionTask) -> int:
+    """Tensors that a task begins; a split one counts with its first rows."""
+    return sum(part.first_row == 0 for part in task.slices)
+
+
+def _reused(task: CompressionTask) -> int:
+    return sum(part.first_row == 0 and part.known is not None for part in task.slices)
+
+
+def _published(answer: Answer) -> Published:
+    assert isinstance(answer, Published)  # noqa: S101 - what these tasks give
+    return answer

@@ -1,0 +1,148 @@
+"""Do nothing twice: find results of earlier jobs, by where bytes lie and by what they are."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from app.compression.assemble import artifact_path, report_path, write_report
+from app.compression.job import job_folder
+from app.errors import NotFound, ObjectMissing
+from app.jobs.fanout import Workers
+from app.jobs.records import Records
+from app.results.keys import content_key, origin_key, recipe
+from app.results.records import ResultRecords
+from app.storage import Storage
+from schemas.jobs import Job
+from schemas.report import Report
+from schemas.tasks import (
+    Answer,
+    CompressionTask,
+    DigestTask,
+    JobTask,
+    Result,
+    StoredSlice,
+    Task,
+    TensorSlice,
+)
+
+DIGEST_BYTES = 64 << 20
+"""That one task reads to digest, or one slice that has more."""
+
+
+class Reuse:
+    """Results that lie in artifacts of earlier jobs, for new jobs to take.
+
+    They are found only as long as those jobs are kept, and taken only if they are still there when
+    a task wants them.
+    """
+
+    def __init__(self, results: ResultRecords, jobs: Records, store: Storage) -> None:
+        self._results, self._jobs, self._store = results, jobs, store
+
+    async def with_known(
+        self, tasks: Sequence[CompressionTask], around: JobTask, workers: Workers, priority: int
+    ) -> list[CompressionTask]:
+        """The tasks, each slice with its known result where there is one.
+
+        Bytes of a file never seen before are digested first, but only those of slices whose recipe
+        has made any result: no others can have one.
+        """
+        items = [item for task in tasks for item in task.slices]
+        recipes = await asyncio.to_thread(_recipes, items)
+        known = await asyncio.to_thread(self._by_origin, items, recipes)
+        open_ = [place for place in range(len(items)) if place not in known]
+        made = await asyncio.to_thread(self._results.candidates, {recipes[n] for n in open_})
+        worth = [place for place in open_ if recipes[place] in made]
+        digests = await _digests([items[place] for place in worth], around, workers, priority)
+        keys = {
+            place: content_key(recipes[place], digest)
+            for place, digest in zip(worth, digests, strict=True)
+        }
+        found = await asyncio.to_thread(self._results.by_content, set(keys.values()))
+        known |= {place: found[key] for place, key in keys.items() if key in found}
+        return list(_told(tasks, known))
+
+    def remember(self, job_id: str, results: Sequence[Result]) -> None:
+        """Have later jobs find a job's results; one that was deleted meanwhile has none."""
+        try:
+            self._results.remember(job_id, results)
+        except NotFound:
+            return
+
+    def take_over_twin(self, job: Job, prefix: str) -> int | None:
+        """Make the artifact of a job with the very same request this one's; its bytes, or None.
+
+        Source: object stores copy on their side, and a local folder links.
+        """
+        twin = self._jobs.twin(job.id)
+        if twin is None:
+            return None
+        theirs = job_folder(twin)
+        try:
+            report = Report.model_validate_json(bytes(self._store.read(report_path(theirs))))
+            for name in report.artifact_sha256:
+                self._store.copy(artifact_path(theirs, name), artifact_path(prefix, name))
+        except ObjectMissing:
+            return None
+        tensors = tuple(
+            tensor.model_copy(update={"reused": tensor.action == "palettized"})
+            for tensor in report.tensors
+        )
+        write_report(self._store, prefix, report.model_copy(update={"tensors": tensors}))
+        paths = [artifact_path(prefix, name) for name in report.artifact_sha256]
+        return sum(self._store.size_bytes(path) for path in paths)
+
+    def _by_origin(
+        self, items: Sequence[TensorSlice], recipes: Sequence[str]
+    ) -> dict[int, StoredSlice]:
+        keys = {
+            place: key
+            for place, item in enumerate(items)
+            if (key := origin_key(recipes[place], item)) is not None
+        }
+        found = self._results.by_origin(set(keys.values()))
+        return {place: found[key] for place, key in keys.items() if key in found}
+
+
+def _recipes(items: Sequence[TensorSlice]) -> list[str]:
+    return [recipe(item) for item in items]
+
+
+async def _digests(
+    items: Sequence[TensorSlice], around: JobTask, workers: Workers, priority: int
+) -> list[str]:
+    """Digests of the slices' bytes, in their order, computed by the workers."""
+    tasks = [DigestTask(**dict(around), slices=batch) for batch in _batches(items)]
+    digests: dict[int, Sequence[str]] = {}
+
+    async def on_done(task: Task, answer: Answer) -> None:
+        assert isinstance(answer, tuple)  # noqa: S101 - what a DigestTask gives
+        digests[id(task)] = answer
+
+    await workers.run_tasks(tasks, on_done, priority)
+    return [digest for task in tasks for digest in digests[id(task)]]
+
+
+def _batches(items: Sequence[TensorSlice]) -> Iterator[tuple[TensorSlice, ...]]:
+    batch: list[TensorSlice] = []
+    room = DIGEST_BYTES
+    for item in items:
+        if batch and item.size_bytes > room:
+            yield tuple(batch)
+            batch, room = [], DIGEST_BYTES
+        batch.append(item)
+        room -= item.size_bytes
+    if batch:
+        yield tuple(batch)
+
+
+def _told(
+    tasks: Sequence[CompressionTask], known: dict[int, StoredSlice]
+) -> Iterator[CompressionTask]:
+    place = 0
+    for task in tasks:
+        items = []
+        for item in task.slices:
+            stored = known.get(place)
+            items.append(item.model_copy(update={"known": stored}) if stored else item)
+            place += 1
+        yield task.model_copy(update={"slices": tuple(items)})
