@@ -22,7 +22,7 @@ from dbos import (
 from dbos import error as engine_errors
 
 from app.compression.job import discard_artifact, read_tasks
-from app.errors import ObjectMissing, PaletteryError, StorageFailed, problem
+from app.errors import DatabaseFailed, ObjectMissing, PaletteryError, StorageFailed, problem
 from app.jobs.fanout import Workers
 from app.jobs.records import Records
 from app.settings import Settings
@@ -230,8 +230,8 @@ def _workflow(steps: _Steps) -> Callable[[str], Coroutine[None, None, None]]:
 
 
 def _is_passing(error: BaseException) -> bool:
-    """Whether another attempt may help: the network, the store, a scheduler that went away."""
-    return isinstance(error, StorageFailed | OSError | asyncio.TimeoutError)
+    """Whether another attempt may help: network, store, database or scheduler went away."""
+    return isinstance(error, StorageFailed | DatabaseFailed | OSError | asyncio.TimeoutError)
 
 
 async def _mend(
