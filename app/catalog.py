@@ -47,7 +47,7 @@ def readyz(request: Request) -> dict[str, str]:
     """Database, store and workers are there; a problem names those that are not."""
     state = request.state
     checks = {
-        "database": state.records.is_reachable(),
+        "database": state.database.is_reachable(),
         "store": state.store.is_reachable(),
         "workers": state.workers.count() > 0,
     }

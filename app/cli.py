@@ -58,6 +58,27 @@ def serve(
 
 
 @cli.command()
+def migrate(
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for database and store.")] = None,
+) -> None:
+    """Bring the database to what this version needs."""
+    from app.database import open_database
+    from app.migrations import migrate as run
+    from app.settings import Settings
+
+    settings = (
+        Settings() if data_dir is None else Settings().model_copy(update={"data_dir": data_dir})
+    )
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = open_database(settings.resolved_database_url())
+    try:
+        done = run(database)
+    finally:
+        database.close()
+    typer.echo(f"{done.before or 'empty'} -> {done.after}")
+
+
+@cli.command()
 def compress(
     model: Model,
     out: Out,

@@ -20,7 +20,9 @@ PaletteryError
 └── Unavailable
     ├── StorageFull
     ├── StorageFailed
+    ├── DatabaseFailed       away, locked or out of space; another try may help
     ├── WorkersLost          the scheduler of the workers went away
+    ├── FileGone             a stored file was removed or replaced while it was being counted on
     └── ObjectMissing        bytes that should lie in the store do not
 """
 
@@ -192,6 +194,20 @@ class WorkersLost(Unavailable):
     title = "The workers cannot be reached"
 
 
+class DatabaseFailed(Unavailable):
+    """The database did not do what it was asked."""
+
+    code = "database_failed"
+    title = "The database failed"
+
+
+class FileGone(Unavailable):
+    """A stored file was removed or replaced meanwhile; another try finds out how things stand."""
+
+    code = "file_gone"
+    title = "A stored file was removed meanwhile"
+
+
 class ObjectMissing(Unavailable):
     """Bytes that should be in the store are not."""
 
@@ -221,6 +237,8 @@ STATUS: dict[str, int] = {
     "storage_full": 507,
     "storage_failed": 503,
     "workers_lost": 503,
+    "database_failed": 503,
+    "file_gone": 503,
     "object_missing": 503,
 }
 """HTTP status of each code."""

@@ -14,12 +14,14 @@ from fastapi import FastAPI
 from filelock import FileLock, Timeout
 
 from app import catalog
+from app.database import Database, open_database
 from app.errors import BadInput
 from app.jobs import endpoints
 from app.jobs.fanout import Workers, local_workers
 from app.jobs.records import Records
 from app.jobs.service import Jobs
 from app.jobs.workflow import running_engine
+from app.migrations import migrate
 from app.problems import answer_with_problems
 from app.settings import Settings
 from app.storage import Storage, open_storage
@@ -31,7 +33,7 @@ class State(TypedDict):
     """What endpoints find in `request.state`."""
 
     jobs: Jobs
-    records: Records
+    database: Database
     store: Storage
     workers: Workers
 
@@ -93,16 +95,18 @@ def _lifespan(
         store = open_storage(settings.resolved_storage_url())
         if settings.storage_url is None:
             store.delete_folder("uploads")  # what a crash cut off; nobody else works here
-        records = Records(settings.resolved_database_url())
+        database = open_database(settings.resolved_database_url())
         try:
+            migrate(database)
+            records = Records(database)
             async with (
                 local_workers(settings.workers) as workers,
                 running_engine(settings, records, store, workers) as engine,
             ):
                 jobs = Jobs(settings, records, store, engine)
-                yield State(jobs=jobs, records=records, store=store, workers=workers)
+                yield State(jobs=jobs, database=database, store=store, workers=workers)
         finally:
-            records.close()
+            database.close()
 
     return lifespan
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from schemas.base import Schema
 from schemas.problem import Problem
@@ -23,6 +23,8 @@ class Progress(Schema):
     """Their bytes before compression, so far."""
     bytes_total: NonNegativeInt = 0
     """Their bytes before compression."""
+    tensors_reused: NonNegativeInt = 0
+    """Tensors done whose result another job had computed already."""
 
 
 class Job(Schema):
@@ -40,6 +42,14 @@ class Job(Schema):
     """When a worker took it up; null while it is queued."""
     ended_at: datetime | None = None
     """When it reached its last state; null until then."""
+    priority: int = Field(default=5, ge=0, le=9)
+    """A job of a higher priority goes first."""
+    deadline_at: datetime | None = None
+    """When it is given up if it has not ended; null for never."""
+    attempt: NonNegativeInt = 0
+    """Times it was retried."""
+    expires_at: datetime | None = None
+    """When, once it has ended, it is removed with its artifact; null for never."""
     progress: Progress = Progress()
     """Work done so far."""
     size_before_bytes: NonNegativeInt
@@ -49,7 +59,7 @@ class Job(Schema):
     error: Problem | None = None
     """Why it failed."""
     links: dict[str, str]
-    """`self`, `cancel`; and once there: `artifact`, `report`."""
+    """`self`; `cancel` until it ends; then `artifact` and `report`, or `retry`."""
 
 
 class JobPage(Schema):

@@ -2,79 +2,72 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    DateTime,
-    Engine,
-    String,
-    create_engine,
-    event,
-    make_url,
-    select,
-    text,
-    update,
-)
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import delete, func, null, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.errors import NotFound
-from schemas.jobs import Job, JobState, Progress
+from app.database import Clock, Database, utc_now
+from app.errors import Conflict, NotFound
+from app.rows import JobRow
+from app.uploads.records import KeptFile, keep
+from schemas.jobs import ENDED, Job, JobState, Progress
 from schemas.problem import Problem
 
 ID = re.compile(r"[0-9a-f-]{36}")
 """Anything else is no job's id, and some databases choke on it."""
 ALIVE: tuple[JobState, ...] = ("queued", "running")
-
-
-class Base(DeclarativeBase):
-    """Root of our tables."""
-
-
-class JobRow(Base):
-    """One job."""
-
-    __tablename__ = "jobs"
-
-    id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    state: Mapped[str] = mapped_column(String(16), index=True)
-    model_name: Mapped[str] = mapped_column(String(1024))
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    tensors_done: Mapped[int] = mapped_column(default=0)
-    tensors_total: Mapped[int] = mapped_column(default=0)
-    bytes_done: Mapped[int] = mapped_column(BigInteger, default=0)
-    bytes_total: Mapped[int] = mapped_column(BigInteger, default=0)
-    size_before_bytes: Mapped[int] = mapped_column(BigInteger)
-    size_after_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    error: Mapped[dict[str, object] | None] = mapped_column(JSON)
+RETRIED: tuple[JobState, ...] = ("failed", "cancelled")
+Enqueue = Callable[[Session, str, int, int], None]
+"""Has the engine start an attempt, within a transaction: (session, job id, attempt, priority)."""
 
 
 class Records:
     """Reads and writes of job rows, each in its own transaction."""
 
-    def __init__(self, url: str) -> None:
-        self._engine = _engine(url)
-        Base.metadata.create_all(self._engine)
+    def __init__(self, database: Database, now: Clock = utc_now) -> None:
+        self._database, self._now = database, now
 
-    def add(self, job_id: str, model_name: str, size_before_bytes: int, progress: Progress) -> Job:
-        """A new job, queued."""
+    def add(
+        self,
+        job_id: str,
+        model_name: str,
+        size_before_bytes: int,
+        progress: Progress,
+        *,
+        priority: int = 5,
+        deadline_at: datetime | None = None,
+        request_sha256: str | None = None,
+        reuse: bool = True,
+        files: Sequence[KeptFile] = (),
+        enqueue: Enqueue | None = None,
+    ) -> Job:
+        """A new job, queued, and that it needs these files; equal digests have equal paths.
+
+        Raises:
+            FileGone: a file does not lie where the caller says: it was removed, or the same bytes
+                are kept at another path by now. Ask `FileRecords.find` again and plan with that.
+        """
         row = JobRow(
             id=job_id,
             state="queued",
             model_name=model_name,
-            created_at=datetime.now(UTC),
+            created_at=self._now(),
             size_before_bytes=size_before_bytes,
+            priority=priority,
+            deadline_at=deadline_at,
+            attempt=0,
+            request_sha256=request_sha256,
+            reuse=reuse,
             **progress.model_dump(),
         )
-        with self._transaction() as session:
+        with self._database.transaction() as session:
             session.add(row)
+            session.flush()  # the first write: SQLite's transaction begins here
+            keep(session, job_id, files, row.created_at)
+            if enqueue is not None:
+                enqueue(session, job_id, row.attempt, priority)
             return _job(row)
 
     def get(self, job_id: str) -> Job:
@@ -83,7 +76,7 @@ class Records:
         Raises:
             NotFound: there is no such job.
         """
-        with self._transaction() as session:
+        with self._database.transaction() as session:
             row = session.get(JobRow, job_id) if ID.fullmatch(job_id) else None
             if row is None:
                 raise NotFound(f"there is no job {job_id[:64]!r}; GET /v1/jobs lists them")
@@ -94,79 +87,135 @@ class Records:
         query = select(JobRow).order_by(JobRow.id.desc()).limit(limit)
         if before is not None:
             query = query.where(JobRow.id < before)
-        with self._transaction() as session:
+        with self._database.transaction() as session:
             return [_job(row) for row in session.scalars(query)]
 
     def alive(self) -> Sequence[Job]:
         """Jobs that have not ended, oldest first."""
         query = select(JobRow).where(JobRow.state.in_(ALIVE)).order_by(JobRow.id)
-        with self._transaction() as session:
+        with self._database.transaction() as session:
             return [_job(row) for row in session.scalars(query)]
+
+    def counts(self) -> dict[JobState, int]:
+        """How many jobs there are in each state that has any."""
+        query = select(JobRow.state, func.count()).group_by(JobRow.state)
+        with self._database.transaction() as session:
+            return dict(session.execute(query).tuples().all())
+
+    def overdue(self, now: datetime) -> Sequence[str]:
+        """Ids of jobs that have not ended, and should have."""
+        return self._past(JobRow.deadline_at, ALIVE, now)
+
+    def expired(self, now: datetime) -> Sequence[str]:
+        """Ids of jobs that have ended, and are kept no longer."""
+        return self._past(JobRow.expires_at, tuple(ENDED), now)
+
+    def twin(self, job_id: str) -> str | None:
+        """Id of the newest other job that succeeded with the same request."""
+        own = select(JobRow.request_sha256).where(JobRow.id == job_id).scalar_subquery()
+        query = (
+            select(JobRow.id)
+            .where(
+                JobRow.request_sha256 == own, JobRow.state == "succeeded", JobRow.id != job_id
+            )
+            .order_by(JobRow.id.desc())
+            .limit(1)
+        )
+        with self._database.transaction() as session:
+            return session.scalar(query)
 
     def start(self, job_id: str) -> bool:
         """Queued to running; whether the job may go on (a recovered one is running already)."""
-        self._move(job_id, ("queued",), state="running", started_at=datetime.now(UTC))
+        self._move(job_id, ("queued",), state="running", started_at=self._now())
         return self.get(job_id).state == "running"
 
-    def advance(self, job_id: str, progress: Progress) -> None:
-        """Note the work done by a running job."""
-        self._move(job_id, ("running",), **progress.model_dump())
+    def advance(self, job_id: str, progress: Progress) -> bool:
+        """Note the work done by a running job; whether it is running still."""
+        return self._move(job_id, ("running",), **progress.model_dump())
 
-    def succeed(self, job_id: str, size_after_bytes: int) -> bool:
+    def succeed(
+        self, job_id: str, size_after_bytes: int, expires_at: datetime | None = None
+    ) -> bool:
         """Running to succeeded; whether that was so."""
-        return self._end(job_id, "succeeded", size_after_bytes=size_after_bytes)
+        return self._end(
+            job_id, "succeeded", size_after_bytes=size_after_bytes, expires_at=expires_at
+        )
 
-    def fail(self, job_id: str, problem: Problem) -> bool:
+    def fail(self, job_id: str, problem: Problem, expires_at: datetime | None = None) -> bool:
         """Queued or running to failed; whether that was so."""
-        return self._end(job_id, "failed", error=json.loads(problem.model_dump_json()))
+        told = json.loads(problem.model_dump_json())
+        return self._end(job_id, "failed", error=told, expires_at=expires_at)
 
-    def cancel(self, job_id: str) -> bool:
+    def cancel(self, job_id: str, expires_at: datetime | None = None) -> bool:
         """Queued or running to cancelled; whether that was so."""
-        return self._end(job_id, "cancelled")
+        return self._end(job_id, "cancelled", expires_at=expires_at)
 
-    def is_reachable(self) -> bool:
-        """Whether the database answers."""
-        try:
-            with self._engine.connect() as connection:
-                connection.execute(text("SELECT 1"))
-        except SQLAlchemyError:
-            return False
-        return True
+    def retry(self, job_id: str, enqueue: Enqueue | None = None) -> int:
+        """Failed or cancelled back to queued, without its deadline; the number of the new attempt.
 
-    def close(self) -> None:
-        """Let go of the database."""
-        self._engine.dispose()
+        Raises:
+            NotFound: there is no such job.
+            Conflict: it is in another state.
+        """
+        self.get(job_id)
+        afresh = Progress().model_dump(exclude={"tensors_total", "bytes_total"})
+        change = (
+            update(JobRow)
+            .where(JobRow.id == job_id, JobRow.state.in_(RETRIED))
+            .values(
+                state="queued",
+                attempt=JobRow.attempt + 1,
+                started_at=None,
+                ended_at=None,
+                deadline_at=None,
+                expires_at=None,
+                error=null(),
+                **afresh,
+            )
+            .returning(JobRow.attempt, JobRow.priority)
+        )
+        with self._database.transaction() as session:
+            moved = session.connection().execute(change).one_or_none()
+            if moved is not None and enqueue is not None:
+                enqueue(session, job_id, *moved)
+        if moved is None:
+            state = self.get(job_id).state
+            raise Conflict(f"the job is {state}; only failed and cancelled jobs can be retried")
+        return int(moved.attempt)
+
+    def delete(self, job_id: str) -> None:
+        """Remove an ended job's row, with its results and its need of files.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: it has not ended.
+        """
+        self.get(job_id)
+        change = delete(JobRow).where(JobRow.id == job_id, JobRow.state.in_(ENDED))
+        with self._database.transaction() as session:
+            is_gone = session.connection().execute(change).rowcount == 1
+        if not is_gone:
+            state = self.get(job_id).state
+            raise Conflict(f"the job is {state}; cancel it, then it can be deleted")
+
+    def _past(
+        self,
+        moment: InstrumentedAttribute[datetime | None],
+        states: Sequence[JobState],
+        now: datetime,
+    ) -> Sequence[str]:
+        query = select(JobRow.id).where(moment < now, JobRow.state.in_(states)).order_by(JobRow.id)
+        with self._database.transaction() as session:
+            return session.scalars(query).all()
 
     def _end(self, job_id: str, state: JobState, **values: object) -> bool:
-        return self._move(job_id, ALIVE, state=state, ended_at=datetime.now(UTC), **values)
+        return self._move(job_id, ALIVE, state=state, ended_at=self._now(), **values)
 
     def _move(self, job_id: str, states: Sequence[JobState], **values: object) -> bool:
         """Change a row, provided it is in one of the states still."""
         change = update(JobRow).where(JobRow.id == job_id, JobRow.state.in_(states)).values(values)
-        with self._transaction() as session:
+        with self._database.transaction() as session:
             return session.connection().execute(change).rowcount == 1
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Session]:
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
-            yield session
-
-
-def _engine(url: str) -> Engine:
-    address = make_url(url)
-    if address.drivername == "postgresql":
-        address = address.set(drivername="postgresql+psycopg")  # the driver that DBOS brings
-    engine = create_engine(address, pool_pre_ping=True)
-    if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine, "connect")
-        def _(connection: ConnectionPoolEntry, _: object) -> None:
-            cursor = connection.cursor()  # type: ignore[attr-defined]
-            cursor.execute("PRAGMA journal_mode=WAL")
-            cursor.execute("PRAGMA busy_timeout=10000")
-            cursor.close()
-
-    return engine
 
 
 def _job(row: JobRow) -> Job:
@@ -174,28 +223,31 @@ def _job(row: JobRow) -> Job:
     links = {"self": here}
     if row.state in ALIVE:
         links["cancel"] = f"{here}/cancel"
+    if row.state in RETRIED:
+        links["retry"] = f"{here}/retry"
     if row.state == "succeeded":
         links |= {"artifact": f"{here}/artifact", "report": f"{here}/report"}
     return Job(
         id=row.id,
         state=row.state,
         model_name=row.model_name,
-        created_at=_utc(row.created_at),
-        started_at=row.started_at and _utc(row.started_at),
-        ended_at=row.ended_at and _utc(row.ended_at),
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        priority=row.priority,
+        deadline_at=row.deadline_at,
+        attempt=row.attempt,
+        reuse=row.reuse,
+        expires_at=row.expires_at,
         progress=Progress(
             tensors_done=row.tensors_done,
             tensors_total=row.tensors_total,
             bytes_done=row.bytes_done,
             bytes_total=row.bytes_total,
+            tensors_reused=row.tensors_reused,
         ),
         size_before_bytes=row.size_before_bytes,
         size_after_bytes=row.size_after_bytes,
         error=row.error and Problem.model_validate(row.error),
         links=links,
     )
-
-
-def _utc(moment: datetime) -> datetime:
-    """SQLite forgets the zone; what we wrote was UTC."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -8,7 +8,9 @@ import pytest
 from safetensors.numpy import load, save
 from sqlalchemy import create_engine, text
 
+from app.database import open_database
 from app.jobs.records import Records
+from app.migrations import migrate
 from schemas.jobs import Progress
 
 WITHOUT_WORKFLOW = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -47,10 +49,12 @@ def test_rows_and_workflows_come_together(server, serve, model, tmp_path):
     expected = load(server.http.get(f"/v1/jobs/{done}/artifact").content)
     data_dir = tmp_path / "data"
     accepted_only(server.store, done, data_dir / "store", WITHOUT_WORKFLOW)
-    records = Records(f"sqlite:///{data_dir / 'palettery.db'}")
+    database = open_database(f"sqlite:///{data_dir / 'palettery.db'}")
+    migrate(database)
+    records = Records(database)
     for job_id in (WITHOUT_WORKFLOW, WITHOUT_FILES):
         records.add(job_id, "tiny.safetensors", 1, Progress())
-    records.close()
+    database.close()
 
     with serve(data_dir) as first:
         lost = first.ended(WITHOUT_FILES)

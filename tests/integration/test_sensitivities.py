@@ -9,8 +9,10 @@ from safetensors.numpy import load, save
 
 import kernels
 from app.client import Client
+from app.database import open_database
 from app.errors import InvalidSensitivities, StrictViolation
 from app.jobs.records import Records
+from app.migrations import migrate
 from schemas.jobs import Progress
 from schemas.report import Report
 
@@ -84,9 +86,11 @@ def test_job_taken_up_on_another_server_gives_the_same_bytes(server, serve, done
     for name in ("config.json", "checkpoint.json", "plan.json", "tasks.json"):
         said = (server.store / "jobs" / done["id"] / name).read_text()
         (folder / name).write_text(said.replace(done["id"], JOB_ID))
-    records = Records(f"sqlite:///{tmp_path / 'data' / 'palettery.db'}")
+    database = open_database(f"sqlite:///{tmp_path / 'data' / 'palettery.db'}")
+    migrate(database)
+    records = Records(database)
     records.add(JOB_ID, "m.safetensors", 1, Progress())
-    records.close()
+    database.close()
     with serve(tmp_path / "data") as second:
         ended = second.ended(JOB_ID)
         assert ended["state"] == "succeeded", ended

@@ -1,0 +1,167 @@
+"""The database of our own rows: SQLite in a file, or Postgres, behind one URL."""
+
+import logging
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from sqlalchemy import URL, DateTime, Dialect, Engine, create_engine, event, make_url, text
+from sqlalchemy import exc as errors
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.types import TypeDecorator
+
+from app.errors import BadInput, DatabaseFailed
+
+KINDS = ("sqlite", "postgresql")
+POSTGRES_OPTIONS = {
+    "connect_timeout": 3,
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""So that a silent server is given up: seconds, the last in ms. A URL may say otherwise."""
+PRAGMAS = ("busy_timeout=10000", "journal_mode=WAL", "foreign_keys=ON")
+"""Waiting comes first: the change to WAL needs the file alone."""
+IN_LIST = 10_000
+"""Values in one IN list; SQLite takes 32,766, Postgres 65,535."""
+
+Clock = Callable[[], datetime]
+"""Tells the time, with its zone."""
+
+log = logging.getLogger(__name__)
+
+
+class Base(DeclarativeBase):
+    """Root of our tables."""
+
+
+class Moment(TypeDecorator[datetime]):
+    """A point in time, kept in UTC; SQLite forgets zones, so what comes back gets UTC's."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """On the way in."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """On the way out."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Database:
+    """One database; every use of it is a transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session whose work is kept as a whole when the block ends well, and not at all else.
+
+        On SQLite a transaction begins with its first write: what is read before that is read alone.
+
+        Raises:
+            DatabaseFailed: the database is away, locked or out of space; another try may help.
+        """
+        with (
+            reported(),
+            Session(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    def is_reachable(self) -> bool:
+        """Whether the database answers."""
+        try:
+            with self.engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+        except errors.SQLAlchemyError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.engine.dispose()
+
+
+def open_database(url: str) -> Database:
+    """The database at a SQLAlchemy URL; it is not asked for anything yet.
+
+    Raises:
+        BadInput: the URL is none, or one of another kind of database.
+    """
+    try:
+        address = make_url(url)
+    except errors.ArgumentError as error:
+        raise BadInput("the database URL cannot be read; see PALETTERY_DATABASE_URL") from error
+    kind = address.get_backend_name()
+    if kind not in KINDS:
+        raise BadInput(f"the database is {kind[:64]!r}; sqlite and postgresql can be used")
+    return Database(_postgres(address) if kind == "postgresql" else _sqlite(address))
+
+
+def utc_now() -> datetime:
+    """The time."""
+    return datetime.now(UTC)
+
+
+def chunks(values: Collection[str]) -> Iterator[list[str]]:
+    """Lists short enough for one statement each; what is named twice comes once."""
+    once = list(dict.fromkeys(values))
+    return (once[start : start + IN_LIST] for start in range(0, len(once), IN_LIST))
+
+
+def insert(session: Session, table: type[Base]) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that knows ON CONFLICT, which both databases spell alike."""
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turns a driver's failures into `DatabaseFailed`."""
+    try:
+        yield
+    except (errors.OperationalError, errors.InterfaceError, errors.TimeoutError) as error:
+        raise _failed(error) from error
+    except errors.DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise _failed(error) from error
+
+
+def _failed(error: errors.SQLAlchemyError) -> DatabaseFailed:
+    told = str(getattr(error, "orig", None) or error).strip().splitlines() or [""]
+    log.warning("the database failed: %s", told[0])
+    return DatabaseFailed(f"the database failed: {told[0]}")
+
+
+def _postgres(address: URL) -> Engine:
+    if address.drivername == "postgresql":
+        address = address.set(drivername="postgresql+psycopg")  # the driver that DBOS brings
+    options = {name: value for name, value in POSTGRES_OPTIONS.items() if name not in address.query}
+    return create_engine(address, pool_pre_ping=True, connect_args=options)
+
+
+def _sqlite(address: URL) -> Engine:
+    engine = create_engine(address, pool_pre_ping=True)
+
+    @event.listens_for(engine, "connect")
+    def _(connection: ConnectionPoolEntry, _: object) -> None:
+        connection.isolation_level = "IMMEDIATE"  # type: ignore[attr-defined] # as the engine asks for
+        cursor = connection.cursor()  # type: ignore[attr-defined]
+        for pragma in PRAGMAS:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return engine

@@ -1,0 +1,109 @@
+"""Rows of stored upload files: the bytes of one digest are kept once, while a job needs them."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, delete, exists, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.database import Database, chunks, insert
+from app.errors import FileGone
+from app.rows import FileRow, JobFileRow
+
+PAGE = 1_000
+"""Rows read at once when all are gone through."""
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """One upload file where it is kept."""
+
+    sha256: str
+    path: str
+    size_bytes: int
+    is_known: bool = False
+    """That `find` gave the path; else the caller has brought the bytes there itself."""
+
+
+class FileRecords:
+    """Reads and writes of file rows, each in its own transaction. Jobs add them: see `Records`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, digests: Collection[str]) -> dict[str, str]:
+        """Path of each of these that is kept already."""
+        found: dict[str, str] = {}
+        with self._database.transaction() as session:
+            for chunk in chunks(digests):
+                query = select(FileRow.sha256, FileRow.path).where(FileRow.sha256.in_(chunk))
+                found.update(session.execute(query).tuples())
+        return found
+
+    def unused(self, created_before: datetime) -> Iterator[KeptFile]:
+        """Files that no job needs, of those kept since before this time."""
+        return self._all(FileRow.created_at < created_before, ~_is_needed())
+
+    def paths(self) -> Iterator[str]:
+        """Where every file lies."""
+        return (file.path for file in self._all())
+
+    def forget(self, sha256: str) -> bool:
+        """Delete a file's row unless a job needs it; whether it is gone, and its bytes may go."""
+        change = delete(FileRow).where(FileRow.sha256 == sha256, ~_is_needed())
+        try:
+            with self._database.transaction() as session:
+                return session.connection().execute(change).rowcount == 1
+        except IntegrityError:  # a job took it while we waited for that job's transaction
+            return False
+
+    def _all(self, *conditions: ColumnElement[bool]) -> Iterator[KeptFile]:
+        """In order of digest, page by page, so that no transaction outlives one."""
+        query = select(FileRow).where(*conditions).order_by(FileRow.sha256).limit(PAGE)
+        last = ""
+        while True:
+            with self._database.transaction() as session:
+                rows = session.scalars(query.where(FileRow.sha256 > last)).all()
+            yield from (KeptFile(row.sha256, row.path, row.size_bytes) for row in rows)
+            if len(rows) < PAGE:
+                return
+            last = rows[-1].sha256
+
+
+def keep(session: Session, job_id: str, files: Sequence[KeptFile], created_at: datetime) -> None:
+    """Have a job need files, within the transaction that adds it.
+
+    Raises:
+        FileGone: a file does not lie where the caller says.
+    """
+    by_digest = {file.sha256: file for file in files}
+    in_order = [by_digest[digest] for digest in sorted(by_digest)]  # so that jobs never deadlock
+    brought = [_values(file, created_at) for file in in_order if not file.is_known]
+    if brought:
+        session.connection().execute(insert(session, FileRow).on_conflict_do_nothing(), brought)
+    paths: dict[str, str] = {}
+    for chunk in chunks(list(by_digest)):
+        query = select(FileRow.sha256, FileRow.path).where(FileRow.sha256.in_(chunk))
+        held = query.order_by(FileRow.sha256).with_for_update(read=True, key_share=True)
+        paths.update(session.execute(held).tuples())
+    for file in files:
+        if paths.get(file.sha256) != file.path:
+            raise FileGone(f"the stored file {file.sha256} was removed or replaced; send it again")
+    uses = [{"job_id": job_id, "sha256": file.sha256} for file in in_order]
+    if uses:
+        session.connection().execute(insert(session, JobFileRow), uses)
+
+
+def _values(file: KeptFile, created_at: datetime) -> dict[str, object]:
+    return {
+        "sha256": file.sha256,
+        "path": file.path,
+        "size_bytes": file.size_bytes,
+        "created_at": created_at,
+    }
+
+
+def _is_needed() -> ColumnElement[bool]:
+    return exists().where(JobFileRow.sha256 == FileRow.sha256)
