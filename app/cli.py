@@ -1,12 +1,14 @@
 """The `palettery` command. Every command imports what it needs when it runs, so help is instant."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from app.settings import Settings
     from schemas.config import KMeansPalettizerConfig
 
 cli = typer.Typer(
@@ -33,9 +35,19 @@ Strict = Annotated[
     bool,
     typer.Option("--strict", help="Fail when a key matches nothing, or a tensor does not fit."),
 ]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
 Server = Annotated[str, typer.Option("--server", envvar="PALETTERY_SERVER", help="Server's URL.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+class Role(StrEnum):
+    """What one process of the service does."""
+
+    ALL = "all"
+    API = "api"
+    CONTROLLER = "controller"
+
 
 LOCAL_SERVER = "http://127.0.0.1:8400"
 FAILED, BAD_INPUT = 1, 2
@@ -46,15 +58,40 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for database and store.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
+    workers: Workers = None,
+    role: Annotated[
+        Role, typer.Option(help="Everything in one process, or the API or a controller alone.")
+    ] = Role.ALL,
 ) -> None:
     """Start the service: API, queue and workers, in one command."""
     from app.main import serve as run
-    from app.settings import Settings
 
-    said = {"host": host, "port": port, "data_dir": data_dir, "workers": workers}
-    chosen = {name: value for name, value in said.items() if value is not None}
-    run(Settings().model_copy(update=chosen))
+    run(_settings(host=host, port=port, data_dir=data_dir, workers=workers), role.value)
+
+
+@cli.command()
+def scheduler(
+    host: Annotated[str, typer.Option(help="Address to listen on; keep it private.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8786,
+) -> None:
+    """Bring controllers and workers on many machines together."""
+    from app.jobs.cluster import run_scheduler
+
+    run_scheduler(host, port)
+
+
+@cli.command()
+def worker(
+    scheduler: Annotated[
+        str,
+        typer.Option(envvar="PALETTERY_SCHEDULER_URL", help="Such as tcp://scheduler:8786."),
+    ],
+    workers: Workers = None,
+) -> None:
+    """Work for a scheduler: a process per GPU, or else per core."""
+    from app.jobs.cluster import run_worker
+
+    run_worker(_settings(scheduler_url=scheduler, workers=workers))
 
 
 @cli.command()
@@ -63,12 +100,9 @@ def migrate(
 ) -> None:
     """Bring the database to what this version needs."""
     from app.database import open_database
-    from app.migrations import migrate as run
-    from app.settings import Settings
+    from app.roles import migrate as run
 
-    settings = (
-        Settings() if data_dir is None else Settings().model_copy(update={"data_dir": data_dir})
-    )
+    settings = _settings(data_dir=data_dir)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     database = open_database(settings.resolved_database_url())
     try:
@@ -205,6 +239,26 @@ def download(
         client.download(job_id, out)
         if report:
             report.write_text(client.report(job_id).model_dump_json(indent=2) + "\n")
+
+
+def _settings(**said: Any) -> "Settings":
+    """What the environment says, and over it what the command line does."""
+    from pydantic import ValidationError
+
+    from app.errors import BadInput
+    from app.settings import Settings
+
+    given = {name: value for name, value in said.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise BadInput(
+            "the settings are not valid: "
+            + "; ".join(
+                f"PALETTERY_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
+                for fault in error.errors()
+            )
+        ) from error
 
 
 def _text(config: Path | None) -> str | None:

@@ -1,80 +1,74 @@
 """Put the service together and serve it."""
 
+import asyncio
 import ipaddress
 import logging
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 
 import uvicorn
 from fastapi import FastAPI
 from filelock import FileLock, Timeout
 
-from app import catalog
-from app.database import Database, open_database
+from app import catalog, health
 from app.errors import BadInput
 from app.jobs import endpoints
-from app.jobs.fanout import Workers, local_workers
-from app.jobs.records import Records
-from app.jobs.service import Jobs
-from app.jobs.workflow import running_engine
-from app.migrations import migrate
 from app.problems import answer_with_problems
+from app.roles import Role, State, check, running
 from app.settings import Settings
-from app.storage import Storage, open_storage
 
 DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
 
 
-class State(TypedDict):
-    """What endpoints find in `request.state`."""
+def create_app(state: State, role: Role = "all") -> FastAPI:
+    """A role of the service as an ASGI app; a controller answers nothing but how it is."""
 
-    jobs: Jobs
-    database: Database
-    store: Storage
-    workers: Workers
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+        yield state
 
-
-def create_app(settings: Settings) -> FastAPI:
-    """The service as an ASGI app; workers and engine start and stop with it."""
-    app = FastAPI(
-        title="Palettery", version="1", description=DESCRIPTION, lifespan=_lifespan(settings)
-    )
-    app.include_router(endpoints.router, tags=["jobs"])
-    app.include_router(catalog.router, tags=["catalog"])
-    answer_with_problems(app, [*endpoints.router.routes, *catalog.router.routes])
+    served = {"health": health.router}
+    if role != "controller":
+        served = {"jobs": endpoints.router, "catalog": catalog.router} | served
+    app = FastAPI(title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan)
+    for tag, router in served.items():
+        app.include_router(router, tags=[tag])
+    answer_with_problems(app, [route for router in served.values() for route in router.routes])
     return app
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT.
+def serve(settings: Settings, role: Role = "all") -> None:
+    """Serve a role until SIGTERM or SIGINT.
 
     Raises:
-        BadInput: an address that must not be listened on, or a folder another server works in.
+        BadInput: an address that must not be listened on, settings that do not fit together, a
+            folder or an executor id that another server works with, a database of another version.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _check_host(settings)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(settings.data_dir / "server.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BadInput(
-            f"another server works in {settings.data_dir}; stop it, or choose another --data-dir"
-        ) from error
-    with lock, _bound(settings) as listening:
-        # uvicorn stops in good order, then raises the signal again; a wanted end is no failure.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    check(settings, role)
+    # uvicorn stops in good order, then raises the signal again; a wanted end is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with _alone(settings) if role == "all" else nullcontext(), _bound(settings) as listening:
+        asyncio.run(_serve(settings, role, listening))
+
+
+async def _serve(settings: Settings, role: Role, listening: socket.socket) -> None:
+    async with running(settings, role, stop=_stop) as state:
         config = uvicorn.Config(
-            create_app(settings),
+            create_app(state, role),
             log_level="warning",
             timeout_graceful_shutdown=10,
             timeout_keep_alive=30,
         )
-        _Server(config).run(sockets=[listening])
+        await _Server(config).serve(sockets=[listening])
+
+
+def _stop() -> None:
+    signal.raise_signal(signal.SIGTERM)
 
 
 class _Server(uvicorn.Server):
@@ -87,28 +81,17 @@ class _Server(uvicorn.Server):
         print(f"palettery is ready at http://{shown}:{port}", flush=True)  # noqa: T201
 
 
-def _lifespan(
-    settings: Settings,
-) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
-        store = open_storage(settings.resolved_storage_url())
-        if settings.storage_url is None:
-            store.delete_folder("uploads")  # what a crash cut off; nobody else works here
-        database = open_database(settings.resolved_database_url())
-        try:
-            migrate(database)
-            records = Records(database)
-            async with (
-                local_workers(settings.workers) as workers,
-                running_engine(settings, records, store, workers) as engine,
-            ):
-                jobs = Jobs(settings, records, store, engine)
-                yield State(jobs=jobs, database=database, store=store, workers=workers)
-        finally:
-            database.close()
-
-    return lifespan
+def _alone(settings: Settings) -> FileLock:
+    """The data folder, with no other server in it."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(settings.data_dir / "server.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BadInput(
+            f"another server works in {settings.data_dir}; stop it, or choose another --data-dir"
+        ) from error
+    return lock
 
 
 def _check_host(settings: Settings) -> None:

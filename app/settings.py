@@ -39,6 +39,11 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path("data")
     """Folder of the embedded database and store."""
+    scheduler_url: str | None = None
+    """Address of the scheduler, such as `tcp://scheduler:8786`; None for workers of our own."""
+    executor_id: str = Field(default="palettery-0", pattern=r"[\w.-]{1,64}")
+    """Name of this process as one that runs jobs: it takes up the jobs that it left, so it stays
+    the same over restarts, and no two processes have the same."""
     database_url: str | None = None
     """SQLAlchemy URL; None for SQLite below `data_dir`."""
     storage_url: str | None = None
@@ -50,9 +55,23 @@ class Settings(BaseSettings):
     allow_remote: bool = False
     """Listen on other addresses than loopback, though there are no keys yet."""
     workers: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
-    """Worker processes, one thread each."""
-    running_jobs: PositiveInt = 4
-    """Jobs worked on at once; the others wait queued."""
+    """Worker processes, one task each at a time; where there are GPUs, there is one for each."""
+    worker_memory_bytes: PositiveInt | None = None
+    """A worker that takes more is replaced, and its task tried elsewhere; None for no limit."""
+    task_threads: PositiveInt | None = None
+    """Cores that a task uses; None shares the machine's out among its workers."""
+    running_jobs: PositiveInt = 8
+    """Jobs that this process works on at once; the others wait queued."""
+    poll_s: PositiveFloat = 0.1
+    """Between two looks at the queue."""
+    reuse_results: bool = True
+    """Whether results of earlier jobs are taken where they are the same."""
+    retain_days: PositiveFloat = 30.0
+    """How long a job is kept, with its artifact, once it has ended."""
+    sweep_every_s: PositiveFloat = 300.0
+    """Between two searches for what nobody needs any more."""
+    orphan_age_s: PositiveFloat = 86_400.0
+    """Age at which bytes that belong to nothing are removed; longer than any upload takes."""
     task_bytes: PositiveInt = 64 << 20
     """Weights that one task takes; a larger tensor is split along its groups where it can be."""
     limits: Limits = Field(default_factory=Limits)
@@ -64,7 +83,3 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The database's URL, the embedded default filled in."""
         return self.database_url or f"sqlite:///{(self.data_dir / 'palettery.db').resolve()}"
-
-    def resolved_dbos_url(self) -> str:
-        """Where the engine keeps its state: beside our tables, or a file of its own."""
-        return self.database_url or f"sqlite:///{(self.data_dir / 'engine.db').resolve()}"

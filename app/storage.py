@@ -20,6 +20,13 @@ CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
+class StoredObject:
+    path: str
+    size_bytes: int
+    modified_at: "datetime"
+
+
+@dataclass(frozen=True)
 class Storage:
     """An object store; every write appears under its path whole, or not at all.
 
@@ -117,6 +124,22 @@ class Storage:
             return [found["path"] for batch in obstore.list(self.store, prefix) for found in batch]
         except (BaseError, OSError) as error:
             raise _translated(error, prefix) from error
+
+    def listed(self, prefix):
+        return [
+            StoredObject(f["path"], f["size"], f["last_modified"])
+            for b in obstore.list(self.store, prefix)
+            for f in b
+        ]
+
+    def copy(self, source, target):
+        try:
+            obstore.copy(self.store, source, target)
+        except (BaseError, OSError) as error:
+            raise _translated(error, source) from error
+
+    def remove_unfinished(self, age):
+        pass
 
     def delete(self, *paths: str) -> None:
         """Delete objects; those already gone do not count."""

@@ -1,8 +1,19 @@
 """K-means palettization of arrays: `palettize` a weight, `reconstruct` it, `pack` its indices."""
 
+from kernels.fingerprint import fingerprint
 from kernels.packing import pack, unpack
 from kernels.palette import Palette, reconstruct
 from kernels.palettize import palettize
 from kernels.settings import PaletteSettings
+from kernels.warm import warm
 
-__all__ = ["Palette", "PaletteSettings", "pack", "palettize", "reconstruct", "unpack"]
+__all__ = [
+    "Palette",
+    "PaletteSettings",
+    "fingerprint",
+    "pack",
+    "palettize",
+    "reconstruct",
+    "unpack",
+    "warm",
+]

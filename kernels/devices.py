@@ -49,6 +49,15 @@ def resolve_device(name: str) -> "torch.device | None":
     return torch.device("cuda", index)
 
 
+def visible_devices() -> int:
+    """CUDA (or ROCm) devices that this process may use; torch is imported only with a driver."""
+    if not any(Path(driver).exists() for driver in _DRIVERS):
+        return 0
+    import torch  # noqa: F401 - `_count` finds it
+
+    return _count()
+
+
 def _count() -> int:
     cuda = sys.modules["torch"].cuda
     return int(cuda.device_count()) if cuda.is_available() else 0

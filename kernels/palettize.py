@@ -33,6 +33,7 @@ def palettize(
     sensitivity: Any = None,
     device: str = "cpu",
     threads: int | None = None,
+    check: Callable[[], None] | None = None,  # noqa: ARG001
 ) -> Palette:
     """Replace a weight by indices into small palettes with the least squared error.
 

@@ -48,6 +48,8 @@ class Job(Schema):
     """When it is given up if it has not ended; null for never."""
     attempt: NonNegativeInt = 0
     """Times it was retried."""
+    reuse: bool = True
+    """Whether results of earlier jobs are taken where they are the same."""
     expires_at: datetime | None = None
     """When, once it has ended, it is removed with its artifact; null for never."""
     progress: Progress = Progress()

@@ -147,6 +147,19 @@ class Result(Schema):
     stored: StoredSlice
 
 
-Task = CompressionTask | DigestTask | GatherTask | WriteTask | VerifyTask | PublishTask | FinishTask
+Task = CompressionTask | JobTask
+KINDS: dict[str, type[Task]] = {
+    kind.__name__: kind
+    for kind in (
+        CompressionTask,
+        DigestTask,
+        GatherTask,
+        WriteTask,
+        VerifyTask,
+        PublishTask,
+        FinishTask,
+    )
+}
+"""Every kind of task by its name."""
 Answer = Layout | Published | tuple[str, ...] | str | None
 """What a task gives back; None when its work lies in the store."""

@@ -111,9 +111,7 @@ class _Job:
 
     def verify(self, names: Sequence[str], threads: int | None) -> None:
         wanted = set(names)
-        tensors = [
-            tensor_report(piece) for piece in self._pieces() if piece.planned.name in wanted
-        ]
+        tensors = [tensor_report(piece) for piece in self._pieces() if piece.planned.name in wanted]
         paths = [artifact_path(self._prefix, name) for name in self.shards]
         artifact = open_artifact(self._store, paths, Limits())
         verify(artifact, tensors, self._checkpoint, self._store, self._stop, threads)
@@ -123,9 +121,7 @@ class _Job:
         digests = digests | write_index(self._store, self._prefix, self.shards)
         report = account(self.plan, list(self._pieces()), digests)
         write_report(self._store, self._prefix, report)
-        size = sum(
-            self._store.size_bytes(artifact_path(self._prefix, name)) for name in digests
-        )
+        size = sum(self._store.size_bytes(artifact_path(self._prefix, name)) for name in digests)
         return Published(size_bytes=size, results=tuple(self._results()))
 
     @cached_property

@@ -12,6 +12,8 @@ from schemas.config import KMeansPalettizerConfig
 from schemas.plan import Plan
 from schemas.tasks import CompressionTask
 
+JOBS = "jobs"
+"""Folder of all jobs' folders."""
 _TASKS = TypeAdapter(list[CompressionTask])
 
 
@@ -65,7 +67,7 @@ def discard_artifact(store: Storage, prefix: str) -> None:
 
 def job_folder(job_id: str) -> str:
     """Where everything of a job lies."""
-    return f"jobs/{job_id}"
+    return f"{JOBS}/{job_id}"
 
 
 def parts_path(prefix: str) -> str:

@@ -27,8 +27,8 @@ def perform(task: Task, threads: int | None = None) -> Answer:
         return _perform(task, threads)
     except MemoryError as error:
         raise OutOfMemory(
-            f"{describe(task)} took more memory than a worker has; use workers with more, a smaller "
-            "PALETTERY_TASK_BYTES, or a granularity with smaller groups, and retry the job"
+            f"{describe(task)} took more memory than a worker has; use workers with more, a "
+            "smaller PALETTERY_TASK_BYTES, or a granularity with smaller groups, and retry the job"
         ) from error
 
 
@@ -52,7 +52,7 @@ def describe(task: Task) -> str:
 def _perform(task: Task, threads: int | None) -> Answer:
     match task:
         case CompressionTask():
-            return run_task(task, threads)
+            run_task(task, threads)
         case DigestTask():
             store = open_storage(task.store_url)
             return tuple(content_sha256(store, store, item) for item in task.slices)
@@ -61,8 +61,9 @@ def _perform(task: Task, threads: int | None) -> Answer:
         case WriteTask():
             return finish.write(task)
         case VerifyTask():
-            return finish.check(task, threads)
+            finish.check(task, threads)
         case PublishTask():
             return finish.publish(task)
         case FinishTask():
             return finish.finish(task, threads)
+    return None

@@ -48,15 +48,17 @@ async def local_workers(settings: Settings) -> AsyncIterator[Workers]:
     }
     scheduler = {"cls": Scheduler, "options": _listening("127.0.0.1", 0)}
     with dask.config.set(DASK):
-        async with SpecCluster(
-            nannies,
-            scheduler,
-            asynchronous=True,
-            # Dask calls a heartbeat cut off by closing an error; those of tasks reach us.
-            silence_logs=logging.CRITICAL,
-        ) as cluster:
-            async with _connected(lambda: _client(cluster.scheduler_address)) as workers:
-                yield workers
+        async with (
+            SpecCluster(
+                nannies,
+                scheduler,
+                asynchronous=True,
+                # Dask calls a heartbeat cut off by closing an error; those of tasks reach us.
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            _connected(lambda: _client(cluster.scheduler_address)) as workers,
+        ):
+            yield workers
 
 
 @asynccontextmanager
@@ -154,6 +156,7 @@ def _workers(settings: Settings) -> list[dict[str, Any]]:
             "nthreads": 1,
             "memory_limit": settings.worker_memory_bytes or 0,
             "preload": ["app.jobs.preload"],
+            "silence_logs": logging.ERROR,
             "env": shared | environment,
         }
         for environment in own

@@ -42,6 +42,26 @@ FORM: dict[str, Any] = {
                             "type": "string",
                             "description": "Name of a preset, instead of a config.",
                         },
+                        "priority": {
+                            "type": "integer",
+                            "minimum": 0,
+                            "maximum": 9,
+                            "default": 5,
+                            "description": "A job of a higher priority goes first.",
+                        },
+                        "deadline_s": {
+                            "type": "integer",
+                            "minimum": 1,
+                            "maximum": 2_592_000,
+                            "description": "Seconds from now until the job is given up.",
+                        },
+                        "reuse": {
+                            "type": "string",
+                            "enum": ["true", "false"],
+                            "default": "true",
+                            "description": "Take results of earlier jobs where bytes and spec are "
+                            "the same.",
+                        },
                         "strict": {
                             "type": "string",
                             "enum": ["true", "false"],
@@ -112,6 +132,29 @@ def get(job_id: str, jobs: Service) -> Job:
 async def cancel(job_id: str, jobs: Service) -> Job:
     """Stop a queued or running job."""
     return await jobs.cancel(job_id)
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    responses=problems(_404="no such job", _409="it has neither failed nor been cancelled"),
+)
+async def retry(job_id: str, response: Response, jobs: Service) -> Job:
+    """Have a failed or cancelled job go on; what it had finished is not done again."""
+    job = await jobs.retry(job_id)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["Retry-After"] = "1"
+    return job
+
+
+@router.delete(
+    "/jobs/{job_id}",
+    status_code=204,
+    responses=problems(_404="no such job", _409="it has not ended"),
+)
+def delete(job_id: str, jobs: Service) -> None:
+    """Remove an ended job, its artifact, and its upload unless another job needs that."""
+    jobs.delete(job_id)
 
 
 @router.get("/jobs/{job_id}/report", responses=UNFINISHED)

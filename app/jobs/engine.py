@@ -4,7 +4,6 @@ Its tables lie beside ours, so that a job's row and its workflow come to be in o
 Source: docs.dbos.dev, and the measurements in the engine reference.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
@@ -56,9 +55,7 @@ class Engine:
     def lives(self, attempts: Sequence[tuple[str, int]]) -> list[Life]:
         """How it stands with the workflow of each attempt."""
         names = [workflow_id(*attempt) for attempt in attempts]
-        found = self._client.list_workflows(
-            workflow_ids=names, load_input=False, load_output=False
-        )
+        found = self._client.list_workflows(workflow_ids=names, load_input=False, load_output=False)
         states = {workflow.workflow_id: workflow.status for workflow in found}
         return [_life(states.get(name)) for name in names]
 
@@ -66,9 +63,9 @@ class Engine:
         """Delete the workflows of a job's attempts so far."""
         self._client.delete_workflows([workflow_id(job_id, n) for n in range(attempts + 1)])
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Let go of the database."""
-        await asyncio.to_thread(self._client.destroy)
+        self._client.destroy()
 
 
 def workflow_id(job_id: str, attempt: int) -> str:

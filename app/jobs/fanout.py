@@ -7,16 +7,16 @@ values back; held futures would make finished tasks run again when a worker dies
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from distributed import Client, as_completed
+from distributed import Client, Future, as_completed
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
 from app.compression.work import describe, perform
 from app.errors import WorkerDied, WorkersLost
 from app.settings import Settings
-from schemas.tasks import Answer, Task
+from schemas.tasks import KINDS, Answer, Task
 
 OnDone = Callable[[Task, Answer], Awaitable[None]]
 """Called with each task and what it gave back, one at a time."""
@@ -109,8 +109,8 @@ class Workers:
         return self._client
 
 
-def _told(waiting: dict[object, Task], error: KilledWorker) -> str:
-    died = next((task for future, task in waiting.items() if future.key == error.task), None)  # type: ignore[attr-defined]
+def _told(waiting: Mapping[Future[Answer], Task], error: KilledWorker) -> str:
+    died = next((task for future, task in waiting.items() if future.key == error.task), None)
     what = describe(died) if died else "this work"
     return (
         f"{error.allowed_failures + 1} workers died while {what}, most likely for lack of memory; "
@@ -121,5 +121,4 @@ def _told(waiting: dict[object, Task], error: KilledWorker) -> str:
 
 def _run(kind: str, text: str) -> Answer:
     """In a worker: do a task. Its kind tells apart those that have the same fields."""
-    task = next(known for known in Task.__args__ if known.__name__ == kind)  # type: ignore[attr-defined]
-    return perform(task.model_validate_json(text), Settings().task_threads)
+    return perform(KINDS[kind].model_validate_json(text), Settings().task_threads)

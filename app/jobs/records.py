@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import delete, func, null, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.database import Clock, Database, utc_now
+from app.database import Clock, Database, chunks, utc_now
 from app.errors import Conflict, NotFound
 from app.rows import JobRow
 from app.uploads.records import KeptFile, keep
@@ -96,6 +96,14 @@ class Records:
         with self._database.transaction() as session:
             return [_job(row) for row in session.scalars(query)]
 
+    def known(self, ids: Collection[str]) -> set[str]:
+        """Those of the ids that are of jobs."""
+        found: set[str] = set()
+        with self._database.transaction() as session:
+            for chunk in chunks(ids):
+                found.update(session.scalars(select(JobRow.id).where(JobRow.id.in_(chunk))))
+        return found
+
     def counts(self) -> dict[JobState, int]:
         """How many jobs there are in each state that has any."""
         query = select(JobRow.state, func.count()).group_by(JobRow.state)
@@ -115,9 +123,7 @@ class Records:
         own = select(JobRow.request_sha256).where(JobRow.id == job_id).scalar_subquery()
         query = (
             select(JobRow.id)
-            .where(
-                JobRow.request_sha256 == own, JobRow.state == "succeeded", JobRow.id != job_id
-            )
+            .where(JobRow.request_sha256 == own, JobRow.state == "succeeded", JobRow.id != job_id)
             .order_by(JobRow.id.desc())
             .limit(1)
         )
@@ -182,6 +188,14 @@ class Records:
             state = self.get(job_id).state
             raise Conflict(f"the job is {state}; only failed and cancelled jobs can be retried")
         return int(moved.attempt)
+
+    def enqueue_again(self, job_id: str, enqueue: Enqueue) -> None:
+        """Have the engine start the attempt at a job that has not ended."""
+        query = select(JobRow).where(JobRow.id == job_id, JobRow.state.in_(ALIVE))
+        with self._database.transaction() as session:
+            row = session.scalar(query)
+            if row is not None:
+                enqueue(session, job_id, row.attempt, row.priority)
 
     def delete(self, job_id: str) -> None:
         """Remove an ended job's row, with its results and its need of files.

@@ -6,37 +6,52 @@ import binascii
 import os
 import time
 import uuid
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 from starlette.requests import Request
 
-from app.compression.job import cancel_path, write_job
+from app.compression.assemble import artifact_path, report_path
+from app.compression.job import job_folder, write_job
 from app.configs import chosen_config
-from app.errors import BadInput, Conflict, InvalidUpload, NotFound
+from app.errors import BadInput, Conflict, FileGone, NotFound
+from app.jobs.control import Control
 from app.jobs.download import StoredDownload
+from app.jobs.engine import Engine
 from app.jobs.records import Records
-from app.jobs.workflow import Engine
+from app.jobs.request import Wishes, wishes
 from app.planning.intake import Intake, Upload, take_in
 from app.planning.tasks import cut
+from app.results.keys import request_sha256
 from app.settings import Settings
 from app.storage import Storage
 from app.uploads.multipart import Form, read_form
-from schemas.checkpoint import Checkpoint
+from app.uploads.records import FileRecords, KeptFile
+from schemas.checkpoint import Checkpoint, StoredFile
 from schemas.jobs import Job, JobPage, Progress
 from schemas.plan import Plan
 from schemas.report import Report
 
 READ_AT_ONCE = 3
 """Uploads read and planned at once; the others wait without holding a thread."""
+ACCEPT_TRIES = 5
+"""At queuing a job whose bytes we had already, while others remove them."""
 
 
 class Jobs:
     """Jobs of one service."""
 
     def __init__(
-        self, settings: Settings, records: Records, store: Storage, engine: Engine
+        self,
+        settings: Settings,
+        records: Records,
+        files: FileRecords,
+        store: Storage,
+        engine: Engine,
+        control: Control,
     ) -> None:
-        self._settings, self._records = settings, records
-        self._store, self._engine = store, engine
+        self._settings, self._records, self._files = settings, records, files
+        self._store, self._engine, self._control = store, engine, control
         self._reading = asyncio.Semaphore(READ_AT_ONCE)
 
     async def plan(self, request: Request) -> Plan:
@@ -44,7 +59,7 @@ class Jobs:
         form = await read_form(request, self._store, self._settings.limits)
         try:
             async with self._reading:
-                intake = await asyncio.to_thread(self._take_in, form)
+                intake = await asyncio.to_thread(self._take_in, form, wishes(form))
         finally:
             await asyncio.to_thread(self._store.delete, *form.paths())
         return intake.plan
@@ -52,28 +67,28 @@ class Jobs:
     async def submit(self, request: Request) -> Job:
         """Take a form's model and config, refuse what cannot work, queue the rest."""
         form = await read_form(request, self._store, self._settings.limits)
+        kept: Collection[str] = ()
         try:
+            wished = wishes(form)
             async with self._reading:
-                intake = await asyncio.to_thread(self._take_in, form)
-            job = await asyncio.to_thread(self._accept, intake)
+                intake = await asyncio.to_thread(self._take_in, form, wished)
+            job, kept = await asyncio.to_thread(self._accept, intake, wished)
         finally:
-            await asyncio.to_thread(self._store.delete, *form.paths())
-        await self._engine.enqueue(job.id)
+            brought = [path for path in form.paths() if path not in kept]
+            await asyncio.to_thread(self._store.delete, *brought)
         return job
 
     async def cancel(self, job_id: str) -> Job:
-        """Stop a job that has not ended.
+        """Stop a job that has not ended."""
+        return await self._control.cancel(job_id)
 
-        Raises:
-            Conflict: it has.
-        """
-        job = await asyncio.to_thread(self._records.get, job_id)
-        if not await asyncio.to_thread(self._records.cancel, job_id):
-            job = await asyncio.to_thread(self._records.get, job_id)
-            raise Conflict(f"the job is {job.state}; only queued and running jobs can be cancelled")
-        await asyncio.to_thread(self._store.write, cancel_path(f"jobs/{job_id}"), b"")
-        await self._engine.cancel(job_id)
-        return await asyncio.to_thread(self._records.get, job_id)
+    async def retry(self, job_id: str) -> Job:
+        """Have a failed or cancelled job go on over the parts that exist."""
+        return await self._control.retry(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Remove an ended job and its bytes."""
+        self._control.delete(job_id)
 
     def get(self, job_id: str) -> Job:
         """One job."""
@@ -88,7 +103,7 @@ class Jobs:
     def report(self, job_id: str) -> Report:
         """The account of a job that succeeded."""
         self._succeeded(job_id, "report")
-        return Report.model_validate_json(bytes(self._store.read(f"jobs/{job_id}/report.json")))
+        return Report.model_validate_json(bytes(self._store.read(report_path(job_folder(job_id)))))
 
     def artifact(self, job_id: str, name: str | None) -> StoredDownload:
         """A file of a job's artifact; None asks for the only one, or the index of several.
@@ -105,7 +120,7 @@ class Jobs:
             raise NotFound(f"the artifact has no file {name[:64]!r}; it has {', '.join(digests)}")
         stem = job.model_name.removesuffix(".safetensors")
         shown = f"{stem}-palettized.safetensors" if len(digests) == 1 else name
-        return StoredDownload(f"jobs/{job_id}/artifact/{name}", digests[name], shown)
+        return StoredDownload(artifact_path(job_folder(job_id), name), digests[name], shown)
 
     def _succeeded(self, job_id: str, what: str) -> Job:
         job = self._records.get(job_id)
@@ -113,7 +128,7 @@ class Jobs:
             raise Conflict(f"the job is {job.state}; its {what} is there once it has succeeded")
         return job
 
-    def _take_in(self, form: Form) -> Intake:
+    def _take_in(self, form: Form, wished: Wishes) -> Intake:
         preset = form.texts.get("preset")
         config = chosen_config(
             form.texts.get("config"), None if preset is None else preset.decode(errors="replace")
@@ -124,58 +139,83 @@ class Jobs:
             Upload(self._store, form.files["model"]),
             Upload(self._store, beside) if beside else None,
             self._settings.limits,
-            strict=_is_true(form, "strict"),
+            strict=wished.strict,
         )
 
-    def _accept(self, intake: Intake) -> Job:
+    def _accept(self, intake: Intake, wished: Wishes) -> tuple[Job, Collection[str]]:
+        """Queue a job; and where the files lie that it needs."""
+        for _ in range(ACCEPT_TRIES - 1):
+            try:
+                return self._queue(intake, wished)
+            except FileGone:
+                continue  # bytes that we had already were removed meanwhile
+        return self._queue(intake, wished)
+
+    def _queue(self, intake: Intake, wished: Wishes) -> tuple[Job, Collection[str]]:
         """Store everything the job needs, then its row: a row means that nothing is missing."""
         job_id = str(_time_ordered_id())
-        prefix = f"jobs/{job_id}"
-        plan, checkpoint = intake.plan, _by_content(intake.checkpoint)
-        sensitivities = intake.sensitivities and _by_content(intake.sensitivities)
+        prefix = job_folder(job_id)
+        files = self._kept(intake.files())
+        checkpoint = _at(intake.checkpoint, files)
+        sensitivities = intake.sensitivities and _at(intake.sensitivities, files)
         tasks = cut(
-            plan,
+            intake.plan,
             checkpoint,
             source_url=self._store.url,
             store_url=self._store.url,
             parts_prefix=f"{prefix}/parts",
             task_bytes=self._settings.task_bytes,
-            cancel_path=cancel_path(prefix),
+            digests=self._reuses(wished),
             sensitivities=sensitivities,
         )
         total = Progress(
-            tensors_total=len(plan.palettized()), bytes_total=sum(task.size_bytes for task in tasks)
+            tensors_total=len(intake.plan.palettized()),
+            bytes_total=sum(task.size_bytes for task in tasks),
         )
+        deadline = wished.deadline_s and datetime.now(UTC) + timedelta(seconds=wished.deadline_s)
         try:
-            write_job(self._store, prefix, intake.config, checkpoint, plan, tasks)
-            self._keep(intake.checkpoint, checkpoint)
-            if intake.sensitivities and sensitivities:
-                self._keep(intake.sensitivities, sensitivities)
-            return self._records.add(
-                job_id, checkpoint.files[0].name, checkpoint.tensor_bytes(), total
+            write_job(self._store, prefix, intake.config, checkpoint, intake.plan, tasks)
+            job = self._records.add(
+                job_id,
+                checkpoint.files[0].name,
+                checkpoint.tensor_bytes(),
+                total,
+                priority=wished.priority,
+                deadline_at=deadline or None,
+                request_sha256=request_sha256(intake),
+                reuse=self._reuses(wished),
+                files=list(files.values()),
+                enqueue=self._engine.enqueue,
             )
         except BaseException:
             self._store.delete_folder(prefix)
             raise
+        return job, {file.path for file in files.values()}
 
-    def _keep(self, uploaded: Checkpoint, kept: Checkpoint) -> None:
-        """Move files from where they came in to where they are kept."""
-        for old, new in zip(uploaded.files, kept.files, strict=True):
-            self._store.move(old.path, new.path)
+    def _reuses(self, wished: Wishes) -> bool:
+        return wished.reuse and self._settings.reuse_results
+
+    def _kept(self, uploaded: Sequence[StoredFile]) -> dict[str, KeptFile]:
+        """Digest -> where its bytes are kept: where they were before, or where they came in."""
+        brought = {file.sha256: file for file in uploaded if file.sha256}
+        known = self._files.find(brought)
+        for sha256, path in known.items():
+            if not self._store.exists(path):  # somebody removed it behind our back
+                self._files.relocate(sha256, brought[sha256].path)
+                known[sha256] = brought[sha256].path
+        return {
+            sha256: KeptFile(sha256, known.get(sha256, file.path), file.size_bytes, sha256 in known)
+            for sha256, file in brought.items()
+        }
 
 
-def _by_content(checkpoint: Checkpoint) -> Checkpoint:
-    """With files where they will lie: by their digests, so that the same bytes are kept once."""
-    files = [file.model_copy(update={"path": f"blobs/{file.sha256}"}) for file in checkpoint.files]
+def _at(checkpoint: Checkpoint, kept: Mapping[str, KeptFile]) -> Checkpoint:
+    """With files where they are kept, so that the same bytes are kept once."""
+    files = [
+        file.model_copy(update={"path": kept[file.sha256].path}) if file.sha256 else file
+        for file in checkpoint.files
+    ]
     return checkpoint.model_copy(update={"files": tuple(files)})
-
-
-def _is_true(form: Form, name: str) -> bool:
-    text = form.texts.get(name, b"false")
-    if text not in (b"true", b"false"):
-        got = text[:64].decode(errors="replace")
-        raise InvalidUpload(f"the field {name!r} is {got!r}; send true or false")
-    return text == b"true"
 
 
 def _time_ordered_id() -> uuid.UUID:

@@ -72,9 +72,10 @@ class Steps:
         try:
             published = await self._published(job)
             until = self._expiry()
-            if await asyncio.to_thread(
-                self._records.succeed, job_id, published.size_bytes, until
-            ) and job.reuse:
+            if (
+                await asyncio.to_thread(self._records.succeed, job_id, published.size_bytes, until)
+                and job.reuse
+            ):
                 await asyncio.to_thread(self._reuse.remember, job_id, published.results)
         finally:
             await asyncio.to_thread(self._tidy, job_id)

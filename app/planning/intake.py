@@ -32,6 +32,11 @@ class Intake:
     """Under the names of the model's tensors; None when none were given."""
     plan: Plan
 
+    def files(self) -> tuple[StoredFile, ...]:
+        """The uploaded files that the plan needs."""
+        beside = self.sensitivities.files if self.sensitivities else ()
+        return (*self.checkpoint.files, *beside)
+
 
 def take_in(
     config: KMeansPalettizerConfig,

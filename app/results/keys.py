@@ -8,8 +8,10 @@ key, which finds the same tensor in any file.
 import hashlib
 import json
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import kernels
+from app.planning.intake import Intake
 from schemas.tasks import StoredRows, TensorSlice
 
 
@@ -36,6 +38,17 @@ def origin_key(recipe: str, item: TensorSlice) -> str | None:
 def content_key(recipe: str, content_sha256: str) -> str:
     """Digest of a recipe and of the bytes."""
     return _digest(recipe, content_sha256)
+
+
+def request_sha256(intake: Intake) -> str:
+    """Digest of everything that an artifact depends on: equal ones give equal artifacts."""
+    return _digest(
+        [(file.name, file.sha256) for file in intake.files()],
+        intake.config.model_dump(mode="json"),
+        intake.plan.model_dump(mode="json"),
+        kernels.fingerprint(),
+        version("palettery"),
+    )
 
 
 def _layout(rows: StoredRows) -> Sequence[object]:

@@ -18,7 +18,9 @@ from app.storage import Storage
 from schemas.checkpoint import StoredFile
 
 FILE_FIELDS = ("model", "sensitivities")
-TEXT_FIELDS = ("config", "preset", "strict")
+TEXT_FIELDS = ("config", "preset", "strict", "priority", "deadline_s", "reuse")
+UPLOADS = "uploads"
+"""Folder of uploaded files; those that a job needs stay where they came in."""
 HEADER_BYTES = 16 << 10
 """Of one part's headers."""
 BOUNDARY_BYTES = 70
@@ -93,7 +95,7 @@ def _fields_near(name: str) -> str:
 async def _store_file(
     storage: Storage, files: list[StoredFile], name: str, data: AsyncIterator[bytes]
 ) -> None:
-    path = f"uploads/incoming/{uuid.uuid4().hex}"
+    path = f"{UPLOADS}/{uuid.uuid4().hex}"
     digest = hashlib.sha256()
     size = 0
 

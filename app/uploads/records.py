@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, exists, select
+from sqlalchemy import ColumnElement, delete, exists, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -39,8 +39,14 @@ class FileRecords:
         with self._database.transaction() as session:
             for chunk in chunks(digests):
                 query = select(FileRow.sha256, FileRow.path).where(FileRow.sha256.in_(chunk))
-                found.update(session.execute(query).tuples())
+                found.update(session.execute(query).tuples().all())
         return found
+
+    def relocate(self, sha256: str, path: str) -> None:
+        """Note that the bytes of a digest lie elsewhere now."""
+        change = update(FileRow).where(FileRow.sha256 == sha256).values(path=path)
+        with self._database.transaction() as session:
+            session.execute(change)
 
     def unused(self, created_before: datetime) -> Iterator[KeptFile]:
         """Files that no job needs, of those kept since before this time."""
@@ -87,7 +93,7 @@ def keep(session: Session, job_id: str, files: Sequence[KeptFile], created_at: d
     for chunk in chunks(list(by_digest)):
         query = select(FileRow.sha256, FileRow.path).where(FileRow.sha256.in_(chunk))
         held = query.order_by(FileRow.sha256).with_for_update(read=True, key_share=True)
-        paths.update(session.execute(held).tuples())
+        paths.update(session.execute(held).tuples().all())
     for file in files:
         if paths.get(file.sha256) != file.path:
             raise FileGone(f"the stored file {file.sha256} was removed or replaced; send it again")

@@ -1,0 +1,94 @@
+"""What a controller looks after between jobs: signs of life, deadlines, loose ends, leftovers."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from app.errors import DeadlineExceeded, PaletteryError, problem
+from app.jobs.control import Control
+from app.jobs.controllers import Controllers
+from app.jobs.engine import Engine
+from app.jobs.fanout import Workers
+from app.jobs.records import Records
+from app.jobs.sweep import Sweep
+from app.settings import Settings
+
+TICK_S = 1.0
+NOTE_EVERY_S = 5.0
+MEND_EVERY_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """Runs beside the workflows; whatever fails is tried again at its next turn."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        records: Records,
+        controllers: Controllers,
+        engine: Engine,
+        control: Control,
+        sweep: Sweep,
+        workers: Workers,
+    ) -> None:
+        self._settings, self._records, self._controllers = settings, records, controllers
+        self._engine, self._control, self._sweep, self._workers = engine, control, sweep, workers
+
+    async def run(self) -> None:
+        """Look after everything, until cancelled."""
+        turns = [
+            _Turn(NOTE_EVERY_S, self._note),
+            _Turn(MEND_EVERY_S, self._mend),
+            _Turn(self._settings.sweep_every_s, self._sweep.run),
+        ]
+        while True:
+            try:
+                await self._end_overdue()
+                for turn in turns:
+                    await turn.take()
+            except PaletteryError as error:
+                log.warning("will be tried again: %s", error)
+            except Exception:
+                log.exception("will be tried again")
+            await asyncio.sleep(TICK_S)
+
+    def _note(self) -> None:
+        self._controllers.note(
+            self._settings.executor_id, self._workers.count(), version("palettery")
+        )
+
+    async def _end_overdue(self) -> None:
+        for job_id in await asyncio.to_thread(self._records.overdue, datetime.now(UTC)):
+            told = problem(
+                DeadlineExceeded("the job had not ended at its deadline; retry it, or give more"),
+                f"/v1/jobs/{job_id}",
+            )
+            await self._control.fail(job_id, told)
+
+    def _mend(self) -> None:
+        """Bring rows and workflows together, should anything have left them apart."""
+        jobs = self._records.alive()
+        lives = self._engine.lives([(job.id, job.attempt) for job in jobs])
+        for job, life in zip(jobs, lives, strict=True):
+            if life == "none":
+                self._records.enqueue_again(job.id, self._engine.enqueue)
+            elif life == "ended":
+                ended = PaletteryError("the job's work ended without a result; retry it")
+                self._records.fail(job.id, problem(ended, f"/v1/jobs/{job.id}"))
+
+
+class _Turn:
+    def __init__(self, every_s: float, work: Callable[[], None]) -> None:
+        self._every_s, self._work = every_s, work
+        self._next = 0.0
+
+    async def take(self) -> None:
+        """Do the work in a thread, if it is time to."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every_s
+            await asyncio.to_thread(self._work)

@@ -1,0 +1,94 @@
+"""One process at a time for each executor id: two would run the same jobs."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.database import Database, reported
+from app.errors import BadInput
+
+LOOK_EVERY_S = 2.0
+"""Between two looks whether the lock is still ours."""
+_TAKE = text("SELECT pg_try_advisory_lock(hashtextextended('palettery ' || :name, 0))")
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def leased(
+    database: Database, executor_id: str, on_lost: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Hold an executor id as long as the block runs; on SQLite the data folder's lock does it.
+
+    The lock is one of Postgres that ends with our connection, so a dead process holds none. When
+    Postgres was restarted it is taken again; `on_lost` is called if another was quicker.
+
+    Raises:
+        BadInput: another process holds it.
+    """
+    if database.engine.dialect.name != "postgresql":
+        yield
+        return
+    with reported():
+        connection = await asyncio.to_thread(_taken, database, executor_id)
+    if connection is None:
+        raise BadInput(
+            f"another process runs jobs as {executor_id!r}; stop it, or give this one a "
+            "PALETTERY_EXECUTOR_ID of its own"
+        )
+    keeping = asyncio.create_task(_keep(connection, database, executor_id, on_lost))
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+
+
+async def _keep(
+    connection: Connection | None, database: Database, executor_id: str, on_lost: Callable[[], None]
+) -> None:
+    try:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                if connection is not None:
+                    await asyncio.to_thread(connection.execute, text("SELECT 1"))
+                    continue
+                connection = await asyncio.to_thread(_taken, database, executor_id)
+            except SQLAlchemyError as error:
+                log.warning("the lock of %s may be lost: %s", executor_id, error)
+                _close(connection)
+                connection = None
+                continue
+            if connection is None:
+                log.critical("another process took over as %s; stopping", executor_id)
+                on_lost()
+                return
+    finally:
+        _close(connection)
+
+
+def _taken(database: Database, executor_id: str) -> Connection | None:
+    """A connection that holds the lock; None when another holds it."""
+    connection = database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    # So that Postgres soon notices when this machine is gone.
+    for setting in ("idle = 10", "interval = 5", "count = 3"):
+        connection.execute(text(f"SET tcp_keepalives_{setting}"))
+    if connection.execute(_TAKE, {"name": executor_id}).scalar():
+        return connection
+    _close(connection)
+    return None
+
+
+def _close(connection: Connection | None) -> None:
+    """Close for good: a connection that went back to the pool would hold the lock on."""
+    if connection is not None:
+        with suppress(SQLAlchemyError):
+            connection.invalidate()
+        with suppress(SQLAlchemyError):
+            connection.close()

@@ -1,0 +1,116 @@
+"""What a process of the service consists of: everything, the API alone, or a controller."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Literal, TypedDict
+
+from app.database import Database, open_database
+from app.errors import BadInput, WorkersLost
+from app.jobs.cluster import local_workers, remote_workers
+from app.jobs.control import Control
+from app.jobs.controllers import Controllers
+from app.jobs.engine import Engine, migrate_engine
+from app.jobs.keeper import Keeper
+from app.jobs.lease import leased
+from app.jobs.records import Records
+from app.jobs.service import Jobs
+from app.jobs.steps import Steps
+from app.jobs.sweep import Sweep
+from app.jobs.workflow import running_workflows
+from app.migrations import Migrated, check_migrated
+from app.migrations import migrate as migrate_ours
+from app.results.records import ResultRecords
+from app.results.reuse import Reuse
+from app.settings import Settings
+from app.storage import Storage, open_storage
+from app.uploads.records import FileRecords
+
+Role = Literal["all", "api", "controller"]
+"""`all` is the service in one process; `api` answers requests, and `controller` runs jobs."""
+
+
+class State(TypedDict):
+    """What endpoints find in `request.state`."""
+
+    jobs: Jobs
+    database: Database
+    store: Storage
+    count_workers: Callable[[], int]
+
+
+def check(settings: Settings, role: Role) -> None:
+    """See that a role's settings fit together.
+
+    Raises:
+        BadInput: names the one that is missing.
+    """
+    if role == "all":
+        return
+    given = {
+        "PALETTERY_DATABASE_URL": settings.database_url,
+        "PALETTERY_STORAGE_URL": settings.storage_url,
+    }
+    if role == "controller":
+        given["PALETTERY_SCHEDULER_URL"] = settings.scheduler_url
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        raise BadInput(f"--role {role} shares its work with other processes; set {missing[0]}")
+    if (settings.database_url or "").startswith("sqlite"):
+        raise BadInput(f"--role {role} needs Postgres; PALETTERY_DATABASE_URL is of SQLite")
+
+
+@asynccontextmanager
+async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> AsyncIterator[State]:
+    """A role at work; `stop` ends the process when it must not go on.
+
+    Raises:
+        BadInput: the database is not at this version, or another process has our executor id.
+    """
+    async with AsyncExitStack() as stack:
+        store = open_storage(settings.resolved_storage_url())
+        database = open_database(settings.resolved_database_url())
+        stack.callback(database.close)
+        if role == "all":
+            await asyncio.to_thread(migrate, database)
+        else:
+            await asyncio.to_thread(check_migrated, database)
+        engine = Engine(database)
+        stack.callback(engine.close)
+        records, files = Records(database), FileRecords(database)
+        controllers = Controllers(database)
+        control = Control(settings, records, files, store, engine)
+        count_workers = controllers.workers
+        if role != "api":
+            await stack.enter_async_context(leased(database, settings.executor_id, stop))
+            sweep = Sweep(
+                records, files, store, control.delete, timedelta(seconds=settings.orphan_age_s)
+            )
+            if role == "all" and settings.storage_url is None:
+                # What a crash cut off; nobody else works here.
+                await asyncio.to_thread(sweep.remove_uploads, timedelta(0))
+                await asyncio.to_thread(store.remove_unfinished, timedelta(0))
+            hire = remote_workers if settings.scheduler_url else local_workers
+            workers = await stack.enter_async_context(hire(settings))
+            with suppress(WorkersLost):  # it may come later; jobs wait for it
+                await workers.reach()
+            reuse = Reuse(ResultRecords(database), records, store)
+            steps = Steps(settings, records, store, workers, reuse)
+            await stack.enter_async_context(running_workflows(settings, database, steps))
+            keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
+            stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
+            count_workers = workers.count
+        jobs = Jobs(settings, records, files, store, engine, control)
+        yield State(jobs=jobs, database=database, store=store, count_workers=count_workers)
+
+
+def migrate(database: Database) -> Migrated:
+    """Bring a database to what this version needs, the engine's tables and ours."""
+    migrate_engine(database)
+    return migrate_ours(database)
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
