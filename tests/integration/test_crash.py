@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -44,11 +45,15 @@ def measured(parts):
 
 
 def leftovers(server):
-    """Files that were being written when something stopped."""
+    """Files that were being written when something stopped, and uploads that no job needs."""
+    with sqlite3.connect(server.data_dir / "palettery.db") as database:
+        kept = {path for (path,) in database.execute("SELECT path FROM files")}
+    files = [path for path in server.store.rglob("*") if path.is_file()]
     return [
         path
-        for path in server.store.rglob("*")
-        if path.is_file() and (".aside" in path.name or "uploads" in path.parts)
+        for path in files
+        if ".aside" in path.name
+        or (path.parent.name == "uploads" and f"uploads/{path.name}" not in kept)
     ]
 
 
