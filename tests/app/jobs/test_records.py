@@ -5,10 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
 
 from app.database import open_database
-from app.errors import Conflict, FileGone, NotFound, StorageFull, problem
+from app.errors import Conflict, NotFound, StorageFull, problem
 from app.jobs.records import Records
 from app.results.records import Result, ResultRecords
 from app.uploads.records import FileRecords, StoredFile
@@ -41,10 +40,6 @@ def ended(records, state, **chosen):
         assert records.start(job_id)
     assert ENDS[state](records, job_id)
     return job_id
-
-
-def stored(letter, path=None, **how):
-    return StoredFile(letter * 64, path or f"files/{letter}", 7, **how)
 
 
 def test_new_job_is_queued_and_reads_back_as_it_was_made(records):
@@ -219,7 +214,7 @@ def test_delete_of_a_living_job_is_refused(records, state):
 
 def test_delete_takes_results_and_the_need_of_files_along(records, database):
     files, results = FileRecords(database), ResultRecords(database)
-    job_id = ended(records, "succeeded", files=[stored("a")])
+    job_id = ended(records, "succeeded", files=[StoredFile("a" * 64, "files/a", 7)])
     results.remember(job_id, [Result("1" * 64, "2" * 64, "3" * 64, "jobs/1/parts/0", 0)])
     assert not files.forget("a" * 64)
     records.delete(job_id)
@@ -235,53 +230,6 @@ def test_delete_takes_results_and_the_need_of_files_along(records, database):
 def test_no_such_job_to_change(records, ask, job_id):
     with pytest.raises(NotFound, match="no job"):
         ask(records, job_id)
-
-
-def test_files_are_kept_once(records, database):
-    files = FileRecords(database)
-    add(records, files=[stored("b"), stored("a"), stored("a")])
-    known = [stored("a", is_known=True), stored("c")]
-    add(records, files=known)
-    assert files.find(["a" * 64, "b" * 64, "c" * 64, "d" * 64]) == {
-        letter * 64: f"files/{letter}" for letter in "abc"
-    }
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        [stored("b"), stored("a", "files/other")],
-        [stored("b"), stored("a", "files/other", is_known=True)],
-        [stored("b"), stored("c", is_known=True)],
-    ],
-    ids=["kept elsewhere", "moved", "removed"],
-)
-def test_job_whose_files_lie_elsewhere_is_not_added(records, database, files):
-    job_id = add(records, files=[stored("a")])
-    with pytest.raises(FileGone, match="removed or replaced"):
-        add(records, files=files)
-    assert [job.id for job in records.alive()] == [job_id]
-    assert FileRecords(database).find(["b" * 64, "c" * 64]) == {}
-
-
-def test_threads_that_add_jobs_with_the_same_new_file(records, database):
-    """Each brings the bytes to a path of its own; all but one learn of the winner's path."""
-
-    def submit(number):
-        planned = stored("a", f"files/{number}")
-        try:
-            return add(records, files=[planned, stored("b", f"files/b{number}")])
-        except FileGone:
-            found = FileRecords(database).find(["a" * 64, "b" * 64])
-            known = [stored(letter, found[letter * 64], is_known=True) for letter in "ba"]
-            return add(records, files=known)
-
-    with ThreadPoolExecutor(8) as pool:
-        ids = list(pool.map(submit, range(32)))
-    assert {job.id for job in records.alive()} == set(ids)
-    with database.transaction() as session:
-        assert session.scalar(text("SELECT count(*) FROM files")) == 2
-        assert session.scalar(text("SELECT count(*) FROM job_files")) == 64
 
 
 def test_hundred_threads_advance(records, database_url):

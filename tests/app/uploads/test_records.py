@@ -24,20 +24,77 @@ def files(database):
     return FileRecords(database)
 
 
+def new_id():
+    return f"01890a5d-ac96-774b-bcce-{next(numbers):012x}"
+
+
 def stored(letter, **how):
     return StoredFile(letter * 64, f"files/{letter}", 7, **how)
 
 
 def add(database, letters, now=NOW, **how):
-    job_id = f"01890a5d-ac96-774b-bcce-{next(numbers):012x}"
     kept = [stored(letter, **how) for letter in letters]
-    return Records(database, lambda: now).add(job_id, "m", 1, Progress(), files=kept).id
+    return Records(database, lambda: now).add(new_id(), "m", 1, Progress(), files=kept).id
 
 
 def remove(database, job_id):
     records = Records(database)
     records.cancel(job_id)
     records.delete(job_id)
+
+
+def test_files_are_kept_once(database, files):
+    kept = [stored("b"), stored("a"), stored("a")]
+    records = Records(database)
+    records.add(new_id(), "m", 1, Progress(), files=kept)
+    records.add(new_id(), "m", 1, Progress(), files=[stored("a", is_known=True), stored("c")])
+    assert files.find([letter * 64 for letter in "abcd"]) == {
+        letter * 64: f"files/{letter}" for letter in "abc"
+    }
+
+
+@pytest.mark.parametrize(
+    "planned",
+    [
+        StoredFile("a" * 64, "files/other", 7),
+        StoredFile("a" * 64, "files/other", 7, is_known=True),
+        StoredFile("c" * 64, "files/c", 7, is_known=True),
+    ],
+    ids=["kept elsewhere", "moved", "removed"],
+)
+def test_job_whose_files_lie_elsewhere_is_not_added(database, files, planned):
+    records = Records(database)
+    job_id = add(database, "a")
+    with pytest.raises(FileGone, match="removed or replaced"):
+        records.add(new_id(), "m", 1, Progress(), files=[stored("b"), planned])
+    assert [job.id for job in records.alive()] == [job_id]
+    assert list(files.paths()) == ["files/a"]
+
+
+def test_threads_that_add_jobs_with_the_same_new_files(database, files):
+    """Each brings the bytes to paths of its own; all but one learn of the winner's paths."""
+    records = Records(database)
+    start = threading.Barrier(4)
+
+    def submit(number, digests):
+        ordered = digests if number % 2 else digests[::-1]
+        brought = [StoredFile(digest, f"files/{number}/{digest}", 7) for digest in ordered]
+        start.wait()
+        try:
+            return records.add(new_id(), "m", 1, Progress(), files=brought).id
+        except FileGone:
+            found = files.find(digests)
+            known = [StoredFile(digest, found[digest], 7, is_known=True) for digest in ordered]
+            return records.add(new_id(), "m", 1, Progress(), files=known).id
+
+    with ThreadPoolExecutor(4) as pool:
+        for turn in range(10):
+            digests = [f"{turn:032x}{number:032x}" for number in range(200)]
+            ids = set(pool.map(submit, range(4), [digests] * 4))
+            assert ids <= {job.id for job in records.alive()}
+            assert files.find(digests).keys() == set(digests)
+    with database.transaction() as session:
+        assert session.scalar(text("SELECT count(*) FROM job_files")) == 10 * 4 * 200
 
 
 def test_find_tens_of_thousands(database, files):
