@@ -14,7 +14,11 @@ from sqlalchemy.types import TypeDecorator
 
 from app.errors import BadInput, DatabaseFailed
 
-KINDS = ("sqlite", "postgresql")
+DRIVERS = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",  # which DBOS brings
+    "postgresql+psycopg": "postgresql+psycopg",
+}
 POSTGRES_OPTIONS = {
     "connect_timeout": 3,
     "keepalives_idle": 10,
@@ -101,12 +105,13 @@ def open_database(url: str) -> Database:
     """
     try:
         address = make_url(url)
-    except errors.ArgumentError as error:
+    except (errors.ArgumentError, ValueError) as error:
         raise BadInput("the database URL cannot be read; see PALETTERY_DATABASE_URL") from error
-    kind = address.get_backend_name()
-    if kind not in KINDS:
+    kind = address.drivername
+    if kind not in DRIVERS:
         raise BadInput(f"the database is {kind[:64]!r}; sqlite and postgresql can be used")
-    return Database(_postgres(address) if kind == "postgresql" else _sqlite(address))
+    address = address.set(drivername=DRIVERS[kind])
+    return Database(_sqlite(address) if kind == "sqlite" else _postgres(address))
 
 
 def utc_now() -> datetime:
@@ -147,8 +152,6 @@ def _failed(error: errors.SQLAlchemyError) -> DatabaseFailed:
 
 
 def _postgres(address: URL) -> Engine:
-    if address.drivername == "postgresql":
-        address = address.set(drivername="postgresql+psycopg")  # the driver that DBOS brings
     options = {name: value for name, value in POSTGRES_OPTIONS.items() if name not in address.query}
     return create_engine(address, pool_pre_ping=True, connect_args=options)
 

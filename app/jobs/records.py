@@ -108,7 +108,7 @@ class Records:
         """How many jobs there are in each state that has any."""
         query = select(JobRow.state, func.count()).group_by(JobRow.state)
         with self._database.transaction() as session:
-            return dict(session.execute(query).tuples().all())
+            return dict(session.execute(query).all())
 
     def overdue(self, now: datetime) -> Sequence[str]:
         """Ids of jobs that have not ended, and should have."""

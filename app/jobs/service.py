@@ -14,7 +14,7 @@ from starlette.requests import Request
 from app.compression.assemble import artifact_path, report_path
 from app.compression.job import job_folder, write_job
 from app.configs import chosen_config
-from app.errors import BadInput, Conflict, FileGone, NotFound
+from app.errors import BadInput, Conflict, DatabaseFailed, FileGone, NotFound
 from app.jobs.control import Control
 from app.jobs.download import StoredDownload
 from app.jobs.engine import Engine
@@ -73,6 +73,9 @@ class Jobs:
             async with self._reading:
                 intake = await asyncio.to_thread(self._take_in, form, wished)
             job, kept = await asyncio.to_thread(self._accept, intake, wished)
+        except DatabaseFailed:
+            kept = form.paths()  # the job may have been accepted; if not, the sweep finds them
+            raise
         finally:
             brought = [path for path in form.paths() if path not in kept]
             await asyncio.to_thread(self._store.delete, *brought)
@@ -187,6 +190,8 @@ class Jobs:
                 files=list(files.values()),
                 enqueue=self._engine.enqueue,
             )
+        except DatabaseFailed:
+            raise  # as above
         except BaseException:
             self._store.delete_folder(prefix)
             raise

@@ -5,6 +5,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from app import cli
+from app.database import open_database
+from app.migrations import migrate
+from tests.databases import KINDS, fresh_url
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +44,19 @@ def palettery(capsys, monkeypatch):
         return ended.value.code or 0, told.out, told.err
 
     return run
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request):
+    """URL of an empty database, of every kind that is claimed."""
+    with fresh_url(request.param, request) as url:
+        yield url
+
+
+@pytest.fixture
+def database(database_url):
+    """A database at the newest revision."""
+    made = open_database(database_url)
+    migrate(made)
+    yield made
+    made.close()

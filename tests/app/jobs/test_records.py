@@ -1,42 +1,45 @@
 """Rows of jobs, on every database that is claimed."""
 
 import itertools
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
 
-from app.errors import NotFound, StorageFull, problem
+from app.database import open_database
+from app.errors import Conflict, NotFound, StorageFull, problem
 from app.jobs.records import Records
+from app.results.records import Result, ResultRecords
+from app.uploads.records import FileRecords, StoredFile
 from schemas.jobs import Progress
 
 numbers = itertools.count()
+NOW = datetime(2026, 5, 6, 7, 8, 9, 101112, UTC)
+HOUR = timedelta(hours=1)
 WORK = Progress(tensors_total=3, bytes_total=1 << 40)
 WHY = problem(StorageFull("the store is full"))
+REQUEST = "5a" * 32
 
 
 def new_id():
     return f"01890a5d-ac96-774b-bcce-{next(numbers):012x}"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def records(request, tmp_path):
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'jobs.db'}"
-    else:
-        url = request.getfixturevalue("postgres").url
-        address = make_url(url).set(drivername="postgresql+psycopg")
-        engine = create_engine(address)
-        with engine.begin() as connection:
-            connection.execute(text("DROP TABLE IF EXISTS jobs"))
-        engine.dispose()
-    made = Records(url)
-    yield made
-    made.close()
+@pytest.fixture
+def records(database):
+    return Records(database)
 
 
-def add(records):
-    return records.add(new_id(), "m.safetensors", 1 << 40, WORK).id
+def add(records, **chosen):
+    return records.add(new_id(), "m.safetensors", 1 << 40, WORK, **chosen).id
+
+
+def ended(records, state, **chosen):
+    job_id = add(records, **chosen)
+    if state != "cancelled":
+        assert records.start(job_id)
+    assert ENDS[state](records, job_id)
+    return job_id
 
 
 def test_new_job_is_queued_and_reads_back_as_it_was_made(records):
@@ -58,6 +61,14 @@ def test_life_of_a_job_that_succeeds(records):
     assert (job.state, job.progress, job.size_after_bytes) == ("succeeded", done, 7)
     assert job.created_at <= job.started_at <= job.ended_at
     assert set(job.links) == {"self", "artifact", "report"}
+
+
+def test_links_are_those_of_the_state(records):
+    job_id = add(records)
+    assert set(records.get(job_id).links) == {"self", "cancel"}
+    records.cancel(job_id)
+    links = records.get(job_id).links
+    assert links == {"self": f"/v1/jobs/{job_id}", "retry": f"/v1/jobs/{job_id}/retry"}
 
 
 ENDS = {
@@ -102,3 +113,147 @@ def test_pages_are_newest_first(records):
 def test_no_such_job(records, job_id):
     with pytest.raises(NotFound, match="no job"):
         records.get(job_id)
+
+
+def test_times_are_the_clocks(database):
+    records = Records(database, now=lambda: NOW)
+    job = records.get(ended(records, "succeeded"))
+    assert (job.created_at, job.started_at, job.ended_at) == (NOW, NOW, NOW)
+
+
+def test_what_a_request_chose_reads_back(records):
+    chosen = {"priority": 9, "deadline_at": NOW, "expires_at": NOW + HOUR}
+    job_id = add(records, **chosen, reuse=False)
+    job = records.get(job_id)
+    assert {name: getattr(job, name) for name in chosen} == chosen
+    assert not records.may_reuse(job_id)
+    assert records.may_reuse(add(records))
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_retry_starts_afresh(records, state):
+    job_id = add(records, deadline_at=NOW, expires_at=NOW + HOUR, priority=7)
+    assert records.start(job_id)
+    records.advance(job_id, WORK.model_copy(update={"tensors_done": 2, "tensors_reused": 1}))
+    assert ENDS[state](records, job_id)
+    assert records.retry(job_id) == 1
+    job = records.get(job_id)
+    assert (job.state, job.progress, job.attempt) == ("queued", WORK, 1)
+    assert (job.started_at, job.ended_at, job.error, job.deadline_at) == (None,) * 4
+    assert (job.priority, job.expires_at) == (7, NOW + HOUR)
+    assert [(alive.id, alive.attempt) for alive in records.alive()] == [(job_id, 1)]
+    assert records.start(job_id)
+    assert ENDS[state](records, job_id)
+    assert records.retry(job_id) == 2
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "succeeded"])
+def test_retry_of_another_state_is_refused(records, state):
+    job_id = add(records)
+    if state != "queued":
+        assert records.start(job_id)
+    if state == "succeeded":
+        assert records.succeed(job_id, 7)
+    before = records.get(job_id)
+    said = f"the job is {state}; only failed and cancelled jobs can be retried"
+    with pytest.raises(Conflict, match=said):
+        records.retry(job_id)
+    assert records.get(job_id) == before
+
+
+def test_overdue_are_the_living_past_their_deadline(records):
+    late, running, ended_late, _, _ = (
+        add(records, deadline_at=at) for at in (NOW, NOW, NOW, NOW + HOUR, None)
+    )
+    records.start(running)
+    records.cancel(ended_late)
+    assert records.overdue(NOW) == []
+    assert records.overdue(NOW + HOUR) == [late, running]
+
+
+def test_expired_are_the_ended_past_their_time(records):
+    alive = add(records, expires_at=NOW)
+    cancelled = ended(records, "cancelled", expires_at=NOW)
+    prolonged = add(records, expires_at=NOW)
+    records.start(prolonged)
+    records.succeed(prolonged, 7, NOW + 2 * HOUR)
+    ended(records, "failed")
+    assert records.expired(NOW) == []
+    assert records.expired(NOW + HOUR) == [cancelled]
+    records.fail(alive, WHY)
+    assert records.expired(NOW + 3 * HOUR) == [alive, cancelled, prolonged]
+
+
+def test_twin_is_the_newest_success_of_the_same_request(records):
+    first, second = (ended(records, "succeeded", request_sha256=REQUEST) for _ in range(2))
+    failed = ended(records, "failed", request_sha256=REQUEST)
+    ended(records, "succeeded", request_sha256="0" * 64)
+    ended(records, "succeeded")
+    assert records.twin(REQUEST, failed) == second
+    assert records.twin(REQUEST, second) == first
+    assert records.twin("1" * 64, first) is None
+
+
+def test_counts_by_state(records):
+    assert records.counts() == {}
+    add(records)
+    for state in ("failed", "failed", "cancelled"):
+        ended(records, state)
+    assert records.counts() == {"queued": 1, "failed": 2, "cancelled": 1}
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_delete_of_a_living_job_is_refused(records, state):
+    job_id = add(records)
+    if state == "running":
+        records.start(job_id)
+    with pytest.raises(Conflict, match=f"the job is {state}; cancel it"):
+        records.delete(job_id)
+    assert records.get(job_id).state == state
+
+
+def test_delete_takes_results_and_the_need_of_files_along(records, database):
+    files, results = FileRecords(database), ResultRecords(database)
+    job_id = ended(records, "succeeded", files=[StoredFile("a" * 64, "files/a", 7)])
+    results.remember(job_id, [Result("1" * 64, "2" * 64, "3" * 64, "jobs/1/parts/0", 0)])
+    assert not files.forget("a" * 64)
+    records.delete(job_id)
+    with pytest.raises(NotFound):
+        records.get(job_id)
+    assert results.by_content(["1" * 64]) == {}
+    assert files.find(["a" * 64]) == {"a" * 64: "files/a"}, "its bytes are the sweep's to delete"
+    assert files.forget("a" * 64)
+
+
+@pytest.mark.parametrize("ask", [Records.retry, Records.delete], ids=["retry", "delete"])
+@pytest.mark.parametrize("job_id", ["\x00", "01890a5d-ac96-774b-bcce-b302099a8057"])
+def test_no_such_job_to_change(records, ask, job_id):
+    with pytest.raises(NotFound, match="no job"):
+        ask(records, job_id)
+
+
+def test_hundred_threads_advance(records, database_url):
+    job_id = add(records)
+    assert records.start(job_id)
+    written = [WORK.model_copy(update={"tensors_done": n, "bytes_done": n}) for n in range(100)]
+    with ThreadPoolExecutor(100) as pool:
+        list(pool.map(lambda progress: records.advance(job_id, progress), written))
+    assert records.get(job_id).progress in written
+    another = open_database(database_url)
+    with ThreadPoolExecutor(100) as pool:
+        noted = pool.map(lambda progress: records.advance(job_id, progress), written)
+        assert Records(another).succeed(job_id, 7)
+        at_the_end = records.get(job_id)
+        list(noted)
+    assert records.get(job_id) == at_the_end
+    another.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("end", ENDS)
+def test_one_of_many_ends_wins(records, end):
+    job_id = add(records)
+    assert records.start(job_id)
+    ends = [*ENDS.values(), ENDS[end]] * 4
+    with ThreadPoolExecutor(len(ends)) as pool:
+        assert sum(pool.map(lambda one: one(records, job_id), ends)) == 1

@@ -1,0 +1,132 @@
+"""Rows of the result cache, on every database that is claimed."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from app.errors import NotFound
+from app.jobs.records import Records
+from app.results.records import CachedSlice, Result, ResultRecords
+from schemas.jobs import Progress
+
+numbers = itertools.count()
+NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)
+
+
+@pytest.fixture
+def results(database):
+    """Of which each write is a second later than the one before."""
+    later = (NOW + timedelta(seconds=second) for second in itertools.count())
+    return ResultRecords(database, now=lambda: next(later))
+
+
+@pytest.fixture
+def new_job(database):
+    def add():
+        job_id = f"01890a5d-ac96-774b-bcce-{next(numbers):012x}"
+        return Records(database).add(job_id, "m", 1, Progress()).id
+
+    return add
+
+
+def key(kind, number):
+    return f"{kind}{number:063x}"
+
+
+def result(number, path="jobs/1/parts/0", recipe=0):
+    return Result(key("c", number), key("0", number), key("e", recipe), path, number)
+
+
+def test_what_is_remembered_is_found(results, new_job):
+    results.remember(new_job(), [result(1), result(2, "jobs/1/parts/7"), result(3, recipe=1)])
+    first, second = CachedSlice("jobs/1/parts/0", 1), CachedSlice("jobs/1/parts/7", 2)
+    asked = [1, 2, 9]
+    assert results.by_content([key("c", n) for n in asked]) == {
+        key("c", 1): first,
+        key("c", 2): second,
+    }
+    assert results.by_origin([key("0", n) for n in asked]) == {
+        key("0", 1): first,
+        key("0", 2): second,
+    }
+    assert results.candidates([key("e", n) for n in (0, 1, 2)]) == {key("e", 0), key("e", 1)}
+    assert results.by_content([]) == results.by_origin([]) == {}
+
+
+def test_nothing_to_remember(results):
+    results.remember("nobody", [])
+
+
+def test_newest_wins(results, new_job):
+    older, newer = new_job(), new_job()
+    results.remember(older, [result(1)])
+    moved = replace(result(1, "jobs/2/parts/5"), origin_key=key("0", 8))
+    results.remember(newer, [result(1, "jobs/2/parts/4"), moved])
+    found = CachedSlice("jobs/2/parts/5", 1)
+    assert results.by_content([key("c", 1)]) == {key("c", 1): found}
+    assert results.by_origin([key("0", 1), key("0", 8)]) == {key("0", 8): found}
+
+
+def test_newest_of_one_origin_wins(results, new_job):
+    job_id = new_job()
+    for number in (2, 1):
+        results.remember(job_id, [replace(result(number), origin_key=key("0", 5))])
+    assert results.by_origin([key("0", 5)]) == {key("0", 5): CachedSlice("jobs/1/parts/0", 1)}
+
+
+def test_result_belongs_to_the_job_that_made_it_last(database, results, new_job):
+    older, newer = new_job(), new_job()
+    for job_id in (older, newer):
+        results.remember(job_id, [result(1)])
+    records = Records(database)
+    for job_id, is_left in ((older, True), (newer, False)):
+        records.cancel(job_id)
+        records.delete(job_id)
+        assert bool(results.by_content([key("c", 1)])) == is_left
+
+
+def test_results_of_a_deleted_job_are_refused(results):
+    with pytest.raises(NotFound, match="deleted"):
+        results.remember("01890a5d-ac96-774b-bcce-b302099a8057", [result(1)])
+    assert results.candidates([key("e", 0)]) == set()
+
+
+def test_lost_parts_are_forgotten(results, new_job):
+    results.remember(new_job(), [result(n, f"jobs/1/parts/{n}") for n in range(4)])
+    results.forget_paths(["jobs/1/parts/1", "jobs/1/parts/3", "jobs/9/parts/0"])
+    found = results.by_content([key("c", n) for n in range(4)])
+    assert {slice_.number for slice_ in found.values()} == {0, 2}
+
+
+def test_tens_of_thousands(database, results, new_job):
+    count = 40_000
+    job_id = new_job()
+    for _ in range(2):
+        results.remember(job_id, [result(n, recipe=n) for n in range(count)])
+    with database.transaction() as session:
+        assert session.scalar(text("SELECT count(*) FROM results")) == count
+    assert len(results.by_content([key("c", n) for n in range(count)])) == count
+    assert len(results.by_origin([key("0", n) for n in range(count)])) == count
+    assert len(results.candidates([key("e", n) for n in range(count)])) == count
+    results.forget_paths([f"jobs/2/parts/{n}" for n in range(count)])
+    results.forget_paths(["jobs/1/parts/0"])
+    assert results.candidates([key("e", n) for n in range(count)]) == set()
+
+
+def test_threads_that_remember_the_same(results, new_job):
+    ids = [new_job() for _ in range(8)]
+    rows = [result(n) for n in range(300)]
+
+    def remember(number):
+        ordered = rows if number % 2 else rows[::-1]
+        results.remember(ids[number], [replace(row, number=number) for row in ordered])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(remember, range(8)))
+    found = results.by_content([row.content_key for row in rows])
+    assert len(found) == 300
+    assert {one.number for one in found.values()} <= set(range(8))

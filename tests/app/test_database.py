@@ -1,0 +1,162 @@
+"""What holds on every database that is claimed, and how its failures are told."""
+
+import socket
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, StatementError
+
+from app.database import IN_LIST, chunks, open_database, utc_now
+from app.errors import BadInput, DatabaseFailed
+from app.rows import FileRow, JobFileRow
+
+DIGEST = "ab" * 32
+
+
+def file(created_at, sha256=DIGEST):
+    return FileRow(sha256=sha256, path="files/1", size_bytes=1 << 40, created_at=created_at)
+
+
+def run(database, *statements):
+    """Each of these, in one transaction."""
+    with database.transaction() as session:
+        for statement in statements:
+            session.execute(text(statement))
+
+
+@pytest.fixture
+def silent():
+    """A port where connections are taken, and nobody ever says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+def closed_port():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+def test_what_is_written_reads_back(database):
+    now = utc_now()
+    with database.transaction() as session:
+        session.add(file(now))
+    with database.transaction() as session:
+        row = session.get(FileRow, DIGEST)
+        assert (row.path, row.size_bytes, row.created_at) == ("files/1", 1 << 40, now)
+    assert database.is_reachable()
+
+
+def test_times_come_back_in_utc(database):
+    written = datetime(2026, 3, 1, 1, 30, tzinfo=timezone(timedelta(hours=5)))
+    with database.transaction() as session:
+        session.add(file(written))
+    with database.transaction() as session:
+        read = session.get(FileRow, DIGEST).created_at
+    assert read == written
+    assert read.tzinfo == UTC
+
+
+def test_times_without_a_zone_are_refused(database):
+    with pytest.raises(StatementError, match="has no time zone"), database.transaction() as session:
+        session.add(file(datetime(2026, 3, 1)))
+
+
+def test_a_block_that_fails_leaves_nothing(database):
+    def write():
+        with database.transaction() as session:
+            session.add(file(utc_now()))
+            session.flush()
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        write()
+    with database.transaction() as session:
+        assert session.get(FileRow, DIGEST) is None
+
+
+def test_references_are_enforced_and_their_breach_is_no_failure_of_the_database(database):
+    with pytest.raises(IntegrityError), database.transaction() as session:
+        session.add(JobFileRow(job_id="nobody", sha256=DIGEST))
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("palettery.db", "cannot be read"),
+        ("postgresql://host:port/name", "cannot be read"),
+        ("mysql://host/name", "'mysql'; sqlite and postgresql"),
+        ("sqlite+aiosqlite:///palettery.db", "'sqlite.aiosqlite'; sqlite and postgresql"),
+    ],
+)
+def test_other_databases_are_refused(url, said):
+    with pytest.raises(BadInput, match=said):
+        open_database(url)
+
+
+def assert_away(database):
+    assert not database.is_reachable()
+    with pytest.raises(DatabaseFailed, match="the database failed") as caught:
+        run(database, "SELECT 1")
+    assert caught.value.__cause__ is not None
+    database.close()
+
+
+def test_sqlite_file_that_cannot_be_opened(tmp_path):
+    assert_away(open_database(f"sqlite:///{tmp_path / 'missing' / 'palettery.db'}"))
+
+
+def test_postgres_that_is_not_there():
+    assert_away(open_database(f"postgresql://palettery@127.0.0.1:{closed_port()}/postgres"))
+
+
+def test_postgres_that_is_silent_is_given_up(silent):
+    assert_away(open_database(f"postgresql://palettery@127.0.0.1:{silent}/postgres"))
+
+
+def test_password_is_not_told(silent):
+    url = f"postgresql://palettery:hunter2@127.0.0.1:{silent}/postgres?connect_timeout=2"
+    database = open_database(url)
+    with pytest.raises(DatabaseFailed) as caught:
+        run(database, "SELECT 1")
+    assert "hunter2" not in caught.value.detail
+
+
+def test_locked_sqlite_is_a_failure_that_passes(tmp_path):
+    database = open_database(f"sqlite:///{tmp_path / 'palettery.db'}")
+    run(database, "CREATE TABLE noted (number INTEGER)")
+    with database.transaction() as first:
+        first.execute(text("INSERT INTO noted VALUES (1)"))
+        with pytest.raises(DatabaseFailed, match="locked"):
+            run(database, "PRAGMA busy_timeout=0", "INSERT INTO noted VALUES (2)")
+    with database.transaction() as session:
+        assert session.scalars(text("SELECT number FROM noted")).all() == [1]
+    database.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_connections_that_postgres_dropped_are_replaced(database):
+    end_others = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+    def be_cut_off():
+        with database.transaction() as session:
+            session.execute(text("SELECT 1"))
+            run(database, end_others)
+            session.execute(text("SELECT 1"))
+
+    with pytest.raises(DatabaseFailed):
+        be_cut_off()
+    with database.transaction() as first, database.transaction() as second:
+        assert first.scalar(text("SELECT 1")) == second.scalar(text("SELECT 1")) == 1
+    run(database, end_others)  # of two that lie idle, the one is dropped
+    with database.transaction() as first, database.transaction() as second:
+        assert first.scalar(text("SELECT 1")) == second.scalar(text("SELECT 1")) == 1
+
+
+def test_long_lists_are_cut_and_repeats_left_out():
+    values = [str(number) for number in range(IN_LIST + 1)]
+    assert [len(chunk) for chunk in chunks([*values, "0"])] == [IN_LIST, 1]
+    assert list(chunks([])) == []
