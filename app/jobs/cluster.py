@@ -138,7 +138,7 @@ async def _client(address: str) -> Client:
 
 
 def _listening(host: str, port: int) -> dict[str, Any]:
-    return {"host": host, "port": port, "dashboard": False, "dashboard_address": None}
+    return {"host": host, "port": port, "dashboard": False, "dashboard_address": f"{host}:0"}
 
 
 def _workers(settings: Settings) -> list[dict[str, Any]]:
