@@ -20,6 +20,7 @@ from app.storage.base import AsyncPieces, Pieces, Storage, StoredObject, gathere
 from app.storage.failures import passes, translated
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta, PutResult
     from obstore.store import ClientConfig, RetryConfig
 
 PART_BYTES = 12 << 20
@@ -33,7 +34,7 @@ MOST_DELETED = 1_000
 """Objects that one request deletes."""
 PERSIST_S = 60.0
 """How long a request is repeated while the store is away."""
-SILENCE_S = 20.0
+SILENCE_S = 30.0
 """A request whose answer rests for so long is repeated; a part must be sent within it."""
 COPY_SILENCE_S = 300.0
 """The same for a copy, of which some stores say nothing until it is done."""
@@ -86,7 +87,7 @@ class Bucket(Storage):
     async def write_stream(self, path: str, data: AsyncPieces) -> None:
         """See `Storage.write_stream`; what fits into a part is written by one request."""
         parts = gathered(data, PART_BYTES + 1)
-        first = await anext(parts, ())
+        first = await anext(parts, None) or []
         if sum(map(len, first)) <= PART_BYTES:
             await asyncio.to_thread(self._put, path, b"".join(first))
         else:
@@ -95,6 +96,8 @@ class Bucket(Storage):
     def copy(self, source: str, target: str) -> None:
         """See `Storage.copy`."""
         size_bytes = self.size_bytes(source)
+        if source == target:
+            return  # which stores refuse to copy
         if size_bytes > MOST_COPIED_BYTES:
             self.write(target, self.chunks(source, 0, size_bytes))
         else:
@@ -139,7 +142,7 @@ class Bucket(Storage):
         last: str | None = None
         stream = None
 
-        def following() -> Sequence[obstore.ObjectMeta]:
+        def following() -> "Sequence[ObjectMeta]":
             nonlocal stream
             if stream is None:
                 stream = iter(
@@ -169,6 +172,7 @@ class Bucket(Storage):
             await asyncio.shield(writing)
         except asyncio.CancelledError:
             source.cut_off()
+            writing.add_done_callback(_forget)
             await asyncio.wait([writing], timeout=CUT_OFF_S)
             raise
         except (BaseError, OSError) as error:
@@ -191,7 +195,9 @@ class Bucket(Storage):
 
     @cached_property
     def _copier(self) -> ObjectStore:
-        return _connected(self.url, silence_s=COPY_SILENCE_S)
+        return _connected(
+            self.url, silence_s=COPY_SILENCE_S, request_s=REQUEST_S, persist_s=PERSIST_S
+        )
 
 
 class _Source:
@@ -228,19 +234,14 @@ def open_bucket(url: str) -> Bucket:
         BadInput: the URL names no bucket, or the environment lacks what the store needs to know.
     """
     try:
-        return Bucket(url, _connected(url))
+        store = _connected(url, silence_s=SILENCE_S, request_s=REQUEST_S, persist_s=PERSIST_S)
     except (BaseError, ValueError) as error:
         summary = str(error).split("\n", 1)[0]
         raise BadInput(f"no store can be opened at {url!r}: {summary}") from error
+    return Bucket(url, store)
 
 
-def _connected(
-    url: str,
-    *,
-    silence_s: float = SILENCE_S,
-    request_s: float = REQUEST_S,
-    persist_s: float = PERSIST_S,
-) -> ObjectStore:
+def _connected(url: str, *, silence_s: float, request_s: float, persist_s: float) -> ObjectStore:
     prefix = VARIABLE_PREFIXES[urlsplit(url).scheme]
     given = {key.lower(): os.environ.get(f"{prefix}_{key}") for key in CLIENT_VARIABLES}
     client = {
@@ -258,6 +259,11 @@ def _connected(
         },
     }
     return from_url(url, client_options=cast("ClientConfig", client), retry_config=retry)
+
+
+def _forget(written: "asyncio.Future[PutResult]") -> None:
+    if not written.cancelled():
+        written.exception()  # of a write that nobody waits for
 
 
 def _parts(data: bytes | memoryview) -> Iterator[memoryview]:

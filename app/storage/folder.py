@@ -233,7 +233,7 @@ def _in_folder(place: Path, make: Callable[[], T]) -> T:
     for _ in range(TRIES):
         with contextlib.suppress(FileNotFoundError):
             return make()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
             _make_folder(place.parent)
     return make()
 
