@@ -90,7 +90,6 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             if role == "all" and settings.storage_url is None:
                 # What a crash cut off; nobody else works here.
                 await asyncio.to_thread(sweep.remove_uploads, timedelta(0))
-                await asyncio.to_thread(store.remove_unfinished, timedelta(0))
             hire = remote_workers if settings.scheduler_url else local_workers
             workers = await stack.enter_async_context(hire(settings))
             with suppress(WorkersLost):  # it may come later; jobs wait for it

@@ -13,6 +13,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.object_store import (  # noqa: F401 - fixtures
+    fault_proxy,
+    faulty_object_store,
+    object_store,
+    object_store_server,
+)
+
 # The same examples on every run: a test that fails does so for a change, not by chance.
 settings.register_profile("palettery", derandomize=True, deadline=None)
 settings.load_profile("palettery")

@@ -38,10 +38,11 @@ class Sweep:
         remove_unused_files(self._files, self._store)
         self.remove_uploads(self._orphan_age)
         self._remove_folders()
-        self._store.remove_unfinished(self._orphan_age)
+        self._store.delete_unfinished(JOBS, datetime.now(UTC) - self._orphan_age)
 
     def remove_uploads(self, age: timedelta) -> None:
-        """Uploaded files that never became a job's, once they are so old."""
+        """Uploaded files that never became a job's, whole or in part, once they are so old."""
+        self._store.delete_unfinished(UPLOADS, datetime.now(UTC) - age)
         known = set(self._files.paths())
         found = self._old(UPLOADS, age)
         self._remove(object_.path for object_ in found if object_.path not in known)

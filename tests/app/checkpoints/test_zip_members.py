@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from app.checkpoints.zip_members import below_root, read_member, read_members
 from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
-from app.storage import Storage, open_storage
+from app.storage import open_storage
+from app.storage.folder import Folder
 from tests.forged import sparse, zipped
 
 
 @dataclass(frozen=True)
-class Noting(Storage):
+class Noting(Folder):
     """A store that notes how much is read of it."""
 
     read_bytes: list = field(default_factory=list)
@@ -31,7 +32,7 @@ class Noting(Storage):
 @pytest.fixture
 def store(tmp_path):
     plain = open_storage(tmp_path.as_uri())
-    return Noting(plain.url, plain.store, plain.root)
+    return Noting(plain.url, plain.root)
 
 
 @pytest.fixture

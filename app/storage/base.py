@@ -1,0 +1,127 @@
+"""What every kind of store can do."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from app.errors import ObjectMissing
+
+CHUNK_BYTES = 8 << 20
+"""Bytes per chunk of a streamed read."""
+
+Pieces = Iterable[bytes | memoryview]
+AsyncPieces = AsyncIterator[bytes | memoryview]
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as a listing shows it."""
+
+    path: str
+    size_bytes: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True)
+class Storage(ABC):
+    """An object store; every write appears under its path whole, or not at all.
+
+    Reads and writes wait for a store that is away for a while, and fail when it stays away.
+    """
+
+    url: str
+
+    @abstractmethod
+    def read(self, path: str, offset: int = 0, size_bytes: int | None = None) -> memoryview:
+        """Bytes of an object, or of a range of it.
+
+        Raises:
+            ObjectMissing: nothing lies there, or the range ends behind the object's end.
+        """
+
+    def chunks(self, path: str, offset: int, size_bytes: int) -> Iterator[memoryview]:
+        """A range of an object in pieces of at most `CHUNK_BYTES`."""
+        for start in range(offset, offset + size_bytes, CHUNK_BYTES):
+            yield self.read(path, start, min(CHUNK_BYTES, offset + size_bytes - start))
+
+    @abstractmethod
+    def write(self, path: str, data: bytes | memoryview | Pieces) -> None:
+        """Put an object; an iterable is streamed, and may read this store meanwhile."""
+
+    @abstractmethod
+    async def write_stream(self, path: str, data: AsyncPieces) -> None:
+        """Put an object from an async stream, holding a few chunks of it at most."""
+
+    @abstractmethod
+    def copy(self, source: str, target: str) -> None:
+        """Put the bytes of an object at another path too, over whatever lies there.
+
+        Raises:
+            ObjectMissing: nothing lies at the source.
+        """
+
+    def move(self, source: str, target: str) -> None:
+        """Copy an object, then delete the source."""
+        self.copy(source, target)
+        self.delete(source)
+
+    @abstractmethod
+    def size_bytes(self, path: str) -> int:
+        """Size of an object.
+
+        Raises:
+            ObjectMissing: nothing lies there.
+        """
+
+    def exists(self, path: str) -> bool:
+        """Whether an object lies at the path."""
+        try:
+            self.size_bytes(path)
+        except ObjectMissing:
+            return False
+        return True
+
+    @abstractmethod
+    def is_reachable(self) -> bool:
+        """Whether the store answers, asked for two seconds at most."""
+
+    @abstractmethod
+    def delete(self, *paths: str) -> None:
+        """Delete objects; those already gone do not count."""
+
+    @abstractmethod
+    def delete_folder(self, prefix: str) -> None:
+        """Delete everything below a folder, and half-written files that can be found."""
+
+    @abstractmethod
+    def delete_unfinished(self, prefix: str, before: datetime) -> int:
+        """Delete what writes that were cut off left below a folder, if untouched since `before`.
+
+        How many there were. A bucket's unfinished multipart uploads cannot be found from here: a
+        lifecycle rule of the bucket must expire them.
+        """
+
+    @abstractmethod
+    def listed(self, prefix: str) -> Iterator[StoredObject]:
+        """Objects below a folder; a write that is not finished is not shown."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Paths of the objects below a folder."""
+        return [found.path for found in self.listed(prefix)]
+
+
+async def gathered(
+    data: AsyncPieces, least_bytes: int
+) -> AsyncIterator[Sequence[bytes | memoryview]]:
+    """The pieces in groups of at least so many bytes, but for the last."""
+    held: list[bytes | memoryview] = []
+    size_bytes = 0
+    async for piece in data:
+        held.append(piece)
+        size_bytes += len(piece)
+        if size_bytes >= least_bytes:
+            yield held
+            held, size_bytes = [], 0
+    if held:
+        yield held
