@@ -21,6 +21,7 @@ from app.jobs.records import Records
 from app.jobs.service import Jobs
 from app.jobs.workflow import running_engine
 from app.problems import answer_with_problems
+from app.protocol import Protocol
 from app.settings import Settings
 from app.storage import Storage, open_storage
 
@@ -68,6 +69,7 @@ def serve(settings: Settings) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         config = uvicorn.Config(
             create_app(settings),
+            http=Protocol,
             log_level="warning",
             timeout_graceful_shutdown=10,
             timeout_keep_alive=30,
