@@ -17,6 +17,7 @@ from app import catalog, health
 from app.errors import BadInput
 from app.jobs import endpoints
 from app.problems import answer_with_problems
+from app.protocol import Protocol
 from app.roles import Role, State, check, running
 from app.settings import Settings
 
@@ -60,6 +61,7 @@ async def _serve(settings: Settings, role: Role, listening: socket.socket) -> No
     async with running(settings, role, stop=_stop) as state:
         config = uvicorn.Config(
             create_app(state, role),
+            http=Protocol,
             log_level="warning",
             timeout_graceful_shutdown=10,
             timeout_keep_alive=30,

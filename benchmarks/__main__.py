@@ -10,6 +10,7 @@ COMMANDS = (
     ["benchmarks.kernels"],
     ["benchmarks.scaling"],
     ["benchmarks.vector"],
+    ["benchmarks.service"],
 )
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ HEADER_BYTES = 16 << 10
 """Of one part's headers."""
 BOUNDARY_BYTES = 70
 """Of the line between parts. Source: RFC 2046, section 5.1.1."""
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 2 << 20
 """Bytes gathered before they go on to the store."""
 
 Event: TypeAlias = tuple[str, bytes]
@@ -100,11 +100,17 @@ async def _store_file(
     size = 0
 
     async def hashed() -> AsyncIterator[bytes]:
+        """Each piece is hashed while it is stored and the next one comes in."""
         nonlocal size
+        loop, hashing = asyncio.get_running_loop(), None
         async for piece in _gathered(data):
             size += len(piece)
-            await asyncio.to_thread(digest.update, piece)
+            if hashing:
+                await hashing
+            hashing = loop.run_in_executor(None, digest.update, piece)
             yield piece
+        if hashing:
+            await hashing
 
     files.append(StoredFile(name=name, path=path, size_bytes=0))  # so that it is cleaned up
     await storage.write_stream(path, hashed())
@@ -113,14 +119,16 @@ async def _store_file(
 
 async def _gathered(data: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The same bytes in larger pieces."""
-    held = bytearray()
+    held: list[bytes] = []
+    size = 0
     async for piece in data:
-        held += piece
-        if len(held) >= PIECE_BYTES:
-            yield bytes(held)
-            held.clear()
+        held.append(piece)
+        size += len(piece)
+        if size >= PIECE_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
     if held:
-        yield bytes(held)
+        yield b"".join(held)
 
 
 async def _text(name: str, data: AsyncIterator[bytes], limit: int) -> bytes:

@@ -1,0 +1,256 @@
+"""The service end to end over HTTP on loopback, beside what the same bytes cost without it.
+
+Run as `python -m benchmarks.service [--large] [--only NAME ...]`. Needs Linux, and 4 GB of disk in
+the temporary folder (`--large`: 40 GB).
+"""
+
+import argparse
+import math
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from app.artifacts.writer import Entry, header
+from benchmarks.serving import Service, embedded, peak_memory
+from kernels import PaletteSettings, palettize
+from schemas.jobs import ENDED, Job
+
+CORES = 2
+SHAPE = (2048, 2048)
+GB = 1_000_000_000
+SMALL_SHAPE, SMALL_TENSORS = (128, 128), 2
+LATENCY_JOBS, DRAIN_JOBS, SENDERS = 30, 200, 4
+PAUSE_S = 0.13
+"""Between two jobs, so that they meet the queue's look at every phase."""
+W8_EXACT = (
+    '{"global_config": {"enable_fast_kmeans_mode": false,'
+    '"op_state_spec": {"weight": {"n_bits": 8}}}}'
+)
+
+
+def main() -> None:
+    """Measure what is asked for, and print each row as it is known."""
+    measures: dict[str, Callable[[Path], None]] = {
+        "latency": latency,
+        "drain": drain,
+        "model": one_gigabyte,
+        "speedup": speed_up,
+    }
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", choices=measures, default=list(measures))
+    parser.add_argument("--large", action="store_true", help="20 GB too, for minutes")
+    options = parser.parse_args()
+    print("| what | measured | ratio | goal |\n| --- | --- | --- | --- |")
+    for name in options.only:
+        with tempfile.TemporaryDirectory(prefix="palettery-bench-") as folder:
+            measures[name](Path(folder))
+    if options.large:
+        with tempfile.TemporaryDirectory(prefix="palettery-bench-") as folder:
+            twenty_gigabytes(Path(folder))
+
+
+def row(what: str, measured: str, ratio: float | None = None, goal: str = "") -> None:
+    """One line of the table."""
+    shown = "" if ratio is None else f"{ratio:.2f}x"
+    print(f"| {what} | {measured} | {shown} | {goal} |", flush=True)
+
+
+def latency(folder: Path) -> None:
+    """From sending a small job to its first task having run, on an idle, warm server.
+
+    A task that ran has a part in the store, which is looked for every millisecond; it took less
+    than the few milliseconds that such a task computes, so this is an upper bound.
+    """
+    with embedded(folder, CORES) as service:
+        found = [_latency_s(service, seed) for seed in range(LATENCY_JOBS + 3)][3:]
+    to_part, to_row = (statistics.median(times) * 1e3 for times in zip(*found, strict=True))
+    row("submit to first part, median", f"{to_part:.0f} ms", to_part / 150, "150 ms")
+    row("created_at to started_at, median", f"{to_row:.0f} ms")
+
+
+def _latency_s(service: Service, seed: int) -> tuple[float, float]:
+    jobs, seen = service.store / "jobs", threading.Event()
+    known = set(jobs.iterdir()) if jobs.exists() else set()
+    first: list[float] = []
+
+    def look() -> None:
+        while not first and not seen.wait(0.001):
+            new = set(jobs.iterdir()) - known if jobs.exists() else set()
+            if any(next((job / "parts").glob("*"), None) for job in new):
+                first.append(time.perf_counter())
+
+    body = _small_model(seed)
+    looking = threading.Thread(target=look)
+    looking.start()
+    sent = time.perf_counter()
+    job = _ended(service, _submit(service, body))
+    seen.set()
+    looking.join()
+    time.sleep(PAUSE_S)
+    assert job.started_at is not None  # noqa: S101 - it succeeded
+    return first[0] - sent, (job.started_at - job.created_at).total_seconds()
+
+
+def drain(folder: Path) -> None:
+    """What the service adds to each of many small jobs, sent as fast as four senders can."""
+    bodies = [_small_model(seed) for seed in range(DRAIN_JOBS)]
+    weight = np.random.default_rng(0).normal(0, 0.02, SMALL_SHAPE).astype(np.float32)
+    settings = PaletteSettings(4, group_size=16, rounding_precision=4)
+    palettize(weight, settings, threads=1)
+    started = time.perf_counter()
+    for _ in range(DRAIN_JOBS * SMALL_TENSORS):
+        palettize(weight, settings, threads=1)
+    kernels_s = (time.perf_counter() - started) / CORES
+    with embedded(folder, CORES) as service:
+        _ended(service, _submit(service, bodies[0]))
+        started = time.perf_counter()
+        with ThreadPoolExecutor(SENDERS) as senders:
+            jobs = list(senders.map(lambda body: _submit(service, body), bodies))
+        sent_s = time.perf_counter() - started
+        while any(job.state not in ENDED for job in service.client.jobs()):
+            time.sleep(0.1)
+        wall_s = time.perf_counter() - started
+        assert all(service.client.job(job.id).state == "succeeded" for job in jobs)  # noqa: S101
+    each_ms = (wall_s - kernels_s) / DRAIN_JOBS * 1e3
+    row(f"overhead a job of {DRAIN_JOBS}", f"{each_ms:.1f} ms", each_ms / 40, "40 ms")
+    row("of which sending", f"{sent_s:.1f} of {wall_s:.1f} s; kernels {kernels_s:.2f} s")
+
+
+def one_gigabyte(folder: Path) -> None:
+    """A model of 1 GB there and its artifact back, beside `cp` and `sha256sum` of the same file."""
+    model = folder / "model.safetensors"
+    with model.open("wb") as file:
+        file.writelines(_checkpoint(0, GB))
+    with embedded(folder, CORES) as service:
+        _through(service, model, folder / "warm")
+        copied_s = _process_s("cp", model, folder / "copy") + _process_s("sha256sum", model)
+        stages = _through(service, model, folder / "out")
+        with peak_memory(service) as peak:
+            _through(service, model, folder / "out2")
+    total_s = sum(stages.values())
+    row("`cp` and `sha256sum` of 1 GB", f"{copied_s:.1f} s")
+    row("1 GB float16, w4, end to end", f"{total_s:.1f} s", total_s / copied_s, "3x")
+    for stage, seconds in stages.items():
+        row(f"of which {stage}", f"{seconds:.2f} s")
+    row("peak memory (PSS of all processes)", f"{peak[0] / 1e9:.2f} GB", None, "1.5 GB")
+
+
+def twenty_gigabytes(folder: Path) -> None:
+    """A checkpoint of 20 GB in ten shards that are made while they are sent."""
+    with embedded(folder, CORES) as service, peak_memory(service) as peak:
+        started = time.perf_counter()
+        answer = service.http.post(
+            "/v1/jobs",
+            content=_form([(number, 2 * GB) for number in range(10)]),
+            headers={"Content-Type": "multipart/form-data; boundary=palettery-benchmark-form"},
+        )
+        sent_s = time.perf_counter() - started
+        job = _ended(service, Job.model_validate_json(answer.read()), look_every_s=1)
+        total_s = time.perf_counter() - started
+    assert job.size_after_bytes is not None  # noqa: S101 - it succeeded
+    row("20 GB float16, w4", f"{total_s:.0f} s, of which sending {sent_s:.0f} s")
+    row("its artifact", f"{job.size_after_bytes / 1e9:.2f} GB")
+    row("its peak memory (PSS of all processes)", f"{peak[0] / 1e9:.2f} GB", None, "1.5 GB")
+
+
+def speed_up(folder: Path) -> None:
+    """One and two workers, each on a core of its own, at work that is nearly all kernels."""
+    rng = np.random.default_rng(0)
+    shape = (1024, 2048)
+    model = save({f"layers.{n}.weight": rng.standard_normal(shape, np.float32) for n in range(16)})
+    times = {}
+    for workers in (1, 2):
+        place = folder / str(workers)
+        place.mkdir()
+        with embedded(place, workers, cores=range(workers)) as service:
+            service.spread(CORES)
+            _ended(service, _submit(service, _small_model(0), config=W8_EXACT))
+            job = _ended(service, _submit(service, model, config=W8_EXACT), look_every_s=0.02)
+            assert job.started_at is not None  # noqa: S101 - it succeeded
+            assert job.ended_at is not None  # noqa: S101
+            times[workers] = (job.ended_at - job.started_at).total_seconds()
+    ratio = times[1] / times[2]
+    row("one worker, then two", f"{times[1]:.1f} s, {times[2]:.1f} s", ratio, "at least 1.8x")
+
+
+def _through(service: Service, model: Path, out: Path) -> dict[str, float]:
+    """Seconds of each stage of one job."""
+    moments = [time.perf_counter()]
+    job = service.client.submit([model], preset="w4")
+    moments.append(time.perf_counter())
+    while (job := service.client.job(job.id)).state not in ENDED:
+        if len(moments) == 2 and job.progress.bytes_done == job.progress.bytes_total:
+            moments.append(time.perf_counter())
+        time.sleep(0.01)
+    moments += [time.perf_counter()] * (4 - len(moments) - 1)
+    service.client.download(job.id, out)
+    moments.append(time.perf_counter())
+    stages = ("upload and plan", "compress", "assemble and verify", "download and check")
+    return dict(zip(stages, (b - a for a, b in pairwise(moments)), strict=True))
+
+
+def _submit(service: Service, body: bytes, **fields: str) -> Job:
+    answer = service.http.post(
+        "/v1/jobs", files={"model": ("m.safetensors", body)}, data=fields or {"preset": "w4"}
+    )
+    return Job.model_validate_json(answer.raise_for_status().content)
+
+
+def _ended(service: Service, job: Job, look_every_s: float = 0.005) -> Job:
+    while (job := service.client.job(job.id)).state not in ENDED:
+        time.sleep(look_every_s)
+    if job.state != "succeeded":
+        raise SystemExit(f"the job {job.state}: {job.error}")
+    return job
+
+
+def _small_model(seed: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    return save(
+        {
+            f"encoder.{number}.weight": rng.normal(0, 0.02, SMALL_SHAPE).astype(np.float32)
+            for number in range(SMALL_TENSORS)
+        }
+    )
+
+
+def _checkpoint(seed: int, size_bytes: int) -> Iterator[bytes | memoryview]:
+    """A safetensors file of float16 matrices, no two of them alike, a matrix at a time."""
+    each = 2 * math.prod(SHAPE)
+    names = [f"model.layers.{seed}_{n:03d}.mlp.weight" for n in range(size_bytes // each)]
+    yield header([Entry(name, "F16", SHAPE, each, tuple) for name in names], {})
+    rng = np.random.default_rng(seed)
+    base = (rng.standard_normal(SHAPE, np.float32) * np.float32(0.02)).astype(np.float16)
+    for number in range(len(names)):
+        yield np.roll(base, number * 4099 + 1).reshape(-1).view(np.uint8).data
+
+
+def _form(shards: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    """A multipart form of shards (seed, bytes), made while it is sent."""
+    line = b"--palettery-benchmark-form"
+    said = b'%s\r\nContent-Disposition: form-data; name="%s"'
+    yield said % (line, b"preset") + b"\r\n\r\nw4\r\n"
+    for seed, size_bytes in shards:
+        yield said % (line, b"model") + b'; filename="%02d.safetensors"\r\n\r\n' % seed
+        yield from map(bytes, _checkpoint(seed, size_bytes))
+        yield b"\r\n"
+    yield line + b"--\r\n"
+
+
+def _process_s(*command: str | Path) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

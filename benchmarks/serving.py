@@ -1,0 +1,147 @@
+"""Real servers as processes in a group of their own: started, watched, stopped."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from app.client import Client
+
+SAMPLE_EVERY_S = 0.05
+READY_WITHIN_S = 120
+
+
+@dataclass
+class Service:
+    """A service that takes jobs."""
+
+    url: str
+    store: Path
+    """Folder of its object store."""
+    leaders: list[int]
+    """Process groups, one for each command that it was started by."""
+    client: Client = field(init=False)
+    http: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = Client(self.url)
+        self.http = httpx.Client(base_url=self.url, timeout=600)
+
+    def processes(self) -> list[int]:
+        """Every process of the service."""
+        return [int(entry.name) for entry in Path("/proc").iterdir() if self._is_ours(entry)]
+
+    def workers(self) -> list[int]:
+        """Processes that run tasks."""
+        return [pid for pid in self.processes() if b"spawn_main" in _command(pid)]
+
+    def spread(self, cores: int) -> None:
+        """Each worker on a core of its own, and everything else wherever there is room."""
+        workers = self.workers()
+        places = {pid: {number} for number, pid in enumerate(workers)}
+        for pid in self.processes():
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), places.get(pid, set(range(cores))))
+
+    def _is_ours(self, entry: Path) -> bool:
+        try:
+            return entry.name.isdigit() and os.getpgid(int(entry.name)) in self.leaders
+        except ProcessLookupError:
+            return False
+
+
+@contextmanager
+def embedded(folder: Path, workers: int, cores: Iterable[int] | None = None) -> Iterator[Service]:
+    """All in one: `palettery serve`, on SQLite and a folder.
+
+    A worker takes as many threads as there are cores for each; `cores` names those it counts.
+    """
+    port, data_dir = _free_port(), folder / "data"
+    command = ["serve", "--port", port, "--data-dir", data_dir, "--workers", workers]
+    with _started([command], folder, cores) as leaders:
+        service = Service(f"http://127.0.0.1:{port}", data_dir / "store", leaders)
+        _wait_until_ready(service)
+        yield service
+
+
+@contextmanager
+def peak_memory(service: Service) -> Iterator[list[int]]:
+    """Most bytes that all processes of the service held at one time, in the list at the end.
+
+    Sums proportional set sizes, so memory that processes share counts once.
+    """
+    found, stop = [0], threading.Event()
+
+    def sample() -> None:
+        while not stop.wait(SAMPLE_EVERY_S):
+            found[0] = max(found[0], sum(map(_held_bytes, service.processes())))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        sampler.join()
+
+
+@contextmanager
+def _started(
+    commands: Sequence[Sequence[object]], folder: Path, cores: Iterable[int] | None
+) -> Iterator[list[int]]:
+    """Commands of `palettery`, each the leader of a group; all of them are gone afterwards."""
+    program = Path(sys.executable).with_name("palettery")
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        with (folder / "log").open("wb") as log:
+            for command in commands:
+                words = [str(program), *map(str, command)]
+                if cores is not None:
+                    words = ["taskset", "--cpu-list", ",".join(map(str, cores)), *words]
+                running.append(
+                    subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+                )
+        yield [process.pid for process in running]
+    finally:
+        for process in reversed(running):
+            process.send_signal(signal.SIGTERM)
+        for process in running:
+            process.wait(timeout=60)
+
+
+def _wait_until_ready(service: Service) -> None:
+    end = time.monotonic() + READY_WITHIN_S
+    while not service.client.ready():
+        if time.monotonic() > end:
+            raise SystemExit(f"{service.url} is not ready within {READY_WITHIN_S} s")
+        time.sleep(0.05)
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _held_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])

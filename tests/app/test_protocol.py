@@ -1,0 +1,98 @@
+"""Request heads that do not end, on a real port: refused soon, and nothing of them is kept."""
+
+import itertools
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.protocol import HEAD_BYTES, Protocol
+
+ENDLESS_BYTES = 64 << 20
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def echo(request: Request) -> Response:
+    return Response(await request.body())
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    app = Starlette(routes=[Route("/{any:path}", echo, methods=["GET", "POST"])])
+    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_level="error", lifespan="off"))
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield listening.getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+def connected(port: int) -> closing[socket.socket]:
+    return closing(socket.create_connection(("127.0.0.1", port), timeout=30))
+
+
+def sent_until_refused(port: int, start: bytes, repeated: bytes) -> tuple[int, bytes]:
+    """Bytes that the server took, and what it said."""
+    with connected(port) as connection:
+        taken = 0
+        try:
+            connection.sendall(start)
+            for _ in range(ENDLESS_BYTES // len(repeated)):
+                connection.sendall(repeated)
+                taken += len(repeated)
+        except OSError:
+            pass  # it closed the connection
+        try:
+            return taken, connection.recv(1 << 16)
+        except ConnectionResetError:
+            return taken, b""
+
+
+@pytest.mark.parametrize(
+    ("start", "repeated"),
+    [
+        (b"GET /", b"x" * 4096),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA", b"a" * 4096),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: ", b"x" * 4096),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n", b"A: b\r\n" * 700),
+        (CHUNKED + b"3\r\nabc\r\n0\r\nA: ", b"x" * 4096),
+        (CHUNKED + b"3\r\nabc\r\n0\r\n", b"A: b\r\n" * 700),
+        (CHUNKED + b"3;a=", b"x" * 4096),
+    ],
+    ids=["path", "name", "value", "headers", "trailer", "trailers", "chunk extension"],
+)
+def test_head_that_does_not_end(port, start, repeated):
+    taken, said = sent_until_refused(port, start, repeated)
+    assert taken < ENDLESS_BYTES  # what the kernel buffers on both sides, and not all of it
+    assert said[:13] in (b"", b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("step", [1000, 65536])
+def test_head_just_below_the_limit_and_a_large_body(port, step):
+    body = bytes(range(256)) * 4096
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    head += b"Content-Length: %d\r\nA: " % len(body)
+    head += b"x" * (HEAD_BYTES - len(head) - 4) + b"\r\n\r\n"
+    request = head + body
+    with connected(port) as connection:
+        for first, end in itertools.pairwise([*range(0, len(request), step), len(request)]):
+            connection.sendall(request[first:end])
+        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\n" + body)
+
+
+def test_many_requests_on_one_connection(port):
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+        for number in range(40):
+            answer = http.post("/", content=str(number), headers={"A": "x" * 4096})
+            assert answer.text == str(number)
