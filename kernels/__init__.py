@@ -3,6 +3,18 @@
 from kernels.packing import pack, unpack
 from kernels.palette import Palette, reconstruct
 from kernels.palettize import palettize
+from kernels.rows import RowSource, RowsPalette, can_stream, palettize_rows
 from kernels.settings import PaletteSettings
 
-__all__ = ["Palette", "PaletteSettings", "pack", "palettize", "reconstruct", "unpack"]
+__all__ = [
+    "Palette",
+    "PaletteSettings",
+    "RowSource",
+    "RowsPalette",
+    "can_stream",
+    "pack",
+    "palettize",
+    "palettize_rows",
+    "reconstruct",
+    "unpack",
+]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from kernels.halves import infinity, values_of_codes
 from kernels.metrics import Errors
+from kernels.scalar import large
 from kernels.scalar.assign import assign, measure, thresholds_of
 from kernels.scalar.counting import first_places, look_up_cells, measure_counts
 from kernels.scalar.fitter import Fitter
@@ -19,8 +20,6 @@ from kernels.threads import Check, available_threads, spread, unchecked
 
 BATCH = 1 << 16
 """Elements that one piece of work takes at least, group size permitting."""
-PIECE = 1 << 18
-"""Elements of a large group that are read at a time."""
 LARGEST_SORTED = 1 << 19
 """Elements of a group up to which it is clustered whole; more are read in pieces."""
 BLOCK = 1 << 22
@@ -120,7 +119,7 @@ def _cluster_pieces(
     done = []
     for first in range(0, layout.groups, together):
         groups = range(first, min(first + together, layout.groups))
-        height = layout.rows_within(max(BLOCK, LANES * PIECE) // len(groups))
+        height = layout.rows_within(max(BLOCK, LANES * large.PIECE) // len(groups))
 
         def blocks(height: int = height) -> Iterator[Block]:
             for at in range(0, layout.height, height):
@@ -160,8 +159,8 @@ def nearest(
     layout, thresholds = source.layout, thresholds_of(lut)
     indices = np.empty(layout.shape, np.uint8)
     pieces = [(groups, slice(None)) for groups in layout.batches(BATCH)]
-    if layout.elements > PIECE:
-        pieces = [(groups, rows) for groups, _ in pieces for rows in layout.rows(PIECE)]
+    if layout.elements > large.PIECE:
+        pieces = [(groups, rows) for groups, _ in pieces for rows in layout.rows(large.PIECE)]
     by_code = _ByCode(source.weight.dtype)
 
     def run(piece: tuple[range, slice]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
