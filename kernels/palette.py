@@ -12,6 +12,7 @@ from kernels.jit import compiled
 from kernels.lut import dense_lut
 from kernels.metrics import Metrics
 from kernels.scale import unscale
+from kernels.source import read_only
 from kernels.threads import Check, spread, unchecked
 
 
@@ -80,7 +81,7 @@ def look_up(
     layout = stored_layout(indices.shape, lut.shape)
 
     def fill(groups: range) -> None:
-        cells = layout.take(indices, groups)
+        cells = read_only(layout.take(indices, groups))
         for lane in range(cluster_dim):
             out = layout.take(lanes[:, lane], groups)
             for group, row, line in zip(groups, cells, out, strict=True):

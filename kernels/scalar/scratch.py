@@ -17,7 +17,7 @@ class Scratch(threading.local):
 
     def __init__(self) -> None:
         self._keys = np.empty((2, 0), np.uint32)
-        self._sums = np.empty((3, 0))
+        self._sums = np.empty(0)
         self._points = np.empty(0, np.float32)
         self._weights, self._codes = np.empty(0), np.empty(0, np.uint16)
         self._counts, self._masses = np.empty(0, np.uint32), np.empty(0)
@@ -30,9 +30,10 @@ class Scratch(threading.local):
 
     def sums(self, size: int) -> NDArray[np.float64]:
         """Room for so many points and their prefix sums: (3, size + 1)."""
-        if self._sums.shape[1] <= size:
-            self._sums = np.empty((3, size + 1))
-        return self._sums[:, : size + 1]
+        needed = 3 * (size + 1)
+        if self._sums.size < needed:
+            self._sums = np.empty(needed)
+        return self._sums[:needed].reshape(3, -1)
 
     def points(
         self, size: int
