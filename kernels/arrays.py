@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.errors import WeightError
+from kernels.halves import BFLOAT16, FLOAT16
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-FLOATS = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
+FLOATS = (FLOAT16, BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
 _TORCH_TO_NUMPY = {
     "bfloat16": BFLOAT16,
     "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),

@@ -1,4 +1,4 @@
-"""What decides results, as one short name."""
+"""What decides a palette besides its input."""
 
 import hashlib
 from functools import cache
@@ -10,8 +10,13 @@ import numpy as np
 
 @cache
 def fingerprint() -> str:
-    """Digest of the kernels' source and of the libraries that compile and run it."""
-    digest = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
+    """A digest of these sources and of what compiles and runs them: equal ones give equal results.
+
+    Units: 16 hexadecimal digits.
+    """
+    digest = hashlib.sha256(f"numba {numba.__version__} numpy {np.__version__}\n".encode())
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        text = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(text)}\n".encode() + text)
     return digest.hexdigest()[:16]

@@ -42,23 +42,49 @@ class Layout:
         for first in range(0, self.groups, step):
             yield range(first, min(first + step, self.groups))
 
+    @property
+    def height(self) -> int:
+        """Rows of one group."""
+        return self.size if self.axis == 0 else self.shape[0]
+
+    def rows_within(self, max_elements: int) -> int:
+        """Rows of one group that hold at most so many elements, or one row."""
+        return max(1, max_elements * self.height // self.elements)
+
     def rows(self, max_elements: int) -> list[slice]:
         """Runs of rows of one group that hold at most so many elements, or one row."""
-        count = self.size if self.axis == 0 else self.shape[0]
-        step = max(1, max_elements * count // self.elements)
-        return [slice(first, min(first + step, count)) for first in range(0, count, step)]
+        step = self.rows_within(max_elements)
+        return [slice(at, min(at + step, self.height)) for at in range(0, self.height, step)]
 
     def take(self, array: NDArray[Any], groups: range, rows: slice = _ALL) -> NDArray[Any]:
-        """The elements of some groups, or of some rows of one; a view where strides allow.
+        """The elements of some groups, or of some rows of them; a view where strides allow.
+
+        Always contiguous and aligned: kernels would be compiled anew for what is not.
 
         Shapes: shape -> (len(groups), elements of those rows).
         """
-        block = self._slice(array, groups, rows)
+        return self.gathered(self.cut(array, groups, rows), groups)
+
+    def cut(self, array: NDArray[Any], groups: range, rows: slice = _ALL) -> NDArray[Any]:
+        """A view of some groups, or of some rows of them, as they lie in the tensor.
+
+        An array with one element per row, [rows, 1..], is cut to those rows.
+        """
         if self.axis == 0:
-            return block.reshape(len(groups), -1)
-        count, _, *rest = block.shape
-        split = block.reshape(count, len(groups), self.size, *rest)
-        return np.moveaxis(split, 1, 0).reshape(len(groups), -1)
+            return array[groups.start * self.size : groups.stop * self.size][rows]
+        if array.shape[1] == 1:
+            return array[rows]
+        return array[rows, groups.start * self.size : groups.stop * self.size]
+
+    def gathered(self, block: NDArray[Any], groups: range) -> NDArray[Any]:
+        """What `cut` gave, with the elements of each group side by side.
+
+        Shapes: -> (len(groups), elements).
+        """
+        if self.axis == 1:
+            count, _, *rest = block.shape
+            block = np.moveaxis(block.reshape(count, len(groups), self.size, *rest), 1, 0)
+        return np.require(block.reshape(len(groups), -1), requirements=["C", "A"])
 
     def put(
         self, array: NDArray[Any], groups: range, values: NDArray[Any], rows: slice = _ALL
@@ -69,7 +95,7 @@ class Layout:
         """
         if np.may_share_memory(array, values):
             return
-        block = self._slice(array, groups, rows)
+        block = self.cut(array, groups, rows)
         if self.axis == 0:
             block[...] = values.reshape(block.shape)
             return
@@ -98,10 +124,6 @@ class Layout:
         groups = [1] * len(self.shape)
         groups[self.axis] = self.groups
         return (*groups, *last)
-
-    def _slice(self, array: NDArray[Any], groups: range, rows: slice) -> NDArray[Any]:
-        channels = slice(groups.start * self.size, groups.stop * self.size)
-        return array[channels][rows] if self.axis == 0 else array[rows, channels]
 
 
 def layout_of(shape: tuple[int, ...], settings: PaletteSettings) -> Layout:

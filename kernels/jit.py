@@ -27,6 +27,13 @@ def compiled_for_sums(kernel: Kernel) -> Kernel:
     return cast(Kernel, fast(kernel))
 
 
+def compiled_for_maxima(kernel: Kernel) -> Kernel:
+    """Like `compiled_for_sums`, for maxima of numbers: NaN among them may be overlooked."""
+    reordered = {"reassoc", "contract", "nsz", "nnan"}
+    fast = njit(cache=True, nogil=True, error_model="numpy", fastmath=reordered)
+    return cast(Kernel, fast(kernel))
+
+
 def compiled_inline(kernel: Kernel) -> Kernel:
     """Like `compiled`, for the small functions that other kernels call in their inner loops."""
     inline = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)

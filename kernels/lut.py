@@ -5,9 +5,13 @@ and entries are bit-equal to coreai-opt 0.3.0, so the order of the roundings bel
 range and the scale are computed in the LUT's own dtype, the entries in float32.
 """
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+
+from kernels.settings import PaletteSettings
 
 FloatRange = tuple[float | None, float | None]
 
@@ -26,6 +30,38 @@ _ENTRY_RANGE = {
 # Exponent of the largest power of two each float8 format holds.
 _MAX_EXPONENT = {"float8_e4m3fn": 8, "float8_e5m2": 15}
 _SMALLEST_SCALE = float(np.finfo(np.float32).eps)
+
+
+def stored_lut(
+    centroids: NDArray[np.float64], dtype: np.dtype[Any], settings: PaletteSettings
+) -> tuple[NDArray[Any], NDArray[np.float32] | None, NDArray[Any] | None]:
+    """The LUT of a weight of this dtype as it is stored, its scale and its zero point.
+
+    Shapes: as in `Palette`.
+    """
+    lut = centroids.astype(dtype)
+    if settings.lut_dtype is None:
+        return lut, None, None
+    return quantize_lut(
+        lut,
+        settings.lut_dtype,
+        settings.lut_scheme,
+        settings.lut_float_range,
+        settings.lut_scale_dtype,
+    )
+
+
+def dense_lut(
+    lut: NDArray[Any],
+    dtype: np.dtype[Any],
+    scale: NDArray[np.float32] | None,
+    zero_point: NDArray[Any] | None,
+) -> NDArray[Any]:
+    """The LUT's values in the weight's dtype."""
+    if scale is None:
+        return lut
+    with np.errstate(over="ignore"):
+        return dequantize_lut(lut, scale, zero_point).astype(dtype)
 
 
 def quantize_lut(

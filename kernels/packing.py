@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kernels.errors import SettingsError
 from kernels.jit import compiled
 from kernels.settings import N_BITS
+from kernels.source import read_only
 from kernels.threads import spread
 
 _BLOCK = 1 << 20
@@ -26,7 +27,7 @@ def pack(indices: NDArray[np.uint8], n_bits: int, threads: int | None = None) ->
         SettingsError: n_bits is outside its set.
     """
     _check(n_bits)
-    flat = np.ascontiguousarray(indices).reshape(-1)
+    flat = read_only(np.ascontiguousarray(indices).reshape(-1))
     packed = np.empty((flat.size * n_bits + 7) // 8, np.uint8)
     work = _pack_odd if n_bits in (3, 6) else _pack_even
 
@@ -56,7 +57,7 @@ def unpack(
             f"{packed.size} packed bytes cannot be {count} indices of {n_bits} bits; "
             f"expected {needed} bytes"
         )
-    source = np.ascontiguousarray(packed).reshape(-1)
+    source = read_only(np.ascontiguousarray(packed).reshape(-1))
     flat = np.empty(count, np.uint8)
     work = _unpack_odd if n_bits in (3, 6) else _unpack_even
 

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from kernels.arrays import is_torch, numpy_dtype, to_numpy, to_torch
 from kernels.groups import stored_layout
 from kernels.jit import compiled
-from kernels.lut import dequantize_lut
+from kernels.lut import dense_lut
 from kernels.metrics import Metrics
-from kernels.threads import spread
+from kernels.scale import unscale
+from kernels.source import read_only
+from kernels.threads import Check, spread, unchecked
 
 
 @dataclass(frozen=True)
@@ -57,25 +59,13 @@ def reconstruct(palette: Palette, threads: int | None = None) -> Any:
     return to_torch(dense) if is_torch(palette.indices) else dense
 
 
-def dense_lut(
-    lut: NDArray[Any],
-    dtype: np.dtype[Any],
-    scale: NDArray[np.float32] | None,
-    zero_point: NDArray[Any] | None,
-) -> NDArray[Any]:
-    """The LUT's values in the weight's dtype."""
-    if scale is None:
-        return lut
-    with np.errstate(over="ignore"):
-        return dequantize_lut(lut, scale, zero_point).astype(dtype)
-
-
 def look_up(
     indices: NDArray[np.uint8],
     lut: NDArray[Any],
     shape: tuple[int, ...],
     per_channel_scale: NDArray[np.float32] | None,
     threads: int | None,
+    check: Check = unchecked,
 ) -> NDArray[Any]:
     """Replace indices by their entries and multiply the scale of each row back.
 
@@ -91,24 +81,17 @@ def look_up(
     layout = stored_layout(indices.shape, lut.shape)
 
     def fill(groups: range) -> None:
-        cells = layout.take(indices, groups)
+        cells = read_only(layout.take(indices, groups))
         for lane in range(cluster_dim):
             out = layout.take(lanes[:, lane], groups)
             for group, row, line in zip(groups, cells, out, strict=True):
                 _gather(row, tables[group, :, lane].copy(), line)
             layout.put(lanes[:, lane], groups, out)
 
-    spread(fill, layout.batches(_BLOCK), threads)
+    spread(fill, layout.batches(_BLOCK), threads, check)
     if per_channel_scale is not None:
-        unscale(dense, per_channel_scale)
+        unscale(dense, per_channel_scale, threads, check)
     return dense
-
-
-def unscale(dense: NDArray[Any], per_channel_scale: NDArray[np.float32]) -> None:
-    """Multiply each row by its scale, in place, in float32 with one rounding to the dtype."""
-    rows = dense.reshape(len(dense), -1)
-    for row, scale in zip(rows, per_channel_scale.reshape(-1), strict=True):
-        row[...] = row.astype(np.promote_types(np.float32, row.dtype)) * scale
 
 
 _BLOCK = 1 << 18

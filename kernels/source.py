@@ -1,17 +1,19 @@
 """The numbers that are clustered: a weight's groups, scaled by row where asked for."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.arrays import BFLOAT16
 from kernels.errors import NonFiniteError
 from kernels.groups import Layout
-from kernels.jit import compiled
+from kernels.halves import BFLOAT16, FLOAT16, widened_halves
 
 _ALL = slice(None)
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,35 @@ class Source:
 
     weight: NDArray[Any]
     layout: Layout
-    scale: NDArray[np.float32] | None
+    scale: NDArray[np.float32] | None = None
     """Per row, [rows, 1..]; None for no scaling."""
+    sensitivity: NDArray[np.floating] | None = None
+    """Like the weight."""
+    largest_scale: float = 1.0
+    """Of the rows of the whole tensor."""
+
+    counted: bool = False
+    """Whether the groups are clustered and assigned by the bits of their two-byte weights."""
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the errors of some values count for more than those of others."""
+        return self.sensitivity is not None or self.scale is not None
+
+    def codes(self, groups: range, rows: slice = _ALL) -> NDArray[np.uint16]:
+        """The bits of two-byte weights. Shapes: (len(groups), elements of those rows)."""
+        return read_only(self.layout.take(self.weight.view(np.uint16), groups, rows))
 
     def values(self, groups: range, rows: slice = _ALL) -> NDArray[np.floating]:
-        """The values of some groups, or rows of one; a view where nothing has to be done.
+        """The values of some groups, or rows of them; a view where nothing has to be done.
 
         Shapes: (len(groups), elements of those rows).
         """
-        values = read_only(widened(self.layout.take(self.weight, groups, rows)))
         if self.scale is None:
-            return values
-        scales = np.broadcast_to(self.scale, self.weight.shape)
-        return read_only(values / self.layout.take(scales, groups, rows))
+            return read_only(widened(self.layout.take(self.weight, groups, rows)))
+        wide = widened(self.layout.cut(self.weight, groups, rows))
+        scaled = wide / self.layout.cut(self.scale, groups, rows)
+        return read_only(self.layout.gathered(scaled, groups))
 
     def entries(self, groups: range, rows: slice = _ALL) -> NDArray[np.floating]:
         """The values as a palette of the weight's dtype can hold them; these are clustered.
@@ -43,6 +61,28 @@ class Source:
         if self.scale is None or self.weight.dtype.itemsize > 2:
             return values
         return read_only(widened(values.astype(self.weight.dtype)))
+
+    def masses(self, groups: range, rows: slice = _ALL) -> NDArray[np.float64] | None:
+        """What a squared error of each of the values counts for; None where all count the same.
+
+        An error of the scaled value is one of the weight times its row's scale, so its square
+        counts with the square of the scale: what is least is then the error of the weight itself.
+
+        Shapes: (len(groups), elements of those rows).
+        """
+        if not self.weighted:
+            return None
+        block = None
+        if self.sensitivity is not None:
+            block = self.layout.cut(self.sensitivity, groups, rows).astype(np.float64)
+        if self.scale is not None:
+            share = self.layout.cut(self.scale, groups, rows).astype(np.float64)
+            share = np.square(share / self.largest_scale)
+            if block is None:
+                block = np.ones(self.layout.cut(self.weight, groups, rows).shape)
+            block *= share
+        assert block is not None  # noqa: S101 - for mypy
+        return read_only(self.layout.gathered(block, groups))
 
     def vectors(self, groups: range, dim: int) -> NDArray[np.floating]:
         """The values of some groups as vectors of `dim` elements along axis 0.
@@ -58,37 +98,28 @@ class Source:
         return scaled
 
 
-def row_scale(weight: NDArray[Any]) -> NDArray[np.float32]:
-    """Largest magnitude of each row, 1 for rows of zeros.
+def raise_non_finite(blocks: Iterable[NDArray[Any]], shape: tuple[int, ...]) -> NoReturn:
+    """Say how many weights are not finite, and where the first one is.
 
-    Shapes: [rows, ..] -> [rows, 1..].
-
-    Raises:
-        NonFiniteError: a weight is NaN or infinite.
+    Shapes: the blocks are consecutive rows of a tensor of this shape.
     """
-    scale = np.empty(len(weight), np.float32)
-    for row, values in enumerate(weight):
-        scale[row] = np.abs(values.astype(np.promote_types(np.float32, weight.dtype))).max()
-    if not np.isfinite(scale).all():
-        raise_non_finite(weight)
-    scale[scale == 0] = 1
-    return scale.reshape(-1, *[1] * (weight.ndim - 1))
-
-
-def raise_non_finite(weight: NDArray[Any]) -> None:
-    """Say how many weights are not finite, and where the first one is."""
-    finite = np.isfinite(weight)
-    bad = np.argwhere(~finite)
-    if not len(bad):
+    count, first, row = 0, None, 0
+    for block in blocks:
+        finite = np.isfinite(block)
+        count += finite.size - int(np.count_nonzero(finite))
+        if first is None and not finite.all():
+            at = np.unravel_index(np.argmin(finite), block.shape)
+            first = block[at], [row + int(at[0]), *map(int, at[1:])]
+        row += len(block)
+    if first is None:
         raise NonFiniteError("the weight's magnitudes are beyond float32")
-    first = tuple(int(at) for at in bad[0])
     raise NonFiniteError(
-        f"{len(bad)} of {weight.size} weights are not finite; the first is {weight[first]} "
-        f"at index {list(first)}"
+        f"{count} of {prod(shape)} weights are not finite; the first is {first[0]} "
+        f"at index {first[1]}"
     )
 
 
-def read_only(values: NDArray[np.floating]) -> NDArray[np.floating]:
+def read_only(values: NDArray[Number]) -> NDArray[Number]:
     """A view that cannot be written to.
 
     Kernels are compiled once for arrays that can and once for those that cannot; values come as
@@ -103,14 +134,6 @@ def widened(values: NDArray[Any]) -> NDArray[np.floating]:
     """The values as float32, or float64 if they are that already; a view if they are either."""
     if values.dtype in (np.float32, np.float64):
         return values
-    if values.dtype == BFLOAT16:
-        bits = np.empty(values.shape, np.uint32)
-        _high_halves(np.ascontiguousarray(values).view(np.uint16).reshape(-1), bits.reshape(-1))
-        return bits.view(np.float32)
+    if values.dtype in (FLOAT16, BFLOAT16):
+        return widened_halves(values)
     return values.astype(np.float32)
-
-
-@compiled
-def _high_halves(halves: NDArray[np.uint16], words: NDArray[np.uint32]) -> None:
-    for i in range(halves.size):
-        words[i] = np.uint32(halves[i]) << np.uint32(16)

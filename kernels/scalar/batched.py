@@ -13,9 +13,10 @@ from torch import Tensor
 
 from kernels.errors import NonFiniteError
 from kernels.groups import Layout
-from kernels.scalar.cpu import Assignment, Fit, settle_groups
+from kernels.scalar.cpu import Fit, Totals, settle_groups
 from kernels.scalar.torch import assign, cluster, rounded
 from kernels.source import Source
+from kernels.threads import Check
 
 MEMORY_BYTES = 4 << 30
 """Most device memory that a batch takes, and half of what is free."""
@@ -29,9 +30,9 @@ def cluster_on(
     device: torch.device,
     source: Source,
     k: int,
-    sensitivity: NDArray[np.floating] | None,
     decimals: int | None,
     threads: int | None,
+    check: Check,
 ) -> Fit:
     """Optimal palettes of every group, as `kernels.scalar.cpu.cluster` finds them.
 
@@ -44,16 +45,19 @@ def cluster_on(
     value_bytes = _VALUE_BYTES + (0 if decimals is None else _ROUNDING_BYTES)
     group_bytes = layout.elements * value_bytes + _CANDIDATE_BYTES + _WINDOW_BYTES * k * k
     for groups in _batches(device, layout, group_bytes):
+        check()
         values = _sent(source.entries(groups), device)
         if not bool(values.isfinite().all()):
             raise NonFiniteError
-        mass = None if sensitivity is None else _sent(layout.take(sensitivity, groups), device)
+        masses = source.masses(groups)
+        mass = None if masses is None else _sent(masses, device)
         if decimals is not None:
+            check()
             values, lossless = rounded(values, mass, k, decimals)
             left += len(groups) - int(lossless.sum())
-        centroids[groups.start : groups.stop] = cluster(values, mass, k).cpu().numpy()
+        centroids[groups.start : groups.stop] = cluster(values, mass, k, check).cpu().numpy()
     if source.weight.dtype.itemsize == 2:
-        settle_groups(source, sensitivity, centroids, threads)
+        settle_groups(source, centroids, threads, check)
     return Fit(centroids, 0, left)
 
 
@@ -61,25 +65,25 @@ def nearest_on(
     device: torch.device,
     source: Source,
     lut: NDArray[np.floating],
+    totals: Totals,
     threads: int | None,  # noqa: ARG001 - so that it can stand in for the CPU's
-) -> Assignment:
+    check: Check,
+) -> NDArray[np.uint8]:
     """Index of the nearest entry, as `kernels.scalar.cpu.nearest` finds it.
 
-    Shapes: lut (groups, K), each group ascending.
+    Shapes: lut (groups, K), each group ascending -> like the weight.
     """
     layout = source.layout
-    count, k = lut.shape
     indices = np.empty(layout.shape, np.uint8)
-    sums, occupancy = np.empty((3, count)), np.empty((count, k), np.int64)
     for groups in _batches(device, layout, layout.elements * _VALUE_BYTES):
-        at = slice(groups.start, groups.stop)
-        values, entries = _sent(source.values(groups), device), _sent(lut[at], device)
+        check()
+        values = _sent(source.values(groups), device)
+        entries = _sent(lut[groups.start : groups.stop], device)
         cells = assign(values, entries)
         errors, counts = _errors(values, cells, entries)
-        sums[:, at], occupancy[at] = errors.cpu().numpy(), counts.cpu().numpy()
+        totals.add(groups, errors.T.cpu().numpy(), counts.cpu().numpy())
         layout.put(indices, groups, cells.cpu().numpy())
-    sse, signal, most = sums
-    return Assignment(indices, sse, signal, most, occupancy)
+    return indices
 
 
 def _errors(values: Tensor, cells: Tensor, lut: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,6 @@ the integral of density^(1/3) asks for, and a second pass sums the values of eve
 are so much finer than cells that clustering their means costs a share of about 1e-7 in error.
 """
 
-from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -15,46 +14,67 @@ from numpy.typing import NDArray
 from kernels.errors import NonFiniteError
 from kernels.jit import compiled
 from kernels.scalar.sorting import key_of
-from kernels.threads import spread
+from kernels.source import Source
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Read = Callable[[slice], tuple[NDArray[np.float32], Floats]]
-"""Values of a piece of the group, and their masses or none."""
 
 BINS_PER_ENTRY, MOST_BINS = 1 << 11, 1 << 18
-LANES = 4
-"""Tables summed side by side; fixed, so that sums do not depend on the number of threads."""
+_COARSE = 1 << 16
+_NO_MASS = np.empty(0)
 
 
-def binned(
-    read: Read, pieces: Sequence[slice], k: int, threads: int | None
-) -> tuple[NDArray[np.float64], Floats]:
-    """Ascending means of the occupied bins and their masses, for a palette of k entries.
+class Bins:
+    """The bins of one group, filled in two passes over its rows, in lanes that do not share."""
 
-    Raises:
-        NonFiniteError: a value is NaN or infinite.
-    """
-    lanes = [pieces[lane::LANES] for lane in range(LANES)]
+    passes = 2
 
-    def count(lane: Sequence[slice]) -> Floats:
-        masses = np.zeros(1 << 16)
-        for piece in lane:
-            _add_coarse(*read(piece), masses)
-        return masses
+    def __init__(self, k: int, lanes: int, weighted: bool) -> None:
+        self._most = min(BINS_PER_ENTRY * k, MOST_BINS)
+        self._weighted = weighted
+        self._coarse = np.zeros((lanes, 1 + weighted, _COARSE))
+        self._first, self._shift = np.empty(0, np.int64), np.empty(0, np.int64)
+        self._fine = np.empty((lanes, 0, 2))
 
-    coarse = np.sum(spread(count, lanes, threads), axis=0)
-    first, shift = _fine_bins(coarse, min(BINS_PER_ENTRY * k, MOST_BINS))
+    @staticmethod
+    def size_bytes(k: int, lanes: int, weighted: bool) -> int:
+        """What the tables take at most, about."""
+        most = min(BINS_PER_ENTRY * k, MOST_BINS)
+        return 8 * (_COARSE * (lanes * (1 + weighted) + 2) + 2 * most * (lanes + 1))
 
-    def add(lane: Sequence[slice]) -> Floats:
-        sums = np.zeros((first[-1], 2))
-        for piece in lane:
-            _add_fine(*read(piece), first, shift, sums)
-        return sums
+    def add(self, lane: int, source: Source, group: int, rows: slice) -> None:
+        """Count rows of a group, or in the second pass sum them up."""
+        one = range(group, group + 1)
+        values, masses = source.entries(one, rows)[0], source.masses(one, rows)
+        mass = _NO_MASS if masses is None or not self._weighted else masses[0]
+        if self._first.size:
+            _add_fine(values, mass, self._first, self._shift, self._fine[lane])
+            return
+        _add_coarse(values, _NO_MASS, self._coarse[lane, 0])
+        if mass.size:
+            _add_coarse(values, mass, self._coarse[lane, 1])
 
-    mass, moment = np.sum(spread(add, lanes, threads), axis=0).T
-    present = mass > 0
-    return moment[present] / mass[present], mass[present]
+    def end_pass(self) -> None:
+        """Cut the coarse bins into fine ones after the first pass.
+
+        Raises:
+            NonFiniteError: a value is NaN or infinite.
+        """
+        if self._first.size:
+            return
+        counts, coarse = self._coarse.sum(axis=0)[[0, -1]]
+        if not np.isfinite(_coarse_widths()[counts > 0]).all():
+            raise NonFiniteError
+        if not coarse.any():
+            self._weighted, coarse = False, counts  # nothing matters, so all matters alike
+        self._first, self._shift = _fine_bins(coarse, self._most)
+        self._fine = np.zeros((len(self._fine), self._first[-1], 2))
+
+    def points(self, *_: object) -> tuple[Floats, Floats, None]:
+        """Ascending means of the occupied bins and their masses; they have no bits of their own."""
+        mass, moment = self._fine.sum(axis=0).T
+        present = mass > 0
+        return moment[present] / mass[present], mass[present] / mass.max(), None
 
 
 def _fine_bins(coarse: Floats, most: int) -> tuple[Integers, Integers]:
@@ -64,12 +84,10 @@ def _fine_bins(coarse: Floats, most: int) -> tuple[Integers, Integers]:
     """
     occupied = np.flatnonzero(coarse)
     width = _coarse_widths()[occupied]
-    if not np.isfinite(width).all():
-        raise NonFiniteError
     measure = np.cbrt(coarse[occupied] * (width / width.max()) ** 2)
     wanted = measure / measure.sum() * (most / 2)
     bits = np.clip(np.ceil(np.log2(np.maximum(wanted, 1))), 0, 16).astype(np.int64)
-    count, shift = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
+    count, shift = np.zeros(_COARSE, np.int64), np.zeros(_COARSE, np.int64)
     count[occupied], shift[occupied] = 1 << bits, 16 - bits
     return np.concatenate(([0], np.cumsum(count))), shift
 

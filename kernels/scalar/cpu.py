@@ -1,29 +1,29 @@
 """Scalar palettes on the CPU: optimal centroids of every group, and nearest entries."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.errors import NonFiniteError
+from kernels.halves import infinity, values_of_codes
+from kernels.metrics import Errors
+from kernels.scalar import large
 from kernels.scalar.assign import assign, measure, thresholds_of
-from kernels.scalar.binning import binned
-from kernels.scalar.points import count_distinct, merged, solve
-from kernels.scalar.rounding import LARGEST, MORE_DECIMALS, ROUNDED_PER_ENTRY, tally
+from kernels.scalar.counting import first_places, look_up_cells, measure_counts
+from kernels.scalar.fitter import Fitter
+from kernels.scalar.large import LANES, Block, cluster_large, lanes_of, tables_for
 from kernels.scalar.scratch import Scratch
-from kernels.scalar.settle import settled
-from kernels.scalar.sorting import ascending, ascending_order
 from kernels.source import Source
-from kernels.threads import spread
+from kernels.threads import Check, available_threads, spread, unchecked
 
 BATCH = 1 << 16
 """Elements that one piece of work takes at least, group size permitting."""
-PIECE = 1 << 18
-"""Elements of a large group that are read at a time."""
 LARGEST_SORTED = 1 << 19
-"""Elements of a group up to which its values are sorted; more are binned."""
-_NO_MASS = np.empty(0)
+"""Elements of a group up to which it is clustered whole; more are read in pieces."""
+BLOCK = 1 << 22
+"""Elements of large groups that are read between two rounds of pieces."""
 
 
 @dataclass(frozen=True)
@@ -36,205 +36,178 @@ class Fit:
     """Groups clustered exactly although fast mode was asked for."""
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """Nearest entries and their errors, per group."""
+class Totals:
+    """Errors and occupancy per group, summed piece by piece in the order of the pieces."""
 
-    indices: NDArray[np.uint8]
-    sse: NDArray[np.float64]
-    signal: NDArray[np.float64]
-    max_error: NDArray[np.float64]
-    occupancy: NDArray[np.int64]
+    def __init__(self, groups: int, k: int) -> None:
+        self.sums = np.zeros((groups, 3))
+        """Squared errors, squares, and the largest error."""
+        self.occupancy = np.zeros((groups, k), np.int64)
+
+    def add(self, groups: range, sums: NDArray[np.float64], occupancy: NDArray[np.int64]) -> None:
+        """Take in a piece of some groups. Shapes: (len(groups), 3), (len(groups), K)."""
+        at = slice(groups.start, groups.stop)
+        self.sums[at, :2] += sums[:, :2]
+        self.sums[at, 2] = np.maximum(self.sums[at, 2], sums[:, 2])
+        self.occupancy[at] += occupancy
+
+    def errors(self) -> Errors:
+        """Of all groups."""
+        sse, signal, most = self.sums.T
+        return Errors(float(sse.sum()), float(signal.sum()), float(most.max()))
 
 
 def cluster(
-    source: Source,
-    k: int,
-    sensitivity: NDArray[np.floating] | None,
-    decimals: int | None,
-    threads: int | None,
+    source: Source, k: int, decimals: int | None, threads: int | None, check: Check = unchecked
 ) -> Fit:
     """Optimal palettes of every group; `decimals` asks for fast mode.
-
-    Shapes: sensitivity like the weight.
 
     Raises:
         NonFiniteError: a value is NaN or infinite.
     """
     layout = source.layout
     centroids = np.empty((layout.groups, k))
-    fitter = _Fitter(k, decimals, source.weight.dtype)
+    fitter = Fitter(k, decimals, source.weight.dtype)
 
-    def run(groups: range) -> tuple[int, int]:
-        values = source.entries(groups)
-        masses = None if sensitivity is None else layout.take(sensitivity, groups)
-        most = left = 0
-        for row, group in enumerate(groups):
-            mass = None if masses is None else masses[row]
-            paths, fast = fitter.fit(values[row], mass, centroids[group])
-            most = max(most, paths)
-            left += not fast
-        return most, left
+    def run(groups: range) -> list[tuple[int, bool]]:
+        values, masses = _clustered(source, groups)
+        return [
+            fitter.fit(values[row], masses[row], centroids[group])
+            for row, group in enumerate(groups)
+        ]
 
-    def run_large(group: int) -> tuple[int, int]:
-        """Like `run` for one group, read in pieces; rounding is done on the bins' means."""
-        means, masses = _bins(source, group, sensitivity, k, threads)
-        paths, fast = fitter.fit(means, masses, centroids[group])
-        return paths, not fast
-
-    if layout.elements > LARGEST_SORTED and source.weight.dtype != np.float64:
-        done = [run_large(group) for group in range(layout.groups)]
+    if is_large(source):
+        done = _cluster_pieces(source, fitter, centroids, threads, check)
     else:
-        done = spread(run, layout.batches(BATCH), threads)
-    left_fast_mode = 0 if decimals is None else sum(left for _, left in done)
-    return Fit(centroids, max(most for most, _ in done), left_fast_mode)
+        done = [fit for some in spread(run, layout.batches(BATCH), threads, check) for fit in some]
+    return fit_of(centroids, done, decimals)
+
+
+def fit_of(
+    centroids: NDArray[np.float64], done: Sequence[tuple[int, bool]], decimals: int | None
+) -> Fit:
+    """All groups together, from what `Fitter.fit` returned for each."""
+    left = 0 if decimals is None else sum(not fast for _, fast in done)
+    return Fit(centroids, max(paths for paths, _ in done), left)
+
+
+def is_large(source: Source) -> bool:
+    """Whether groups are read in pieces."""
+    return source.layout.elements > LARGEST_SORTED and source.weight.dtype != np.float64
+
+
+def _clustered(
+    source: Source, groups: range
+) -> tuple[NDArray[Any], Sequence[NDArray[np.float64] | None]]:
+    """What a `Fitter` fits, and the masses or none of each group."""
+    values = source.codes(groups) if source.counted else source.entries(groups)
+    masses = source.masses(groups)
+    return values, [None] * len(groups) if masses is None else list(masses)
+
+
+def _cluster_pieces(
+    source: Source,
+    fitter: Fitter,
+    centroids: NDArray[np.float64],
+    threads: int | None,
+    check: Check,
+) -> list[tuple[int, bool]]:
+    """Large groups, few at a time."""
+    layout = source.layout
+    make, _ = tables_for(layout, fitter.k, counted=source.counted, weighted=source.weighted)
+    together = max(LANES // lanes_of(layout), threads or available_threads())
+    done = []
+    for first in range(0, layout.groups, together):
+        groups = range(first, min(first + together, layout.groups))
+        height = layout.rows_within(max(BLOCK, LANES * large.PIECE) // len(groups))
+
+        def blocks(height: int = height) -> Iterator[Block]:
+            for at in range(0, layout.height, height):
+                yield Block(source, slice(at, min(at + height, layout.height)), at)
+
+        tables = {group: make() for group in groups}
+        done += cluster_large(blocks, layout, tables, fitter, centroids, threads, check)
+    return done
 
 
 def settle_groups(
-    source: Source,
-    sensitivity: NDArray[np.floating] | None,
-    centroids: NDArray[np.float64],
-    threads: int | None,
+    source: Source, centroids: NDArray[np.float64], threads: int | None, check: Check
 ) -> None:
     """Move the centroids (groups, K) of a two-byte weight to the best that its dtype can hold."""
     layout = source.layout
-    fitter = _Fitter(centroids.shape[1], None, source.weight.dtype)
+    fitter = Fitter(centroids.shape[1], None, source.weight.dtype)
 
     def run(groups: range) -> None:
-        values = source.entries(groups)
-        masses = None if sensitivity is None else layout.take(sensitivity, groups)
+        values, masses = _clustered(source, groups)
         for row, group in enumerate(groups):
-            fitter.settle(values[row], None if masses is None else masses[row], centroids[group])
+            fitter.settle(values[row], masses[row], centroids[group])
 
-    spread(run, layout.batches(BATCH), threads)
-
-
-@dataclass(frozen=True)
-class _Fitter:
-    """Fills the centroids of one group after the other."""
-
-    k: int
-    decimals: int | None
-    dtype: np.dtype[Any]
-    scratch: Scratch = field(default_factory=Scratch)
-
-    def fit(
-        self,
-        values: NDArray[np.floating],
-        mass: NDArray[np.floating] | None,
-        centroids: NDArray[np.float64],
-    ) -> tuple[int, bool]:
-        """Fill one group's centroids; the paths tried, and whether fast mode was good enough."""
-        if mass is not None and not mass.any():
-            mass = None  # nothing matters, so everything matters alike
-        rounded = self._rounded(values, mass)
-        if rounded is None or self.dtype.itemsize == 2:
-            ordered = self._ordered(values, mass)
-        paths = self._solve(*(rounded or ordered), centroids)
-        if self.dtype.itemsize == 2:
-            centroids[:] = settled(*ordered, centroids, self.dtype)
-        return paths, rounded is not None or count_distinct(ordered[0]) <= self.k
-
-    def settle(
-        self,
-        values: NDArray[np.floating],
-        mass: NDArray[np.floating] | None,
-        centroids: NDArray[np.float64],
-    ) -> None:
-        """Move centroids found elsewhere to the best that the weight's dtype can hold."""
-        if mass is not None and not mass.any():
-            mass = None
-        centroids[:] = settled(*self._ordered(values, mass), centroids, self.dtype)
-
-    def _rounded(
-        self, values: NDArray[np.floating], mass: NDArray[np.floating] | None
-    ) -> tuple[NDArray[np.floating], NDArray[np.float64]] | None:
-        """Distinct rounded values and their masses; None where there would be too few."""
-        if self.decimals is None or not max(values.max(), -values.min()) <= LARGEST:
-            return None
-        for decimals in range(self.decimals, self.decimals + MORE_DECIMALS + 1):
-            distinct, masses = tally(values, mass, decimals)
-            if distinct.size >= ROUNDED_PER_ENTRY * self.k:
-                return distinct, masses / masses.max()
-        return None
-
-    def _ordered(
-        self, values: NDArray[np.floating], mass: NDArray[np.floating] | None
-    ) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
-        """Ascending values and their masses, without those of no mass; many equal ones as one."""
-        if mass is None:
-            ordered = ascending(values, self.scratch)
-            if not (np.isfinite(ordered[0]) and np.isfinite(ordered[-1])):
-                raise NonFiniteError
-            distinct = count_distinct(ordered)
-            if 2 * distinct <= ordered.size:
-                return merged(ordered, _NO_MASS, distinct)
-            return ordered, _NO_MASS
-        if not np.isfinite(values).all():
-            raise NonFiniteError
-        order = ascending_order(values)
-        masses = mass.astype(np.float64)[order]
-        weighty = masses > 0
-        return values[order][weighty], masses[weighty] / masses.max()
-
-    def _solve(
-        self,
-        points: NDArray[np.floating],
-        masses: NDArray[np.float64],
-        centroids: NDArray[np.float64],
-    ) -> int:
-        return solve(points, masses, self.k, centroids, self.scratch.sums(points.size))
+    spread(run, layout.batches(BATCH), threads, check)
 
 
-def _bins(
+def nearest(
     source: Source,
-    group: int,
-    sensitivity: NDArray[np.floating] | None,
-    k: int,
+    lut: NDArray[np.floating],
+    totals: Totals,
     threads: int | None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means and masses of fine bins of one group."""
-    layout, groups = source.layout, range(group, group + 1)
+    check: Check = unchecked,
+) -> NDArray[np.uint8]:
+    """Index of the entry nearest to every value, the upper one on ties; adds to the totals.
 
-    def read(rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        values = source.entries(groups, rows)[0]
-        if sensitivity is None:
-            return values, _NO_MASS
-        return values, layout.take(sensitivity, groups, rows)[0].astype(np.float64)
-
-    return binned(read, layout.rows(PIECE), k, threads)
-
-
-def nearest(source: Source, lut: NDArray[np.floating], threads: int | None) -> Assignment:
-    """Index of the entry nearest to every value, the upper one on ties.
-
-    Shapes: lut (groups, K), each group ascending.
+    Shapes: lut (groups, K), each group ascending -> like the weight.
     """
-    layout = source.layout
-    count, k = lut.shape
-    thresholds = thresholds_of(lut)
+    layout, thresholds = source.layout, thresholds_of(lut)
     indices = np.empty(layout.shape, np.uint8)
-    whole = slice(None)
-    pieces = [(groups, whole) for groups in layout.batches(BATCH)]
-    if layout.elements > PIECE:
-        rows = layout.rows(PIECE)
-        pieces = [(groups, piece) for groups, _ in pieces for piece in rows]
+    pieces = [(groups, slice(None)) for groups in layout.batches(BATCH)]
+    if layout.elements > large.PIECE:
+        pieces = [(groups, rows) for groups, _ in pieces for rows in layout.rows(large.PIECE)]
+    by_code = _ByCode(source.weight.dtype)
 
     def run(piece: tuple[range, slice]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         groups, rows = piece
-        values = source.values(groups, rows)
+        values = source.codes(*piece) if source.counted else source.values(*piece)
+        place = by_code.place if source.counted else _place
         cells = layout.take(indices, groups, rows)
-        sums, occupancy = np.empty((len(groups), 3)), np.zeros((len(groups), k), np.int64)
+        sums, occupancy = np.empty((len(groups), 3)), np.zeros((len(groups), lut.shape[1]), int)
         for row, group in enumerate(groups):
-            assign(values[row], thresholds[group], cells[row])
-            sums[row] = measure(values[row], cells[row], lut[group], occupancy[row])
+            entries = lut[group], thresholds[group]
+            sums[row] = place(values[row], *entries, cells[row], occupancy[row])
         layout.put(indices, groups, cells, rows)
         return sums, occupancy
 
-    sums, occupancy = np.zeros((count, 3)), np.zeros((count, k), np.int64)
-    for (groups, _), (part, counts) in zip(pieces, spread(run, pieces, threads), strict=True):
-        at = slice(groups.start, groups.stop)
-        sums[at, :2] += part[:, :2]
-        sums[at, 2] = np.maximum(sums[at, 2], part[:, 2])
-        occupancy[at] += counts
-    return Assignment(indices, sums[:, 0], sums[:, 1], sums[:, 2], occupancy)
+    for (groups, _), found in zip(pieces, spread(run, pieces, threads, check), strict=True):
+        totals.add(groups, *found)
+    return indices
+
+
+def _place(
+    values: NDArray[np.floating],
+    lut: NDArray[np.floating],
+    thresholds: NDArray[np.floating],
+    cells: NDArray[np.uint8],
+    occupancy: NDArray[np.int64],
+) -> tuple[float, float, float]:
+    """Fill the cells, add to the occupancy, and return the sums of `Totals`."""
+    assign(values, thresholds, cells)
+    return measure(values, cells, lut, occupancy)
+
+
+@dataclass(frozen=True)
+class _ByCode:
+    """The same for two-byte weights by their bits."""
+
+    dtype: np.dtype[Any]
+    scratch: Scratch = field(default_factory=Scratch)
+
+    def place(
+        self,
+        codes: NDArray[np.uint16],
+        lut: NDArray[np.float32],
+        thresholds: NDArray[np.float32],
+        cells: NDArray[np.uint8],
+        occupancy: NDArray[np.int64],
+    ) -> tuple[float, float, float]:
+        values, counts = values_of_codes(self.dtype), self.scratch.counts()
+        starts = first_places(thresholds, values, infinity(self.dtype))
+        look_up_cells(codes, starts, cells, counts)
+        return measure_counts(counts, starts, values, lut, occupancy)

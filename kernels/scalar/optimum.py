@@ -208,9 +208,12 @@ def parts_of_cells(cuts: Integers, split: int) -> Integers:
     k = cuts.size - 1
     places, count = np.zeros(k * split + 1, np.int64), 1
     for j in range(k):
-        start, room = cuts[j], cuts[j + 1] - cuts[j]
-        for part in range(1, split + 1):
-            place = start + room * part // split
+        room, place, left = cuts[j + 1] - cuts[j], cuts[j], 0
+        whole, rest = room // split, room % split
+        for _ in range(split):  # place = cuts[j] + room * part // split, without dividing
+            place, left = place + whole, left + rest
+            if left >= split:
+                place, left = place + 1, left - split
             if place > places[count - 1]:
                 places[count] = place
                 count += 1

@@ -41,6 +41,42 @@ def rounded_values(decimals: int) -> tuple[NDArray[np.float32], NDArray[np.int32
     return values.astype(np.float32), rank.astype(np.int32)
 
 
+def rounded_points(
+    points: NDArray[np.floating], masses: Floats, halves: NDArray[np.uint16] | None, decimals: int
+) -> tuple[NDArray[np.float32], Floats]:
+    """Rounded values of ascending points and the mass of each; `halves` are their float16 bits.
+
+    Shapes: (n,), (n,), (n,) or None for those to be found -> (distinct,), (distinct,).
+    """
+    known, rank = rounded_values(decimals)
+    if halves is None:
+        halves = points.astype(np.float16).view(np.uint16)
+    values, totals = np.empty(points.size, np.float32), np.empty(points.size)
+    found = _merge(halves, masses, rank, known, values, totals)
+    return values[:found], totals[:found]
+
+
+@compiled
+def _merge(
+    halves: NDArray[np.uint16],
+    masses: Floats,
+    rank: NDArray[np.int32],
+    known: NDArray[np.float32],
+    values: NDArray[np.float32],
+    totals: Floats,
+) -> int:
+    """Ascending halves of one rank are one value. Shapes: (n,) -> values, totals filled."""
+    found, total, current = 0, 0.0, rank[halves[0]]
+    for i in range(halves.size):
+        at = rank[halves[i]]
+        if at != current:
+            values[found], totals[found] = known[current], total
+            found, total, current = found + 1, 0.0, at
+        total += masses[i]
+    values[found], totals[found] = known[current], total
+    return found + 1
+
+
 def tally(
     values: NDArray[np.floating], mass: NDArray[np.floating] | None, decimals: int
 ) -> tuple[NDArray[np.float32], Floats]:

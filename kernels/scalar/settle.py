@@ -5,12 +5,13 @@ dtype can hold, most of all at 8 bits. Trying each entry one step down and one u
 around it going to whichever entry is nearest, mends that.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.arrays import BFLOAT16
+from kernels.halves import values_of_codes
 from kernels.jit import compiled, compiled_inline
 from kernels.scalar.direct import cell_costs, cheapest_cuts
 from kernels.scalar.points import count_distinct, merged
@@ -32,13 +33,13 @@ def settled(
 
     Shapes: values ascending (n,), mass (n,) or (0,), centroids (K,) ascending -> (K,).
     """
-    sums = _sums(values, mass)
-    best = _descended(values, sums, centroids.astype(dtype))
+    sums, held = _sums(values, mass), held_values(dtype)
+    best = _descended(values, sums, centroids.astype(dtype).astype(np.float64), held)
     distinct = count_distinct(values)
     if len(centroids) < distinct <= FEW_POINTS:
         points, weights = merged(values, mass, distinct)
         start = _rounded_optimum(points.astype(np.float64), weights, len(centroids), dtype)
-        other = _descended(values, sums, start)
+        other = _descended(values, sums, start.astype(np.float64), held)
         if total_error(values, sums, other) < total_error(values, sums, best):
             return other
     return best
@@ -54,56 +55,63 @@ def _rounded_optimum(points: Floats, mass: Floats, k: int, dtype: np.dtype[Any])
     return entries[cuts[:-1], cuts[1:]]
 
 
-def _descended(values: NDArray[np.floating], sums: Floats, entries: NDArray[Any]) -> Floats:
-    dtype = entries.dtype
-    for _ in range(MAX_SWEEPS):
-        wide = entries.astype(np.float64)
-        below = _stepped(entries, -1).astype(np.float64)
-        above = _stepped(entries, 1).astype(np.float64)
-        if not _sweep(values, sums, wide, below, above):
-            break
-        entries = wide.astype(dtype)
-    return entries.astype(np.float64)
-
-
-def _stepped(entries: NDArray[Any], step: int) -> NDArray[Any]:
-    """The next number that the dtype holds, down or up; finite numbers stay finite."""
-    toward = entries.dtype.type(np.inf if step > 0 else -np.inf)
-    if entries.dtype == BFLOAT16:
-        moved = np.nextafter(entries, np.full_like(entries, toward))
-    else:
-        moved = np.nextafter(entries, toward)
-    return np.where(np.isfinite(moved.astype(np.float32)), moved, entries)
+@cache
+def held_values(dtype: np.dtype[Any]) -> Floats:
+    """All finite numbers of a two-byte dtype, ascending; zero once."""
+    values = values_of_codes(dtype)
+    return np.unique(values[np.isfinite(values)]).astype(np.float64)
 
 
 @compiled
 def _sums(values: NDArray[np.floating], mass: Floats) -> Floats:
     """Sums of w, w x and w x^2 before each position, (n+1, 3)."""
-    sums = np.zeros((values.size + 1, 3))
+    sums = np.empty((values.size + 1, 3))
+    weight = moment = square = 0.0
+    sums[0] = 0.0
     for i in range(values.size):
         w, x = mass[i] if mass.size else 1.0, float(values[i])
-        sums[i + 1, 0] = sums[i, 0] + w
-        sums[i + 1, 1] = sums[i, 1] + w * x
-        sums[i + 1, 2] = sums[i, 2] + w * x * x
+        weight += w
+        moment += w * x
+        square += w * x * x
+        sums[i + 1, 0], sums[i + 1, 1], sums[i + 1, 2] = weight, moment, square
     return sums
 
 
 @compiled
+def _descended(values: NDArray[np.floating], sums: Floats, entries: Floats, held: Floats) -> Floats:
+    """Sweep over the entries until none moves. Shapes: entries (K,) among those held (m,)."""
+    places = np.searchsorted(held, entries)
+    for _ in range(MAX_SWEEPS):
+        if not _sweep(values, sums, entries, places, held):
+            break
+    return entries
+
+
+@compiled
 def _sweep(
-    values: NDArray[np.floating], sums: Floats, entries: Floats, below: Floats, above: Floats
+    values: NDArray[np.floating],
+    sums: Floats,
+    entries: Floats,
+    places: NDArray[np.int64],
+    held: Floats,
 ) -> bool:
-    """Move each entry to its lower or upper neighbour where that is better; was any moved."""
+    """Move each entry to its lower or upper neighbour where that is better; was any moved.
+
+    Steps are those from where the entry was when its turn came.
+    """
     moved = False
     for j in range(entries.size):
-        best = _around(values, sums, entries, j, entries[j])
-        for place in (below[j], above[j]):
+        best, start = _around(values, sums, entries, j, entries[j]), places[j]
+        for step in (-1, 1):
+            at = min(max(start + step, 0), held.size - 1)
+            place = held[at]
             if (j > 0 and place < entries[j - 1]) or (
                 j + 1 < entries.size and place > entries[j + 1]
             ):
                 continue
             error = _around(values, sums, entries, j, place)
             if error < best - 1e-12 * abs(best):
-                best, entries[j], moved = error, place, True
+                best, entries[j], places[j], moved = error, place, at, True
     return moved
 
 

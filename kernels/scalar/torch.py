@@ -12,18 +12,21 @@ import torch
 from torch import Tensor
 
 from kernels.scalar.rounding import FINEST, LARGEST, MORE_DECIMALS, ROUNDED_PER_ENTRY
+from kernels.threads import Check, unchecked
 
 CANDIDATES = 1024
 _MEASURE_ROUNDS = 24
 _PASSES, _FINEST_PASSES = 2, 8
 
 
-def cluster(values: Tensor, mass: Tensor | None, k: int) -> Tensor:
+def cluster(values: Tensor, mass: Tensor | None, k: int, check: Check = unchecked) -> Tensor:
     """Optimal centroids of each group, ascending, in float64.
 
     With fewer than k distinct values the last centroid repeats. Values without mass are left out,
     unless all of a group have none. Peak memory is about 100 bytes a value and, a group,
     24 MB of candidates and 3 KB k^2 of windows; call it with as many groups as fit.
+
+    `check` is called between passes.
 
     Shapes: values (G, n) finite, mass (G, n) not negative or None -> (G, k).
     """
@@ -37,7 +40,9 @@ def cluster(values: Tensor, mass: Tensor | None, k: int) -> Tensor:
     scale = torch.where(scale.isfinite(), scale, 1)
     points = (values - middle) * scale
     sums = _prefix_sums(points, mass)
-    cuts = _refined(sums, _first_cuts(points, sums, k))
+    check()
+    cuts = _first_cuts(points, sums, k)
+    cuts = _refined(sums, cuts, check)
     weight, moment = (part.gather(1, cuts).diff() for part in sums)
     means = torch.where(weight > 0, moment / weight, points.gather(1, cuts[:, :-1]))
     means = means / scale + middle
@@ -197,7 +202,7 @@ def _halved(blocks: list[Tensor], share: Tensor) -> Tensor:
     return torch.where(spent.isnan(), share, spent)
 
 
-def _refined(sums: tuple[Tensor, Tensor], cuts: Tensor) -> Tensor:
+def _refined(sums: tuple[Tensor, Tensor], cuts: Tensor, check: Check) -> Tensor:
     """Joint windowed passes at halving steps, down to single points."""
     count = sums[0].shape[1] - 1
     share = 8
@@ -207,6 +212,7 @@ def _refined(sums: tuple[Tensor, Tensor], cuts: Tensor) -> Tensor:
         steps[:, 1:-1] = (torch.minimum(room[:, 1:], room[:, :-1]) // share).clamp(min=1)
         share *= 2
         for _ in range(_PASSES if share < count else _FINEST_PASSES):
+            check()
             cuts = _windowed_pass(sums, cuts, steps)
     return cuts
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kernels.threads import Check
 from kernels.vector.cpu import VectorClusters
 from kernels.vector.torch import cluster
 
@@ -14,13 +15,14 @@ def cluster_on(
     k: int,
     sensitivity: NDArray[np.floating] | None,
     seed: int,
+    check: Check,
 ) -> VectorClusters:
     """K-means of every group by squared error, each point weighted by its `sensitivity`.
 
     Shapes: points (G, N, d) finite, sensitivity (G, N) not negative; k at most 256.
     """
     mass = None if sensitivity is None else torch.tensor(sensitivity, device=device)
-    found = cluster(torch.tensor(points, device=device), k, mass, seed)
+    found = cluster(torch.tensor(points, device=device), k, mass, seed, check)
     return VectorClusters(
         found.centroids.cpu().numpy(),
         found.labels.cpu().numpy(),

@@ -6,13 +6,12 @@ and Lloyd to convergence. Passes over the points run in threads; their sums are 
 order, so the result depends on the seed alone.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.threads import available_threads
+from kernels.threads import Check, available_threads, collected, pool_of, unchecked
 from kernels.vector.blocks import FAR, SUM, WEIGHT, labels_of, padded
 from kernels.vector.relax import (
     COARSE,
@@ -58,10 +57,12 @@ def cluster(
     sensitivity: NDArray[np.floating] | None,
     seed: int,
     threads: int | None = None,
+    check: Check = unchecked,
 ) -> VectorClusters:
     """K-means of every group by squared error, each point weighted by its `sensitivity`.
 
-    Groups do not influence each other, nor does the number of threads (None: every core). The
+    Groups do not influence each other, nor does the number of threads (None: every core). `check`
+    is called within each pass over the points. The
     error is zero where a group has at most k distinct points. Scratch memory is bounded; points
     that are not C-contiguous float32 of ordinary magnitude are copied to that.
 
@@ -81,20 +82,20 @@ def cluster(
     points = np.require(points, dtype, ["C", "W"])  # kernels compile anew for any other layout
     noise = np.random.default_rng(seed).uniform(-1, 1, _NOISE)
     threads = threads or available_threads()
-    with ThreadPoolExecutor(threads) as pool:
+    with pool_of(threads) as pool:
 
         def exact(group: int) -> bool:
             return bool(
                 use_distinct(points[group], k, result.centroids[group], result.labels[group])
             )
 
-        rest = np.flatnonzero(~np.fromiter(pool.map(exact, range(groups)), np.bool_, groups))
+        rest = np.flatnonzero(~np.array(collected(pool.map(exact, range(groups)), check)))
         for start in range(0, rest.size, batch):
             some = rest[start : start + batch]
             chosen = points if some.size == groups else points[some]
             weights = _weights(None if sensitivity is None else sensitivity[some], some.size)
             normal, center, scale = _normalized(chosen)
-            problem = Problem(normal, weights, noise, pool, threads)
+            problem = Problem(normal, weights, noise, pool, threads, check)
             centroids, result.labels[some], result.iterations[some] = _fit(problem, k, seed)
             result.centroids[some] = centroids * scale + center
     return result
@@ -165,7 +166,7 @@ def _sampled(problem: Problem, size: int, seed: int) -> Problem:
         whole = problem.points[group], problem.weights[group], problem.step
         thin(*whole, offset, points[group], weights[group])
 
-    list(problem.pool.map(run, range(groups)))
+    collected(problem.pool.map(run, range(groups)), problem.check)
     return replace(problem, points=points, weights=weights)
 
 
@@ -206,7 +207,7 @@ def _seeded(problem: Problem, k: int, starts: int, seed: int) -> Fit:
         whole = problem.points[group], problem.weights[group], problem.step
         plus_plus(*whole, k, problem.axes, draws[group % starts], centroids[group])
 
-    list(problem.pool.map(run, range(groups)))
+    collected(problem.pool.map(run, range(groups)), problem.check)
     return Fit(centroids, np.full(groups, k), np.full(groups, np.inf), np.zeros(groups, np.int32))
 
 
@@ -221,7 +222,7 @@ def _means(problem: Problem, fit: Fit, k: int, labels: NDArray[np.uint8]) -> NDA
             problem.points, fit.centroids, problem.axes, everyone, problem.task_size, tasks, labels
         )
 
-    problem.in_tasks(everyone.size, run)
+    problem.in_tasks(everyone.size, fit.centroids.shape[1], run)
     total = parts[:, 0, :k].copy()
     for part in range(1, problem.tasks_per_group):
         total += parts[:, part, :k]

@@ -8,12 +8,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.threads import Check, collected
 from kernels.vector.blocks import BLOCK, FAR, SUM, moments, padded, unrolled, utilities
 from kernels.vector.descent import advance, trim
 
 _OVERRELAXED = 1.9
 _TASK = 32 * BLOCK
 TASKS_PER_GROUP = 256
+_RANGE = 1 << 28  # differences of coordinates between two calls of `check`
 _PASSES_IN, _PASSES_OUT = 10, 20
 # Relative gain of a pass below which a descent has converged.
 COARSE, FINE, FINEST = 1e-4, 3e-5, 1e-6
@@ -33,6 +35,7 @@ class Problem:
     noise: NDArray[np.float64]
     pool: Executor
     threads: int
+    check: Check
 
     @property
     def step(self) -> int:
@@ -61,11 +64,16 @@ class Problem:
         points, weights = np.repeat(self.points, times, 0), np.repeat(self.weights, times, 0)
         return replace(self, points=points, weights=weights)
 
-    def in_tasks(self, groups: int, run: Callable[[tuple[int, int]], None]) -> None:
-        """Call `run` in threads with ranges of task numbers that together cover the groups."""
+    def in_tasks(self, groups: int, centroids: int, run: Callable[[tuple[int, int]], None]) -> None:
+        """Call `run` in threads with ranges of task numbers that together cover the groups.
+
+        `check` is called after each range; `centroids` of a group tell how long one takes.
+        """
         tasks = groups * self.tasks_per_group
-        edges = np.linspace(0, tasks, min(tasks, 4 * self.threads) + 1).astype(int).tolist()
-        list(self.pool.map(run, pairwise(edges)))
+        costly = groups * self.points[0].size * centroids // _RANGE
+        ranges = min(tasks, max(4 * self.threads, costly))
+        edges = np.linspace(0, tasks, ranges + 1).astype(int).tolist()
+        collected(self.pool.map(run, pairwise(edges)), self.check)
 
 
 @dataclass
@@ -134,7 +142,7 @@ def collect_moments(problem: Problem, fit: Fit, active: Groups, parts: NDArray[n
             problem.task_size, tasks, parts,
         )  # fmt: skip
 
-    problem.in_tasks(active.size, run)
+    problem.in_tasks(active.size, fit.centroids.shape[1], run)
 
 
 def breathe(problem: Problem, fit: Fit, active: Groups, k: int, breaths: int) -> None:
@@ -165,6 +173,6 @@ def _drop_least_useful(problem: Problem, trial: Fit, active: Groups, k: int) -> 
             problem.task_size, tasks, parts,
         )  # fmt: skip
 
-    problem.in_tasks(active.size, run)
+    problem.in_tasks(active.size, trial.centroids.shape[1], run)
     trial.passes[active] += 1
     trim(parts, active, trial.counts, k, trial.centroids)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.threads import Check, unchecked
+
 SAMPLE = 1 << 14
 _OVERRELAXED, _OFFSET = 1.9, 0.3
 _FEW_CLUSTERS, _STARTS = 64, 4
@@ -33,10 +35,15 @@ class _Problem:
 
     points: Tensor
     weights: Tensor
+    check: Check
 
 
-def cluster(points: Tensor, k: int, sensitivity: Tensor | None, seed: int) -> TorchClusters:
+def cluster(
+    points: Tensor, k: int, sensitivity: Tensor | None, seed: int, check: Check = unchecked
+) -> TorchClusters:
     """K-means of every group by squared error, each point weighted by its `sensitivity`.
+
+    `check` is called within each pass over the points.
 
     Peak memory is about 400 MB and 20 bytes for each of the N d coordinates.
 
@@ -46,7 +53,7 @@ def cluster(points: Tensor, k: int, sensitivity: Tensor | None, seed: int) -> To
     shifted = points - center
     scale = shifted.abs().amax((1, 2), keepdim=True)
     scale = torch.where(scale > 0, scale, 1)
-    problem = _Problem((shifted / scale).float(), _weights(points, sensitivity))
+    problem = _Problem((shifted / scale).float(), _weights(points, sensitivity), check)
     generator = torch.Generator(points.device).manual_seed(seed)
     noise = torch.rand(64, points.shape[2], generator=generator, device=points.device) * 2 - 1
     sample = _sampled(problem, generator)
@@ -60,8 +67,10 @@ def cluster(points: Tensor, k: int, sensitivity: Tensor | None, seed: int) -> To
 
 def _best_start(sample: _Problem, k: int, noise: Tensor, generator: torch.Generator) -> Tensor:
     """The best of several searches: with few clusters their optima differ the most."""
-    repeated = (part.repeat_interleave(_STARTS, 0) for part in (sample.points, sample.weights))
-    sample = _Problem(*repeated)
+    points, weights = (
+        part.repeat_interleave(_STARTS, 0) for part in (sample.points, sample.weights)
+    )
+    sample = _Problem(points, weights, sample.check)
     centroids = _breathed(sample, _seeded(sample, k, _STARTS, generator), noise)
     error = _moments(sample, centroids)[..., 1].sum(1)
     best = error.reshape(-1, _STARTS).argmin(1)
@@ -109,7 +118,7 @@ def _sampled(problem: _Problem, generator: torch.Generator) -> _Problem:
     marks = ((torch.arange(SAMPLE, device=points.device) + offset) / SAMPLE).expand(len(points), -1)
     rows = torch.searchsorted(share.cumsum(1), marks.contiguous()).clamp(max=points.shape[1] - 1)
     weights = (weights / share.clamp(min=1e-300)).gather(1, rows)
-    return _Problem(_rows(points, rows), weights)
+    return _Problem(_rows(points, rows), weights, problem.check)
 
 
 def _rows(points: Tensor, rows: Tensor) -> Tensor:
@@ -135,6 +144,7 @@ def _seeded(problem: _Problem, k: int, starts: int, generator: torch.Generator) 
     errors = torch.ones_like(points[..., 0])
     chosen = []
     for j in range(k):
+        problem.check()
         cumulated = (weights * errors).cumsum(1)
         marks = draws[:, j, : 1 if j == 0 else candidates] * cumulated[:, -1:]
         rows = torch.searchsorted(cumulated, marks, right=True).clamp(max=points.shape[1] - 1)
@@ -164,6 +174,7 @@ def _moments(problem: _Problem, centroids: Tensor) -> Tensor:
     """
     total = torch.zeros(1, dtype=torch.float64, device=centroids.device)
     for part in _passes(problem, centroids):
+        problem.check()
         points = problem.points[:, part]
         error, label = _squared(points, centroids).min(2, keepdim=True)
         terms = torch.cat((torch.ones_like(error), error, points), 2).double()
@@ -227,6 +238,7 @@ def _utilities(problem: _Problem, centroids: Tensor) -> Tensor:
     """What the points of each cluster would add if they went to their second choice: (G, k)."""
     total = torch.zeros(1, dtype=torch.float64, device=centroids.device)
     for part in _passes(problem, centroids):
+        problem.check()
         distance = _squared(problem.points[:, part], centroids)
         two, label = distance.topk(2, dim=2, largest=False)
         saved = (two[..., 1] - two[..., 0]).double() * problem.weights[:, part]
@@ -239,6 +251,7 @@ def _finished(problem: _Problem, points: Tensor, centroids: Tensor) -> TorchClus
     labels = []
     total = torch.zeros(1, dtype=torch.float64, device=centroids.device)
     for part in _passes(problem, centroids):
+        problem.check()
         label = _squared(problem.points[:, part], centroids).argmin(2, keepdim=True)
         labels.append(label[..., 0].to(torch.uint8))
         terms = torch.cat((torch.ones_like(points[:, part, :1]), points[:, part]), 2).double()

@@ -1,0 +1,98 @@
+"""Palettize one tensor with scalar palettes."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels import metrics
+from kernels.groups import Layout
+from kernels.lut import dense_lut, stored_lut
+from kernels.metrics import Metrics
+from kernels.palette import Palette, look_up
+from kernels.scalar import cpu
+from kernels.scalar.counting import FEWEST_COUNTED
+from kernels.settings import PaletteSettings
+from kernels.source import Source, widened
+from kernels.threads import Check
+
+if TYPE_CHECKING:
+    import torch
+
+
+def palettize_scalar(
+    source: Source,
+    settings: PaletteSettings,
+    threads: int | None,
+    accelerator: "torch.device | None",
+    check: Check,
+) -> Palette:
+    """Palettes of single weights.
+
+    Raises:
+        NonFiniteError: a weight is NaN or infinite.
+    """
+    weight, layout = source.weight, source.layout
+    k, decimals = 2**settings.n_bits, settings.rounding_precision
+    cluster, nearest = _path(accelerator)
+    fit = cluster(source, k, decimals, threads, check)
+    shape = layout.lut_shape(k, 1)
+    stored, lut_scale, zero_point = stored_lut(fit.centroids.reshape(shape), weight.dtype, settings)
+    lut = dense_lut(stored, weight.dtype, lut_scale, zero_point)
+    totals = cpu.Totals(layout.groups, k)
+    indices = nearest(source, widened(lut).reshape(-1, k), totals, threads, check)
+    total = totals.errors()
+    if source.scale is not None:
+        dense = look_up(indices, lut, weight.shape, source.scale, threads, check)
+        total = metrics.errors(weight, dense, threads, check)
+    return Palette(
+        indices=indices,
+        lut=stored,
+        shape=weight.shape,
+        dtype=weight.dtype,
+        lut_scale=lut_scale,
+        lut_zero_point=zero_point,
+        per_channel_scale=source.scale,
+        metrics=measured(fit, totals, total, settings),
+    )
+
+
+def is_counted(dtype: np.dtype[Any], layout: Layout, settings: PaletteSettings) -> bool:
+    """Whether groups are clustered and assigned by the bits of their weights."""
+    halves = dtype.itemsize == 2 and not settings.per_channel_scale
+    return halves and layout.elements >= FEWEST_COUNTED
+
+
+def measured(
+    fit: cpu.Fit, totals: cpu.Totals, total: metrics.Errors, settings: PaletteSettings
+) -> Metrics:
+    """What palettizing did, all told."""
+    notes = []
+    if fit.left_fast_mode:
+        notes.append(
+            f"{fit.left_fast_mode} of {len(fit.centroids)} groups were clustered exactly: "
+            f"rounding to {settings.rounding_precision} decimals would have left too few values "
+            f"to choose {2**settings.n_bits} entries well, or the values are beyond float16"
+        )
+    return Metrics(
+        sse=total.sse,
+        signal=total.signal,
+        max_error=total.max_error,
+        group_sse=totals.sums[:, 0].copy(),
+        occupancy=totals.occupancy,
+        iterations=fit.iterations,
+        notes=tuple(notes),
+    )
+
+
+def _path(
+    accelerator: "torch.device | None",
+) -> tuple[Callable[..., cpu.Fit], Callable[..., NDArray[np.uint8]]]:
+    """What clusters and what assigns."""
+    if accelerator is None:
+        return cpu.cluster, cpu.nearest
+    from kernels.scalar import batched
+
+    return partial(batched.cluster_on, accelerator), partial(batched.nearest_on, accelerator)

@@ -1,0 +1,73 @@
+"""The scale of each row of a weight, and multiplying it back."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.errors import NonFiniteError
+from kernels.jit import compiled
+from kernels.source import widened
+from kernels.threads import Check, spread, unchecked
+
+_BLOCK = 1 << 18
+"""Elements per piece of work."""
+
+
+def row_scale(
+    weight: NDArray[Any], threads: int | None, check: Check = unchecked
+) -> NDArray[np.float32]:
+    """Largest magnitude of each row, 1 for rows of zeros.
+
+    Shapes: [rows, ..] -> [rows, 1..].
+
+    Raises:
+        NonFiniteError: a weight is NaN, infinite, or beyond float32.
+    """
+    bits = np.dtype(f"u{weight.dtype.itemsize}")
+    largest = np.empty(len(weight), bits)
+
+    def run(rows: slice) -> None:
+        block = weight[rows].view(bits).reshape(len(largest[rows]), -1)
+        _largest_bits(np.require(block, requirements=["C", "A"]), largest[rows])
+
+    spread(run, _row_blocks(weight), threads, check)
+    with np.errstate(over="ignore"):
+        scale = widened(largest.view(weight.dtype)).astype(np.float32)
+    if not np.isfinite(scale).all():
+        raise NonFiniteError
+    scale[scale == 0] = 1
+    return scale.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def unscale(
+    dense: NDArray[Any],
+    per_channel_scale: NDArray[np.float32],
+    threads: int | None,
+    check: Check = unchecked,
+) -> None:
+    """Multiply each row by its scale, in place, in float32 with one rounding to the dtype."""
+
+    def run(rows: slice) -> None:
+        block = dense[rows]
+        block[...] = widened(block) * per_channel_scale[rows]
+
+    spread(run, _row_blocks(dense), threads, check)
+
+
+def _row_blocks(array: NDArray[Any]) -> list[slice]:
+    step = max(1, _BLOCK * len(array) // array.size)
+    return [slice(first, first + step) for first in range(0, len(array), step)]
+
+
+@compiled
+def _largest_bits(
+    rows: NDArray[np.unsignedinteger[Any]], largest: NDArray[np.unsignedinteger[Any]]
+) -> None:
+    """The bits of each row's largest magnitude: without the sign, bits order as magnitudes do."""
+    for row in range(rows.shape[0]):
+        most = largest[row]
+        most = type(most)(0)
+        for i in range(rows.shape[1]):
+            most = max(most, type(most)(rows[row, i] << type(most)(1)))
+        largest[row] = most >> type(most)(1)

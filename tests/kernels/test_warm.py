@@ -1,0 +1,91 @@
+"""After `warm` in a fresh process scalar jobs compile nothing; and the digest of what decides."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import kernels
+
+JOBS = """
+import sys
+from itertools import product
+import ml_dtypes
+import numpy as np
+from numba.core.dispatcher import Dispatcher
+import kernels
+from kernels.metrics import errors
+
+def compiled():
+    return {
+        f"{name}.{of}{signature}"
+        for name, module in list(sys.modules.items()) if name.startswith("kernels")
+        for of, kernel in vars(module).items() if isinstance(kernel, Dispatcher)
+        for signature in kernel.signatures
+    }
+
+def unaligned(array):
+    "As in a memory-mapped file: read-only, and at an odd address."
+    raw = np.zeros(array.nbytes + 1, np.uint8)
+    view = raw[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    view.flags.writeable = False
+    return view
+
+class Rows:
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def read(self, first, count):
+        return self.array[first:first + count]
+
+kernels.warm()
+before = compiled()
+assert len(before) > 30, before
+rng = np.random.default_rng(1)
+dtypes = (np.float16, ml_dtypes.bfloat16, np.float32)
+shapes = ((16, 16), (64, 256), (1024, 520))
+groups = ((None, 0), (4, 0), (1, 1), (8, 1))
+options = product(dtypes, shapes, (3, 8), groups, (False, True), (None, 4))
+for dtype, shape, n_bits, (size, axis), scaled, decimals in options:
+    if shape[0] == 1024 and (n_bits, size) not in ((3, None), (8, 8)):
+        continue
+    settings = kernels.PaletteSettings(
+        n_bits, axis, size, 1, scaled, decimals, "int8" if n_bits == 8 else None
+    )
+    drawn = rng.normal(0, 0.02, shape)
+    weight = unaligned((drawn.round(2) if rng.random() < 0.3 else drawn).astype(dtype))
+    importance = (None, np.ones(shape), np.ones(shape, np.float32), np.ones(shape, np.float16))
+    palette = kernels.palettize(weight, settings, importance[rng.integers(4)])
+    packed = kernels.pack(palette.indices, n_bits)
+    kernels.unpack(unaligned(packed), n_bits, shape)
+    errors(weight, kernels.reconstruct(palette))
+    if kernels.can_stream(shape, dtype, settings):
+        list(kernels.palettize_rows(Rows(weight), settings).packed())
+sys.exit("\\n".join(sorted(compiled() - before)) or None)
+"""
+DIGEST = "import kernels; print(kernels.fingerprint())"
+
+
+def run(code, **options):
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, check=False, capture_output=True, text=True, **options)
+
+
+def test_jobs_compile_nothing_more():
+    found = run(JOBS)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_the_fingerprint_follows_the_sources(tmp_path):
+    sources = Path(kernels.__file__).parent
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(sources, tmp_path / "kernels", ignore=ignored)
+    same = run(DIGEST, cwd=tmp_path).stdout.strip()
+    assert len(same) == 16
+    assert same == kernels.fingerprint()
+    changed = tmp_path / "kernels" / "scalar" / "settle.py"
+    changed.write_text(changed.read_text() + "\n")
+    other = run(DIGEST, cwd=tmp_path).stdout.strip()
+    assert len(other) == 16
+    assert other != same
