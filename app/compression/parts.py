@@ -1,6 +1,5 @@
 """Read finished parts back: what each slice became and where its arrays lie."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +16,8 @@ Parts = Mapping[str, tuple[StoredSlice, ...]]
 """Tensor name -> its slices, rows in order."""
 
 OUTCOMES = TypeAdapter(tuple[SliceOutcome, ...])
+OUTCOMES_KEY = "outcomes"
+"""The last tensor of a part: what became of its slices, as JSON bytes."""
 
 
 def read_parts(store: Storage, tasks: Sequence[CompressionTask]) -> Parts:
@@ -24,9 +25,12 @@ def read_parts(store: Storage, tasks: Sequence[CompressionTask]) -> Parts:
     found: dict[str, list[StoredSlice]] = defaultdict(list)
     for task in tasks:
         header = read_header(store, task.part_path, Limits())
-        outcomes = OUTCOMES.validate_python(json.loads(header.metadata["outcomes"]))
+        by_name = {tensor.name: tensor for tensor in header.tensors}
+        said = by_name.pop(OUTCOMES_KEY)
+        text = store.read(task.part_path, said.offset, said.size_bytes)
+        outcomes = OUTCOMES.validate_json(bytes(text))
         arrays: dict[int, dict[str, StoredTensor]] = defaultdict(dict)
-        for tensor in header.tensors:
+        for tensor in by_name.values():
             place, _, key = tensor.name.partition(".")
             arrays[int(place)][key] = tensor
         for number, outcome in enumerate(outcomes):

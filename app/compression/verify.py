@@ -46,7 +46,7 @@ def verify(
         rows, sums = _Rows(source, path, tensor), []
         for first, block in artifact.blocks(said.name, threads):
             check()
-            sums.append(errors(rows.read(first, len(block)), block).sse)
+            sums.append(errors(rows.read(first, len(block)), block, threads, check).sse)
         sse = math.fsum(sums)
         if not math.isclose(sse, said.sse, rel_tol=RELATIVE_SLACK, abs_tol=1e-300):
             raise InvalidArtifact(

@@ -1,7 +1,8 @@
 """Do any task in a worker: the one function that fan-out sends there."""
 
 from app.compression import finish
-from app.compression.run import content_sha256, run_task
+from app.compression.palettize import content_sha256
+from app.compression.run import run_task
 from app.errors import OutOfMemory
 from app.storage import open_storage
 from schemas.tasks import (

@@ -39,7 +39,7 @@ def measured(parts):
     found = {}
     for path in parts:
         with safe_open(path, "np") as part:
-            for outcome in json.loads(part.metadata()["outcomes"]):
+            for outcome in json.loads(part.get_tensor("outcomes").tobytes()):
                 found[outcome["name"]] = outcome["seconds"]
     return found
 

@@ -1,0 +1,223 @@
+"""Palettize one slice of a tensor: whole in memory, or in blocks of rows when it is huge."""
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+import kernels
+from app.artifacts.dtypes import NUMPY
+from app.artifacts.writer import Entry
+from app.compression.dense import laid_out
+from app.compression.stop import StopCheck
+from app.errors import InvalidSensitivities
+from app.storage import Storage
+from kernels import PaletteSettings
+from kernels.errors import NonFiniteError, SensitivityError
+from kernels.metrics import Metrics
+from schemas.artifact import PALETTE_KEYS
+from schemas.config.spec import PalettizationSpec
+from schemas.plan import Clustering
+from schemas.report import SliceOutcome
+from schemas.tasks import StoredRows, TensorSlice
+
+HUGE_BYTES = 64 << 20
+"""Slices above this are read in blocks where their palettes allow it."""
+Arrays = dict[str, NDArray[np.generic]]
+
+
+@dataclass
+class Palettized:
+    """A slice's arrays, and what became of it; none when it was kept."""
+
+    arrays: Arrays = field(default_factory=dict)
+    outcome: SliceOutcome | None = None
+    """None until the streamed entries were written."""
+    streamed: tuple[Entry, ...] = ()
+    """Arrays that are computed while they are written."""
+
+
+def palettize(
+    source: Storage,
+    beside: Storage,
+    item: TensorSlice,
+    digest: bool,
+    threads: int | None,
+    stop: StopCheck,
+) -> Palettized:
+    """Palettize a slice, or keep it where its weights are not finite; `beside` holds sensitivities.
+
+    Raises:
+        Cancelled: see `StopCheck`.
+        InvalidSensitivities: some are negative or not finite.
+    """
+    run = _in_blocks if _is_huge(item) else _whole
+    try:
+        return run(source, beside, item, digest, threads, stop)
+    except SensitivityError as error:
+        raise InvalidSensitivities(
+            f"{item.name}: {error}; mend its sensitivities, or leave them out, and submit again"
+        ) from error
+    except NonFiniteError as error:
+        return Palettized(outcome=_kept(item, str(error)))
+
+
+def content_sha256(source: Storage, beside: Storage, item: TensorSlice) -> str:
+    """Hex digest of a slice's bytes, its sensitivities' behind them; held in pieces only."""
+    digest = hashlib.sha256()
+    for store, rows in ((source, item), (beside, item.sensitivity)):
+        for chunk in store.chunks(rows.path, rows.offset, rows.size_bytes) if rows else ():
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _is_huge(item: TensorSlice) -> bool:
+    settings = settings_of(item.spec, item.clustering)
+    return (
+        item.size_bytes > HUGE_BYTES
+        and item.strides is None
+        and (item.sensitivity is None or item.sensitivity.strides is None)
+        and kernels.can_stream(item.shape, NUMPY[item.dtype], settings)
+    )
+
+
+def _whole(
+    source: Storage,
+    beside: Storage,
+    item: TensorSlice,
+    digest: bool,
+    threads: int | None,
+    stop: StopCheck,
+) -> Palettized:
+    started = time.perf_counter()
+    data = source.read(item.path, item.offset, item.size_bytes)
+    weighing, importance = item.sensitivity, memoryview(b"")
+    if weighing is not None:
+        importance = beside.read(weighing.path, weighing.offset, weighing.size_bytes)
+    palette = kernels.palettize(
+        _laid_out(data, item),
+        settings_of(item.spec, item.clustering),
+        _laid_out(importance, weighing) if weighing else None,
+        "auto",
+        threads,
+        stop,
+    )
+    sha256 = None
+    if digest:
+        hashed = hashlib.sha256(data)
+        hashed.update(importance)
+        sha256 = hashed.hexdigest()
+    arrays: Arrays = {key: getattr(palette, key) for key in PALETTE_KEYS}
+    arrays["indices"] = kernels.pack(palette.indices, item.spec.n_bits, threads)
+    assert palette.metrics is not None  # noqa: S101 - palettize always measures
+    return Palettized(
+        {key: array for key, array in arrays.items() if array is not None},
+        _outcome(item, palette.metrics, time.perf_counter() - started, sha256),
+    )
+
+
+def _in_blocks(
+    source: Storage,
+    beside: Storage,
+    item: TensorSlice,
+    digest: bool,
+    threads: int | None,
+    stop: StopCheck,
+) -> Palettized:
+    started = time.perf_counter()
+    palette = kernels.palettize_rows(
+        _Rows(source, item),
+        settings_of(item.spec, item.clustering),
+        _Rows(beside, item.sensitivity) if item.sensitivity else None,
+        threads,
+        "auto",
+        stop,
+    )
+    arrays: Arrays = {
+        key: array
+        for key in PALETTE_KEYS
+        if key != "indices" and (array := getattr(palette, key)) is not None
+    }
+    found = Palettized(arrays)
+
+    def indices() -> Iterator[memoryview]:
+        for block in palette.packed():
+            yield block.data
+        assert palette.metrics is not None  # noqa: S101 - known at the end of a pass
+        sha256 = content_sha256(source, beside, item) if digest else None
+        found.outcome = _outcome(item, palette.metrics, time.perf_counter() - started, sha256)
+
+    size = (math.prod(item.shape) * item.spec.n_bits + 7) // 8
+    found.streamed = (Entry("indices", "U8", (size,), size, indices),)
+    return found
+
+
+class _Rows:
+    """A slice as rows to fetch. It is read in order, several times over."""
+
+    def __init__(self, store: Storage, rows: StoredRows) -> None:
+        self._store, self._rows = store, rows
+        self.shape, self.dtype = rows.shape, NUMPY[rows.dtype]
+
+    def read(self, first: int, count: int) -> NDArray[np.generic]:
+        """Some rows. Shapes: -> (count, *shape[1:])."""
+        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        start = self._rows.offset + first * row_bytes
+        data = self._store.read(self._rows.path, start, count * row_bytes)
+        return laid_out(data, self.dtype, (count, *self.shape[1:]), None)
+
+
+def _laid_out(data: memoryview, rows: StoredRows) -> NDArray[np.generic]:
+    return laid_out(data, NUMPY[rows.dtype], rows.shape, rows.strides)
+
+
+def settings_of(spec: PalettizationSpec, clustering: Clustering) -> PaletteSettings:
+    """What the kernel is asked to do, from the plan's words."""
+    plain = PaletteSettings(
+        n_bits=spec.n_bits,
+        axis=clustering.axis,
+        group_size=clustering.group_size,
+        cluster_dim=spec.cluster_dim,
+        per_channel_scale=spec.enable_per_channel_scale,
+        rounding_precision=clustering.rounding_precision,
+    )
+    if spec.lut_qspec is None:
+        return plain
+    return replace(
+        plain,
+        lut_dtype=spec.lut_qspec.dtype,
+        lut_scheme=spec.lut_qspec.qscheme,
+        lut_float_range=spec.lut_qspec.float_range,
+        lut_scale_dtype=spec.lut_qspec.scale_dtype,
+    )
+
+
+def _kept(item: TensorSlice, reason: str) -> SliceOutcome:
+    return SliceOutcome(
+        name=item.name,
+        first_row=item.first_row,
+        action="kept",
+        reason=reason,
+        weights=math.prod(item.shape),
+    )
+
+
+def _outcome(
+    item: TensorSlice, metrics: Metrics, seconds: float, sha256: str | None
+) -> SliceOutcome:
+    return SliceOutcome(
+        name=item.name,
+        first_row=item.first_row,
+        action="palettized",
+        notes=metrics.notes,
+        weights=math.prod(item.shape),
+        sse=metrics.sse,
+        signal=metrics.signal,
+        max_error=metrics.max_error,
+        seconds=seconds,
+        content_sha256=sha256,
+    )
