@@ -66,5 +66,7 @@ def _perform(task: Task, threads: int | None) -> Answer:
         case PublishTask():
             return finish.publish(task)
         case FinishTask():
+            for small in task.first:
+                run_task(small, threads)
             return finish.finish(task, threads)
     return None

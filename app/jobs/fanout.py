@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 
 from distributed import Client, Future, as_completed
 from distributed.client import FutureCancelledError
@@ -121,4 +122,9 @@ def _told(waiting: Mapping[Future[Answer], Task], error: KilledWorker) -> str:
 
 def _run(kind: str, text: str) -> Answer:
     """In a worker: do a task. Its kind tells apart those that have the same fields."""
-    return perform(KINDS[kind].model_validate_json(text), Settings().task_threads)
+    return perform(KINDS[kind].model_validate_json(text), _threads())
+
+
+@cache
+def _threads() -> int | None:
+    return Settings().task_threads
