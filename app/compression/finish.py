@@ -14,10 +14,7 @@ from app.compression.assemble import (
     write_report,
     write_shard,
 )
-from app.compression.job import (
-    parts_path,
-    read_tasks,
-)
+from app.compression.job import parts_path, read_request, read_tasks
 from app.compression.layout import Shards, Stores, batches, in_artifact, lay_out
 from app.compression.parts import Parts, read_parts
 from app.compression.stop import StopCheck
