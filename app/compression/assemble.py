@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 
 from app.artifacts.reader import open_artifact
 from app.artifacts.writer import Chunks, arranged, stream
@@ -12,6 +11,7 @@ from app.compression.parts import read_parts
 from app.compression.stop import StopCheck
 from app.compression.verify import verify
 from app.settings import Limits
+from app.software import SOFTWARE
 from app.storage import Storage
 from schemas.artifact import ArtifactMetadata, PalettizedWeight
 from schemas.base import Schema
@@ -110,7 +110,7 @@ def said(request: JobRequest, shard: Sequence[Piece]) -> dict[str, str]:
         config_sha256=sha256_of(request.config),
         plan_sha256=sha256_of(request.plan),
         sensitivities_sha256=request.plan.sensitivities_sha256,
-        software={"palettery": version("palettery")},
+        software=SOFTWARE,
     )
     return {"format": "pt", "palettery": metadata.model_dump_json()}
 

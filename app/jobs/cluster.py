@@ -27,7 +27,10 @@ DASK = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
+    "distributed.worker.profile.enabled": False,
     "distributed.admin.low-level-log-length": 0,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
     # Dask insists on a web server per process; these serve nothing.
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
