@@ -14,6 +14,7 @@ from app.jobs.fanout import Workers
 from app.jobs.records import Records
 from app.jobs.sweep import Sweep
 from app.settings import Settings
+from app.software import VERSION
 
 TICK_S = 1.0
 NOTE_EVERY_S = 5.0
