@@ -101,6 +101,8 @@ def object_store_server() -> Iterator[ObjectStoreServer]:
         finally:
             process.kill()
             process.wait()
+            for role, port in zip(ROLES, ports[len(ROLES) :], strict=True):
+                Path(f"/tmp/seaweedfs-{role}-grpc-{port}.sock").unlink(missing_ok=True)  # noqa: S108
 
 
 @pytest.fixture
@@ -154,7 +156,10 @@ def _start(program: Path, folder: Path, ports: list[int]) -> "subprocess.Popen[b
         *(f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock"),
     ]
     with (folder / "log").open("wb") as log:
-        environment = {"HOME": str(folder), "PATH": os.environ["PATH"], "GOMEMLIMIT": "512MiB"}
+        environment = {
+            "PATH": os.environ["PATH"],
+            **{"HOME": str(folder), "TMPDIR": str(folder), "GOMEMLIMIT": "512MiB"},
+        }
         return subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment)
 
 
