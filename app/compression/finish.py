@@ -22,7 +22,7 @@ from app.compression.verify import verify
 from app.errors import Cancelled
 from app.results.keys import content_key, origin_key, recipe
 from app.settings import Limits
-from app.storage import open_storage
+from app.storage import shared_storage
 from schemas.plan import Plan
 from schemas.tasks import (
     CompressionTask,
@@ -83,7 +83,7 @@ class _Job:
     """
 
     def __init__(self, task: JobTask) -> None:
-        self._store, self._prefix = open_storage(task.store_url), task.prefix
+        self._store, self._prefix = shared_storage(task.store_url), task.prefix
         self._stop = StopCheck(self._store, task.cancel_path)
 
     def read_parts(self) -> None:
