@@ -97,12 +97,6 @@ def test_a_copy_counts_as_modified_when_it_was_made(store):
     assert abs(datetime.now(UTC) - copy.modified_at) < timedelta(minutes=1)
 
 
-def test_a_move_leaves_nothing_behind(store):
-    store.write("a/b", b"1")
-    store.move("a/b", "c")
-    assert (store.list(""), store.read("c")) == (["c"], b"1")
-
-
 def test_a_listing_shows_size_and_time(store):
     store.write("x/a", b"123")
     store.write("x/y/b", b"")
