@@ -178,7 +178,7 @@ def _workers(settings: Settings) -> list[dict[str, Any]]:
             "nthreads": 1,
             "memory_limit": settings.worker_memory_bytes or 0,
             "preload": ["app.jobs.preload"],
-            "silence_logs": logging.ERROR,
+            "silence_logs": logging.CRITICAL,
             "env": shared | environment,
         }
         for environment in own
