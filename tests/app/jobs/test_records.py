@@ -54,8 +54,10 @@ def test_new_job_is_queued_and_reads_back_as_it_was_made(records):
 
 def test_life_of_a_job_that_succeeds(records):
     job_id = add(records)
-    assert records.start(job_id)
-    assert records.start(job_id), "a recovered job goes on"
+    started = records.start(job_id)
+    assert started.state == "running"
+    assert started == records.get(job_id)
+    assert records.start(job_id) == started, "a recovered job goes on"
     done = Progress(tensors_done=3, tensors_total=3, bytes_done=1 << 40, bytes_total=1 << 40)
     assert records.advance(job_id, done)
     assert records.succeed(job_id, 7)
@@ -103,6 +105,14 @@ def test_alive_are_those_that_have_not_ended(records):
     assert [job.id for job in records.alive()] == [ids[0], ids[1], ids[3]]
 
 
+def test_success_comes_with_the_last_of_the_progress(records):
+    job_id = add(records)
+    records.start(job_id)
+    done = Progress(tensors_done=3, tensors_total=3, bytes_done=1 << 40, bytes_total=1 << 40)
+    assert records.succeed(job_id, 7, progress=done)
+    assert records.get(job_id).progress == done
+
+
 def test_pages_are_newest_first(records):
     ids = [add(records) for _ in range(5)]
     assert [job.id for job in records.page(2, None)] == ids[:2:-1]
@@ -116,6 +126,7 @@ def test_pages_are_newest_first(records):
 def test_no_such_job(records, job_id):
     with pytest.raises(NotFound, match="no job"):
         records.get(job_id)
+    assert records.start("01890a5d-ac96-774b-bcce-b302099a8057") is None
 
 
 def test_times_are_the_clocks(database):
@@ -148,7 +159,9 @@ def test_retry_starts_afresh(records, state):
     assert (job.started_at, job.ended_at, job.error, job.deadline_at) == (None,) * 4
     assert (job.priority, job.expires_at) == (7, None)
     assert [(alive.id, alive.attempt) for alive in records.alive()] == [(job_id, 1)]
-    assert records.start(job_id)
+    assert records.start(job_id, 0) is None, "what is left of the first attempt goes no further"
+    assert records.start(job_id, 1).state == "running"
+    assert records.start(job_id, 0) is None
     assert ENDS[state](records, job_id)
     assert records.retry(job_id) == 2
 
