@@ -64,7 +64,8 @@ def scaled(
         )
         assert migrated.stdout.startswith("empty -> "), migrated
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as http:
-            service = Service(programs, http, opened(bucket), database_url, bucket.unfinished_uploads)
+            unfinished = bucket.unfinished_uploads
+            service = Service(programs, http, opened(bucket), database_url, unfinished, folder)
             try:
                 service.start()
                 yield service

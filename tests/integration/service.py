@@ -103,6 +103,8 @@ class Service:
     database_url: str
     unfinished: Callable[[], list[str]]
     """Files that are being written, or were when something stopped."""
+    folder: Path
+    """All that the service has on this machine lies in it."""
 
     wait_until = staticmethod(wait_until)
 
