@@ -38,6 +38,7 @@ Strict = Annotated[
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
 Server = Annotated[str, typer.Option("--server", envvar="PALETTERY_SERVER", help="Server's URL.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -191,6 +192,13 @@ def submit(
     preset: Preset = None,
     sensitivities: Sensitivities = None,
     strict: Strict = False,
+    priority: Annotated[
+        int | None, typer.Option(min=0, max=9, help="Jobs of a higher one go first.")
+    ] = None,
+    deadline: Annotated[
+        int | None, typer.Option(min=1, help="Seconds from now until the job is given up.")
+    ] = None,
+    reuse: Annotated[bool, typer.Option(help="Take results of earlier jobs.")] = True,
     server: Server = LOCAL_SERVER,
     wait: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = False,
 ) -> None:
@@ -205,6 +213,9 @@ def submit(
             preset=preset,
             sensitivities=sensitivities or (),
             strict=strict,
+            priority=priority,
+            deadline_s=deadline,
+            reuse=reuse,
         )
         typer.echo(job.id)
         if wait and follow(client, job).state != "succeeded":
@@ -226,8 +237,35 @@ def jobs(server: Server = LOCAL_SERVER, as_json: Json = False) -> None:
 
 
 @cli.command()
+def cancel(job_id: JobId, server: Server = LOCAL_SERVER) -> None:
+    """Stop a queued or running job."""
+    from app.client import Client
+
+    with Client(server) as client:
+        client.cancel(job_id)
+
+
+@cli.command()
+def retry(job_id: JobId, server: Server = LOCAL_SERVER) -> None:
+    """Have a failed or cancelled job go on over what it had finished."""
+    from app.client import Client
+
+    with Client(server) as client:
+        client.retry(job_id)
+
+
+@cli.command()
+def delete(job_id: JobId, server: Server = LOCAL_SERVER) -> None:
+    """Remove an ended job with its artifact."""
+    from app.client import Client
+
+    with Client(server) as client:
+        client.delete(job_id)
+
+
+@cli.command()
 def download(
-    job_id: Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")],
+    job_id: JobId,
     out: Out,
     server: Server = LOCAL_SERVER,
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,

@@ -157,7 +157,7 @@ def _postgres(address: URL) -> Engine:
 
 
 def _sqlite(address: URL) -> Engine:
-    engine = create_engine(address, pool_pre_ping=True)
+    engine = create_engine(address)
 
     @event.listens_for(engine, "connect")
     def _(connection: ConnectionPoolEntry, _: object) -> None:

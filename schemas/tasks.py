@@ -3,9 +3,9 @@
 from pydantic import NonNegativeInt
 
 from schemas.base import Schema
-from schemas.checkpoint import StoredTensor
-from schemas.config.spec import PalettizationSpec
-from schemas.plan import Clustering
+from schemas.checkpoint import Checkpoint, StoredTensor
+from schemas.config import KMeansPalettizerConfig, PalettizationSpec
+from schemas.plan import Clustering, Plan
 from schemas.report import SliceOutcome
 
 
@@ -73,6 +73,14 @@ class CompressionTask(Schema):
         return sum(part.size_bytes for part in self.slices)
 
 
+class JobRequest(Schema):
+    """What a job is to do, and with what."""
+
+    config: KMeansPalettizerConfig
+    checkpoint: Checkpoint
+    plan: Plan
+
+
 class JobTask(Schema):
     """Work on a whole job, found in its folder."""
 
@@ -115,6 +123,9 @@ class PublishTask(JobTask):
 
 class FinishTask(JobTask):
     """All of these for a small job in one; gives what is `Published`."""
+
+    first: tuple[CompressionTask, ...] = ()
+    """What is still to be palettized, before that."""
 
 
 class Layout(Schema):

@@ -1,5 +1,6 @@
 """A real S3-compatible server as a process of its own, and a proxy before it that misbehaves."""
 
+import base64
 import contextlib
 import json
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import obstore
@@ -54,12 +56,16 @@ class ObjectStoreServer:
         }
 
     def unfinished_uploads(self) -> list[str]:
-        """Multipart uploads of the bucket that were neither completed nor aborted."""
+        """Keys below the prefix with multipart uploads that were neither completed nor aborted."""
         found = httpx.get(
-            f"{self.filer}/buckets/{BUCKET}/.uploads/", headers={"Accept": "application/json"}
+            f"{self.filer}/buckets/{BUCKET}/.uploads/",
+            params={"limit": 10_000},
+            headers={"Accept": "application/json"},
         )
-        entries = found.json()["Entries"] if found.is_success else None
-        return [entry["FullPath"] for entry in entries or ()]
+        entries = (found.json()["Entries"] if found.is_success else None) or ()
+        keys = [base64.b64decode(entry["Extended"]["key"]).decode() for entry in entries]
+        prefix = urlsplit(self.url).path.lstrip("/")
+        return [key for key in keys if key.startswith(prefix)]
 
     def make_bucket(self) -> None:
         store = S3Store(
@@ -95,6 +101,8 @@ def object_store_server() -> Iterator[ObjectStoreServer]:
         finally:
             process.kill()
             process.wait()
+            for role, port in zip(ROLES, ports[len(ROLES) :], strict=True):
+                Path(f"/tmp/seaweedfs-{role}-grpc-{port}.sock").unlink(missing_ok=True)  # noqa: S108
 
 
 @pytest.fixture
@@ -148,7 +156,10 @@ def _start(program: Path, folder: Path, ports: list[int]) -> "subprocess.Popen[b
         *(f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock"),
     ]
     with (folder / "log").open("wb") as log:
-        environment = {"HOME": str(folder), "PATH": os.environ["PATH"], "GOMEMLIMIT": "512MiB"}
+        environment = {
+            "PATH": os.environ["PATH"],
+            **{"HOME": str(folder), "TMPDIR": str(folder), "GOMEMLIMIT": "512MiB"},
+        }
         return subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment)
 
 

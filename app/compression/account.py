@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
 from app.artifacts.writer import Entry
+from app.software import SOFTWARE
 from schemas.plan import Plan, PlannedTensor
 from schemas.report import Report, SliceOutcome, TensorReport
 from schemas.tasks import StoredSlice
@@ -48,7 +48,7 @@ def account(plan: Plan, pieces: Sequence[Piece], digests: dict[str, str]) -> Rep
         palettized_size_after_bytes=sum(tensor.size_after_bytes for tensor in done),
         bits_per_weight=8 * after / weights if weights else 0.0,
         artifact_sha256=digests,
-        software={"palettery": version("palettery")},
+        software=SOFTWARE,
     )
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 
 from app.artifacts.reader import open_artifact
 from app.artifacts.writer import Chunks, arranged, stream
@@ -12,6 +11,7 @@ from app.compression.parts import read_parts
 from app.compression.stop import StopCheck
 from app.compression.verify import verify
 from app.settings import Limits
+from app.software import SOFTWARE
 from app.storage import Storage
 from schemas.artifact import ArtifactMetadata, PalettizedWeight
 from schemas.base import Schema
@@ -19,7 +19,7 @@ from schemas.checkpoint import Checkpoint
 from schemas.config import KMeansPalettizerConfig
 from schemas.plan import Plan, PlannedTensor
 from schemas.report import Report
-from schemas.tasks import CompressionTask
+from schemas.tasks import CompressionTask, JobRequest
 
 
 def assemble(
@@ -44,10 +44,9 @@ def assemble(
     parts = read_parts(store, tasks)
     shards = lay_out(plan, checkpoint, parts, Stores(source, store), shard_bytes)
     check = StopCheck(store, None)
+    request = JobRequest(config=config, checkpoint=checkpoint, plan=plan)
     digests = {
-        name: write_shard(
-            store, artifact_path(prefix, name), shard, said(plan, checkpoint, config, shard), check
-        )
+        name: write_shard(store, artifact_path(prefix, name), shard, said(request, shard), check)
         for name, shard in shards.items()
     }
     digests |= write_index(store, prefix, shards)
@@ -100,20 +99,18 @@ def report_path(prefix: str) -> str:
     return f"{prefix}/report.json"
 
 
-def said(
-    plan: Plan, checkpoint: Checkpoint, config: KMeansPalettizerConfig, shard: Sequence[Piece]
-) -> dict[str, str]:
+def said(request: JobRequest, shard: Sequence[Piece]) -> dict[str, str]:
     """The metadata of one file of an artifact."""
     metadata = ArtifactMetadata(
         weights={piece.planned.name: _weight(piece.planned) for piece in shard if piece.palettized},
         tied={
             piece.planned.name: piece.planned.aliases for piece in shard if piece.planned.aliases
         },
-        source_sha256={file.name: file.sha256 for file in checkpoint.files if file.sha256},
-        config_sha256=sha256_of(config),
-        plan_sha256=sha256_of(plan),
-        sensitivities_sha256=plan.sensitivities_sha256,
-        software={"palettery": version("palettery")},
+        source_sha256={file.name: file.sha256 for file in request.checkpoint.files if file.sha256},
+        config_sha256=sha256_of(request.config),
+        plan_sha256=sha256_of(request.plan),
+        sensitivities_sha256=request.plan.sensitivities_sha256,
+        software=SOFTWARE,
     )
     return {"format": "pt", "palettery": metadata.model_dump_json()}
 

@@ -14,13 +14,7 @@ from app.compression.assemble import (
     write_report,
     write_shard,
 )
-from app.compression.job import (
-    parts_path,
-    read_checkpoint,
-    read_config,
-    read_plan,
-    read_tasks,
-)
+from app.compression.job import parts_path, read_request, read_tasks
 from app.compression.layout import Shards, Stores, batches, in_artifact, lay_out
 from app.compression.parts import Parts, read_parts
 from app.compression.stop import StopCheck
@@ -28,13 +22,13 @@ from app.compression.verify import verify
 from app.errors import Cancelled
 from app.results.keys import content_key, origin_key, recipe
 from app.settings import Limits
-from app.storage import open_storage
-from schemas.checkpoint import Checkpoint
-from schemas.config import KMeansPalettizerConfig
+from app.storage import shared_storage
 from schemas.plan import Plan
 from schemas.tasks import (
+    CompressionTask,
     FinishTask,
     GatherTask,
+    JobRequest,
     JobTask,
     Layout,
     Published,
@@ -75,7 +69,7 @@ def publish(task: PublishTask) -> Published:
 def finish(task: FinishTask, threads: int | None = None) -> Published:
     """All of the above for a small job, in one go."""
     job = _Job(task)
-    job.gather()
+    job.read_parts()
     digests = {name: job.write(name) for name in job.shards}
     job.verify([tensor.name for tensor in job.plan.tensors], threads)
     return job.publish(digests)
@@ -89,18 +83,20 @@ class _Job:
     """
 
     def __init__(self, task: JobTask) -> None:
-        self._store, self._prefix = open_storage(task.store_url), task.prefix
+        self._store, self._prefix = shared_storage(task.store_url), task.prefix
         self._stop = StopCheck(self._store, task.cancel_path)
 
+    def read_parts(self) -> None:
+        self._parts = read_parts(self._store, self._tasks)
+
     def gather(self) -> Layout:
-        tasks = read_tasks(self._store, self._prefix)
-        self._parts = read_parts(self._store, tasks)
+        self.read_parts()
         self._store.write(parts_path(self._prefix), _PARTS.dump_json(dict(self._parts)))
         return Layout(shards=tuple(self.shards), batches=tuple(batches(self.plan)))
 
     def write(self, name: str) -> str:
         shard, path = self.shards[name], artifact_path(self._prefix, name)
-        metadata = said(self.plan, self._checkpoint, self._config, shard)
+        metadata = said(self._request, shard)
         digest = write_shard(self._store, path, shard, metadata, self._stop)
         try:
             self._stop.now()
@@ -114,7 +110,7 @@ class _Job:
         tensors = [tensor_report(piece) for piece in self._pieces() if piece.planned.name in wanted]
         paths = [artifact_path(self._prefix, name) for name in self.shards]
         artifact = open_artifact(self._store, paths, Limits())
-        verify(artifact, tensors, self._checkpoint, self._store, self._stop, threads)
+        verify(artifact, tensors, self._request.checkpoint, self._store, self._stop, threads)
 
     def publish(self, digests: dict[str, str]) -> Published:
         self._stop.now()
@@ -124,39 +120,35 @@ class _Job:
         size = sum(self._store.size_bytes(artifact_path(self._prefix, name)) for name in digests)
         return Published(size_bytes=size, results=tuple(self._results()))
 
-    @cached_property
+    @property
     def plan(self) -> Plan:
-        return read_plan(self._store, self._prefix)
+        return self._request.plan
 
     @cached_property
     def shards(self) -> Shards:
         stores = Stores(self._store, self._store)
-        return lay_out(self.plan, self._checkpoint, self._parts, stores)
+        return lay_out(self.plan, self._request.checkpoint, self._parts, stores)
 
     @cached_property
     def _parts(self) -> Parts:
         return _PARTS.validate_json(bytes(self._store.read(parts_path(self._prefix))))
 
     @cached_property
-    def _checkpoint(self) -> Checkpoint:
-        return read_checkpoint(self._store, self._prefix)
+    def _tasks(self) -> Sequence[CompressionTask]:
+        return read_tasks(self._store, self._prefix)
 
     @cached_property
-    def _config(self) -> KMeansPalettizerConfig:
-        return read_config(self._store, self._prefix)
+    def _request(self) -> JobRequest:
+        return read_request(self._store, self._prefix)
 
     def _pieces(self) -> Iterator[Piece]:
         return (piece for shard in self.shards.values() for piece in shard)
 
     def _results(self) -> Iterator[Result]:
         """The slices that other jobs may use: those whose bytes were digested."""
-        items = {
-            (item.name, item.first_row): item
-            for task in read_tasks(self._store, self._prefix)
-            for item in task.slices
-        }
+        items = {(item.name, item.first_row): item for task in self._tasks for item in task.slices}
         for name, shard in self.shards.items():
-            metadata = said(self.plan, self._checkpoint, self._config, shard)
+            metadata = said(self._request, shard)
             lying = in_artifact(artifact_path(self._prefix, name), shard, metadata)
             for place, stored in lying.items():
                 named, content = recipe(items[place]), stored.outcome.content_sha256

@@ -1,16 +1,12 @@
 """What a job is in the store: the files that say what to do, and where its results go."""
 
-import json
 from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 
 from app.compression.assemble import report_path
 from app.storage import Storage
-from schemas.checkpoint import Checkpoint
-from schemas.config import KMeansPalettizerConfig
-from schemas.plan import Plan
-from schemas.tasks import CompressionTask
+from schemas.tasks import CompressionTask, JobRequest
 
 JOBS = "jobs"
 """Folder of all jobs' folders."""
@@ -18,18 +14,16 @@ _TASKS = TypeAdapter(list[CompressionTask])
 
 
 def write_job(
-    store: Storage,
-    prefix: str,
-    config: KMeansPalettizerConfig,
-    checkpoint: Checkpoint,
-    plan: Plan,
-    tasks: Sequence[CompressionTask],
+    store: Storage, prefix: str, request: JobRequest, tasks: Sequence[CompressionTask]
 ) -> None:
     """Store what a job needs to run, on any machine, at any later time."""
-    store.write(f"{prefix}/config.json", json.dumps(config.model_dump(mode="json")).encode())
-    store.write(f"{prefix}/checkpoint.json", checkpoint.model_dump_json().encode())
-    store.write(f"{prefix}/plan.json", plan.model_dump_json().encode())
+    store.write(f"{prefix}/request.json", request.model_dump_json().encode())
     store.write(f"{prefix}/tasks.json", _TASKS.dump_json(list(tasks)))
+
+
+def read_request(store: Storage, prefix: str) -> JobRequest:
+    """What a job is to do."""
+    return JobRequest.model_validate_json(bytes(store.read(f"{prefix}/request.json")))
 
 
 def read_tasks(store: Storage, prefix: str, attempt: int = 0) -> list[CompressionTask]:
@@ -42,21 +36,6 @@ def read_tasks(store: Storage, prefix: str, attempt: int = 0) -> list[Compressio
         "cancel_path": stop_path(prefix, attempt),
     }
     return [task.model_copy(update=here) for task in tasks]
-
-
-def read_config(store: Storage, prefix: str) -> KMeansPalettizerConfig:
-    """A job's config."""
-    return KMeansPalettizerConfig.model_validate_json(bytes(store.read(f"{prefix}/config.json")))
-
-
-def read_checkpoint(store: Storage, prefix: str) -> Checkpoint:
-    """What a job's model holds."""
-    return Checkpoint.model_validate_json(bytes(store.read(f"{prefix}/checkpoint.json")))
-
-
-def read_plan(store: Storage, prefix: str) -> Plan:
-    """What a job does with it."""
-    return Plan.model_validate_json(bytes(store.read(f"{prefix}/plan.json")))
 
 
 def discard_artifact(store: Storage, prefix: str) -> None:

@@ -12,7 +12,7 @@ from app.compression.palettize import Palettized, palettize
 from app.compression.parts import OUTCOMES, OUTCOMES_KEY
 from app.compression.stop import StopCheck
 from app.errors import ObjectMissing
-from app.storage import Storage, open_storage
+from app.storage import Storage, shared_storage
 from schemas.report import SliceOutcome
 from schemas.tasks import CompressionTask, TensorSlice
 
@@ -31,8 +31,8 @@ def run_task(task: CompressionTask, threads: int | None = None) -> None:
             are, for such is the model; a bad sensitivity is bad input, and an artifact without its
             say would not be what was asked for.
     """
-    source, store = open_storage(task.source_url), open_storage(task.store_url)
-    beside = open_storage(task.sensitivities_url) if task.sensitivities_url else source
+    source, store = shared_storage(task.source_url), shared_storage(task.store_url)
+    beside = shared_storage(task.sensitivities_url) if task.sensitivities_url else source
     stop = StopCheck(store, task.cancel_path)
     slices: list[Palettized] = []
     for item in task.slices:

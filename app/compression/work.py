@@ -4,7 +4,7 @@ from app.compression import finish
 from app.compression.palettize import content_sha256
 from app.compression.run import run_task
 from app.errors import OutOfMemory
-from app.storage import open_storage
+from app.storage import shared_storage
 from schemas.tasks import (
     Answer,
     CompressionTask,
@@ -55,7 +55,7 @@ def _perform(task: Task, threads: int | None) -> Answer:
         case CompressionTask():
             run_task(task, threads)
         case DigestTask():
-            store = open_storage(task.store_url)
+            store = shared_storage(task.store_url)
             return tuple(content_sha256(store, store, item) for item in task.slices)
         case GatherTask():
             return finish.gather(task)
@@ -66,5 +66,7 @@ def _perform(task: Task, threads: int | None) -> Answer:
         case PublishTask():
             return finish.publish(task)
         case FinishTask():
+            for small in task.first:
+                run_task(small, threads)
             return finish.finish(task, threads)
     return None

@@ -27,7 +27,18 @@ DASK = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
+    # Dask has workers give memory back so eagerly that they spend their time fetching it again.
+    "distributed.nanny.pre-spawn-environ": {
+        "MALLOC_TRIM_THRESHOLD_": 256 << 20,
+        "MALLOC_MMAP_THRESHOLD_": 32 << 20,
+        "OMP_NUM_THREADS": 1,
+        "MKL_NUM_THREADS": 1,
+        "OPENBLAS_NUM_THREADS": 1,
+    },
+    "distributed.worker.profile.enabled": False,
     "distributed.admin.low-level-log-length": 0,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
     # Dask insists on a web server per process; these serve nothing.
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 
 from distributed import Client, Future, as_completed
 from distributed.client import FutureCancelledError
@@ -16,7 +17,7 @@ from distributed.scheduler import KilledWorker
 from app.compression.work import describe, perform
 from app.errors import WorkerDied, WorkersLost
 from app.settings import Settings
-from schemas.tasks import KINDS, Answer, Task
+from schemas.tasks import KINDS, Answer, CompressionTask, Task
 
 OnDone = Callable[[Task, Answer], Awaitable[None]]
 """Called with each task and what it gave back, one at a time."""
@@ -53,8 +54,11 @@ class Workers:
         }
         try:
             async for future in as_completed(list(waiting), loop=client.loop):
-                answer = await future
-                task = waiting.pop(future)
+                task = waiting[future]
+                # Most give nothing back; fetching that would cost as much as a small task.
+                gives = future.status != "finished" or not isinstance(task, CompressionTask)
+                answer = await future if gives else None
+                del waiting[future]
                 future.release()
                 await on_done(task, answer)
         except FutureCancelledError as error:
@@ -121,4 +125,9 @@ def _told(waiting: Mapping[Future[Answer], Task], error: KilledWorker) -> str:
 
 def _run(kind: str, text: str) -> Answer:
     """In a worker: do a task. Its kind tells apart those that have the same fields."""
-    return perform(KINDS[kind].model_validate_json(text), Settings().task_threads)
+    return perform(KINDS[kind].model_validate_json(text), _threads())
+
+
+@cache
+def _threads() -> int | None:
+    return Settings().task_threads

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
 
 from app.errors import DeadlineExceeded, PaletteryError, problem
 from app.jobs.control import Control
@@ -15,6 +14,7 @@ from app.jobs.fanout import Workers
 from app.jobs.records import Records
 from app.jobs.sweep import Sweep
 from app.settings import Settings
+from app.software import VERSION
 
 TICK_S = 1.0
 NOTE_EVERY_S = 5.0
@@ -58,9 +58,7 @@ class Keeper:
             await asyncio.sleep(TICK_S)
 
     def _note(self) -> None:
-        self._controllers.note(
-            self._settings.executor_id, self._workers.count(), version("palettery")
-        )
+        self._controllers.note(self._settings.executor_id, self._workers.count(), VERSION)
 
     async def _end_overdue(self) -> None:
         for job_id in await asyncio.to_thread(self._records.overdue, datetime.now(UTC)):

@@ -130,21 +130,36 @@ class Records:
         with self._database.transaction() as session:
             return session.scalar(query)
 
-    def start(self, job_id: str) -> bool:
-        """Queued to running; whether the job may go on (a recovered one is running already)."""
-        self._move(job_id, ("queued",), state="running", started_at=self._now())
-        return self.get(job_id).state == "running"
+    def start(self, job_id: str, attempt: int = 0) -> Job | None:
+        """Queued to running; the job if that attempt may go on (a recovered one runs already)."""
+        started = {"state": "running", "started_at": self._now()}
+        change = (
+            update(JobRow)
+            .where(JobRow.id == job_id, JobRow.state == "queued", JobRow.attempt == attempt)
+            .values(started)
+        )
+        with self._database.transaction() as session:
+            session.execute(change)
+            row = session.get(JobRow, job_id)
+            if row is None or (row.state, row.attempt) != ("running", attempt):
+                return None
+            return _job(row)
 
     def advance(self, job_id: str, progress: Progress) -> bool:
         """Note the work done by a running job; whether it is running still."""
         return self._move(job_id, ("running",), **progress.model_dump())
 
     def succeed(
-        self, job_id: str, size_after_bytes: int, expires_at: datetime | None = None
+        self,
+        job_id: str,
+        size_after_bytes: int,
+        expires_at: datetime | None = None,
+        progress: Progress | None = None,
     ) -> bool:
         """Running to succeeded; whether that was so."""
+        done = progress.model_dump() if progress else {}
         return self._end(
-            job_id, "succeeded", size_after_bytes=size_after_bytes, expires_at=expires_at
+            job_id, "succeeded", size_after_bytes=size_after_bytes, expires_at=expires_at, **done
         )
 
     def fail(self, job_id: str, problem: Problem, expires_at: datetime | None = None) -> bool:

@@ -31,6 +31,7 @@ from schemas.checkpoint import Checkpoint, StoredFile
 from schemas.jobs import Job, JobPage, Progress
 from schemas.plan import Plan
 from schemas.report import Report
+from schemas.tasks import JobRequest
 
 READ_AT_ONCE = 3
 """Uploads read and planned at once; the others wait without holding a thread."""
@@ -177,7 +178,8 @@ class Jobs:
         )
         deadline = wished.deadline_s and datetime.now(UTC) + timedelta(seconds=wished.deadline_s)
         try:
-            write_job(self._store, prefix, intake.config, checkpoint, intake.plan, tasks)
+            asked = JobRequest(config=intake.config, checkpoint=checkpoint, plan=intake.plan)
+            write_job(self._store, prefix, asked, tasks)
             job = self._records.add(
                 job_id,
                 checkpoint.files[0].name,

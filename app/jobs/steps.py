@@ -31,6 +31,8 @@ from schemas.tasks import (
 
 SMALL_BYTES = 256 << 20
 """Models up to this size are finished in one task."""
+TINY_BYTES = 4 << 20
+"""Work up to this size is done in that task, too."""
 REPORT_EVERY_S = 0.3
 """Between two notes of progress in the row."""
 
@@ -44,41 +46,34 @@ class Steps:
         self._settings, self._records, self._store = settings, records, store
         self._workers, self._reuse = workers, reuse
 
-    async def compress(self, job_id: str, attempt: int) -> bool:
-        """Write the parts that are missing; whether the job may go on."""
-        if not await asyncio.to_thread(self._records.start, job_id):
-            return False
-        job = await asyncio.to_thread(self._records.get, job_id)
-        if await asyncio.to_thread(self._take_over_twin, job):
-            return False
-        prefix = job_folder(job_id)
-        tasks = await asyncio.to_thread(read_tasks, self._store, prefix, attempt)
-        exist = set(await asyncio.to_thread(self._store.list, f"{prefix}/parts"))
+    async def run(self, job_id: str, attempt: int) -> None:
+        """Write the parts that are missing, then the artifact.
+
+        The job has succeeded once the artifact was read back and checked.
+        """
+        job = await asyncio.to_thread(self._records.start, job_id, attempt)
+        if job is None or await asyncio.to_thread(self._take_over_twin, job):
+            return
+        tasks, exist = await asyncio.to_thread(self._work, job)
         missing = [task for task in tasks if task.part_path not in exist]
         if job.reuse:
             around = self._task(job)
             missing = await self._reuse.with_known(missing, around, self._workers, job.priority)
-        seen = _Progress(job, tasks, self._note)
+        seen = _Progress(job, self._note)
         for task in tasks:
             if task.part_path in exist:
-                await seen.add(task)
-        await self._workers.run_tasks(missing, seen.on_done, job.priority)
-        await seen.note()
-        return True
-
-    async def finish(self, job_id: str, attempt: int) -> None:  # noqa: ARG002 - named in the log
-        """Put the artifact together; the job has succeeded once it was read back and checked."""
-        job = await asyncio.to_thread(self._records.get, job_id)
+                seen.add(task)
         try:
-            published = await self._published(job)
-            until = self._expiry()
-            if (
-                await asyncio.to_thread(self._records.succeed, job_id, published.size_bytes, until)
-                and job.reuse
-            ):
-                await asyncio.to_thread(self._reuse.remember, job_id, published.results)
-        finally:
-            await asyncio.to_thread(self._tidy, job_id)
+            if sum(task.size_bytes for task in missing) > TINY_BYTES:
+                await self._workers.run_tasks(missing, seen.on_done, job.priority)
+                missing = []
+            published = await self._published(job, missing)
+            for task in missing:
+                seen.add(task)
+            await asyncio.to_thread(self._succeed, job, published, seen.now)
+        except Cancelled:
+            await asyncio.to_thread(discard_artifact, self._store, job_folder(job_id))
+            raise
 
     async def fail(self, job_id: str, code: str, detail: str) -> None:
         """Note why the job failed; half an artifact helps nobody, finished parts help a retry."""
@@ -86,13 +81,23 @@ class Steps:
         told = problem(ERRORS.get(code, PaletteryError)(detail), f"/v1/jobs/{job_id}")
         await asyncio.to_thread(self._records.fail, job_id, told, self._expiry())
 
-    async def _published(self, job: Job) -> Published:
-        """The artifact, verified; of an earlier run that was cut off right after, as it is."""
+    def _work(self, job: Job) -> tuple[list[CompressionTask], set[str]]:
+        """A job's tasks, and the parts that there are."""
+        prefix = job_folder(job.id)
+        tasks = read_tasks(self._store, prefix, job.attempt)
+        return tasks, set(self._store.list(f"{prefix}/parts"))
+
+    async def _published(self, job: Job, first: Sequence[CompressionTask]) -> Published:
+        """The artifact, verified; of an earlier run that was cut off right after, as it is.
+
+        `first` is what little is to be palettized before.
+        """
         prefix, ask = job_folder(job.id), self._workers.ask
         if await asyncio.to_thread(self._store.exists, report_path(prefix)):
             return await asyncio.to_thread(self._as_published, prefix)
-        if job.size_before_bytes <= SMALL_BYTES:
-            return _published(await ask(self._task(job, FinishTask), job.priority))
+        if first or job.size_before_bytes <= SMALL_BYTES:
+            finish = self._task(job, FinishTask, first=tuple(first))
+            return _published(await ask(finish, job.priority))
         layout = await ask(self._task(job, GatherTask), job.priority)
         assert isinstance(layout, Layout)  # noqa: S101 - what a GatherTask gives
         digests: dict[str, str] = {}
@@ -124,10 +129,18 @@ class Steps:
             bytes_done=job.progress.bytes_total,
             bytes_total=job.progress.bytes_total,
         )
-        self._records.advance(job.id, done)
-        self._records.succeed(job.id, taken, self._expiry())
-        self._tidy(job.id)
+        self._succeed(job, Published(size_bytes=taken), done)
         return True
+
+    def _succeed(self, job: Job, published: Published, done: Progress) -> None:
+        """Note that a job succeeded, unless it was cancelled meanwhile; then tidy up."""
+        prefix = job_folder(job.id)
+        if not self._records.succeed(job.id, published.size_bytes, self._expiry(), done):
+            discard_artifact(self._store, prefix)
+            return
+        if job.reuse and published.results:
+            self._reuse.remember(job.id, published.results)
+        self._store.delete_folder(f"{prefix}/parts")
 
     def _as_published(self, prefix: str) -> Published:
         """An artifact whose report is there, so that it was verified."""
@@ -142,50 +155,32 @@ class Steps:
     def _expiry(self) -> datetime:
         return datetime.now(UTC) + timedelta(days=self._settings.retain_days)
 
-    def _tidy(self, job_id: str) -> None:
-        """Remove what the job's state leaves without use; a cancel may come at any moment."""
-        prefix, state = job_folder(job_id), self._records.get(job_id).state
-        if state == "succeeded":
-            self._store.delete_folder(f"{prefix}/parts")
-        elif state in ("cancelled", "failed"):
-            discard_artifact(self._store, prefix)
-
 
 class _Progress:
     """Counts finished work, and has it noted now and then."""
 
-    def __init__(
-        self,
-        job: Job,
-        tasks: Sequence[CompressionTask],
-        note: Callable[[str, Progress], Awaitable[None]],
-    ) -> None:
+    def __init__(self, job: Job, note: Callable[[str, Progress], Awaitable[None]]) -> None:
         self._job_id, self._note = job.id, note
-        self._last = 0.0
-        self._now = Progress(
-            tensors_total=sum(_tensors(task) for task in tasks),
-            bytes_total=sum(task.size_bytes for task in tasks),
-        )
+        self._last = time.monotonic()
+        of = job.progress
+        self.now = Progress(tensors_total=of.tensors_total, bytes_total=of.bytes_total)
 
     async def on_done(self, task: Task, _: Answer) -> None:
         assert isinstance(task, CompressionTask)  # noqa: S101 - there are no others here
-        await self.add(task)
+        self.add(task)
+        if time.monotonic() - self._last > REPORT_EVERY_S:
+            self._last = time.monotonic()
+            await self._note(self._job_id, self.now)
 
-    async def add(self, task: CompressionTask) -> None:
-        now = self._now
-        self._now = now.model_copy(
+    def add(self, task: CompressionTask) -> None:
+        now = self.now
+        self.now = now.model_copy(
             update={
                 "tensors_done": now.tensors_done + _tensors(task),
                 "tensors_reused": now.tensors_reused + _reused(task),
                 "bytes_done": now.bytes_done + task.size_bytes,
             }
         )
-        if time.monotonic() - self._last > REPORT_EVERY_S:
-            await self.note()
-
-    async def note(self) -> None:
-        self._last = time.monotonic()
-        await self._note(self._job_id, self._now)
 
 
 def _tensors(task: CompressionTask) -> int:

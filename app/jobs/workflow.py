@@ -1,6 +1,6 @@
 """The durable life of a job: the engine runs it to an end, whatever dies in between.
 
-A workflow that was cut off is run again from its last finished step, and a step from its parts.
+A workflow that was cut off is run again, and goes on from the parts, or the report, that lie there.
 """
 
 import asyncio
@@ -97,13 +97,9 @@ def _register(steps: Steps, underway: _Underway) -> None:
             should_retry=_is_passing,
         )
 
-    @lasting("compress")
-    async def compress(job_id: str, attempt: int) -> bool:
-        return await steps.compress(job_id, attempt)
-
-    @lasting("finish")
-    async def finish(job_id: str, attempt: int) -> None:
-        await steps.finish(job_id, attempt)
+    @lasting("run")
+    async def run(job_id: str, attempt: int) -> None:
+        await steps.run(job_id, attempt)
 
     @lasting("fail")
     async def fail(job_id: str, code: str, detail: str) -> None:
@@ -113,8 +109,7 @@ def _register(steps: Steps, underway: _Underway) -> None:
     async def run_job(job_id: str, attempt: int) -> None:
         with underway.noted():
             try:
-                if await compress(job_id, attempt):
-                    await finish(job_id, attempt)
+                await run(job_id, attempt)
             except (PaletteryError, engine_errors.DBOSMaxStepRetriesExceeded) as error:
                 told = _last(error)
                 await fail(job_id, told.code, told.detail)

@@ -8,10 +8,10 @@ key, which finds the same tensor in any file.
 import hashlib
 import json
 from collections.abc import Sequence
-from importlib.metadata import version
 
 import kernels
 from app.planning.intake import Intake
+from app.software import VERSION
 from schemas.tasks import StoredRows, TensorSlice
 
 
@@ -47,7 +47,7 @@ def request_sha256(intake: Intake) -> str:
         intake.config.model_dump(mode="json"),
         intake.plan.model_dump(mode="json"),
         kernels.fingerprint(),
-        version("palettery"),
+        VERSION,
     )
 
 

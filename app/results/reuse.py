@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from app.compression.assemble import artifact_path, report_path, write_report
 from app.compression.job import job_folder
+from app.compression.palettize import content_sha256
 from app.errors import NotFound, ObjectMissing
 from app.jobs.fanout import Workers
 from app.jobs.records import Records
@@ -24,6 +25,8 @@ from schemas.tasks import (
     TensorSlice,
 )
 
+FEW_BYTES = 4 << 20
+"""That are digested here."""
 DIGEST_BYTES = 64 << 20
 """That one task reads to digest, or one slice that has more."""
 
@@ -52,7 +55,7 @@ class Reuse:
         open_ = [place for place in range(len(items)) if place not in known]
         made = await asyncio.to_thread(self._results.candidates, {recipes[n] for n in open_})
         worth = [place for place in open_ if recipes[place] in made]
-        digests = await _digests([items[place] for place in worth], around, workers, priority)
+        digests = await self._digests([items[place] for place in worth], around, workers, priority)
         keys = {
             place: content_key(recipes[place], digest)
             for place, digest in zip(worth, digests, strict=True)
@@ -102,24 +105,28 @@ class Reuse:
         found = self._results.by_origin(set(keys.values()))
         return {place: found[key] for place, key in keys.items() if key in found}
 
+    async def _digests(
+        self, items: Sequence[TensorSlice], around: JobTask, workers: Workers, priority: int
+    ) -> list[str]:
+        """Digests of the slices' bytes, in their order; a few are not worth a worker's turn."""
+        if sum(item.size_bytes for item in items) <= FEW_BYTES:
+            return await asyncio.to_thread(self._digested, items)
+        tasks = [DigestTask(**dict(around), slices=batch) for batch in _batches(items)]
+        digests: dict[int, Sequence[str]] = {}
+
+        async def on_done(task: Task, answer: Answer) -> None:
+            assert isinstance(answer, tuple)  # noqa: S101 - what a DigestTask gives
+            digests[id(task)] = answer
+
+        await workers.run_tasks(tasks, on_done, priority)
+        return [digest for task in tasks for digest in digests[id(task)]]
+
+    def _digested(self, items: Sequence[TensorSlice]) -> list[str]:
+        return [content_sha256(self._store, self._store, item) for item in items]
+
 
 def _recipes(items: Sequence[TensorSlice]) -> list[str]:
     return [recipe(item) for item in items]
-
-
-async def _digests(
-    items: Sequence[TensorSlice], around: JobTask, workers: Workers, priority: int
-) -> list[str]:
-    """Digests of the slices' bytes, in their order, computed by the workers."""
-    tasks = [DigestTask(**dict(around), slices=batch) for batch in _batches(items)]
-    digests: dict[int, Sequence[str]] = {}
-
-    async def on_done(task: Task, answer: Answer) -> None:
-        assert isinstance(answer, tuple)  # noqa: S101 - what a DigestTask gives
-        digests[id(task)] = answer
-
-    await workers.run_tasks(tasks, on_done, priority)
-    return [digest for task in tasks for digest in digests[id(task)]]
 
 
 def _batches(items: Sequence[TensorSlice]) -> Iterator[tuple[TensorSlice, ...]]:

@@ -1,5 +1,6 @@
 """Bytes in an object store: a local folder, S3, GCS or Azure behind one URL."""
 
+from functools import cache
 from urllib.parse import urlsplit
 
 from app.errors import BadInput
@@ -8,7 +9,7 @@ from app.storage.bucket import open_bucket
 from app.storage.failures import CREDENTIALS
 from app.storage.folder import open_folder
 
-__all__ = ["CHUNK_BYTES", "Storage", "StoredObject", "open_storage"]
+__all__ = ["CHUNK_BYTES", "Storage", "StoredObject", "open_storage", "shared_storage"]
 
 
 def open_storage(url: str) -> Storage:
@@ -29,3 +30,9 @@ def open_storage(url: str) -> Storage:
     raise BadInput(
         f"the storage URL starts with {scheme or url[:64]!r}; it must be one of {allowed}"
     )
+
+
+@cache
+def shared_storage(url: str) -> Storage:
+    """The store behind a URL, opened once in this process, with its connections kept."""
+    return open_storage(url)

@@ -61,11 +61,6 @@ class Storage(ABC):
             ObjectMissing: nothing lies at the source.
         """
 
-    def move(self, source: str, target: str) -> None:
-        """Copy an object, then delete the source."""
-        self.copy(source, target)
-        self.delete(source)
-
     @abstractmethod
     def size_bytes(self, path: str) -> int:
         """Size of an object.

@@ -1,0 +1,88 @@
+"""What only a folder does."""
+
+import os
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from app.errors import StorageFailed, StorageFull
+
+
+def test_no_path_leaves_the_folder(folder):
+    for path in ("../a", "/a", "a/../../b", "a//b", "", "a\0b", "."):
+        for ask in (folder.read, folder.delete, lambda path: folder.write(path, b"")):
+            with pytest.raises(StorageFailed, match="is no path in the store"):
+                ask(path)
+    assert not (folder.root.parent / "a").exists()
+
+
+def test_no_empty_folder_is_left(folder):
+    for path in ("a/b/c", "a/d/e", "f/g/h/i"):
+        folder.write(path, b"")
+    folder.delete("a/b/c")
+    folder.delete_folder("f/g")
+    assert sorted(file.name for file in folder.root.rglob("*")) == ["a", "d", "e"]
+    folder.delete_folder("")
+    assert list(folder.root.iterdir()) == []
+
+
+def test_writers_and_deleters_of_one_folder_do_not_disturb_each_other(folder):
+    def work(name):
+        for _ in range(200):
+            folder.write(f"a/b/{name}", b"1")
+            folder.delete(f"a/b/{name}")
+
+    failures = []
+    threads = [threading.Thread(target=_noting(failures, work), args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert list(folder.root.iterdir()) == []
+
+
+def _noting(failures, work):
+    def run(*arguments):
+        try:
+            work(*arguments)
+        except Exception as error:  # noqa: BLE001 - the test's thread tells of it
+            failures.append(error)
+
+    return run
+
+
+def test_what_a_crash_left_is_found_by_age_and_shown_to_nobody(folder):
+    folder.write("a/b", b"1")
+    for name, age_s in (("a/b", 100), ("a/c", 5), ("d/e", 100)):
+        place = folder.root / f"{name}.{'0' * 32}.aside"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"half")
+        then = datetime.now(UTC).timestamp() - age_s
+        os.utime(place, (then, then))
+    assert folder.list("") == ["a/b"]
+    before = datetime.now(UTC) - timedelta(seconds=50)
+    assert folder.delete_unfinished("", before) == 2
+    left = sorted(file.name for file in folder.root.rglob("*"))
+    assert left == ["a", "b", f"c.{'0' * 32}.aside"]
+    assert folder.delete_unfinished("a", datetime.now(UTC)) == 1
+
+
+def test_holes_read_as_zeros(folder):
+    with (folder.root / "a").open("wb") as file:
+        file.truncate(1 << 20)
+    assert folder.read("a", 5, 1_000) == bytes(1_000)
+
+
+def test_a_full_disk_says_so(folder):
+    with pytest.raises(StorageFull, match="free some space"):
+        folder.write("a", _full())
+    assert list(folder.root.rglob("*")) == []
+
+
+def _full():
+    with Path("/dev/full").open("wb", buffering=0) as device:
+        yield b"1"
+        device.write(b"2")

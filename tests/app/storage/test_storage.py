@@ -1,0 +1,180 @@
+"""What every kind of store does, on a real folder and a real S3-compatible server."""
+
+import asyncio
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.errors import BadInput, ObjectMissing, StorageFailed
+from app.storage import CHUNK_BYTES, open_storage
+
+BODY = os.urandom(1 << 20) * 26
+
+
+def pieces(data, size_bytes=1 << 20):
+    return (data[start : start + size_bytes] for start in range(0, len(data), size_bytes))
+
+
+async def stream(data):
+    for piece in pieces(data):
+        await asyncio.sleep(0)
+        yield piece
+
+
+@pytest.mark.parametrize("data", [b"", b"a few", BODY], ids=["none", "few", "many"])
+@pytest.mark.parametrize("how", ["whole", "view", "pieces", "stream"])
+def test_what_is_written_is_read(store, data, how):
+    if how == "stream":
+        asyncio.run(store.write_stream("a/b", stream(data)))
+    else:
+        store.write("a/b", {"whole": data, "view": memoryview(data), "pieces": pieces(data)}[how])
+    assert store.read("a/b") == data
+    assert store.size_bytes("a/b") == len(data)
+    assert b"".join(store.chunks("a/b", 0, len(data))) == data
+    assert store.list("") == ["a/b"]
+
+
+def test_ranges(store):
+    store.write("a", BODY)
+    assert store.read("a", 5, 7) == BODY[5:12]
+    assert store.read("a", len(BODY) - 3, 3) == BODY[-3:]
+    assert store.read("a", len(BODY) - 3) == BODY[-3:]
+    assert store.read("a", 4, 0) == b""
+    assert [len(chunk) for chunk in store.chunks("a", 1, CHUNK_BYTES + 1)] == [CHUNK_BYTES, 1]
+    assert store.read("a", 0, 9).readonly
+
+
+@pytest.mark.parametrize(("offset", "size_bytes"), [(0, 6), (4, 2), (5, 1), (900, 1), (0, 1 << 50)])
+def test_a_range_behind_the_end_is_missing(store, offset, size_bytes):
+    store.write("a", b"12345")
+    with pytest.raises(ObjectMissing, match="a ends"):
+        store.read("a", offset, size_bytes)
+
+
+def test_nothing_is_at_an_unused_path(store):
+    store.write("a/b", b"")
+    for path in ("c", "a", "a/b/c"):
+        assert not store.exists(path)
+        for ask in (store.read, store.size_bytes, lambda path: store.copy(path, "d")):
+            with pytest.raises((ObjectMissing, StorageFailed)):
+                ask(path)
+    with pytest.raises(ObjectMissing, match="nothing is stored at c"):
+        store.read("c")
+    assert store.list("") == ["a/b"]
+
+
+def test_a_write_replaces(store):
+    store.write("a", b"first")
+    store.write("a", b"second")
+    assert store.read("a") == b"second"
+
+
+def test_a_write_may_read_its_store_meanwhile(store):
+    store.write("a", BODY)
+    store.write("b", store.chunks("a", 0, len(BODY)))
+    assert store.read("b") == BODY
+
+
+def test_a_copy_is_an_object_of_its_own(store):
+    store.write("a", b"first")
+    store.copy("a", "deep/er/b")
+    store.copy("a", "a")
+    store.copy("a", "deep/er/b")
+    store.write("a", b"second")
+    assert store.read("deep/er/b") == b"first"
+    store.delete("a")
+    assert store.read("deep/er/b") == b"first"
+    assert store.list("") == ["deep/er/b"]
+
+
+def test_a_copy_counts_as_modified_when_it_was_made(store):
+    store.write("a", b"1")
+    if hasattr(store, "root"):
+        os.utime(store.root / "a", (0, 0))
+    store.copy("a", "b")
+    (copy,) = (found for found in store.listed("") if found.path == "b")
+    assert abs(datetime.now(UTC) - copy.modified_at) < timedelta(minutes=1)
+
+
+def test_a_listing_shows_size_and_time(store):
+    store.write("x/a", b"123")
+    store.write("x/y/b", b"")
+    store.write("xy", b"1")
+    found = {entry.path: entry for entry in store.listed("x")}
+    assert {path: entry.size_bytes for path, entry in found.items()} == {"x/a": 3, "x/y/b": 0}
+    for entry in found.values():
+        assert abs(datetime.now(UTC) - entry.modified_at) < timedelta(minutes=1)
+    assert list(store.listed("z")) == []
+    assert sorted(store.list("")) == ["x/a", "x/y/b", "xy"]
+
+
+def test_deletion(store):
+    for path in ("a", "b/c", "b/d"):
+        store.write(path, b"1")
+    store.delete()
+    store.delete("a", "never/was", "b/c", "a")
+    assert store.list("") == ["b/d"]
+    store.delete_folder("nothing")
+    store.delete_folder("b")
+    assert store.list("") == []
+
+
+def test_a_source_that_fails_leaves_nothing(store, object_store):
+    def failing():
+        yield from pieces(BODY)
+        raise BadInput("the source failed")
+
+    async def failing_stream():
+        for piece in failing():
+            yield piece
+
+    store.write("a", b"before")
+    with pytest.raises(BadInput, match="the source failed"):
+        store.write("a", failing())
+    with pytest.raises(BadInput, match="the source failed"):
+        asyncio.run(store.write_stream("b", failing_stream()))
+    assert (store.list(""), store.read("a")) == (["a"], b"before")
+    assert object_store.unfinished_uploads() == []
+    if hasattr(store, "root"):
+        assert [file.name for file in store.root.rglob("*")] == ["a"]
+
+
+def test_a_cancelled_write_leaves_nothing(store, object_store):
+    async def run():
+        waits = asyncio.Event()
+
+        async def endless():
+            for piece in pieces(BODY):
+                yield piece
+            waits.set()
+            await asyncio.Event().wait()
+
+        writing = asyncio.create_task(store.write_stream("a", endless()))
+        await asyncio.wait_for(waits.wait(), 30)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+
+    asyncio.run(run())
+    assert store.list("") == []
+    assert object_store.unfinished_uploads() == []
+    if hasattr(store, "root"):
+        assert list(store.root.rglob("*")) == []
+
+
+def test_the_store_is_reachable(store):
+    assert store.is_reachable()
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://a/b", "/a/b", "", "s3://", "s3:///a", "file://a/b", "file:a", "memory:///"]
+)
+def test_a_url_of_no_store_is_refused(url):
+    with pytest.raises(BadInput):
+        open_storage(url)
+
+
+def test_a_refused_url_names_the_kinds_of_store():
+    with pytest.raises(BadInput, match=r"'ftp'.* file://, s3://, gs://, az://"):
+        open_storage("ftp://a/b")
