@@ -38,7 +38,9 @@ def serving(data_dir: Path, **environment: str) -> Iterator[Embedded]:
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as http:
         url = environment.get("PALETTERY_DATABASE_URL", f"sqlite:///{data_dir / 'palettery.db'}")
         store = open_storage(folder.resolve().as_uri())
-        service = Embedded({"serve": program}, http, store, url, unfinished, data_dir.parent, data_dir)
+        service = Embedded(
+            {"serve": program}, http, store, url, unfinished, data_dir.parent, data_dir
+        )
         try:
             service.start()
             yield service

@@ -1,7 +1,6 @@
 """Sensitivities and strict requests over HTTP, on a real server."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -9,12 +8,9 @@ from safetensors.numpy import load, save
 
 import kernels
 from app.client import Client
-from app.database import open_database
 from app.errors import InvalidSensitivities, StrictViolation
-from app.jobs.records import Records
-from app.migrations import migrate
-from schemas.jobs import Progress
 from schemas.report import Report
+from tests.integration.handed_over import hand_over
 
 JOB_ID = "01890a5d-ac96-774b-bcce-b302099a8059"
 W4 = kernels.PaletteSettings(4, group_size=16, rounding_precision=4)
@@ -75,18 +71,7 @@ def test_palettes_are_those_of_the_kernel_with_the_sensitivities(
 def test_job_taken_up_on_another_server_gives_the_same_bytes(server, serve, done, tmp_path):
     """A job of which only what was accepted exists: nothing has run, no workflow knows it."""
     artifact = server.http.get(done["links"]["artifact"]).content
-    store = tmp_path / "data" / "store"
-    shutil.copytree(server.store / "blobs", store / "blobs")
-    folder = store / "jobs" / JOB_ID
-    folder.mkdir(parents=True)
-    for name in ("config.json", "checkpoint.json", "plan.json", "tasks.json"):
-        said = (server.store / "jobs" / done["id"] / name).read_text()
-        (folder / name).write_text(said.replace(done["id"], JOB_ID))
-    database = open_database(f"sqlite:///{tmp_path / 'data' / 'palettery.db'}")
-    migrate(database)
-    records = Records(database)
-    records.add(JOB_ID, "m.safetensors", 1, Progress())
-    database.close()
+    hand_over(server.store, done["id"], tmp_path / "data", JOB_ID)
     with serve(tmp_path / "data") as second:
         ended = second.ended(JOB_ID)
         assert ended["state"] == "succeeded", ended
