@@ -35,7 +35,8 @@ def palettize(
     is. `sensitivity` weights the squared error of each element. `threads` None uses every core;
     the result does not depend on it. `device` is "cpu", "cuda", "cuda:1" or "auto", the GPU where
     there is one; its palettes have the same error as the CPU's. `check` is called again and again,
-    at least every half second, always by the calling thread; what it raises ends the work.
+    by the calling thread and no other; what it raises ends the work. Between two calls there is
+    less than half a second of work for one core, but for the sort of a large float64 group.
 
     Shapes: sensitivity like weight; for those of the result see `Palette`.
 

@@ -158,9 +158,7 @@ def nearest(
     """
     layout, thresholds = source.layout, thresholds_of(lut)
     indices = np.empty(layout.shape, np.uint8)
-    pieces = [(groups, slice(None)) for groups in layout.batches(BATCH)]
-    if layout.elements > large.PIECE:
-        pieces = [(groups, rows) for groups, _ in pieces for rows in layout.rows(large.PIECE)]
+    pieces = layout.pieces(BATCH, large.PIECE)
     by_code = _ByCode(source.weight.dtype)
 
     def run(piece: tuple[range, slice]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
