@@ -10,7 +10,7 @@ from app.storage import Storage, open_storage
 from app.uploads.records import KeptFile
 from schemas.jobs import Progress
 
-DOCUMENTS = ("config.json", "checkpoint.json", "plan.json", "tasks.json")
+DOCUMENTS = ("request.json", "tasks.json")
 
 
 def hand_over(source: Storage, done: str, data_dir: Path, job_id: str) -> None:
@@ -24,7 +24,7 @@ def hand_over(source: Storage, done: str, data_dir: Path, job_id: str) -> None:
         store.write(f"jobs/{job_id}/{name}", said[name])
     files = {
         file["path"]: KeptFile(file["sha256"], file["path"], file["size_bytes"])
-        for file in json.loads(said["checkpoint.json"])["files"]
+        for file in json.loads(said["request.json"])["checkpoint"]["files"]
     }
     for task in json.loads(said["tasks.json"]):
         for item in task["slices"]:
