@@ -39,7 +39,7 @@ class FileRecords:
         with self._database.transaction() as session:
             for chunk in chunks(digests):
                 query = select(FileRow.sha256, FileRow.path).where(FileRow.sha256.in_(chunk))
-                found.update(session.execute(query).tuples().all())
+                found.update(session.execute(query).all())
         return found
 
     def relocate(self, sha256: str, path: str) -> None:
@@ -93,7 +93,7 @@ def keep(session: Session, job_id: str, files: Sequence[KeptFile], created_at: d
     for chunk in chunks(list(by_digest)):
         query = select(FileRow.sha256, FileRow.path).where(FileRow.sha256.in_(chunk))
         held = query.order_by(FileRow.sha256).with_for_update(read=True, key_share=True)
-        paths.update(session.execute(held).tuples().all())
+        paths.update(session.execute(held).all())
     for file in files:
         if paths.get(file.sha256) != file.path:
             raise FileGone(f"the stored file {file.sha256} was removed or replaced; send it again")
