@@ -34,7 +34,7 @@ class Slow:
 
 @pytest.fixture(scope="session")
 def config() -> str:
-    spec = {"op_state_spec": {"weight": SLOW}}
+    spec = {"op_state_spec": {"weight": SLOW}, "enable_fast_kmeans_mode": False}
     return json.dumps({"kmeans_palettization_config": {"global_config": spec}})
 
 
