@@ -25,7 +25,7 @@ def huge() -> bytes:
 
 @pytest.mark.parametrize("kind", ["embedded", "scaled"])
 def test_task_that_is_too_large_fails_its_job_alone(start, huge, slow, kind):
-    """The job fails and names the tensor; one that runs meanwhile succeeds, and so does the next."""
+    """The job fails and names the tensor; one beside it succeeds, and so does the next."""
     spec = {"op_state_spec": {"weight": SLOW}, "enable_fast_kmeans_mode": False}
     config = json.dumps({"kmeans_palettization_config": {"global_config": spec}})
     with (
