@@ -59,10 +59,25 @@ class Client:
         preset: str | None = None,
         sensitivities: Sequence[Path] = (),
         strict: bool = False,
+        priority: int | None = None,
+        deadline_s: int | None = None,
+        reuse: bool = True,
     ) -> Job:
-        """Upload a model's files with a config or a preset; the job is queued."""
+        """Upload a model's files with a config or a preset; the job is queued.
+
+        Of the jobs that wait, those of the highest priority (0 to 9) go first. A job that has not
+        ended after `deadline_s` is given up. Without `reuse` everything is computed anew.
+        """
+        fields = {
+            "config": config,
+            "preset": preset,
+            "strict": "true" if strict else None,
+            "priority": None if priority is None else str(priority),
+            "deadline_s": None if deadline_s is None else str(deadline_s),
+            "reuse": None if reuse else "false",
+        }
         uploads = {"model": files, "sensitivities": sensitivities}
-        return Job.model_validate(self._form("/v1/jobs", uploads, config, preset, strict))
+        return Job.model_validate(self._form("/v1/jobs", uploads, fields))
 
     def plan(
         self,
@@ -74,8 +89,9 @@ class Client:
         strict: bool = False,
     ) -> Plan:
         """What a job would do; nothing runs."""
+        fields = {"config": config, "preset": preset, "strict": "true" if strict else None}
         uploads = {"model": files, "sensitivities": sensitivities}
-        return Plan.model_validate(self._form("/v1/plans", uploads, config, preset, strict))
+        return Plan.model_validate(self._form("/v1/plans", uploads, fields))
 
     def job(self, job_id: str) -> Job:
         """A job as it stands."""
@@ -95,6 +111,14 @@ class Client:
     def cancel(self, job_id: str) -> Job:
         """Stop a queued or running job."""
         return Job.model_validate(self._json("POST", f"/v1/jobs/{job_id}/cancel"))
+
+    def retry(self, job_id: str) -> Job:
+        """Have a failed or cancelled job go on over what it had finished."""
+        return Job.model_validate(self._json("POST", f"/v1/jobs/{job_id}/retry"))
+
+    def delete(self, job_id: str) -> None:
+        """Remove an ended job with its artifact."""
+        self._json("DELETE", f"/v1/jobs/{job_id}")
 
     def watch(self, job_id: str) -> Iterator[Job]:
         """The job each time it is looked at, until it has ended."""
@@ -147,11 +171,8 @@ class Client:
         self,
         path: str,
         uploads: Mapping[str, Sequence[Path]],
-        config: str | None,
-        preset: str | None,
-        strict: bool,
+        fields: Mapping[str, str | None],
     ) -> object:
-        fields = {"config": config, "preset": preset, "strict": "true" if strict else None}
         with ExitStack() as opened:
             try:
                 parts = [
@@ -169,7 +190,7 @@ class Client:
             response = self._http.request(method, path, **request)  # type: ignore[arg-type]
         if response.is_error:
             raise _error(response)
-        return response.json()
+        return response.json() if response.content else None
 
     @contextmanager
     def _reached(self) -> Iterator[None]:

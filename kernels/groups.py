@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from kernels.errors import DivisibilityError, WeightError
 from kernels.settings import PaletteSettings
+from kernels.threads import Check, unchecked
 
 _ALL = slice(None)
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,13 @@ class Layout:
         """Runs of rows of one group that hold at most so many elements, or one row."""
         step = self.rows_within(max_elements)
         return [slice(at, min(at + step, self.height)) for at in range(0, self.height, step)]
+
+    def pieces(self, batch: int, most: int) -> list[tuple[range, slice]]:
+        """Batches of groups of so many elements; rows of one where it holds more than `most`."""
+        if self.elements <= most:
+            return [(groups, _ALL) for groups in self.batches(batch)]
+        rows = self.rows(most)
+        return [(range(at, at + 1), piece) for at in range(self.groups) for piece in rows]
 
     def take(self, array: NDArray[Any], groups: range, rows: slice = _ALL) -> NDArray[Any]:
         """The elements of some groups, or of some rows of them; a view where strides allow.
@@ -103,7 +112,9 @@ class Layout:
         split = values.reshape(len(groups), count, self.size, *rest)
         block[...] = np.moveaxis(split, 0, 1).reshape(block.shape)
 
-    def take_vectors(self, array: NDArray[Any], groups: range, dim: int) -> NDArray[Any]:
+    def take_vectors(
+        self, array: NDArray[Any], groups: range, dim: int, check: Check = unchecked
+    ) -> NDArray[Any]:
         """Like `take`, with `dim` consecutive elements along axis 0 as one vector.
 
         Shapes: shape -> (len(groups), elements / dim, dim).
@@ -111,7 +122,15 @@ class Layout:
         rows, *rest = array.shape
         lanes = np.moveaxis(array.reshape(rows // dim, dim, *rest), 1, 0)
         cells = self.divided(dim)
-        return np.stack([cells.take(lane, groups) for lane in lanes], axis=-1)
+        vectors = np.empty((len(groups), cells.elements, dim), array.dtype)
+        at = 0
+        for piece in cells.rows(_PIECE) if len(groups) == 1 else [_ALL]:
+            for number, lane in enumerate(lanes):
+                taken = cells.take(lane, groups, piece)
+                vectors[:, at : at + taken.shape[1], number] = taken
+            at += taken.shape[1]
+            check()
+        return vectors
 
     def divided(self, dim: int) -> "Layout":
         """The layout of the indices, one for `dim` weights along axis 0."""

@@ -85,9 +85,7 @@ def group_sse(
     Shapes: both the layout's -> (groups,).
     """
     sums = np.zeros(layout.groups)
-    pieces = [(groups, slice(None)) for groups in layout.batches(_BLOCK)]
-    if layout.elements > _BLOCK:
-        pieces = [(groups, rows) for groups, _ in pieces for rows in layout.rows(_BLOCK)]
+    pieces = layout.pieces(_BLOCK, _BLOCK)
 
     def run(piece: tuple[range, slice]) -> list[float]:
         left, right = layout.take(original, *piece), layout.take(reconstructed, *piece)

@@ -80,15 +80,15 @@ def look_up(
     lanes = dense.view(bits).reshape(rows // cluster_dim, cluster_dim, *rest)
     layout = stored_layout(indices.shape, lut.shape)
 
-    def fill(groups: range) -> None:
-        cells = read_only(layout.take(indices, groups))
+    def fill(piece: tuple[range, slice]) -> None:
+        cells = read_only(layout.take(indices, *piece))
         for lane in range(cluster_dim):
-            out = layout.take(lanes[:, lane], groups)
-            for group, row, line in zip(groups, cells, out, strict=True):
+            out = layout.take(lanes[:, lane], *piece)
+            for group, row, line in zip(piece[0], cells, out, strict=True):
                 _gather(row, tables[group, :, lane].copy(), line)
-            layout.put(lanes[:, lane], groups, out)
+            layout.put(lanes[:, lane], piece[0], out, piece[1])
 
-    spread(fill, layout.batches(_BLOCK), threads, check)
+    spread(fill, layout.pieces(_BLOCK, _BLOCK), threads, check)
     if per_channel_scale is not None:
         unscale(dense, per_channel_scale, threads, check)
     return dense

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kernels.errors import NonFiniteError
 from kernels.groups import Layout
 from kernels.halves import BFLOAT16, FLOAT16, widened_halves
+from kernels.threads import Check, unchecked
 
 _ALL = slice(None)
 Number = TypeVar("Number", bound=np.generic)
@@ -84,17 +85,16 @@ class Source:
         assert block is not None  # noqa: S101 - for mypy
         return read_only(self.layout.gathered(block, groups))
 
-    def vectors(self, groups: range, dim: int) -> NDArray[np.floating]:
+    def vectors(self, groups: range, dim: int, check: Check = unchecked) -> NDArray[np.floating]:
         """The values of some groups as vectors of `dim` elements along axis 0.
 
         Shapes: (len(groups), elements / dim, dim).
         """
-        values = self.layout.take_vectors(self.weight, groups, dim)
-        wide = widened(values)
+        wide = widened(self.layout.take_vectors(self.weight, groups, dim, check))
         if self.scale is None:
             return wide
         rows = np.broadcast_to(self.scale, self.weight.shape)
-        scaled: NDArray[np.floating] = wide / self.layout.take_vectors(rows, groups, dim)
+        scaled: NDArray[np.floating] = wide / self.layout.take_vectors(rows, groups, dim, check)
         return scaled
 
 

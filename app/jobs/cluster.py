@@ -8,8 +8,8 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import dask
@@ -43,6 +43,8 @@ DASK = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
+QUIET = {"distributed": logging.ERROR, "distributed.client": logging.CRITICAL}
+"""What of Dask's own log is let through; failures of tasks, and of connections, reach us."""
 CONNECT_TIMEOUT_S = 10
 AGAIN_AFTER_S = 1.0
 """Between the end of a worker and the start of the next in its place."""
@@ -58,7 +60,7 @@ async def local_workers(settings: Settings) -> AsyncIterator[Workers]:
         for number, options in enumerate(_workers(settings))
     }
     scheduler = {"cls": Scheduler, "options": _listening("127.0.0.1", 0)}
-    with dask.config.set(DASK):
+    with _configured():
         async with (
             SpecCluster(
                 nannies,
@@ -77,15 +79,16 @@ async def remote_workers(settings: Settings) -> AsyncIterator[Workers]:
     """The workers behind a scheduler elsewhere, which may come and go."""
     assert settings.scheduler_url is not None  # noqa: S101 - callers checked
     address = settings.scheduler_url
-    async with _connected(lambda: _client(address)) as workers:
-        yield workers
+    with _configured():
+        async with _connected(lambda: _client(address)) as workers:
+            yield workers
 
 
 def run_scheduler(host: str, port: int) -> None:
     """Bring workers and controllers together until SIGTERM or SIGINT."""
 
     async def serve() -> None:
-        with dask.config.set(DASK):
+        with _configured():
             async with Scheduler(**_listening(host, port)) as scheduler:
                 print(f"palettery scheduler is ready at {scheduler.address}", flush=True)  # noqa: T201
                 await _stopped()
@@ -99,7 +102,7 @@ def run_worker(settings: Settings) -> None:
     address = settings.scheduler_url
 
     async def serve() -> None:
-        with dask.config.set(DASK):
+        with _configured():
             places = [
                 asyncio.create_task(_keep_working(address, options))
                 for options in _workers(settings)
@@ -129,6 +132,14 @@ async def _stopped() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
+
+
+@contextmanager
+def _configured() -> Iterator[None]:
+    for name, level in QUIET.items():
+        logging.getLogger(name).setLevel(level)
+    with dask.config.set(DASK):
+        yield
 
 
 @asynccontextmanager
@@ -167,7 +178,7 @@ def _workers(settings: Settings) -> list[dict[str, Any]]:
             "nthreads": 1,
             "memory_limit": settings.worker_memory_bytes or 0,
             "preload": ["app.jobs.preload"],
-            "silence_logs": logging.ERROR,
+            "silence_logs": logging.CRITICAL,
             "env": shared | environment,
         }
         for environment in own

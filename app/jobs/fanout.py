@@ -66,8 +66,9 @@ class Workers:
         except KilledWorker as error:
             raise WorkerDied(_told(waiting, error)) from error
         finally:
-            with contextlib.suppress(OSError, ValueError, RuntimeError):  # the client may be closed
-                await client.cancel(list(waiting))
+            if waiting:
+                with contextlib.suppress(OSError, ValueError, RuntimeError):  # it may be closed
+                    await client.cancel(list(waiting))
 
     async def ask(self, task: Task, priority: int = 0) -> Answer:
         """Run one task; what it gives back.

@@ -6,6 +6,7 @@ A workflow that was cut off is run again, and goes on from the parts, or the rep
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import ParamSpec, TypeVar
 
@@ -50,6 +51,8 @@ async def running_workflows(
     finally:
         await underway.put_down()
         await asyncio.to_thread(DBOS.destroy)
+        # DBOS has made its own the loop's executor, and shut it down.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
 
 
 class _Underway:

@@ -22,7 +22,7 @@ BATCH = 1 << 16
 """Elements that one piece of work takes at least, group size permitting."""
 LARGEST_SORTED = 1 << 19
 """Elements of a group up to which it is clustered whole; more are read in pieces."""
-BLOCK = 1 << 22
+BLOCK = 1 << 24
 """Elements of large groups that are read between two rounds of pieces."""
 
 
@@ -158,9 +158,7 @@ def nearest(
     """
     layout, thresholds = source.layout, thresholds_of(lut)
     indices = np.empty(layout.shape, np.uint8)
-    pieces = [(groups, slice(None)) for groups in layout.batches(BATCH)]
-    if layout.elements > large.PIECE:
-        pieces = [(groups, rows) for groups, _ in pieces for rows in layout.rows(large.PIECE)]
+    pieces = layout.pieces(BATCH, large.PIECE)
     by_code = _ByCode(source.weight.dtype)
 
     def run(piece: tuple[range, slice]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -38,7 +38,7 @@ def palettize_vector(
     """
     weight, layout = source.weight, source.layout
     centroids, indices, occupancy, iterations = _clustered(
-        source, settings, _path(accelerator, threads, check)
+        source, settings, _path(accelerator, threads, check), check
     )
     shape = layout.lut_shape(*centroids.shape[1:])
     stored, lut_scale, zero_point = stored_lut(centroids.reshape(shape), weight.dtype, settings)
@@ -65,7 +65,10 @@ def palettize_vector(
 
 
 def _clustered(
-    source: Source, settings: PaletteSettings, cluster: Callable[..., cpu.VectorClusters]
+    source: Source,
+    settings: PaletteSettings,
+    cluster: Callable[..., cpu.VectorClusters],
+    check: Check,
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.int64], int]:
     """Centroids (groups, K, dim), indices, occupancy (groups, K), and passes over the points."""
     layout, dim, k = source.layout, settings.cluster_dim, 2**settings.n_bits
@@ -75,12 +78,11 @@ def _clustered(
     occupancy = np.empty((layout.groups, k), np.int64)
     iterations = 0
     for groups in layout.batches(BATCH):
-        points = source.vectors(groups, dim)
-        if not np.isfinite(points).all():
-            raise NonFiniteError
+        points = source.vectors(groups, dim, check)
+        _check_finite(points, check)
         mass = None
         if source.sensitivity is not None:
-            mass = layout.take_vectors(source.sensitivity, groups, dim).sum(axis=-1)
+            mass = layout.take_vectors(source.sensitivity, groups, dim, check).sum(axis=-1)
         found = cluster(points, k, mass, settings.seed)
         centroids[groups.start : groups.stop] = found.centroids
         cells.put(indices, groups, found.labels)
@@ -88,6 +90,13 @@ def _clustered(
             occupancy[group] = np.bincount(labels, minlength=k)
         iterations = max(iterations, int(found.iterations.max()))
     return centroids, indices, occupancy, iterations
+
+
+def _check_finite(points: NDArray[np.floating], check: Check) -> None:
+    for start in range(0, points.shape[1], BATCH):
+        if not np.isfinite(points[:, start : start + BATCH]).all():
+            raise NonFiniteError
+        check()
 
 
 def _path(

@@ -89,13 +89,14 @@ def post(server, path, files, field="model", **more):
 
 
 def tree(folder):
-    """Every file in a folder but the databases, which the server writes as it likes."""
+    """Every file in a folder but the databases, which are written as the server likes."""
     found = (path for path in folder.rglob("*") if path.is_file() and ".db" not in path.name)
     return {path.relative_to(folder) for path in found}
 
 
-def uploads(server):
-    return tree(server.store / "uploads")
+def everything(server):
+    """Every file that the service has, on this machine and in its store."""
+    return tree(server.folder) | {*server.store.list("")} | {*server.unfinished()}
 
 
 def check_problem(server, answer, code, said):
@@ -106,7 +107,7 @@ def check_problem(server, answer, code, said):
     assert 400 <= told["status"] < 500
     assert re.search(said, told["detail"])
     assert len(told["detail"]) < 1_000
-    for inside in ("Traceback", 'File "', str(server.data_dir), str(ROOT), "uploads/", ".venv"):
+    for inside in ("Traceback", 'File "', str(server.folder), str(ROOT), "uploads/", ".venv"):
         assert inside not in answer.text
 
 
@@ -114,11 +115,11 @@ def check_problem(server, answer, code, said):
 def test_server_refuses_and_keeps_nothing(server, written, kind):
     case = REFUSED[kind]
     files = written(case.files)
-    before, jobs = tree(server.data_dir.parent), server.http.get("/v1/jobs").json()
+    before, jobs = everything(server), server.http.get("/v1/jobs").json()
     for path in ("/v1/plans", "/v1/jobs"):
         check_problem(server, post(server, path, files), case.code, case.said)
-        assert uploads(server) == set()
-        assert tree(server.data_dir.parent) == before
+        assert server.leftovers() == []
+        assert everything(server) == before
     assert server.http.get("/v1/jobs").json() == jobs
     assert server.http.get("/readyz").is_success
 
@@ -146,7 +147,7 @@ def test_sensitivities_are_refused_like_models(server, palettery, written, model
     sound.write_bytes(model)
     answer = post(server, "/v1/jobs", files, "sensitivities", model=("m", model))
     check_problem(server, answer, case.code, case.said)
-    assert uploads(server) == set()
+    assert server.leftovers() == []
     ended = palettery("plan", sound, "--preset", "w4", "--sensitivities", *files)
     assert ended.code == 2
     assert TOLD.fullmatch(ended.err), ended.err
@@ -156,7 +157,7 @@ def test_sensitivities_are_refused_like_models(server, palettery, written, model
 def test_what_only_looks_bad_is_compressed(server, palettery, written, tmp_path, kind):
     files = written(ACCEPTED[kind])
     outside = tree(tmp_path) | {Path("artifact"), Path("work/stdout"), Path("work/stderr")}
-    beside = set(server.data_dir.parent.iterdir())
+    beside = set(server.folder.iterdir())
     assert post(server, "/v1/plans", files).is_success
     done = server.ended(post(server, "/v1/jobs", files).json()["id"])
     assert done["state"] == "succeeded", done
@@ -167,8 +168,8 @@ def test_what_only_looks_bad_is_compressed(server, palettery, written, tmp_path,
     artifact = (tmp_path / "artifact").read_bytes()
     assert server.http.get(done["links"]["artifact"]).content == artifact
     assert tree(tmp_path) == outside
-    assert set(server.data_dir.parent.iterdir()) == beside
-    assert uploads(server) == set()
+    assert set(server.folder.iterdir()) == beside
+    assert server.leftovers() == []
 
 
 def test_tensors_of_other_dtypes_are_kept_with_the_reason(server, written):
@@ -200,7 +201,7 @@ def test_broken_forms_are_refused_and_leave_nothing(server, kind):
         headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         answer = server.http.post(path, content=body, headers=headers)
         check_problem(server, answer, "invalid_upload", said)
-        assert uploads(server) == set()
+        assert server.leftovers() == []
 
 
 def test_a_preset_of_a_megabyte_is_not_repeated(server, model):

@@ -154,7 +154,7 @@ def test_plan_tells_what_a_job_would_do_and_keeps_nothing(server, model):
     assert answer.status_code == 200, answer.text
     actions = {tensor["name"]: tensor["action"] for tensor in answer.json()["tensors"]}
     assert actions["encoder.0.weight"] == "palettize"
-    assert incoming(server) == []
+    assert server.leftovers() == []
 
 
 def test_pages_are_newest_first_and_meet(server, model):
@@ -181,11 +181,6 @@ def test_last_page_says_so(server, job):
 )
 def test_bad_page_is_refused(server, query):
     refused(server.http.get("/v1/jobs", params=query), 422, "bad_input")
-
-
-def incoming(server):
-    folder = server.store / "uploads"
-    return [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
 
 
 def header(entries, payload=b""):
@@ -218,9 +213,7 @@ def test_bad_model_is_refused_and_gone(server, kind, path):
     told = refused(answer, answer.status_code, answer.json()["code"])
     assert "bad.safetensors" in told.detail
     assert told.instance == path
-    assert incoming(server) == []
-    digest = hashlib.sha256(body).hexdigest()
-    assert not (server.store / "blobs" / digest).exists()
+    assert server.leftovers() == []
 
 
 WEIGHT = {"n_bits": 4}
@@ -237,7 +230,7 @@ def test_bad_config_is_refused_field_by_field(server, model, kind):
     config = json.dumps({"kmeans_palettization_config": {"global_config": module}})
     told = refused(submit(server, ("m.safetensors", model), config=config), 422, "invalid_config")
     assert any(named in field.pointer + field.detail for field in told.errors)
-    assert incoming(server) == []
+    assert server.leftovers() == []
 
 
 def test_unknown_module_type_is_told_in_the_plan(server, model):
@@ -278,7 +271,7 @@ def test_form_that_is_not_one(server, files, fields, named):
     answer = server.http.post("/v1/jobs", files=parts, data=fields)
     told = refused(answer, 422, answer.json()["code"])
     assert named in told.detail
-    assert incoming(server) == []
+    assert server.leftovers() == []
 
 
 @pytest.mark.parametrize(
@@ -298,13 +291,14 @@ def test_form_that_is_not_one(server, files, fields, named):
 def test_body_that_is_no_form(server, kind, body):
     answer = server.http.post("/v1/jobs", content=body, headers={"Content-Type": kind})
     refused(answer, 422, "invalid_upload")
-    assert incoming(server) == []
+    assert server.leftovers() == []
 
 
 def test_names_of_files_are_never_paths(server, model):
     done = finished(server, ("../../../etc/cron.d/evil.safetensors", model), preset="w4")
     assert done["model_name"] == "evil.safetensors"
-    assert not list(server.data_dir.rglob("evil*"))
+    assert not list(server.folder.rglob("evil*"))
+    assert not [path for path in server.store.list("") if "evil" in path]
 
 
 def test_upload_that_breaks_off_leaves_nothing(server):
@@ -322,7 +316,7 @@ def test_upload_that_breaks_off_leaves_nothing(server):
         pytest.raises(ConnectionError),
     ):
         http.post("/v1/jobs", content=broken(), headers=kind)
-    server.wait_until(lambda: incoming(server) == [], "the broken upload is gone")
+    server.wait_until(lambda: server.leftovers() == [], "the broken upload is gone")
     assert len(server.http.get("/v1/jobs").json()["items"]) == before
 
 
@@ -372,6 +366,7 @@ def test_openapi_documents_forms_and_problems(server):
     paths = server.http.get("/openapi.json").json()["paths"]
     form = paths["/v1/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     fields = {"model", "sensitivities", "config", "preset", "strict"}
+    fields |= {"priority", "deadline_s", "reuse"}
     assert set(form["properties"]) == fields
     for status in ("413", "415", "422"):
         content = paths["/v1/jobs"]["post"]["responses"][status]["content"]

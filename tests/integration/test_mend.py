@@ -1,6 +1,5 @@
 """Rows and workflows that a crash left apart come together at the next start."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +7,8 @@ import pytest
 from safetensors.numpy import load, save
 from sqlalchemy import create_engine, text
 
-from app.database import open_database
-from app.jobs.records import Records
-from app.migrations import migrate
-from schemas.jobs import Progress
+from tests.integration.cluster import own_database
+from tests.integration.handed_over import add_row, hand_over
 
 WITHOUT_WORKFLOW = "01890a5d-ac96-774b-bcce-b302099a8057"
 WITHOUT_FILES = "01890a5d-ac96-774b-bcce-b302099a8058"
@@ -26,16 +23,6 @@ def finished(server, model):
     return job["id"]
 
 
-def accepted_only(store: Path, done: str, target: Path, job_id: str) -> None:
-    """A job's files as they lie when it was accepted and nothing has run."""
-    folder = target / "jobs" / job_id
-    folder.mkdir(parents=True)
-    for name in ("config.json", "checkpoint.json", "plan.json", "tasks.json"):
-        said = (store / "jobs" / done / name).read_text()
-        (folder / name).write_text(said.replace(done, job_id))
-    shutil.copytree(store / "blobs", target / "blobs")
-
-
 def set_running(data_dir: Path, job_id: str) -> None:
     engine = create_engine(f"sqlite:///{data_dir / 'palettery.db'}")
     with engine.begin() as connection:
@@ -48,18 +35,12 @@ def test_rows_and_workflows_come_together(server, serve, model, tmp_path):
     done = finished(server, model)
     expected = load(server.http.get(f"/v1/jobs/{done}/artifact").content)
     data_dir = tmp_path / "data"
-    accepted_only(server.store, done, data_dir / "store", WITHOUT_WORKFLOW)
-    database = open_database(f"sqlite:///{data_dir / 'palettery.db'}")
-    migrate(database)
-    records = Records(database)
-    for job_id in (WITHOUT_WORKFLOW, WITHOUT_FILES):
-        records.add(job_id, "tiny.safetensors", 1, Progress())
-    database.close()
+    hand_over(server.store, done, data_dir, WITHOUT_WORKFLOW)
+    add_row(data_dir, WITHOUT_FILES, [])
 
     with serve(data_dir) as first:
         lost = first.ended(WITHOUT_FILES)
         assert (lost["state"], lost["error"]["code"]) == ("failed", "object_missing")
-        assert "send it again" in lost["error"]["detail"]
         assert first.ended(WITHOUT_WORKFLOW)["state"] == "succeeded"
         artifact = load(first.http.get(f"/v1/jobs/{WITHOUT_WORKFLOW}/artifact").content)
         assert artifact.keys() == expected.keys()
@@ -69,11 +50,14 @@ def test_rows_and_workflows_come_together(server, serve, model, tmp_path):
     with serve(data_dir) as second:
         ended = second.ended(WITHOUT_WORKFLOW)
         assert ended["state"] == "failed"
-        assert "while the server was away" in ended["error"]["detail"]
+        assert "ended without a result" in ended["error"]["detail"]
 
 
 def test_database_that_goes_away_comes_back(serve, postgres, model, tmp_path):
-    with serve(tmp_path / "data", PALETTERY_DATABASE_URL=postgres.url) as server:
+    with (
+        own_database(postgres) as url,
+        serve(tmp_path / "data", PALETTERY_DATABASE_URL=url) as server,
+    ):
         first = finished(server, model)
         assert not list(server.data_dir.glob("*.db")), "nothing is kept beside the database"
         postgres.stop()
@@ -104,15 +88,16 @@ def test_job_cancelled_while_its_artifact_is_written_keeps_none(server, model, s
         "/v1/jobs", files={"model": ("m.safetensors", slow_to_assemble)}, data={"preset": "w4"}
     )
     job_id = answer.json()["id"]
-    folder = server.store / "jobs" / job_id
-    server.wait_until(lambda: (folder / "artifact").exists(), "the artifact is being written")
-    assert server.http.post(f"/v1/jobs/{job_id}/cancel").json()["state"] == "cancelled"
 
     def written():
-        return [*folder.glob("artifact/*"), *folder.glob("report.json")]
+        folder = f"jobs/{job_id}"
+        return server.unfinished() + server.store.list(f"{folder}/artifact")
 
+    server.wait_until(written, "the artifact is being written")
+    assert server.http.post(f"/v1/jobs/{job_id}/cancel").json()["state"] == "cancelled"
     server.wait_until(lambda: not written(), "the artifact is gone")
     for _ in range(2):  # as many as there are workers: whoever wrote the artifact is through
         finished(server, model)
     assert written() == []
+    assert not server.store.exists(f"jobs/{job_id}/report.json")
     assert server.http.get(f"/v1/jobs/{job_id}").json()["state"] == "cancelled"

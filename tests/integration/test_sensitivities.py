@@ -1,7 +1,6 @@
 """Sensitivities and strict requests over HTTP, on a real server."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -9,12 +8,9 @@ from safetensors.numpy import load, save
 
 import kernels
 from app.client import Client
-from app.database import open_database
 from app.errors import InvalidSensitivities, StrictViolation
-from app.jobs.records import Records
-from app.migrations import migrate
-from schemas.jobs import Progress
 from schemas.report import Report
+from tests.integration.handed_over import hand_over
 
 JOB_ID = "01890a5d-ac96-774b-bcce-b302099a8059"
 W4 = kernels.PaletteSettings(4, group_size=16, rounding_precision=4)
@@ -58,10 +54,6 @@ def done(server, client, files, sensitivities):
     return ended
 
 
-def bytes_left(server):
-    return sorted(path for path in server.store.glob("uploads/**/*") if path.is_file())
-
-
 def test_palettes_are_those_of_the_kernel_with_the_sensitivities(
     server, done, weights, sensitivities
 ):
@@ -73,24 +65,13 @@ def test_palettes_are_those_of_the_kernel_with_the_sensitivities(
         palette = kernels.palettize(weights[name], W4, sensitivity)
         assert stored[f"{name}.lut"].tobytes() == palette.lut.tobytes()
         assert stored[f"{name}.indices"].tobytes() == kernels.pack(palette.indices, 4).tobytes()
-    assert bytes_left(server) == []
+    assert server.leftovers() == []
 
 
 def test_job_taken_up_on_another_server_gives_the_same_bytes(server, serve, done, tmp_path):
     """A job of which only what was accepted exists: nothing has run, no workflow knows it."""
     artifact = server.http.get(done["links"]["artifact"]).content
-    store = tmp_path / "data" / "store"
-    shutil.copytree(server.store / "blobs", store / "blobs")
-    folder = store / "jobs" / JOB_ID
-    folder.mkdir(parents=True)
-    for name in ("config.json", "checkpoint.json", "plan.json", "tasks.json"):
-        said = (server.store / "jobs" / done["id"] / name).read_text()
-        (folder / name).write_text(said.replace(done["id"], JOB_ID))
-    database = open_database(f"sqlite:///{tmp_path / 'data' / 'palettery.db'}")
-    migrate(database)
-    records = Records(database)
-    records.add(JOB_ID, "m.safetensors", 1, Progress())
-    database.close()
+    hand_over(server.store, done["id"], tmp_path / "data", JOB_ID)
     with serve(tmp_path / "data") as second:
         ended = second.ended(JOB_ID)
         assert ended["state"] == "succeeded", ended
@@ -116,7 +97,7 @@ def test_sensitivities_that_do_not_fit_are_refused_at_once(server, client, files
         assert field.pointer == f"/sensitivities/{next(iter(change))}"
         assert said in field.detail
     assert client.jobs() == before
-    assert bytes_left(server) == []
+    assert server.leftovers() == []
 
 
 @pytest.mark.parametrize("value", [np.nan, -1.0], ids=["nan", "negative"])
@@ -130,7 +111,7 @@ def test_a_value_that_is_no_sensitivity_fails_the_job(server, client, files, sen
     assert ended["error"]["status"] == 422
     assert ended["error"]["detail"].startswith("encoder.1.weight: sensitivities must be finite")
     assert "submit again" in ended["error"]["detail"]
-    assert not (server.store / "jobs" / ended["id"] / "artifact").exists()
+    assert server.store.list(f"jobs/{ended['id']}/artifact") == []
 
 
 def test_plan_tells_what_is_weighted(server, client, files, sensitivities):
@@ -140,7 +121,7 @@ def test_plan_tells_what_is_weighted(server, client, files, sensitivities):
     (warning,) = plan.warnings
     assert "encoder.1.weight" in warning
     assert plan.sensitivities_sha256.keys() == {"s.safetensors"}
-    assert bytes_left(server) == []
+    assert server.leftovers() == []
 
 
 UNFIT = {
@@ -178,7 +159,7 @@ def test_strict_refuses_what_cannot_all_be_done(server, model, path):
     unfit = told["errors"][1]["detail"]
     assert unfit.startswith("encoder.0.weight of shape [64, 96]")
     assert "group_size 48 does not divide axis 0 of length 64" in unfit
-    assert bytes_left(server) == []
+    assert server.leftovers() == []
     assert ask("false").is_success
 
 
@@ -190,7 +171,7 @@ def test_strict_is_true_or_false(server, model):
     )
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_upload")
     assert "send true or false" in answer.json()["detail"]
-    assert bytes_left(server) == []
+    assert server.leftovers() == []
 
 
 def test_client_raises_what_the_server_says(client, files):

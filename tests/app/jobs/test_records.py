@@ -215,8 +215,8 @@ def test_twin_is_the_newest_success_of_the_same_request(records):
 
 def test_known_are_the_ids_of_jobs(records):
     ids = {add(records) for _ in range(3)}
-    assert records.known([*ids, new_id(), ""]) == ids
-    assert records.known([]) == set()
+    assert records.states([*ids, new_id(), ""]) == dict.fromkeys(ids, "queued")
+    assert records.states([]) == {}
 
 
 def note(noted):

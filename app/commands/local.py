@@ -1,0 +1,91 @@
+"""Commands that work here, without a server."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.commands.options import (
+    Config,
+    Json,
+    Model,
+    Out,
+    Preset,
+    Sensitivities,
+    Strict,
+    config_of,
+)
+
+local = typer.Typer()
+
+
+@local.command()
+def compress(
+    model: Model,
+    out: Out,
+    config: Config = None,
+    preset: Preset = None,
+    sensitivities: Sensitivities = None,
+    strict: Strict = False,
+    report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
+) -> None:
+    """Palettize a model here, without a server."""
+    from app.offline import compress as run
+    from app.tables import print_report, progress
+
+    with progress("palettizing") as advance:
+        done = run(
+            model,
+            config_of(config, preset),
+            out,
+            advance,
+            sensitivities=sensitivities or (),
+            strict=strict,
+        )
+    if report:
+        report.write_text(done.model_dump_json(indent=2) + "\n")
+    print_report(done)
+    for warning in done.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+@local.command()
+def plan(
+    model: Model,
+    config: Config = None,
+    preset: Preset = None,
+    sensitivities: Sensitivities = None,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Show what would happen to every tensor; nothing runs."""
+    from app.offline import plan as run
+    from app.tables import print_plan
+
+    settled = config_of(config, preset)
+    planned = run(model, settled, sensitivities=sensitivities or (), strict=strict)
+    if as_json:
+        typer.echo(planned.model_dump_json(indent=2))
+    else:
+        print_plan(planned)
+
+
+@local.command()
+def inspect(artifact: Model, as_json: Json = False) -> None:
+    """Show what an artifact holds."""
+    from app.offline import inspect as run
+    from app.tables import print_artifact
+
+    summary = run(artifact)
+    if as_json:
+        typer.echo(summary.model_dump_json(indent=2))
+    else:
+        print_artifact(summary)
+
+
+@local.command()
+def decompress(artifact: Model, out: Out) -> None:
+    """Write an artifact's weights back as dense safetensors: LUT[indices]."""
+    from app.offline import decompress as run
+
+    run(artifact, out)

@@ -1,0 +1,78 @@
+"""Commands that run the service, or a part of it."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.commands.options import Workers, settings_of
+
+service = typer.Typer()
+
+
+class Role(StrEnum):
+    """What one process of the service does."""
+
+    ALL = "all"
+    API = "api"
+    CONTROLLER = "controller"
+
+
+@service.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for database and store.")] = None,
+    workers: Workers = None,
+    role: Annotated[
+        Role, typer.Option(help="Everything in one process, or the API or a controller alone.")
+    ] = Role.ALL,
+) -> None:
+    """Start the service: API, queue and workers, in one command."""
+    from app.main import serve as run
+
+    run(settings_of(host=host, port=port, data_dir=data_dir, workers=workers), role.value)
+
+
+@service.command()
+def scheduler(
+    host: Annotated[str, typer.Option(help="Address to listen on; keep it private.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8786,
+) -> None:
+    """Bring controllers and workers on many machines together."""
+    from app.jobs.cluster import run_scheduler
+
+    run_scheduler(host, port)
+
+
+@service.command()
+def worker(
+    scheduler: Annotated[
+        str,
+        typer.Option(envvar="PALETTERY_SCHEDULER_URL", help="Such as tcp://scheduler:8786."),
+    ],
+    workers: Workers = None,
+) -> None:
+    """Work for a scheduler: a process per GPU, or else per core."""
+    from app.jobs.cluster import run_worker
+
+    run_worker(settings_of(scheduler_url=scheduler, workers=workers))
+
+
+@service.command()
+def migrate(
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for database and store.")] = None,
+) -> None:
+    """Bring the database to what this version needs."""
+    from app.database import open_database
+    from app.roles import migrate as run
+
+    settings = settings_of(data_dir=data_dir)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = open_database(settings.resolved_database_url())
+    try:
+        done = run(database)
+    finally:
+        database.close()
+    typer.echo(f"{done.before or 'empty'} -> {done.after}")

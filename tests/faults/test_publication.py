@@ -1,0 +1,58 @@
+"""A crash between the artifact's publication and the row's update."""
+
+import sqlite3
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from tests.faults.invariants import check_result, watched
+
+pytestmark = pytest.mark.heavy
+
+
+@contextmanager
+def rows_held(database_url):
+    """Nobody can write a job's row meanwhile; reading goes on."""
+    if database_url.startswith("sqlite"):
+        path = database_url.removeprefix("sqlite:///")
+        connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+        connection.execute("BEGIN IMMEDIATE")
+    else:
+        connection = psycopg.connect(database_url)
+        connection.execute("LOCK TABLE jobs IN SHARE MODE")
+    try:
+        yield
+    finally:
+        connection.close()
+
+
+def artifacts(service, job_id):
+    """Path, size and time of what was published."""
+    folder = f"jobs/{job_id}"
+    return {
+        (found.path, found.size_bytes, found.modified_at)
+        for found in service.store.listed(folder)
+        if found.path.startswith((f"{folder}/artifact", f"{folder}/report"))
+    }
+
+
+@pytest.mark.parametrize("kind", ["embedded", "scaled"])
+def test_published_artifact_is_found_again(start, little, kind):
+    """kill -9 of all after publication: the job succeeds with that very file, written once.
+
+    Until the row says so, the artifact cannot be had.
+    """
+    with start(kind) as service, watched(service) as watch:
+        job_id = watch.submit(little.body, config=little.config)
+        service.wait_until(lambda: service.job(job_id)["state"] != "queued", "the job runs")
+        with rows_held(service.database_url):
+            report = f"jobs/{job_id}/report.json"
+            service.wait_until(lambda: service.store.exists(report), "the artifact is published")
+            assert service.job(job_id)["state"] == "running"
+            assert service.http.get(f"/v1/jobs/{job_id}/artifact").status_code == 409
+            service.kill_all()
+            before = artifacts(service, job_id)
+        service.start()
+        check_result(service, job_id, little.sha256)
+        assert artifacts(service, job_id) == before

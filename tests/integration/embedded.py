@@ -1,0 +1,48 @@
+"""The service in one process, on a folder."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from app.storage import open_storage
+from tests.integration.service import Program, Service, free_port
+
+TIMEOUT_S = 120
+
+
+@dataclass
+class Embedded(Service):
+    """`palettery serve`, all in one."""
+
+    data_dir: Path
+
+    @property
+    def program(self) -> Program:
+        return self.programs["serve"]
+
+
+@contextmanager
+def serving(data_dir: Path, **environment: str) -> Iterator[Embedded]:
+    """A server, from ready until all of it is gone."""
+    port = free_port()
+    words = ("serve", "--port", str(port), "--data-dir", str(data_dir), "--workers", "2")
+    program = Program(words, environment, data_dir.with_name(f"{data_dir.name}-{port}.log"))
+    folder = data_dir / "store"
+
+    def unfinished() -> list[str]:
+        return [str(path.relative_to(folder)) for path in folder.rglob("*.aside")]
+
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as http:
+        url = environment.get("PALETTERY_DATABASE_URL", f"sqlite:///{data_dir / 'palettery.db'}")
+        store = open_storage(folder.resolve().as_uri())
+        service = Embedded(
+            {"serve": program}, http, store, url, unfinished, data_dir.parent, data_dir
+        )
+        try:
+            service.start()
+            yield service
+        finally:
+            service.end()

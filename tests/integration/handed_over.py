@@ -1,0 +1,44 @@
+"""Jobs as they lie when they were accepted and nothing has run."""
+
+import json
+from pathlib import Path
+
+from app.database import open_database
+from app.jobs.records import Records
+from app.migrations import migrate
+from app.storage import Storage, open_storage
+from app.uploads.records import KeptFile
+from schemas.jobs import Progress
+
+DOCUMENTS = ("request.json", "tasks.json")
+
+
+def hand_over(source: Storage, done: str, data_dir: Path, job_id: str) -> None:
+    """Put a job that ended elsewhere into a data folder under another id, as if just accepted."""
+    store = open_storage((data_dir / "store").resolve().as_uri())
+    said = {}
+    for name in DOCUMENTS:
+        said[name] = bytes(source.read(f"jobs/{done}/{name}")).replace(
+            done.encode(), job_id.encode()
+        )
+        store.write(f"jobs/{job_id}/{name}", said[name])
+    files = {
+        file["path"]: KeptFile(file["sha256"], file["path"], file["size_bytes"])
+        for file in json.loads(said["request.json"])["checkpoint"]["files"]
+    }
+    for task in json.loads(said["tasks.json"]):
+        for item in task["slices"]:
+            if rows := item["sensitivity"]:
+                files[rows["path"]] = KeptFile(rows["file_sha256"], rows["path"], 0)
+    for path in files:
+        store.write(path, source.read(path))
+    add_row(data_dir, job_id, list(files.values()))
+
+
+def add_row(data_dir: Path, job_id: str, files: list[KeptFile]) -> None:
+    """A queued job that no workflow knows."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    database = open_database(f"sqlite:///{data_dir / 'palettery.db'}")
+    migrate(database)
+    Records(database).add(job_id, "m.safetensors", 1, Progress(), files=files)
+    database.close()
