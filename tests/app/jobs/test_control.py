@@ -114,7 +114,7 @@ def test_delete_removes_everything_but_what_others_need(service):
     asyncio.run(service.control.retry(first))
     cancel(service, first)
     service.control.delete(first)
-    assert service.jobs.known([first, second]) == {second}
+    assert service.jobs.states([first, second]) == {second: "queued"}
     assert [service.life(first, attempt) for attempt in (0, 1)] == ["none", "none"]
     assert set(service.store.list("")) == {"uploads/b", f"{job_folder(second)}/tasks.json"}
     cancel(service, second)

@@ -118,7 +118,8 @@ def test_expired_jobs_go_with_all_that_is_theirs(service):
     alive = service.add("c")
     service.sweep.run()
     assert service.deleted == [expired]
-    assert service.records.known([expired, kept, alive]) == {kept, alive}
+    states = service.records.states([expired, kept, alive])
+    assert states == {kept: "cancelled", alive: "queued"}
     assert service.left() == {"uploads/b", "uploads/c"} | folder(kept) | folder(alive)
 
 
@@ -138,6 +139,30 @@ def test_folders_of_jobs_that_are_no_more_go_once_they_are_old(service):
     young = service.put("jobs/01890a5d-ac96-774b-bcce-b302099a8058/parts/0", 0.9)
     service.sweep.run()
     assert service.left() == {young} | folder(job_id)
+
+
+@pytest.mark.parametrize("days", [0.9, 1.1])
+@pytest.mark.parametrize(
+    ("state", "useless"),
+    [
+        ("succeeded", {"parts/0"}),
+        ("cancelled", {"artifact/m", "report.json"}),
+        ("running", set()),
+    ],
+)
+def test_what_the_end_of_a_job_left_without_use_goes_once_it_is_old(service, state, useless, days):
+    job_id = service.add(days=days)
+    for name in ("parts/0", "report.json"):
+        service.put(f"jobs/{job_id}/{name}", days)
+    service.records.start(job_id)
+    if state == "succeeded":
+        service.records.succeed(job_id, 7)
+    elif state == "cancelled":
+        service.records.cancel(job_id)
+    before = service.left()
+    service.sweep.run()
+    gone = {f"jobs/{job_id}/{name}" for name in useless} if days > 1 else set()
+    assert before - service.left() == gone
 
 
 def test_files_that_a_cut_off_delete_left_go(service):
