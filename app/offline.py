@@ -14,7 +14,7 @@ from app.errors import BadInput, InvalidArtifact, PaletteryError
 from app.jobs.inline import run_tasks
 from app.planning.intake import Upload, take_in
 from app.planning.tasks import cut
-from app.settings import Settings
+from app.settings import read_settings
 from app.storage import open_storage
 from schemas.artifact import ArtifactSummary, StoredWeight
 from schemas.checkpoint import StoredFile
@@ -36,7 +36,7 @@ def plan(
 ) -> Plan:
     """What a job with this config would do to the model in these files."""
     model, beside = _uploads(paths, sensitivities)
-    return take_in(config, model, beside, Settings().limits, strict=strict).plan
+    return take_in(config, model, beside, read_settings().limits, strict=strict).plan
 
 
 def compress(
@@ -53,7 +53,7 @@ def compress(
     Nothing appears at `out` unless all of it is verified.
     """
     _check_out(out, model=paths, sensitivities=sensitivities)
-    settings, (model, beside) = Settings(), _uploads(paths, sensitivities)
+    settings, (model, beside) = read_settings(), _uploads(paths, sensitivities)
     intake = take_in(config, model, beside, settings.limits, strict=strict)
     with _aside(out) as folder:
         store = open_storage(folder.as_uri())
@@ -155,7 +155,7 @@ def _open(paths: Sequence[Path]) -> Artifact:
     shards = [file.path for file in stored.files if not file.name.endswith(".json")]
     if not shards:
         raise InvalidArtifact("an index alone is not an artifact; give its .safetensors files too")
-    return open_artifact(stored.storage, shards, Settings().limits)
+    return open_artifact(stored.storage, shards, read_settings().limits)
 
 
 def _stored(paths: Sequence[Path], *, digests: bool) -> Upload:

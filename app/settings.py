@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import BadInput
 
 
 class Limits(BaseSettings):
@@ -41,7 +43,7 @@ class Settings(BaseSettings):
     """Folder of the embedded database and store."""
     scheduler_url: str | None = None
     """Address of the scheduler, such as `tcp://scheduler:8786`; None for workers of our own."""
-    executor_id: str = Field(default="palettery-0", pattern=r"[\w.-]{1,64}")
+    executor_id: str = Field(default="palettery-0", pattern=r"^[\w.-]{1,64}$")
     """Name of this process as one that runs jobs: it takes up the jobs that it left, so it stays
     the same over restarts, and no two processes have the same."""
     database_url: str | None = None
@@ -83,3 +85,21 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The database's URL, the embedded default filled in."""
         return self.database_url or f"sqlite:///{(self.data_dir / 'palettery.db').resolve()}"
+
+
+def read_settings(**said: object) -> Settings:
+    """What the environment says, and over it what the caller does.
+
+    Raises:
+        BadInput: names every setting that is not valid.
+    """
+    try:
+        return Settings(**said)  # type: ignore[arg-type] # checked here
+    except ValidationError as error:
+        kind = Limits if error.title == Limits.__name__ else Settings
+        prefix = kind.model_config["env_prefix"]
+        faults = [
+            f"{prefix}{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
+            for fault in error.errors()
+        ]
+        raise BadInput(f"the settings are not valid: {'; '.join(faults)}") from error

@@ -37,22 +37,9 @@ LOCAL_SERVER = "http://127.0.0.1:8400"
 
 def settings_of(**said: Any) -> "Settings":
     """What the environment says, and over it what the command line does."""
-    from pydantic import ValidationError
+    from app.settings import read_settings
 
-    from app.errors import BadInput
-    from app.settings import Settings
-
-    given = {name: value for name, value in said.items() if value is not None}
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        raise BadInput(
-            "the settings are not valid: "
-            + "; ".join(
-                f"PALETTERY_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
-                for fault in error.errors()
-            )
-        ) from error
+    return read_settings(**{name: value for name, value in said.items() if value is not None})
 
 
 def text_of(config: Path | None) -> str | None:

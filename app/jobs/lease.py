@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,6 +15,7 @@ from app.errors import BadInput
 LOOK_EVERY_S = 2.0
 """Between two looks whether the lock is still ours."""
 _TAKE = text("SELECT pg_try_advisory_lock(hashtextextended('palettery ' || :name, 0))")
+_GIVE_BACK = text("SELECT pg_advisory_unlock_all()")
 
 log = logging.getLogger(__name__)
 
@@ -40,37 +42,41 @@ async def leased(
             f"another process runs jobs as {executor_id!r}; stop it, or give this one a "
             "PALETTERY_EXECUTOR_ID of its own"
         )
-    keeping = asyncio.create_task(_keep(connection, database, executor_id, on_lost))
+    held = _Held(connection)
+    keeping = asyncio.create_task(_keep(held, database, executor_id, on_lost))
     try:
         yield
     finally:
         keeping.cancel()
-        with suppress(asyncio.CancelledError):
-            await keeping
+        await asyncio.gather(keeping, return_exceptions=True)
+        await asyncio.to_thread(_give_back, held.connection)
+
+
+@dataclass
+class _Held:
+    connection: Connection | None
+    """Whose lock it is; None while it may be lost."""
 
 
 async def _keep(
-    connection: Connection | None, database: Database, executor_id: str, on_lost: Callable[[], None]
+    held: _Held, database: Database, executor_id: str, on_lost: Callable[[], None]
 ) -> None:
-    try:
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            try:
-                if connection is not None:
-                    await asyncio.to_thread(connection.execute, text("SELECT 1"))
-                    continue
-                connection = await asyncio.to_thread(_taken, database, executor_id)
-            except SQLAlchemyError as error:
-                log.warning("the lock of %s may be lost: %s", executor_id, error)
-                _close(connection)
-                connection = None
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        try:
+            if held.connection is not None:
+                await asyncio.to_thread(held.connection.execute, text("SELECT 1"))
                 continue
-            if connection is None:
-                log.critical("another process took over as %s; stopping", executor_id)
-                on_lost()
-                return
-    finally:
-        _close(connection)
+            held.connection = await asyncio.to_thread(_taken, database, executor_id)
+        except SQLAlchemyError as error:
+            log.warning("the lock of %s may be lost: %s", executor_id, error)
+            _close(held.connection)
+            held.connection = None
+            continue
+        if held.connection is None:
+            log.critical("another process took over as %s; stopping", executor_id)
+            on_lost()
+            return
 
 
 def _taken(database: Database, executor_id: str) -> Connection | None:
@@ -83,6 +89,14 @@ def _taken(database: Database, executor_id: str) -> Connection | None:
         return connection
     _close(connection)
     return None
+
+
+def _give_back(connection: Connection | None) -> None:
+    """Release the lock now: Postgres notices some time later that a connection was closed."""
+    if connection is not None:
+        with suppress(SQLAlchemyError):
+            connection.execute(_GIVE_BACK)
+    _close(connection)
 
 
 def _close(connection: Connection | None) -> None:

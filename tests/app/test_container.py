@@ -3,18 +3,27 @@
 import re
 import shlex
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from typer.main import get_command
 
 from app.cli import cli
+from app.roles import check
 from app.settings import Settings
+from app.storage.failures import CREDENTIALS
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVICES = list(COMPOSE["services"].items())
+SERVICES = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+STORE_ENVIRONMENT = {
+    "AWS_ENDPOINT_URL",
+    "AWS_ALLOW_HTTP",
+    *re.findall(r"[A-Z_]{4,}", CREDENTIALS["s3"]),
+}
 
 
 def docker(instruction: str) -> list[str]:
@@ -60,23 +69,71 @@ def test_dockerfile_command_exists():
     assert subcommand in get_command(cli).commands
 
 
-@pytest.mark.parametrize(("name", "service"), SERVICES)
-def test_compose_service_runs_a_command_we_have(name, service):
-    program, subcommand = service["command"]
-    assert program == "palettery", name
-    assert subcommand in get_command(cli).commands
+def command(name):
+    return get_command(cli).commands[name]
 
 
-@pytest.mark.parametrize(("name", "service"), SERVICES)
-def test_compose_environment_is_read_by_the_settings(name, service):
-    assert set(service["environment"]) <= known_environment(), name
+def environment(name):
+    """What a service's containers see, where nothing else is said."""
+    given = SERVICES[name].get("environment", {})
+    return {key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for key, value in given.items()}
 
 
-@pytest.mark.parametrize(("name", "service"), SERVICES)
-def test_compose_ports_and_volumes_agree_with_the_dockerfile(name, service):
+@pytest.mark.parametrize("name", OURS)
+def test_compose_service_runs_a_command_we_have(monkeypatch, name):
+    program, subcommand, *words = OURS[name]["command"]
+    assert program == "palettery"
+    for key, value in environment(name).items():
+        monkeypatch.setenv(key, value)
+    command(subcommand).make_context(subcommand, words)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_compose_environment_is_read_by_the_settings(name):
+    assert set(environment(name)) <= known_environment() | STORE_ENVIRONMENT
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if "serve" in OURS[name]["command"]])
+def test_compose_roles_have_what_they_need(monkeypatch, name):
+    for key, value in environment(name).items():
+        monkeypatch.setenv(key, value)
+    words = OURS[name]["command"]
+    check(Settings(), words[words.index("--role") + 1] if "--role" in words else "all")
+
+
+def test_compose_addresses_and_credentials_are_those_of_its_services():
+    shared = environment("api")
+    said = environment("postgres")
+    user, password, database = (said[f"POSTGRES_{part}"] for part in ("USER", "PASSWORD", "DB"))
+    assert shared["PALETTERY_DATABASE_URL"] == f"postgresql://{user}:{password}@postgres/{database}"
+    assert environment("store").items() <= shared.items()
+    hosts = [
+        urlsplit(shared[key]).hostname for key in ("AWS_ENDPOINT_URL", "PALETTERY_SCHEDULER_URL")
+    ]
+    assert hosts == ["store", "scheduler"]
+    (port,) = (option.default for option in command("scheduler").params if option.name == "port")
+    assert urlsplit(shared["PALETTERY_SCHEDULER_URL"]).port == port
+    bucket = urlsplit(shared["PALETTERY_STORAGE_URL"]).hostname
+    assert f"s3.bucket.create -name {bucket} " in " ".join(SERVICES["bucket"]["command"])
+    for name in ("migrate", "controller", "worker"):
+        assert shared.items() <= environment(name).items(), name
+
+
+def test_compose_services_belong_to_a_profile_with_all_that_they_wait_for():
+    for name, service in SERVICES.items():
+        (profile,) = service["profiles"]
+        for other in service.get("depends_on", {}):
+            assert SERVICES[other]["profiles"] == [profile], name
+
+
+def test_compose_ports_and_volumes_agree_with_the_dockerfile():
     (port,) = docker("EXPOSE")
-    assert [mapping.rsplit(":", 1)[1] for mapping in service["ports"]] == [port], name
-    mounted = {mount.split(":")[1] for mount in service["volumes"]}
+    published = [mapping for service in SERVICES.values() for mapping in service.get("ports", ())]
+    assert published
+    assert {mapping.rsplit(":", 1)[1] for mapping in published} == {port}
+    assert {mapping.split(":")[0] for mapping in published} == {"127.0.0.1"}
+    mounts = {mount for service in SERVICES.values() for mount in service.get("volumes", ())}
+    assert {mount.split(":")[0] for mount in mounts} == set(COMPOSE["volumes"])
+    mounted = {mount.split(":")[1] for mount in SERVICES["palettery"]["volumes"]}
     assert mounted == set(docker("VOLUME"))
-    assert {mount.split(":")[0] for mount in service["volumes"]} <= set(COMPOSE["volumes"])
-    assert service["environment"]["PALETTERY_DATA_DIR"] in mounted
+    assert environment("palettery")["PALETTERY_DATA_DIR"] in mounted

@@ -1,0 +1,47 @@
+"""Signs of life of controllers, on every database that is claimed."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.jobs.controllers import SILENT_AFTER, Controllers
+
+NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def at(database):
+    """Controllers as they are seen so long after `NOW`."""
+    return lambda later: Controllers(database, now=lambda: NOW + later)
+
+
+def test_nobody_is_there(at):
+    assert at(0 * SECOND).workers() == 0
+
+
+def test_most_workers_that_any_sees(at):
+    for name, workers in (("one", 2), ("two", 5), ("three", 0)):
+        at(0 * SECOND).note(name, workers, "1.0")
+    assert at(SECOND).workers() == 5
+
+
+def test_last_word_counts(at):
+    at(0 * SECOND).note("one", 5, "1.0")
+    at(SECOND).note("one", 1, "1.1")
+    assert at(2 * SECOND).workers() == 1
+
+
+def test_silent_ones_are_taken_for_gone(at):
+    at(0 * SECOND).note("one", 5, "1.0")
+    at(10 * SECOND).note("two", 2, "1.0")
+    assert at(SILENT_AFTER - SECOND).workers() == 5
+    assert at(SILENT_AFTER + SECOND).workers() == 2
+    assert at(SILENT_AFTER + 11 * SECOND).workers() == 0
+    at(SILENT_AFTER + 11 * SECOND).note("one", 5, "1.0")
+    assert at(SILENT_AFTER + 12 * SECOND).workers() == 5
+
+
+def test_names_as_long_as_settings_allow(at):
+    at(0 * SECOND).note("x" * 64, 1, "1.0")
+    assert at(0 * SECOND).workers() == 1

@@ -1,0 +1,83 @@
+"""Fields of a form: what may stand in them, and what is said of what may not."""
+
+import pytest
+
+from app.errors import InvalidUpload
+from app.jobs.request import Wishes, wishes
+from app.uploads.multipart import Form
+
+FLAGS = ["strict", "reuse"]
+NUMBERS = {"priority": "0 to 9", "deadline_s": "1 to 2,592,000"}
+
+
+def read(**texts):
+    return wishes(Form(texts=texts))
+
+
+def test_form_that_wishes_nothing():
+    assert read() == Wishes(strict=False, reuse=True, priority=5, deadline_s=None)
+
+
+def test_form_that_wishes_everything():
+    said = {"strict": b"true", "reuse": b"false", "priority": b"9", "deadline_s": b"3600"}
+    assert read(**said) == Wishes(strict=True, reuse=False, priority=9, deadline_s=3600)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("priority", b"0", 0),
+        ("priority", b"007", 7),
+        ("deadline_s", b"1", 1),
+        ("deadline_s", b"2592000", 30 * 86_400),
+        ("strict", b"false", False),
+        ("reuse", b"true", True),
+    ],
+)
+def test_ends_of_what_is_allowed(name, text, value):
+    assert getattr(read(**{name: text}), name) == value
+
+
+@pytest.mark.parametrize("text", [b"", b"True", b"1", b"yes", b" true", b"true\n", b"\xff"])
+@pytest.mark.parametrize("name", FLAGS)
+def test_flag_that_is_neither(name, text):
+    with pytest.raises(InvalidUpload) as told:
+        read(**{name: text})
+    got = repr(text.decode(errors="replace"))
+    assert told.value.detail == f"the field {name!r} is {got}; send true or false"
+
+
+BAD_NUMBERS = [
+    b"",
+    b"-1",
+    b"+1",
+    b"1.0",
+    b"1e3",
+    b"0x1",
+    b" 1",
+    b"1\n",
+    b"one",
+    b"\xff",
+    b"\xd9\xa1",
+]
+
+
+@pytest.mark.parametrize("text", [*BAD_NUMBERS, b"9" * 9, b"9" * 100_000])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_number_that_is_none_or_out_of_range(name, text):
+    with pytest.raises(InvalidUpload) as told:
+        read(**{name: text})
+    got = repr(text[:64].decode(errors="replace"))
+    expected = f"the field {name!r} is {got}; send a whole number from {NUMBERS[name]}"
+    assert told.value.detail == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("priority", b"10"), ("deadline_s", b"0"), ("deadline_s", b"2592001")],
+)
+def test_numbers_just_out_of_range(name, text):
+    with pytest.raises(
+        InvalidUpload, match=f"the field '{name}' is '{text.decode()}'; send a whole"
+    ):
+        read(**{name: text})

@@ -1,0 +1,124 @@
+"""Roles of the service: settings that do not fit together, and databases of another version."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy as sa
+
+from app import roles
+from app.database import open_database
+from app.errors import BadInput
+from app.migrations import Migrated
+from app.roles import check
+from app.settings import Settings
+
+SHARED = {
+    "database_url": "postgresql://h/d",
+    "storage_url": "s3://b/p",
+    "scheduler_url": "tcp://s:1",
+}
+
+
+def test_all_in_one_process_needs_nothing():
+    check(Settings(), "all")
+    check(Settings(database_url="sqlite:////tmp/x.db"), "all")
+
+
+def test_roles_with_what_they_need():
+    check(Settings(**SHARED), "controller")
+    check(Settings(**SHARED | {"scheduler_url": None}), "api")
+
+
+@pytest.mark.parametrize(
+    ("role", "missing"),
+    [
+        ("api", "database_url"),
+        ("api", "storage_url"),
+        ("controller", "database_url"),
+        ("controller", "storage_url"),
+        ("controller", "scheduler_url"),
+    ],
+)
+def test_what_is_missing_is_named(role, missing):
+    with pytest.raises(BadInput) as told:
+        check(Settings(**SHARED | {missing: None}), role)
+    expected = (
+        f"--role {role} shares its work with other processes; set PALETTERY_{missing.upper()}"
+    )
+    assert told.value.detail == expected
+
+
+@pytest.mark.parametrize("role", ["api", "controller"])
+def test_sqlite_cannot_be_shared(role):
+    with pytest.raises(BadInput, match=f"^--role {role} needs Postgres; PALETTERY_DATABASE_URL"):
+        check(Settings(**SHARED | {"database_url": "sqlite:////tmp/x.db"}), role)
+
+
+@pytest.mark.parametrize("role", ["api", "controller"])
+def test_serve_tells_what_is_missing_in_one_line(palettery, monkeypatch, tmp_path, role):
+    monkeypatch.setenv("PALETTERY_DATABASE_URL", "postgresql://127.0.0.1:9/d")
+    monkeypatch.delenv("PALETTERY_STORAGE_URL", raising=False)
+    code, out, told = palettery("serve", "--role", role, "--data-dir", tmp_path / "data")
+    assert (code, out) == (2, "")
+    assert told == (
+        f"palettery: --role {role} shares its work with other processes; "
+        "set PALETTERY_STORAGE_URL\n"
+    )
+
+
+def test_migration_makes_the_tables_of_the_engine_beside_ours(database_url):
+    database = open_database(database_url)
+    assert roles.migrate(database) == Migrated(None, "0002")
+    seen = sa.inspect(database.engine)
+    schema = "dbos" if database.engine.dialect.name == "postgresql" else None
+    assert "workflow_status" in seen.get_table_names(schema)
+    assert {"jobs", "files", "results", "controllers"} <= set(seen.get_table_names())
+    assert roles.migrate(database) == Migrated("0002", "0002")
+    database.close()
+
+
+def serve_api(url, tmp_path):
+    """Run it until it ends by itself."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = {
+        "PALETTERY_DATABASE_URL": url,
+        "PALETTERY_STORAGE_URL": (tmp_path / "store").as_uri(),
+        "PALETTERY_PORT": str(port),
+    }
+    code = "import sys; from app.cli import main; sys.argv[0] = 'palettery'; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "serve", "--role", "api"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    ("revision", "said"),
+    [
+        ("0999", "0999, newer than this Palettery knows (0002): upgrade Palettery"),
+        ("0001", "0001, and this Palettery needs 0002: run `palettery migrate`"),
+        (None, "no revision, and this Palettery needs 0002: run `palettery migrate`"),
+    ],
+)
+def test_api_refuses_a_database_of_another_version(database_url, tmp_path, revision, said):
+    database = open_database(database_url)
+    if revision is not None:
+        with database.engine.begin() as connection:
+            connection.execute(sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+            connection.execute(
+                sa.text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": revision}
+            )
+    ended = serve_api(database_url, tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"palettery: the database is at {said}; refusing to start\n"
+    found = sa.inspect(database.engine).get_table_names()
+    assert found == ([] if revision is None else ["alembic_version"]), "nothing was changed"
+    database.close()

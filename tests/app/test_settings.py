@@ -1,0 +1,49 @@
+"""Settings that are not valid are one line that names them, whichever command reads them."""
+
+import pytest
+
+from app.errors import BadInput
+from app.settings import Settings, read_settings
+
+BAD = {
+    "PALETTERY_PORT": "no port",
+    "PALETTERY_TASK_BYTES": "-1",
+    "PALETTERY_RETAIN_DAYS": "0",
+    "PALETTERY_REUSE_RESULTS": "perhaps",
+    "PALETTERY_LIMIT_UPLOAD_BYTES": "many",
+}
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate", "plan"])
+@pytest.mark.parametrize("name", BAD)
+def test_bad_setting_is_one_line(palettery, monkeypatch, model, name, command):
+    monkeypatch.setenv(name, BAD[name])
+    words = [model, "--preset", "w4"] if command == "plan" else []
+    code, out, told = palettery(command, *words)
+    assert (code, out) == (2, "")
+    assert told.startswith(f"palettery: the settings are not valid: {name}: ")
+    assert told.count("\n") == 1
+
+
+def test_all_that_are_bad_are_named(monkeypatch):
+    monkeypatch.setenv("PALETTERY_PORT", "0")
+    monkeypatch.setenv("PALETTERY_WORKERS", "none")
+    with pytest.raises(BadInput, match=r"PALETTERY_PORT: .*; PALETTERY_WORKERS: "):
+        read_settings()
+
+
+def test_what_is_said_goes_before_the_environment(monkeypatch):
+    monkeypatch.setenv("PALETTERY_PORT", "1")
+    monkeypatch.setenv("PALETTERY_WORKERS", "2")
+    assert (read_settings(port=3).port, read_settings(port=3).workers) == (3, 2)
+
+
+@pytest.mark.parametrize("name", ["a", "palettery-0", "host.name_1", "x" * 64])
+def test_executor_ids(name):
+    assert Settings(executor_id=name).executor_id == name
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\n", "x" * 65, "a/b"])
+def test_executor_ids_that_are_none(name):
+    with pytest.raises(BadInput, match="PALETTERY_EXECUTOR_ID"):
+        read_settings(executor_id=name)
