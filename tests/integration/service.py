@@ -198,7 +198,7 @@ class Service:
 
     def some_parts(self, job_id: str, count: int = 3) -> list[str]:
         """The finished parts, once there are so many; the job must not be through yet."""
-        wait_until(lambda: len(self.parts(job_id)) >= count, f"{count} parts are finished")
+        wait_until(lambda: len(self.parts(job_id)) >= count, f"{count} parts are finished", 120)
         assert self.job(job_id)["state"] == "running"
         return self.parts(job_id)
 
