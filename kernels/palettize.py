@@ -20,6 +20,9 @@ from kernels.vector.palettize import palettize_vector
 if TYPE_CHECKING:
     import torch
 
+_BLOCK = 1 << 22
+"""Sensitivities looked at between two calls of `check`."""
+
 
 def palettize(
     weight: Any,
@@ -58,7 +61,9 @@ def palettize_on(
     array = to_numpy(weight)
     check_weight(array)
     layout, check = layout_of(array.shape, settings), check or unchecked
-    checked = None if sensitivity is None else checked_sensitivity(to_numpy(sensitivity), array)
+    checked = None
+    if sensitivity is not None:
+        checked = checked_sensitivity(to_numpy(sensitivity), array, check)
     run = palettize_scalar if settings.cluster_dim == 1 else palettize_vector
     try:
         scale = row_scale(array, threads, check) if settings.per_channel_scale else None
@@ -76,7 +81,9 @@ def palettize_on(
     return _as_torch(palette, weight.dtype) if is_torch(weight) else palette
 
 
-def checked_sensitivity(sensitivity: NDArray[Any], weight: NDArray[Any]) -> NDArray[np.floating]:
+def checked_sensitivity(
+    sensitivity: NDArray[Any], weight: NDArray[Any], check: Check = unchecked
+) -> NDArray[np.floating]:
     """The sensitivity as float32 or float64.
 
     Raises:
@@ -88,8 +95,12 @@ def checked_sensitivity(sensitivity: NDArray[Any], weight: NDArray[Any]) -> NDAr
             f"{list(weight.shape)}; expected one number per weight"
         )
     wide = widened(sensitivity)
-    if not (wide >= 0).all() or not np.isfinite(wide).all():
-        raise SensitivityError("sensitivities must be finite and not negative")
+    step = max(1, _BLOCK * len(wide) // wide.size)
+    for first in range(0, len(wide), step):
+        block = wide[first : first + step]
+        if not (block >= 0).all() or not np.isfinite(block).all():
+            raise SensitivityError("sensitivities must be finite and not negative")
+        check()
     return wide
 
 

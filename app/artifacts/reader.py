@@ -11,16 +11,19 @@ from pydantic import ValidationError
 
 import kernels
 from app.artifacts.dtypes import NUMPY
+from app.checkpoints.safetensors import NAME_CHARACTERS as MODEL_NAME_CHARACTERS
 from app.checkpoints.safetensors import read_header
 from app.errors import InvalidArtifact
 from app.settings import Limits
 from app.storage import Storage
 from kernels import Palette
-from schemas.artifact import ArtifactMetadata, PalettizedWeight
+from schemas.artifact import PALETTE_KEYS, ArtifactMetadata, PalettizedWeight
 from schemas.checkpoint import StoredTensor
 
 BLOCK_BYTES = 16 << 20
 """Dense bytes decoded at a time."""
+NAME_CHARACTERS = MODEL_NAME_CHARACTERS + 1 + max(map(len, PALETTE_KEYS))
+"""Of an array's name: a dot and a key behind a tensor's."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def open_artifact(storage: Storage, paths: Sequence[str], limits: Limits) -> Art
     metadata: list[ArtifactMetadata] = []
     found: dict[str, Stored] = {}
     for path in paths:
-        header = read_header(storage, path, limits)
+        header = read_header(storage, path, limits, name_characters=NAME_CHARACTERS)
         metadata.append(_parse_metadata(path, header.metadata))
         found |= {tensor.name: Stored(path, tensor) for tensor in header.tensors}
     weights = {name: weight for said in metadata for name, weight in said.weights.items()}

@@ -45,11 +45,18 @@ class Header:
 
 
 def read_header(
-    storage: Storage, path: str, limits: Limits, *, name: str | None = None, file: int = 0
+    storage: Storage,
+    path: str,
+    limits: Limits,
+    *,
+    name: str | None = None,
+    file: int = 0,
+    name_characters: int = NAME_CHARACTERS,
 ) -> Header:
     """The header of a safetensors file, checked against itself and the file's size.
 
-    `name` is what messages call the file; `file` is the number its tensors point to.
+    `name` is what messages call the file; `file` is the number its tensors point to, whose names
+    have up to `name_characters`.
 
     Raises:
         InvalidModel: truncated, lying, or not what the format asks for.
@@ -67,14 +74,15 @@ def read_header(
             continue
         if len(tensors) == limits.tensors:
             raise TooLarge(f"{what} holds more than {limits.tensors:,} tensors, the most allowed")
-        tensors.append(_tensor(check_name(key, what), scanner.flat(), what, data_start, file))
+        check_name(key, what, name_characters)
+        tensors.append(_tensor(key, scanner.flat(), what, data_start, file))
     scanner.end()
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.size_bytes))
     _check_ranges(tensors, data_start, size, what)
     return Header(tuple(tensors), metadata)
 
 
-def check_name(name: str, what: str) -> str:
+def check_name(name: str, what: str, name_characters: int = NAME_CHARACTERS) -> str:
     """A tensor's name, which is only ever a name: never a path, never code.
 
     Raises:
@@ -82,10 +90,10 @@ def check_name(name: str, what: str) -> str:
     """
     if not name:
         raise InvalidModel(f"{what} holds a tensor without a name; give it one and save again")
-    if len(name) > NAME_CHARACTERS:
+    if len(name) > name_characters:
         raise InvalidModel(
             f"{what} holds a tensor with a name of {len(name):,} characters ({shown(name)}); "
-            f"{NAME_CHARACTERS:,} are allowed"
+            f"{name_characters:,} are allowed"
         )
     if name.isascii() and name.isprintable():
         return name

@@ -21,6 +21,9 @@ from schemas.plan import Plan, PlannedTensor
 from schemas.report import Report
 from schemas.tasks import CompressionTask, JobRequest
 
+REPORT = "report.json"
+"""Its name in a job's folder."""
+
 
 def assemble(
     plan: Plan,
@@ -96,7 +99,7 @@ def artifact_path(prefix: str, name: str) -> str:
 
 def report_path(prefix: str) -> str:
     """Where a job's report lies."""
-    return f"{prefix}/report.json"
+    return f"{prefix}/{REPORT}"
 
 
 def said(request: JobRequest, shard: Sequence[Piece]) -> dict[str, str]:

@@ -16,8 +16,11 @@ from app.storage import Storage, shared_storage
 from schemas.report import SliceOutcome
 from schemas.tasks import CompressionTask, TensorSlice
 
-ROOM_BYTES = 4096
-"""For the outcome of a slice that is known only once its indices were written."""
+ROOM_BYTES = 16 << 10
+"""For the outcome of a slice that is known only once its indices were written.
+
+The longest names alone take 4,000 bytes.
+"""
 
 
 def run_task(task: CompressionTask, threads: int | None = None) -> None:

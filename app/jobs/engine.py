@@ -10,7 +10,7 @@ from typing import Literal
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, EnqueueOptions
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.database import Database, reported
 from app.settings import Settings
 
 APPLICATION = "palettery"
@@ -50,18 +50,23 @@ class Engine:
 
     async def cancel(self, job_id: str, attempt: int) -> None:
         """Stop an attempt's workflow, queued or running, wherever it runs."""
-        await self._client.cancel_workflow_async(workflow_id(job_id, attempt))
+        with reported():
+            await self._client.cancel_workflow_async(workflow_id(job_id, attempt))
 
     def lives(self, attempts: Sequence[tuple[str, int]]) -> list[Life]:
         """How it stands with the workflow of each attempt."""
         names = [workflow_id(*attempt) for attempt in attempts]
-        found = self._client.list_workflows(workflow_ids=names, load_input=False, load_output=False)
+        with reported():
+            found = self._client.list_workflows(
+                workflow_ids=names, load_input=False, load_output=False
+            )
         states = {workflow.workflow_id: workflow.status for workflow in found}
         return [_life(states.get(name)) for name in names]
 
     def forget(self, job_id: str, attempts: int) -> None:
         """Delete the workflows of a job's attempts so far."""
-        self._client.delete_workflows([workflow_id(job_id, n) for n in range(attempts + 1)])
+        with reported():
+            self._client.delete_workflows([workflow_id(job_id, n) for n in range(attempts + 1)])
 
     def close(self) -> None:
         """Let go of the database."""

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from app.errors import DeadlineExceeded, PaletteryError, problem
 from app.jobs.control import Control
@@ -16,7 +16,7 @@ from app.jobs.sweep import Sweep
 from app.settings import Settings
 from app.software import VERSION
 
-TICK_S = 1.0
+DEADLINE_EVERY_S = 1.0
 NOTE_EVERY_S = 5.0
 MEND_EVERY_S = 60.0
 
@@ -40,22 +40,13 @@ class Keeper:
         self._engine, self._control, self._sweep, self._workers = engine, control, sweep, workers
 
     async def run(self) -> None:
-        """Look after everything, until cancelled."""
-        turns = [
-            _Turn(NOTE_EVERY_S, self._note),
-            _Turn(MEND_EVERY_S, self._mend),
-            _Turn(self._settings.sweep_every_s, self._sweep.run),
-        ]
-        while True:
-            try:
-                await self._end_overdue()
-                for turn in turns:
-                    await turn.take()
-            except PaletteryError as error:
-                log.warning("will be tried again: %s", error)
-            except Exception:
-                log.exception("will be tried again")
-            await asyncio.sleep(TICK_S)
+        """Look after everything, until cancelled; what takes long holds nothing else up."""
+        await asyncio.gather(
+            _repeat(DEADLINE_EVERY_S, self._end_overdue),
+            _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._note)),
+            _repeat(MEND_EVERY_S, partial(asyncio.to_thread, self._mend)),
+            _repeat(self._settings.sweep_every_s, partial(asyncio.to_thread, self._sweep.run)),
+        )
 
     def _note(self) -> None:
         self._controllers.note(self._settings.executor_id, self._workers.count(), VERSION)
@@ -80,13 +71,12 @@ class Keeper:
                 self._records.fail(job.id, problem(ended, f"/v1/jobs/{job.id}"))
 
 
-class _Turn:
-    def __init__(self, every_s: float, work: Callable[[], None]) -> None:
-        self._every_s, self._work = every_s, work
-        self._next = 0.0
-
-    async def take(self) -> None:
-        """Do the work in a thread, if it is time to."""
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + self._every_s
-            await asyncio.to_thread(self._work)
+async def _repeat(every_s: float, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+        except PaletteryError as error:
+            log.warning("will be tried again: %s", error)
+        except Exception:
+            log.exception("will be tried again")
+        await asyncio.sleep(every_s)

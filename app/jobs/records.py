@@ -96,12 +96,13 @@ class Records:
         with self._database.transaction() as session:
             return [_job(row) for row in session.scalars(query)]
 
-    def known(self, ids: Collection[str]) -> set[str]:
-        """Those of the ids that are of jobs."""
-        found: set[str] = set()
+    def states(self, ids: Collection[str]) -> dict[str, JobState]:
+        """The state of each of these jobs that there is."""
+        found: dict[str, JobState] = {}
         with self._database.transaction() as session:
             for chunk in chunks(ids):
-                found.update(session.scalars(select(JobRow.id).where(JobRow.id.in_(chunk))))
+                query = select(JobRow.id, JobRow.state).where(JobRow.id.in_(chunk))
+                found.update((row.id, row.state) for row in session.execute(query))
         return found
 
     def counts(self) -> dict[JobState, int]:

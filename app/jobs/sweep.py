@@ -1,10 +1,12 @@
 """Remove what nobody needs: expired jobs, bytes without an owner, leftovers of what was cut off."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from app.compression.job import JOBS
+from app.compression.assemble import REPORT
+from app.compression.job import JOBS, discard_artifact, job_folder
 from app.errors import Conflict, NotFound
 from app.jobs.records import Records
 from app.storage import Storage, StoredObject
@@ -37,7 +39,7 @@ class Sweep:
                 continue  # retried or deleted meanwhile
         remove_unused_files(self._files, self._store)
         self.remove_uploads(self._orphan_age)
-        self._remove_folders()
+        self._tidy_folders()
         self._store.delete_unfinished(JOBS, datetime.now(UTC) - self._orphan_age)
 
     def remove_uploads(self, age: timedelta) -> None:
@@ -47,12 +49,22 @@ class Sweep:
         found = self._old(UPLOADS, age)
         self._remove(object_.path for object_ in found if object_.path not in known)
 
-    def _remove_folders(self) -> None:
-        """Folders of jobs that are no more."""
-        ids = {object_.path.split("/")[1] for object_ in self._old(JOBS, self._orphan_age)}
-        for job_id in ids - self._records.known(ids):
-            log.info("removing the folder of job %s, which is no more", job_id)
-            self._store.delete_folder(f"{JOBS}/{job_id}")
+    def _tidy_folders(self) -> None:
+        """Folders of jobs that are no more, and what a job's end leaves without use."""
+        holding: dict[str, set[str]] = defaultdict(set)
+        for object_ in self._old(JOBS, self._orphan_age):
+            _, job_id, what, *_ = object_.path.split("/")
+            holding[job_id].add(what)
+        states = self._records.states(holding)
+        for job_id, held in holding.items():
+            folder, state = job_folder(job_id), states.get(job_id)
+            if state is None:
+                log.info("removing the folder of job %s, which is no more", job_id)
+                self._store.delete_folder(folder)
+            elif state == "succeeded" and "parts" in held:
+                self._store.delete_folder(f"{folder}/parts")
+            elif state in ("failed", "cancelled") and held & {"artifact", REPORT}:
+                discard_artifact(self._store, folder)
 
     def _old(self, prefix: str, age: timedelta) -> Iterator[StoredObject]:
         before = datetime.now(UTC) - age

@@ -22,7 +22,7 @@ BATCH = 1 << 16
 """Elements that one piece of work takes at least, group size permitting."""
 LARGEST_SORTED = 1 << 19
 """Elements of a group up to which it is clustered whole; more are read in pieces."""
-BLOCK = 1 << 22
+BLOCK = 1 << 24
 """Elements of large groups that are read between two rounds of pieces."""
 
 

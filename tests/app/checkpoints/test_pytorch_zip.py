@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from app.artifacts.dtypes import NUMPY
 from app.checkpoints.pytorch_zip import read_pytorch_zip, tell_archive
 from app.checkpoints.zip_members import Member
-from app.compression.run import load
+from app.compression.dense import laid_out
 from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
 from app.storage import open_storage
-from schemas.tasks import StoredRows
 from tests.forged import archived, lying, saved
 
 DTYPES = {
@@ -153,8 +153,9 @@ def test_weights_load_as_the_compression_does_it(tensors_of, tmp_path):
     weight = torch.randn(5, 7)
     found = tensors_of(saved({"w": weight.t(), "part": weight[1:3, 2:6]}))
     for name, expected in (("w", weight.t()), ("part", weight[1:3, 2:6])):
-        said = found[name].model_dump(include={"dtype", "shape", "strides", "offset", "size_bytes"})
-        loaded = load(open_storage(tmp_path.as_uri()), StoredRows(path="file", **said))
+        said = found[name]
+        data = open_storage(tmp_path.as_uri()).read("file", said.offset, said.size_bytes)
+        loaded = laid_out(data, NUMPY[said.dtype], said.shape, said.strides)
         assert np.array_equal(loaded, expected.numpy())
 
 

@@ -9,9 +9,11 @@ import pytest
 from app.database import open_database
 from app.errors import Conflict, NotFound, StorageFull, problem
 from app.jobs.records import Records
-from app.results.records import Result, ResultRecords
-from app.uploads.records import FileRecords, StoredFile
+from app.results.records import ResultRecords
+from app.uploads.records import FileRecords, KeptFile
 from schemas.jobs import Progress
+from schemas.report import SliceOutcome
+from schemas.tasks import Result, StoredSlice
 
 numbers = itertools.count()
 NOW = datetime(2026, 5, 6, 7, 8, 9, 101112, UTC)
@@ -34,11 +36,11 @@ def add(records, **chosen):
     return records.add(new_id(), "m.safetensors", 1 << 40, WORK, **chosen).id
 
 
-def ended(records, state, **chosen):
+def ended(records, state, expires_at=None, **chosen):
     job_id = add(records, **chosen)
     if state != "cancelled":
         assert records.start(job_id)
-    assert ENDS[state](records, job_id)
+    assert ENDS[state](records, job_id, expires_at)
     return job_id
 
 
@@ -52,10 +54,12 @@ def test_new_job_is_queued_and_reads_back_as_it_was_made(records):
 
 def test_life_of_a_job_that_succeeds(records):
     job_id = add(records)
-    assert records.start(job_id)
-    assert records.start(job_id), "a recovered job goes on"
+    started = records.start(job_id)
+    assert started.state == "running"
+    assert started == records.get(job_id)
+    assert records.start(job_id) == started, "a recovered job goes on"
     done = Progress(tensors_done=3, tensors_total=3, bytes_done=1 << 40, bytes_total=1 << 40)
-    records.advance(job_id, done)
+    assert records.advance(job_id, done)
     assert records.succeed(job_id, 7)
     job = records.get(job_id)
     assert (job.state, job.progress, job.size_after_bytes) == ("succeeded", done, 7)
@@ -72,9 +76,9 @@ def test_links_are_those_of_the_state(records):
 
 
 ENDS = {
-    "succeeded": lambda records, job_id: records.succeed(job_id, 7),
-    "failed": lambda records, job_id: records.fail(job_id, WHY),
-    "cancelled": lambda records, job_id: records.cancel(job_id),
+    "succeeded": lambda records, job_id, until=None: records.succeed(job_id, 7, until),
+    "failed": lambda records, job_id, until=None: records.fail(job_id, WHY, until),
+    "cancelled": lambda records, job_id, until=None: records.cancel(job_id, until),
 }
 
 
@@ -83,11 +87,12 @@ ENDS = {
 def test_end_is_the_end(records, first, second):
     job_id = add(records)
     assert records.start(job_id)
-    assert ENDS[first](records, job_id)
+    assert ENDS[first](records, job_id, NOW)
     ended = records.get(job_id)
-    assert not ENDS[second](records, job_id)
+    assert ended.expires_at == NOW
+    assert not ENDS[second](records, job_id, NOW + HOUR)
     assert not records.start(job_id)
-    records.advance(job_id, Progress(tensors_done=1))
+    assert not records.advance(job_id, Progress(tensors_done=1))
     assert records.get(job_id) == ended
     assert ended.state == first
     assert ended.error == (WHY if first == "failed" else None)
@@ -98,6 +103,14 @@ def test_alive_are_those_that_have_not_ended(records):
     records.start(ids[1])
     records.cancel(ids[2])
     assert [job.id for job in records.alive()] == [ids[0], ids[1], ids[3]]
+
+
+def test_success_comes_with_the_last_of_the_progress(records):
+    job_id = add(records)
+    records.start(job_id)
+    done = Progress(tensors_done=3, tensors_total=3, bytes_done=1 << 40, bytes_total=1 << 40)
+    assert records.succeed(job_id, 7, progress=done)
+    assert records.get(job_id).progress == done
 
 
 def test_pages_are_newest_first(records):
@@ -113,6 +126,7 @@ def test_pages_are_newest_first(records):
 def test_no_such_job(records, job_id):
     with pytest.raises(NotFound, match="no job"):
         records.get(job_id)
+    assert records.start("01890a5d-ac96-774b-bcce-b302099a8057") is None
 
 
 def test_times_are_the_clocks(database):
@@ -122,27 +136,32 @@ def test_times_are_the_clocks(database):
 
 
 def test_what_a_request_chose_reads_back(records):
-    chosen = {"priority": 9, "deadline_at": NOW, "expires_at": NOW + HOUR}
-    job_id = add(records, **chosen, reuse=False)
-    job = records.get(job_id)
+    chosen = {"priority": 9, "deadline_at": NOW, "reuse": False}
+    job = records.get(add(records, **chosen))
     assert {name: getattr(job, name) for name in chosen} == chosen
-    assert not records.may_reuse(job_id)
-    assert records.may_reuse(add(records))
+    plain = records.get(add(records))
+    assert {name: getattr(plain, name) for name in chosen} == {
+        "priority": 5,
+        "deadline_at": None,
+        "reuse": True,
+    }
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_retry_starts_afresh(records, state):
-    job_id = add(records, deadline_at=NOW, expires_at=NOW + HOUR, priority=7)
+    job_id = add(records, deadline_at=NOW, priority=7)
     assert records.start(job_id)
     records.advance(job_id, WORK.model_copy(update={"tensors_done": 2, "tensors_reused": 1}))
-    assert ENDS[state](records, job_id)
+    assert ENDS[state](records, job_id, NOW + HOUR)
     assert records.retry(job_id) == 1
     job = records.get(job_id)
     assert (job.state, job.progress, job.attempt) == ("queued", WORK, 1)
     assert (job.started_at, job.ended_at, job.error, job.deadline_at) == (None,) * 4
-    assert (job.priority, job.expires_at) == (7, NOW + HOUR)
+    assert (job.priority, job.expires_at) == (7, None)
     assert [(alive.id, alive.attempt) for alive in records.alive()] == [(job_id, 1)]
-    assert records.start(job_id)
+    assert records.start(job_id, 0) is None, "what is left of the first attempt goes no further"
+    assert records.start(job_id, 1).state == "running"
+    assert records.start(job_id, 0) is None
     assert ENDS[state](records, job_id)
     assert records.retry(job_id) == 2
 
@@ -172,26 +191,74 @@ def test_overdue_are_the_living_past_their_deadline(records):
 
 
 def test_expired_are_the_ended_past_their_time(records):
-    alive = add(records, expires_at=NOW)
+    retried = ended(records, "failed", expires_at=NOW)
     cancelled = ended(records, "cancelled", expires_at=NOW)
-    prolonged = add(records, expires_at=NOW)
-    records.start(prolonged)
-    records.succeed(prolonged, 7, NOW + 2 * HOUR)
+    kept_longer = ended(records, "succeeded", expires_at=NOW + 2 * HOUR)
     ended(records, "failed")
     assert records.expired(NOW) == []
+    assert records.expired(NOW + HOUR) == [retried, cancelled]
+    records.retry(retried)
     assert records.expired(NOW + HOUR) == [cancelled]
-    records.fail(alive, WHY)
-    assert records.expired(NOW + 3 * HOUR) == [alive, cancelled, prolonged]
+    records.fail(retried, WHY, NOW)
+    assert records.expired(NOW + 3 * HOUR) == [retried, cancelled, kept_longer]
 
 
 def test_twin_is_the_newest_success_of_the_same_request(records):
     first, second = (ended(records, "succeeded", request_sha256=REQUEST) for _ in range(2))
     failed = ended(records, "failed", request_sha256=REQUEST)
-    ended(records, "succeeded", request_sha256="0" * 64)
-    ended(records, "succeeded")
-    assert records.twin(REQUEST, failed) == second
-    assert records.twin(REQUEST, second) == first
-    assert records.twin("1" * 64, first) is None
+    other = ended(records, "succeeded", request_sha256="0" * 64)
+    without = [ended(records, "succeeded") for _ in range(2)]
+    assert records.twin(failed) == second
+    assert records.twin(second) == first
+    assert [records.twin(job_id) for job_id in (other, *without, new_id())] == [None] * 4
+
+
+def test_known_are_the_ids_of_jobs(records):
+    ids = {add(records) for _ in range(3)}
+    assert records.states([*ids, new_id(), ""]) == dict.fromkeys(ids, "queued")
+    assert records.states([]) == {}
+
+
+def note(noted):
+    """What takes the engine's place: the transaction that it was called in, and what for."""
+
+    def enqueue(session, *said):
+        noted.append((session.in_transaction(), *said))
+
+    return enqueue
+
+
+def test_each_attempt_is_enqueued_once_while_it_lives(records):
+    noted = []
+    job_id = add(records, priority=7, enqueue=note(noted))
+    records.enqueue_again(job_id, note(noted))
+    records.fail(job_id, WHY)
+    for gone in (job_id, new_id()):
+        records.enqueue_again(gone, note(noted))
+    records.retry(job_id, note(noted))
+    with pytest.raises(Conflict):
+        records.retry(job_id, note(noted))
+    first, second = (True, job_id, 0, 7), (True, job_id, 1, 7)
+    assert noted == [first, first, second]
+
+
+def refuse(*_):
+    raise LookupError
+
+
+def test_job_that_cannot_be_enqueued_is_not_there(records, database):
+    with pytest.raises(LookupError):
+        add(records, files=[KeptFile("a" * 64, "files/a", 7)], enqueue=refuse)
+    assert records.counts() == {}
+    assert list(FileRecords(database).paths()) == []
+
+
+def test_retry_that_cannot_be_enqueued_did_not_happen(records):
+    job_id = ended(records, "failed", expires_at=NOW)
+    before = records.get(job_id)
+    with pytest.raises(LookupError):
+        records.retry(job_id, refuse)
+    assert records.get(job_id) == before
 
 
 def test_counts_by_state(records):
@@ -214,8 +281,16 @@ def test_delete_of_a_living_job_is_refused(records, state):
 
 def test_delete_takes_results_and_the_need_of_files_along(records, database):
     files, results = FileRecords(database), ResultRecords(database)
-    job_id = ended(records, "succeeded", files=[StoredFile("a" * 64, "files/a", 7)])
-    results.remember(job_id, [Result("1" * 64, "2" * 64, "3" * 64, "jobs/1/parts/0", 0)])
+    job_id = ended(records, "succeeded", files=[KeptFile("a" * 64, "files/a", 7)])
+    outcome = SliceOutcome(name="w", action="palettized", weights=1)
+    found = Result(
+        recipe="3" * 64,
+        origin_key="2" * 64,
+        content_key="1" * 64,
+        stored=StoredSlice(path="jobs/1/artifact/m", outcome=outcome, tensors={}),
+    )
+    results.remember(job_id, [found])
+    assert results.by_content(["1" * 64]) == {"1" * 64: found.stored}
     assert not files.forget("a" * 64)
     records.delete(job_id)
     with pytest.raises(NotFound):

@@ -2,7 +2,6 @@
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,8 +9,11 @@ from sqlalchemy import text
 
 from app.errors import NotFound
 from app.jobs.records import Records
-from app.results.records import CachedSlice, Result, ResultRecords
+from app.results.records import ResultRecords
+from schemas.checkpoint import StoredTensor
 from schemas.jobs import Progress
+from schemas.report import SliceOutcome
+from schemas.tasks import Result, StoredSlice
 
 numbers = itertools.count()
 NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)
@@ -37,13 +39,27 @@ def key(kind, number):
     return f"{kind}{number:063x}"
 
 
-def result(number, path="jobs/1/parts/0", recipe=0):
-    return Result(key("c", number), key("0", number), key("e", recipe), path, number)
+def slice_of(number, path="jobs/1/artifact/m"):
+    lut = StoredTensor(name="lut", dtype="F32", shape=(2,), file=0, offset=number, size_bytes=8)
+    outcome = SliceOutcome(name=f"größe {number}", action="palettized", weights=1, sse=0.1)
+    return StoredSlice(path=path, outcome=outcome, tensors={"lut": lut})
+
+
+def result(number, path="jobs/1/artifact/m", recipe=0, **other):
+    return Result(
+        **{
+            "recipe": key("e", recipe),
+            "origin_key": key("0", number),
+            "content_key": key("c", number),
+            "stored": slice_of(number, path),
+        }
+        | other
+    )
 
 
 def test_what_is_remembered_is_found(results, new_job):
-    results.remember(new_job(), [result(1), result(2, "jobs/1/parts/7"), result(3, recipe=1)])
-    first, second = CachedSlice("jobs/1/parts/0", 1), CachedSlice("jobs/1/parts/7", 2)
+    results.remember(new_job(), [result(1), result(2, "jobs/1/artifact/n"), result(3, recipe=1)])
+    first, second = slice_of(1), slice_of(2, "jobs/1/artifact/n")
     asked = [1, 2, 9]
     assert results.by_content([key("c", n) for n in asked]) == {
         key("c", 1): first,
@@ -64,9 +80,9 @@ def test_nothing_to_remember(results):
 def test_newest_wins(results, new_job):
     older, newer = new_job(), new_job()
     results.remember(older, [result(1)])
-    moved = replace(result(1, "jobs/2/parts/5"), origin_key=key("0", 8))
-    results.remember(newer, [result(1, "jobs/2/parts/4"), moved])
-    found = CachedSlice("jobs/2/parts/5", 1)
+    moved = result(1, "jobs/2/artifact/n", origin_key=key("0", 8))
+    results.remember(newer, [result(1, "jobs/2/artifact/m"), moved])
+    found = slice_of(1, "jobs/2/artifact/n")
     assert results.by_content([key("c", 1)]) == {key("c", 1): found}
     assert results.by_origin([key("0", 1), key("0", 8)]) == {key("0", 8): found}
 
@@ -74,8 +90,8 @@ def test_newest_wins(results, new_job):
 def test_newest_of_one_origin_wins(results, new_job):
     job_id = new_job()
     for number in (2, 1):
-        results.remember(job_id, [replace(result(number), origin_key=key("0", 5))])
-    assert results.by_origin([key("0", 5)]) == {key("0", 5): CachedSlice("jobs/1/parts/0", 1)}
+        results.remember(job_id, [result(number, origin_key=key("0", 5))])
+    assert results.by_origin([key("0", 5)]) == {key("0", 5): slice_of(1)}
 
 
 def test_result_belongs_to_the_job_that_made_it_last(database, results, new_job):
@@ -95,26 +111,17 @@ def test_results_of_a_deleted_job_are_refused(results):
     assert results.candidates([key("e", 0)]) == set()
 
 
-def test_lost_parts_are_forgotten(results, new_job):
-    results.remember(new_job(), [result(n, f"jobs/1/parts/{n}") for n in range(4)])
-    results.forget_paths(["jobs/1/parts/1", "jobs/1/parts/3", "jobs/9/parts/0"])
-    found = results.by_content([key("c", n) for n in range(4)])
-    assert {slice_.number for slice_ in found.values()} == {0, 2}
-
-
 def test_tens_of_thousands(database, results, new_job):
     count = 40_000
     job_id = new_job()
+    rows = [result(n, recipe=n) for n in range(count)]
     for _ in range(2):
-        results.remember(job_id, [result(n, recipe=n) for n in range(count)])
+        results.remember(job_id, rows)
     with database.transaction() as session:
         assert session.scalar(text("SELECT count(*) FROM results")) == count
     assert len(results.by_content([key("c", n) for n in range(count)])) == count
     assert len(results.by_origin([key("0", n) for n in range(count)])) == count
     assert len(results.candidates([key("e", n) for n in range(count)])) == count
-    results.forget_paths([f"jobs/2/parts/{n}" for n in range(count)])
-    results.forget_paths(["jobs/1/parts/0"])
-    assert results.candidates([key("e", n) for n in range(count)]) == set()
 
 
 def test_threads_that_remember_the_same(results, new_job):
@@ -123,10 +130,11 @@ def test_threads_that_remember_the_same(results, new_job):
 
     def remember(number):
         ordered = rows if number % 2 else rows[::-1]
-        results.remember(ids[number], [replace(row, number=number) for row in ordered])
+        here = slice_of(number)
+        results.remember(ids[number], [row.model_copy(update={"stored": here}) for row in ordered])
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(remember, range(8)))
     found = results.by_content([row.content_key for row in rows])
     assert len(found) == 300
-    assert {one.number for one in found.values()} <= set(range(8))
+    assert all(one in [slice_of(number) for number in range(8)] for one in found.values())

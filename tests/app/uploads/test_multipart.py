@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import itertools
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -182,5 +183,5 @@ def test_connection_that_breaks_off(storage):
 def test_file_names_are_shown_and_never_paths(storage, given_name, shown):
     found = read(storage, [form(part(b"model", b"x", given_name))])
     assert [file.name for file in found.files["model"]] == [shown]
-    assert found.paths()[0].startswith("uploads/incoming/")
+    assert re.fullmatch(r"uploads/[0-9a-f]{32}", found.paths()[0])
     storage.delete(*found.paths())

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from app.errors import FileGone
 from app.jobs.records import Records
 from app.uploads import records as module
-from app.uploads.records import FileRecords, StoredFile, keep
+from app.uploads.records import FileRecords, KeptFile, keep
 from schemas.jobs import Progress
 
 numbers = itertools.count()
@@ -29,7 +29,7 @@ def new_id():
 
 
 def stored(letter, **how):
-    return StoredFile(letter * 64, f"files/{letter}", 7, **how)
+    return KeptFile(letter * 64, f"files/{letter}", 7, **how)
 
 
 def add(database, letters, now=NOW, **how):
@@ -56,9 +56,9 @@ def test_files_are_kept_once(database, files):
 @pytest.mark.parametrize(
     "planned",
     [
-        StoredFile("a" * 64, "files/other", 7),
-        StoredFile("a" * 64, "files/other", 7, is_known=True),
-        StoredFile("c" * 64, "files/c", 7, is_known=True),
+        KeptFile("a" * 64, "files/other", 7),
+        KeptFile("a" * 64, "files/other", 7, is_known=True),
+        KeptFile("c" * 64, "files/c", 7, is_known=True),
     ],
     ids=["kept elsewhere", "moved", "removed"],
 )
@@ -78,13 +78,13 @@ def test_threads_that_add_jobs_with_the_same_new_files(database, files):
 
     def submit(number, digests):
         ordered = digests if number % 2 else digests[::-1]
-        brought = [StoredFile(digest, f"files/{number}/{digest}", 7) for digest in ordered]
+        brought = [KeptFile(digest, f"files/{number}/{digest}", 7) for digest in ordered]
         start.wait()
         try:
             return records.add(new_id(), "m", 1, Progress(), files=brought).id
         except FileGone:
             found = files.find(digests)
-            known = [StoredFile(digest, found[digest], 7, is_known=True) for digest in ordered]
+            known = [KeptFile(digest, found[digest], 7, is_known=True) for digest in ordered]
             return records.add(new_id(), "m", 1, Progress(), files=known).id
 
     with ThreadPoolExecutor(4) as pool:

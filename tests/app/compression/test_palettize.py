@@ -1,0 +1,138 @@
+"""Huge tensors, read in blocks of rows, against the same tensors held whole."""
+
+import hashlib
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from app.compression import palettize as module
+from app.compression.parts import read_parts
+from app.errors import InvalidSensitivities
+from app.storage import open_storage
+from kernels import rows as by_rows
+from kernels.scalar import cpu, large
+from tests.app.stored_job import StoredJob, config_of, draws, grouped
+
+JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"
+SHAPE = (301, 57)
+SPECS = {
+    "tensor": {"n_bits": 4, "granularity": {"type": "per_tensor"}},
+    "columns": {"n_bits": 3, "granularity": grouped(19, axis=1)},
+    "scale": {
+        "n_bits": 6,
+        "granularity": {"type": "per_tensor"},
+        "enable_per_channel_scale": True,
+        "lut_qspec": {"dtype": "int8"},
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Limits of the kernels so low that a small tensor takes many blocks and passes."""
+    monkeypatch.setattr(cpu, "LARGEST_SORTED", 4096)
+    monkeypatch.setattr(cpu, "BLOCK", 6000)
+    monkeypatch.setattr(large, "PIECE", 1500)
+    monkeypatch.setattr(by_rows, "BLOCK", 3500)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """A job of one such tensor; by its name, how the tensor is read."""
+
+    def made(how, spec, arrays, sensitivities=None):
+        monkeypatch.setattr(module, "HUGE_BYTES", 1 << 10 if how == "blocks" else 1 << 30)
+        store = open_storage((tmp_path / how).as_uri())
+        return StoredJob(
+            store, JOB_ID, arrays, config_of(**SPECS[spec]), sensitivities=sensitivities
+        ).palettize()
+
+    return made
+
+
+def outcome(job):
+    """What became of the tensor."""
+    ((part,),) = read_parts(job.store, job.tasks()).values()
+    return part.outcome
+
+
+def assert_same(one, other):
+    """But for the time that it took, and the order in which squares were added up."""
+    summed = {"sse": pytest.approx(other.sse, rel=1e-12), "signal": pytest.approx(other.signal)}
+    said = one.model_dump() | {"seconds": other.seconds}
+    assert said == other.model_dump() | summed
+
+
+def reads(monkeypatch):
+    """Counts the blocks that are read from now on."""
+    counted = []
+    read = module._Rows.read
+
+    def counting(self, first, count):
+        counted.append((first, count))
+        return read(self, first, count)
+
+    monkeypatch.setattr(module._Rows, "read", counting)
+    return counted
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("spec", SPECS)
+def test_in_blocks_is_as_whole(make, monkeypatch, spec, weighted, dtype):
+    arrays = {"a.weight": draws(3, a=SHAPE)["a.weight"].astype(dtype)}
+    beside = {"a.weight": np.random.default_rng(4).gamma(0.3, size=SHAPE)} if weighted else None
+    blocks = reads(monkeypatch)
+    whole = make("whole", spec, arrays, beside)
+    assert blocks == []
+    in_blocks = make("blocks", spec, arrays, beside)
+    assert len(blocks) > 2
+    assert max(count for _, count in blocks) < SHAPE[0]
+    assert_same(outcome(in_blocks), outcome(whole))
+    hashed = hashlib.sha256(arrays["a.weight"].tobytes())
+    hashed.update(beside["a.weight"].tobytes() if beside else b"")
+    assert outcome(whole).content_sha256 == hashed.hexdigest()
+    for job in (whole, in_blocks):
+        job.finish()
+    assert in_blocks.artifact() == whole.artifact()
+
+
+@pytest.mark.parametrize("how", ["whole", "blocks"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_kept_with_the_reason(make, how, value):
+    arrays = draws(3, a=SHAPE)
+    arrays["a.weight"][250, 31] = value
+    job = make(how, "tensor", arrays)
+    told = outcome(job)
+    assert told.action == "kept"
+    assert "not finite" in told.reason
+    assert told.weights == arrays["a.weight"].size
+    assert job.finish().results == ()
+    assert arrays["a.weight"].tobytes() in job.artifact()["model.safetensors"]
+
+
+@pytest.mark.parametrize("how", ["whole", "blocks"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_bad_sensitivities_end_the_work(make, how, value):
+    beside = {"a.weight": np.ones(SHAPE)}
+    beside["a.weight"][250, 31] = value
+    with pytest.raises(InvalidSensitivities, match=r"^a\.weight: .*leave them out"):
+        make(how, "tensor", draws(3, a=SHAPE), beside)
+
+
+def test_huge_tensor_with_a_long_name(make):
+    name = f"{chr(0x1F5DC) * 993}.weight"  # 4 bytes each, and no name may be longer
+    job = make("blocks", "tensor", {name: draws(3, a=SHAPE)["a.weight"]})
+    assert outcome(job).name == name
+    job.finish()
+
+
+def test_groups_of_rows_are_read_whole(tmp_path, monkeypatch):
+    """They are cut along rows, so no slice of them is huge for long."""
+    monkeypatch.setattr(module, "HUGE_BYTES", 1 << 10)
+    blocks = reads(monkeypatch)
+    spec = {"n_bits": 4, "granularity": grouped(7)}
+    store = open_storage(tmp_path.as_uri())
+    StoredJob(store, JOB_ID, draws(3, a=SHAPE), config_of(**spec)).palettize()
+    assert blocks == []
