@@ -1,13 +1,25 @@
 """The database of our own rows: SQLite in a file, or Postgres, behind one URL."""
 
 import logging
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from sqlalchemy import URL, DateTime, Dialect, Engine, create_engine, event, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
 from sqlalchemy import exc as errors
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
@@ -31,6 +43,11 @@ PRAGMAS = ("busy_timeout=10000", "journal_mode=WAL", "foreign_keys=ON")
 """Waiting comes first: the change to WAL needs the file alone."""
 IN_LIST = 10_000
 """Values in one IN list; SQLite takes 32,766, Postgres 65,535."""
+
+BEGINS = ("INSERT", "UPDATE", "DELETE", "REPLAC", "BEGIN ")
+"""First letters of the statements that begin to write."""
+WRITES, TURN_S = "writes", 10.0
+"""Mark of a connection whose turn it is, and how long one waits for it."""
 
 Clock = Callable[[], datetime]
 """Tells the time, with its zone."""
@@ -160,11 +177,31 @@ def _sqlite(address: URL) -> Engine:
     engine = create_engine(address)
 
     @event.listens_for(engine, "connect")
-    def _(connection: ConnectionPoolEntry, _: object) -> None:
-        connection.isolation_level = "IMMEDIATE"  # type: ignore[attr-defined] # as the engine asks for
-        cursor = connection.cursor()  # type: ignore[attr-defined]
+    def _(connection: DBAPIConnection, _: object) -> None:
+        connection.isolation_level = "IMMEDIATE"  # as the engine of jobs asks for
+        cursor = connection.cursor()
         for pragma in PRAGMAS:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
+    _take_turns(engine)
     return engine
+
+
+def _take_turns(engine: Engine) -> None:
+    """Have writers of this process wait for each other, in the order they came.
+
+    SQLite lets one write at a time; the others it has sleep and look again, for up to a tenth of a
+    second each time, which is many times what a write takes.
+    """
+    turn = threading.Lock()
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def _(connection: Connection, _: object, statement: str, *__: object) -> None:
+        if not connection.info.get(WRITES) and statement.lstrip()[:6].upper() in BEGINS:
+            connection.info[WRITES] = turn.acquire(timeout=TURN_S)
+
+    @event.listens_for(engine, "checkin")
+    def _(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+        if record.info.pop(WRITES, False):
+            turn.release()
