@@ -68,7 +68,8 @@ class Keeper:
                 self._records.enqueue_again(job.id, self._engine.enqueue)
             elif life == "ended":
                 ended = PaletteryError("the job's work ended without a result; retry it")
-                self._records.fail(job.id, problem(ended, f"/v1/jobs/{job.id}"))
+                told = problem(ended, f"/v1/jobs/{job.id}")
+                self._records.fail(job.id, told, attempt=job.attempt)
 
 
 async def _repeat(every_s: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -146,9 +146,9 @@ class Records:
                 return None
             return _job(row)
 
-    def advance(self, job_id: str, progress: Progress) -> bool:
-        """Note the work done by a running job; whether it is running still."""
-        return self._move(job_id, ("running",), **progress.model_dump())
+    def advance(self, job_id: str, progress: Progress, attempt: int | None = None) -> bool:
+        """Note the work done by a running job; whether it, or that attempt, is running still."""
+        return self._move(job_id, ("running",), attempt, **progress.model_dump())
 
     def succeed(
         self,
@@ -156,17 +156,23 @@ class Records:
         size_after_bytes: int,
         expires_at: datetime | None = None,
         progress: Progress | None = None,
+        attempt: int | None = None,
     ) -> bool:
-        """Running to succeeded; whether that was so."""
+        """Running to succeeded; whether that was so, of that attempt if one is named."""
         done = progress.model_dump() if progress else {}
-        return self._end(
-            job_id, "succeeded", size_after_bytes=size_after_bytes, expires_at=expires_at, **done
-        )
+        values = {"size_after_bytes": size_after_bytes, "expires_at": expires_at, **done}
+        return self._end(job_id, "succeeded", attempt, **values)
 
-    def fail(self, job_id: str, problem: Problem, expires_at: datetime | None = None) -> bool:
-        """Queued or running to failed; whether that was so."""
+    def fail(
+        self,
+        job_id: str,
+        problem: Problem,
+        expires_at: datetime | None = None,
+        attempt: int | None = None,
+    ) -> bool:
+        """Queued or running to failed; whether that was so, of that attempt if one is named."""
         told = json.loads(problem.model_dump_json())
-        return self._end(job_id, "failed", error=told, expires_at=expires_at)
+        return self._end(job_id, "failed", attempt, error=told, expires_at=expires_at)
 
     def cancel(self, job_id: str, expires_at: datetime | None = None) -> bool:
         """Queued or running to cancelled; whether that was so."""
@@ -238,12 +244,18 @@ class Records:
         with self._database.transaction() as session:
             return session.scalars(query).all()
 
-    def _end(self, job_id: str, state: JobState, **values: object) -> bool:
-        return self._move(job_id, ALIVE, state=state, ended_at=self._now(), **values)
+    def _end(
+        self, job_id: str, state: JobState, attempt: int | None = None, **values: object
+    ) -> bool:
+        return self._move(job_id, ALIVE, attempt, state=state, ended_at=self._now(), **values)
 
-    def _move(self, job_id: str, states: Sequence[JobState], **values: object) -> bool:
-        """Change a row, provided it is in one of the states still."""
+    def _move(
+        self, job_id: str, states: Sequence[JobState], attempt: int | None, **values: object
+    ) -> bool:
+        """Change a row, provided it is in one of the states, and at that attempt, still."""
         change = update(JobRow).where(JobRow.id == job_id, JobRow.state.in_(states)).values(values)
+        if attempt is not None:
+            change = change.where(JobRow.attempt == attempt)
         with self._database.transaction() as session:
             return session.connection().execute(change).rowcount == 1
 

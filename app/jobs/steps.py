@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 from app.compression.assemble import artifact_path, report_path
 from app.compression.job import discard_artifact, job_folder, read_tasks, stop_path
-from app.errors import ERRORS, Cancelled, PaletteryError, problem
+from app.errors import ERRORS, Cancelled, NotFound, PaletteryError, problem
 from app.jobs.fanout import Workers
 from app.jobs.records import Records
 from app.results.reuse import Reuse
 from app.settings import Settings
 from app.storage import Storage
-from schemas.jobs import Job, Progress
+from schemas.jobs import ENDED, Job, Progress
 from schemas.report import Report
 from schemas.tasks import (
     Answer,
@@ -52,7 +52,10 @@ class Steps:
         The job has succeeded once the artifact was read back and checked.
         """
         job = await asyncio.to_thread(self._records.start, job_id, attempt)
-        if job is None or await asyncio.to_thread(self._take_over_twin, job):
+        if job is None:
+            await asyncio.to_thread(self._tidy, job_id, attempt)  # a crash may have left it so
+            return
+        if await asyncio.to_thread(self._take_over_twin, job):
             return
         tasks, exist = await asyncio.to_thread(self._work, job)
         missing = [task for task in tasks if task.part_path not in exist]
@@ -72,14 +75,14 @@ class Steps:
                 seen.add(task)
             await asyncio.to_thread(self._succeed, job, published, seen.now)
         except Cancelled:
-            await asyncio.to_thread(discard_artifact, self._store, job_folder(job_id))
+            await asyncio.to_thread(self._tidy, job_id, attempt)
             raise
 
-    async def fail(self, job_id: str, code: str, detail: str) -> None:
+    async def fail(self, job_id: str, attempt: int, code: str, detail: str) -> None:
         """Note why the job failed; half an artifact helps nobody, finished parts help a retry."""
-        await asyncio.to_thread(discard_artifact, self._store, job_folder(job_id))
         told = problem(ERRORS.get(code, PaletteryError)(detail), f"/v1/jobs/{job_id}")
-        await asyncio.to_thread(self._records.fail, job_id, told, self._expiry())
+        await asyncio.to_thread(self._records.fail, job_id, told, self._expiry(), attempt)
+        await asyncio.to_thread(self._tidy, job_id, attempt)
 
     def _work(self, job: Job) -> tuple[list[CompressionTask], set[str]]:
         """A job's tasks, and the parts that there are."""
@@ -134,13 +137,28 @@ class Steps:
 
     def _succeed(self, job: Job, published: Published, done: Progress) -> None:
         """Note that a job succeeded, unless it was cancelled meanwhile; then tidy up."""
-        prefix = job_folder(job.id)
-        if not self._records.succeed(job.id, published.size_bytes, self._expiry(), done):
-            discard_artifact(self._store, prefix)
-            return
-        if job.reuse and published.results:
+        size, until = published.size_bytes, self._expiry()
+        if (
+            self._records.succeed(job.id, size, until, done, job.attempt)
+            and job.reuse
+            and published.results
+        ):
             self._reuse.remember(job.id, published.results)
-        self._store.delete_folder(f"{prefix}/parts")
+        self._tidy(job.id, job.attempt)
+
+    def _tidy(self, job_id: str, attempt: int) -> None:
+        """Remove what an ended job has no use for, unless a later attempt is at it."""
+        try:
+            job = self._records.get(job_id)
+        except NotFound:  # deleted; the sweep removes what is left
+            return
+        if job.attempt != attempt:
+            return
+        prefix = job_folder(job_id)
+        if job.state == "succeeded":
+            self._store.delete_folder(f"{prefix}/parts")
+        elif job.state in ENDED:
+            discard_artifact(self._store, prefix)
 
     def _as_published(self, prefix: str) -> Published:
         """An artifact whose report is there, so that it was verified."""
@@ -148,8 +166,8 @@ class Steps:
         paths = [artifact_path(prefix, name) for name in report.artifact_sha256]
         return Published(size_bytes=sum(self._store.size_bytes(path) for path in paths))
 
-    async def _note(self, job_id: str, progress: Progress) -> None:
-        if not await asyncio.to_thread(self._records.advance, job_id, progress):
+    async def _note(self, job: Job, progress: Progress) -> None:
+        if not await asyncio.to_thread(self._records.advance, job.id, progress, job.attempt):
             raise Cancelled("the job was stopped while it ran")
 
     def _expiry(self) -> datetime:
@@ -159,8 +177,8 @@ class Steps:
 class _Progress:
     """Counts finished work, and has it noted now and then."""
 
-    def __init__(self, job: Job, note: Callable[[str, Progress], Awaitable[None]]) -> None:
-        self._job_id, self._note = job.id, note
+    def __init__(self, job: Job, note: Callable[[Job, Progress], Awaitable[None]]) -> None:
+        self._job, self._note = job, note
         self._last = time.monotonic()
         of = job.progress
         self.now = Progress(tensors_total=of.tensors_total, bytes_total=of.bytes_total)
@@ -170,7 +188,7 @@ class _Progress:
         self.add(task)
         if time.monotonic() - self._last > REPORT_EVERY_S:
             self._last = time.monotonic()
-            await self._note(self._job_id, self.now)
+            await self._note(self._job, self.now)
 
     def add(self, task: CompressionTask) -> None:
         now = self.now

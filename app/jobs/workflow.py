@@ -105,8 +105,8 @@ def _register(steps: Steps, underway: _Underway) -> None:
         await steps.run(job_id, attempt)
 
     @lasting("fail")
-    async def fail(job_id: str, code: str, detail: str) -> None:
-        await steps.fail(job_id, code, detail)
+    async def fail(job_id: str, attempt: int, code: str, detail: str) -> None:
+        await steps.fail(job_id, attempt, code, detail)
 
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)
     async def run_job(job_id: str, attempt: int) -> None:
@@ -115,12 +115,12 @@ def _register(steps: Steps, underway: _Underway) -> None:
                 await run(job_id, attempt)
             except (PaletteryError, engine_errors.DBOSMaxStepRetriesExceeded) as error:
                 told = _last(error)
-                await fail(job_id, told.code, told.detail)
+                await fail(job_id, attempt, told.code, told.detail)
             except engine_errors.DBOSException:
                 raise  # the engine's own business: cancelled, or taken over by another process
             except Exception:
                 log.exception("job %s failed for a reason we did not foresee", job_id)
-                await fail(job_id, UNFORESEEN.code, UNFORESEEN.detail)
+                await fail(job_id, attempt, UNFORESEEN.code, UNFORESEEN.detail)
 
 
 def _last(error: Exception) -> PaletteryError:

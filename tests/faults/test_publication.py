@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
+from tests.fault_proxy import Refuse
 from tests.faults.invariants import check_result, watched
 
 pytestmark = pytest.mark.heavy
@@ -56,3 +57,27 @@ def test_published_artifact_is_found_again(start, little, kind):
         service.start()
         check_result(service, job_id, little.sha256)
         assert artifacts(service, job_id) == before
+
+
+def test_crash_behind_the_rows_update_leaves_no_parts(start, little, fault_proxy):
+    """The controller dies between the row's update and the removal of the parts.
+
+    The job has succeeded, and stays so; the next controller removes what it has no use for.
+    """
+    with start("scaled") as service, watched(service) as watch:
+        controller = service.programs["controller"]
+        assert controller.stop() == 0
+        controller.start(AWS_ENDPOINT_URL=fault_proxy.endpoint)
+        service.wait_until(service.is_ready, "the controller is ready")
+        job_id = watch.submit(little.body, config=little.config)
+        service.wait_until(lambda: service.job(job_id)["state"] != "queued", "the job runs")
+        with rows_held(service.database_url):
+            report = f"jobs/{job_id}/report.json"
+            service.wait_until(lambda: service.store.exists(report), "the artifact is published")
+            fault_proxy.behave(Refuse())
+        service.succeeded(job_id)
+        assert service.parts(job_id)
+        controller.kill()
+        service.start()
+        service.wait_until(lambda: not service.parts(job_id), "the parts are removed", 60)
+        check_result(service, job_id, little.sha256)

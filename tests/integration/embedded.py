@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -33,11 +34,12 @@ def serving(data_dir: Path, **environment: str) -> Iterator[Embedded]:
     folder = data_dir / "store"
 
     def unfinished() -> list[str]:
-        return [str(path.relative_to(folder)) for path in folder.rglob("*.aside")]
+        root = Path(urlsplit(store.url).path)
+        return [str(path.relative_to(root)) for path in root.rglob("*.aside")]
 
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as http:
         url = environment.get("PALETTERY_DATABASE_URL", f"sqlite:///{data_dir / 'palettery.db'}")
-        store = open_storage(folder.resolve().as_uri())
+        store = open_storage(environment.get("PALETTERY_STORAGE_URL", folder.resolve().as_uri()))
         service = Embedded(
             {"serve": program}, http, store, url, unfinished, data_dir.parent, data_dir
         )

@@ -44,9 +44,12 @@ class Program:
     leaders: list[int] = field(default_factory=list)
     """Of every run so far."""
     process: "subprocess.Popen[bytes] | None" = None
+    _told_before: int = 0
+    """Bytes in the log when this run began."""
 
     def start(self, **environment: str) -> None:
         with self.log.open("ab") as out:
+            self._told_before = out.tell()
             self.process = subprocess.Popen(
                 [PALETTERY, *self.words],
                 stdin=subprocess.DEVNULL,
@@ -68,6 +71,11 @@ class Program:
     def pids(self) -> list[int]:
         """Live processes of every run so far."""
         return [pid for leader in self.leaders for pid in group(leader)]
+
+    def is_ready(self) -> bool:
+        """Whether this run has said that it can work."""
+        self.check_running()
+        return b" is ready at " in self.log.read_bytes()[self._told_before :]
 
     def check_running(self) -> None:
         assert self.process is not None
@@ -145,8 +153,8 @@ class Service:
         return [pid for program in self.programs.values() for pid in program.pids()]
 
     def is_ready(self) -> bool:
-        for program in self.programs.values():
-            program.check_running()
+        if not all(program.is_ready() for program in self.programs.values()):
+            return False
         try:
             return self.http.get("/readyz").is_success
         except httpx.TransportError:
@@ -198,7 +206,7 @@ class Service:
 
     def some_parts(self, job_id: str, count: int = 3) -> list[str]:
         """The finished parts, once there are so many; the job must not be through yet."""
-        wait_until(lambda: len(self.parts(job_id)) >= count, f"{count} parts are finished")
+        wait_until(lambda: len(self.parts(job_id)) >= count, f"{count} parts are finished", 120)
         assert self.job(job_id)["state"] == "running"
         return self.parts(job_id)
 
