@@ -134,10 +134,15 @@ async def _stopped() -> None:
     await stop.wait()
 
 
-@contextmanager
-def _configured() -> Iterator[None]:
+def quieten() -> None:
+    """Keep Dask's own log of what comes and goes out of ours."""
     for name, level in QUIET.items():
         logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _configured() -> Iterator[None]:
+    quieten()
     with dask.config.set(DASK):
         yield
 

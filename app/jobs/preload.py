@@ -5,6 +5,7 @@ import signal
 from distributed import Worker
 
 import kernels
+from app.jobs.cluster import quieten
 
 
 def dask_setup(worker: Worker) -> None:  # noqa: ARG001 - the name is Dask's
@@ -13,4 +14,5 @@ def dask_setup(worker: Worker) -> None:  # noqa: ARG001 - the name is Dask's
     Ctrl-C in a terminal reaches every process; whoever started the workers stops them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quieten()
     kernels.warm()

@@ -1,0 +1,39 @@
+"""Processes that are asked to stop while a job runs."""
+
+import signal
+
+import pytest
+
+from tests.faults.invariants import check_result, watched
+from tests.integration.service import measured
+
+pytestmark = pytest.mark.heavy
+
+
+def by_sigterm(service):
+    """As a supervisor does it, one role after the other."""
+    assert set(service.stop().values()) == {0}
+
+
+def by_ctrl_c(service):
+    """As a terminal does it: every process gets the signal, all at once."""
+    for program in service.programs.values():
+        program.send(signal.SIGINT)
+    for program in service.programs.values():
+        program.process.wait(timeout=60)
+
+
+@pytest.mark.parametrize("stop", [by_sigterm, by_ctrl_c])
+def test_stopped_service_goes_on_later(start, slow, stop):
+    """Every role ends soon, says nothing, leaves no process; the job goes on with its parts."""
+    with start("scaled") as service, watched(service) as watch:
+        job_id = watch.submit(slow.body, config=slow.config)
+        service.some_parts(job_id)
+        stop(service)
+        service.wait_until(lambda: not service.processes(), "every process has ended", 10)
+        before = measured(service, job_id)
+        for program in service.programs.values():
+            told = program.log.read_text().strip().splitlines()
+            assert all(" is ready at " in line for line in told), told
+        service.start()
+        check_result(service, job_id, slow.sha256, before)
