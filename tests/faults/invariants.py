@@ -84,15 +84,18 @@ def watched(service: Service) -> Iterator[Watch]:
 
 
 def check_swept(service: Service) -> None:
-    """Everything stops in good order, and a sweep leaves what jobs need alone."""
-    codes = service.stop()
-    assert codes == dict.fromkeys(codes, 0)
-    wait_until(lambda: not service.processes(), "every process has ended", 60)
-    service.start(**SWEEPING)
-    with_deadline = time.monotonic() + 60
-    while (found := strays(service)) and time.monotonic() < with_deadline:
+    """A sweep leaves nothing without use, and then everything stops in good order."""
+    sweeper = service.programs.get("controller") or service.programs["serve"]
+    assert sweeper.stop() == 0
+    sweeper.start(**SWEEPING)
+    wait_until(service.is_ready, "the sweep is at work")
+    end = time.monotonic() + 60
+    while (found := strays(service)) and time.monotonic() < end:
         time.sleep(0.1)
     assert found == []
+    codes = service.stop()
+    assert codes == dict.fromkeys(service.programs, 0)
+    wait_until(lambda: not service.processes(), "every process has ended", 60)
 
 
 def strays(service: Service) -> list[str]:
