@@ -111,7 +111,8 @@ def _check_host(settings: Settings) -> None:
 def _bound(settings: Settings) -> socket.socket:
     """A listening socket, taken before any work starts."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family)
+    # Named TCP, or asyncio would not know to send small answers at once.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((settings.host, settings.port))

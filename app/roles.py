@@ -105,9 +105,14 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
 
 
 def migrate(database: Database) -> Migrated:
-    """Bring a database to what this version needs, the engine's tables and ours."""
+    """Bring a database to what this version needs, our tables and the engine's.
+
+    Raises:
+        BadInput: it is newer than this version; nothing was changed.
+    """
+    done = migrate_ours(database)
     migrate_engine(database)
-    return migrate_ours(database)
+    return done
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:

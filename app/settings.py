@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     """A worker that takes more is replaced, and its task tried elsewhere; None for no limit."""
     task_threads: PositiveInt | None = None
     """Cores that a task uses; None shares the machine's out among its workers."""
-    running_jobs: PositiveInt = 8
+    running_jobs: PositiveInt = 16
     """Jobs that this process works on at once; the others wait queued."""
     poll_s: PositiveFloat = 0.1
     """Between two looks at the queue."""

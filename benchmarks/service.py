@@ -31,6 +31,12 @@ SMALL_SHAPE, SMALL_TENSORS = (128, 128), 2
 LATENCY_JOBS, DRAIN_JOBS, SENDERS = 30, 200, 4
 PAUSE_S = 0.13
 """Between two jobs, so that they meet the queue's look at every phase."""
+IDLE_S = 0.3
+"""Without processor time of any worker: then they have stopped."""
+VECTOR = (
+    '{"global_config": {"enable_fast_kmeans_mode": false,'
+    '"op_state_spec": {"weight": {"n_bits": 8, "cluster_dim": 4}}}}'
+)
 W8_EXACT = (
     '{"global_config": {"enable_fast_kmeans_mode": false,'
     '"op_state_spec": {"weight": {"n_bits": 8}}}}'
@@ -43,6 +49,7 @@ def main() -> None:
         "latency": latency,
         "drain": drain,
         "model": one_gigabyte,
+        "cancel": cancel,
         "speedup": speed_up,
     }
     parser = argparse.ArgumentParser(description=__doc__)
@@ -183,16 +190,42 @@ def speed_up(folder: Path) -> None:
     row("one worker, then two", f"{times[1]:.1f} s, {times[2]:.1f} s", ratio, "at least 1.8x")
 
 
+def cancel(folder: Path) -> None:
+    """From asking for the end of a job of slow tasks until no worker works on it any more."""
+    rng = np.random.default_rng(0)
+    model = save({f"{n}.weight": rng.standard_normal((4096, 4096), np.float32) for n in range(2)})
+    with embedded(folder, CORES) as service:
+        job = _submit(service, model, config=VECTOR)
+        while service.client.job(job.id).state != "running":
+            time.sleep(0.01)
+        time.sleep(2)
+        asked = busy = time.perf_counter()
+        service.client.cancel(job.id)
+        spent = _ticks(service)
+        while time.perf_counter() - busy < IDLE_S:
+            time.sleep(0.02)
+            now = _ticks(service)
+            if now > spent:
+                spent, busy = now, time.perf_counter()
+    row("cancel to the last work", f"{busy - asked:.2f} s", (busy - asked) / 2, "2 s")
+
+
+def _ticks(service: Service) -> int:
+    """Processor time of the workers so far, in hundredths of a second, rounded to tenths."""
+    stats = [Path(f"/proc/{pid}/stat").read_text() for pid in service.workers()]
+    return sum(int(stat.rsplit(")", 1)[1].split()[11]) // 10 for stat in stats)
+
+
 def _through(service: Service, model: Path, out: Path) -> dict[str, float]:
-    """Seconds of each stage of one job."""
+    """Seconds of each stage of one job that computes everything."""
     moments = [time.perf_counter()]
-    job = service.client.submit([model], preset="w4")
+    job = service.client.submit([model], preset="w4", reuse=False)
     moments.append(time.perf_counter())
     while (job := service.client.job(job.id)).state not in ENDED:
         if len(moments) == 2 and job.progress.bytes_done == job.progress.bytes_total:
             moments.append(time.perf_counter())
         time.sleep(0.01)
-    moments += [time.perf_counter()] * (4 - len(moments) - 1)
+    moments += [time.perf_counter()] * (4 - len(moments))
     service.client.download(job.id, out)
     moments.append(time.perf_counter())
     stages = ("upload and plan", "compress", "assemble and verify", "download and check")

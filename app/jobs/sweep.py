@@ -53,8 +53,8 @@ class Sweep:
         """Folders of jobs that are no more, and what a job's end leaves without use."""
         holding: dict[str, set[str]] = defaultdict(set)
         for object_ in self._old(JOBS, self._orphan_age):
-            _, job_id, what, *_ = object_.path.split("/")
-            holding[job_id].add(what)
+            _, job_id, *what = object_.path.split("/")
+            holding[job_id].update(what[:1])
         states = self._records.states(holding)
         for job_id, held in holding.items():
             folder, state = job_folder(job_id), states.get(job_id)

@@ -1,0 +1,32 @@
+"""The socket that the service listens on."""
+
+import asyncio
+import socket
+
+from app.main import _bound
+from app.settings import Settings
+
+
+def test_small_answers_are_sent_at_once(monkeypatch):
+    """asyncio switches Nagle's algorithm off, but only on sockets that say they are TCP."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("PALETTERY_PORT", str(probe.getsockname()[1]))
+
+    async def accepted() -> int:
+        found = asyncio.get_running_loop().create_future()
+        server = await asyncio.start_server(
+            lambda _, writer: found.set_result(writer), sock=_bound(Settings())
+        )
+        async with server:
+            _, ours = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+            theirs = await found
+            option = theirs.get_extra_info("socket").getsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NODELAY
+            )
+            for writer in (ours, theirs):
+                writer.close()
+                await writer.wait_closed()
+            return option
+
+    assert asyncio.run(accepted())
