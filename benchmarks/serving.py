@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,14 +44,6 @@ class Service:
         """Processes that run tasks."""
         return [pid for pid in self.processes() if b"spawn_main" in _command(pid)]
 
-    def spread(self, cores: int) -> None:
-        """Each worker on a core of its own, and everything else wherever there is room."""
-        workers = self.workers()
-        places = {pid: {number} for number, pid in enumerate(workers)}
-        for pid in self.processes():
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                os.sched_setaffinity(int(thread.name), places.get(pid, set(range(cores))))
-
     def _is_ours(self, entry: Path) -> bool:
         try:
             return entry.name.isdigit() and os.getpgid(int(entry.name)) in self.leaders
@@ -60,14 +52,30 @@ class Service:
 
 
 @contextmanager
-def embedded(folder: Path, workers: int, cores: Iterable[int] | None = None) -> Iterator[Service]:
-    """All in one: `palettery serve`, on SQLite and a folder.
-
-    A worker takes as many threads as there are cores for each; `cores` names those it counts.
-    """
+def embedded(folder: Path, workers: int) -> Iterator[Service]:
+    """All in one: `palettery serve`, on SQLite and a folder."""
     port, data_dir = _free_port(), folder / "data"
     command = ["serve", "--port", port, "--data-dir", data_dir, "--workers", workers]
-    with _started([command], folder, cores) as leaders:
+    with _started([command], folder) as leaders:
+        service = Service(f"http://127.0.0.1:{port}", data_dir / "store", leaders)
+        _wait_until_ready(service)
+        yield service
+
+
+@contextmanager
+def apart(folder: Path, workers: int) -> Iterator[Service]:
+    """Server, scheduler and single-thread workers as processes that meet over TCP."""
+    port, meeting, data_dir = _free_port(), _free_port(), folder / "data"
+    commands = [
+        ["scheduler", "--port", meeting],
+        ["worker", "--workers", workers],
+        ["serve", "--port", port, "--data-dir", data_dir],
+    ]
+    environment = {
+        "PALETTERY_SCHEDULER_URL": f"tcp://127.0.0.1:{meeting}",
+        "PALETTERY_TASK_THREADS": "1",
+    }
+    with _started(commands, folder, **environment) as leaders:
         service = Service(f"http://127.0.0.1:{port}", data_dir / "store", leaders)
         _wait_until_ready(service)
         yield service
@@ -96,20 +104,23 @@ def peak_memory(service: Service) -> Iterator[list[int]]:
 
 @contextmanager
 def _started(
-    commands: Sequence[Sequence[object]], folder: Path, cores: Iterable[int] | None
+    commands: Sequence[Sequence[object]], folder: Path, **environment: str
 ) -> Iterator[list[int]]:
     """Commands of `palettery`, each the leader of a group; all of them are gone afterwards."""
     program = Path(sys.executable).with_name("palettery")
     running: list[subprocess.Popen[bytes]] = []
     try:
         with (folder / "log").open("wb") as log:
-            for command in commands:
-                words = [str(program), *map(str, command)]
-                if cores is not None:
-                    words = ["taskset", "--cpu-list", ",".join(map(str, cores)), *words]
-                running.append(
-                    subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+            running += [
+                subprocess.Popen(
+                    [program, *map(str, command)],
+                    stdout=log,
+                    stderr=log,
+                    env=os.environ | environment,
+                    start_new_session=True,
                 )
+                for command in commands
+            ]
         yield [process.pid for process in running]
     finally:
         for process in reversed(running):

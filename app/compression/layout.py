@@ -15,7 +15,7 @@ from schemas.tasks import StoredSlice
 
 SHARD_BYTES = 5_000_000_000
 """Above this, the artifact becomes several files with an index."""
-BATCH_BYTES = 512 << 20
+BATCH_BYTES = 128 << 20
 """Dense bytes that are verified in one task, or one tensor that has more."""
 INDEX = "model.safetensors.index.json"
 

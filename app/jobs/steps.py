@@ -29,7 +29,7 @@ from schemas.tasks import (
     WriteTask,
 )
 
-SMALL_BYTES = 256 << 20
+SMALL_BYTES = 64 << 20
 """Models up to this size are finished in one task."""
 TINY_BYTES = 4 << 20
 """Work up to this size is done in that task, too."""
