@@ -2,7 +2,18 @@
 
 from datetime import datetime
 
-from sqlalchemy import CHAR, JSON, BigInteger, ForeignKey, Index, String, Text, text, true
+from sqlalchemy import (
+    CHAR,
+    JSON,
+    BigInteger,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    String,
+    Text,
+    text,
+    true,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base, Moment
@@ -10,15 +21,23 @@ from schemas.jobs import JobState
 
 DIGEST = CHAR(64)
 """A SHA-256 in hex."""
+ID = String(36)
+"""A UUID in text."""
+OWNER = String(64)
+"""Name of a person or team; rows are seen by their owner only."""
 
 
 class JobRow(Base):
     """One job."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_state_id", "state", "id"),)
+    __table_args__ = (
+        Index("ix_jobs_state_id", "state", "id"),
+        Index("ix_jobs_owner_id", "owner", "id"),
+        Index("ix_jobs_owner_idempotency_key", "owner", "idempotency_key", unique=True),
+    )
 
-    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
     state: Mapped[JobState] = mapped_column(String(16))
     model_name: Mapped[str] = mapped_column(String(1024))
     created_at: Mapped[datetime] = mapped_column(Moment)
@@ -38,6 +57,29 @@ class JobRow(Base):
     reuse: Mapped[bool] = mapped_column(server_default=true())
     tensors_reused: Mapped[int] = mapped_column(server_default=text("0"))
     expires_at: Mapped[datetime | None] = mapped_column(Moment, index=True)
+    owner: Mapped[str] = mapped_column(OWNER, server_default=text("'local'"))
+    model_id: Mapped[str | None] = mapped_column(DIGEST)
+    config_name: Mapped[str | None] = mapped_column(String(80))
+    """`name@version`, if the config was named."""
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    idempotency_sha256: Mapped[str | None] = mapped_column(DIGEST)
+    """Of the request that the key stands for."""
+    webhook_url: Mapped[str | None] = mapped_column(Text)
+    last_event: Mapped[int] = mapped_column(server_default=text("0"))
+    """Number of the newest event; moved with the row locked, so that numbers have no gaps."""
+
+
+class JobEventRow(Base):
+    """Something that happened to a job, numbered from 1."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(JobRow.id, ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    data: Mapped[str] = mapped_column(Text)
+    """JSON."""
+    created_at: Mapped[datetime] = mapped_column(Moment)
 
 
 class FileRow(Base):
@@ -85,3 +127,114 @@ class ControllerRow(Base):
     seen_at: Mapped[datetime] = mapped_column(Moment)
     workers: Mapped[int]
     version: Mapped[str] = mapped_column(String(64))
+
+
+class KeyRow(Base):
+    """An API key; the secret itself is kept nowhere."""
+
+    __tablename__ = "keys"
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    owner: Mapped[str] = mapped_column(OWNER, index=True)
+    name: Mapped[str] = mapped_column(String(100))
+    prefix: Mapped[str] = mapped_column(String(16))
+    """What is shown of it."""
+    sha256: Mapped[str] = mapped_column(DIGEST, unique=True)
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    expires_at: Mapped[datetime | None] = mapped_column(Moment)
+    revoked_at: Mapped[datetime | None] = mapped_column(Moment)
+    queued_jobs: Mapped[int | None]
+    """Limits of its own, instead of the service's."""
+    stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    upload_bytes: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class WebhookSecretRow(Base):
+    """What an owner's webhooks are signed with."""
+
+    __tablename__ = "webhook_secrets"
+
+    owner: Mapped[str] = mapped_column(OWNER, primary_key=True)
+    secret: Mapped[str] = mapped_column(String(100))
+
+
+class UploadRow(Base):
+    """Files that are being sent, part by part."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    owner: Mapped[str] = mapped_column(OWNER, index=True)
+    files: Mapped[str] = mapped_column(Text)
+    """JSON: name, size and SHA-256 of each."""
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    part_size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    expires_at: Mapped[datetime] = mapped_column(Moment, index=True)
+    model_id: Mapped[str | None] = mapped_column(DIGEST)
+    """What it has become; null until it is complete."""
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    idempotency_sha256: Mapped[str | None] = mapped_column(DIGEST)
+
+    __table_args__ = (
+        Index("ix_uploads_owner_idempotency_key", "owner", "idempotency_key", unique=True),
+    )
+
+
+class UploadPartRow(Base):
+    """A part that has come in, whole and synced."""
+
+    __tablename__ = "upload_parts"
+
+    upload_id: Mapped[str] = mapped_column(
+        ForeignKey(UploadRow.id, ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(DIGEST)
+
+
+class ModelRow(Base):
+    """A model of an owner's, named by the digest of its files."""
+
+    __tablename__ = "models"
+
+    owner: Mapped[str] = mapped_column(OWNER, primary_key=True)
+    id: Mapped[str] = mapped_column(DIGEST, primary_key=True, index=True)
+    name: Mapped[str] = mapped_column(String(1024))
+    format: Mapped[str] = mapped_column(String(32))
+    tensors: Mapped[int]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    expires_at: Mapped[datetime] = mapped_column(Moment, index=True)
+
+
+class ModelFileRow(Base):
+    """That a model needs a file."""
+
+    __tablename__ = "model_files"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["owner", "model_id"], [ModelRow.owner, ModelRow.id], ondelete="CASCADE"
+        ),
+    )
+
+    owner: Mapped[str] = mapped_column(OWNER, primary_key=True)
+    model_id: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(1024))
+    sha256: Mapped[str] = mapped_column(ForeignKey(FileRow.sha256, ondelete="RESTRICT"), index=True)
+
+
+class ConfigRow(Base):
+    """One version of a named config; versions never change."""
+
+    __tablename__ = "configs"
+
+    owner: Mapped[str] = mapped_column(OWNER, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    document: Mapped[str] = mapped_column(Text)
+    """JSON, every default filled in."""
+    sha256: Mapped[str] = mapped_column(DIGEST)
+    created_at: Mapped[datetime] = mapped_column(Moment)

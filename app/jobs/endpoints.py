@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from app.jobs.download import respond
 from app.jobs.service import Jobs
+from app.keys.guard import Reader, Writer
 from app.problems import problems
 from schemas.jobs import Job, JobPage
 from schemas.plan import Plan
@@ -98,15 +99,15 @@ Service = Annotated[Jobs, Depends(jobs_of)]
 
 
 @router.post("/plans", openapi_extra=FORM, responses=REFUSED)
-async def dry_run(request: Request, jobs: Service) -> Plan:
+async def dry_run(request: Request, jobs: Service, _: Writer) -> Plan:
     """What a job with this form would do with every tensor; nothing runs, nothing is kept."""
     return await jobs.plan(request)
 
 
 @router.post("/jobs", status_code=202, openapi_extra=FORM, responses=REFUSED)
-async def submit(request: Request, response: Response, jobs: Service) -> Job:
+async def submit(request: Request, response: Response, jobs: Service, caller: Writer) -> Job:
     """Queue a job; its address is in the Location header."""
-    job = await jobs.submit(request)
+    job = await jobs.submit(request, caller)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["Retry-After"] = "1"
     return job
@@ -115,23 +116,24 @@ async def submit(request: Request, response: Response, jobs: Service) -> Job:
 @router.get("/jobs", responses=problems(_422="limit or cursor is not valid"))
 def page(
     jobs: Service,
+    caller: Reader,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> JobPage:
     """Jobs, newest first."""
-    return jobs.page(limit, cursor)
+    return jobs.page(caller.owner, limit, cursor)
 
 
 @router.get("/jobs/{job_id}", responses=UNKNOWN)
-def get(job_id: str, jobs: Service) -> Job:
+def get(job_id: str, jobs: Service, caller: Reader) -> Job:
     """One job as it stands."""
-    return jobs.get(job_id)
+    return jobs.get(caller.owner, job_id)
 
 
 @router.post("/jobs/{job_id}/cancel", responses=problems(_404="no such job", _409="it has ended"))
-async def cancel(job_id: str, jobs: Service) -> Job:
+async def cancel(job_id: str, jobs: Service, caller: Writer) -> Job:
     """Stop a queued or running job."""
-    return await jobs.cancel(job_id)
+    return await jobs.cancel(caller.owner, job_id)
 
 
 @router.post(
@@ -139,9 +141,9 @@ async def cancel(job_id: str, jobs: Service) -> Job:
     status_code=202,
     responses=problems(_404="no such job", _409="it has neither failed nor been cancelled"),
 )
-async def retry(job_id: str, response: Response, jobs: Service) -> Job:
+async def retry(job_id: str, response: Response, jobs: Service, caller: Writer) -> Job:
     """Have a failed or cancelled job go on; what it had finished is not done again."""
-    job = await jobs.retry(job_id)
+    job = await jobs.retry(caller.owner, job_id)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["Retry-After"] = "1"
     return job
@@ -152,15 +154,15 @@ async def retry(job_id: str, response: Response, jobs: Service) -> Job:
     status_code=204,
     responses=problems(_404="no such job", _409="it has not ended"),
 )
-def delete(job_id: str, jobs: Service) -> None:
+def delete(job_id: str, jobs: Service, caller: Writer) -> None:
     """Remove an ended job, its artifact, and its upload unless another job needs that."""
-    jobs.delete(job_id)
+    jobs.delete(caller.owner, job_id)
 
 
 @router.get("/jobs/{job_id}/report", responses=UNFINISHED)
-def report(job_id: str, jobs: Service) -> Report:
+def report(job_id: str, jobs: Service, caller: Reader) -> Report:
     """What happened to every tensor."""
-    return jobs.report(job_id)
+    return jobs.report(caller.owner, job_id)
 
 
 DOWNLOAD: dict[str, Any] = {
@@ -177,13 +179,15 @@ DOWNLOAD: dict[str, Any] = {
 
 @router.head("/jobs/{job_id}/artifact", include_in_schema=False)
 @router.get("/jobs/{job_id}/artifact", **DOWNLOAD)
-def artifact(job_id: str, request: Request, jobs: Service) -> Response:
+def artifact(job_id: str, request: Request, jobs: Service, caller: Reader) -> Response:
     """The packed model: its file, or its index when it has several."""
-    return respond(request, request.state.store, jobs.artifact(job_id, None))
+    return respond(request, request.state.store, jobs.artifact(caller.owner, job_id, None))
 
 
 @router.head("/jobs/{job_id}/artifact/{name}", include_in_schema=False)
 @router.get("/jobs/{job_id}/artifact/{name}", **DOWNLOAD)
-def artifact_file(job_id: str, name: str, request: Request, jobs: Service) -> Response:
+def artifact_file(
+    job_id: str, name: str, request: Request, jobs: Service, caller: Reader
+) -> Response:
     """One file of the packed model."""
-    return respond(request, request.state.store, jobs.artifact(job_id, name))
+    return respond(request, request.state.store, jobs.artifact(caller.owner, job_id, name))

@@ -10,6 +10,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.database import Clock, Database, chunks, utc_now
 from app.errors import Conflict, NotFound
+from app.keys.caller import LOCAL
 from app.rows import JobRow
 from app.uploads.records import KeptFile, keep
 from schemas.jobs import ENDED, Job, JobState, Progress
@@ -36,6 +37,7 @@ class Records:
         size_before_bytes: int,
         progress: Progress,
         *,
+        owner: str = LOCAL,
         priority: int = 5,
         deadline_at: datetime | None = None,
         request_sha256: str | None = None,
@@ -51,6 +53,7 @@ class Records:
         """
         row = JobRow(
             id=job_id,
+            owner=owner,
             state="queued",
             model_name=model_name,
             created_at=self._now(),
@@ -70,21 +73,21 @@ class Records:
                 enqueue(session, job_id, row.attempt, priority)
             return _job(row)
 
-    def get(self, job_id: str) -> Job:
-        """One job.
+    def get(self, job_id: str, owner: str | None = None) -> Job:
+        """One job, of an owner if one is named.
 
         Raises:
             NotFound: there is no such job.
         """
         with self._database.transaction() as session:
             row = session.get(JobRow, job_id) if ID.fullmatch(job_id) else None
-            if row is None:
+            if row is None or owner not in (None, row.owner):
                 raise NotFound(f"there is no job {job_id[:64]!r}; GET /v1/jobs lists them")
             return _job(row)
 
-    def page(self, limit: int, before: str | None) -> Sequence[Job]:
-        """Jobs, newest first, older than the one with this id; ids are ordered by time."""
-        query = select(JobRow).order_by(JobRow.id.desc()).limit(limit)
+    def page(self, limit: int, before: str | None, owner: str = LOCAL) -> Sequence[Job]:
+        """An owner's jobs, newest first, older than the one with this id; ids go by time."""
+        query = select(JobRow).where(JobRow.owner == owner).order_by(JobRow.id.desc()).limit(limit)
         if before is not None:
             query = query.where(JobRow.id < before)
         with self._database.transaction() as session:

@@ -20,6 +20,7 @@ from app.jobs.download import StoredDownload
 from app.jobs.engine import Engine
 from app.jobs.records import Records
 from app.jobs.request import Wishes, wishes
+from app.keys.caller import Caller
 from app.planning.intake import Intake, Upload, take_in
 from app.planning.tasks import cut
 from app.results.keys import request_sha256
@@ -65,7 +66,7 @@ class Jobs:
             await asyncio.to_thread(self._store.delete, *form.paths())
         return intake.plan
 
-    async def submit(self, request: Request) -> Job:
+    async def submit(self, request: Request, caller: Caller) -> Job:
         """Take a form's model and config, refuse what cannot work, queue the rest."""
         form = await read_form(request, self._store, self._settings.limits)
         kept: Collection[str] = ()
@@ -73,7 +74,7 @@ class Jobs:
             wished = wishes(form)
             async with self._reading:
                 intake = await asyncio.to_thread(self._take_in, form, wished)
-            job, kept = await asyncio.to_thread(self._accept, intake, wished)
+            job, kept = await asyncio.to_thread(self._accept, intake, wished, caller)
         except DatabaseFailed:
             kept = form.paths()  # the job may have been accepted; if not, the sweep finds them
             raise
@@ -82,42 +83,46 @@ class Jobs:
             await asyncio.to_thread(self._store.delete, *brought)
         return job
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, owner: str, job_id: str) -> Job:
         """Stop a job that has not ended."""
+        await asyncio.to_thread(self._records.get, job_id, owner)
         return await self._control.cancel(job_id)
 
-    async def retry(self, job_id: str) -> Job:
+    async def retry(self, owner: str, job_id: str) -> Job:
         """Have a failed or cancelled job go on over the parts that exist."""
+        await asyncio.to_thread(self._records.get, job_id, owner)
         return await self._control.retry(job_id)
 
-    def delete(self, job_id: str) -> None:
+    def delete(self, owner: str, job_id: str) -> None:
         """Remove an ended job and its bytes."""
+        self._records.get(job_id, owner)
         self._control.delete(job_id)
 
-    def get(self, job_id: str) -> Job:
+    def get(self, owner: str, job_id: str) -> Job:
         """One job."""
-        return self._records.get(job_id)
+        return self._records.get(job_id, owner)
 
-    def page(self, limit: int, cursor: str | None) -> JobPage:
-        """Jobs, newest first."""
-        found = self._records.page(limit + 1, None if cursor is None else _unsealed(cursor))
+    def page(self, owner: str, limit: int, cursor: str | None) -> JobPage:
+        """An owner's jobs, newest first."""
+        before = None if cursor is None else _unsealed(cursor)
+        found = self._records.page(limit + 1, before, owner)
         items = tuple(found[:limit])
         return JobPage(items=items, next_cursor=_sealed(items[-1].id) if found[limit:] else None)
 
-    def report(self, job_id: str) -> Report:
+    def report(self, owner: str, job_id: str) -> Report:
         """The account of a job that succeeded."""
-        self._succeeded(job_id, "report")
+        self._succeeded(owner, job_id, "report")
         return Report.model_validate_json(bytes(self._store.read(report_path(job_folder(job_id)))))
 
-    def artifact(self, job_id: str, name: str | None) -> StoredDownload:
+    def artifact(self, owner: str, job_id: str, name: str | None) -> StoredDownload:
         """A file of a job's artifact; None asks for the only one, or the index of several.
 
         Raises:
             Conflict: the job has not succeeded.
             NotFound: the artifact has no such file.
         """
-        job = self._succeeded(job_id, "artifact")
-        digests = self.report(job_id).artifact_sha256
+        job = self._succeeded(owner, job_id, "artifact")
+        digests = self.report(owner, job_id).artifact_sha256
         if name is None:
             name = next((known for known in digests if known.endswith(".json")), min(digests))
         if name not in digests:
@@ -126,8 +131,8 @@ class Jobs:
         shown = f"{stem}-palettized.safetensors" if len(digests) == 1 else name
         return StoredDownload(artifact_path(job_folder(job_id), name), digests[name], shown)
 
-    def _succeeded(self, job_id: str, what: str) -> Job:
-        job = self._records.get(job_id)
+    def _succeeded(self, owner: str, job_id: str, what: str) -> Job:
+        job = self._records.get(job_id, owner)
         if job.state != "succeeded":
             raise Conflict(f"the job is {job.state}; its {what} is there once it has succeeded")
         return job
@@ -146,16 +151,18 @@ class Jobs:
             strict=wished.strict,
         )
 
-    def _accept(self, intake: Intake, wished: Wishes) -> tuple[Job, Collection[str]]:
+    def _accept(
+        self, intake: Intake, wished: Wishes, caller: Caller
+    ) -> tuple[Job, Collection[str]]:
         """Queue a job; and where the files lie that it needs."""
         for _ in range(ACCEPT_TRIES - 1):
             try:
-                return self._queue(intake, wished)
+                return self._queue(intake, wished, caller)
             except FileGone:
                 continue  # bytes that we had already were removed meanwhile
-        return self._queue(intake, wished)
+        return self._queue(intake, wished, caller)
 
-    def _queue(self, intake: Intake, wished: Wishes) -> tuple[Job, Collection[str]]:
+    def _queue(self, intake: Intake, wished: Wishes, caller: Caller) -> tuple[Job, Collection[str]]:
         """Store everything the job needs, then its row: a row means that nothing is missing."""
         job_id = str(_time_ordered_id())
         prefix = job_folder(job_id)
@@ -185,6 +192,7 @@ class Jobs:
                 checkpoint.files[0].name,
                 checkpoint.tensor_bytes(),
                 total,
+                owner=caller.owner,
                 priority=wished.priority,
                 deadline_at=deadline or None,
                 request_sha256=request_sha256(intake),
