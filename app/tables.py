@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,6 +15,7 @@ from app.client import Client
 from schemas.artifact import ArtifactSummary
 from schemas.config.spec import PalettizationSpec
 from schemas.jobs import Job
+from schemas.keys import Key
 from schemas.plan import Clustering, Plan, UnmatchedKey
 from schemas.report import Report
 
@@ -126,6 +128,18 @@ def print_jobs(jobs: Sequence[Job]) -> None:
             decimal(job.size_before_bytes),
             "" if job.size_after_bytes is None else decimal(job.size_after_bytes),
         )
+    OUT.print(table)
+
+
+def print_keys(keys: Sequence[Key]) -> None:
+    """One line a key."""
+    table = _table("key", "owner", "name", "begins", "scopes", "state")
+    now = datetime.now(UTC)
+    for key in keys:
+        is_expired = key.expires_at is not None and key.expires_at <= now
+        state = "revoked" if key.revoked_at else "expired" if is_expired else "valid"
+        scopes = " ".join(key.scopes)
+        table.add_row(key.id, key.owner, escape(key.name), key.prefix, scopes, state)
     OUT.print(table)
 
 
