@@ -19,7 +19,7 @@ from app.jobs.records import Records
 from app.jobs.request import Wishes, wishes
 from app.jobs.rows import ID
 from app.keys.caller import Caller
-from app.paging import sealed, unsealed
+from app.paging import sealed_key, unsealed_key
 from app.planning.intake import Intake, Upload, take_in
 from app.settings import Settings
 from app.storage import Storage
@@ -111,9 +111,9 @@ class Jobs:
 
     def page(self, owner: str, limit: int, cursor: str | None) -> JobPage:
         """An owner's jobs, newest first."""
-        found = self._records.page(limit + 1, unsealed(cursor, ID), owner)
+        found = self._records.page(limit + 1, unsealed_key(cursor, ID), owner)
         items = tuple(found[:limit])
-        return JobPage(items=items, next_cursor=sealed(items[-1].id) if found[limit:] else None)
+        return JobPage(items=items, next_cursor=sealed_key(items[-1].id) if found[limit:] else None)
 
     def report(self, owner: str, job_id: str) -> Report:
         """The account of a job that succeeded."""

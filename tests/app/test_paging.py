@@ -6,14 +6,14 @@ import re
 import pytest
 
 from app.errors import BadInput
-from app.paging import sealed, unsealed
+from app.paging import sealed_key, unsealed_key
 
 KEY = re.compile(r"[a-z@0-9-]+")
 
 
 def test_cursor_holds_its_key():
-    assert unsealed(sealed("name@3"), KEY) == "name@3"
-    assert unsealed(None, KEY) is None
+    assert unsealed_key(sealed_key("name@3"), KEY) == "name@3"
+    assert unsealed_key(None, KEY) is None
 
 
 @pytest.mark.parametrize(
@@ -23,13 +23,13 @@ def test_cursor_holds_its_key():
         "?",
         "ä",
         "a",
-        sealed(""),
-        sealed("NAME"),
-        sealed("a\n"),
+        sealed_key(""),
+        sealed_key("NAME"),
+        sealed_key("a\n"),
         base64.urlsafe_b64encode(b"\xff").decode(),
-        sealed("name")[:-1],
+        sealed_key("name")[:-1],
     ],
 )
 def test_cursor_that_was_never_given(cursor):
     with pytest.raises(BadInput, match="the cursor is not one this server gave"):
-        unsealed(cursor, KEY)
+        unsealed_key(cursor, KEY)
