@@ -1,13 +1,14 @@
 """A job's row: made for a new job, and as the API shows it."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from app.idempotency import KeyedRequest
 from app.keys.caller import LOCAL
 from app.rows import JobRow
 from schemas.jobs import Job, JobState, Progress
+from schemas.keys import OwnerLimits
 from schemas.problem import Problem
 
 ID = re.compile(r"[0-9a-f-]{36}")
@@ -34,6 +35,8 @@ class NewJob:
     config_name: str | None = None
     """`name@version`."""
     webhook_url: str | None = None
+    limits: OwnerLimits = field(default_factory=OwnerLimits)
+    """The most that its owner may have, with it."""
     keyed: KeyedRequest | None = None
     """The Idempotency-Key that it was asked for with."""
 
