@@ -9,6 +9,7 @@ from tests.app.client.conftest import Answer, told
 JOB = Job(
     id="j",
     state="queued",
+    owner="local",
     model_name="m.safetensors",
     created_at="2026-01-01T00:00:00Z",
     size_before_bytes=1,
