@@ -5,11 +5,14 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, func, null, select, update
+from sqlalchemy import Update, delete, func, null, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.database import Clock, Database, chunks, utc_now
 from app.errors import Conflict, NotFound
+from app.events import lines
+from app.events.lines import Line
+from app.events.records import record
 from app.keys.caller import LOCAL
 from app.rows import JobRow
 from app.uploads.records import KeptFile, keep
@@ -22,13 +25,20 @@ ALIVE: tuple[JobState, ...] = ("queued", "running")
 RETRIED: tuple[JobState, ...] = ("failed", "cancelled")
 Enqueue = Callable[[Session, str, int, int], None]
 """Has the engine start an attempt, within a transaction: (session, job id, attempt, priority)."""
+Notify = Callable[[Session, str, int], None]
+"""Has the engine call a webhook, within a transaction: (session, job id, number of the event)."""
 
 
 class Records:
-    """Reads and writes of job rows, each in its own transaction."""
+    """Reads and writes of job rows, each in its own transaction.
 
-    def __init__(self, database: Database, now: Clock = utc_now) -> None:
-        self._database, self._now = database, now
+    Every change of a job's state is recorded as an event, and its end told to its webhook.
+    """
+
+    def __init__(
+        self, database: Database, now: Clock = utc_now, notify: Notify | None = None
+    ) -> None:
+        self._database, self._now, self._notify = database, now, notify
 
     def add(
         self,
@@ -44,6 +54,7 @@ class Records:
         reuse: bool = True,
         files: Sequence[KeptFile] = (),
         enqueue: Enqueue | None = None,
+        told: Sequence[Line] = (),
     ) -> Job:
         """A new job, queued, and that it needs these files; equal digests have equal paths.
 
@@ -71,7 +82,7 @@ class Records:
             keep(session, job_id, files, row.created_at)
             if enqueue is not None:
                 enqueue(session, job_id, row.attempt, priority)
-            return _job(row)
+            return self._queued(session, row, told)
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """One job, of an owner if one is named.
@@ -134,24 +145,30 @@ class Records:
         with self._database.transaction() as session:
             return session.scalar(query)
 
-    def start(self, job_id: str, attempt: int = 0) -> Job | None:
+    def start(self, job_id: str, attempt: int = 0, by: str = "") -> Job | None:
         """Queued to running; the job if that attempt may go on (a recovered one runs already)."""
-        started = {"state": "running", "started_at": self._now()}
         change = (
             update(JobRow)
             .where(JobRow.id == job_id, JobRow.state == "queued", JobRow.attempt == attempt)
-            .values(started)
+            .values(state="running", started_at=self._now())
         )
         with self._database.transaction() as session:
-            session.execute(change)
-            row = session.get(JobRow, job_id)
+            started = _changed(session, change)
+            row = started or session.get(JobRow, job_id)
             if row is None or (row.state, row.attempt) != ("running", attempt):
                 return None
-            return _job(row)
+            job = _job(row)
+            happened: list[Job | Line] = [job, lines.taken_up(by)]
+            record(
+                session, job_id, self._now(), happened if started else [lines.taken_up_again(by)]
+            )
+            return job
 
     def advance(self, job_id: str, progress: Progress, attempt: int | None = None) -> bool:
         """Note the work done by a running job; whether it, or that attempt, is running still."""
-        return self._move(job_id, ("running",), attempt, **progress.model_dump())
+        change = _of(job_id, ("running",), attempt).values(progress.model_dump())
+        with self._database.transaction() as session:
+            return session.connection().execute(change).rowcount == 1
 
     def succeed(
         self,
@@ -160,11 +177,12 @@ class Records:
         expires_at: datetime | None = None,
         progress: Progress | None = None,
         attempt: int | None = None,
+        told: Sequence[Line] = (),
     ) -> bool:
         """Running to succeeded; whether that was so, of that attempt if one is named."""
         done = progress.model_dump() if progress else {}
         values = {"size_after_bytes": size_after_bytes, "expires_at": expires_at, **done}
-        return self._end(job_id, "succeeded", attempt, **values)
+        return self._end(job_id, "succeeded", told, attempt, **values)
 
     def fail(
         self,
@@ -174,12 +192,12 @@ class Records:
         attempt: int | None = None,
     ) -> bool:
         """Queued or running to failed; whether that was so, of that attempt if one is named."""
-        told = json.loads(problem.model_dump_json())
-        return self._end(job_id, "failed", attempt, error=told, expires_at=expires_at)
+        error, told = json.loads(problem.model_dump_json()), [lines.failed(problem)]
+        return self._end(job_id, "failed", told, attempt, error=error, expires_at=expires_at)
 
     def cancel(self, job_id: str, expires_at: datetime | None = None) -> bool:
         """Queued or running to cancelled; whether that was so."""
-        return self._end(job_id, "cancelled", expires_at=expires_at)
+        return self._end(job_id, "cancelled", [lines.CANCELLED], expires_at=expires_at)
 
     def retry(self, job_id: str, enqueue: Enqueue | None = None) -> int:
         """Failed or cancelled back to queued, without its deadline; the number of the new attempt.
@@ -203,16 +221,16 @@ class Records:
                 error=null(),
                 **afresh,
             )
-            .returning(JobRow.attempt, JobRow.priority)
         )
         with self._database.transaction() as session:
-            moved = session.connection().execute(change).one_or_none()
-            if moved is not None and enqueue is not None:
-                enqueue(session, job_id, *moved)
-        if moved is None:
-            state = self.get(job_id).state
-            raise Conflict(f"the job is {state}; only failed and cancelled jobs can be retried")
-        return int(moved.attempt)
+            row = _changed(session, change)
+            if row is not None:
+                self._queued(session, row)
+                if enqueue is not None:
+                    enqueue(session, job_id, row.attempt, row.priority)
+                return row.attempt
+        state = self.get(job_id).state
+        raise Conflict(f"the job is {state}; only failed and cancelled jobs can be retried")
 
     def enqueue_again(self, job_id: str, enqueue: Enqueue) -> None:
         """Have the engine start the attempt at a job that has not ended."""
@@ -247,20 +265,44 @@ class Records:
         with self._database.transaction() as session:
             return session.scalars(query).all()
 
-    def _end(
-        self, job_id: str, state: JobState, attempt: int | None = None, **values: object
-    ) -> bool:
-        return self._move(job_id, ALIVE, attempt, state=state, ended_at=self._now(), **values)
+    def _queued(self, session: Session, row: JobRow, told: Sequence[Line] = ()) -> Job:
+        """A job that has come to be queued; its log tells how many are served before it."""
+        before = select(func.count()).where(
+            JobRow.state == "queued", JobRow.priority >= row.priority, JobRow.id != row.id
+        )
+        behind, job = session.scalars(before).one(), _job(row)
+        record(session, row.id, self._now(), [job, *told, lines.queued(behind)])
+        return job
 
-    def _move(
-        self, job_id: str, states: Sequence[JobState], attempt: int | None, **values: object
+    def _end(
+        self,
+        job_id: str,
+        state: JobState,
+        told: Sequence[Line],
+        attempt: int | None = None,
+        **values: object,
     ) -> bool:
-        """Change a row, provided it is in one of the states, and at that attempt, still."""
-        change = update(JobRow).where(JobRow.id == job_id, JobRow.state.in_(states)).values(values)
-        if attempt is not None:
-            change = change.where(JobRow.attempt == attempt)
+        change = _of(job_id, ALIVE, attempt).values(state=state, ended_at=self._now(), **values)
         with self._database.transaction() as session:
-            return session.connection().execute(change).rowcount == 1
+            row = _changed(session, change)
+            if row is None:
+                return False
+            newest = record(session, job_id, self._now(), [*told, _job(row)])
+            if self._notify and row.webhook_url is not None and newest is not None:
+                self._notify(session, job_id, newest)
+            return True
+
+
+def _of(job_id: str, states: Sequence[JobState], attempt: int | None) -> Update:
+    """Changes a row, provided it is in one of the states, and at that attempt, still."""
+    change = update(JobRow).where(JobRow.id == job_id, JobRow.state.in_(states))
+    return change if attempt is None else change.where(JobRow.attempt == attempt)
+
+
+def _changed(session: Session, change: Update) -> JobRow | None:
+    """The row after a change of at most one; None if there was none to change."""
+    whole = {"synchronize_session": False, "populate_existing": True}
+    return session.scalars(change.returning(JobRow), execution_options=whole).one_or_none()
 
 
 def _job(row: JobRow) -> Job:

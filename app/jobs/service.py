@@ -15,6 +15,7 @@ from app.compression.assemble import artifact_path, report_path
 from app.compression.job import job_folder, write_job
 from app.configs import chosen_config
 from app.errors import BadInput, Conflict, DatabaseFailed, FileGone, NotFound
+from app.events.lines import planned
 from app.jobs.control import Control
 from app.jobs.download import StoredDownload
 from app.jobs.engine import Engine
@@ -199,6 +200,7 @@ class Jobs:
                 reuse=self._reuses(wished),
                 files=list(files.values()),
                 enqueue=self._engine.enqueue,
+                told=[planned(intake.plan)],
             )
         except DatabaseFailed:
             raise  # as above
