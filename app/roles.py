@@ -22,6 +22,8 @@ from app.jobs.sweep import Sweep
 from app.jobs.workflow import running_workflows
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
+from app.models.records import ModelRecords
+from app.models.service import Models
 from app.results.records import ResultRecords
 from app.results.reuse import Reuse
 from app.settings import Settings
@@ -36,6 +38,7 @@ class State(TypedDict):
     """What endpoints find in `request.state`."""
 
     jobs: Jobs
+    models: Models
     database: Database
     store: Storage
     count_workers: Callable[[], int]
@@ -81,6 +84,8 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         stack.callback(engine.close)
         records, files = Records(database), FileRecords(database)
         events = Events(database)
+        model_records = ModelRecords(database, timedelta(days=settings.retain_days))
+        models = Models(settings.limits, model_records, files, store)
         controllers = Controllers(database)
         control = Control(settings, records, files, store, engine)
         count_workers = controllers.workers
@@ -103,7 +108,13 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
         jobs = Jobs(settings, records, files, store, engine, control)
-        yield State(jobs=jobs, database=database, store=store, count_workers=count_workers)
+        yield State(
+            jobs=jobs,
+            models=models,
+            database=database,
+            store=store,
+            count_workers=count_workers,
+        )
 
 
 def migrate(database: Database) -> Migrated:

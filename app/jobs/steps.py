@@ -75,7 +75,7 @@ class Steps:
         missing = [task for task in tasks if task.part_path not in exist]
         if job.reuse:
             around = self._task(job)
-            missing = await self._reuse.with_known(missing, around, self._workers, job.priority)
+            missing = await self._reuse.with_known(job, missing, around, self._workers)
         reused = sum(map(_reused, missing))
         await self._tell(job_id, lines.cut(len(tasks), len(tasks) - len(missing), reused))
         seen = _Progress(job, self._note)
@@ -176,7 +176,7 @@ class Steps:
             and job.reuse
             and published.results
         ):
-            self._reuse.remember(job.id, published.results)
+            self._reuse.remember(job, published.results)
         self._tidy(job.id, job.attempt)
 
     def _tidy(self, job_id: str, attempt: int) -> None:

@@ -12,6 +12,7 @@ from app.errors import StorageFull, problem
 from app.events.lines import Line
 from app.events.records import FULL, MOST_CHARACTERS, MOST_LINES, Events, Standing
 from app.jobs.records import Records
+from app.jobs.rows import NewJob
 from app.rows import JobEventRow
 from schemas.jobs import Progress
 
@@ -19,6 +20,7 @@ numbers = itertools.count()
 NOW = datetime(2026, 5, 6, 7, 8, 9, 101112, UTC)
 WHY = problem(StorageFull("the store is full"))
 ALL = 10_000
+HOOK = "https://example.com/hook"
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def events(database):
 
 def add(records, **chosen):
     job_id = f"01890a5d-ac96-774b-bcce-{next(numbers):012x}"
-    return records.add(job_id, "m", 1, Progress(tensors_total=3), **chosen).id
+    return records.add(NewJob(job_id, "m", 1, Progress(tensors_total=3), **chosen)).id
 
 
 def told(events, job_id, after=0):
@@ -184,16 +186,12 @@ def test_standings_tell_progress_and_whether_it_is_over(records, events):
     assert found[ended] == Standing(4, has_ended=True, progress=Progress(tensors_total=3))
 
 
-def test_event_and_change_are_one(records, events):
+def test_event_and_change_are_one(records, events, database):
     def refuse(*_):
         raise LookupError
 
-    noticed = Records(records._database, notify=refuse)
-    job_id = add(records)
-    with records._database.transaction() as session:
-        row = session.get(JobEventRow, (job_id, 1))
-        assert row.kind == "state"
-        set_webhook(session, job_id)
+    noticed = Records(database, notify=refuse)
+    job_id = add(records, webhook_url=HOOK)
     before = told(events, job_id)
     with pytest.raises(LookupError):
         noticed.cancel(job_id)
@@ -201,19 +199,11 @@ def test_event_and_change_are_one(records, events):
     assert records.get(job_id).state == "queued"
 
 
-def set_webhook(session, job_id):
-    from app.rows import JobRow
-
-    session.get(JobRow, job_id).webhook_url = "https://example.com/hook"
-
-
 @pytest.mark.parametrize("end", ["succeed", "fail", "cancel"])
 def test_webhooks_hear_of_each_end_with_its_event(database, events, end):
     heard = []
     records = Records(database, notify=lambda _, job_id, number: heard.append((job_id, number)))
-    with_hook, without = add(records), add(records)
-    with database.transaction() as session:
-        set_webhook(session, with_hook)
+    with_hook, without = add(records, webhook_url=HOOK), add(records)
     ends = {"succeed": (7,), "fail": (WHY,), "cancel": ()}
     for job_id in (with_hook, without):
         records.start(job_id)
