@@ -16,6 +16,7 @@ PaletteryError
 ├── OverQuota                the owner would have more than it may
 ├── NotFound                 no such job, artifact, schema
 ├── Conflict                 the job's state does not allow it
+│   └── IdempotencyConflict  the Idempotency-Key stands for another request
 ├── Cancelled                the job was cancelled while it ran
 ├── DeadlineExceeded         the job had not ended when its time was up
 ├── OutOfMemory              a task takes more memory than a worker has
@@ -162,6 +163,13 @@ class Conflict(PaletteryError):
     title = "The current state does not allow this"
 
 
+class IdempotencyConflict(Conflict):
+    """The Idempotency-Key was sent with another request before."""
+
+    code = "idempotency_conflict"
+    title = "The Idempotency-Key stands for another request"
+
+
 class Cancelled(PaletteryError):
     """The job was cancelled."""
 
@@ -256,6 +264,7 @@ STATUS: dict[str, int] = {
     "over_quota": 429,
     "not_found": 404,
     "conflict": 409,
+    "idempotency_conflict": 409,
     "cancelled": 409,
     "deadline_exceeded": 504,
     "out_of_memory": 500,

@@ -4,6 +4,7 @@ import itertools
 from datetime import UTC, datetime, timedelta
 
 from app.errors import StorageFull, problem
+from app.jobs.rows import NewJob
 from schemas.jobs import Progress
 
 numbers = itertools.count()
@@ -22,8 +23,9 @@ def new_id():
     return f"01890a5d-ac96-774b-bcce-{next(numbers):012x}"
 
 
-def add(records, **chosen):
-    return records.add(new_id(), "m.safetensors", 1 << 40, WORK, **chosen).id
+def add(records, files=(), enqueue=None, **chosen):
+    new = NewJob(new_id(), "m.safetensors", 1 << 40, WORK, **chosen)
+    return records.add(new, files, enqueue).id
 
 
 def ended(records, state, expires_at=None, **chosen):

@@ -11,11 +11,6 @@ from schemas.tasks import Result, StoredSlice
 from tests.app.jobs.made_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
 
 
-@pytest.fixture
-def records(database):
-    return Records(database)
-
-
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_retry_starts_afresh(records, state):
     job_id = add(records, deadline_at=NOW, priority=7)
