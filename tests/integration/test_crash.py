@@ -131,7 +131,7 @@ def test_artifact_of_an_unfinished_job_says_the_state(embedded, large_model):
     [
         (["--port", "{free}", "--data-dir", "{used}"], "another server"),
         (["--port", "{taken}", "--data-dir", "{fresh}"], "--port"),
-        (["--port", "{free}", "--data-dir", "{fresh}", "--host", "10.0.0.1"], "ALLOW_REMOTE"),
+        (["--port", "{free}", "--data-dir", "{fresh}", "--host", "0.0.0.0"], "there are no keys"),  # noqa: S104 - refused
     ],
 )
 def test_server_that_must_not_start_says_why(embedded, tmp_path, options, said):
