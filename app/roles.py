@@ -8,6 +8,7 @@ from typing import Literal, TypedDict
 
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
+from app.events.records import Events
 from app.jobs.cluster import local_workers, remote_workers
 from app.jobs.control import Control
 from app.jobs.controllers import Controllers
@@ -82,6 +83,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         engine = Engine(database)
         stack.callback(engine.close)
         records, files = Records(database), FileRecords(database)
+        events = Events(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
         models = Models(settings.limits, model_records, files, store)
         controllers = Controllers(database)
@@ -100,7 +102,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             with suppress(WorkersLost):  # it may come later; jobs wait for it
                 await workers.reach()
             reuse = Reuse(ResultRecords(database), records, store)
-            steps = Steps(settings, records, store, workers, reuse)
+            steps = Steps(settings, records, events, store, workers, reuse)
             await stack.enter_async_context(running_workflows(settings, database, steps))
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from app.compression.job import job_folder, write_job
 from app.errors import DatabaseFailed, FileGone
+from app.events.lines import planned
 from app.idempotency import KeyedRequest
 from app.jobs.engine import Engine
 from app.jobs.records import KeyTaken, Records
@@ -105,6 +106,7 @@ class Acceptance:
             request_sha256=request_sha256(intake),
             reuse=self._reuses(wished),
             keyed=asked,
+            told=(planned(intake.plan),),
         )
         request = JobRequest(config=intake.config, checkpoint=checkpoint, plan=intake.plan)
         try:
