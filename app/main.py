@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from filelock import FileLock, Timeout
 
 from app import catalog, health
+from app.configs import endpoints as configs
 from app.errors import BadInput
 from app.jobs import endpoints
 from app.models import endpoints as models
@@ -37,6 +38,7 @@ def create_app(state: State, role: Role = "all") -> FastAPI:
         served = {
             "models": models.router,
             "jobs": endpoints.router,
+            "configs": configs.router,
             "catalog": catalog.router,
         } | served
     app = FastAPI(title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan)

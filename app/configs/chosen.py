@@ -19,7 +19,7 @@ def chosen_config(text: str | bytes | None, preset: str | None) -> KMeansPaletti
     if (text is None) == (preset is None):
         got = "neither" if text is None else "both"
         raise BadInput(f"give a config or a preset, one of the two; got {got}")
-    return read_config(_preset(preset) if text is None else Document(text))
+    return read_config(_preset(preset) if preset is not None else Document(text or ""))
 
 
 def chosen_document(
@@ -44,13 +44,12 @@ def chosen_document(
         )
     if name is not None:
         return named(name)
-    return written or _preset(preset)
+    return _preset(preset) if preset is not None else written or Document("")
 
 
-def _preset(name: str | None) -> Document:
+def _preset(name: str) -> Document:
     if name not in PRESETS:
-        shown = str(name)[:64]
-        near = difflib.get_close_matches(shown, PRESETS, n=1)
+        near = difflib.get_close_matches(name[:64], PRESETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise UnknownPreset(f"no preset {shown!r}{hint} There are: {', '.join(PRESETS)}")
+        raise UnknownPreset(f"no preset {name[:64]!r}{hint} There are: {', '.join(PRESETS)}")
     return Document(PRESETS[name]().model_dump_json(), "json")

@@ -86,15 +86,15 @@ async def validate(request: Request, configs: Service, _: Reader) -> Response:
 )
 async def put(name: str, request: Request, configs: Service, caller: Writer) -> Response:
     """Store a config under a name, as its next version unless the newest says the same."""
-    stored, is_new = await configs.put(caller.owner, name, await document_of(request, configs.most_bytes))
+    stored, is_new = await configs.put(
+        caller.owner, name, await document_of(request, configs.most_bytes)
+    )
     location = {"Location": stored.summary.links["self"]}
     return _named(stored, 201 if is_new else 200, location)
 
 
 @router.get("/configs", responses=problems(_422="limit or cursor is not valid"))
-def page(
-    configs: Service, caller: Reader, limit: Limit = 100, cursor: Cursor = None
-) -> ConfigPage:
+def page(configs: Service, caller: Reader, limit: Limit = 100, cursor: Cursor = None) -> ConfigPage:
     """Configs in their newest versions, in the order of their names."""
     return configs.page(caller.owner, limit, cursor)
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session, load_only
@@ -38,19 +37,19 @@ class ConfigRecords:
         """The newest version, and whether it is new; the same content makes none."""
         with self._database.transaction() as session:
             _hold(session, owner)
-            row = session.scalar(_newest(owner, name))
-            is_new = row is None or row.sha256 != config.sha256
-            if is_new:
-                row = ConfigRow(
-                    owner=owner,
-                    name=name,
-                    version=1 if row is None else row.version + 1,
-                    document=config.document,
-                    sha256=config.sha256,
-                    created_at=self._now(),
-                )
-                session.add(row)
-            return _stored(row), is_new
+            newest = session.scalar(_newest(owner, name))
+            if newest is not None and newest.sha256 == config.sha256:
+                return _stored(newest), False
+            row = ConfigRow(
+                owner=owner,
+                name=name,
+                version=1 if newest is None else newest.version + 1,
+                document=config.document,
+                sha256=config.sha256,
+                created_at=self._now(),
+            )
+            session.add(row)
+            return _stored(row), True
 
     def get(self, owner: str, reference: str) -> StoredConfig:
         """The version that `name@version` names, or the newest that `name` does.
@@ -113,7 +112,7 @@ def _hold(session: Session, owner: str) -> None:
     session.execute(select(OwnerRow).where(OwnerRow.name == owner).with_for_update())
 
 
-def _newest(owner: str, name: str) -> Select[tuple[ConfigRow]]:
+def _newest(owner: str, name: str) -> Select[ConfigRow]:
     return (
         select(ConfigRow)
         .where(ConfigRow.owner == owner, ConfigRow.name == name)
