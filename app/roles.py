@@ -22,6 +22,8 @@ from app.jobs.service import Jobs
 from app.jobs.steps import Steps
 from app.jobs.sweep import Sweep
 from app.jobs.workflow import running_workflows
+from app.keys.records import KeyRecords
+from app.keys.service import Keys
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
 from app.models.records import ModelRecords
@@ -40,6 +42,7 @@ Role = Literal["all", "api", "controller"]
 class State(TypedDict):
     """What endpoints find in `request.state`."""
 
+    keys: Keys
     jobs: Jobs
     models: Models
     configs: Configs
@@ -74,7 +77,8 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
     """A role at work; `stop` ends the process when it must not go on.
 
     Raises:
-        BadInput: the database is not at this version, or another process has our executor id.
+        BadInput: the database is not at this version, another process has our executor id, or the
+            address is not loopback and there are no keys.
     """
     async with AsyncExitStack() as stack:
         store = open_storage(settings.resolved_storage_url())
@@ -84,6 +88,9 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             await asyncio.to_thread(migrate, database)
         else:
             await asyncio.to_thread(check_migrated, database)
+        keys = Keys(settings, KeyRecords(database))
+        if role != "controller":  # which says nothing but how it is
+            await asyncio.to_thread(keys.check_address)
         engine = Engine(database)
         stack.callback(engine.close)
         records, files = Records(database), FileRecords(database)
@@ -114,6 +121,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             count_workers = workers.count
         jobs = Jobs(settings, records, files, store, engine, control)
         yield State(
+            keys=keys,
             jobs=jobs,
             models=models,
             configs=Configs(ConfigRecords(database), readers, settings.limits.config_bytes),
