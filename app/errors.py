@@ -13,6 +13,7 @@ PaletteryError
 │   └── TooLarge             over a limit; names the limit
 ├── NotFound                 no such job, artifact, schema
 ├── Conflict                 the job's state does not allow it
+├── RequestTimeout           the client sent its request too slowly
 ├── Cancelled                the job was cancelled while it ran
 ├── DeadlineExceeded         the job had not ended when its time was up
 ├── OutOfMemory              a task takes more memory than a worker has
@@ -138,6 +139,13 @@ class Conflict(PaletteryError):
     title = "The current state does not allow this"
 
 
+class RequestTimeout(PaletteryError):
+    """The client sent its request too slowly."""
+
+    code = "request_timeout"
+    title = "The request came in too slowly"
+
+
 class Cancelled(PaletteryError):
     """The job was cancelled."""
 
@@ -229,6 +237,7 @@ STATUS: dict[str, int] = {
     "too_large": 413,
     "not_found": 404,
     "conflict": 409,
+    "request_timeout": 408,
     "cancelled": 409,
     "deadline_exceeded": 504,
     "out_of_memory": 500,

@@ -8,6 +8,7 @@ from typing import Literal, TypedDict
 
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
+from app.health import Health
 from app.jobs.cluster import local_workers, remote_workers
 from app.jobs.control import Control
 from app.jobs.controllers import Controllers
@@ -19,6 +20,7 @@ from app.jobs.service import Jobs
 from app.jobs.steps import Steps
 from app.jobs.sweep import Sweep
 from app.jobs.workflow import running_workflows
+from app.metrics import Gauge, Metrics
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
 from app.results.records import ResultRecords
@@ -37,7 +39,8 @@ class State(TypedDict):
     jobs: Jobs
     database: Database
     store: Storage
-    count_workers: Callable[[], int]
+    health: Health
+    metrics: Metrics
 
 
 def check(settings: Settings, role: Role) -> None:
@@ -76,6 +79,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             await asyncio.to_thread(migrate, database)
         else:
             await asyncio.to_thread(check_migrated, database)
+        metrics = Metrics()
         engine = Engine(database)
         stack.callback(engine.close)
         records, files = Records(database), FileRecords(database)
@@ -100,8 +104,17 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
+        metrics.registry.register(Gauge("jobs", "Jobs that there are.", records.counts))
+        health = Health(
+            {
+                "database": database.is_reachable,
+                "store": store.is_reachable,
+                "workers": lambda: count_workers() > 0,
+            }
+        )
+        stack.callback(health.close)
         jobs = Jobs(settings, records, files, store, engine, control)
-        yield State(jobs=jobs, database=database, store=store, count_workers=count_workers)
+        yield State(jobs=jobs, database=database, store=store, health=health, metrics=metrics)
 
 
 def migrate(database: Database) -> Migrated:
