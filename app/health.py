@@ -8,8 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 from prometheus_client.exposition import choose_encoder
 
+from app.database import Database
 from app.errors import DatabaseFailed, Unavailable
 from app.problems import problems
+from app.storage import Storage
 from schemas.problem import InvalidField
 
 WITHIN_S = 2.5
@@ -53,6 +55,17 @@ class Health:
     def close(self) -> None:
         """Wait for nobody."""
         self._threads.shutdown(wait=False)
+
+
+def health_of(database: Database, store: Storage, count_workers: Callable[[], int]) -> Health:
+    """How it stands with what the service needs."""
+    return Health(
+        {
+            "database": database.is_reachable,
+            "store": store.is_reachable,
+            "workers": lambda: count_workers() > 0,
+        }
+    )
 
 
 @router.get("/livez")

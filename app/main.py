@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from app import catalog, health, logs
 from app.errors import BadInput
 from app.jobs import endpoints
+from app.models import endpoints as models
 from app.problems import answer_with_problems
 from app.roles import Role, State, check, running
 from app.serving import server
@@ -31,7 +32,11 @@ def create_app(state: State, role: Role = "all") -> FastAPI:
 
     served = {"health": health.router}
     if role != "controller":
-        served = {"jobs": endpoints.router, "catalog": catalog.router} | served
+        served = {
+            "models": models.router,
+            "jobs": endpoints.router,
+            "catalog": catalog.router,
+        } | served
     app = FastAPI(title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan)
     for tag, router in served.items():
         app.include_router(router, tags=[tag])

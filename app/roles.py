@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
-from app.health import Health
+from app.health import Health, health_of
 from app.jobs.cluster import local_workers, remote_workers
 from app.jobs.control import Control
 from app.jobs.controllers import Controllers
@@ -23,6 +23,8 @@ from app.jobs.workflow import running_workflows
 from app.metrics import Gauge, Metrics
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
+from app.models.records import ModelRecords
+from app.models.service import Models
 from app.results.records import ResultRecords
 from app.results.reuse import Reuse
 from app.settings import Settings
@@ -37,6 +39,7 @@ class State(TypedDict):
     """What endpoints find in `request.state`."""
 
     jobs: Jobs
+    models: Models
     database: Database
     store: Storage
     health: Health
@@ -83,6 +86,8 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         engine = Engine(database)
         stack.callback(engine.close)
         records, files = Records(database), FileRecords(database)
+        model_records = ModelRecords(database, timedelta(days=settings.retain_days))
+        models = Models(settings.limits, model_records, files, store)
         controllers = Controllers(database)
         control = Control(settings, records, files, store, engine)
         count_workers = controllers.workers
@@ -105,16 +110,17 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
         metrics.registry.register(Gauge("jobs", "Jobs that there are.", records.counts))
-        health = Health(
-            {
-                "database": database.is_reachable,
-                "store": store.is_reachable,
-                "workers": lambda: count_workers() > 0,
-            }
-        )
+        health = health_of(database, store, count_workers)
         stack.callback(health.close)
         jobs = Jobs(settings, records, files, store, engine, control)
-        yield State(jobs=jobs, database=database, store=store, health=health, metrics=metrics)
+        yield State(
+            jobs=jobs,
+            models=models,
+            database=database,
+            store=store,
+            health=health,
+            metrics=metrics,
+        )
 
 
 def migrate(database: Database) -> Migrated:

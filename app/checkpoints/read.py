@@ -18,6 +18,9 @@ from app.settings import Limits
 from app.storage import Storage
 from schemas.checkpoint import Checkpoint, Module, StoredFile, StoredTensor
 
+READER_VERSION = 1
+"""Goes up when the same files give another checkpoint than before."""
+
 Reader = Callable[[Storage, StoredFile, int, Limits], Sequence[StoredTensor]]
 """What finds the tensors of one shard, whose number is given."""
 WeightMap = Mapping[str, str]

@@ -1,16 +1,16 @@
-"""Rows of stored upload files: the bytes of one digest are kept once, while a job needs them."""
+"""Rows of stored upload files: the bytes of one digest are kept once, while anything needs them."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, exists, select, update
+from sqlalchemy import ColumnElement, delete, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.database import Database, chunks, insert
 from app.errors import FileGone
-from app.rows import FileRow, JobFileRow
+from app.rows import FileRow, JobFileRow, ModelFileRow
 
 PAGE = 1_000
 """Rows read at once when all are gone through."""
@@ -28,7 +28,7 @@ class KeptFile:
 
 
 class FileRecords:
-    """Reads and writes of file rows, each in its own transaction. Jobs add them: see `Records`."""
+    """Reads and writes of file rows, each in its own transaction; jobs and models add them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -49,7 +49,7 @@ class FileRecords:
             session.execute(change)
 
     def unused(self, created_before: datetime) -> Iterator[KeptFile]:
-        """Files that no job needs, of those kept since before this time."""
+        """Files that nothing needs, of those kept since before this time."""
         return self._all(FileRow.created_at < created_before, ~_is_needed())
 
     def paths(self) -> Iterator[str]:
@@ -57,12 +57,12 @@ class FileRecords:
         return (file.path for file in self._all())
 
     def forget(self, sha256: str) -> bool:
-        """Delete a file's row unless a job needs it; whether it is gone, and its bytes may go."""
+        """Delete a file's row unless something needs it; whether so, and its bytes may go."""
         change = delete(FileRow).where(FileRow.sha256 == sha256, ~_is_needed())
         try:
             with self._database.transaction() as session:
                 return session.connection().execute(change).rowcount == 1
-        except IntegrityError:  # a job took it while we waited for that job's transaction
+        except IntegrityError:  # it was taken while we waited for that transaction
             return False
 
     def _all(self, *conditions: ColumnElement[bool]) -> Iterator[KeptFile]:
@@ -84,8 +84,20 @@ def keep(session: Session, job_id: str, files: Sequence[KeptFile], created_at: d
     Raises:
         FileGone: a file does not lie where the caller says.
     """
+    hold(session, files, created_at)
+    uses = [{"job_id": job_id, "sha256": sha256} for sha256 in sorted({f.sha256 for f in files})]
+    if uses:
+        session.connection().execute(insert(session, JobFileRow), uses)
+
+
+def hold(session: Session, files: Sequence[KeptFile], created_at: datetime) -> None:
+    """See that files have rows, and that these stay until the transaction ends.
+
+    Raises:
+        FileGone: a file does not lie where the caller says.
+    """
     by_digest = {file.sha256: file for file in files}
-    in_order = [by_digest[digest] for digest in sorted(by_digest)]  # so that jobs never deadlock
+    in_order = [by_digest[digest] for digest in sorted(by_digest)]  # so that nobody deadlocks
     brought = [_values(file, created_at) for file in in_order if not file.is_known]
     if brought:
         session.connection().execute(insert(session, FileRow).on_conflict_do_nothing(), brought)
@@ -97,9 +109,6 @@ def keep(session: Session, job_id: str, files: Sequence[KeptFile], created_at: d
     for file in files:
         if paths.get(file.sha256) != file.path:
             raise FileGone(f"the stored file {file.sha256} was removed or replaced; send it again")
-    uses = [{"job_id": job_id, "sha256": file.sha256} for file in in_order]
-    if uses:
-        session.connection().execute(insert(session, JobFileRow), uses)
 
 
 def _values(file: KeptFile, created_at: datetime) -> dict[str, object]:
@@ -112,4 +121,7 @@ def _values(file: KeptFile, created_at: datetime) -> dict[str, object]:
 
 
 def _is_needed() -> ColumnElement[bool]:
-    return exists().where(JobFileRow.sha256 == FileRow.sha256)
+    return or_(
+        exists().where(JobFileRow.sha256 == FileRow.sha256),
+        exists().where(ModelFileRow.sha256 == FileRow.sha256),
+    )

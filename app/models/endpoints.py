@@ -1,0 +1,45 @@
+"""Models over HTTP."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from app.keys.guard import Reader, Writer
+from app.models.service import Models
+from app.problems import problems
+from schemas.models import Model, ModelPage
+
+router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
+UNKNOWN = problems(_404="no such model")
+
+
+def models_of(request: Request) -> Models:
+    """The service's models."""
+    found: Models = request.state.models
+    return found
+
+
+Service = Annotated[Models, Depends(models_of)]
+
+
+@router.get("/models", responses=problems(_422="limit or cursor is not valid"))
+def page(
+    models: Service,
+    caller: Reader,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(max_length=400)] = None,
+) -> ModelPage:
+    """Models, newest first."""
+    return models.page(caller.owner, limit, cursor)
+
+
+@router.get("/models/{model_id}", responses=UNKNOWN | problems(_503="the store is away"))
+def get(model_id: str, models: Service, caller: Reader) -> Model:
+    """One model with its module tree and its tensors."""
+    return models.get(caller.owner, model_id)
+
+
+@router.delete("/models/{model_id}", status_code=204, responses=UNKNOWN)
+def delete(model_id: str, models: Service, caller: Writer) -> None:
+    """Remove a model, and its files unless a job or another model needs them."""
+    models.delete(caller.owner, model_id)

@@ -1,0 +1,35 @@
+"""What is in a model, as it was read from its files: kept, so that they are read once."""
+
+from collections.abc import Sequence
+
+from app.checkpoints.read import READER_VERSION
+from app.errors import ObjectMissing
+from app.storage import Storage
+from schemas.checkpoint import Checkpoint, StoredFile
+
+MODELS = "models"
+"""Folder of what is in each model."""
+
+
+def index_path(model_id: str) -> str:
+    """Where the checkpoint of a model lies, as this version reads it."""
+    return f"{index_folder(model_id)}/checkpoint-{READER_VERSION}.json"
+
+
+def index_folder(model_id: str) -> str:
+    """Where everything lies that is kept of a model beside its files."""
+    return f"{MODELS}/{model_id}"
+
+
+def write_index(store: Storage, model_id: str, checkpoint: Checkpoint) -> None:
+    """Keep a model's checkpoint; owners of the same files share it."""
+    store.write(index_path(model_id), checkpoint.model_dump_json().encode())
+
+
+def read_index(store: Storage, model_id: str, files: Sequence[StoredFile]) -> Checkpoint | None:
+    """A model's checkpoint with its files where they lie now; None if this version has none."""
+    try:
+        data = store.read(index_path(model_id))
+    except ObjectMissing:
+        return None
+    return Checkpoint.model_validate_json(bytes(data)).model_copy(update={"files": tuple(files)})

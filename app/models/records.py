@@ -1,0 +1,218 @@
+"""Rows of models: each belongs to an owner, and needs files that others may need too."""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.database import Clock, Database, chunks, insert, utc_now
+from app.errors import NotFound
+from app.rows import FileRow, JobFileRow, JobRow, ModelFileRow, ModelRow
+from app.uploads.records import KeptFile, hold
+from schemas.checkpoint import Checkpoint, StoredFile
+from schemas.models import ModelFile, ModelSummary
+
+ID = re.compile(r"[0-9a-f]{64}")
+"""Anything else is no model's id, and some databases choke on it."""
+Settle = Callable[[Session], None]
+"""What is to happen within the same transaction, or not at all."""
+
+
+@dataclass(frozen=True)
+class NewModel:
+    """A model that was read and found sound."""
+
+    id: str
+    checkpoint: Checkpoint
+    """With files that have digests, in the order of their names."""
+
+    @property
+    def name(self) -> str:
+        """Of the first file that holds tensors."""
+        return self.checkpoint.files[self.checkpoint.tensors[0].file].name
+
+
+class ModelRecords:
+    """Reads and writes of model rows, each in its own transaction."""
+
+    def __init__(self, database: Database, retain: timedelta, now: Clock = utc_now) -> None:
+        self._database, self._retain, self._now = database, retain, now
+
+    def add(
+        self, owner: str, model: NewModel, files: Sequence[KeptFile], settle: Settle
+    ) -> ModelSummary:
+        """A model of an owner's, or the one of this id that it has already.
+
+        Raises:
+            FileGone: a file does not lie where the caller says. Ask `FileRecords.find` again.
+        """
+        now = self._now()
+        values = {
+            "owner": owner,
+            "id": model.id,
+            "name": model.name,
+            "format": model.checkpoint.format,
+            "tensors": len(model.checkpoint.tensors),
+            "size_bytes": sum(file.size_bytes for file in model.checkpoint.files),
+            "created_at": now,
+            "expires_at": now + self._retain,
+        }
+        needs = [
+            {
+                "owner": owner,
+                "model_id": model.id,
+                "position": position,
+                "name": file.name,
+                "sha256": file.sha256,
+            }
+            for position, file in enumerate(model.checkpoint.files)
+        ]
+        with self._database.transaction() as session:
+            added = insert(session, ModelRow).on_conflict_do_update(
+                index_elements=["owner", "id"], set_={"expires_at": values["expires_at"]}
+            )
+            session.connection().execute(added, values)
+            hold(session, files, now)
+            used = insert(session, ModelFileRow).on_conflict_do_nothing()
+            session.connection().execute(used, needs)
+            settle(session)
+        return self.get(owner, model.id)
+
+    def get(self, owner: str, model_id: str) -> ModelSummary:
+        """One model of an owner's.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        found = self._summaries(select(ModelRow).where(_is(owner, model_id)))
+        if not found:
+            raise _unknown(model_id)
+        return found[0]
+
+    def files(self, owner: str, model_id: str) -> list[StoredFile]:
+        """The files of a model where they are kept now, in the order of their names.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        query = (
+            select(ModelFileRow.name, FileRow.path, FileRow.size_bytes, FileRow.sha256)
+            .join(FileRow, FileRow.sha256 == ModelFileRow.sha256)
+            .where(ModelFileRow.owner == owner, ModelFileRow.model_id == _checked(model_id))
+            .order_by(ModelFileRow.position)
+        )
+        with self._database.transaction() as session:
+            rows = session.execute(query).all()
+        if not rows:
+            raise _unknown(model_id)
+        return [StoredFile.model_validate(row._mapping) for row in rows]
+
+    def page(
+        self, owner: str, limit: int, before: tuple[datetime, str] | None
+    ) -> Sequence[ModelSummary]:
+        """An owner's models, newest first, older than the one of this time and id."""
+        query = select(ModelRow).where(ModelRow.owner == owner)
+        if before is not None:
+            at, id_ = before
+            older = ModelRow.created_at < at
+            query = query.where(or_(older, and_(ModelRow.created_at == at, ModelRow.id < id_)))
+        newest_first = query.order_by(ModelRow.created_at.desc(), ModelRow.id.desc())
+        return self._summaries(newest_first.limit(limit))
+
+    def owned(self, owner: str, digests: Collection[str]) -> dict[str, KeptFile]:
+        """Those of these files that a model or a job of the owner's needs."""
+        of_a_model = exists().where(
+            ModelFileRow.sha256 == FileRow.sha256, ModelFileRow.owner == owner
+        )
+        of_a_job = exists().where(
+            JobFileRow.sha256 == FileRow.sha256,
+            JobFileRow.job_id == JobRow.id,
+            JobRow.owner == owner,
+        )
+        query = select(FileRow).where(or_(of_a_model, of_a_job))
+        found: dict[str, KeptFile] = {}
+        with self._database.transaction() as session:
+            for chunk in chunks(digests):
+                for row in session.scalars(query.where(FileRow.sha256.in_(chunk))):
+                    found[row.sha256] = KeptFile(row.sha256, row.path, row.size_bytes, True)
+        return found
+
+    def touch(self, owner: str, model_id: str) -> None:
+        """Note that a model is used, so that it is kept for longer."""
+        later = update(ModelRow).where(_is(owner, model_id))
+        with self._database.transaction() as session:
+            session.execute(later.values(expires_at=self._now() + self._retain))
+
+    def delete(self, owner: str, model_id: str) -> None:
+        """Remove a model's row, with its need of files.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        change = delete(ModelRow).where(_is(owner, model_id))
+        with self._database.transaction() as session:
+            if session.connection().execute(change).rowcount == 0:
+                raise _unknown(model_id)
+
+    def delete_expired(self) -> list[str]:
+        """Remove the rows of models that are kept no longer; their ids."""
+        change = delete(ModelRow).where(ModelRow.expires_at < self._now()).returning(ModelRow.id)
+        with self._database.transaction() as session:
+            return list(session.connection().execute(change).scalars())
+
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Those of these models that any owner has."""
+        found: set[str] = set()
+        with self._database.transaction() as session:
+            for chunk in chunks([id_ for id_ in ids if ID.fullmatch(id_)]):
+                found.update(session.scalars(select(ModelRow.id).where(ModelRow.id.in_(chunk))))
+        return found
+
+    def _summaries(self, query: Select[ModelRow]) -> list[ModelSummary]:
+        with self._database.transaction() as session:
+            rows = session.scalars(query).all()
+            files: dict[tuple[str, str], list[ModelFile]] = {
+                (row.owner, row.id): [] for row in rows
+            }
+            for chunk in chunks([row.id for row in rows]):
+                needed = (
+                    select(ModelFileRow, FileRow.size_bytes)
+                    .join(FileRow, FileRow.sha256 == ModelFileRow.sha256)
+                    .where(ModelFileRow.owner == rows[0].owner, ModelFileRow.model_id.in_(chunk))
+                    .order_by(ModelFileRow.position)
+                )
+                for file, size_bytes in session.execute(needed):
+                    shown = ModelFile(name=file.name, size_bytes=size_bytes, sha256=file.sha256)
+                    files[file.owner, file.model_id].append(shown)
+        return [_summary(row, files[row.owner, row.id]) for row in rows]
+
+
+def _is(owner: str, model_id: str) -> ColumnElement[bool]:
+    return and_(ModelRow.owner == owner, ModelRow.id == _checked(model_id))
+
+
+def _checked(model_id: str) -> str:
+    if not ID.fullmatch(model_id):
+        raise _unknown(model_id)
+    return model_id
+
+
+def _unknown(model_id: str) -> NotFound:
+    return NotFound(f"there is no model {model_id[:64]!r}; GET /v1/models lists them")
+
+
+def _summary(row: ModelRow, files: Sequence[ModelFile]) -> ModelSummary:
+    return ModelSummary(
+        id=row.id,
+        name=row.name,
+        format=row.format,
+        size_bytes=row.size_bytes,
+        tensors_total=row.tensors,
+        files=tuple(files),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        links={"self": f"/v1/models/{row.id}"},
+    )

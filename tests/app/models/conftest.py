@@ -1,0 +1,50 @@
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from safetensors.numpy import save
+
+from app.database import Database
+from app.models.records import ModelRecords
+from app.models.service import Models
+from app.settings import Limits
+from app.storage import Storage, open_storage
+from app.uploads.records import FileRecords, KeptFile
+from schemas.checkpoint import StoredFile
+from tests.app.stored_job import draws
+
+
+@dataclass
+class World:
+    """Models in a folder and a database, whose time the test tells."""
+
+    database: Database
+    store: Storage
+    clock: list
+
+    def __post_init__(self):
+        self.files = FileRecords(self.database)
+        self.records = ModelRecords(self.database, timedelta(days=30), lambda: self.clock[0])
+        self.models = Models(Limits(), self.records, self.files, self.store)
+
+    def put(self, name, data):
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = f"uploads/{sha256[:32]}"
+        self.store.write(path, data)
+        return StoredFile(name=name, path=path, size_bytes=len(data), sha256=sha256)
+
+    def add(self, owner="a", settle=lambda _: None, **files):
+        """A model of files, as `name=bytes`; without any, a small one."""
+        named = files or {"m": save(draws(x=(4, 8)))}
+        stored = [self.put(f"{name}.safetensors", data) for name, data in named.items()]
+        digests = {file.sha256: file for file in stored}
+        known = self.files.find(digests)
+        kept = [KeptFile(f.sha256, f.path, f.size_bytes, f.sha256 in known) for f in stored]
+        return self.models.add(owner, stored, kept, settle)
+
+
+@pytest.fixture
+def world(tmp_path, database):
+    store = open_storage((tmp_path / "store").as_uri())
+    return World(database, store, [datetime(2026, 1, 1, tzinfo=UTC)])

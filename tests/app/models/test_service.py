@@ -1,0 +1,110 @@
+"""Models are read once, and leave nothing behind."""
+
+import hashlib
+import json
+
+import pytest
+from safetensors.numpy import save
+
+from app.errors import BadInput, InvalidModel, NotFound
+from app.models import index
+from app.models.service import model_id
+from tests.app.stored_job import draws
+
+
+@pytest.fixture
+def database_url(tmp_path):
+    return f"sqlite:///{tmp_path / 'palettery.db'}"
+
+
+def test_the_id_is_that_of_names_and_digests_in_any_order():
+    a, b = ("ä.safetensors", "0" * 64), ("b", "1" * 64)
+    said = '[["b","' + "1" * 64 + '"],["ä.safetensors","' + "0" * 64 + '"]]'
+    assert json.loads(said) == [list(b), list(a)]
+    expected = hashlib.sha256(said.encode()).hexdigest()
+    assert model_id([a, b]) == model_id([b, a]) == expected
+    assert model_id([a]) != model_id([b])
+
+
+def test_a_model_tells_what_is_in_it(world):
+    summary = world.add(b=save(draws(one=(4, 8))), a=save(draws(two=(2, 2, 3, 3))))
+    model = world.models.get("a", summary.id)
+    assert [file.name for file in model.files] == ["a.safetensors", "b.safetensors"]
+    assert (model.name, model.tensors_total) == ("a.safetensors", 2)
+    assert model.size_bytes == sum(file.size_bytes for file in model.files)
+    two, one = model.tensors
+    assert (one.name, one.file, one.dtype) == ("one.weight", "b.safetensors", "F32")
+    assert (one.shape, one.size_bytes) == ((4, 8), 128)
+    assert (two.module, two.module_type, two.type_source) == (
+        "two",
+        "torch.nn.modules.conv.Conv2d",
+        "inferred",
+    )
+    assert [module.name for module in model.modules] == ["", "two", "one"]
+    assert world.models.page("a", 1, None).items == (summary,)
+
+
+def test_files_are_read_once(world):
+    id_ = world.add().id
+    first = world.models.checkpoint("a", id_)
+    for path in world.store.list("uploads"):
+        world.store.delete(path)
+    assert world.models.checkpoint("a", id_) == first
+
+
+@pytest.mark.parametrize("how", ["newer reader", "gone"])
+def test_files_are_read_again_where_need_be(world, monkeypatch, how):
+    id_ = world.add().id
+    first = world.models.checkpoint("a", id_)
+    if how == "gone":
+        world.store.delete_folder("models")
+    else:
+        monkeypatch.setattr(index, "READER_VERSION", 2)
+        assert not world.store.exists(index.index_path(id_))
+    assert world.models.checkpoint("a", id_) == first
+    assert world.store.exists(index.index_path(id_))
+
+
+def test_a_checkpoint_has_its_files_where_they_are_now(world):
+    id_ = world.add().id
+    (file,) = world.models.checkpoint("a", id_).files
+    world.files.relocate(file.sha256, "uploads/elsewhere")
+    (moved,) = world.models.checkpoint("a", id_).files
+    assert moved == file.model_copy(update={"path": "uploads/elsewhere"})
+
+
+def test_what_is_no_model_becomes_none(world):
+    with pytest.raises(InvalidModel):
+        world.add(m=b"not a model at all")
+    assert world.store.list("models") == []
+    assert world.models.page("a", 10, None).items == ()
+
+
+def test_a_deleted_model_leaves_nothing_that_nobody_needs(world):
+    id_ = world.add("a").id
+    world.add("b")
+    world.models.delete("a", id_)
+    with pytest.raises(NotFound):
+        world.models.delete("a", id_)
+    assert world.models.checkpoint("b", id_)
+    world.models.delete("b", id_)
+    assert world.store.list("") == []
+    assert list(world.files.paths()) == []
+
+
+def test_pages(world):
+    ids = {world.add(m=save(draws(seed, x=(2, 2)))).id for seed in range(5)}
+    seen, cursor = [], None
+    while True:
+        page = world.models.page("a", 2, cursor)
+        seen += [model.id for model in page.items]
+        if (cursor := page.next_cursor) is None:
+            break
+    assert len(seen) == 5
+    assert set(seen) == ids
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "é", "e30=", "WzEsMl0=", "bnVsbA==", "W" * 400])
+def test_a_cursor_that_is_none_of_ours(world, cursor):
+    with pytest.raises(BadInput, match="not one this server gave"):
+        world.models.page("a", 10, cursor)
