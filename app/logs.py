@@ -17,7 +17,7 @@ JSON = ("levelname", "name", "message")
 JSON_NAMES = {"levelname": "level", "name": "logger"}
 CONTEXT = ("request_id", "job_id")
 """Attributes of every record; None where there is no request or job."""
-QUIET = {"asgi_correlation_id": logging.ERROR}
+QUIET = {"asgi_correlation_id": logging.ERROR, "uvicorn.error": logging.ERROR}
 """What of libraries says, at a stranger's wish, nothing that one wants to know."""
 ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 """Control characters, so that nobody writes a line of their own into the log."""

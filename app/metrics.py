@@ -133,7 +133,7 @@ class Gauge(Collector):
         found = GaugeMetricFamily(f"palettery_{self._name}", self._text, labels=["state"])
         if time.monotonic() >= self._until:
             try:
-                self._seen = {state: value for state, value in self._look().items()}
+                self._seen = {str(state): value for state, value in self._look().items()}
             except PaletteryError:
                 self._seen = {}
             self._until = time.monotonic() + self._for_s

@@ -83,7 +83,7 @@ class _Observed:
             await self._app(scope, receive_counted, send_counted)
         finally:
             seconds = time.perf_counter() - began
-            self._note(scope, 408 if TIMED_OUT in scope else status, seconds, received, sent)
+            self._note(scope, 408 if TIMED_OUT in scope else status or 500, seconds, received, sent)
 
     def _note(self, scope: Scope, status: int, seconds: float, received: int, sent: int) -> None:
         method, route = scope["method"], _route(scope)

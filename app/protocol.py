@@ -1,10 +1,13 @@
 """HTTP/1.1 as uvicorn and httptools speak it, with the limits on clients that they lack."""
 
 import asyncio
+import contextlib
+import fcntl
 import heapq
-import logging
+import sys
 from collections.abc import Callable
 from enum import Enum, auto
+from termios import TIOCOUTQ
 from typing import Any, Literal
 
 from uvicorn import Config
@@ -25,8 +28,6 @@ EVICTED_SHARE = 8
 
 Reason = Literal["head", "body", "idle", "unread", "full"]
 """Why a connection was given up."""
-
-log = logging.getLogger(__name__)
 
 
 class Phase(Enum):
@@ -71,6 +72,7 @@ class Protocol(HttpToolsProtocol):
         """Someone is there."""
         super().connection_made(transport)
         self._enter(Phase.IDLE)
+        self._going.restart(self._since)
         if len(self.connections) > self._clients.connections:
             self._make_room()
 
@@ -149,8 +151,19 @@ class Protocol(HttpToolsProtocol):
         if waiting_bytes == 0:
             self._going.restart(now)
             return False
-        self._going.wait(waiting_bytes)
+        self._going.wait(waiting_bytes + self._queued_bytes())
         return self._going.is_slow(now)
+
+    def _queued_bytes(self) -> int:
+        """What the kernel has not sent yet.
+
+        It takes more from us only once a third of its room is free; a slow line may take longer
+        for that than it may stand still.
+        """
+        queued = bytearray(4)
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), TIOCOUTQ, queued)
+        return int.from_bytes(queued, sys.byteorder)
 
     def _time_out(self, reason: Reason, detail: str) -> None:
         self._given_up(reason)
