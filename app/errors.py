@@ -11,8 +11,12 @@ PaletteryError
 │   ├── UnsupportedFormat    a model file of a kind that we refuse, with the way out
 │   ├── InvalidArtifact      not one of our artifacts, or damaged
 │   └── TooLarge             over a limit; names the limit
+├── Unauthenticated          no key, or one that is not valid
+├── Forbidden                the key has not the scope
+├── OverQuota                the owner would have more than it may
 ├── NotFound                 no such job, artifact, schema
 ├── Conflict                 the job's state does not allow it
+│   └── IdempotencyConflict  the Idempotency-Key stands for another request
 ├── RequestTimeout           the client sent its request too slowly
 ├── Cancelled                the job was cancelled while it ran
 ├── DeadlineExceeded         the job had not ended when its time was up
@@ -125,6 +129,27 @@ class TooLarge(BadInput):
     title = "The upload is over a limit"
 
 
+class Unauthenticated(PaletteryError):
+    """There is no key in the request, or one that is not valid."""
+
+    code = "unauthenticated"
+    title = "The request needs a valid key"
+
+
+class Forbidden(PaletteryError):
+    """The key has not the scope that this needs."""
+
+    code = "forbidden"
+    title = "The key does not allow this"
+
+
+class OverQuota(PaletteryError):
+    """The owner would have more than it may."""
+
+    code = "over_quota"
+    title = "This is more than the owner may have"
+
+
 class NotFound(PaletteryError):
     """There is no such thing."""
 
@@ -144,6 +169,13 @@ class RequestTimeout(PaletteryError):
 
     code = "request_timeout"
     title = "The request came in too slowly"
+
+
+class IdempotencyConflict(Conflict):
+    """The Idempotency-Key was sent with another request before."""
+
+    code = "idempotency_conflict"
+    title = "The Idempotency-Key stands for another request"
 
 
 class Cancelled(PaletteryError):
@@ -235,8 +267,12 @@ STATUS: dict[str, int] = {
     "unsupported_format": 415,
     "invalid_artifact": 422,
     "too_large": 413,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "over_quota": 429,
     "not_found": 404,
     "conflict": 409,
+    "idempotency_conflict": 409,
     "request_timeout": 408,
     "cancelled": 409,
     "deadline_exceeded": 504,

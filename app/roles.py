@@ -8,6 +8,7 @@ from typing import Literal, TypedDict
 
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
+from app.events.records import Events
 from app.health import Health, health_of
 from app.jobs.cluster import local_workers, remote_workers
 from app.jobs.control import Control
@@ -20,6 +21,8 @@ from app.jobs.service import Jobs
 from app.jobs.steps import Steps
 from app.jobs.sweep import Sweep
 from app.jobs.workflow import running_workflows
+from app.keys.records import KeyRecords
+from app.keys.service import Keys
 from app.metrics import Gauge, Metrics
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
@@ -38,6 +41,7 @@ Role = Literal["all", "api", "controller"]
 class State(TypedDict):
     """What endpoints find in `request.state`."""
 
+    keys: Keys
     jobs: Jobs
     models: Models
     database: Database
@@ -72,7 +76,8 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
     """A role at work; `stop` ends the process when it must not go on.
 
     Raises:
-        BadInput: the database is not at this version, or another process has our executor id.
+        BadInput: the database is not at this version, another process has our executor id, or the
+            address is not loopback and there are no keys.
     """
     async with AsyncExitStack() as stack:
         store = open_storage(settings.resolved_storage_url())
@@ -82,10 +87,14 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             await asyncio.to_thread(migrate, database)
         else:
             await asyncio.to_thread(check_migrated, database)
+        keys = Keys(settings, KeyRecords(database))
+        if role != "controller":  # which says nothing but how it is
+            await asyncio.to_thread(keys.check_address)
         metrics = Metrics()
         engine = Engine(database)
         stack.callback(engine.close)
         records, files = Records(database), FileRecords(database)
+        events = Events(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
         models = Models(settings.limits, model_records, files, store)
         controllers = Controllers(database)
@@ -104,7 +113,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             with suppress(WorkersLost):  # it may come later; jobs wait for it
                 await workers.reach()
             reuse = Reuse(ResultRecords(database), records, store)
-            steps = Steps(settings, records, store, workers, reuse)
+            steps = Steps(settings, records, events, store, workers, reuse)
             await stack.enter_async_context(running_workflows(settings, database, steps))
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
@@ -114,6 +123,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         stack.callback(health.close)
         jobs = Jobs(settings, records, files, store, engine, control)
         yield State(
+            keys=keys,
             jobs=jobs,
             models=models,
             database=database,

@@ -1,13 +1,34 @@
 """Settings of the service, read once from the environment (`PALETTERY_*`) and passed down."""
 
+import ipaddress
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import BadInput
+
+ADMIN_KEY_LENGTH = 32
+"""The least of it, so that it cannot be guessed."""
+
+
+def _check_admin_key(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value()
+    if len(text) < ADMIN_KEY_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(
+            f"it has {len(text)} characters; it needs at least {ADMIN_KEY_LENGTH}, ASCII without "
+            "spaces, such as `openssl rand -hex 32` gives"
+        )
+    return key
 
 
 class Limits(BaseSettings):
@@ -18,7 +39,11 @@ class Limits(BaseSettings):
     )
 
     upload_bytes: PositiveInt = 100 << 30
-    """Of one request's files together."""
+    """Of one upload's files together."""
+    queued_jobs: PositiveInt = 10_000
+    """Of one owner's jobs that have not ended."""
+    stored_bytes: PositiveInt | None = None
+    """Of one owner's uploads, models and artifacts; None for all there is room for."""
     upload_files: PositiveInt = 1_000
     """Files in one request."""
     header_bytes: PositiveInt = 64 << 20
@@ -74,12 +99,13 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: PositiveInt = 8400
     """Port to listen on."""
-    allow_remote: bool = False
-    """Listen on other addresses than loopback, though there are no keys yet."""
     log_format: Literal["text", "json"] | None = None
     """Of the log's lines; None for text on a terminal, and JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least of our own that is logged; of other packages, warnings and errors are."""
+    admin_key: Annotated[SecretStr, AfterValidator(_check_admin_key)] | None = None
+    """A key of the owner `admin` with all scopes, to make the others with; while it is set, every
+    request needs a key."""
     workers: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
     """Worker processes, one task each at a time; where there are GPUs, there is one for each."""
     worker_memory_bytes: PositiveInt | None = None
@@ -102,6 +128,13 @@ class Settings(BaseSettings):
     """Weights that one task takes; a larger tensor is split along its groups where it can be."""
     limits: Limits = Field(default_factory=Limits)
     clients: Clients = Field(default_factory=Clients)
+
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the address that is listened on."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def resolved_storage_url(self) -> str:
         """The object store's URL, the embedded default filled in."""

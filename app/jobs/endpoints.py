@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
+from app.idempotency import REPLAYED, IdempotencyKey
 from app.jobs.download import respond
 from app.jobs.service import Jobs
 from app.keys.guard import Reader, Writer
+from app.paging import Cursor, Limit
 from app.problems import problems
 from schemas.jobs import Job, JobPage
 from schemas.plan import Plan
@@ -85,6 +87,7 @@ REFUSED = problems(
     _503="the store is away",
     _507="the store is full",
 )
+OVER_QUOTA = "the owner has as many jobs or bytes as it may"
 UNKNOWN = problems(_404="no such job")
 UNFINISHED = problems(_404="no such job", _409="the job has not succeeded")
 
@@ -99,26 +102,40 @@ Service = Annotated[Jobs, Depends(jobs_of)]
 
 
 @router.post("/plans", openapi_extra=FORM, responses=REFUSED)
-async def dry_run(request: Request, jobs: Service, _: Writer) -> Plan:
+async def dry_run(request: Request, jobs: Service, caller: Writer) -> Plan:
     """What a job with this form would do with every tensor; nothing runs, nothing is kept."""
-    return await jobs.plan(request)
+    return await jobs.plan(request, caller)
 
 
-@router.post("/jobs", status_code=202, openapi_extra=FORM, responses=REFUSED)
-async def submit(request: Request, response: Response, jobs: Service, caller: Writer) -> Job:
+@router.post(
+    "/jobs",
+    status_code=202,
+    openapi_extra=FORM,
+    responses=REFUSED
+    | problems(_409="the Idempotency-Key stands for another request", _429=OVER_QUOTA),
+)
+async def submit(
+    request: Request,
+    response: Response,
+    jobs: Service,
+    caller: Writer,
+    idempotency_key: IdempotencyKey = None,
+) -> Job:
     """Queue a job; its address is in the Location header."""
-    job = await jobs.submit(request, caller)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    accepted = await jobs.submit(request, caller, idempotency_key)
+    response.headers["Location"] = f"/v1/jobs/{accepted.job.id}"
     response.headers["Retry-After"] = "1"
-    return job
+    if accepted.is_replayed:
+        response.headers.update(REPLAYED)
+    return accepted.job
 
 
 @router.get("/jobs", responses=problems(_422="limit or cursor is not valid"))
 def page(
     jobs: Service,
     caller: Reader,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
 ) -> JobPage:
     """Jobs, newest first."""
     return jobs.page(caller.owner, limit, cursor)
@@ -139,11 +156,13 @@ async def cancel(job_id: str, jobs: Service, caller: Writer) -> Job:
 @router.post(
     "/jobs/{job_id}/retry",
     status_code=202,
-    responses=problems(_404="no such job", _409="it has neither failed nor been cancelled"),
+    responses=problems(
+        _404="no such job", _409="it has neither failed nor been cancelled", _429=OVER_QUOTA
+    ),
 )
 async def retry(job_id: str, response: Response, jobs: Service, caller: Writer) -> Job:
     """Have a failed or cancelled job go on; what it had finished is not done again."""
-    job = await jobs.retry(caller.owner, job_id)
+    job = await jobs.retry(caller, job_id)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["Retry-After"] = "1"
     return job
