@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from asgi_correlation_id import CorrelationIdMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.keys.caller import Caller
 from app.metrics import Metrics
 
 HEADER = "X-Request-ID"
@@ -104,8 +105,15 @@ class _Observed:
                     "ms": round(seconds * 1_000, 2),
                     "received_bytes": received,
                     "sent_bytes": sent,
+                    **_caller(scope),
                 },
             )
+
+
+def _caller(scope: Scope) -> dict[str, str | None]:
+    """Who asked, and with what key, if that was found out."""
+    caller: Caller | None = scope.get("state", {}).get("caller")
+    return {} if caller is None else {"owner": caller.owner, "key": caller.key_prefix}
 
 
 def _route(scope: Scope) -> str:
