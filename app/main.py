@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from filelock import FileLock, Timeout
 
 from app import catalog, health, logs
+from app.configs import endpoints as configs
 from app.errors import BadInput
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
@@ -21,7 +22,12 @@ from app.serving import server
 from app.settings import Settings
 
 DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
-KEYED = {"models": models.router, "jobs": jobs.router, "keys": keys.router}
+KEYED = {
+    "models": models.router,
+    "configs": configs.router,
+    "jobs": jobs.router,
+    "keys": keys.router,
+}
 """Routers whose every endpoint asks for a key."""
 REFUSED = problems(_401="no valid key", _403="the key has not the scope")
 

@@ -6,6 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Literal, TypedDict
 
+from app.configs.records import ConfigRecords
+from app.configs.service import Configs
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
 from app.events.records import Events
@@ -28,6 +30,7 @@ from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
 from app.models.records import ModelRecords
 from app.models.service import Models
+from app.readers import Readers
 from app.results.records import ResultRecords
 from app.results.reuse import Reuse
 from app.settings import Settings
@@ -44,6 +47,7 @@ class State(TypedDict):
     keys: Keys
     jobs: Jobs
     models: Models
+    configs: Configs
     database: Database
     store: Storage
     health: Health
@@ -97,6 +101,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         events = Events(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
         models = Models(settings.limits, model_records, files, store)
+        readers = Readers()
         controllers = Controllers(database)
         control = Control(settings, records, files, store, engine)
         count_workers = controllers.workers
@@ -126,6 +131,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             keys=keys,
             jobs=jobs,
             models=models,
+            configs=Configs(ConfigRecords(database), readers, settings.limits.config_bytes),
             database=database,
             store=store,
             health=health,

@@ -50,7 +50,7 @@ class Limits(BaseSettings):
     """Of one safetensors header or index file."""
     tensors: PositiveInt = 250_000
     """In one checkpoint."""
-    config_bytes: PositiveInt = 1 << 20
+    config_bytes: PositiveInt = 8 << 20
     """Of one config document."""
     regex_timeout_s: PositiveFloat = 5.0
     """Processor time for all patterns of one config together."""
