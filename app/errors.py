@@ -9,6 +9,7 @@ PaletteryError
 │   ├── InvalidModel         not a model file that we read: truncated, lying, hostile
 │   ├── InvalidSensitivities they do not fit the model, or hold values that they must not
 │   ├── UnsupportedFormat    a model file of a kind that we refuse, with the way out
+│   ├── UnsupportedMediaType the body is of a type that the endpoint does not read
 │   ├── InvalidArtifact      not one of our artifacts, or damaged
 │   └── TooLarge             over a limit; names the limit
 ├── Unauthenticated          no key, or one that is not valid
@@ -17,6 +18,7 @@ PaletteryError
 ├── NotFound                 no such job, artifact, schema
 ├── Conflict                 the job's state does not allow it
 │   └── IdempotencyConflict  the Idempotency-Key stands for another request
+├── RequestTimeout           the client sent its request too slowly
 ├── Cancelled                the job was cancelled while it ran
 ├── DeadlineExceeded         the job had not ended when its time was up
 ├── OutOfMemory              a task takes more memory than a worker has
@@ -114,6 +116,13 @@ class UnsupportedFormat(BadInput):
     title = "Files of this kind are not accepted"
 
 
+class UnsupportedMediaType(BadInput):
+    """The body is of a type that the endpoint does not read."""
+
+    code = "unsupported_media_type"
+    title = "Bodies of this type are not read here"
+
+
 class InvalidArtifact(BadInput):
     """The file is not a sound artifact."""
 
@@ -161,6 +170,13 @@ class Conflict(PaletteryError):
 
     code = "conflict"
     title = "The current state does not allow this"
+
+
+class RequestTimeout(PaletteryError):
+    """The client sent its request too slowly."""
+
+    code = "request_timeout"
+    title = "The request came in too slowly"
 
 
 class IdempotencyConflict(Conflict):
@@ -257,6 +273,7 @@ STATUS: dict[str, int] = {
     "invalid_model": 422,
     "invalid_sensitivities": 422,
     "unsupported_format": 415,
+    "unsupported_media_type": 415,
     "invalid_artifact": 422,
     "too_large": 413,
     "unauthenticated": 401,
@@ -265,6 +282,7 @@ STATUS: dict[str, int] = {
     "not_found": 404,
     "conflict": 409,
     "idempotency_conflict": 409,
+    "request_timeout": 408,
     "cancelled": 409,
     "deadline_exceeded": 504,
     "out_of_memory": 500,

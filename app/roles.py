@@ -6,9 +6,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Literal, TypedDict
 
+from app.configs.records import ConfigRecords
+from app.configs.service import Configs
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
 from app.events.records import Events
+from app.health import Health, health_of
 from app.jobs.cluster import local_workers, remote_workers
 from app.jobs.control import Control
 from app.jobs.controllers import Controllers
@@ -22,10 +25,12 @@ from app.jobs.sweep import Sweep
 from app.jobs.workflow import running_workflows
 from app.keys.records import KeyRecords
 from app.keys.service import Keys
+from app.metrics import Gauge, Metrics
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
 from app.models.records import ModelRecords
 from app.models.service import Models
+from app.readers import Readers
 from app.results.records import ResultRecords
 from app.results.reuse import Reuse
 from app.settings import Settings
@@ -42,9 +47,11 @@ class State(TypedDict):
     keys: Keys
     jobs: Jobs
     models: Models
+    configs: Configs
     database: Database
     store: Storage
-    count_workers: Callable[[], int]
+    health: Health
+    metrics: Metrics
 
 
 def check(settings: Settings, role: Role) -> None:
@@ -87,12 +94,14 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         keys = Keys(settings, KeyRecords(database))
         if role != "controller":  # which says nothing but how it is
             await asyncio.to_thread(keys.check_address)
+        metrics = Metrics()
         engine = Engine(database)
         stack.callback(engine.close)
         records, files = Records(database), FileRecords(database)
         events = Events(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
         models = Models(settings.limits, model_records, files, store)
+        readers = Readers()
         controllers = Controllers(database)
         control = Control(settings, records, files, store, engine)
         count_workers = controllers.workers
@@ -114,14 +123,19 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
+        metrics.registry.register(Gauge("jobs", "Jobs that there are.", records.counts))
+        health = health_of(database, store, count_workers)
+        stack.callback(health.close)
         jobs = Jobs(settings, records, files, store, engine, control)
         yield State(
             keys=keys,
             jobs=jobs,
             models=models,
+            configs=Configs(ConfigRecords(database), readers, settings.limits.config_bytes),
             database=database,
             store=store,
-            count_workers=count_workers,
+            health=health,
+            metrics=metrics,
         )
 
 

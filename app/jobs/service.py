@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from app.compression.assemble import artifact_path, report_path
 from app.compression.job import job_folder
-from app.configs import chosen_config
+from app.configs.chosen import chosen_config
 from app.errors import Conflict, DatabaseFailed, NotFound
 from app.idempotency import KeyedRequest, keyed
 from app.jobs.accept import Acceptance, Accepted
