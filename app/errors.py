@@ -11,8 +11,11 @@ PaletteryError
 │   ├── UnsupportedFormat    a model file of a kind that we refuse, with the way out
 │   ├── InvalidArtifact      not one of our artifacts, or damaged
 │   └── TooLarge             over a limit; names the limit
-├── NotFound                 no such job, artifact, schema
+├── NotFound                 no such job, model, upload, artifact, schema
+├── UploadExpired            what was sent of it is removed
 ├── Conflict                 the job's state does not allow it
+│   ├── IdempotencyConflict  the Idempotency-Key stands for another request
+│   └── PartsMissing         not every part of the upload has come in; names them
 ├── Cancelled                the job was cancelled while it ran
 ├── DeadlineExceeded         the job had not ended when its time was up
 ├── OutOfMemory              a task takes more memory than a worker has
@@ -131,11 +134,32 @@ class NotFound(PaletteryError):
     title = "There is no such thing"
 
 
+class UploadExpired(PaletteryError):
+    """The upload was not completed in time."""
+
+    code = "upload_expired"
+    title = "The upload has expired"
+
+
 class Conflict(PaletteryError):
     """The state of things does not allow it."""
 
     code = "conflict"
     title = "The current state does not allow this"
+
+
+class IdempotencyConflict(Conflict):
+    """The Idempotency-Key was sent with another request before."""
+
+    code = "idempotency_conflict"
+    title = "The Idempotency-Key stands for another request"
+
+
+class PartsMissing(Conflict):
+    """Not every part of the upload has come in; carries one entry per part."""
+
+    code = "parts_missing"
+    title = "Parts of the upload are missing"
 
 
 class Cancelled(PaletteryError):
@@ -228,7 +252,10 @@ STATUS: dict[str, int] = {
     "invalid_artifact": 422,
     "too_large": 413,
     "not_found": 404,
+    "upload_expired": 410,
     "conflict": 409,
+    "idempotency_conflict": 409,
+    "parts_missing": 409,
     "cancelled": 409,
     "deadline_exceeded": 504,
     "out_of_memory": 500,
