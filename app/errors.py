@@ -11,6 +11,9 @@ PaletteryError
 │   ├── UnsupportedFormat    a model file of a kind that we refuse, with the way out
 │   ├── InvalidArtifact      not one of our artifacts, or damaged
 │   └── TooLarge             over a limit; names the limit
+├── Unauthenticated          no key, or one that is not valid
+├── Forbidden                the key has not the scope
+├── OverQuota                the owner would have more than it may
 ├── NotFound                 no such job, model, upload, artifact, schema
 ├── UploadExpired            what was sent of it is removed
 ├── Conflict                 the job's state does not allow it
@@ -125,6 +128,27 @@ class TooLarge(BadInput):
 
     code = "too_large"
     title = "The upload is over a limit"
+
+
+class Unauthenticated(PaletteryError):
+    """There is no key in the request, or one that is not valid."""
+
+    code = "unauthenticated"
+    title = "The request needs a valid key"
+
+
+class Forbidden(PaletteryError):
+    """The key has not the scope that this needs."""
+
+    code = "forbidden"
+    title = "The key does not allow this"
+
+
+class OverQuota(PaletteryError):
+    """The owner would have more than it may."""
+
+    code = "over_quota"
+    title = "This is more than the owner may have"
 
 
 class NotFound(PaletteryError):
@@ -251,6 +275,9 @@ STATUS: dict[str, int] = {
     "unsupported_format": 415,
     "invalid_artifact": 422,
     "too_large": 413,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "over_quota": 429,
     "not_found": 404,
     "upload_expired": 410,
     "conflict": 409,

@@ -27,6 +27,14 @@ OWNER = String(64)
 """Name of a person or team; rows are seen by their owner only."""
 
 
+class OwnerRow(Base):
+    """An owner that has had anything; its row is locked by whoever adds to what it has."""
+
+    __tablename__ = "owners"
+
+    name: Mapped[str] = mapped_column(OWNER, primary_key=True)
+
+
 class JobRow(Base):
     """One job."""
 
@@ -105,13 +113,18 @@ class JobFileRow(Base):
 
 
 class ResultRow(Base):
-    """The palettized form of some weights, in the artifact of a job."""
+    """The palettized form of some weights, in the artifact of a job of the same owner's."""
 
     __tablename__ = "results"
+    __table_args__ = (
+        Index("ix_results_owner_origin_key", "owner", "origin_key"),
+        Index("ix_results_owner_recipe", "owner", "recipe"),
+    )
 
+    owner: Mapped[str] = mapped_column(OWNER, primary_key=True)
     content_key: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    origin_key: Mapped[str] = mapped_column(DIGEST, index=True)
-    recipe: Mapped[str] = mapped_column(DIGEST, index=True)
+    origin_key: Mapped[str] = mapped_column(DIGEST)
+    recipe: Mapped[str] = mapped_column(DIGEST)
     job_id: Mapped[str] = mapped_column(ForeignKey(JobRow.id, ondelete="CASCADE"), index=True)
     stored: Mapped[str] = mapped_column(Text)
     """A `StoredSlice` as JSON."""
@@ -169,6 +182,8 @@ class UploadRow(Base):
     files: Mapped[str] = mapped_column(Text)
     """JSON: name, size and SHA-256 of each."""
     size_bytes: Mapped[int] = mapped_column(BigInteger)
+    missing_bytes: Mapped[int] = mapped_column(BigInteger)
+    """Of the files that the owner did not have; until it is complete they count as stored."""
     part_size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(Moment)
     expires_at: Mapped[datetime] = mapped_column(Moment, index=True)

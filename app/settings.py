@@ -17,7 +17,11 @@ class Limits(BaseSettings):
     )
 
     upload_bytes: PositiveInt = 100 << 30
-    """Of one request's files together."""
+    """Of one upload's files together."""
+    queued_jobs: PositiveInt = 10_000
+    """Of one owner's jobs that have not ended."""
+    stored_bytes: PositiveInt | None = None
+    """Of one owner's uploads, models and artifacts; None for all there is room for."""
     upload_files: PositiveInt = 1_000
     """Files in one request."""
     header_bytes: PositiveInt = 64 << 20

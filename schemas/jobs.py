@@ -34,6 +34,8 @@ class Job(Schema):
     """Names the job in every path."""
     state: JobState
     """queued, then running, then one of succeeded, failed and cancelled."""
+    owner: str
+    """Whose it is."""
     model_name: str
     """Name of the first uploaded file."""
     created_at: datetime

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import delete, func, null, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app.database import Clock, Database, chunks, utc_now
 from app.errors import Conflict, NotFound
@@ -123,11 +123,13 @@ class Records:
         return self._past(JobRow.expires_at, tuple(ENDED), now)
 
     def twin(self, job_id: str) -> str | None:
-        """Id of the newest other job that succeeded with the same request."""
-        own = select(JobRow.request_sha256).where(JobRow.id == job_id).scalar_subquery()
+        """Id of the newest other job of its owner's that succeeded with the same request."""
+        own = aliased(JobRow)
         query = (
             select(JobRow.id)
-            .where(JobRow.request_sha256 == own, JobRow.state == "succeeded", JobRow.id != job_id)
+            .join(own, JobRow.request_sha256 == own.request_sha256)
+            .where(own.id == job_id, JobRow.owner == own.owner)
+            .where(JobRow.state == "succeeded", JobRow.id != job_id)
             .order_by(JobRow.id.desc())
             .limit(1)
         )
@@ -274,6 +276,7 @@ def _job(row: JobRow) -> Job:
         links |= {"artifact": f"{here}/artifact", "report": f"{here}/report"}
     return Job(
         id=row.id,
+        owner=row.owner,
         state=row.state,
         model_name=row.model_name,
         created_at=row.created_at,

@@ -61,7 +61,7 @@ class Steps:
         missing = [task for task in tasks if task.part_path not in exist]
         if job.reuse:
             around = self._task(job)
-            missing = await self._reuse.with_known(missing, around, self._workers, job.priority)
+            missing = await self._reuse.with_known(job, missing, around, self._workers)
         seen = _Progress(job, self._note)
         for task in tasks:
             if task.part_path in exist:
@@ -143,7 +143,7 @@ class Steps:
             and job.reuse
             and published.results
         ):
-            self._reuse.remember(job.id, published.results)
+            self._reuse.remember(job, published.results)
         self._tidy(job.id, job.attempt)
 
     def _tidy(self, job_id: str, attempt: int) -> None:

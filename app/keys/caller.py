@@ -1,24 +1,15 @@
 """Who asks: an owner, and what it may do."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import get_args
 
-Scope = Literal["read", "write", "admin"]
+from schemas.keys import OwnerLimits, Scope
+
 SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 LOCAL = "local"
 """Owner of everything on a server without keys."""
-
-
-@dataclass(frozen=True)
-class OwnerLimits:
-    """The most an owner may have; None is no limit."""
-
-    queued_jobs: int | None = None
-    """Jobs that have not ended."""
-    stored_bytes: int | None = None
-    """Of uploads, models and artifacts."""
-    upload_bytes: int | None = None
-    """Of one upload."""
+ADMIN = "admin"
+"""Owner that PALETTERY_ADMIN_KEY stands for."""
 
 
 @dataclass(frozen=True)
@@ -27,4 +18,5 @@ class Caller:
 
     owner: str = LOCAL
     scopes: frozenset[Scope] = SCOPES
-    limits: OwnerLimits = OwnerLimits()
+    limits: OwnerLimits = field(default_factory=OwnerLimits)
+    """Those of its key, and of the service where that has none."""

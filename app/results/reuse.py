@@ -32,7 +32,7 @@ DIGEST_BYTES = 64 << 20
 
 
 class Reuse:
-    """Results that lie in artifacts of earlier jobs, for new jobs to take.
+    """Results that lie in artifacts of earlier jobs, for new jobs of the same owner to take.
 
     They are found only as long as those jobs are kept, and taken only if they are still there when
     a task wants them.
@@ -42,32 +42,34 @@ class Reuse:
         self._results, self._jobs, self._store = results, jobs, store
 
     async def with_known(
-        self, tasks: Sequence[CompressionTask], around: JobTask, workers: Workers, priority: int
+        self, job: Job, tasks: Sequence[CompressionTask], around: JobTask, workers: Workers
     ) -> list[CompressionTask]:
-        """The tasks, each slice with its known result where there is one.
+        """A job's tasks, each slice with its known result where there is one.
 
         Bytes of a file never seen before are digested first, but only those of slices whose recipe
         has made any result: no others can have one.
         """
-        items = [item for task in tasks for item in task.slices]
+        owner, items = job.owner, [item for task in tasks for item in task.slices]
         recipes = await asyncio.to_thread(_recipes, items)
-        known = await asyncio.to_thread(self._by_origin, items, recipes)
+        known = await asyncio.to_thread(self._by_origin, owner, items, recipes)
         open_ = [place for place in range(len(items)) if place not in known]
-        made = await asyncio.to_thread(self._results.candidates, {recipes[n] for n in open_})
+        wanted = {recipes[place] for place in open_}
+        made = await asyncio.to_thread(self._results.candidates, owner, wanted)
         worth = [place for place in open_ if recipes[place] in made]
-        digests = await self._digests([items[place] for place in worth], around, workers, priority)
+        unseen = [items[place] for place in worth]
+        digests = await self._digests(unseen, around, workers, job.priority)
         keys = {
             place: content_key(recipes[place], digest)
             for place, digest in zip(worth, digests, strict=True)
         }
-        found = await asyncio.to_thread(self._results.by_content, set(keys.values()))
+        found = await asyncio.to_thread(self._results.by_content, owner, set(keys.values()))
         known |= {place: found[key] for place, key in keys.items() if key in found}
         return list(_told(tasks, known))
 
-    def remember(self, job_id: str, results: Sequence[Result]) -> None:
+    def remember(self, job: Job, results: Sequence[Result]) -> None:
         """Have later jobs find a job's results; one that was deleted meanwhile has none."""
         try:
-            self._results.remember(job_id, results)
+            self._results.remember(job.owner, job.id, results)
         except NotFound:
             return
 
@@ -95,14 +97,14 @@ class Reuse:
         return sum(self._store.size_bytes(path) for path in paths)
 
     def _by_origin(
-        self, items: Sequence[TensorSlice], recipes: Sequence[str]
+        self, owner: str, items: Sequence[TensorSlice], recipes: Sequence[str]
     ) -> dict[int, StoredSlice]:
         keys = {
             place: key
             for place, item in enumerate(items)
             if (key := origin_key(recipes[place], item)) is not None
         }
-        found = self._results.by_origin(set(keys.values()))
+        found = self._results.by_origin(owner, set(keys.values()))
         return {place: found[key] for place, key in keys.items() if key in found}
 
     async def _digests(

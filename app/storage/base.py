@@ -3,9 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from app.errors import ObjectMissing
+from app.errors import BadInput, ObjectMissing
 
 CHUNK_BYTES = 8 << 20
 """Bytes per chunk of a streamed read."""
@@ -52,6 +52,22 @@ class Storage(ABC):
     @abstractmethod
     async def write_stream(self, path: str, data: AsyncPieces) -> None:
         """Put an object from an async stream, holding a few chunks of it at most."""
+
+    @property
+    def lets_others_write(self) -> bool:
+        """Whether it signs requests, so that objects may change without passing through here."""
+        return False
+
+    def signed_puts(self, paths: Sequence[str], valid_for: timedelta) -> Sequence[str]:
+        """Addresses to which anybody may PUT these objects for a while.
+
+        Raises:
+            BadInput: such a store signs nothing.
+        """
+        raise BadInput(
+            f"the store takes no bytes but through this server, so the {len(paths):,} parts cannot "
+            f"be signed for {valid_for}; leave presign out"
+        )
 
     @abstractmethod
     def copy(self, source: str, target: str) -> None:

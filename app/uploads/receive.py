@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from starlette.requests import ClientDisconnect
 
-from app.errors import InvalidUpload, NotFound, PaletteryError, TooLarge
+from app.errors import Conflict, InvalidUpload, NotFound, TooLarge
 from app.storage import Storage
 from app.storage.base import AsyncPieces
 from app.uploads.digests import announced_sha256
@@ -41,7 +41,7 @@ async def receive(
     await store.write_stream(path, _checked(body, part, sha256))
     try:
         await asyncio.to_thread(sessions.receive, session.id, number, sha256)
-    except PaletteryError:
+    except (NotFound, Conflict):
         await asyncio.to_thread(store.delete, path)
         raise
 

@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session
 from app.database import Clock, Database, chunks, insert, utc_now
 from app.errors import Conflict, NotFound, UploadExpired
 from app.idempotency import KeyedRequest
+from app.keys.caller import Caller
+from app.keys.quota import within_limits
 from app.rows import UploadPartRow, UploadRow
 from schemas.uploads import FileToSend, NewUpload
 
@@ -43,19 +45,26 @@ class UploadSessions:
         self._database, self._open_for, self._now = database, open_for, now
 
     def add(
-        self, owner: str, new: NewUpload, keyed: KeyedRequest | None = None
+        self,
+        caller: Caller,
+        new: NewUpload,
+        missing_bytes: int,
+        keyed: KeyedRequest | None = None,
     ) -> tuple[UploadSession, bool]:
         """A new upload, or the one that this key stands for; whether it is new.
 
         Raises:
             IdempotencyConflict: the key stands for another request.
+            OverQuota: the owner would have more bytes than it may.
         """
+        owner = caller.owner
         now = self._now()
         row = UploadRow(
             id=str(uuid.uuid4()),
             owner=owner,
             files=_FILES.dump_json(new.files).decode(),
             size_bytes=sum(file.size_bytes for file in new.files),
+            missing_bytes=missing_bytes,
             part_size_bytes=new.part_size_bytes,
             created_at=now,
             expires_at=now + self._open_for,
@@ -63,7 +72,10 @@ class UploadSessions:
             idempotency_sha256=keyed and keyed.sha256,
         )
         try:
-            with self._database.transaction() as session:
+            with (
+                self._database.transaction() as session,
+                within_limits(session, owner, caller.limits),
+            ):
                 if keyed is not None:
                     session.execute(delete(UploadRow).where(_has_key(owner, keyed), self._past()))
                 session.add(row)
@@ -71,7 +83,7 @@ class UploadSessions:
             if keyed is None:
                 raise
             known = self._of_key(owner, keyed)
-            return (known, False) if known else self.add(owner, new, keyed)
+            return (known, False) if known else self.add(caller, new, missing_bytes, keyed)
         return _session(row), True
 
     def get(self, owner: str, upload_id: str) -> UploadSession:

@@ -1,4 +1,7 @@
-"""Owners and their keys, models, uploads in parts, named configs, events of jobs."""
+"""Owners and their keys, models, uploads in parts, named configs, events of jobs.
+
+Results of earlier jobs are found by their owner alone; those that were noted without one are local.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,6 +29,7 @@ def upgrade() -> None:
         op.add_column("jobs", column)
     op.create_index("ix_jobs_owner_id", "jobs", ["owner", "id"])
     _create_unique_key("jobs")
+    op.create_table("owners", sa.Column("name", OWNER, primary_key=True))
     op.create_table(
         "job_events",
         sa.Column("job_id", ID, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
@@ -34,6 +38,7 @@ def upgrade() -> None:
         sa.Column("data", sa.Text, nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
     )
+    _give_results_owners()
     _create_keys()
     _create_uploads()
     _create_models()
@@ -46,6 +51,33 @@ def upgrade() -> None:
         sa.Column("sha256", DIGEST, nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
     )
+
+
+def _give_results_owners() -> None:
+    """Put the owner first in the primary key, which SQLite can only do in another table."""
+    for column in ("origin_key", "recipe", "job_id"):
+        op.drop_index(f"ix_results_{column}", "results")
+    op.rename_table("results", "results_before")
+    op.create_table(
+        "results",
+        sa.Column("owner", OWNER, primary_key=True),
+        sa.Column("content_key", DIGEST, primary_key=True),
+        sa.Column("origin_key", DIGEST, nullable=False),
+        sa.Column("recipe", DIGEST, nullable=False),
+        sa.Column(
+            "job_id", ID, sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True
+        ),
+        sa.Column("stored", sa.Text, nullable=False),
+        sa.Column("created_at", MOMENT, nullable=False),
+    )
+    for column in ("origin_key", "recipe"):
+        op.create_index(f"ix_results_owner_{column}", "results", ["owner", column])
+    op.execute(
+        "INSERT INTO results (owner, content_key, origin_key, recipe, job_id, stored, created_at) "
+        "SELECT 'local', content_key, origin_key, recipe, job_id, stored, created_at "
+        "FROM results_before"
+    )
+    op.drop_table("results_before")
 
 
 def _create_unique_key(table: str) -> None:
@@ -83,6 +115,7 @@ def _create_uploads() -> None:
         sa.Column("owner", OWNER, nullable=False, index=True),
         sa.Column("files", sa.Text, nullable=False),
         sa.Column("size_bytes", sa.BigInteger, nullable=False),
+        sa.Column("missing_bytes", sa.BigInteger, nullable=False),
         sa.Column("part_size_bytes", sa.BigInteger, nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.Column("expires_at", MOMENT, nullable=False, index=True),

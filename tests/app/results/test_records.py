@@ -58,57 +58,62 @@ def result(number, path="jobs/1/artifact/m", recipe=0, **other):
 
 
 def test_what_is_remembered_is_found(results, new_job):
-    results.remember(new_job(), [result(1), result(2, "jobs/1/artifact/n"), result(3, recipe=1)])
+    results.remember(
+        "local", new_job(), [result(1), result(2, "jobs/1/artifact/n"), result(3, recipe=1)]
+    )
     first, second = slice_of(1), slice_of(2, "jobs/1/artifact/n")
     asked = [1, 2, 9]
-    assert results.by_content([key("c", n) for n in asked]) == {
+    assert results.by_content("local", [key("c", n) for n in asked]) == {
         key("c", 1): first,
         key("c", 2): second,
     }
-    assert results.by_origin([key("0", n) for n in asked]) == {
+    assert results.by_origin("local", [key("0", n) for n in asked]) == {
         key("0", 1): first,
         key("0", 2): second,
     }
-    assert results.candidates([key("e", n) for n in (0, 1, 2)]) == {key("e", 0), key("e", 1)}
-    assert results.by_content([]) == results.by_origin([]) == {}
+    assert results.candidates("local", [key("e", n) for n in (0, 1, 2)]) == {
+        key("e", 0),
+        key("e", 1),
+    }
+    assert results.by_content("local", []) == results.by_origin("local", []) == {}
 
 
 def test_nothing_to_remember(results):
-    results.remember("nobody", [])
+    results.remember("local", "nobody", [])
 
 
 def test_newest_wins(results, new_job):
     older, newer = new_job(), new_job()
-    results.remember(older, [result(1)])
+    results.remember("local", older, [result(1)])
     moved = result(1, "jobs/2/artifact/n", origin_key=key("0", 8))
-    results.remember(newer, [result(1, "jobs/2/artifact/m"), moved])
+    results.remember("local", newer, [result(1, "jobs/2/artifact/m"), moved])
     found = slice_of(1, "jobs/2/artifact/n")
-    assert results.by_content([key("c", 1)]) == {key("c", 1): found}
-    assert results.by_origin([key("0", 1), key("0", 8)]) == {key("0", 8): found}
+    assert results.by_content("local", [key("c", 1)]) == {key("c", 1): found}
+    assert results.by_origin("local", [key("0", 1), key("0", 8)]) == {key("0", 8): found}
 
 
 def test_newest_of_one_origin_wins(results, new_job):
     job_id = new_job()
     for number in (2, 1):
-        results.remember(job_id, [result(number, origin_key=key("0", 5))])
-    assert results.by_origin([key("0", 5)]) == {key("0", 5): slice_of(1)}
+        results.remember("local", job_id, [result(number, origin_key=key("0", 5))])
+    assert results.by_origin("local", [key("0", 5)]) == {key("0", 5): slice_of(1)}
 
 
 def test_result_belongs_to_the_job_that_made_it_last(database, results, new_job):
     older, newer = new_job(), new_job()
     for job_id in (older, newer):
-        results.remember(job_id, [result(1)])
+        results.remember("local", job_id, [result(1)])
     records = Records(database)
     for job_id, is_left in ((older, True), (newer, False)):
         records.cancel(job_id)
         records.delete(job_id)
-        assert bool(results.by_content([key("c", 1)])) == is_left
+        assert bool(results.by_content("local", [key("c", 1)])) == is_left
 
 
 def test_results_of_a_deleted_job_are_refused(results):
     with pytest.raises(NotFound, match="deleted"):
-        results.remember("01890a5d-ac96-774b-bcce-b302099a8057", [result(1)])
-    assert results.candidates([key("e", 0)]) == set()
+        results.remember("local", "01890a5d-ac96-774b-bcce-b302099a8057", [result(1)])
+    assert results.candidates("local", [key("e", 0)]) == set()
 
 
 def test_tens_of_thousands(database, results, new_job):
@@ -116,12 +121,12 @@ def test_tens_of_thousands(database, results, new_job):
     job_id = new_job()
     rows = [result(n, recipe=n) for n in range(count)]
     for _ in range(2):
-        results.remember(job_id, rows)
+        results.remember("local", job_id, rows)
     with database.transaction() as session:
         assert session.scalar(text("SELECT count(*) FROM results")) == count
-    assert len(results.by_content([key("c", n) for n in range(count)])) == count
-    assert len(results.by_origin([key("0", n) for n in range(count)])) == count
-    assert len(results.candidates([key("e", n) for n in range(count)])) == count
+    assert len(results.by_content("local", [key("c", n) for n in range(count)])) == count
+    assert len(results.by_origin("local", [key("0", n) for n in range(count)])) == count
+    assert len(results.candidates("local", [key("e", n) for n in range(count)])) == count
 
 
 def test_threads_that_remember_the_same(results, new_job):
@@ -131,10 +136,12 @@ def test_threads_that_remember_the_same(results, new_job):
     def remember(number):
         ordered = rows if number % 2 else rows[::-1]
         here = slice_of(number)
-        results.remember(ids[number], [row.model_copy(update={"stored": here}) for row in ordered])
+        results.remember(
+            "local", ids[number], [row.model_copy(update={"stored": here}) for row in ordered]
+        )
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(remember, range(8)))
-    found = results.by_content([row.content_key for row in rows])
+    found = results.by_content("local", [row.content_key for row in rows])
     assert len(found) == 300
     assert all(one in [slice_of(number) for number in range(8)] for one in found.values())

@@ -49,20 +49,21 @@ class Service:
         self.records, self.results = Records(database), ResultRecords(database)
         self.reuse = Reuse(self.results, self.records, store)
 
-    def add(self, arrays, config, **options):
+    def add(self, arrays, config, owner="local", **options):
         """A job with its row."""
         self.jobs += 1
         job_id = f"01890a5d-ac96-774b-bcce-{self.jobs:012x}"
         made = StoredJob(self.store, job_id, arrays, config, **options)
         digest = request_sha256(made.intake)
-        self.records.add(job_id, "m", 1, Progress(), request_sha256=digest)
+        self.records.add(job_id, "m", 1, Progress(), owner=owner, priority=3, request_sha256=digest)
         self.records.start(job_id)
         made.job_id = job_id
         return made
 
     def known(self, job):
         """The job's tasks, with what is known of them."""
-        asked = self.reuse.with_known(job.tasks(), job.task(), self.workers, 3)
+        row = self.records.get(job.job_id)
+        asked = self.reuse.with_known(row, job.tasks(), job.task(), self.workers)
         return asyncio.run(asked)
 
     def run(self, job):
@@ -72,7 +73,7 @@ class Service:
             perform(task)
         published = job.finish()
         self.records.succeed(job.job_id, published.size_bytes)
-        self.reuse.remember(job.job_id, published.results)
+        self.reuse.remember(self.records.get(job.job_id), published.results)
         outcomes = [part.outcome for slices in parts_of(job) for part in slices]
         return {outcome.name for outcome in outcomes if outcome.reused}
 
@@ -180,9 +181,10 @@ def test_results_go_with_their_job(service):
 def test_results_of_a_job_that_was_deleted_meanwhile_are_not_noted(service, database):
     job = service.add(ARRAYS, W4).palettize()
     results = job.finish().results
+    row = service.records.get(job.job_id)
     service.records.cancel(job.job_id)
     service.records.delete(job.job_id)
-    service.reuse.remember(job.job_id, results)
+    service.reuse.remember(row, results)
     with database.transaction() as session:
         assert session.scalar(text("SELECT count(*) FROM results")) == 0
 
@@ -197,6 +199,18 @@ def test_twin_is_taken_over(service):
     assert {tensor.name: tensor.reused for tensor in told.tensors} == dict.fromkeys(ARRAYS, True)
     service.store.delete_folder(first.prefix)
     assert second.artifact(), "it stands by itself"
+
+
+@pytest.mark.parametrize("arrays", [ARRAYS, MOVED], ids=["same place", "same bytes"])
+def test_other_owners_results_are_not_there(service, arrays):
+    theirs = service.add(ARRAYS, W4, owner="them")
+    service.run(theirs)
+    ours = service.add(arrays, W4, owner="us")
+    assert service.take_over_twin(ours) is None
+    assert service.run(ours) == set()
+    again = service.add(ARRAYS, W4, owner="them")
+    assert service.run(again) == ARRAYS.keys(), "ours did not take the place of theirs"
+    assert service.take_over_twin(service.add(ARRAYS, W4, owner="them")) is not None
 
 
 def test_no_twin_and_a_twin_that_is_gone(service):

@@ -1,0 +1,82 @@
+"""What owners have, and that they never get more than they may."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import func, select, union
+from sqlalchemy.orm import Session
+
+from app.database import Database, insert
+from app.errors import OverQuota
+from app.rows import FileRow, JobFileRow, JobRow, ModelFileRow, OwnerRow, UploadRow
+from schemas.jobs import ENDED
+from schemas.keys import OwnerLimits, Usage
+
+
+@contextmanager
+def within_limits(session: Session, owner: str, limits: OwnerLimits) -> Iterator[None]:
+    """Add jobs and uploads of an owner in the block; it raises if there are too many then.
+
+    Until the transaction ends nobody else adds any for the same owner, so that of many at once no
+    more get through than may. It belongs before everything else that the transaction locks.
+
+    Raises:
+        OverQuota: says what there is and what may be; roll back.
+    """
+    if limits.queued_jobs is None and limits.stored_bytes is None:
+        yield
+        return
+    session.execute(insert(session, OwnerRow).on_conflict_do_nothing(), {"name": owner})
+    session.execute(select(OwnerRow).where(OwnerRow.name == owner).with_for_update())
+    yield
+    session.flush()
+    _check(session, owner, limits, room=0)
+
+
+def check_room(database: Database, owner: str, limits: OwnerLimits) -> None:
+    """See that an owner may add anything at all, before its bytes are taken in.
+
+    Raises:
+        OverQuota: says what there is and what may be.
+    """
+    with database.transaction() as session:
+        _check(session, owner, limits, room=1)
+
+
+def usage(session: Session, owner: str) -> Usage:
+    """What an owner has."""
+    return Usage(
+        queued_jobs=_queued_jobs(session, owner), stored_bytes=_stored_bytes(session, owner)
+    )
+
+
+def _check(session: Session, owner: str, limits: OwnerLimits, room: int) -> None:
+    """What there is and `room` more may be."""
+    for allowed, count, unit, remedy in (
+        (limits.queued_jobs, _queued_jobs, "jobs that have not ended", "wait for some, or cancel"),
+        (limits.stored_bytes, _stored_bytes, "stored bytes", "delete models, uploads or jobs"),
+    ):
+        if allowed is not None and (used := count(session, owner) + room) > allowed:
+            raise OverQuota(
+                f"{owner} would have {used:,} {unit}; {allowed:,} are allowed: {remedy}"
+            )
+
+
+def _queued_jobs(session: Session, owner: str) -> int:
+    alive = select(func.count()).where(JobRow.owner == owner, JobRow.state.not_in(ENDED))
+    return session.scalars(alive).one()
+
+
+def _stored_bytes(session: Session, owner: str) -> int:
+    files = union(
+        select(JobFileRow.sha256).join(JobRow).where(JobRow.owner == owner),
+        select(ModelFileRow.sha256).where(ModelFileRow.owner == owner),
+    )
+    sums = (
+        select(func.sum(FileRow.size_bytes)).where(FileRow.sha256.in_(files)),
+        select(func.sum(JobRow.size_after_bytes)).where(JobRow.owner == owner),
+        select(func.sum(UploadRow.missing_bytes)).where(
+            UploadRow.owner == owner, UploadRow.model_id.is_(None)
+        ),
+    )
+    return sum(int(session.scalars(each).one() or 0) for each in sums)
