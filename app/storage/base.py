@@ -58,16 +58,13 @@ class Storage(ABC):
         """Whether it signs requests, so that objects may change without passing through here."""
         return False
 
-    def signed_puts(self, paths: Sequence[str], valid_for: timedelta) -> Sequence[str]:
+    def signed_puts(self, paths: Sequence[str], valid_for: timedelta) -> Sequence[str]:  # noqa: ARG002
         """Addresses to which anybody may PUT these objects for a while.
 
         Raises:
             BadInput: such a store signs nothing.
         """
-        raise BadInput(
-            f"the store takes no bytes but through this server, so the {len(paths):,} parts cannot "
-            f"be signed for {valid_for}; leave presign out"
-        )
+        raise BadInput("the store of this server signs no requests; leave presign out")
 
     @abstractmethod
     def copy(self, source: str, target: str) -> None:

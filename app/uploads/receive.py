@@ -35,9 +35,10 @@ async def receive(
     part = _part(session, number)
     sha256 = announced_sha256(headers)
     _check(session, part, sha256, headers)
-    if await asyncio.to_thread(sessions.digest_of, session.id, number) == sha256:
-        return
     path = part_path(session.id, number)
+    is_known = await asyncio.to_thread(sessions.digest_of, session.id, number) == sha256
+    if is_known and await asyncio.to_thread(store.exists, path):
+        return
     await store.write_stream(path, _checked(body, part, sha256))
     try:
         await asyncio.to_thread(sessions.receive, session.id, number, sha256)

@@ -155,8 +155,7 @@ class UploadSessions:
     def drop(self, upload_id: str, numbers: Sequence[int]) -> None:
         """Note that parts must be sent again."""
         change = delete(UploadPartRow).where(
-            UploadPartRow.upload_id == upload_id,
-            UploadPartRow.number.between(min(numbers), max(numbers)),
+            UploadPartRow.upload_id == upload_id, UploadPartRow.number.in_(numbers)
         )
         with self._database.transaction() as session:
             session.execute(change)
