@@ -21,6 +21,7 @@ from app.problems import answer_with_problems
 from app.protocol import Protocol
 from app.roles import Role, State, check, running
 from app.settings import Settings
+from app.uploads import endpoints as uploads
 
 DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
 
@@ -35,6 +36,7 @@ def create_app(state: State, role: Role = "all") -> FastAPI:
     served = {"health": health.router}
     if role != "controller":
         served = {
+            "uploads": uploads.router,
             "models": models.router,
             "jobs": endpoints.router,
             "catalog": catalog.router,

@@ -1,16 +1,25 @@
-"""Cursors of pages: where a page ended, sealed so that nobody builds on what is in them."""
+"""Lists page by page: a cursor holds where a page ended, sealed so that nobody builds on it."""
 
 import base64
 import binascii
 import json
+import re
 from datetime import datetime
+from typing import Annotated
+
+from fastapi import Query
 
 from app.errors import BadInput
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+"""How many rows of a list are asked for."""
+Cursor = Annotated[str | None, Query(max_length=200)]
+"""Where the page before ended."""
 
 
 def sealed(at: datetime, id_: str) -> str:
     """A cursor behind the item of this time and id."""
-    return base64.urlsafe_b64encode(json.dumps([at.isoformat(), id_]).encode()).decode()
+    return sealed_key(json.dumps([at.isoformat(), id_]))
 
 
 def unsealed(cursor: str) -> tuple[datetime, str]:
@@ -20,10 +29,40 @@ def unsealed(cursor: str) -> tuple[datetime, str]:
         BadInput: it is none of ours.
     """
     try:
-        at, id_ = json.loads(base64.b64decode(cursor.encode(), altchars=b"-_", validate=True))
+        at, id_ = json.loads(_opened(cursor))
         moment = datetime.fromisoformat(at)
         if moment.tzinfo is None or not isinstance(id_, str) or not id_.isprintable():
             raise ValueError
-    except (binascii.Error, TypeError, ValueError, RecursionError) as error:
-        raise BadInput("the cursor is not one this server gave; start again without it") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _strange() from error
     return moment, id_
+
+
+def sealed_key(key: str) -> str:
+    """A cursor behind the item with this key, of a list in the order of keys."""
+    return base64.urlsafe_b64encode(key.encode()).decode()
+
+
+def unsealed_key(cursor: str | None, key: re.Pattern[str]) -> str | None:
+    """The key that a cursor holds, which must look like one; None without a cursor.
+
+    Raises:
+        BadInput: it is none of ours.
+    """
+    if cursor is None:
+        return None
+    found = _opened(cursor)
+    if not key.fullmatch(found):
+        raise _strange()
+    return found
+
+
+def _opened(cursor: str) -> str:
+    try:
+        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise _strange() from error
+
+
+def _strange() -> BadInput:
+    return BadInput("the cursor is not one this server gave; start again without it")

@@ -27,7 +27,11 @@ from app.results.records import ResultRecords
 from app.results.reuse import Reuse
 from app.settings import Settings
 from app.storage import Storage, open_storage
+from app.uploads.completion import Completion
 from app.uploads.records import FileRecords
+from app.uploads.service import Uploads
+from app.uploads.sessions import UploadSessions
+from app.uploads.sweep import UploadSweep
 
 Role = Literal["all", "api", "controller"]
 """`all` is the service in one process; `api` answers requests, and `controller` runs jobs."""
@@ -38,6 +42,7 @@ class State(TypedDict):
 
     jobs: Jobs
     models: Models
+    uploads: Uploads
     database: Database
     store: Storage
     count_workers: Callable[[], int]
@@ -84,17 +89,18 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         records, files = Records(database), FileRecords(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
         models = Models(settings.limits, model_records, files, store)
+        sessions = UploadSessions(database, timedelta(hours=settings.upload_hours))
         controllers = Controllers(database)
         control = Control(settings, records, files, store, engine)
         count_workers = controllers.workers
         if role != "api":
             await stack.enter_async_context(leased(database, settings.executor_id, stop))
-            sweep = Sweep(
-                records, files, store, control.delete, timedelta(seconds=settings.orphan_age_s)
-            )
+            orphan_age = timedelta(seconds=settings.orphan_age_s)
+            unused = UploadSweep(files, sessions, model_records, store, orphan_age)
+            sweep = Sweep(records, unused, store, control.delete, orphan_age)
             if role == "all" and settings.storage_url is None:
                 # What a crash cut off; nobody else works here.
-                await asyncio.to_thread(sweep.remove_uploads, timedelta(0))
+                await asyncio.to_thread(unused.remove_orphans, timedelta(0))
             hire = remote_workers if settings.scheduler_url else local_workers
             workers = await stack.enter_async_context(hire(settings))
             with suppress(WorkersLost):  # it may come later; jobs wait for it
@@ -106,9 +112,12 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
         jobs = Jobs(settings, records, files, store, engine, control)
+        completion = Completion(sessions, models, model_records, files, store)
+        stack.push_async_callback(completion.stop)
         yield State(
             jobs=jobs,
             models=models,
+            uploads=Uploads(settings.limits, sessions, model_records, store, completion),
             database=database,
             store=store,
             count_workers=count_workers,

@@ -38,6 +38,10 @@ class Job(Schema):
     """Whose it is."""
     model_name: str
     """Name of the first uploaded file."""
+    model_id: str | None = None
+    """The model that it was made of; null when it came with the request."""
+    config_name: str | None = None
+    """`name@version` of its config; null when that had no name."""
     created_at: datetime
     """When it was submitted."""
     started_at: datetime | None = None
@@ -63,7 +67,8 @@ class Job(Schema):
     error: Problem | None = None
     """Why it failed."""
     links: dict[str, str]
-    """`self`; `cancel` until it ends; then `artifact` and `report`, or `retry`."""
+    """`self`, maybe `model`; `cancel` until it ends; then `artifact`, `report` and `report_csv`, or
+    `retry`."""
 
 
 class JobPage(Schema):

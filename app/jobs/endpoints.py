@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
+from app.idempotency import REPLAYED, IdempotencyKey
 from app.jobs.download import respond
 from app.jobs.service import Jobs
 from app.keys.guard import Reader, Writer
+from app.paging import Cursor, Limit
 from app.problems import problems
 from schemas.jobs import Job, JobPage
 from schemas.plan import Plan
@@ -104,21 +106,34 @@ async def dry_run(request: Request, jobs: Service, _: Writer) -> Plan:
     return await jobs.plan(request)
 
 
-@router.post("/jobs", status_code=202, openapi_extra=FORM, responses=REFUSED)
-async def submit(request: Request, response: Response, jobs: Service, caller: Writer) -> Job:
+@router.post(
+    "/jobs",
+    status_code=202,
+    openapi_extra=FORM,
+    responses=REFUSED | problems(_409="the Idempotency-Key stands for another request"),
+)
+async def submit(
+    request: Request,
+    response: Response,
+    jobs: Service,
+    caller: Writer,
+    idempotency_key: IdempotencyKey = None,
+) -> Job:
     """Queue a job; its address is in the Location header."""
-    job = await jobs.submit(request, caller)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    accepted = await jobs.submit(request, caller, idempotency_key)
+    response.headers["Location"] = f"/v1/jobs/{accepted.job.id}"
     response.headers["Retry-After"] = "1"
-    return job
+    if accepted.is_replayed:
+        response.headers.update(REPLAYED)
+    return accepted.job
 
 
 @router.get("/jobs", responses=problems(_422="limit or cursor is not valid"))
 def page(
     jobs: Service,
     caller: Reader,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
 ) -> JobPage:
     """Jobs, newest first."""
     return jobs.page(caller.owner, limit, cursor)

@@ -1,27 +1,29 @@
 """Rows of jobs. State only moves forward: queued, running, then one of the ends."""
 
 import json
-import re
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import delete, func, null, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app.database import Clock, Database, chunks, utc_now
 from app.errors import Conflict, NotFound
+from app.idempotency import KeyedRequest
+from app.jobs.rows import ALIVE, ID, RETRIED, NewJob, new_row, shown
 from app.keys.caller import LOCAL
 from app.rows import JobRow
 from app.uploads.records import KeptFile, keep
 from schemas.jobs import ENDED, Job, JobState, Progress
 from schemas.problem import Problem
 
-ID = re.compile(r"[0-9a-f-]{36}")
-"""Anything else is no job's id, and some databases choke on it."""
-ALIVE: tuple[JobState, ...] = ("queued", "running")
-RETRIED: tuple[JobState, ...] = ("failed", "cancelled")
 Enqueue = Callable[[Session, str, int, int], None]
 """Has the engine start an attempt, within a transaction: (session, job id, attempt, priority)."""
+
+
+class KeyTaken(Exception):
+    """Another job has the Idempotency-Key; `Records.keyed` tells which."""
 
 
 class Records:
@@ -31,47 +33,42 @@ class Records:
         self._database, self._now = database, now
 
     def add(
-        self,
-        job_id: str,
-        model_name: str,
-        size_before_bytes: int,
-        progress: Progress,
-        *,
-        owner: str = LOCAL,
-        priority: int = 5,
-        deadline_at: datetime | None = None,
-        request_sha256: str | None = None,
-        reuse: bool = True,
-        files: Sequence[KeptFile] = (),
-        enqueue: Enqueue | None = None,
+        self, new: NewJob, files: Sequence[KeptFile] = (), enqueue: Enqueue | None = None
     ) -> Job:
-        """A new job, queued, and that it needs these files; equal digests have equal paths.
+        """Queue a new job, which needs these files; equal digests have equal paths.
 
         Raises:
             FileGone: a file does not lie where the caller says: it was removed, or the same bytes
                 are kept at another path by now. Ask `FileRecords.find` again and plan with that.
+            KeyTaken: another job has its Idempotency-Key.
         """
-        row = JobRow(
-            id=job_id,
-            owner=owner,
-            state="queued",
-            model_name=model_name,
-            created_at=self._now(),
-            size_before_bytes=size_before_bytes,
-            priority=priority,
-            deadline_at=deadline_at,
-            attempt=0,
-            request_sha256=request_sha256,
-            reuse=reuse,
-            **progress.model_dump(),
-        )
+        row = new_row(new, self._now())
         with self._database.transaction() as session:
             session.add(row)
-            session.flush()  # the first write: SQLite's transaction begins here
-            keep(session, job_id, files, row.created_at)
+            try:
+                session.flush()  # the first write: SQLite's transaction begins here
+            except IntegrityError as error:
+                if new.keyed is None:
+                    raise
+                raise KeyTaken from error
+            keep(session, new.id, files, row.created_at)
             if enqueue is not None:
-                enqueue(session, job_id, row.attempt, priority)
-            return _job(row)
+                enqueue(session, new.id, row.attempt, new.priority)
+            return shown(row)
+
+    def keyed(self, owner: str, asked: KeyedRequest) -> Job | None:
+        """The job that was queued for this very request before; None if there is none.
+
+        Raises:
+            IdempotencyConflict: the key stands for another request.
+        """
+        query = select(JobRow).where(JobRow.owner == owner, JobRow.idempotency_key == asked.key)
+        with self._database.transaction() as session:
+            row = session.scalar(query)
+            if row is None:
+                return None
+            asked.check(row.idempotency_sha256)
+            return shown(row)
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """One job, of an owner if one is named.
@@ -83,7 +80,7 @@ class Records:
             row = session.get(JobRow, job_id) if ID.fullmatch(job_id) else None
             if row is None or owner not in (None, row.owner):
                 raise NotFound(f"there is no job {job_id[:64]!r}; GET /v1/jobs lists them")
-            return _job(row)
+            return shown(row)
 
     def page(self, limit: int, before: str | None, owner: str = LOCAL) -> Sequence[Job]:
         """An owner's jobs, newest first, older than the one with this id; ids go by time."""
@@ -91,13 +88,13 @@ class Records:
         if before is not None:
             query = query.where(JobRow.id < before)
         with self._database.transaction() as session:
-            return [_job(row) for row in session.scalars(query)]
+            return [shown(row) for row in session.scalars(query)]
 
     def alive(self) -> Sequence[Job]:
         """Jobs that have not ended, oldest first."""
         query = select(JobRow).where(JobRow.state.in_(ALIVE)).order_by(JobRow.id)
         with self._database.transaction() as session:
-            return [_job(row) for row in session.scalars(query)]
+            return [shown(row) for row in session.scalars(query)]
 
     def states(self, ids: Collection[str]) -> dict[str, JobState]:
         """The state of each of these jobs that there is."""
@@ -149,7 +146,7 @@ class Records:
             row = session.get(JobRow, job_id)
             if row is None or (row.state, row.attempt) != ("running", attempt):
                 return None
-            return _job(row)
+            return shown(row)
 
     def advance(self, job_id: str, progress: Progress, attempt: int | None = None) -> bool:
         """Note the work done by a running job; whether it, or that attempt, is running still."""
@@ -263,39 +260,3 @@ class Records:
             change = change.where(JobRow.attempt == attempt)
         with self._database.transaction() as session:
             return session.connection().execute(change).rowcount == 1
-
-
-def _job(row: JobRow) -> Job:
-    here = f"/v1/jobs/{row.id}"
-    links = {"self": here}
-    if row.state in ALIVE:
-        links["cancel"] = f"{here}/cancel"
-    if row.state in RETRIED:
-        links["retry"] = f"{here}/retry"
-    if row.state == "succeeded":
-        links |= {"artifact": f"{here}/artifact", "report": f"{here}/report"}
-    return Job(
-        id=row.id,
-        owner=row.owner,
-        state=row.state,
-        model_name=row.model_name,
-        created_at=row.created_at,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        priority=row.priority,
-        deadline_at=row.deadline_at,
-        attempt=row.attempt,
-        reuse=row.reuse,
-        expires_at=row.expires_at,
-        progress=Progress(
-            tensors_done=row.tensors_done,
-            tensors_total=row.tensors_total,
-            bytes_done=row.bytes_done,
-            bytes_total=row.bytes_total,
-            tensors_reused=row.tensors_reused,
-        ),
-        size_before_bytes=row.size_before_bytes,
-        size_after_bytes=row.size_after_bytes,
-        error=row.error and Problem.model_validate(row.error),
-        links=links,
-    )

@@ -1,43 +1,36 @@
 """Accept jobs and look after them: what the endpoints ask for."""
 
 import asyncio
-import base64
-import binascii
-import os
-import time
-import uuid
-from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+import hashlib
+from collections.abc import Collection, Sequence
 
 from starlette.requests import Request
 
 from app.compression.assemble import artifact_path, report_path
-from app.compression.job import job_folder, write_job
+from app.compression.job import job_folder
 from app.configs import chosen_config
-from app.errors import BadInput, Conflict, DatabaseFailed, FileGone, NotFound
+from app.errors import Conflict, DatabaseFailed, NotFound
+from app.idempotency import KeyedRequest, keyed
+from app.jobs.accept import Acceptance, Accepted
 from app.jobs.control import Control
 from app.jobs.download import StoredDownload
 from app.jobs.engine import Engine
 from app.jobs.records import Records
 from app.jobs.request import Wishes, wishes
+from app.jobs.rows import ID
 from app.keys.caller import Caller
+from app.paging import sealed_key, unsealed_key
 from app.planning.intake import Intake, Upload, take_in
-from app.planning.tasks import cut
-from app.results.keys import request_sha256
 from app.settings import Settings
 from app.storage import Storage
-from app.uploads.multipart import Form, read_form
-from app.uploads.records import FileRecords, KeptFile
-from schemas.checkpoint import Checkpoint, StoredFile
-from schemas.jobs import Job, JobPage, Progress
+from app.uploads.multipart import FILE_FIELDS, Form, read_form
+from app.uploads.records import FileRecords
+from schemas.jobs import Job, JobPage
 from schemas.plan import Plan
 from schemas.report import Report
-from schemas.tasks import JobRequest
 
 READ_AT_ONCE = 3
 """Uploads read and planned at once; the others wait without holding a thread."""
-ACCEPT_TRIES = 5
-"""At queuing a job whose bytes we had already, while others remove them."""
 
 
 class Jobs:
@@ -53,7 +46,8 @@ class Jobs:
         control: Control,
     ) -> None:
         self._settings, self._records, self._files = settings, records, files
-        self._store, self._engine, self._control = store, engine, control
+        self._store, self._control = store, control
+        self._acceptance = Acceptance(settings, records, files, store, engine)
         self._reading = asyncio.Semaphore(READ_AT_ONCE)
 
     async def plan(self, request: Request) -> Plan:
@@ -66,22 +60,35 @@ class Jobs:
             await asyncio.to_thread(self._store.delete, *form.paths())
         return intake.plan
 
-    async def submit(self, request: Request, caller: Caller) -> Job:
-        """Take a form's model and config, refuse what cannot work, queue the rest."""
+    async def submit(self, request: Request, caller: Caller, key: str | None) -> Accepted:
+        """Take a form's model and config, refuse what cannot work, queue the rest.
+
+        Raises:
+            IdempotencyConflict: the key was sent with another request before.
+        """
         form = await read_form(request, self._store, self._settings.limits)
         kept: Collection[str] = ()
         try:
             wished = wishes(form)
-            async with self._reading:
-                intake = await asyncio.to_thread(self._take_in, form, wished)
-            job, kept = await asyncio.to_thread(self._accept, intake, wished, caller)
+            accepted = await self._accepted(form, wished, caller, keyed(key, *_content(form)))
+            kept = accepted.kept
         except DatabaseFailed:
             kept = form.paths()  # the job may have been accepted; if not, the sweep finds them
             raise
         finally:
             brought = [path for path in form.paths() if path not in kept]
             await asyncio.to_thread(self._store.delete, *brought)
-        return job
+        return accepted
+
+    async def _accepted(
+        self, form: Form, wished: Wishes, caller: Caller, asked: KeyedRequest | None
+    ) -> Accepted:
+        before = await asyncio.to_thread(self._acceptance.replayed, caller, asked)
+        if before is not None:
+            return before
+        async with self._reading:
+            intake = await asyncio.to_thread(self._take_in, form, wished)
+        return await asyncio.to_thread(self._acceptance.accept, intake, wished, caller, asked)
 
     async def cancel(self, owner: str, job_id: str) -> Job:
         """Stop a job that has not ended."""
@@ -104,10 +111,9 @@ class Jobs:
 
     def page(self, owner: str, limit: int, cursor: str | None) -> JobPage:
         """An owner's jobs, newest first."""
-        before = None if cursor is None else _unsealed(cursor)
-        found = self._records.page(limit + 1, before, owner)
+        found = self._records.page(limit + 1, unsealed_key(cursor, ID), owner)
         items = tuple(found[:limit])
-        return JobPage(items=items, next_cursor=_sealed(items[-1].id) if found[limit:] else None)
+        return JobPage(items=items, next_cursor=sealed_key(items[-1].id) if found[limit:] else None)
 
     def report(self, owner: str, job_id: str) -> Report:
         """The account of a job that succeeded."""
@@ -151,104 +157,9 @@ class Jobs:
             strict=wished.strict,
         )
 
-    def _accept(
-        self, intake: Intake, wished: Wishes, caller: Caller
-    ) -> tuple[Job, Collection[str]]:
-        """Queue a job; and where the files lie that it needs."""
-        for _ in range(ACCEPT_TRIES - 1):
-            try:
-                return self._queue(intake, wished, caller)
-            except FileGone:
-                continue  # bytes that we had already were removed meanwhile
-        return self._queue(intake, wished, caller)
 
-    def _queue(self, intake: Intake, wished: Wishes, caller: Caller) -> tuple[Job, Collection[str]]:
-        """Store everything the job needs, then its row: a row means that nothing is missing."""
-        job_id = str(_time_ordered_id())
-        prefix = job_folder(job_id)
-        files = self._kept(intake.files())
-        checkpoint = _at(intake.checkpoint, files)
-        sensitivities = intake.sensitivities and _at(intake.sensitivities, files)
-        tasks = cut(
-            intake.plan,
-            checkpoint,
-            source_url=self._store.url,
-            store_url=self._store.url,
-            parts_prefix=f"{prefix}/parts",
-            task_bytes=self._settings.task_bytes,
-            digests=self._reuses(wished),
-            sensitivities=sensitivities,
-        )
-        total = Progress(
-            tensors_total=len(intake.plan.palettized()),
-            bytes_total=sum(task.size_bytes for task in tasks),
-        )
-        deadline = wished.deadline_s and datetime.now(UTC) + timedelta(seconds=wished.deadline_s)
-        try:
-            asked = JobRequest(config=intake.config, checkpoint=checkpoint, plan=intake.plan)
-            write_job(self._store, prefix, asked, tasks)
-            job = self._records.add(
-                job_id,
-                checkpoint.files[0].name,
-                checkpoint.tensor_bytes(),
-                total,
-                owner=caller.owner,
-                priority=wished.priority,
-                deadline_at=deadline or None,
-                request_sha256=request_sha256(intake),
-                reuse=self._reuses(wished),
-                files=list(files.values()),
-                enqueue=self._engine.enqueue,
-            )
-        except DatabaseFailed:
-            raise  # as above
-        except BaseException:
-            self._store.delete_folder(prefix)
-            raise
-        return job, {file.path for file in files.values()}
-
-    def _reuses(self, wished: Wishes) -> bool:
-        return wished.reuse and self._settings.reuse_results
-
-    def _kept(self, uploaded: Sequence[StoredFile]) -> dict[str, KeptFile]:
-        """Digest -> where its bytes are kept: where they were before, or where they came in."""
-        brought = {file.sha256: file for file in uploaded if file.sha256}
-        known = self._files.find(brought)
-        for sha256, path in known.items():
-            if not self._store.exists(path):  # somebody removed it behind our back
-                self._files.relocate(sha256, brought[sha256].path)
-                known[sha256] = brought[sha256].path
-        return {
-            sha256: KeptFile(sha256, known.get(sha256, file.path), file.size_bytes, sha256 in known)
-            for sha256, file in brought.items()
-        }
-
-
-def _at(checkpoint: Checkpoint, kept: Mapping[str, KeptFile]) -> Checkpoint:
-    """With files where they are kept, so that the same bytes are kept once."""
-    files = [
-        file.model_copy(update={"path": kept[file.sha256].path}) if file.sha256 else file
-        for file in checkpoint.files
-    ]
-    return checkpoint.model_copy(update={"files": tuple(files)})
-
-
-def _time_ordered_id() -> uuid.UUID:
-    """A version 7 UUID: milliseconds, then randomness.
-
-    Source: RFC 9562, section 5.7.
-    """
-    random = int.from_bytes(os.urandom(10))
-    high = (time.time_ns() // 1_000_000) << 80 | random
-    return uuid.UUID(int=high & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
-
-
-def _sealed(job_id: str) -> str:
-    return base64.urlsafe_b64encode(job_id.encode()).decode()
-
-
-def _unsealed(cursor: str) -> str:
-    try:
-        return str(uuid.UUID(base64.urlsafe_b64decode(cursor.encode()).decode()))
-    except (binascii.Error, ValueError) as error:
-        raise BadInput("the cursor is not one this server gave; start again without it") from error
+def _content(form: Form) -> Sequence[object]:
+    """All that a form says, by which it is told from others."""
+    files = [(name, file.name, file.sha256) for name in FILE_FIELDS for file in form.files[name]]
+    texts = {name: hashlib.sha256(text).hexdigest() for name, text in form.texts.items()}
+    return files, texts

@@ -100,11 +100,9 @@ class Bucket(Storage):
 
     def signed_puts(self, paths: Sequence[str], valid_for: timedelta) -> Sequence[str]:
         """See `Storage.signed_puts`."""
-        if not isinstance(self.store, S3Store):
+        if not isinstance(store := self.store, S3Store):
             return super().signed_puts(paths, valid_for)
-        return self._persist(
-            self.url, lambda: obstore.sign(self.store, "PUT", list(paths), valid_for)
-        )
+        return self._persist(self.url, lambda: obstore.sign(store, "PUT", list(paths), valid_for))
 
     def copy(self, source: str, target: str) -> None:
         """See `Storage.copy`."""

@@ -8,6 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from app.idempotency import REPLAYED, IdempotencyKey, keyed
 from app.keys.guard import Reader, Writer
 from app.models.endpoints import Service as ModelService
+from app.paging import Cursor, Limit
 from app.problems import problems
 from app.uploads.service import Uploads
 from schemas.models import Model
@@ -83,8 +84,8 @@ def start(
 def page(
     uploads: Service,
     caller: Reader,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str | None, Query(max_length=400)] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
 ) -> UploadPage:
     """Uploads that have not expired, newest first."""
     return uploads.page(caller.owner, limit, cursor)

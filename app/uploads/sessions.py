@@ -128,7 +128,7 @@ class UploadSessions:
         """The SHA-256 of a part that has come in; None if it has not."""
         with self._database.transaction() as session:
             row = session.get(UploadPartRow, (upload_id, number))
-        return row and row.sha256
+        return None if row is None else row.sha256
 
     def receive(self, upload_id: str, number: int, sha256: str) -> None:
         """Note that a part lies in the store, whole; the upload stays open for longer.

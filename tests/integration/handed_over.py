@@ -5,6 +5,7 @@ from pathlib import Path
 
 from app.database import open_database
 from app.jobs.records import Records
+from app.jobs.rows import NewJob
 from app.migrations import migrate
 from app.storage import Storage, open_storage
 from app.uploads.records import KeptFile
@@ -40,5 +41,5 @@ def add_row(data_dir: Path, job_id: str, files: list[KeptFile]) -> None:
     data_dir.mkdir(parents=True, exist_ok=True)
     database = open_database(f"sqlite:///{data_dir / 'palettery.db'}")
     migrate(database)
-    Records(database).add(job_id, "m.safetensors", 1, Progress(), files=files)
+    Records(database).add(NewJob(job_id, "m.safetensors", 1, Progress()), files)
     database.close()

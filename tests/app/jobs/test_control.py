@@ -9,6 +9,7 @@ import pytest
 from app.compression.job import job_folder, stop_path
 from app.errors import Conflict, DeadlineExceeded, NotFound, problem
 from app.jobs.control import Control
+from app.jobs.rows import NewJob
 from app.settings import Settings
 from app.storage import open_storage
 from app.uploads.records import FileRecords, KeptFile
@@ -34,7 +35,7 @@ class Service:
         for file in kept:
             self.store.write(file.path, b"bytes")
         enqueue = self.engine.enqueue
-        self.jobs.add(job_id, "m", 1, Progress(), files=kept, enqueue=enqueue)
+        self.jobs.add(NewJob(job_id, "m", 1, Progress()), kept, enqueue)
         self.store.write(f"{job_folder(job_id)}/tasks.json", b"[]")
         return job_id
 

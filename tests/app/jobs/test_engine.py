@@ -7,6 +7,7 @@ import pytest
 
 from app.errors import Conflict, DeadlineExceeded, problem
 from app.jobs.engine import LOWEST_PRIORITY, QUEUE, VERSION, WORKFLOW, workflow_id
+from app.jobs.rows import NewJob
 from schemas.jobs import Progress
 
 numbers = itertools.count()
@@ -18,7 +19,7 @@ def new_id():
 
 
 def add(jobs, enqueue, **chosen):
-    return jobs.add(new_id(), "m", 1, Progress(), enqueue=enqueue, **chosen).id
+    return jobs.add(NewJob(new_id(), "m", 1, Progress(), **chosen), enqueue=enqueue).id
 
 
 def lives(engine, job_id):

@@ -9,6 +9,7 @@ import pytest
 from app.database import open_database
 from app.errors import Conflict, NotFound, StorageFull, problem
 from app.jobs.records import Records
+from app.jobs.rows import NewJob
 from app.results.records import ResultRecords
 from app.uploads.records import FileRecords, KeptFile
 from schemas.jobs import Progress
@@ -32,8 +33,9 @@ def records(database):
     return Records(database)
 
 
-def add(records, **chosen):
-    return records.add(new_id(), "m.safetensors", 1 << 40, WORK, **chosen).id
+def add(records, files=(), enqueue=None, **chosen):
+    new = NewJob(new_id(), "m.safetensors", 1 << 40, WORK, **chosen)
+    return records.add(new, files, enqueue).id
 
 
 def ended(records, state, expires_at=None, **chosen):
@@ -45,7 +47,7 @@ def ended(records, state, expires_at=None, **chosen):
 
 
 def test_new_job_is_queued_and_reads_back_as_it_was_made(records):
-    job = records.add(new_id(), "größe.safetensors", 1 << 40, WORK)
+    job = records.add(NewJob(new_id(), "größe.safetensors", 1 << 40, WORK))
     assert (job.state, job.progress, job.size_before_bytes) == ("queued", WORK, 1 << 40)
     assert job.created_at.tzinfo == UTC
     assert abs((datetime.now(UTC) - job.created_at).total_seconds()) < 60
@@ -64,7 +66,7 @@ def test_life_of_a_job_that_succeeds(records):
     job = records.get(job_id)
     assert (job.state, job.progress, job.size_after_bytes) == ("succeeded", done, 7)
     assert job.created_at <= job.started_at <= job.ended_at
-    assert set(job.links) == {"self", "artifact", "report"}
+    assert set(job.links) == {"self", "artifact", "report", "report_csv"}
 
 
 def test_links_are_those_of_the_state(records):

@@ -10,6 +10,7 @@ import pytest
 from app.compression.job import job_folder
 from app.errors import Conflict, NotFound
 from app.jobs.records import Records
+from app.jobs.rows import NewJob
 from app.jobs.sweep import Sweep, remove_unused_files
 from app.storage import open_storage
 from app.uploads.records import FileRecords, KeptFile
@@ -51,7 +52,7 @@ class Service:
         kept = [KeptFile(letter * 64, f"uploads/{letter}", 5) for letter in letters]
         for file in kept:
             self.put(file.path, days)
-        self.records.add(job_id, "m", 1, Progress(), files=kept)
+        self.records.add(NewJob(job_id, "m", 1, Progress()), kept)
         self.put(f"jobs/{job_id}/tasks.json", days)
         self.put(f"jobs/{job_id}/artifact/m", days)
         if expires_at is not None:

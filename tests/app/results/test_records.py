@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from app.errors import NotFound
 from app.jobs.records import Records
+from app.jobs.rows import NewJob
 from app.results.records import ResultRecords
 from schemas.checkpoint import StoredTensor
 from schemas.jobs import Progress
@@ -30,7 +31,7 @@ def results(database):
 def new_job(database):
     def add():
         job_id = f"01890a5d-ac96-774b-bcce-{next(numbers):012x}"
-        return Records(database).add(job_id, "m", 1, Progress()).id
+        return Records(database).add(NewJob(job_id, "m", 1, Progress())).id
 
     return add
 

@@ -9,6 +9,7 @@ from app.compression.assemble import report_path
 from app.compression.parts import read_parts
 from app.compression.work import perform
 from app.jobs.records import Records
+from app.jobs.rows import NewJob
 from app.results import reuse as module
 from app.results.keys import request_sha256
 from app.results.records import ResultRecords
@@ -55,7 +56,8 @@ class Service:
         job_id = f"01890a5d-ac96-774b-bcce-{self.jobs:012x}"
         made = StoredJob(self.store, job_id, arrays, config, **options)
         digest = request_sha256(made.intake)
-        self.records.add(job_id, "m", 1, Progress(), owner=owner, priority=3, request_sha256=digest)
+        new = NewJob(job_id, "m", 1, Progress(), owner=owner, priority=3, request_sha256=digest)
+        self.records.add(new)
         self.records.start(job_id)
         made.job_id = job_id
         return made

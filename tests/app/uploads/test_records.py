@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from app.errors import FileGone
 from app.jobs.records import Records
+from app.jobs.rows import NewJob
 from app.uploads import records as module
 from app.uploads.records import FileRecords, KeptFile, keep
 from schemas.jobs import Progress
@@ -34,7 +35,7 @@ def stored(letter, **how):
 
 def add(database, letters, now=NOW, **how):
     kept = [stored(letter, **how) for letter in letters]
-    return Records(database, lambda: now).add(new_id(), "m", 1, Progress(), files=kept).id
+    return Records(database, lambda: now).add(NewJob(new_id(), "m", 1, Progress()), files=kept).id
 
 
 def remove(database, job_id):
@@ -46,8 +47,10 @@ def remove(database, job_id):
 def test_files_are_kept_once(database, files):
     kept = [stored("b"), stored("a"), stored("a")]
     records = Records(database)
-    records.add(new_id(), "m", 1, Progress(), files=kept)
-    records.add(new_id(), "m", 1, Progress(), files=[stored("a", is_known=True), stored("c")])
+    records.add(NewJob(new_id(), "m", 1, Progress()), files=kept)
+    records.add(
+        NewJob(new_id(), "m", 1, Progress()), files=[stored("a", is_known=True), stored("c")]
+    )
     assert files.find([letter * 64 for letter in "abcd"]) == {
         letter * 64: f"files/{letter}" for letter in "abc"
     }
@@ -66,7 +69,7 @@ def test_job_whose_files_lie_elsewhere_is_not_added(database, files, planned):
     records = Records(database)
     job_id = add(database, "a")
     with pytest.raises(FileGone, match="removed or replaced"):
-        records.add(new_id(), "m", 1, Progress(), files=[stored("b"), planned])
+        records.add(NewJob(new_id(), "m", 1, Progress()), files=[stored("b"), planned])
     assert [job.id for job in records.alive()] == [job_id]
     assert list(files.paths()) == ["files/a"]
 
@@ -81,11 +84,11 @@ def test_threads_that_add_jobs_with_the_same_new_files(database, files):
         brought = [KeptFile(digest, f"files/{number}/{digest}", 7) for digest in ordered]
         start.wait()
         try:
-            return records.add(new_id(), "m", 1, Progress(), files=brought).id
+            return records.add(NewJob(new_id(), "m", 1, Progress()), files=brought).id
         except FileGone:
             found = files.find(digests)
             known = [KeptFile(digest, found[digest], 7, is_known=True) for digest in ordered]
-            return records.add(new_id(), "m", 1, Progress(), files=known).id
+            return records.add(NewJob(new_id(), "m", 1, Progress()), files=known).id
 
     with ThreadPoolExecutor(4) as pool:
         for turn in range(10):

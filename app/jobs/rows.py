@@ -1,0 +1,110 @@
+"""A job's row: made for a new job, and as the API shows it."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+from app.idempotency import KeyedRequest
+from app.keys.caller import LOCAL
+from app.rows import JobRow
+from schemas.jobs import Job, JobState, Progress
+from schemas.problem import Problem
+
+ID = re.compile(r"[0-9a-f-]{36}")
+"""Anything else is no job's id, and some databases choke on it."""
+ALIVE: tuple[JobState, ...] = ("queued", "running")
+RETRIED: tuple[JobState, ...] = ("failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """What is known of a job when it is queued."""
+
+    id: str
+    model_name: str
+    size_before_bytes: int
+    progress: Progress
+    owner: str = LOCAL
+    priority: int = 5
+    deadline_at: datetime | None = None
+    request_sha256: str | None = None
+    """Equal ones give equal artifacts."""
+    reuse: bool = True
+    model_id: str | None = None
+    config_name: str | None = None
+    """`name@version`."""
+    webhook_url: str | None = None
+    keyed: KeyedRequest | None = None
+    """The Idempotency-Key that it was asked for with."""
+
+
+def new_row(job: NewJob, created_at: datetime) -> JobRow:
+    """The row of a job that is queued."""
+    return JobRow(
+        id=job.id,
+        owner=job.owner,
+        state="queued",
+        model_name=job.model_name,
+        created_at=created_at,
+        size_before_bytes=job.size_before_bytes,
+        priority=job.priority,
+        deadline_at=job.deadline_at,
+        attempt=0,
+        request_sha256=job.request_sha256,
+        reuse=job.reuse,
+        model_id=job.model_id,
+        config_name=job.config_name,
+        webhook_url=job.webhook_url,
+        idempotency_key=job.keyed and job.keyed.key,
+        idempotency_sha256=job.keyed and job.keyed.sha256,
+        **job.progress.model_dump(),
+    )
+
+
+def shown(row: JobRow) -> Job:
+    """A job as the API shows it."""
+    return Job(
+        id=row.id,
+        owner=row.owner,
+        state=row.state,
+        model_name=row.model_name,
+        model_id=row.model_id,
+        config_name=row.config_name,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        priority=row.priority,
+        deadline_at=row.deadline_at,
+        attempt=row.attempt,
+        reuse=row.reuse,
+        expires_at=row.expires_at,
+        progress=Progress(
+            tensors_done=row.tensors_done,
+            tensors_total=row.tensors_total,
+            bytes_done=row.bytes_done,
+            bytes_total=row.bytes_total,
+            tensors_reused=row.tensors_reused,
+        ),
+        size_before_bytes=row.size_before_bytes,
+        size_after_bytes=row.size_after_bytes,
+        error=row.error and Problem.model_validate(row.error),
+        links=_links(row),
+    )
+
+
+def _links(row: JobRow) -> dict[str, str]:
+    here = f"/v1/jobs/{row.id}"
+    links = {"self": here}
+    if row.model_id is not None:
+        links["model"] = f"/v1/models/{row.model_id}"
+    if row.state in ALIVE:
+        links["cancel"] = f"{here}/cancel"
+    if row.state in RETRIED:
+        links["retry"] = f"{here}/retry"
+    if row.state == "succeeded":
+        links |= {
+            "artifact": f"{here}/artifact",
+            "report": f"{here}/report",
+            "report_csv": f"{here}/report.csv",
+        }
+    return links
