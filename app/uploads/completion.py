@@ -20,9 +20,7 @@ from app.errors import (
 )
 from app.models.records import ModelRecords
 from app.models.service import Models, model_id
-from app.storage import CHUNK_BYTES, Storage
-from app.storage.base import AsyncPieces
-from app.uploads.hashed import Hashed
+from app.storage import Storage
 from app.uploads.layout import Part, part_path, parts_folder, parts_of
 from app.uploads.multipart import UPLOADS
 from app.uploads.received import kept_once, owned_files, received_parts
@@ -132,22 +130,14 @@ class Completion:
             # Its digest was the file's when it came in, and nobody else has touched it since.
             await asyncio.to_thread(self._store.copy, part_path(session.id, parts[0].number), path)
             return
-        hashed = Hashed(self._bytes(session, parts))
-        await self._store.write_stream(path, hashed.pieces())
-        if hashed.hexdigest() != file.sha256:
+        paths = [part_path(session.id, part.number) for part in parts]
+        sha256 = await self._store.join(paths, path)
+        if sha256 != file.sha256:
             await asyncio.to_thread(self._drop, session, parts)
             raise InvalidUpload(
-                f"{file.name} has the SHA-256 {hashed.hexdigest()}, and {file.sha256} was "
-                f"announced; its parts, {parts[0].number:,} to {parts[-1].number:,}, were removed: "
-                "send them again"
+                f"{file.name} has the SHA-256 {sha256}, and {file.sha256} was announced; its "
+                f"parts, {parts[0].number:,} to {parts[-1].number:,}, were removed: send them again"
             )
-
-    async def _bytes(self, session: UploadSession, parts: Sequence[Part]) -> AsyncPieces:
-        for part in parts:
-            path = part_path(session.id, part.number)
-            for start in range(0, part.size_bytes, CHUNK_BYTES):
-                size_bytes = min(CHUNK_BYTES, part.size_bytes - start)
-                yield await asyncio.to_thread(self._store.read, path, start, size_bytes)
 
     def _publish(
         self, session: UploadSession, files: Sequence[StoredFile], brought: Collection[str]

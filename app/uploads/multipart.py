@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from app.errors import InvalidUpload, TooLarge
 from app.settings import Limits
 from app.storage import Storage
-from app.uploads.hashed import Hashed, larger
+from app.storage.streams import Hashed, larger
 from schemas.checkpoint import StoredFile
 
 FILE_FIELDS = ("model", "sensitivities")

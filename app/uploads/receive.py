@@ -7,9 +7,8 @@ from starlette.requests import ClientDisconnect
 
 from app.errors import Conflict, InvalidUpload, NotFound, TooLarge
 from app.storage import Storage
-from app.storage.base import AsyncPieces
+from app.storage.streams import AsyncPieces, Hashed, larger
 from app.uploads.digests import announced_sha256
-from app.uploads.hashed import Hashed, larger
 from app.uploads.layout import Part, count_parts, part_path, parts_of
 from app.uploads.sessions import UploadSession, UploadSessions, completed
 

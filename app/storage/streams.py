@@ -1,13 +1,13 @@
-"""Streams that are hashed while they pass."""
+"""Streams of bytes: gathered into larger pieces, hashed while they pass."""
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 
-from app.storage.base import AsyncPieces, gathered
-
+Pieces = Iterable[bytes | memoryview]
+AsyncPieces = AsyncIterator[bytes | memoryview]
 PIECE_BYTES = 2 << 20
-"""Bytes gathered before they are hashed and go on to the store."""
+"""Bytes that are worth a change of threads."""
 
 
 class Hashed:
@@ -35,7 +35,23 @@ class Hashed:
         return self._digest.hexdigest()
 
 
-async def larger(data: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in pieces that are worth a change of threads each."""
+async def larger(data: AsyncPieces) -> AsyncIterator[bytes]:
+    """The same bytes in pieces of `PIECE_BYTES` at least, but for the last."""
     async for pieces in gathered(data, PIECE_BYTES):
         yield b"".join(pieces)
+
+
+async def gathered(
+    data: AsyncPieces, least_bytes: int
+) -> AsyncIterator[Sequence[bytes | memoryview]]:
+    """The pieces in groups of at least so many bytes, but for the last."""
+    held: list[bytes | memoryview] = []
+    size_bytes = 0
+    async for piece in data:
+        held.append(piece)
+        size_bytes += len(piece)
+        if size_bytes >= least_bytes:
+            yield held
+            held, size_bytes = [], 0
+    if held:
+        yield held
