@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import unquote, urlsplit
@@ -80,9 +81,7 @@ class Folder(Storage):
                     size_bytes = os.fstat(descriptor).st_size
                     for start in range(0, size_bytes, STEP_BYTES):
                         part = (descriptor, start, min(STEP_BYTES, size_bytes - start))
-                        await _both(
-                            lambda p=part: file.append(*p), lambda p=part: _hash(digest, *p)
-                        )
+                        await _both(partial(file.append, *part), partial(_hash, digest, *part))
             await asyncio.to_thread(file.settle)
         return digest.hexdigest()
 

@@ -91,10 +91,10 @@ class Completion:
                 raise
             except (ObjectMissing, NotFound):
                 now = await asyncio.to_thread(self._sessions.get, session.owner, session.id)
-                if now.model_id is None:
-                    await asyncio.to_thread(self._forget_lost, session)
-                    raise
-                return now.model_id  # completed by another process
+                if now.model_id is not None:
+                    return now.model_id  # completed by another process
+                await asyncio.to_thread(self._check_parts, session)
+                raise
             finally:
                 unused = [path for path in brought if path not in kept]
                 await asyncio.to_thread(self._store.delete, *unused)
@@ -168,12 +168,18 @@ class Completion:
         self._sessions.drop(session.id, [part.number for part in parts])
         self._store.delete(*(part_path(session.id, part.number) for part in parts))
 
-    def _forget_lost(self, session: UploadSession) -> None:
+    def _check_parts(self, session: UploadSession) -> None:
         """Have those parts sent again that somebody removed behind our back."""
         received = self._sessions.received(session.id)
-        paths = {number: part_path(session.id, number) for number in received}
-        lost = [number for number, path in paths.items() if not self._store.exists(path)]
-        self._sessions.drop(session.id, lost)
+        lost = [
+            part
+            for part in parts_of(session.files, session.part_size_bytes)
+            if part.number in received
+            and not self._store.exists(part_path(session.id, part.number))
+        ]
+        if lost:
+            self._drop(session, lost)
+            raise _missing(session, lost)
 
 
 def _missing(session: UploadSession, parts: Sequence[Part]) -> PartsMissing:

@@ -6,7 +6,8 @@ Source: RFC 9530, sections 2 and 3; RFC 8941, section 3.2, for how they are writ
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+
+from starlette.datastructures import Headers
 
 from app.errors import InvalidUpload
 
@@ -15,13 +16,13 @@ _MEMBER = re.compile(r"[ \t]*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/]*={0,2}):[ \t]
 _HOW = f"send {CONTENT}: sha-256=:<the digest's 32 bytes in base64>:"
 
 
-def announced_sha256(headers: Mapping[str, str]) -> str:
+def announced_sha256(headers: Headers) -> str:
     """The SHA-256 in hex that a request says its body has.
 
     Raises:
         InvalidUpload: it says none, says it in another way, or says two.
     """
-    told = {name: headers[name] for name in (CONTENT, REPR) if name in headers}
+    told = {name: ",".join(headers.getlist(name)) for name in (CONTENT, REPR) if name in headers}
     if not told:
         raise InvalidUpload(f"the part has no {CONTENT} header; {_HOW}")
     found = {_sha256(name, value) for name, value in told.items()}

@@ -1,11 +1,12 @@
 """One part of an upload: streamed into the store, and noted once it is there and right."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
-from app.errors import Conflict, InvalidUpload, NotFound, TooLarge
+from app.errors import Conflict, InvalidUpload, NotFound, ObjectMissing, TooLarge
 from app.storage import Storage
 from app.storage.streams import AsyncPieces, Hashed, larger
 from app.uploads.digests import announced_sha256
@@ -18,7 +19,7 @@ async def receive(
     store: Storage,
     session: UploadSession,
     number: int,
-    headers: Mapping[str, str],
+    headers: Headers,
     body: AsyncIterator[bytes],
 ) -> None:
     """Take in a part; one that is here already is not read again.
@@ -38,9 +39,14 @@ async def receive(
     is_known = await asyncio.to_thread(sessions.digest_of, session.id, number) == sha256
     if is_known and await asyncio.to_thread(store.exists, path):
         return
-    await store.write_stream(path, _checked(body, part, sha256))
     try:
+        await store.write_stream(path, _checked(body, part, sha256))
         await asyncio.to_thread(sessions.receive, session.id, number, sha256)
+    except ObjectMissing:  # the folder went while we wrote
+        now = await asyncio.to_thread(sessions.get, session.owner, session.id)
+        if now.model_id is None:
+            raise
+        raise completed() from None
     except (NotFound, Conflict):
         await asyncio.to_thread(store.delete, path)
         raise
@@ -54,7 +60,7 @@ def _part(session: UploadSession, number: int) -> Part:
     raise NotFound(f"the upload has no part {number:,}; its parts are 1 to {total:,}")
 
 
-def _check(session: UploadSession, part: Part, sha256: str, headers: Mapping[str, str]) -> None:
+def _check(session: UploadSession, part: Part, sha256: str, headers: Headers) -> None:
     """See that what is announced fits, before any of it is read."""
     file = session.files[part.file]
     if part.size_bytes == file.size_bytes and sha256 != file.sha256:

@@ -1,8 +1,10 @@
 """Uploads in parts: announced, sent in any order, completed to a model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime, timedelta
+
+from starlette.datastructures import Headers
 
 from app.errors import BadInput, TooLarge
 from app.idempotency import KeyedRequest
@@ -78,7 +80,7 @@ class Uploads:
         owner: str,
         upload_id: str,
         number: int,
-        headers: Mapping[str, str],
+        headers: Headers,
         body: AsyncIterator[bytes],
     ) -> None:
         """Take in a part; see `receive`."""
