@@ -6,8 +6,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Literal, TypedDict
 
+from app.configs.records import ConfigRecords
+from app.configs.service import Configs
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
+from app.events.records import Events
 from app.jobs.cluster import local_workers, remote_workers
 from app.jobs.control import Control
 from app.jobs.controllers import Controllers
@@ -19,10 +22,13 @@ from app.jobs.service import Jobs
 from app.jobs.steps import Steps
 from app.jobs.sweep import Sweep
 from app.jobs.workflow import running_workflows
+from app.keys.records import KeyRecords
+from app.keys.service import Keys
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
 from app.models.records import ModelRecords
 from app.models.service import Models
+from app.readers import Readers
 from app.results.records import ResultRecords
 from app.results.reuse import Reuse
 from app.settings import Settings
@@ -40,9 +46,11 @@ Role = Literal["all", "api", "controller"]
 class State(TypedDict):
     """What endpoints find in `request.state`."""
 
+    keys: Keys
     jobs: Jobs
     models: Models
     uploads: Uploads
+    configs: Configs
     database: Database
     store: Storage
     count_workers: Callable[[], int]
@@ -74,7 +82,8 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
     """A role at work; `stop` ends the process when it must not go on.
 
     Raises:
-        BadInput: the database is not at this version, or another process has our executor id.
+        BadInput: the database is not at this version, another process has our executor id, or the
+            address is not loopback and there are no keys.
     """
     async with AsyncExitStack() as stack:
         store = open_storage(settings.resolved_storage_url())
@@ -84,12 +93,17 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             await asyncio.to_thread(migrate, database)
         else:
             await asyncio.to_thread(check_migrated, database)
+        keys = Keys(settings, KeyRecords(database))
+        if role != "controller":  # which says nothing but how it is
+            await asyncio.to_thread(keys.check_address)
         engine = Engine(database)
         stack.callback(engine.close)
         records, files = Records(database), FileRecords(database)
+        events = Events(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
         models = Models(settings.limits, model_records, files, store)
         sessions = UploadSessions(database, timedelta(hours=settings.upload_hours))
+        readers = Readers()
         controllers = Controllers(database)
         control = Control(settings, records, files, store, engine)
         count_workers = controllers.workers
@@ -106,7 +120,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             with suppress(WorkersLost):  # it may come later; jobs wait for it
                 await workers.reach()
             reuse = Reuse(ResultRecords(database), records, store)
-            steps = Steps(settings, records, store, workers, reuse)
+            steps = Steps(settings, records, events, store, workers, reuse)
             await stack.enter_async_context(running_workflows(settings, database, steps))
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
@@ -115,9 +129,11 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         completion = Completion(sessions, models, model_records, files, store)
         stack.push_async_callback(completion.stop)
         yield State(
+            keys=keys,
             jobs=jobs,
             models=models,
             uploads=Uploads(settings.limits, sessions, model_records, store, completion),
+            configs=Configs(ConfigRecords(database), readers, settings.limits.config_bytes),
             database=database,
             store=store,
             count_workers=count_workers,

@@ -1,52 +1,34 @@
-"""What the command line shows: tables and progress bars."""
+"""What the command line shows: tables, and how jobs end."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from app.client import Client
+from app.progress import CONSOLE
 from schemas.artifact import ArtifactSummary
 from schemas.config.spec import PalettizationSpec
 from schemas.jobs import Job
+from schemas.keys import Key
 from schemas.plan import Clustering, Plan, UnmatchedKey
 from schemas.report import Report
 
 OUT = Console(width=max(100, Console().width))
-PROGRESS = Console(stderr=True)
-
-
-@contextmanager
-def progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over bytes; gives what to call with (done, total)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=PROGRESS, transient=True, disable=not PROGRESS.is_terminal
-    ) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def follow(client: Client, job: Job) -> Job:
     """Show a job's progress until it ends, and how it ended."""
-    with progress(job.state) as advance:
-        for seen in client.watch(job.id):
-            advance(seen.progress.bytes_done, seen.progress.bytes_total)
-    if seen.error:
-        PROGRESS.print(f"[red]{seen.state}[/]: {escape(seen.error.detail)}")
+    ended = client.wait(job.id)
+    if ended.error:
+        CONSOLE.print(f"[red]{ended.state}[/]: {escape(ended.error.detail)}")
     else:
-        PROGRESS.print(seen.state)
-    return seen
+        CONSOLE.print(ended.state)
+    return ended
 
 
 def print_report(report: Report) -> None:
@@ -114,7 +96,7 @@ def print_artifact(summary: ArtifactSummary) -> None:
     OUT.print(f"and {len(summary.kept)} untouched tensors, {decimal(sum(summary.kept.values()))}")
 
 
-def print_jobs(jobs: Sequence[Job]) -> None:
+def print_jobs(jobs: Iterable[Job]) -> None:
     """One line a job."""
     table = _table("job", "state", "model", "created", "before", "after")
     for job in jobs:
@@ -126,6 +108,18 @@ def print_jobs(jobs: Sequence[Job]) -> None:
             decimal(job.size_before_bytes),
             "" if job.size_after_bytes is None else decimal(job.size_after_bytes),
         )
+    OUT.print(table)
+
+
+def print_keys(keys: Sequence[Key]) -> None:
+    """One line a key."""
+    table = _table("key", "owner", "name", "begins", "scopes", "state")
+    now = datetime.now(UTC)
+    for key in keys:
+        is_expired = key.expires_at is not None and key.expires_at <= now
+        state = "revoked" if key.revoked_at else "expired" if is_expired else "valid"
+        scopes = " ".join(key.scopes)
+        table.add_row(key.id, key.owner, escape(key.name), key.prefix, scopes, state)
     OUT.print(table)
 
 

@@ -1,6 +1,6 @@
 """Units of work, each small enough to send to a worker as JSON, and what they give back."""
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from schemas.base import Schema
 from schemas.checkpoint import Checkpoint, StoredTensor
@@ -144,6 +144,8 @@ class Published(Schema):
     """Of all its files."""
     results: tuple["Result", ...] = ()
     """Its palettized slices, for other jobs to use."""
+    kept: dict[str, NonNegativeInt] = Field(default_factory=dict)
+    """Why tensors were kept as they are -> how many were."""
 
 
 class Result(Schema):

@@ -31,7 +31,8 @@ def compress(
 ) -> None:
     """Palettize a model here, without a server."""
     from app.offline import compress as run
-    from app.tables import print_report, progress
+    from app.progress import progress
+    from app.tables import print_report
 
     with progress("palettizing") as advance:
         done = run(

@@ -68,7 +68,7 @@ def jobs(server: Server = LOCAL_SERVER, as_json: Json = False) -> None:
     from app.tables import print_jobs
 
     with Client(server) as client:
-        found = client.jobs()
+        found = list(client.jobs())
     if as_json:
         typer.echo("[" + ",\n".join(job.model_dump_json() for job in found) + "]")
     else:

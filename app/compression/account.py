@@ -1,6 +1,7 @@
 """The account of a job: what every tensor became, and at what cost."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from app.software import SOFTWARE
 from schemas.plan import Plan, PlannedTensor
 from schemas.report import Report, SliceOutcome, TensorReport
 from schemas.tasks import StoredSlice
+
+MOST_REASONS = 20
+"""That are told apart when kept tensors are counted."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,14 @@ def account(plan: Plan, pieces: Sequence[Piece], digests: dict[str, str]) -> Rep
         artifact_sha256=digests,
         software=SOFTWARE,
     )
+
+
+def kept(report: Report) -> dict[str, int]:
+    """Why tensors were kept -> how many, most first; what is rare is counted together."""
+    reasons = Counter(tensor.reason or "" for tensor in report.tensors if tensor.action == "kept")
+    counts = dict(reasons.most_common(MOST_REASONS))
+    rest = reasons.total() - sum(counts.values())
+    return counts | ({"for other reasons": rest} if rest else {})
 
 
 def tensor_report(piece: Piece) -> TensorReport:

@@ -6,7 +6,7 @@ from functools import cached_property
 from pydantic import TypeAdapter
 
 from app.artifacts.reader import open_artifact
-from app.compression.account import Piece, account, tensor_report
+from app.compression.account import Piece, account, kept, tensor_report
 from app.compression.assemble import (
     artifact_path,
     said,
@@ -118,7 +118,8 @@ class _Job:
         report = account(self.plan, list(self._pieces()), digests)
         write_report(self._store, self._prefix, report)
         size = sum(self._store.size_bytes(artifact_path(self._prefix, name)) for name in digests)
-        return Published(size_bytes=size, results=tuple(self._results()))
+        results = tuple(self._results())
+        return Published(size_bytes=size, results=results, kept=kept(report))
 
     @property
     def plan(self) -> Plan:

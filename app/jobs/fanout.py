@@ -9,6 +9,7 @@ import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from distributed import Client, Future, as_completed
 from distributed.client import FutureCancelledError
@@ -19,6 +20,8 @@ from app.errors import WorkerDied, WorkersLost
 from app.settings import Settings
 from schemas.tasks import KINDS, Answer, CompressionTask, Task
 
+OnDied = Callable[[Sequence[Task]], Awaitable[None]]
+"""Called with the tasks that a worker had in hand when it died; others do them."""
 OnDone = Callable[[Task, Answer], Awaitable[None]]
 """Called with each task and what it gave back, one at a time."""
 
@@ -29,9 +32,17 @@ class Workers:
     def __init__(self, connect: Callable[[], Awaitable[Client]]) -> None:
         self._connect = connect
         self._client: Client | None = None
+        self._underway: dict[str, tuple[Task, OnDied]] = {}
+        """Tasks by their keys, and whom to tell of their worker's death."""
         self._connecting = asyncio.Lock()
 
-    async def run_tasks(self, tasks: Sequence[Task], on_done: OnDone, priority: int = 0) -> None:
+    async def run_tasks(
+        self,
+        tasks: Sequence[Task],
+        on_done: OnDone,
+        priority: int = 0,
+        on_died: OnDied | None = None,
+    ) -> None:
         """Run every task, telling of each when it is done; a higher priority goes first.
 
         Raises:
@@ -52,6 +63,8 @@ class Workers:
             ): task
             for number, task in enumerate(tasks)
         }
+        watched = {str(future.key): (task, on_died) for future, task in waiting.items() if on_died}
+        self._underway |= watched
         try:
             async for future in as_completed(list(waiting), loop=client.loop):
                 task = waiting[future]
@@ -66,11 +79,13 @@ class Workers:
         except KilledWorker as error:
             raise WorkerDied(_told(waiting, error)) from error
         finally:
+            for key in watched:
+                del self._underway[key]
             if waiting:
                 with contextlib.suppress(OSError, ValueError, RuntimeError):  # it may be closed
                     await client.cancel(list(waiting))
 
-    async def ask(self, task: Task, priority: int = 0) -> Answer:
+    async def ask(self, task: Task, priority: int = 0, on_died: OnDied | None = None) -> Answer:
         """Run one task; what it gives back.
 
         Raises:
@@ -81,7 +96,7 @@ class Workers:
         async def on_done(_: Task, answer: Answer) -> None:
             answers.append(answer)
 
-        await self.run_tasks([task], on_done, priority)
+        await self.run_tasks([task], on_done, priority, on_died)
         return answers[0]
 
     def count(self) -> int:
@@ -109,9 +124,23 @@ class Workers:
             if self._client is None or self._client.status in ("closing", "closed"):
                 try:
                     self._client = await self._connect()
+                    self._client.subscribe_topic("all", self._hear)
                 except (OSError, TimeoutError) as error:
                     raise WorkersLost(f"no scheduler answers: {error}") from error
         return self._client
+
+    async def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        """The scheduler's news of its workers: tell of those that died with work in hand."""
+        _, news = event
+        if news.get("action") != "remove-worker" or news["expected"]:
+            return
+        lost: dict[OnDied, list[Task]] = {}
+        for key in news["processing-tasks"]:
+            if key in self._underway:
+                task, on_died = self._underway[key]
+                lost.setdefault(on_died, []).append(task)
+        for on_died, tasks in lost.items():
+            await on_died(tasks)
 
 
 def _told(waiting: Mapping[Future[Answer], Task], error: KilledWorker) -> str:

@@ -4,22 +4,29 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, func, null, select, update
+from sqlalchemy import delete, func, null, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app.database import Clock, Database, chunks, utc_now
 from app.errors import Conflict, NotFound
+from app.events import lines
+from app.events.lines import Line
+from app.events.records import record
 from app.idempotency import KeyedRequest
-from app.jobs.rows import ALIVE, ID, RETRIED, NewJob, new_row, shown
-from app.keys.caller import LOCAL
+from app.jobs.rows import ALIVE, ID, RETRIED, NewJob, changed, changing, new_row, shown
+from app.keys.caller import LOCAL, UNLIMITED
+from app.keys.quota import check_room, within_limits
 from app.rows import JobRow
 from app.uploads.records import KeptFile, keep
 from schemas.jobs import ENDED, Job, JobState, Progress
+from schemas.keys import OwnerLimits
 from schemas.problem import Problem
 
 Enqueue = Callable[[Session, str, int, int], None]
 """Has the engine start an attempt, within a transaction: (session, job id, attempt, priority)."""
+Notify = Callable[[Session, str, int], None]
+"""Has the engine call a webhook, within a transaction: (session, job id, number of the event)."""
 
 
 class KeyTaken(Exception):
@@ -27,10 +34,15 @@ class KeyTaken(Exception):
 
 
 class Records:
-    """Reads and writes of job rows, each in its own transaction."""
+    """Reads and writes of job rows, each in its own transaction.
 
-    def __init__(self, database: Database, now: Clock = utc_now) -> None:
-        self._database, self._now = database, now
+    Every change of a job's state is recorded as an event, and its end told to its webhook.
+    """
+
+    def __init__(
+        self, database: Database, now: Clock = utc_now, notify: Notify | None = None
+    ) -> None:
+        self._database, self._now, self._notify = database, now, notify
 
     def add(
         self, new: NewJob, files: Sequence[KeptFile] = (), enqueue: Enqueue | None = None
@@ -41,12 +53,16 @@ class Records:
             FileGone: a file does not lie where the caller says: it was removed, or the same bytes
                 are kept at another path by now. Ask `FileRecords.find` again and plan with that.
             KeyTaken: another job has its Idempotency-Key.
+            OverQuota: its owner may not have as many, or as many bytes.
         """
         row = new_row(new, self._now())
-        with self._database.transaction() as session:
+        with (
+            self._database.transaction() as session,
+            within_limits(session, new.owner, new.limits),
+        ):
             session.add(row)
             try:
-                session.flush()  # the first write: SQLite's transaction begins here
+                session.flush()  # SQLite's transaction begins here, if not with the limits
             except IntegrityError as error:
                 if new.keyed is None:
                     raise
@@ -54,7 +70,16 @@ class Records:
             keep(session, new.id, files, row.created_at)
             if enqueue is not None:
                 enqueue(session, new.id, row.attempt, new.priority)
-            return shown(row)
+            return self._queued(session, row, new.told)
+
+    def check_room(self, owner: str, limits: OwnerLimits) -> None:
+        """See that an owner may add any job.
+
+        Raises:
+            OverQuota: it may not.
+        """
+        with self._database.transaction() as session:
+            check_room(session, owner, limits)
 
     def keyed(self, owner: str, asked: KeyedRequest) -> Job | None:
         """The job that was queued for this very request before; None if there is none.
@@ -133,24 +158,26 @@ class Records:
         with self._database.transaction() as session:
             return session.scalar(query)
 
-    def start(self, job_id: str, attempt: int = 0) -> Job | None:
+    def start(self, job_id: str, attempt: int = 0, by: str = "") -> Job | None:
         """Queued to running; the job if that attempt may go on (a recovered one runs already)."""
-        started = {"state": "running", "started_at": self._now()}
-        change = (
-            update(JobRow)
-            .where(JobRow.id == job_id, JobRow.state == "queued", JobRow.attempt == attempt)
-            .values(started)
+        started_at = self._now()
+        change = changing(job_id, ["queued"], attempt).values(
+            state="running", started_at=started_at
         )
         with self._database.transaction() as session:
-            session.execute(change)
-            row = session.get(JobRow, job_id)
+            started = changed(session, change)
+            row = started or session.get(JobRow, job_id)
             if row is None or (row.state, row.attempt) != ("running", attempt):
                 return None
-            return shown(row)
+            job, again = shown(row), [lines.taken_up_again(by)]
+            record(session, job_id, self._now(), [job, lines.taken_up(by)] if started else again)
+            return job
 
     def advance(self, job_id: str, progress: Progress, attempt: int | None = None) -> bool:
         """Note the work done by a running job; whether it, or that attempt, is running still."""
-        return self._move(job_id, ("running",), attempt, **progress.model_dump())
+        change = changing(job_id, ["running"], attempt).values(progress.model_dump())
+        with self._database.transaction() as session:
+            return session.connection().execute(change).rowcount == 1
 
     def succeed(
         self,
@@ -159,11 +186,12 @@ class Records:
         expires_at: datetime | None = None,
         progress: Progress | None = None,
         attempt: int | None = None,
+        told: Sequence[Line] = (),
     ) -> bool:
         """Running to succeeded; whether that was so, of that attempt if one is named."""
         done = progress.model_dump() if progress else {}
         values = {"size_after_bytes": size_after_bytes, "expires_at": expires_at, **done}
-        return self._end(job_id, "succeeded", attempt, **values)
+        return self._end(job_id, "succeeded", told, attempt, **values)
 
     def fail(
         self,
@@ -173,45 +201,40 @@ class Records:
         attempt: int | None = None,
     ) -> bool:
         """Queued or running to failed; whether that was so, of that attempt if one is named."""
-        told = json.loads(problem.model_dump_json())
-        return self._end(job_id, "failed", attempt, error=told, expires_at=expires_at)
+        error, told = json.loads(problem.model_dump_json()), [lines.failed(problem)]
+        return self._end(job_id, "failed", told, attempt, error=error, expires_at=expires_at)
 
     def cancel(self, job_id: str, expires_at: datetime | None = None) -> bool:
         """Queued or running to cancelled; whether that was so."""
-        return self._end(job_id, "cancelled", expires_at=expires_at)
+        return self._end(job_id, "cancelled", [lines.CANCELLED], expires_at=expires_at)
 
-    def retry(self, job_id: str, enqueue: Enqueue | None = None) -> int:
+    def retry(
+        self, job_id: str, enqueue: Enqueue | None = None, limits: OwnerLimits = UNLIMITED
+    ) -> int:
         """Failed or cancelled back to queued, without its deadline; the number of the new attempt.
 
         Raises:
             NotFound: there is no such job.
             Conflict: it is in another state.
+            OverQuota: its owner may not have as many.
         """
-        self.get(job_id)
+        owner = self.get(job_id).owner
         afresh = Progress().model_dump(exclude={"tensors_total", "bytes_total"})
         change = (
-            update(JobRow)
-            .where(JobRow.id == job_id, JobRow.state.in_(RETRIED))
-            .values(
-                state="queued",
-                attempt=JobRow.attempt + 1,
-                started_at=None,
-                ended_at=None,
-                deadline_at=None,
-                expires_at=None,
-                error=null(),
-                **afresh,
-            )
-            .returning(JobRow.attempt, JobRow.priority)
+            changing(job_id, RETRIED)
+            .values(state="queued", attempt=JobRow.attempt + 1, error=null())
+            .values(started_at=None, ended_at=None, deadline_at=None, expires_at=None)
+            .values(afresh)
         )
-        with self._database.transaction() as session:
-            moved = session.connection().execute(change).one_or_none()
-            if moved is not None and enqueue is not None:
-                enqueue(session, job_id, *moved)
-        if moved is None:
-            state = self.get(job_id).state
-            raise Conflict(f"the job is {state}; only failed and cancelled jobs can be retried")
-        return int(moved.attempt)
+        with self._database.transaction() as session, within_limits(session, owner, limits):
+            row = changed(session, change)
+            if row is not None:
+                self._queued(session, row)
+                if enqueue is not None:
+                    enqueue(session, job_id, row.attempt, row.priority)
+                return row.attempt
+        state = self.get(job_id).state
+        raise Conflict(f"the job is {state}; only failed and cancelled jobs can be retried")
 
     def enqueue_again(self, job_id: str, enqueue: Enqueue) -> None:
         """Have the engine start the attempt at a job that has not ended."""
@@ -246,17 +269,30 @@ class Records:
         with self._database.transaction() as session:
             return session.scalars(query).all()
 
-    def _end(
-        self, job_id: str, state: JobState, attempt: int | None = None, **values: object
-    ) -> bool:
-        return self._move(job_id, ALIVE, attempt, state=state, ended_at=self._now(), **values)
+    def _queued(self, session: Session, row: JobRow, told: Sequence[Line] = ()) -> Job:
+        """A job that has come to be queued; its log tells how many are served before it."""
+        before = select(func.count()).where(
+            JobRow.state == "queued", JobRow.priority >= row.priority, JobRow.id != row.id
+        )
+        behind, job = session.scalars(before).one(), shown(row)
+        record(session, row.id, self._now(), [job, *told, lines.queued(behind)])
+        return job
 
-    def _move(
-        self, job_id: str, states: Sequence[JobState], attempt: int | None, **values: object
+    def _end(
+        self,
+        job_id: str,
+        state: JobState,
+        told: Sequence[Line],
+        attempt: int | None = None,
+        **values: object,
     ) -> bool:
-        """Change a row, provided it is in one of the states, and at that attempt, still."""
-        change = update(JobRow).where(JobRow.id == job_id, JobRow.state.in_(states)).values(values)
-        if attempt is not None:
-            change = change.where(JobRow.attempt == attempt)
+        change = changing(job_id, ALIVE, attempt)
         with self._database.transaction() as session:
-            return session.connection().execute(change).rowcount == 1
+            now = self._now()
+            row = changed(session, change.values(state=state, ended_at=now, **values))
+            if row is None:
+                return False
+            newest = record(session, job_id, now, [*told, shown(row)])
+            if self._notify and row.webhook_url is not None and newest is not None:
+                self._notify(session, job_id, newest)
+            return True

@@ -1,13 +1,19 @@
 """A job's row: made for a new job, and as the API shows it."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from sqlalchemy import Update, update
+from sqlalchemy.orm import Session
+
+from app.events.lines import Line
 from app.idempotency import KeyedRequest
-from app.keys.caller import LOCAL
+from app.keys.caller import LOCAL, UNLIMITED
 from app.rows import JobRow
 from schemas.jobs import Job, JobState, Progress
+from schemas.keys import OwnerLimits
 from schemas.problem import Problem
 
 ID = re.compile(r"[0-9a-f-]{36}")
@@ -34,8 +40,12 @@ class NewJob:
     config_name: str | None = None
     """`name@version`."""
     webhook_url: str | None = None
+    limits: OwnerLimits = UNLIMITED
+    """The most that its owner may have, with it."""
     keyed: KeyedRequest | None = None
     """The Idempotency-Key that it was asked for with."""
+    told: tuple[Line, ...] = ()
+    """What its log begins with."""
 
 
 def new_row(job: NewJob, created_at: datetime) -> JobRow:
@@ -59,6 +69,18 @@ def new_row(job: NewJob, created_at: datetime) -> JobRow:
         idempotency_sha256=job.keyed and job.keyed.sha256,
         **job.progress.model_dump(),
     )
+
+
+def changing(job_id: str, states: Sequence[JobState], attempt: int | None = None) -> Update:
+    """A change of a row, provided it is in one of the states, and at that attempt, still."""
+    change = update(JobRow).where(JobRow.id == job_id, JobRow.state.in_(states))
+    return change if attempt is None else change.where(JobRow.attempt == attempt)
+
+
+def changed(session: Session, change: Update) -> JobRow | None:
+    """The row after a change of one at most; None if there was none to change."""
+    whole = {"synchronize_session": False, "populate_existing": True}
+    return session.scalars(change.returning(JobRow), execution_options=whole).one_or_none()
 
 
 def shown(row: JobRow) -> Job:

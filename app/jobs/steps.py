@@ -3,12 +3,18 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+from app.compression.account import kept
 from app.compression.assemble import artifact_path, report_path
 from app.compression.job import discard_artifact, job_folder, read_tasks, stop_path
-from app.errors import ERRORS, Cancelled, NotFound, PaletteryError, problem
-from app.jobs.fanout import Workers
+from app.compression.work import describe
+from app.errors import ERRORS, Cancelled, DatabaseFailed, NotFound, PaletteryError, problem
+from app.events import lines
+from app.events.lines import Line
+from app.events.records import Events
+from app.jobs.fanout import OnDied, Workers
 from app.jobs.records import Records
 from app.results.reuse import Reuse
 from app.settings import Settings
@@ -41,9 +47,16 @@ class Steps:
     """What a workflow does, one step after the other."""
 
     def __init__(
-        self, settings: Settings, records: Records, store: Storage, workers: Workers, reuse: Reuse
+        self,
+        settings: Settings,
+        records: Records,
+        events: Events,
+        store: Storage,
+        workers: Workers,
+        reuse: Reuse,
     ) -> None:
         self._settings, self._records, self._store = settings, records, store
+        self._events = events
         self._workers, self._reuse = workers, reuse
 
     async def run(self, job_id: str, attempt: int) -> None:
@@ -51,7 +64,8 @@ class Steps:
 
         The job has succeeded once the artifact was read back and checked.
         """
-        job = await asyncio.to_thread(self._records.start, job_id, attempt)
+        by = self._settings.executor_id
+        job = await asyncio.to_thread(self._records.start, job_id, attempt, by)
         if job is None:
             await asyncio.to_thread(self._tidy, job_id, attempt)  # a crash may have left it so
             return
@@ -62,13 +76,16 @@ class Steps:
         if job.reuse:
             around = self._task(job)
             missing = await self._reuse.with_known(job, missing, around, self._workers)
+        reused = sum(map(_reused, missing))
+        await self._tell(job_id, lines.cut(len(tasks), len(tasks) - len(missing), reused))
         seen = _Progress(job, self._note)
         for task in tasks:
             if task.part_path in exist:
                 seen.add(task)
         try:
             if sum(task.size_bytes for task in missing) > TINY_BYTES:
-                await self._workers.run_tasks(missing, seen.on_done, job.priority)
+                died = self._on_died(job)
+                await self._workers.run_tasks(missing, seen.on_done, job.priority, died)
                 missing = []
             published = await self._published(job, missing)
             for task in missing:
@@ -84,6 +101,11 @@ class Steps:
         await asyncio.to_thread(self._records.fail, job_id, told, self._expiry(), attempt)
         await asyncio.to_thread(self._tidy, job_id, attempt)
 
+    async def trouble(self, job_id: str, error: BaseException) -> None:
+        """Have the job's log tell why a step will be tried again."""
+        why = error.detail if isinstance(error, PaletteryError) else "something cannot be reached"
+        await self._tell(job_id, lines.trying_again(why))
+
     def _work(self, job: Job) -> tuple[list[CompressionTask], set[str]]:
         """A job's tasks, and the parts that there are."""
         prefix = job_folder(job.id)
@@ -95,13 +117,14 @@ class Steps:
 
         `first` is what little is to be palettized before.
         """
-        prefix, ask = job_folder(job.id), self._workers.ask
+        prefix, run = job_folder(job.id), self._workers.run_tasks
+        ask, died = self._workers.ask, self._on_died(job)
         if await asyncio.to_thread(self._store.exists, report_path(prefix)):
             return await asyncio.to_thread(self._as_published, prefix)
         if first or job.size_before_bytes <= SMALL_BYTES:
             finish = self._task(job, FinishTask, first=tuple(first))
-            return _published(await ask(finish, job.priority))
-        layout = await ask(self._task(job, GatherTask), job.priority)
+            return _published(await ask(finish, job.priority, died))
+        layout = await ask(self._task(job, GatherTask), job.priority, died)
         assert isinstance(layout, Layout)  # noqa: S101 - what a GatherTask gives
         digests: dict[str, str] = {}
 
@@ -110,10 +133,13 @@ class Steps:
                 digests[task.shard] = str(answer)
 
         files = [self._task(job, WriteTask, shard=name) for name in layout.shards]
-        await self._workers.run_tasks(files, on_done, job.priority)
+        await run(files, on_done, job.priority, died)
+        await self._tell(job.id, lines.WRITTEN)
         checks = [self._task(job, VerifyTask, names=names) for names in layout.batches]
-        await self._workers.run_tasks(checks, on_done, job.priority)
-        return _published(await ask(self._task(job, PublishTask, digests=digests), job.priority))
+        await run(checks, on_done, job.priority, died)
+        await self._tell(job.id, lines.VERIFIED)
+        publish = self._task(job, PublishTask, digests=digests)
+        return _published(await ask(publish, job.priority, died))
 
     def _task(self, job: Job, kind: Callable[..., JobTask] = JobTask, **more: object) -> JobTask:
         prefix = job_folder(job.id)
@@ -132,14 +158,21 @@ class Steps:
             bytes_done=job.progress.bytes_total,
             bytes_total=job.progress.bytes_total,
         )
-        self._succeed(job, Published(size_bytes=taken), done)
+        self._succeed(job, taken, done, (lines.TAKEN_OVER,))
         return True
 
-    def _succeed(self, job: Job, published: Published, done: Progress) -> None:
+    def _succeed(
+        self,
+        job: Job,
+        published: Published,
+        done: Progress,
+        how: Sequence[Line] = (lines.WRITTEN, lines.VERIFIED),
+    ) -> None:
         """Note that a job succeeded, unless it was cancelled meanwhile; then tidy up."""
         size, until = published.size_bytes, self._expiry()
+        told = [*how, *lines.kept(published.kept), lines.shrunk(job.size_before_bytes, size)]
         if (
-            self._records.succeed(job.id, size, until, done, job.attempt)
+            self._records.succeed(job.id, size, until, done, job.attempt, told)
             and job.reuse
             and published.results
         ):
@@ -164,11 +197,25 @@ class Steps:
         """An artifact whose report is there, so that it was verified."""
         report = Report.model_validate_json(bytes(self._store.read(report_path(prefix))))
         paths = [artifact_path(prefix, name) for name in report.artifact_sha256]
-        return Published(size_bytes=sum(self._store.size_bytes(path) for path in paths))
+        size = sum(self._store.size_bytes(path) for path in paths)
+        return Published(size_bytes=size, kept=kept(report))
 
     async def _note(self, job: Job, progress: Progress) -> None:
         if not await asyncio.to_thread(self._records.advance, job.id, progress, job.attempt):
             raise Cancelled("the job was stopped while it ran")
+
+    async def _tell(self, job_id: str, *told: Line) -> None:
+        """Have it in the job's log; what cannot be written there stops no job."""
+        with suppress(DatabaseFailed):
+            await asyncio.to_thread(self._events.log, job_id, *told)
+
+    def _on_died(self, job: Job) -> OnDied:
+        async def on_died(tasks: Sequence[Task]) -> None:
+            await self._tell(
+                job.id, *(lines.worker_died(describe(task), _tensor(task)) for task in tasks)
+            )
+
+        return on_died
 
     def _expiry(self) -> datetime:
         return datetime.now(UTC) + timedelta(days=self._settings.retain_days)
@@ -204,6 +251,12 @@ class _Progress:
 def _tensors(task: CompressionTask) -> int:
     """Tensors that a task begins; a split one counts with its first rows."""
     return sum(part.first_row == 0 for part in task.slices)
+
+
+def _tensor(task: Task) -> str | None:
+    """The tensor that a task is about, if it is one alone."""
+    names = {part.name for part in task.slices} if isinstance(task, CompressionTask) else set()
+    return names.pop() if len(names) == 1 else None
 
 
 def _reused(task: CompressionTask) -> int:

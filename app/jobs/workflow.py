@@ -102,7 +102,12 @@ def _register(steps: Steps, underway: _Underway) -> None:
 
     @lasting("run")
     async def run(job_id: str, attempt: int) -> None:
-        await steps.run(job_id, attempt)
+        try:
+            await steps.run(job_id, attempt)
+        except Exception as error:
+            if _is_passing(error):
+                await steps.trouble(job_id, error)
+            raise
 
     @lasting("fail")
     async def fail(job_id: str, attempt: int, code: str, detail: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 
+from app.compression.account import kept
 from app.compression.assemble import artifact_path, report_path, write_report
 from app.compression.job import job_folder
 from app.compression.palettize import content_sha256
@@ -19,6 +20,7 @@ from schemas.tasks import (
     CompressionTask,
     DigestTask,
     JobTask,
+    Published,
     Result,
     StoredSlice,
     Task,
@@ -73,8 +75,8 @@ class Reuse:
         except NotFound:
             return
 
-    def take_over_twin(self, job: Job, prefix: str) -> int | None:
-        """Make the artifact of a job with the very same request this one's; its bytes, or None.
+    def take_over_twin(self, job: Job, prefix: str) -> Published | None:
+        """Make the artifact of a job with the very same request this one's; None if there is none.
 
         Source: object stores copy on their side, and a local folder links.
         """
@@ -94,7 +96,8 @@ class Reuse:
         )
         write_report(self._store, prefix, report.model_copy(update={"tensors": tensors}))
         paths = [artifact_path(prefix, name) for name in report.artifact_sha256]
-        return sum(self._store.size_bytes(path) for path in paths)
+        size = sum(self._store.size_bytes(path) for path in paths)
+        return Published(size_bytes=size, kept=kept(report))
 
     def _by_origin(
         self, owner: str, items: Sequence[TensorSlice], recipes: Sequence[str]

@@ -1,0 +1,197 @@
+"""HTTP to one server: authorized, tried again where that is safe, every problem an error."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from app.client.retries import ATTEMPTS, FIRST_ATTEMPTS, Transient, retry_after_s, retrying
+from app.errors import ERRORS, BadInput, NotFound, PaletteryError, Unavailable
+from schemas.problem import Problem
+
+Result = TypeVar("Result")
+Typed = TypeVar("Typed", bound=BaseModel)
+
+TIMEOUT = httpx.Timeout(300, connect=10)
+"""To read as many gigabytes as an upload may have takes the server its time."""
+STREAM_TIMEOUT = httpx.Timeout(60, connect=10)
+"""Between two pieces of a stream, which a server that is well never lets pass."""
+UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+PASSING = frozenset(
+    {
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
+
+
+class Connection:
+    """One server.
+
+    Raises:
+        BadInput: the URL is none.
+    """
+
+    def __init__(self, url: str, key: str | None, attempts: int = ATTEMPTS) -> None:
+        self.url = url
+        self._attempts = attempts
+        self._was_answered = False
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            self.http = httpx.AsyncClient(
+                base_url=url,
+                headers=headers,
+                timeout=TIMEOUT,
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            )
+        except httpx.InvalidURL as error:
+            raise BadInput(f"{url!r} is no URL of a server: {error}") from error
+        if self.http.base_url.scheme not in ("http", "https") or not self.http.base_url.host:
+            raise BadInput(f"a server's URL is such as http://127.0.0.1:8400; got {url!r}")
+
+    async def call(
+        self, method: str, path: str, *, is_repeatable: bool = True, **request: Any
+    ) -> httpx.Response:
+        """The answer to a request, which is sent as often as it takes.
+
+        Raises:
+            PaletteryError: the problem that the server answered with.
+            Unavailable: it cannot be reached.
+        """
+        return await self.again(
+            lambda: self.once(method, path, **request), is_repeatable=is_repeatable
+        )
+
+    async def get(self, kind: type[Typed], path: str, **query: object) -> Typed:
+        """What is at a path."""
+        params = {name: value for name, value in query.items() if value is not None}
+        return parsed(kind, await self.call("GET", path, params=params))
+
+    async def post(self, kind: type[Typed], path: str, **request: Any) -> Typed:
+        """What a change comes to."""
+        return parsed(kind, await self.call("POST", path, **request))
+
+    async def delete(self, path: str) -> None:
+        """Have something removed; that an earlier try of ours has removed it already is fine."""
+        tries = 0
+
+        async def once() -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                await self.once("DELETE", path)
+            except NotFound:
+                if tries == 1:
+                    raise
+
+        await self.again(once)
+
+    async def again(
+        self, work: Callable[[], Awaitable[Result]], *, is_repeatable: bool = True
+    ) -> Result:
+        """What `work` returns, tried anew as long as it raises Transient.
+
+        Raises:
+            PaletteryError: what the last failure means.
+        """
+        retry = retrying(self._attempts_now, is_repeatable=is_repeatable)
+        try:
+            # Not `work` itself: a lambda's coroutine would not be awaited.
+            return await retry(_awaited, work)
+        except Transient as given_up:
+            raise given_up.error from given_up
+
+    async def once(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """The answer to a request that is sent once.
+
+        Raises:
+            Transient: another try may mend it.
+            PaletteryError: the problem that the server answered with.
+        """
+        with self._reached():
+            response = await self.http.request(method, path, **request)
+        self._check(response)
+        return response
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, headers: dict[str, str], accept: int | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        """The answer to a GET, sent once, whose body is yet to be read.
+
+        Raises:
+            Transient: another try may mend it.
+            PaletteryError: the problem that the server answered with, unless that is `accept`.
+        """
+        with self._reached():
+            asked = self.http.stream("GET", path, headers=headers, timeout=STREAM_TIMEOUT)
+            async with asked as response:
+                if response.status_code != accept:
+                    if not response.is_success:
+                        await response.aread()
+                    self._check(response)
+                yield response
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TransportError as error:
+            told = Unavailable(
+                f"no answer from {self.url} ({error or type(error).__name__}); is `palettery serve`"
+                " running there?"
+            )
+            raise Transient(told, may_be_done=not isinstance(error, UNSENT)) from error
+
+    def _check(self, response: httpx.Response) -> None:
+        self._was_answered = True
+        if response.is_success:
+            return
+        error = told_by(response)
+        if response.status_code in PASSING:
+            asked_s = retry_after_s(response.headers.get("Retry-After"))
+            raise Transient(error, retry_after_s=asked_s)
+        raise error
+
+    def _attempts_now(self) -> int:
+        return self._attempts if self._was_answered else min(FIRST_ATTEMPTS, self._attempts)
+
+
+async def _awaited(work: Callable[[], Awaitable[Result]]) -> Result:
+    return await work()
+
+
+def parsed(kind: type[Typed], response: httpx.Response) -> Typed:
+    """A typed answer; what a newer server adds to it is left out.
+
+    Raises:
+        PaletteryError: it is none, so it comes from another version or from no Palettery at all.
+    """
+    try:
+        return kind.model_validate_json(response.content, extra="ignore")
+    except ValidationError as error:
+        raise PaletteryError(
+            f"{response.url} answered with no {kind.__name__} that this client reads; is a "
+            "Palettery of the same version there?"
+        ) from error
+
+
+def told_by(response: httpx.Response) -> PaletteryError:
+    """The error that a problem stands for."""
+    try:
+        told = Problem.model_validate_json(response.content, extra="ignore")
+    except ValidationError:
+        kind = BadInput if response.is_client_error else PaletteryError
+        return kind(
+            f"{response.url} answered {response.status_code}, with no problem that this client "
+            f"reads: {response.text[:200]!r}"
+        )
+    kind = ERRORS.get(told.code, BadInput if response.is_client_error else PaletteryError)
+    request_id = response.headers.get("X-Request-ID") if response.is_server_error else None
+    return kind(told.detail + (f" (request {request_id})" if request_id else ""), told.errors)

@@ -1,0 +1,128 @@
+"""Artifacts into files: resumed where an earlier try stopped, whole and checked, or not there."""
+
+import os
+from collections.abc import Callable, Iterable
+from hashlib import file_digest, sha256
+from http import HTTPStatus
+from pathlib import Path
+
+import anyio.to_thread
+
+from app.client.connection import Connection
+from app.client.retries import Transient
+from app.errors import BadInput, PaletteryError
+
+PIECE_BYTES = 1 << 20
+Advance = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+def places(names: Iterable[str], out: Path) -> dict[str, Path]:
+    """Where each file of an artifact goes: to `out`, or into it when there are several.
+
+    Raises:
+        PaletteryError: the folder cannot be made, or a name leads out of it.
+    """
+    names = list(names)
+    if len(names) == 1:
+        return {names[0]: out}
+    if any(name in ("", ".", "..") or Path(name).name != name for name in names):
+        raise PaletteryError(f"the artifact's files have names that are none: {names}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PaletteryError(f"cannot write {out}: {error.strerror}") from error
+    return {name: out / name for name in names}
+
+
+class Download:
+    """One file on its way to `out`, of which the SHA-256 is known beforehand.
+
+    What has come in lies beside `out`, named by the digest, also when this process is killed; the
+    next one that wants the same bytes goes on from there.
+    """
+
+    def __init__(self, connection: Connection, path: str, out: Path, digest: str) -> None:
+        self._connection = connection
+        self._path, self._out, self._digest = path, out, digest
+        self._partial = out.with_name(f".{out.name}.{digest[:16]}.part")
+        self._hash = sha256()
+        self._is_whole = False
+
+    async def run(self, advance: Advance) -> None:
+        """Fetch what is missing.
+
+        Raises:
+            BadInput: `out` cannot be a file.
+            PaletteryError: it cannot be written, or arrived damaged.
+        """
+        if self._out.is_dir():
+            raise BadInput(f"{self._out} is a folder; name the file to write")
+        try:
+            if await anyio.to_thread.run_sync(self._is_there):
+                return
+            await anyio.to_thread.run_sync(self._take_up)
+            self._is_whole = self._hash.hexdigest() == self._digest
+            while not self._is_whole:
+                await self._connection.again(lambda: self._more(advance))
+            await anyio.to_thread.run_sync(self._publish)
+        except OSError as error:
+            raise PaletteryError(f"cannot write {self._out}: {error.strerror}") from error
+
+    def _is_there(self) -> bool:
+        if not self._out.is_file():
+            return False
+        with self._out.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest() == self._digest
+
+    def _take_up(self) -> None:
+        """Hash what an earlier try left."""
+        with self._partial.open("a+b") as file:
+            file.seek(0)
+            while piece := file.read(PIECE_BYTES):
+                self._hash.update(piece)
+
+    async def _more(self, advance: Advance) -> None:
+        """Fetch until the end, or until the connection is lost.
+
+        A loss after some progress is no failure: the next try begins with fresh patience.
+        """
+        began = done = self._partial.stat().st_size
+        headers = {"Accept-Encoding": "identity"}
+        if done:
+            headers |= {"Range": f"bytes={done}-", "If-Range": f'"{self._digest}"'}
+        beyond = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+        try:
+            async with self._connection.stream(self._path, headers, accept=beyond) as response:
+                if done and response.status_code != HTTPStatus.PARTIAL_CONTENT:
+                    began = done = self._from_the_start()
+                if response.status_code == beyond:
+                    return
+                total = done + int(response.headers.get("Content-Length", 0))
+                with self._partial.open("ab") as file:
+                    # Pieces as they come, so small that no other task waits long for them.
+                    async for piece in response.aiter_raw():
+                        file.write(piece)
+                        self._hash.update(piece)
+                        done += len(piece)
+                        advance(done, total)
+        except Transient:
+            if done == began:
+                raise
+        else:
+            self._is_whole = True
+
+    def _from_the_start(self) -> int:
+        self._partial.write_bytes(b"")
+        self._hash = sha256()
+        return 0
+
+    def _publish(self) -> None:
+        if self._hash.hexdigest() != self._digest:
+            self._partial.unlink()
+            raise PaletteryError(
+                f"{self._out.name} arrived damaged: its SHA-256 differs; try again"
+            )
+        with self._partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        self._partial.replace(self._out)

@@ -1,0 +1,168 @@
+"""Rows of what happened to jobs: changes of state, and lines of their logs.
+
+A job's row tells the number of its newest event, and is changed by every transaction that adds
+some. So numbers have no gaps, and whoever sees an event can see all before it.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session
+
+from app.database import Clock, Database, chunks, utc_now
+from app.events.lines import Line
+from app.rows import JobEventRow, JobRow
+from schemas.events import LogLine, LogPage
+from schemas.jobs import ENDED, Job, Progress
+
+STATE, LOG = "state", "log"
+MOST_LINES = 1_000
+"""Of one job; the last one says so."""
+MOST_CHARACTERS = 2_000
+"""Of one line."""
+FULL = Line(f"a log keeps {MOST_LINES:,} lines; what comes after this one is lost", "warning")
+
+
+class Event(NamedTuple):
+    """A stored event, as it is told."""
+
+    number: int
+    kind: str
+    data: str
+    """JSON: a `Job`, or a `LogLine`."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a job stands, and the number of its newest event."""
+
+    newest: int
+    has_ended: bool
+    progress: Progress
+
+
+def record(
+    session: Session, job_id: str, at: datetime, happened: Sequence[Job | Line]
+) -> int | None:
+    """Add events to a job, a `Job` as a change of state; the newest number, None without a job.
+
+    A line that says the same as one since the last change of state is left out, so that work which
+    is done again and again does not tell so again and again.
+    """
+    own = update(JobRow).where(JobRow.id == job_id).returning(JobRow.last_event)
+    connection = session.connection()
+    # Nobody else adds events until this transaction ends: its row is locked, by any change.
+    newest = connection.execute(own.values(last_event=JobRow.last_event)).scalar_one_or_none()
+    if newest is None:
+        return None
+    events = list(_to_keep(session, job_id, happened))
+    if events:
+        rows = [
+            {"job_id": job_id, "number": number, "kind": kind, "data": data, "created_at": at}
+            for number, (kind, data) in enumerate(events, newest + 1)
+        ]
+        session.execute(insert(JobEventRow), rows)
+        newest += len(events)
+        connection.execute(own.values(last_event=newest))
+    return newest
+
+
+class Events:
+    """Reads of events, and lines of logs added, each in its own transaction."""
+
+    def __init__(self, database: Database, now: Clock = utc_now) -> None:
+        self._database, self._now = database, now
+
+    def log(self, job_id: str, *lines: Line) -> None:
+        """Add lines to a job's log; one that was deleted meanwhile has none."""
+        with self._database.transaction() as session:
+            record(session, job_id, self._now(), lines)
+
+    def after(self, job_id: str, number: int, limit: int) -> Sequence[Event]:
+        """The first events of a job behind that number."""
+        return self._told(job_id, number, limit, (STATE, LOG))
+
+    def lines(self, job_id: str, number: int, limit: int) -> LogPage:
+        """The first lines of a job's log behind the event of that number."""
+        found = self._told(job_id, number, limit, (LOG,))
+        return LogPage(
+            items=tuple(LogLine.model_validate_json(event.data) for event in found),
+            next_after=found[-1].number if found else number,
+        )
+
+    def state(self, job_id: str, number: int) -> tuple[datetime, Job] | None:
+        """When a job changed its state by the event of that number, and how it stood then."""
+        with self._database.transaction() as session:
+            row = session.get(JobEventRow, (job_id, number))
+            if row is None:
+                return None
+            return row.created_at, Job.model_validate_json(row.data)
+
+    def standings(self, ids: Collection[str]) -> dict[str, Standing]:
+        """How each of these jobs stands that there is."""
+        columns = [getattr(JobRow, name) for name in Progress.model_fields]
+        found = {}
+        with self._database.transaction() as session:
+            for chunk in chunks(ids):
+                query = select(JobRow.id, JobRow.last_event, JobRow.state, *columns)
+                for row in session.execute(query.where(JobRow.id.in_(chunk))):
+                    progress = Progress(
+                        **{name: getattr(row, name) for name in Progress.model_fields}
+                    )
+                    found[row.id] = Standing(row.last_event, row.state in ENDED, progress)
+        return found
+
+    def _told(
+        self, job_id: str, number: int, limit: int, kinds: Collection[str]
+    ) -> Sequence[Event]:
+        own = (JobEventRow.job_id == job_id, JobEventRow.number > number)
+        query = select(JobEventRow).where(*own, JobEventRow.kind.in_(kinds))
+        with self._database.transaction() as session:
+            rows = session.scalars(query.order_by(JobEventRow.number).limit(limit))
+            return [Event(row.number, row.kind, _data(row)) for row in rows]
+
+
+def _to_keep(
+    session: Session, job_id: str, happened: Sequence[Job | Line]
+) -> Iterator[tuple[str, str]]:
+    """Kind and data of the events that become rows."""
+    room, said = _room(session, job_id, any(isinstance(each, Line) for each in happened))
+    for each in happened:
+        if isinstance(each, Job):
+            yield STATE, each.model_dump_json()
+        elif room and (data := _written(each)) not in said:
+            room -= 1
+            said.add(data)
+            yield LOG, data if room else _written(FULL)
+
+
+def _room(session: Session, job_id: str, has_lines: bool) -> tuple[int, set[str]]:
+    """Lines that a job's log has room for, and those written since its last change of state."""
+    if not has_lines:
+        return 0, set()
+    own = JobEventRow.job_id == job_id
+    lines = select(func.count()).where(own, JobEventRow.kind == LOG)
+    changed = select(func.max(JobEventRow.number)).where(own, JobEventRow.kind == STATE)
+    recent = select(JobEventRow.data).where(
+        own, JobEventRow.number > func.coalesce(changed.scalar_subquery(), 0)
+    )
+    room = max(0, MOST_LINES - session.scalars(lines).one())
+    return room, set(session.scalars(recent)) if room else set()
+
+
+def _written(line: Line) -> str:
+    """A line in its row; when it was written, the row tells."""
+    message = line.message[:MOST_CHARACTERS].encode(errors="replace").decode()
+    said = {"level": line.level, "message": message}
+    return json.dumps(said | ({"tensor": line.tensor} if line.tensor else {}))
+
+
+def _data(row: JobEventRow) -> str:
+    if row.kind == STATE:
+        return row.data
+    line = LogLine(at=row.created_at, **json.loads(row.data))
+    return line.model_dump_json(exclude_none=True)

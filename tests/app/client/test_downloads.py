@@ -1,0 +1,153 @@
+import hashlib
+import re
+
+import pytest
+
+from app.errors import BadInput, PaletteryError, Unavailable
+from schemas.report import Report
+from tests.app.client.conftest import Answer
+
+BODY = bytes(range(256)) * 4096
+DIGEST = hashlib.sha256(BODY).hexdigest()
+
+
+def reported(**digests):
+    """A report, which the client looks up before it downloads."""
+    report = Report(
+        tensors=(),
+        size_before_bytes=0,
+        size_after_bytes=0,
+        palettized_size_before_bytes=0,
+        palettized_size_after_bytes=0,
+        bits_per_weight=0,
+        artifact_sha256={f"{name}.safetensors": digest for name, digest in digests.items()},
+        software={},
+    )
+    return Answer(body=report.model_dump_json().encode())
+
+
+def serving(body=BODY, etag=DIGEST, sent_bytes=None):
+    """An answer with a file or the range that is asked for, cut after so many bytes."""
+
+    def answer(headers):
+        asked = re.fullmatch(r"bytes=(\d+)-", headers.get("Range", ""))
+        if asked is None or headers.get("If-Range") != f'"{etag}"':
+            return Answer(200, body, sent_bytes=sent_bytes)
+        first = int(asked[1])
+        if first >= len(body):
+            return Answer(416, b"")
+        return Answer(206, body[first:], sent_bytes=sent_bytes)
+
+    return answer
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out.safetensors"
+
+
+@pytest.fixture
+def partial(out):
+    """Where an unfinished download of the body lies."""
+    return out.with_name(f".{out.name}.{DIGEST[:16]}.part")
+
+
+def ranges(scripted):
+    return [headers.get("Range") for line, headers in scripted.requests if "artifact" in line]
+
+
+def test_a_download_goes_on_where_the_connection_was_lost(scripted, client, out):
+    scripted.answers = [reported(m=DIGEST), serving(sent_bytes=300_000)]
+    told = []
+    assert client.download("j", out, advance=lambda *so_far: told.append(so_far)) == (out,)
+    assert out.read_bytes() == BODY
+    assert ranges(scripted) == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
+    assert told == sorted(told)
+    assert told[-1] == (len(BODY), len(BODY))
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_download_goes_on_where_an_earlier_process_was_killed(scripted, client, out, partial):
+    partial.write_bytes(BODY[:1000])
+    scripted.answers = [reported(m=DIGEST), serving()]
+    client.download("j", out)
+    assert out.read_bytes() == BODY
+    assert ranges(scripted) == ["bytes=1000-"]
+
+
+def test_only_the_last_step_was_missing(scripted, client, out, partial):
+    partial.write_bytes(BODY)
+    scripted.answers = [reported(m=DIGEST), Answer(500)]
+    client.download("j", out)
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_what_is_there_is_not_fetched_again(scripted, client, out):
+    scripted.answers = [reported(m=DIGEST), serving(), reported(m=DIGEST), Answer(500)]
+    client.download("j", out)
+    client.download("j", out)
+    assert out.read_bytes() == BODY
+
+
+def test_no_progress_is_given_up_and_what_came_stays(scripted, client, out, partial):
+    scripted.answers = [reported(m=DIGEST), serving(sent_bytes=300_000), Answer(lost=True)]
+    with pytest.raises(Unavailable):
+        client.download("j", out)
+    assert partial.read_bytes() == BODY[:300_000]
+    assert not out.exists()
+    assert len(ranges(scripted)) == 1 + 4
+
+
+def test_damage_is_never_published(scripted, client, out):
+    scripted.answers = [reported(m=DIGEST), serving(BODY[:-1] + b"x")]
+    with pytest.raises(PaletteryError, match="damaged"):
+        client.download("j", out)
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("garbage", [b"other bytes", BODY + b"more"])
+def test_a_damaged_partial_does_no_lasting_harm(scripted, client, out, partial, garbage):
+    partial.write_bytes(garbage)
+    scripted.answers = [reported(m=DIGEST), serving()]
+    if len(garbage) < len(BODY):  # else the server says that nothing follows, so all is fetched
+        with pytest.raises(PaletteryError, match="damaged"):
+            client.download("j", out)
+        scripted.answers = [reported(m=DIGEST), serving()]
+    client.download("j", out)
+    assert out.read_bytes() == BODY
+
+
+def test_a_server_that_serves_no_ranges(scripted, client, out, partial):
+    partial.write_bytes(BODY[:1000])
+    scripted.answers = [reported(m=DIGEST), serving(etag="another")]
+    client.download("j", out)
+    assert out.read_bytes() == BODY
+
+
+def test_shards_go_into_a_folder(scripted, client, tmp_path):
+    other = b"other"
+    scripted.answers = [
+        reported(a=DIGEST, b=hashlib.sha256(other).hexdigest()),
+        serving(),
+        serving(other),
+    ]
+    files = client.download("j", tmp_path / "new" / "folder")
+    assert [file.name for file in files] == ["a.safetensors", "b.safetensors"]
+    assert [file.read_bytes() for file in files] == [BODY, other]
+    assert sorted((tmp_path / "new" / "folder").iterdir()) == sorted(files)
+
+
+def test_a_place_that_cannot_be_written(scripted, client, tmp_path):
+    scripted.answers = [reported(m=DIGEST), serving()]
+    with pytest.raises(BadInput, match="name the file"):
+        client.download("j", tmp_path)
+    scripted.answers = [reported(m=DIGEST), serving()]
+    with pytest.raises(PaletteryError, match="cannot write"):
+        client.download("j", tmp_path / "no" / "such" / "file")
+
+
+def test_a_name_that_leads_out_of_the_folder(scripted, client, tmp_path):
+    scripted.answers = [reported(**{"a": DIGEST, "../b": DIGEST}), serving()]
+    with pytest.raises(PaletteryError, match="names"):
+        client.download("j", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,36 @@
+import email.utils
+import time
+
+import pytest
+from tenacity import RetryCallState
+
+from app.client.retries import WAIT, Transient, retry_after_s
+from app.errors import Unavailable
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"), [(None, 0), ("", 0), ("7", 7), ("soon", 0), ("-3", 0), ("²", 0)]
+)
+def test_retry_after(header, expected):
+    assert retry_after_s(header) == expected
+
+
+def test_retry_after_a_date():
+    in_an_hour = email.utils.formatdate(time.time() + 3600, usegmt=True)
+    assert 3000 < retry_after_s(in_an_hour) <= 3600
+    assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+
+
+def waited_s(attempt: int, error: Exception) -> float:
+    state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})
+    state.attempt_number = attempt
+    state.set_exception((type(error), error, None))
+    return WAIT(state)
+
+
+def test_waits_grow_are_bounded_and_heed_the_server():
+    lost = Transient(Unavailable("lost"))
+    waits = [waited_s(attempt, lost) for attempt in range(1, 11)]
+    assert waits[0] < 1 < waits[4] < waits[6] <= 11
+    assert max(waits) <= 10.5
+    assert waited_s(1, Transient(Unavailable("busy"), retry_after_s=30)) >= 30
