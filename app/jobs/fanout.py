@@ -116,6 +116,9 @@ class Workers:
     async def close(self) -> None:
         """Let go of the scheduler."""
         if self._client is not None:
+            if self._client.status == "running":
+                # Or the scheduler would tell it that it leaves, and complain that it has left.
+                self._client.unsubscribe_topic("all")
             await self._client.close()
 
     async def _reached(self) -> Client:
