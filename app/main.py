@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 
 from app import catalog, health
 from app.errors import BadInput
+from app.events import endpoints as events
+from app.events.streams import Streams
 from app.jobs import endpoints
 from app.models import endpoints as models
 from app.problems import answer_with_problems
@@ -37,6 +39,7 @@ def create_app(state: State, role: Role = "all") -> FastAPI:
         served = {
             "models": models.router,
             "jobs": endpoints.router,
+            "events": events.router,
             "catalog": catalog.router,
         } | served
     app = FastAPI(title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan)
@@ -71,7 +74,7 @@ async def _serve(settings: Settings, role: Role, listening: socket.socket) -> No
             timeout_graceful_shutdown=10,
             timeout_keep_alive=30,
         )
-        await _Server(config).serve(sockets=[listening])
+        await _Server(config, state["streams"]).serve(sockets=[listening])
 
 
 def _stop() -> None:
@@ -79,13 +82,21 @@ def _stop() -> None:
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it can be reached, and not before."""
+    """A server that says when it can be reached, and not before; streams end when it stops."""
+
+    def __init__(self, config: uvicorn.Config, streams: Streams) -> None:
+        super().__init__(config)
+        self._streams = streams
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         host, port, *_ = sockets[0].getsockname() if sockets else ("", 0)
         shown = f"[{host}]" if ":" in host else host
         print(f"palettery is ready at http://{shown}:{port}", flush=True)  # noqa: T201
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._streams.close()  # or it would wait for them in vain
+        await super().shutdown(sockets)
 
 
 def _alone(settings: Settings) -> FileLock:

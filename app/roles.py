@@ -9,6 +9,7 @@ from typing import Literal, TypedDict
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
 from app.events.records import Events
+from app.events.streams import Streams
 from app.jobs.cluster import local_workers, remote_workers
 from app.jobs.control import Control
 from app.jobs.controllers import Controllers
@@ -41,6 +42,8 @@ class State(TypedDict):
     models: Models
     database: Database
     store: Storage
+    events: Events
+    streams: Streams
     count_workers: Callable[[], int]
 
 
@@ -113,6 +116,8 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             models=models,
             database=database,
             store=store,
+            events=events,
+            streams=Streams(events),
             count_workers=count_workers,
         )
 
