@@ -169,7 +169,7 @@ def test_death_of_a_worker_is_in_the_log(serve, tmp_path, large_model):
     died = [line for line in lines if "a worker died" in line["message"]]
     assert died
     assert {line["level"] for line in died} == {"warning"}
-    assert all(line["tensor"] in line["message"] for line in died)
+    assert all("palettizing layers." in line["message"] for line in died)
 
 
 def test_stop_ends_streams_at_once_and_in_good_order(serve, tmp_path, large_model):
@@ -179,7 +179,7 @@ def test_stop_ends_streams_at_once_and_in_good_order(serve, tmp_path, large_mode
         ended = []
 
         def read() -> None:
-            with httpx.Client(timeout=DEADLINE_S) as http, http.stream("GET", reader.url) as answer:
+            with httpx.stream("GET", reader.url, timeout=DEADLINE_S) as answer:
                 opened.set()
                 ended.extend(answer.iter_lines())
 
