@@ -9,7 +9,8 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --no-cache-dir --extra-index-url ${TORCH_INDEX} --constraint constraints.txt . \
     && useradd --create-home palettery && install -d -o palettery /data
 USER palettery
-ENV PALETTERY_DATA_DIR=/data PALETTERY_HOST=0.0.0.0 PALETTERY_PORT=8400 PALETTERY_ALLOW_REMOTE=1
+# On this address the API starts only with keys: run it with a PALETTERY_ADMIN_KEY.
+ENV PALETTERY_DATA_DIR=/data PALETTERY_HOST=0.0.0.0 PALETTERY_PORT=8400
 VOLUME /data
 EXPOSE 8400
 HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8400/readyz')"]

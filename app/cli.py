@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from app.commands.keys import keys
 from app.commands.local import local
 from app.commands.remote import remote
 from app.commands.service import service
@@ -16,6 +17,7 @@ cli = typer.Typer(
 )
 for commands in (service, local, remote):
     cli.add_typer(commands)
+cli.add_typer(keys, name="keys")
 
 FAILED, BAD_INPUT = 1, 2
 

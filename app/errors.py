@@ -9,6 +9,7 @@ PaletteryError
 │   ├── InvalidModel         not a model file that we read: truncated, lying, hostile
 │   ├── InvalidSensitivities they do not fit the model, or hold values that they must not
 │   ├── UnsupportedFormat    a model file of a kind that we refuse, with the way out
+│   ├── UnsupportedMediaType the body is of a type that the endpoint does not read
 │   ├── InvalidArtifact      not one of our artifacts, or damaged
 │   └── TooLarge             over a limit; names the limit
 ├── Unauthenticated          no key, or one that is not valid
@@ -112,6 +113,13 @@ class UnsupportedFormat(BadInput):
 
     code = "unsupported_format"
     title = "Files of this kind are not accepted"
+
+
+class UnsupportedMediaType(BadInput):
+    """The body is of a type that the endpoint does not read."""
+
+    code = "unsupported_media_type"
+    title = "Bodies of this type are not read here"
 
 
 class InvalidArtifact(BadInput):
@@ -257,6 +265,7 @@ STATUS: dict[str, int] = {
     "invalid_model": 422,
     "invalid_sensitivities": 422,
     "unsupported_format": 415,
+    "unsupported_media_type": 415,
     "invalid_artifact": 422,
     "too_large": 413,
     "unauthenticated": 401,

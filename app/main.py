@@ -1,7 +1,6 @@
 """Put the service together and serve it."""
 
 import asyncio
-import ipaddress
 import logging
 import signal
 import socket
@@ -14,17 +13,28 @@ from fastapi import FastAPI
 from filelock import FileLock, Timeout
 
 from app import catalog, health
+from app.configs import endpoints as configs
 from app.errors import BadInput
 from app.events import endpoints as events
 from app.events.streams import Streams
-from app.jobs import endpoints
+from app.jobs import endpoints as jobs
+from app.keys import endpoints as keys
 from app.models import endpoints as models
-from app.problems import answer_with_problems
+from app.problems import answer_with_problems, problems
 from app.protocol import Protocol
 from app.roles import Role, State, check, running
 from app.settings import Settings
 
 DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
+KEYED = {
+    "models": models.router,
+    "configs": configs.router,
+    "jobs": jobs.router,
+    "events": events.router,
+    "keys": keys.router,
+}
+"""Routers whose every endpoint asks for a key."""
+REFUSED = problems(_401="no valid key", _403="the key has not the scope")
 
 
 def create_app(state: State, role: Role = "all") -> FastAPI:
@@ -36,15 +46,10 @@ def create_app(state: State, role: Role = "all") -> FastAPI:
 
     served = {"health": health.router}
     if role != "controller":
-        served = {
-            "models": models.router,
-            "jobs": endpoints.router,
-            "events": events.router,
-            "catalog": catalog.router,
-        } | served
+        served = KEYED | {"catalog": catalog.router} | served
     app = FastAPI(title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan)
     for tag, router in served.items():
-        app.include_router(router, tags=[tag])
+        app.include_router(router, tags=[tag], responses=REFUSED if tag in KEYED else None)
     answer_with_problems(app, [route for router in served.values() for route in router.routes])
     return app
 
@@ -57,7 +62,6 @@ def serve(settings: Settings, role: Role = "all") -> None:
             folder or an executor id that another server works with, a database of another version.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    _check_host(settings)
     check(settings, role)
     # uvicorn stops in good order, then raises the signal again; a wanted end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -110,18 +114,6 @@ def _alone(settings: Settings) -> FileLock:
             f"another server works in {settings.data_dir}; stop it, or choose another --data-dir"
         ) from error
     return lock
-
-
-def _check_host(settings: Settings) -> None:
-    try:
-        is_loopback = ipaddress.ip_address(settings.host).is_loopback
-    except ValueError:
-        is_loopback = settings.host == "localhost"
-    if not is_loopback and not settings.allow_remote:
-        raise BadInput(
-            f"refusing to listen on {settings.host}: there are no keys yet, so anyone could use "
-            "it; listen on 127.0.0.1, or set PALETTERY_ALLOW_REMOTE=1 where the network is closed"
-        )
 
 
 def _bound(settings: Settings) -> socket.socket:

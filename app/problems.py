@@ -17,8 +17,14 @@ from schemas.problem import InvalidField, Problem
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-HTTP_CODES = {405: "method_not_allowed", 416: "range_not_satisfiable"}
+HTTP_CODES = {405: "method_not_allowed", 413: "too_large", 416: "range_not_satisfiable"}
 """Codes of the errors that HTTP itself defines and no class of ours stands for."""
+HEADERS = {
+    "unauthenticated": {"WWW-Authenticate": 'Bearer realm="palettery"'},
+    "forbidden": {"WWW-Authenticate": 'Bearer realm="palettery", error="insufficient_scope"'},
+    "over_quota": {"Retry-After": "30"},
+}
+"""What else is said with the errors of these codes. Source: RFC 6750, section 3; RFC 6585."""
 
 
 def problems(**codes: str) -> dict[int | str, dict[str, Any]]:
@@ -56,7 +62,7 @@ def answer_with_problems(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
 async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, PaletteryError)  # noqa: S101
-    return answer(problem(error, request.url.path))
+    return answer(problem(error, request.url.path), HEADERS.get(error.code))
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

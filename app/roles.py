@@ -6,6 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Literal, TypedDict
 
+from app.configs.records import ConfigRecords
+from app.configs.service import Configs
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
 from app.events.records import Events
@@ -21,10 +23,13 @@ from app.jobs.service import Jobs
 from app.jobs.steps import Steps
 from app.jobs.sweep import Sweep
 from app.jobs.workflow import running_workflows
+from app.keys.records import KeyRecords
+from app.keys.service import Keys
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
 from app.models.records import ModelRecords
 from app.models.service import Models
+from app.readers import Readers
 from app.results.records import ResultRecords
 from app.results.reuse import Reuse
 from app.settings import Settings
@@ -38,8 +43,10 @@ Role = Literal["all", "api", "controller"]
 class State(TypedDict):
     """What endpoints find in `request.state`."""
 
+    keys: Keys
     jobs: Jobs
     models: Models
+    configs: Configs
     database: Database
     store: Storage
     events: Events
@@ -73,7 +80,8 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
     """A role at work; `stop` ends the process when it must not go on.
 
     Raises:
-        BadInput: the database is not at this version, or another process has our executor id.
+        BadInput: the database is not at this version, another process has our executor id, or the
+            address is not loopback and there are no keys.
     """
     async with AsyncExitStack() as stack:
         store = open_storage(settings.resolved_storage_url())
@@ -83,12 +91,16 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             await asyncio.to_thread(migrate, database)
         else:
             await asyncio.to_thread(check_migrated, database)
+        keys = Keys(settings, KeyRecords(database))
+        if role != "controller":  # which says nothing but how it is
+            await asyncio.to_thread(keys.check_address)
         engine = Engine(database)
         stack.callback(engine.close)
         records, files = Records(database), FileRecords(database)
         events = Events(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
         models = Models(settings.limits, model_records, files, store)
+        readers = Readers()
         controllers = Controllers(database)
         control = Control(settings, records, files, store, engine)
         count_workers = controllers.workers
@@ -112,8 +124,10 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             count_workers = workers.count
         jobs = Jobs(settings, records, files, store, engine, control)
         yield State(
+            keys=keys,
             jobs=jobs,
             models=models,
+            configs=Configs(ConfigRecords(database), readers, settings.limits.config_bytes),
             database=database,
             store=store,
             events=events,

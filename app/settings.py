@@ -1,12 +1,34 @@
 """Settings of the service, read once from the environment (`PALETTERY_*`) and passed down."""
 
+import ipaddress
 import os
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import BadInput
+
+ADMIN_KEY_LENGTH = 32
+"""The least of it, so that it cannot be guessed."""
+
+
+def _check_admin_key(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value()
+    if len(text) < ADMIN_KEY_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(
+            f"it has {len(text)} characters; it needs at least {ADMIN_KEY_LENGTH}, ASCII without "
+            "spaces, such as `openssl rand -hex 32` gives"
+        )
+    return key
 
 
 class Limits(BaseSettings):
@@ -28,7 +50,7 @@ class Limits(BaseSettings):
     """Of one safetensors header or index file."""
     tensors: PositiveInt = 250_000
     """In one checkpoint."""
-    config_bytes: PositiveInt = 1 << 20
+    config_bytes: PositiveInt = 8 << 20
     """Of one config document."""
     regex_timeout_s: PositiveFloat = 5.0
     """Processor time for all patterns of one config together."""
@@ -58,8 +80,9 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: PositiveInt = 8400
     """Port to listen on."""
-    allow_remote: bool = False
-    """Listen on other addresses than loopback, though there are no keys yet."""
+    admin_key: Annotated[SecretStr, AfterValidator(_check_admin_key)] | None = None
+    """A key of the owner `admin` with all scopes, to make the others with; while it is set, every
+    request needs a key."""
     workers: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
     """Worker processes, one task each at a time; where there are GPUs, there is one for each."""
     worker_memory_bytes: PositiveInt | None = None
@@ -81,6 +104,13 @@ class Settings(BaseSettings):
     task_bytes: PositiveInt = 64 << 20
     """Weights that one task takes; a larger tensor is split along its groups where it can be."""
     limits: Limits = Field(default_factory=Limits)
+
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the address that is listened on."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def resolved_storage_url(self) -> str:
         """The object store's URL, the embedded default filled in."""

@@ -1,6 +1,7 @@
 """What the command line shows: tables, and how jobs end."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,6 +14,7 @@ from app.progress import CONSOLE
 from schemas.artifact import ArtifactSummary
 from schemas.config.spec import PalettizationSpec
 from schemas.jobs import Job
+from schemas.keys import Key
 from schemas.plan import Clustering, Plan, UnmatchedKey
 from schemas.report import Report
 
@@ -106,6 +108,18 @@ def print_jobs(jobs: Iterable[Job]) -> None:
             decimal(job.size_before_bytes),
             "" if job.size_after_bytes is None else decimal(job.size_after_bytes),
         )
+    OUT.print(table)
+
+
+def print_keys(keys: Sequence[Key]) -> None:
+    """One line a key."""
+    table = _table("key", "owner", "name", "begins", "scopes", "state")
+    now = datetime.now(UTC)
+    for key in keys:
+        is_expired = key.expires_at is not None and key.expires_at <= now
+        state = "revoked" if key.revoked_at else "expired" if is_expired else "valid"
+        scopes = " ".join(key.scopes)
+        table.add_row(key.id, key.owner, escape(key.name), key.prefix, scopes, state)
     OUT.print(table)
 
 

@@ -10,6 +10,8 @@ class InvalidField(Schema):
     """JSON pointer into the document that was sent, such as `/global_config/op_state_spec`."""
     detail: str
     """What was got, what is allowed, what to do."""
+    line: int | None = None
+    """Line of the document where it stands, from 1; null where that is not known."""
 
 
 class Problem(Schema):

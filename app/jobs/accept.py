@@ -55,6 +55,14 @@ class Acceptance:
         self._settings, self._records, self._files = settings, records, files
         self._store, self._engine = store, engine
 
+    def check_room(self, caller: Caller) -> None:
+        """See that a caller may queue any job, before its bytes are taken in.
+
+        Raises:
+            OverQuota: it may not.
+        """
+        self._records.check_room(caller.owner, caller.limits)
+
     def replayed(self, caller: Caller, asked: KeyedRequest | None) -> Accepted | None:
         """The job that the same request was given before; None if it was not sent before.
 
@@ -71,6 +79,7 @@ class Acceptance:
 
         Raises:
             IdempotencyConflict: its key was sent with another request.
+            OverQuota: the caller has too many, or with it too many bytes.
         """
         for _ in range(TRIES - 1):
             try:
@@ -101,6 +110,7 @@ class Acceptance:
                 bytes_total=sum(task.size_bytes for task in tasks),
             ),
             owner=caller.owner,
+            limits=caller.limits,
             priority=wished.priority,
             deadline_at=deadline or None,
             request_sha256=request_sha256(intake),

@@ -12,6 +12,7 @@ from app.settings import Settings
 from app.storage import Storage
 from app.uploads.records import FileRecords
 from schemas.jobs import Job
+from schemas.keys import OwnerLimits
 from schemas.problem import Problem
 
 
@@ -48,13 +49,14 @@ class Control:
         if await asyncio.to_thread(self._records.fail, job_id, told, self._expiry()):
             await self._stop(job)
 
-    async def retry(self, job_id: str) -> Job:
+    async def retry(self, job_id: str, limits: OwnerLimits) -> Job:
         """Have a failed or cancelled job go on over the parts that exist.
 
         Raises:
             Conflict: it is in another state.
+            OverQuota: its owner may not have as many jobs.
         """
-        await asyncio.to_thread(self._records.retry, job_id, self._engine.enqueue)
+        await asyncio.to_thread(self._records.retry, job_id, self._engine.enqueue, limits)
         return await asyncio.to_thread(self._records.get, job_id)
 
     def delete(self, job_id: str) -> None:

@@ -87,6 +87,7 @@ REFUSED = problems(
     _503="the store is away",
     _507="the store is full",
 )
+OVER_QUOTA = "the owner has as many jobs or bytes as it may"
 UNKNOWN = problems(_404="no such job")
 UNFINISHED = problems(_404="no such job", _409="the job has not succeeded")
 
@@ -101,16 +102,17 @@ Service = Annotated[Jobs, Depends(jobs_of)]
 
 
 @router.post("/plans", openapi_extra=FORM, responses=REFUSED)
-async def dry_run(request: Request, jobs: Service, _: Writer) -> Plan:
+async def dry_run(request: Request, jobs: Service, caller: Writer) -> Plan:
     """What a job with this form would do with every tensor; nothing runs, nothing is kept."""
-    return await jobs.plan(request)
+    return await jobs.plan(request, caller)
 
 
 @router.post(
     "/jobs",
     status_code=202,
     openapi_extra=FORM,
-    responses=REFUSED | problems(_409="the Idempotency-Key stands for another request"),
+    responses=REFUSED
+    | problems(_409="the Idempotency-Key stands for another request", _429=OVER_QUOTA),
 )
 async def submit(
     request: Request,
@@ -154,11 +156,13 @@ async def cancel(job_id: str, jobs: Service, caller: Writer) -> Job:
 @router.post(
     "/jobs/{job_id}/retry",
     status_code=202,
-    responses=problems(_404="no such job", _409="it has neither failed nor been cancelled"),
+    responses=problems(
+        _404="no such job", _409="it has neither failed nor been cancelled", _429=OVER_QUOTA
+    ),
 )
 async def retry(job_id: str, response: Response, jobs: Service, caller: Writer) -> Job:
     """Have a failed or cancelled job go on; what it had finished is not done again."""
-    job = await jobs.retry(caller.owner, job_id)
+    job = await jobs.retry(caller, job_id)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["Retry-After"] = "1"
     return job

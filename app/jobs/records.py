@@ -15,10 +15,12 @@ from app.events.lines import Line
 from app.events.records import record
 from app.idempotency import KeyedRequest
 from app.jobs.rows import ALIVE, ID, RETRIED, NewJob, changed, changing, new_row, shown
-from app.keys.caller import LOCAL
+from app.keys.caller import LOCAL, UNLIMITED
+from app.keys.quota import check_room, within_limits
 from app.rows import JobRow
 from app.uploads.records import KeptFile, keep
 from schemas.jobs import ENDED, Job, JobState, Progress
+from schemas.keys import OwnerLimits
 from schemas.problem import Problem
 
 Enqueue = Callable[[Session, str, int, int], None]
@@ -51,12 +53,16 @@ class Records:
             FileGone: a file does not lie where the caller says: it was removed, or the same bytes
                 are kept at another path by now. Ask `FileRecords.find` again and plan with that.
             KeyTaken: another job has its Idempotency-Key.
+            OverQuota: its owner may not have as many, or as many bytes.
         """
         row = new_row(new, self._now())
-        with self._database.transaction() as session:
+        with (
+            self._database.transaction() as session,
+            within_limits(session, new.owner, new.limits),
+        ):
             session.add(row)
             try:
-                session.flush()  # the first write: SQLite's transaction begins here
+                session.flush()  # SQLite's transaction begins here, if not with the limits
             except IntegrityError as error:
                 if new.keyed is None:
                     raise
@@ -65,6 +71,15 @@ class Records:
             if enqueue is not None:
                 enqueue(session, new.id, row.attempt, new.priority)
             return self._queued(session, row, new.told)
+
+    def check_room(self, owner: str, limits: OwnerLimits) -> None:
+        """See that an owner may add any job.
+
+        Raises:
+            OverQuota: it may not.
+        """
+        with self._database.transaction() as session:
+            check_room(session, owner, limits)
 
     def keyed(self, owner: str, asked: KeyedRequest) -> Job | None:
         """The job that was queued for this very request before; None if there is none.
@@ -193,14 +208,17 @@ class Records:
         """Queued or running to cancelled; whether that was so."""
         return self._end(job_id, "cancelled", [lines.CANCELLED], expires_at=expires_at)
 
-    def retry(self, job_id: str, enqueue: Enqueue | None = None) -> int:
+    def retry(
+        self, job_id: str, enqueue: Enqueue | None = None, limits: OwnerLimits = UNLIMITED
+    ) -> int:
         """Failed or cancelled back to queued, without its deadline; the number of the new attempt.
 
         Raises:
             NotFound: there is no such job.
             Conflict: it is in another state.
+            OverQuota: its owner may not have as many.
         """
-        self.get(job_id)
+        owner = self.get(job_id).owner
         afresh = Progress().model_dump(exclude={"tensors_total", "bytes_total"})
         change = (
             changing(job_id, RETRIED)
@@ -208,7 +226,7 @@ class Records:
             .values(started_at=None, ended_at=None, deadline_at=None, expires_at=None)
             .values(afresh)
         )
-        with self._database.transaction() as session:
+        with self._database.transaction() as session, within_limits(session, owner, limits):
             row = changed(session, change)
             if row is not None:
                 self._queued(session, row)

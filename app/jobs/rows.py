@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 
 from app.events.lines import Line
 from app.idempotency import KeyedRequest
-from app.keys.caller import LOCAL
+from app.keys.caller import LOCAL, UNLIMITED
 from app.rows import JobRow
 from schemas.jobs import Job, JobState, Progress
+from schemas.keys import OwnerLimits
 from schemas.problem import Problem
 
 ID = re.compile(r"[0-9a-f-]{36}")
@@ -39,6 +40,8 @@ class NewJob:
     config_name: str | None = None
     """`name@version`."""
     webhook_url: str | None = None
+    limits: OwnerLimits = UNLIMITED
+    """The most that its owner may have, with it."""
     keyed: KeyedRequest | None = None
     """The Idempotency-Key that it was asked for with."""
     told: tuple[Line, ...] = ()

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from app.compression.assemble import artifact_path, report_path
 from app.compression.job import job_folder
-from app.configs import chosen_config
+from app.configs.chosen import chosen_config
 from app.errors import Conflict, DatabaseFailed, NotFound
 from app.idempotency import KeyedRequest, keyed
 from app.jobs.accept import Acceptance, Accepted
@@ -21,7 +21,7 @@ from app.jobs.rows import ID
 from app.keys.caller import Caller
 from app.paging import sealed_key, unsealed_key
 from app.planning.intake import Intake, Upload, take_in
-from app.settings import Settings
+from app.settings import Limits, Settings
 from app.storage import Storage
 from app.uploads.multipart import FILE_FIELDS, Form, read_form
 from app.uploads.records import FileRecords
@@ -50,9 +50,9 @@ class Jobs:
         self._acceptance = Acceptance(settings, records, files, store, engine)
         self._reading = asyncio.Semaphore(READ_AT_ONCE)
 
-    async def plan(self, request: Request) -> Plan:
+    async def plan(self, request: Request, caller: Caller) -> Plan:
         """What a job would do with the form's model; its bytes are gone afterwards."""
-        form = await read_form(request, self._store, self._settings.limits)
+        form = await read_form(request, self._store, self._limits(caller))
         try:
             async with self._reading:
                 intake = await asyncio.to_thread(self._take_in, form, wishes(form))
@@ -65,8 +65,11 @@ class Jobs:
 
         Raises:
             IdempotencyConflict: the key was sent with another request before.
+            OverQuota: the caller has too many jobs or bytes.
         """
-        form = await read_form(request, self._store, self._settings.limits)
+        if key is None:  # else it may be a job that there is already
+            await asyncio.to_thread(self._acceptance.check_room, caller)
+        form = await read_form(request, self._store, self._limits(caller))
         kept: Collection[str] = ()
         try:
             wished = wishes(form)
@@ -95,10 +98,10 @@ class Jobs:
         await asyncio.to_thread(self._records.get, job_id, owner)
         return await self._control.cancel(job_id)
 
-    async def retry(self, owner: str, job_id: str) -> Job:
+    async def retry(self, caller: Caller, job_id: str) -> Job:
         """Have a failed or cancelled job go on over the parts that exist."""
-        await asyncio.to_thread(self._records.get, job_id, owner)
-        return await self._control.retry(job_id)
+        await asyncio.to_thread(self._records.get, job_id, caller.owner)
+        return await self._control.retry(job_id, caller.limits)
 
     def delete(self, owner: str, job_id: str) -> None:
         """Remove an ended job and its bytes."""
@@ -136,6 +139,11 @@ class Jobs:
         stem = job.model_name.removesuffix(".safetensors")
         shown = f"{stem}-palettized.safetensors" if len(digests) == 1 else name
         return StoredDownload(artifact_path(job_folder(job_id), name), digests[name], shown)
+
+    def _limits(self, caller: Caller) -> Limits:
+        """The service's, with the caller's of one upload."""
+        limits, most = self._settings.limits, caller.limits.upload_bytes
+        return limits if most is None else limits.model_copy(update={"upload_bytes": most})
 
     def _succeeded(self, owner: str, job_id: str, what: str) -> Job:
         job = self._records.get(job_id, owner)

@@ -1,6 +1,6 @@
 """Who asks: an owner, and what it may do."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import get_args
 
 from schemas.keys import OwnerLimits, Scope
@@ -10,6 +10,7 @@ LOCAL = "local"
 """Owner of everything on a server without keys."""
 ADMIN = "admin"
 """Owner that PALETTERY_ADMIN_KEY stands for."""
+UNLIMITED = OwnerLimits()
 
 
 @dataclass(frozen=True)
@@ -18,5 +19,5 @@ class Caller:
 
     owner: str = LOCAL
     scopes: frozenset[Scope] = SCOPES
-    limits: OwnerLimits = field(default_factory=OwnerLimits)
+    limits: OwnerLimits = UNLIMITED
     """Those of its key, and of the service where that has none."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from sqlalchemy import func, select, union
 from sqlalchemy.orm import Session
 
-from app.database import Database, insert
+from app.database import insert
 from app.errors import OverQuota
 from app.rows import FileRow, JobFileRow, JobRow, ModelFileRow, OwnerRow, UploadRow
 from schemas.jobs import ENDED
@@ -33,14 +33,13 @@ def within_limits(session: Session, owner: str, limits: OwnerLimits) -> Iterator
     _check(session, owner, limits, room=0)
 
 
-def check_room(database: Database, owner: str, limits: OwnerLimits) -> None:
+def check_room(session: Session, owner: str, limits: OwnerLimits) -> None:
     """See that an owner may add anything at all, before its bytes are taken in.
 
     Raises:
         OverQuota: says what there is and what may be.
     """
-    with database.transaction() as session:
-        _check(session, owner, limits, room=1)
+    _check(session, owner, limits, room=1)
 
 
 def usage(session: Session, owner: str) -> Usage:

@@ -1,6 +1,6 @@
 """The palettization language: coreai-opt's config hierarchy as closed, frozen models."""
 
-from schemas.config.document import parse_config
+from schemas.config.document import config_of, parse_config
 from schemas.config.faults import ConfigError
 from schemas.config.granularity import Granularity, PerGroupedChannel, PerTensor
 from schemas.config.lut import QuantizationSpec
@@ -20,6 +20,7 @@ __all__ = [
     "PerGroupedChannel",
     "PerTensor",
     "QuantizationSpec",
+    "config_of",
     "parse_config",
     "w4",
     "w6",

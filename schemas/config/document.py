@@ -5,6 +5,7 @@ import difflib
 from pydantic import ValidationError
 
 from schemas.config.faults import ConfigError, explained, pointer, unknown_key
+from schemas.config.lines import with_lines
 from schemas.config.model import ANCHORS_KEY, CONFIG_KEY, KMeansPalettizerConfig
 from schemas.config.text import load_text
 from schemas.problem import InvalidField
@@ -15,23 +16,34 @@ FILE_KEYS = (CONFIG_KEY, ANCHORS_KEY)
 def parse_config(text: str | bytes) -> KMeansPalettizerConfig:
     """The config in a JSON or YAML document.
 
+    Raises:
+        ConfigError: with every fault of the document, and the lines where they stand.
+    """
+    try:
+        return config_of(load_text(text))
+    except ConfigError as error:
+        raise with_lines(error, text) from error
+
+
+def config_of(data: object, *prefix: str) -> KMeansPalettizerConfig:
+    """The config that a document holds, which itself lay below `prefix`.
+
     A file holds it under `kmeans_palettization_config`, maybe beside `palettization_spec`; a bare
     document is the config itself.
 
     Raises:
         ConfigError: with every fault of the document.
     """
-    data = load_text(text)
-    if not _is_file_form(data):
-        return _validated(data)
+    if not isinstance(data, dict) or not _is_file_form(data):
+        return _validated(data, *prefix)
     strays = tuple(
-        InvalidField(pointer=pointer(str(key)), detail=unknown_key(key, FILE_KEYS))
+        InvalidField(pointer=pointer(*prefix, str(key)), detail=unknown_key(key, FILE_KEYS))
         for key in data
         if key not in FILE_KEYS
     )
     if CONFIG_KEY in data:
-        return _validated(data[CONFIG_KEY], CONFIG_KEY, strays=strays)
-    missing = InvalidField(pointer="", detail=f"{CONFIG_KEY} is missing")
+        return _validated(data[CONFIG_KEY], *prefix, CONFIG_KEY, strays=strays)
+    missing = InvalidField(pointer=pointer(*prefix), detail=f"{CONFIG_KEY} is missing")
     raise ConfigError(*(strays or (missing,)))
 
 

@@ -162,7 +162,9 @@ class KMeansPalettizerConfig(Schema):
 
     def to_yaml(self) -> str:
         """The text of a file, as YAML."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=False)
+        return yaml.dump(
+            self.to_dict(), Dumper=yaml.CSafeDumper, sort_keys=False, default_flow_style=False
+        )
 
     def _overridden(
         self, config: ModuleKMeansPalettizerConfig | None, targets: Sequence[Target]

@@ -16,7 +16,22 @@ def load_text(text: str | bytes) -> dict[object, object]:
     Raises:
         ConfigError: it holds something else, or it is beyond a limit.
     """
-    data = _loaded(_decoded(text))
+    return _checked(_loaded(decoded(text)))
+
+
+def load_json(text: str | bytes) -> dict[object, object]:
+    """The mapping that a JSON document holds; YAML is none.
+
+    Raises:
+        ConfigError: it holds something else, or it is beyond a limit.
+    """
+    try:
+        return _checked(_loaded_json(decoded(text)))
+    except json.JSONDecodeError as error:
+        raise fault(f"the document is not valid JSON: {error}") from error
+
+
+def _checked(data: object) -> dict[object, object]:
     if not isinstance(data, dict):
         got = "nothing" if data is None else shown(data)
         raise fault(f"the document must be a mapping, such as `global_config: ...`; got {got}")
@@ -24,8 +39,12 @@ def load_text(text: str | bytes) -> dict[object, object]:
     return data
 
 
-def _decoded(text: str | bytes) -> str:
-    """Raises: ConfigError when it is too long or not UTF-8."""
+def decoded(text: str | bytes) -> str:
+    """A document as text.
+
+    Raises:
+        ConfigError: it is too long, or not UTF-8.
+    """
     try:
         raw = text if isinstance(text, bytes) else text.encode()
         if len(raw) > CONFIG_BYTES:
@@ -38,12 +57,18 @@ def _decoded(text: str | bytes) -> str:
 def _loaded(text: str) -> object:
     """JSON is tried first: nearly all of it is YAML too, and it is quicker and stricter."""
     try:
+        return _loaded_json(text)
+    except json.JSONDecodeError as error:
+        return _loaded_yaml(text, error)
+
+
+def _loaded_json(text: str) -> object:
+    """Raises: JSONDecodeError when it is no JSON, ConfigError when it is beyond a limit."""
+    try:
         return json.loads(text, object_pairs_hook=_once)
     except RecursionError as error:
         raise fault(f"the document is nested deeper than {LEVELS} levels") from error
-    except json.JSONDecodeError as error:
-        return _loaded_yaml(text, error)
-    except ConfigError:
+    except (ConfigError, json.JSONDecodeError):
         raise
     except ValueError as error:
         raise fault("a number in the document has too many digits") from error

@@ -19,6 +19,8 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+SAID = "x" * 32
+"""What somebody sets where something must be set."""
 STORE_ENVIRONMENT = {
     "AWS_ENDPOINT_URL",
     "AWS_ALLOW_HTTP",
@@ -74,9 +76,10 @@ def command(name):
 
 
 def environment(name):
-    """What a service's containers see, where nothing else is said."""
+    """What a service's containers see, where only what must be said is."""
     given = SERVICES[name].get("environment", {})
-    return {key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for key, value in given.items()}
+    filled = {key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for key, value in given.items()}
+    return {key: re.sub(r"\$\{\w+:\?.*?\}", SAID, value) for key, value in filled.items()}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -101,8 +104,22 @@ def test_compose_roles_have_what_they_need(monkeypatch, name):
     check(Settings(), words[words.index("--role") + 1] if "--role" in words else "all")
 
 
+@pytest.mark.parametrize("name", [name for name in OURS if "ports" in OURS[name]])
+def test_compose_services_that_are_reached_ask_for_keys(monkeypatch, name):
+    given = environment(name)
+    assert given["PALETTERY_ADMIN_KEY"] == SAID
+    for key, value in given.items():
+        monkeypatch.setenv(key, value)
+    assert Settings().admin_key.get_secret_value() == SAID
+
+
+def test_compose_gives_the_admin_key_to_nobody_else():
+    holders = [name for name in SERVICES if "PALETTERY_ADMIN_KEY" in environment(name)]
+    assert holders == ["palettery", "api"]
+
+
 def test_compose_addresses_and_credentials_are_those_of_its_services():
-    shared = environment("api")
+    shared = environment("migrate")
     said = environment("postgres")
     user, password, database = (said[f"POSTGRES_{part}"] for part in ("USER", "PASSWORD", "DB"))
     assert shared["PALETTERY_DATABASE_URL"] == f"postgresql://{user}:{password}@postgres/{database}"
@@ -115,7 +132,7 @@ def test_compose_addresses_and_credentials_are_those_of_its_services():
     assert urlsplit(shared["PALETTERY_SCHEDULER_URL"]).port == port
     bucket = urlsplit(shared["PALETTERY_STORAGE_URL"]).hostname
     assert f"s3.bucket.create -name {bucket} " in " ".join(SERVICES["bucket"]["command"])
-    for name in ("migrate", "controller", "worker"):
+    for name in ("api", "controller", "worker"):
         assert shared.items() <= environment(name).items(), name
 
 

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, StatementError
 
+from app import database as module
 from app.database import IN_LIST, chunks, open_database, utc_now
 from app.errors import BadInput, DatabaseFailed
 from app.rows import FileRow, JobFileRow
@@ -122,7 +123,8 @@ def test_password_is_not_told(silent):
     assert "hunter2" not in caught.value.detail
 
 
-def test_locked_sqlite_is_a_failure_that_passes(tmp_path):
+def test_locked_sqlite_is_a_failure_that_passes(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TURN_S", 0.1)
     database = open_database(f"sqlite:///{tmp_path / 'palettery.db'}")
     run(database, "CREATE TABLE noted (number INTEGER)")
     with database.transaction() as first:

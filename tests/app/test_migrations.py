@@ -149,11 +149,11 @@ def test_processes_that_migrate_at_once(database_url):
     command = [sys.executable, "-c", code]
     running = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
+        for _ in range(2)
     ]
     said = sorted(process.communicate(timeout=120)[0].strip() for process in running)
-    assert said == [*["0003 -> 0003"] * 3, "empty -> 0003"]
-    assert [process.returncode for process in running] == [0] * 4
+    assert said == ["0003 -> 0003", "empty -> 0003"]
+    assert [process.returncode for process in running] == [0] * 2
 
 
 def test_check_passes_what_is_migrated(empty):

@@ -11,7 +11,8 @@ import pytest
 
 from schemas.problem import Problem
 from tests.faults.invariants import check_result, watched
-from tests.integration.service import PALETTERY, free_port, measured, wait_until
+from tests.integration.service import PALETTERY, measured, wait_until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.heavy
 

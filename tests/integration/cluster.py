@@ -12,8 +12,9 @@ from sqlalchemy import create_engine, make_url, text
 
 from app.storage import Storage, open_storage
 from tests.conftest import Postgres
-from tests.integration.service import PALETTERY, Program, Service, free_port
+from tests.integration.service import PALETTERY, Program, Service
 from tests.object_store import ObjectStoreServer
+from tests.ports import free_port
 
 TIMEOUT_S = 120
 

@@ -40,13 +40,19 @@ def server(request) -> Service:
     return request.getfixturevalue({"embedded": "embedded", "scaled": "cluster"}[request.param])
 
 
-@pytest.fixture(params=SERVICES)
-def service_of(request, tmp_path) -> Callable[..., AbstractContextManager[Service]]:
-    """Start a service of the test's own, of each kind: a function of its environment."""
-    if request.param == "embedded":
-        return lambda **environment: serving(tmp_path / "data", **environment)
-    postgres, bucket = map(request.getfixturevalue, ("postgres", "object_store"))
-    return lambda **environment: scaled(tmp_path / "cluster", postgres, bucket, **environment)
+@pytest.fixture(scope="module", params=SERVICES)
+def service_of(request, tmp_path_factory) -> Callable[..., AbstractContextManager[Service]]:
+    """Start a new service, of each kind: a function of its environment."""
+
+    def start(**environment: str) -> AbstractContextManager[Service]:
+        folder = tmp_path_factory.mktemp("own")
+        if request.param == "embedded":
+            return serving(folder / "data", **environment)
+        postgres, store = map(request.getfixturevalue, ("postgres", "object_store_server"))
+        bucket = replace(store, url=f"{store.url}/{folder.name}")
+        return scaled(folder / "cluster", postgres, bucket, **environment)
+
+    return start
 
 
 @pytest.fixture(scope="session")

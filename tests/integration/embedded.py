@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from app.storage import open_storage
-from tests.integration.service import Program, Service, free_port
+from tests.integration.service import Program, Service
+from tests.ports import free_port
 
 TIMEOUT_S = 120
 

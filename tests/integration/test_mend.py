@@ -31,6 +31,7 @@ def set_running(data_dir: Path, job_id: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.heavy
 def test_rows_and_workflows_come_together(server, serve, model, tmp_path):
     done = finished(server, model)
     expected = load(server.http.get(f"/v1/jobs/{done}/artifact").content)
@@ -53,6 +54,7 @@ def test_rows_and_workflows_come_together(server, serve, model, tmp_path):
         assert "ended without a result" in ended["error"]["detail"]
 
 
+@pytest.mark.heavy
 def test_database_that_goes_away_comes_back(serve, postgres, model, tmp_path):
     with (
         own_database(postgres) as url,

@@ -23,7 +23,7 @@ def peak_bytes(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's clear_refs")
-@pytest.mark.parametrize("size", [1 << 30, pytest.param(4 << 30, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("size", [1 << 28, pytest.param(4 << 30, marks=pytest.mark.heavy)])
 def test_upload_is_streamed(embedded, size):
     header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
 
@@ -83,6 +83,7 @@ def post(server, weights):
     )
 
 
+@pytest.mark.heavy
 def test_full_disk_fails_the_upload_or_the_job_and_nothing_else(serve, small_disk, model):
     rng = np.random.default_rng(8)
     kept = {"table": rng.normal(size=10 * MIB).astype(np.float32)}

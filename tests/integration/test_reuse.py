@@ -80,6 +80,7 @@ def test_reuse_can_be_switched_off_by_a_request(server, arrays):
     assert server.job(job_id)["reuse"] is False
 
 
+@pytest.mark.heavy
 def test_reuse_can_be_switched_off_for_all(service_of, arrays):
     with service_of(PALETTERY_REUSE_RESULTS="false") as service:
         for _ in range(2):

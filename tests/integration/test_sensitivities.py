@@ -68,6 +68,7 @@ def test_palettes_are_those_of_the_kernel_with_the_sensitivities(
     assert server.leftovers() == []
 
 
+@pytest.mark.heavy
 def test_job_taken_up_on_another_server_gives_the_same_bytes(server, serve, done, tmp_path):
     """A job of which only what was accepted exists: nothing has run, no workflow knows it."""
     artifact = server.http.get(done["links"]["artifact"]).content

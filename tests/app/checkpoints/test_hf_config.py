@@ -90,6 +90,7 @@ def test_modules_are_those_of_the_live_model(read, architecture):
     assert {op.name for op in found.ops if op.type == "linear"} == linear
 
 
+@pytest.mark.heavy
 def test_tied_heads_are_read_by_their_op_and_conv1d_by_none(read):
     model = live("GPT2LMHeadModel", **CONFIGS["GPT2LMHeadModel"])
     found = read({"m": save(weights(model)), "config.json": described(model)})

@@ -32,6 +32,12 @@ def jobs(whole_database):
 
 
 @pytest.fixture
+def records(database):
+    """Rows of jobs, in a database of ours alone."""
+    return Records(database)
+
+
+@pytest.fixture
 def until():
     """Wait in a coroutine until something holds."""
 

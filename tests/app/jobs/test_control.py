@@ -14,6 +14,7 @@ from app.settings import Settings
 from app.storage import open_storage
 from app.uploads.records import FileRecords, KeptFile
 from schemas.jobs import Progress
+from schemas.keys import OwnerLimits
 
 numbers = itertools.count()
 WHY = problem(DeadlineExceeded("too late"))
@@ -98,12 +99,12 @@ def test_ended_job_stays_as_it_ended(service, state):
 def test_retry_goes_on_unhindered_by_the_marker_of_before(service):
     job_id = service.add()
     cancel(service, job_id)
-    job = asyncio.run(service.control.retry(job_id))
+    job = asyncio.run(service.control.retry(job_id, OwnerLimits()))
     assert (job.state, job.attempt, job.expires_at) == ("queued", 1, None)
     assert [service.life(job_id, attempt) for attempt in (0, 1)] == ["ended", "alive"]
     assert [service.is_marked(job_id, attempt) for attempt in (0, 1)] == [True, False]
     with pytest.raises(Conflict, match="the job is queued; only failed and cancelled"):
-        asyncio.run(service.control.retry(job_id))
+        asyncio.run(service.control.retry(job_id, OwnerLimits()))
     cancel(service, job_id)
     assert service.is_marked(job_id, 1)
     assert service.life(job_id, 1) == "ended"
@@ -112,7 +113,7 @@ def test_retry_goes_on_unhindered_by_the_marker_of_before(service):
 def test_delete_removes_everything_but_what_others_need(service):
     first, second = service.add("a", "b"), service.add("b")
     cancel(service, first)
-    asyncio.run(service.control.retry(first))
+    asyncio.run(service.control.retry(first, OwnerLimits()))
     cancel(service, first)
     service.control.delete(first)
     assert service.jobs.states([first, second]) == {second: "queued"}
@@ -136,7 +137,7 @@ def test_no_such_job(service):
     for ask in (
         lambda: cancel(service, "nobody"),
         lambda: fail(service, "nobody"),
-        lambda: asyncio.run(service.control.retry("nobody")),
+        lambda: asyncio.run(service.control.retry("nobody", OwnerLimits())),
         lambda: service.control.delete("nobody"),
     ):
         with pytest.raises(NotFound, match="no job 'nobody'"):

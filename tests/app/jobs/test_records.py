@@ -1,49 +1,18 @@
 """Rows of jobs, on every database that is claimed."""
 
-import itertools
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
 from app.database import open_database
-from app.errors import Conflict, NotFound, StorageFull, problem
+from app.errors import NotFound
 from app.jobs.records import Records
 from app.jobs.rows import NewJob
-from app.results.records import ResultRecords
-from app.uploads.records import FileRecords, KeptFile
 from schemas.jobs import Progress
-from schemas.report import SliceOutcome
-from schemas.tasks import Result, StoredSlice
+from tests.app.jobs.made_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
 
-numbers = itertools.count()
-NOW = datetime(2026, 5, 6, 7, 8, 9, 101112, UTC)
-HOUR = timedelta(hours=1)
-WORK = Progress(tensors_total=3, bytes_total=1 << 40)
-WHY = problem(StorageFull("the store is full"))
 REQUEST = "5a" * 32
-
-
-def new_id():
-    return f"01890a5d-ac96-774b-bcce-{next(numbers):012x}"
-
-
-@pytest.fixture
-def records(database):
-    return Records(database)
-
-
-def add(records, files=(), enqueue=None, **chosen):
-    new = NewJob(new_id(), "m.safetensors", 1 << 40, WORK, **chosen)
-    return records.add(new, files, enqueue).id
-
-
-def ended(records, state, expires_at=None, **chosen):
-    job_id = add(records, **chosen)
-    if state != "cancelled":
-        assert records.start(job_id)
-    assert ENDS[state](records, job_id, expires_at)
-    return job_id
 
 
 def test_new_job_is_queued_and_reads_back_as_it_was_made(records):
@@ -75,13 +44,6 @@ def test_links_are_those_of_the_state(records):
     records.cancel(job_id)
     links = records.get(job_id).links
     assert links == {"self": f"/v1/jobs/{job_id}", "retry": f"/v1/jobs/{job_id}/retry"}
-
-
-ENDS = {
-    "succeeded": lambda records, job_id, until=None: records.succeed(job_id, 7, until),
-    "failed": lambda records, job_id, until=None: records.fail(job_id, WHY, until),
-    "cancelled": lambda records, job_id, until=None: records.cancel(job_id, until),
-}
 
 
 @pytest.mark.parametrize("second", ENDS)
@@ -149,39 +111,6 @@ def test_what_a_request_chose_reads_back(records):
     }
 
 
-@pytest.mark.parametrize("state", ["failed", "cancelled"])
-def test_retry_starts_afresh(records, state):
-    job_id = add(records, deadline_at=NOW, priority=7)
-    assert records.start(job_id)
-    records.advance(job_id, WORK.model_copy(update={"tensors_done": 2, "tensors_reused": 1}))
-    assert ENDS[state](records, job_id, NOW + HOUR)
-    assert records.retry(job_id) == 1
-    job = records.get(job_id)
-    assert (job.state, job.progress, job.attempt) == ("queued", WORK, 1)
-    assert (job.started_at, job.ended_at, job.error, job.deadline_at) == (None,) * 4
-    assert (job.priority, job.expires_at) == (7, None)
-    assert [(alive.id, alive.attempt) for alive in records.alive()] == [(job_id, 1)]
-    assert records.start(job_id, 0) is None, "what is left of the first attempt goes no further"
-    assert records.start(job_id, 1).state == "running"
-    assert records.start(job_id, 0) is None
-    assert ENDS[state](records, job_id)
-    assert records.retry(job_id) == 2
-
-
-@pytest.mark.parametrize("state", ["queued", "running", "succeeded"])
-def test_retry_of_another_state_is_refused(records, state):
-    job_id = add(records)
-    if state != "queued":
-        assert records.start(job_id)
-    if state == "succeeded":
-        assert records.succeed(job_id, 7)
-    before = records.get(job_id)
-    said = f"the job is {state}; only failed and cancelled jobs can be retried"
-    with pytest.raises(Conflict, match=said):
-        records.retry(job_id)
-    assert records.get(job_id) == before
-
-
 def test_overdue_are_the_living_past_their_deadline(records):
     late, running, ended_late, _, _ = (
         add(records, deadline_at=at) for at in (NOW, NOW, NOW, NOW + HOUR, None)
@@ -221,92 +150,12 @@ def test_known_are_the_ids_of_jobs(records):
     assert records.states([]) == {}
 
 
-def note(noted):
-    """What takes the engine's place: the transaction that it was called in, and what for."""
-
-    def enqueue(session, *said):
-        noted.append((session.in_transaction(), *said))
-
-    return enqueue
-
-
-def test_each_attempt_is_enqueued_once_while_it_lives(records):
-    noted = []
-    job_id = add(records, priority=7, enqueue=note(noted))
-    records.enqueue_again(job_id, note(noted))
-    records.fail(job_id, WHY)
-    for gone in (job_id, new_id()):
-        records.enqueue_again(gone, note(noted))
-    records.retry(job_id, note(noted))
-    with pytest.raises(Conflict):
-        records.retry(job_id, note(noted))
-    first, second = (True, job_id, 0, 7), (True, job_id, 1, 7)
-    assert noted == [first, first, second]
-
-
-def refuse(*_):
-    raise LookupError
-
-
-def test_job_that_cannot_be_enqueued_is_not_there(records, database):
-    with pytest.raises(LookupError):
-        add(records, files=[KeptFile("a" * 64, "files/a", 7)], enqueue=refuse)
-    assert records.counts() == {}
-    assert list(FileRecords(database).paths()) == []
-
-
-def test_retry_that_cannot_be_enqueued_did_not_happen(records):
-    job_id = ended(records, "failed", expires_at=NOW)
-    before = records.get(job_id)
-    with pytest.raises(LookupError):
-        records.retry(job_id, refuse)
-    assert records.get(job_id) == before
-
-
 def test_counts_by_state(records):
     assert records.counts() == {}
     add(records)
     for state in ("failed", "failed", "cancelled"):
         ended(records, state)
     assert records.counts() == {"queued": 1, "failed": 2, "cancelled": 1}
-
-
-@pytest.mark.parametrize("state", ["queued", "running"])
-def test_delete_of_a_living_job_is_refused(records, state):
-    job_id = add(records)
-    if state == "running":
-        records.start(job_id)
-    with pytest.raises(Conflict, match=f"the job is {state}; cancel it"):
-        records.delete(job_id)
-    assert records.get(job_id).state == state
-
-
-def test_delete_takes_results_and_the_need_of_files_along(records, database):
-    files, results = FileRecords(database), ResultRecords(database)
-    job_id = ended(records, "succeeded", files=[KeptFile("a" * 64, "files/a", 7)])
-    outcome = SliceOutcome(name="w", action="palettized", weights=1)
-    found = Result(
-        recipe="3" * 64,
-        origin_key="2" * 64,
-        content_key="1" * 64,
-        stored=StoredSlice(path="jobs/1/artifact/m", outcome=outcome, tensors={}),
-    )
-    results.remember("local", job_id, [found])
-    assert results.by_content("local", ["1" * 64]) == {"1" * 64: found.stored}
-    assert not files.forget("a" * 64)
-    records.delete(job_id)
-    with pytest.raises(NotFound):
-        records.get(job_id)
-    assert results.by_content("local", ["1" * 64]) == {}
-    assert files.find(["a" * 64]) == {"a" * 64: "files/a"}, "its bytes are the sweep's to delete"
-    assert files.forget("a" * 64)
-
-
-@pytest.mark.parametrize("ask", [Records.retry, Records.delete], ids=["retry", "delete"])
-@pytest.mark.parametrize("job_id", ["\x00", "01890a5d-ac96-774b-bcce-b302099a8057"])
-def test_no_such_job_to_change(records, ask, job_id):
-    with pytest.raises(NotFound, match="no job"):
-        ask(records, job_id)
 
 
 def test_hundred_threads_advance(records, database_url):

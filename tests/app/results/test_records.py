@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
+from app.database import IN_LIST
 from app.errors import NotFound
 from app.jobs.records import Records
 from app.jobs.rows import NewJob
@@ -117,8 +118,8 @@ def test_results_of_a_deleted_job_are_refused(results):
     assert results.candidates("local", [key("e", 0)]) == set()
 
 
-def test_tens_of_thousands(database, results, new_job):
-    count = 40_000
+def test_more_than_one_list_holds(database, results, new_job):
+    count = IN_LIST + 1
     job_id = new_job()
     rows = [result(n, recipe=n) for n in range(count)]
     for _ in range(2):

@@ -1,0 +1,121 @@
+"""Named configs over HTTP."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from app.body import media_type, read_body
+from app.configs.read import Document, Language
+from app.configs.records import StoredConfig
+from app.configs.service import Configs
+from app.errors import UnsupportedMediaType
+from app.keys.guard import Reader, Writer
+from app.paging import Cursor, Limit
+from app.problems import problems
+from schemas.configs import ConfigPage, NamedConfig, ValidatedConfig
+
+router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
+
+LANGUAGES: dict[str, Language] = {
+    "application/json": "json",
+    "application/yaml": "yaml",
+    "application/x-yaml": "yaml",
+    "text/yaml": "yaml",
+    "text/x-yaml": "yaml",
+}
+"""Source: RFC 9512 for the first of YAML; the others were in use before it."""
+EXAMPLE = {"global_config": {"op_state_spec": {"weight": {"n_bits": 4}}}}
+EXAMPLE_YAML = "global_config:\n  op_state_spec:\n    weight: {n_bits: 4}\n"
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "A config, bare or in the form of coreai-opt's files.",
+        "content": {
+            kind: {"schema": {"type": "object"}, "example": EXAMPLE}
+            if language == "json"
+            else {"schema": {"type": "string"}, "example": EXAMPLE_YAML}
+            for kind, language in LANGUAGES.items()
+        },
+    }
+}
+REFUSED = problems(
+    _413="the document is over a limit", _415="the body is neither JSON nor YAML by its type"
+)
+UNKNOWN = problems(_404="no such config")
+
+
+def configs_of(request: Request) -> Configs:
+    """The service's configs."""
+    found: Configs = request.state.configs
+    return found
+
+
+async def document_of(request: Request, most_bytes: int) -> Document:
+    """The config document that is a request's body.
+
+    Raises:
+        UnsupportedMediaType: it says that it is neither JSON nor YAML.
+        TooLarge: it is over the limit.
+    """
+    kind = media_type(request)
+    if kind not in LANGUAGES:
+        raise UnsupportedMediaType(
+            f"the body is {kind[:100] or 'of no named type'}; send {' or '.join(LANGUAGES)}"
+        )
+    return Document(await read_body(request, most_bytes), LANGUAGES[kind])
+
+
+Service = Annotated[Configs, Depends(configs_of)]
+
+
+@router.post(
+    "/configs/validate", openapi_extra=BODY, response_model=ValidatedConfig, responses=REFUSED
+)
+async def validate(request: Request, configs: Service, _: Reader) -> Response:
+    """Every fault of a config at once, or the config in full; nothing is stored."""
+    return _json(await configs.validate(await document_of(request, configs.most_bytes)))
+
+
+@router.put(
+    "/configs/{name}",
+    openapi_extra=BODY,
+    response_model=NamedConfig,
+    responses=REFUSED
+    | problems(_422="the name or the config is not valid")
+    | {201: {"model": NamedConfig, "description": "a new version, at Location"}},
+)
+async def put(name: str, request: Request, configs: Service, caller: Writer) -> Response:
+    """Store a config under a name, as its next version unless the newest says the same."""
+    stored, is_new = await configs.put(
+        caller.owner, name, await document_of(request, configs.most_bytes)
+    )
+    location = {"Location": stored.summary.links["self"]}
+    return _named(stored, 201 if is_new else 200, location)
+
+
+@router.get("/configs", responses=problems(_422="limit or cursor is not valid"))
+def page(configs: Service, caller: Reader, limit: Limit = 100, cursor: Cursor = None) -> ConfigPage:
+    """Configs in their newest versions, in the order of their names."""
+    return configs.page(caller.owner, limit, cursor)
+
+
+@router.get("/configs/{reference}", response_model=NamedConfig, responses=UNKNOWN)
+def get(reference: str, configs: Service, caller: Reader) -> Response:
+    """The version that `name@version` names, or the newest that `name` does."""
+    return _named(configs.get(caller.owner, reference), 200, {})
+
+
+@router.delete("/configs/{name}", status_code=204, responses=UNKNOWN)
+def delete(name: str, configs: Service, caller: Writer) -> None:
+    """Remove a name with all its versions; jobs made of them keep their config."""
+    configs.delete(caller.owner, name)
+
+
+def _named(stored: StoredConfig, status: int, headers: dict[str, str]) -> Response:
+    """A `NamedConfig` as JSON; the config is that already, and may have megabytes."""
+    summary = stored.summary.model_dump_json()
+    return _json(f'{summary[:-1]},"config":{stored.document}}}'.encode(), status, headers)
+
+
+def _json(data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(data, status, headers, "application/json")

@@ -1,0 +1,47 @@
+"""Keys over HTTP, and who a caller is."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+
+from app.keys.guard import Admin, Reader, keys_of
+from app.keys.service import Keys
+from app.problems import problems
+from schemas.keys import CreatedKey, KeyPage, Me, NewKey
+
+KEY_BYTES = 64 << 10
+"""Of a request for a key."""
+CREATED = problems(_413="the body is too large", _422="the key is not as it must be")
+
+router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
+
+Service = Annotated[Keys, Depends(keys_of)]
+
+
+@router.get("/me")
+def me(keys: Service, caller: Reader) -> Me:
+    """Who is asking, what it may have and what it has."""
+    return keys.me(caller)
+
+
+@router.post("/keys", status_code=201, responses=CREATED, max_body_size=KEY_BYTES)
+def create(new: NewKey, keys: Service, _: Admin) -> CreatedKey:
+    """Make a key. From the first one on, every request needs one."""
+    return keys.create(new)
+
+
+@router.get("/keys", responses=problems(_422="limit or cursor is not valid"))
+def page(
+    keys: Service,
+    _: Admin,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(max_length=400)] = None,
+) -> KeyPage:
+    """Keys of every owner, newest first; revoked ones too."""
+    return keys.page(limit, cursor)
+
+
+@router.delete("/keys/{key_id}", status_code=204, responses=problems(_404="no such key"))
+def revoke(key_id: str, keys: Service, _: Admin) -> None:
+    """Revoke a key: no request with it gets through any more."""
+    keys.revoke(key_id)

@@ -1,0 +1,76 @@
+"""Documents as what they say: one form of all that say the same, and where their faults stand."""
+
+import pytest
+
+from app.configs.read import Document, normalised, read_config, validated
+from app.errors import InvalidConfig
+from schemas.config import KMeansPalettizerConfig, w4
+from schemas.configs import ValidatedConfig
+
+WRONG = """\
+global_config:
+  op_state_spec:
+    weight:
+      n_bits: 5
+      grnularity: {type: per_tensor}
+module_name_configs:
+  "a/b": {op_state_spec: {weight: {n_bits: 4, lut_dtype: float9}}}
+"""
+FAULTS = {
+    "/global_config/op_state_spec/weight/n_bits": 4,
+    "/global_config/op_state_spec/weight/grnularity": 5,
+    "/module_name_configs/a~1b/op_state_spec/weight/lut_dtype": 7,
+}
+
+
+def told(text, language="yaml"):
+    return ValidatedConfig.model_validate_json(validated(Document(text.encode(), language)))
+
+
+def test_documents_that_say_the_same_have_one_form():
+    forms = [w4().to_yaml(), w4().to_json(), w4().model_dump_json()]
+    found = {normalised(Document(text)) for text in forms}
+    assert len(found) == 1
+    assert KMeansPalettizerConfig.model_validate_json(found.pop().document) == w4()
+
+
+def test_every_fault_at_once_with_its_place():
+    found = told(WRONG)
+    assert not found.is_valid
+    assert {fault.pointer: fault.line for fault in found.errors} == FAULTS
+    assert (found.config, found.json_text, found.yaml_text) == (None, None, None)
+
+
+def test_lines_of_json_too():
+    found = told('{"global_config":\n {"op_state_spec":\n  {"weight": {\n"n_bits": 5}}}}', "json")
+    assert [(fault.pointer, fault.line) for fault in found.errors] == [
+        ("/global_config/op_state_spec/weight/n_bits", 4)
+    ]
+
+
+def test_valid_document_comes_back_in_full():
+    found = told(w4().to_yaml())
+    assert found.is_valid
+    assert found.errors == ()
+    assert found.config == w4()
+    assert read_config(Document(found.json_text, "json")) == w4()
+    assert read_config(Document(found.yaml_text)) == w4()
+
+
+def test_json_is_strict():
+    assert told("global_config: null").is_valid
+    (fault,) = told("global_config: null", "json").errors
+    assert fault.detail.startswith("the document is not valid JSON")
+
+
+def test_faults_of_a_document_within_another():
+    inner = Document('{"global_config": 1}', "json", below="/config")
+    with pytest.raises(InvalidConfig) as refused:
+        read_config(inner)
+    (fault,) = refused.value.errors
+    assert (fault.pointer, fault.line) == ("/config/global_config", None)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "a: *a", "\xff", "{" * 100])
+def test_documents_that_are_no_mapping(text):
+    assert [fault.pointer for fault in told(text).errors] == [""]
