@@ -1,28 +1,25 @@
 """Put the service together and serve it."""
 
 import asyncio
-import logging
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
-import uvicorn
 from fastapi import FastAPI
 from filelock import FileLock, Timeout
 
-from app import catalog, health
+from app import catalog, health, logs
 from app.configs import endpoints as configs
 from app.errors import BadInput
 from app.events import endpoints as events
-from app.events.streams import Streams
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
 from app.models import endpoints as models
 from app.problems import answer_with_problems, problems
-from app.protocol import Protocol
 from app.roles import Role, State, check, running
+from app.serving import server
 from app.settings import Settings
 
 DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
@@ -61,7 +58,7 @@ def serve(settings: Settings, role: Role = "all") -> None:
         BadInput: an address that must not be listened on, settings that do not fit together, a
             folder or an executor id that another server works with, a database of another version.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logs.configure(settings)
     check(settings, role)
     # uvicorn stops in good order, then raises the signal again; a wanted end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -71,36 +68,14 @@ def serve(settings: Settings, role: Role = "all") -> None:
 
 async def _serve(settings: Settings, role: Role, listening: socket.socket) -> None:
     async with running(settings, role, stop=_stop) as state:
-        config = uvicorn.Config(
-            create_app(state, role),
-            http=Protocol,
-            log_level="warning",
-            timeout_graceful_shutdown=10,
-            timeout_keep_alive=30,
-        )
-        await _Server(config, state["streams"]).serve(sockets=[listening])
+        app = create_app(state, role)
+        streams = state["streams"]
+        serving = server(app, settings.clients, state["metrics"], on_stop=streams.close)
+        await serving.serve(sockets=[listening])
 
 
 def _stop() -> None:
     signal.raise_signal(signal.SIGTERM)
-
-
-class _Server(uvicorn.Server):
-    """A server that says when it can be reached, and not before; streams end when it stops."""
-
-    def __init__(self, config: uvicorn.Config, streams: Streams) -> None:
-        super().__init__(config)
-        self._streams = streams
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        host, port, *_ = sockets[0].getsockname() if sockets else ("", 0)
-        shown = f"[{host}]" if ":" in host else host
-        print(f"palettery is ready at http://{shown}:{port}", flush=True)  # noqa: T201
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._streams.close()  # or it would wait for them in vain
-        await super().shutdown(sockets)
 
 
 def _alone(settings: Settings) -> FileLock:

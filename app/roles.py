@@ -12,6 +12,7 @@ from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
 from app.events.records import Events
 from app.events.streams import Streams
+from app.health import Health, health_of
 from app.jobs.cluster import local_workers, remote_workers
 from app.jobs.control import Control
 from app.jobs.controllers import Controllers
@@ -25,6 +26,7 @@ from app.jobs.sweep import Sweep
 from app.jobs.workflow import running_workflows
 from app.keys.records import KeyRecords
 from app.keys.service import Keys
+from app.metrics import Gauge, Metrics
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
 from app.models.records import ModelRecords
@@ -51,7 +53,8 @@ class State(TypedDict):
     store: Storage
     events: Events
     streams: Streams
-    count_workers: Callable[[], int]
+    health: Health
+    metrics: Metrics
 
 
 def check(settings: Settings, role: Role) -> None:
@@ -94,6 +97,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         keys = Keys(settings, KeyRecords(database))
         if role != "controller":  # which says nothing but how it is
             await asyncio.to_thread(keys.check_address)
+        metrics = Metrics()
         engine = Engine(database)
         stack.callback(engine.close)
         records, files = Records(database), FileRecords(database)
@@ -122,6 +126,9 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
+        metrics.registry.register(Gauge("jobs", "Jobs that there are.", records.counts))
+        health = health_of(database, store, count_workers)
+        stack.callback(health.close)
         jobs = Jobs(settings, records, files, store, engine, control)
         yield State(
             keys=keys,
@@ -132,7 +139,8 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             store=store,
             events=events,
             streams=Streams(events),
-            count_workers=count_workers,
+            health=health,
+            metrics=metrics,
         )
 
 
