@@ -11,6 +11,7 @@ from app.configs.service import Configs
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
 from app.events.records import Events
+from app.health import Health, health_of
 from app.jobs.cluster import local_workers, remote_workers
 from app.jobs.control import Control
 from app.jobs.controllers import Controllers
@@ -24,6 +25,7 @@ from app.jobs.sweep import Sweep
 from app.jobs.workflow import running_workflows
 from app.keys.records import KeyRecords
 from app.keys.service import Keys
+from app.metrics import Gauge, Metrics
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
 from app.models.records import ModelRecords
@@ -48,7 +50,8 @@ class State(TypedDict):
     configs: Configs
     database: Database
     store: Storage
-    count_workers: Callable[[], int]
+    health: Health
+    metrics: Metrics
 
 
 def check(settings: Settings, role: Role) -> None:
@@ -91,6 +94,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         keys = Keys(settings, KeyRecords(database))
         if role != "controller":  # which says nothing but how it is
             await asyncio.to_thread(keys.check_address)
+        metrics = Metrics()
         engine = Engine(database)
         stack.callback(engine.close)
         records, files = Records(database), FileRecords(database)
@@ -119,6 +123,9 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
+        metrics.registry.register(Gauge("jobs", "Jobs that there are.", records.counts))
+        health = health_of(database, store, count_workers)
+        stack.callback(health.close)
         jobs = Jobs(settings, records, files, store, engine, control)
         yield State(
             keys=keys,
@@ -127,7 +134,8 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             configs=Configs(ConfigRecords(database), readers, settings.limits.config_bytes),
             database=database,
             store=store,
-            count_workers=count_workers,
+            health=health,
+            metrics=metrics,
         )
 
 

@@ -41,6 +41,7 @@ def caller_of(
         Forbidden: the key has not the scope that is needed; or there are no keys, and a page asks.
     """
     caller = keys.caller(sent.credentials if sent else None)
+    request.state.caller = caller  # for the log
     if sent is None:
         _check_no_page(request)
     missing = [scope for scope in needed.scopes if scope not in caller.scopes]
