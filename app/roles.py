@@ -17,6 +17,7 @@ from app.jobs.controllers import Controllers
 from app.jobs.engine import Engine, migrate_engine
 from app.jobs.keeper import Keeper
 from app.jobs.lease import leased
+from app.jobs.orders import Orders
 from app.jobs.records import Records
 from app.jobs.service import Jobs
 from app.jobs.steps import Steps
@@ -119,12 +120,14 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
-        jobs = Jobs(settings, records, files, store, engine, control)
+        configs = Configs(ConfigRecords(database), readers, settings.limits.config_bytes)
+        orders = Orders(settings.limits, store, models, configs, readers)
+        jobs = Jobs(settings, records, files, store, engine, control, orders, readers)
         yield State(
             keys=keys,
             jobs=jobs,
             models=models,
-            configs=Configs(ConfigRecords(database), readers, settings.limits.config_bytes),
+            configs=configs,
             database=database,
             store=store,
             count_workers=count_workers,
