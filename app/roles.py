@@ -11,6 +11,7 @@ from app.configs.service import Configs
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
 from app.events.records import Events
+from app.health import Health, health_of
 from app.jobs.cluster import local_workers, remote_workers
 from app.jobs.control import Control
 from app.jobs.controllers import Controllers
@@ -25,6 +26,7 @@ from app.jobs.sweep import Sweep
 from app.jobs.workflow import running_workflows
 from app.keys.records import KeyRecords
 from app.keys.service import Keys
+from app.metrics import Gauge, Metrics
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
 from app.models.records import ModelRecords
@@ -49,7 +51,8 @@ class State(TypedDict):
     configs: Configs
     database: Database
     store: Storage
-    count_workers: Callable[[], int]
+    health: Health
+    metrics: Metrics
 
 
 def check(settings: Settings, role: Role) -> None:
@@ -92,6 +95,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         keys = Keys(settings, KeyRecords(database))
         if role != "controller":  # which says nothing but how it is
             await asyncio.to_thread(keys.check_address)
+        metrics = Metrics()
         engine = Engine(database)
         stack.callback(engine.close)
         records, files = Records(database), FileRecords(database)
@@ -120,6 +124,9 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
+        metrics.registry.register(Gauge("jobs", "Jobs that there are.", records.counts))
+        health = health_of(database, store, count_workers)
+        stack.callback(health.close)
         configs = Configs(ConfigRecords(database), readers, settings.limits.config_bytes)
         orders = Orders(settings.limits, store, models, configs, readers)
         jobs = Jobs(settings, records, files, store, engine, control, orders, readers)
@@ -130,7 +137,8 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             configs=configs,
             database=database,
             store=store,
-            count_workers=count_workers,
+            health=health,
+            metrics=metrics,
         )
 
 

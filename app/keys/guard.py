@@ -27,7 +27,10 @@ def keys_of(request: Request) -> Keys:
 
 
 def caller_of(
-    needed: SecurityScopes, sent: Sent, keys: Annotated[Keys, Depends(keys_of)]
+    request: Request,
+    needed: SecurityScopes,
+    sent: Sent,
+    keys: Annotated[Keys, Depends(keys_of)],
 ) -> Caller:
     """Who a request comes from; it waits for the database, so it runs in a thread.
 
@@ -36,6 +39,7 @@ def caller_of(
         Forbidden: the key has not the scope that is needed.
     """
     caller = keys.caller(sent.credentials if sent else None)
+    request.state.caller = caller  # for the log
     missing = [scope for scope in needed.scopes if scope not in caller.scopes]
     if missing:
         raise Forbidden(
