@@ -20,7 +20,6 @@ Default = TypeVar("Default", int, None)
 DEADLINES_S = range(1, 30 * 86_400 + 1)
 PRIORITIES = range(10)
 DEFAULT_PRIORITY = 5
-NAME_LENGTH, URL_LENGTH = 80, 2048
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,13 @@ def wishes(form: Form) -> Wishes:
     config = form.texts.get("config")
     return Wishes(
         config=None if config is None else Document(config),
-        config_name=_text(form, "config_name", NAME_LENGTH),
-        preset=_text(form, "preset", NAME_LENGTH),
+        config_name=_text(form, "config_name"),
+        preset=_text(form, "preset"),
         strict=_flag(form, "strict", default=False),
         reuse=_flag(form, "reuse", default=True),
         priority=_number(form, "priority", PRIORITIES, DEFAULT_PRIORITY),
         deadline_s=_number(form, "deadline_s", DEADLINES_S, None),
-        webhook_url=_text(form, "webhook_url", URL_LENGTH),
+        webhook_url=_text(form, "webhook_url"),
     )
 
 
@@ -90,13 +89,9 @@ def read_submission(body: bytes) -> Named:
     return Named(asked.model_id, asked.sensitivities_id, Wishes(config=written, **given))
 
 
-def _text(form: Form, name: str, longest: int) -> str | None:
+def _text(form: Form, name: str) -> str | None:
     text = form.texts.get(name)
-    if text is None:
-        return None
-    if len(text) > longest:
-        raise InvalidUpload(f"the field {name!r} has over {longest:,} bytes, the most allowed")
-    return text.decode(errors="replace")
+    return None if text is None else text.decode(errors="replace")
 
 
 def _flag(form: Form, name: str, *, default: bool) -> bool:
