@@ -18,6 +18,7 @@ PaletteryError
 ├── NotFound                 no such job, artifact, schema
 ├── Conflict                 the job's state does not allow it
 │   └── IdempotencyConflict  the Idempotency-Key stands for another request
+├── RequestTimeout           the client sent its request too slowly
 ├── Cancelled                the job was cancelled while it ran
 ├── DeadlineExceeded         the job had not ended when its time was up
 ├── OutOfMemory              a task takes more memory than a worker has
@@ -171,6 +172,13 @@ class Conflict(PaletteryError):
     title = "The current state does not allow this"
 
 
+class RequestTimeout(PaletteryError):
+    """The client sent its request too slowly."""
+
+    code = "request_timeout"
+    title = "The request came in too slowly"
+
+
 class IdempotencyConflict(Conflict):
     """The Idempotency-Key was sent with another request before."""
 
@@ -274,6 +282,7 @@ STATUS: dict[str, int] = {
     "not_found": 404,
     "conflict": 409,
     "idempotency_conflict": 409,
+    "request_timeout": 408,
     "cancelled": 409,
     "deadline_exceeded": 504,
     "out_of_memory": 500,

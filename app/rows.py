@@ -42,6 +42,7 @@ class JobRow(Base):
     __table_args__ = (
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_owner_id", "owner", "id"),
+        Index("ix_jobs_owner_state", "owner", "state"),
         Index("ix_jobs_owner_idempotency_key", "owner", "idempotency_key", unique=True),
     )
 

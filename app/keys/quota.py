@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 
 from app.database import insert
 from app.errors import OverQuota
+from app.jobs.rows import ALIVE
 from app.rows import FileRow, JobFileRow, JobRow, ModelFileRow, OwnerRow, UploadRow
-from schemas.jobs import ENDED
 from schemas.keys import OwnerLimits, Usage
 
 
@@ -62,7 +62,7 @@ def _check(session: Session, owner: str, limits: OwnerLimits, room: int) -> None
 
 
 def _queued_jobs(session: Session, owner: str) -> int:
-    alive = select(func.count()).where(JobRow.owner == owner, JobRow.state.not_in(ENDED))
+    alive = select(func.count()).where(JobRow.owner == owner, JobRow.state.in_(ALIVE))
     return session.scalars(alive).one()
 
 

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import select, tuple_, update
+from sqlalchemy import Row, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from app.database import Clock, Database, utc_now
@@ -40,9 +41,10 @@ class KeyRecords:
 
     def find(self, sha256: str) -> tuple[Key, str] | None:
         """The key of a secret with this digest, and the digest as it is kept."""
+        query = select(KeyRow.__table__).where(KeyRow.sha256 == sha256)  # no object: half the time
         with self._database.transaction() as session:
-            row = session.scalar(select(KeyRow).where(KeyRow.sha256 == sha256))
-            return None if row is None else (_key(row), row.sha256)
+            row = session.execute(query).one_or_none()
+        return None if row is None else (_key(row), row.sha256)
 
     def are_there(self) -> bool:
         """Whether there is any key that was not revoked; those that have expired count."""
@@ -84,5 +86,5 @@ def _existing(session: Session, key_id: str) -> KeyRow:
     return row
 
 
-def _key(row: KeyRow) -> Key:
+def _key(row: KeyRow | Row[Any]) -> Key:
     return Key.model_validate({name: getattr(row, name) for name in SHOWN})

@@ -26,7 +26,7 @@ def by_ctrl_c(service):
 @pytest.mark.parametrize("stop", [by_sigterm, by_ctrl_c])
 def test_stopped_service_goes_on_later(start, slow, stop):
     """Every role ends soon, says nothing, leaves no process; the job goes on with its parts."""
-    with start("scaled") as service, watched(service) as watch:
+    with start("scaled", PALETTERY_LOG_LEVEL="warning") as service, watched(service) as watch:
         job_id = watch.submit(slow.body, config=slow.config)
         service.some_parts(job_id)
         stop(service)

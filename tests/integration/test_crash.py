@@ -67,7 +67,7 @@ def stop_by_ctrl_c(server):
 @pytest.mark.heavy
 @pytest.mark.parametrize("stop", [stop_by_sigterm, stop_by_ctrl_c])
 def test_stopped_server_leaves_no_process_and_goes_on_later(serve, tmp_path, large_model, stop):
-    with serve(tmp_path / "data") as first:
+    with serve(tmp_path / "data", PALETTERY_LOG_LEVEL="warning") as first:
         job_id = first.submit(large_model)
         first.some_parts(job_id)
         stop(first)

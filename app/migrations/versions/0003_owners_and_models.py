@@ -28,6 +28,7 @@ def upgrade() -> None:
     ):
         op.add_column("jobs", column)
     op.create_index("ix_jobs_owner_id", "jobs", ["owner", "id"])
+    op.create_index("ix_jobs_owner_state", "jobs", ["owner", "state"])
     _create_unique_key("jobs")
     op.create_table("owners", sa.Column("name", OWNER, primary_key=True))
     op.create_table(

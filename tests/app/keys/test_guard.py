@@ -1,0 +1,57 @@
+"""What the API says of keys, and that no endpoint forgets to ask for one."""
+
+from app import catalog, health
+from app.keys.guard import caller_of
+from app.main import KEYED, create_app
+from app.roles import State
+
+OPEN = {"/livez", "/readyz", "/metrics", "/v1/presets", "/v1/schemas", "/v1/schemas/{name}"}
+READING = {"GET", "HEAD"}
+CHANGES_NOTHING = {"/v1/configs/validate"}
+"""Though it is a POST."""
+
+
+def scopes_of(route):
+    """What an endpoint asks for; None where it asks for no key."""
+    asked = [each for each in route.dependant.dependencies if each.call is caller_of]
+    assert len(asked) < 2, route.path
+    return asked[0].own_oauth_scopes if asked else None
+
+
+def test_every_endpoint_asks_for_the_scope_of_its_method():
+    routes = [
+        route
+        for router in (*KEYED.values(), catalog.router, health.router)
+        for route in router.routes
+    ]
+    assert len(routes) > 20
+    for route in routes:
+        (method,) = route.methods
+        only_looks = method in READING or route.path in CHANGES_NOTHING
+        scope = "read" if only_looks else "write"
+        scope = "admin" if route.path.startswith("/v1/keys") else scope
+        expected = None if route.path in OPEN else [scope]
+        assert scopes_of(route) == expected, (route.path, method)
+
+
+def test_document_tells_of_keys():
+    document = create_app(State()).openapi()
+    (name,) = document["components"]["securitySchemes"]
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            said = {"401", "403"} & operation["responses"].keys()
+            if path in OPEN:
+                assert not said, path
+                assert "security" not in operation, path
+            else:
+                assert said == {"401", "403"}, (path, method)
+                (scopes,) = [each[name] for each in operation["security"]]
+                assert len(scopes) == 1, (path, method)
+                assert operation["responses"]["401"]["content"].keys() == {
+                    "application/problem+json"
+                }
+
+
+def test_controller_asks_for_no_key():
+    paths = create_app(State(), "controller").openapi()["paths"].keys()
+    assert {"/livez", "/readyz"} <= paths <= OPEN

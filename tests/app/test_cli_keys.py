@@ -1,0 +1,62 @@
+"""`palettery keys`, on a database of its own."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def keys(palettery, tmp_path):
+    """Run `palettery keys`, where a service has been; gives (exit code, stdout, stderr)."""
+    folder = ("--data-dir", tmp_path / "data")
+    assert palettery("migrate", *folder)[0] == 0
+    return lambda *words: palettery("keys", *words, *folder)
+
+
+def listed(keys):
+    code, out, _ = keys("list", "--json")
+    assert code == 0
+    return json.loads(out)
+
+
+def test_keys_are_made_listed_and_revoked(keys):
+    assert listed(keys) == []
+    code, secret, told = keys("create", "--owner", "vision", "--name", "ci")
+    assert (code, secret.count("\n"), len(secret.strip())) == (0, 1, 47)
+    (key,) = listed(keys)
+    assert told.startswith(f"{key['id']}: give it to vision")
+    assert secret.startswith(key["prefix"])
+    assert (key["scopes"], key["expires_at"], key["revoked_at"]) == (["read", "write"], None, None)
+    assert keys("revoke", key["id"]) == (0, "", "")
+    assert listed(keys)[0]["revoked_at"]
+    code, table, _ = keys("list")
+    assert code == 0
+    assert all(word in table for word in (key["id"], "vision", "ci", "read write", "revoked"))
+    assert secret.strip() not in table
+
+
+def test_every_option(keys):
+    words = "--scope admin --scope read --scope admin --days 1.5 --queued-jobs 0 --stored-bytes 1"
+    options = (*words.split(), "--upload-bytes", "2")
+    assert keys("create", "--owner", "a", "--name", "b c", *options)[0] == 0
+    (key,) = listed(keys)
+    assert key["scopes"] == ["admin", "read"]
+    assert [key[name] for name in ("queued_jobs", "stored_bytes", "upload_bytes")] == [0, 1, 2]
+    assert key["expires_at"]
+    assert "valid" in keys("list")[1]
+
+
+def test_what_cannot_be_is_said_field_by_field(keys):
+    code, out, told = keys("create", "--owner", "a b", "--name", "x" * 101, "--days", "0")
+    assert (code, out) == (2, "")
+    assert told.startswith("palettery: there can be no such key\n  /owner: ")
+    assert "\n  /name: " in told
+    assert listed(keys) == []
+    code, _, told = keys("revoke", "nobody")
+    assert (code, told) == (2, "palettery: there is no key 'nobody'; GET /v1/keys lists them\n")
+
+
+def test_database_that_was_never_migrated_is_left_alone(palettery, tmp_path):
+    code, _, told = palettery("keys", "list", "--data-dir", tmp_path)
+    assert code == 2
+    assert "run `palettery migrate`" in told

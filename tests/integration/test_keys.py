@@ -1,0 +1,297 @@
+"""Keys and owners on a real server."""
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import httpx
+import pytest
+
+from app.client import Client
+from app.errors import Unauthenticated
+from tests.integration.embedded import serving
+from tests.integration.service import PALETTERY, Service
+
+ADMIN_KEY = "0123456789abcdef" * 2
+UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
+BURST = 12
+
+
+def http_of(service, secret):
+    """How the holder of a key talks to a service."""
+    headers = {"Authorization": f"Bearer {secret}"}
+    return httpx.Client(base_url=service.http.base_url, timeout=120, headers=headers)
+
+
+@dataclass
+class Holder:
+    """Somebody with a key, and the service as it is seen with it."""
+
+    key: dict
+    http: httpx.Client
+    seen: Service
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory):
+    """A service with an admin key."""
+    with serving(
+        tmp_path_factory.mktemp("keyed") / "data", PALETTERY_ADMIN_KEY=ADMIN_KEY
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def admin(keyed):
+    with http_of(keyed, ADMIN_KEY) as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def holder(keyed, admin):
+    """Make a key; gives its holder."""
+    with ExitStack() as clients:
+
+        def made(owner, **chosen):
+            answer = admin.post("/v1/keys", json={"owner": owner, "name": "test"} | chosen)
+            assert answer.status_code == 201, answer.text
+            http = clients.enter_context(http_of(keyed, answer.json()["secret"]))
+            return Holder(answer.json()["key"], http, replace(keyed, http=http))
+
+        yield made
+
+
+def assert_problem(answer, status, code):
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    return answer.json()["detail"]
+
+
+def submit(http, model, **fields):
+    data = {"preset": "w4"} | fields
+    return http.post("/v1/jobs", files={"model": ("m.safetensors", model)}, data=data)
+
+
+def test_own_jobs_and_nobody_elses(holder, model):
+    ours, theirs = holder("ours"), holder("theirs")
+    job_id = ours.seen.submit(model)
+    assert ours.seen.succeeded(job_id)["owner"] == "ours"
+    name = next(iter(ours.seen.report(job_id)["artifact_sha256"]))
+    for method, path in (
+        ("GET", ""),
+        ("GET", "/report"),
+        ("GET", "/artifact"),
+        ("HEAD", "/artifact"),
+        ("GET", f"/artifact/{name}"),
+        ("POST", "/cancel"),
+        ("POST", "/retry"),
+        ("DELETE", ""),
+    ):
+        answer = theirs.http.request(method, f"/v1/jobs/{job_id}{path}")
+        other = theirs.http.request(method, f"/v1/jobs/{UNKNOWN}{path}")
+        assert answer.status_code == other.status_code == 404, (method, path)
+        assert answer.text.replace(job_id, UNKNOWN) == other.text
+    assert theirs.http.get("/v1/jobs").json()["items"] == []
+    assert [job["id"] for job in ours.http.get("/v1/jobs").json()["items"]] == [job_id]
+    assert holder("ours").http.get(f"/v1/jobs/{job_id}").is_success, "another key of its owner"
+
+
+def test_result_of_another_owner_is_not_reused(holder, model):
+    first, stranger = holder("first"), holder("stranger")
+    first.seen.succeeded(first.seen.submit(model))
+    for seen, reused in ((stranger.seen, 0), (first.seen, 2)):
+        job = seen.succeeded(seen.submit(model))
+        assert job["progress"]["tensors_reused"] == reused
+
+
+def test_revoked_key_is_refused_at_the_next_request(holder, admin):
+    seen = holder("a")
+    assert seen.http.get("/v1/jobs").is_success
+    assert admin.delete(f"/v1/keys/{seen.key['id']}").status_code == 204
+    told = assert_problem(seen.http.get("/v1/jobs"), 401, "unauthenticated")
+    assert told == f"the key {seen.key['prefix']} was revoked; ask an admin for another"
+    listed = {key["id"]: key for key in admin.get("/v1/keys").json()["items"]}
+    assert listed[seen.key["id"]]["revoked_at"]
+    detail = assert_problem(admin.delete(f"/v1/keys/{UNKNOWN}"), 404, "not_found")
+    assert UNKNOWN in detail
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [None, b"Bearer plt_", b"Bearer plt_" + b"x" * 43, b"Bearer \xfc", b"Bearer", b"Basic YTpi"],
+)
+def test_no_key_and_what_is_none(keyed, sent):
+    answer = keyed.http.get("/v1/jobs", headers={"Authorization": sent} if sent else {})
+    assert_problem(answer, 401, "unauthenticated")
+    assert answer.headers["www-authenticate"].startswith("Bearer ")
+
+
+def test_upload_without_a_key_leaves_nothing(keyed, model):
+    before = keyed.store.list("uploads")
+    assert_problem(submit(keyed.http, model), 401, "unauthenticated")
+    assert keyed.store.list("uploads") == before
+
+
+def test_open_endpoints_ask_for_no_key(keyed):
+    for path in ("/livez", "/readyz", "/docs", "/openapi.json", "/v1/presets", "/v1/schemas"):
+        assert keyed.http.get(path).status_code == 200, path
+
+
+@pytest.mark.parametrize(
+    ("scopes", "allowed"),
+    [(["read"], "read"), (["write"], "write"), (["admin"], "admin"), (["read", "write"], None)],
+)
+def test_scopes_do_what_they_say_and_nothing_else(holder, scopes, allowed):
+    http = holder("a", scopes=scopes).http
+    asked = {
+        "read": http.get("/v1/me"),
+        "write": http.post(f"/v1/jobs/{UNKNOWN}/cancel"),
+        "admin": http.get("/v1/keys"),
+    }
+    for scope, answer in asked.items():
+        if scope in scopes:
+            assert answer.status_code in {200, 404}
+        else:
+            told = assert_problem(answer, 403, "forbidden")
+            assert f"the scope {scope};" in told
+            assert "insufficient_scope" in answer.headers["www-authenticate"]
+    assert allowed is None or allowed in scopes
+
+
+def test_who_am_i(holder, admin):
+    seen = holder("me", queued_jobs=3, scopes=["write", "read"])
+    assert seen.http.get("/v1/me").json() == {
+        "owner": "me",
+        "scopes": ["read", "write"],
+        "limits": {"queued_jobs": 3, "stored_bytes": None, "upload_bytes": 100 << 30},
+        "used": {"queued_jobs": 0, "stored_bytes": 0},
+    }
+    assert admin.get("/v1/me").json()["owner"] == "admin"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"[]",
+        b'{"owner": "a"}',
+        b'{"owner": "a", "name": "\\ud800"}',
+        b'{"owner": "a", "name": "x", "\\ud800": 1}',
+        b'{"owner": "a", "name": "x\\u0000"}',
+        b'{"owner": "../a", "name": "x"}',
+        b'{"owner": "a", "name": "x", "expires_at": "2001-01-01T00:00:00Z"}',
+        b'{"owner": "a", "name": "x", "queued_jobs": 1e400}',
+    ],
+)
+def test_keys_that_cannot_be(admin, body):
+    answer = admin.post("/v1/keys", content=body, headers={"Content-Type": "application/json"})
+    assert_problem(answer, 422, "bad_input")
+
+
+def test_body_that_is_no_text(admin):
+    json = {"Content-Type": "application/json"}
+    assert admin.post("/v1/keys", content=b"\xff", headers=json).status_code == 400
+
+
+def test_body_that_is_too_large_is_refused_without_a_key(keyed):
+    answer = keyed.http.post("/v1/keys", json={"owner": "a", "name": "x" * (1 << 20)})
+    assert_problem(answer, 413, "too_large")
+
+
+def test_limits_hold_under_a_burst(holder, large_model):
+    seen = holder("busy", queued_jobs=3)
+    with ThreadPoolExecutor(BURST) as pool:
+        answers = list(pool.map(lambda _: submit(seen.http, large_model), range(BURST)))
+    jobs = [each.json()["id"] for each in answers if each.status_code == 202]
+    for job_id in jobs:
+        seen.http.post(f"/v1/jobs/{job_id}/cancel")
+    refused = [each for each in answers if each.status_code != 202]
+    assert (len(jobs), len(refused)) == (3, BURST - 3)
+    for each in refused:
+        assert "3 are allowed" in assert_problem(each, 429, "over_quota")
+        assert int(each.headers["retry-after"]) > 0
+    assert seen.http.get("/v1/me").json()["used"]["queued_jobs"] == 0
+    assert submit(seen.http, large_model).status_code == 202
+
+
+def test_bytes_over_a_limit_leave_nothing(holder, model):
+    before = holder("small").seen.leftovers()
+    tight = holder("small", stored_bytes=len(model) - 1)
+    assert_problem(submit(tight.http, model), 429, "over_quota")
+    short = holder("small", upload_bytes=100)
+    assert_problem(submit(short.http, model), 413, "too_large")
+    exact = holder("small", stored_bytes=len(model))
+    job = exact.seen.succeeded(submit(exact.http, model).json()["id"])
+    used = exact.http.get("/v1/me").json()["used"]
+    assert used == {
+        "queued_jobs": 0,
+        "stored_bytes": len(model) + job["size_after_bytes"],
+    }
+    assert_problem(submit(exact.http, model), 429, "over_quota")
+    assert exact.seen.leftovers() == before
+
+
+def test_running_server_gets_its_first_key_and_loses_it(serve, tmp_path, model):
+    with serve(tmp_path / "data") as server:
+        assert b"there are no keys" in server.program.log.read_bytes()
+        job_id = server.submit(model)
+        made = palettery("keys", "create", "--owner", "local", "--name", "me", data_dir=tmp_path)
+        secret = made.stdout.strip()
+        assert_problem(server.http.get("/v1/jobs"), 401, "unauthenticated")
+        url = str(server.http.base_url)
+        with Client(url, key=secret) as client:
+            assert client.job(job_id).owner == "local"
+        (key_id,) = made.stderr.split(":")[:1]
+        palettery("keys", "revoke", key_id, data_dir=tmp_path)
+        assert server.http.get(f"/v1/jobs/{job_id}").is_success
+        with Client(url, key=secret) as client, pytest.raises(Unauthenticated, match="revoked"):
+            client.job(job_id)
+
+
+def palettery(*words, data_dir):
+    return subprocess.run(
+        [PALETTERY, *words, "--data-dir", str(data_dir / "data")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [
+        ("Host", "attacker.example", 403),
+        ("Host", "127.0.0.1.attacker.example:8400", 403),
+        ("Host", "10.0.0.1", 403),
+        ("Host", "[", 403),
+        ("Host", "localhost:1", 200),
+        ("Host", "[::1]:1", 200),
+        ("Origin", "https://attacker.example", 403),
+        ("Origin", "null", 403),
+        ("Origin", "http://[", 403),
+        ("Origin", "http://localhost:3000", 200),
+    ],
+)
+def test_websites_do_not_use_a_server_without_keys(embedded, header, value, status):
+    answer = embedded.http.get("/v1/jobs", headers={header: value})
+    assert answer.status_code == status, answer.text
+    if status == 403:
+        assert_problem(answer, 403, "forbidden")
+
+
+def test_holder_of_a_key_may_come_from_anywhere(holder):
+    headers = {"Host": "palettery.example", "Origin": "https://dashboard.example"}
+    assert holder("a").http.get("/v1/jobs", headers=headers).is_success
+
+
+def test_server_listens_elsewhere_only_with_keys(serve, tmp_path):
+    with serve(
+        tmp_path / "data",
+        PALETTERY_HOST="0.0.0.0",  # noqa: S104
+        PALETTERY_ADMIN_KEY=ADMIN_KEY,
+    ) as server:
+        assert b"there are no keys" not in server.program.log.read_bytes()
+        assert_problem(server.http.get("/v1/jobs"), 401, "unauthenticated")
+        with http_of(server, ADMIN_KEY) as http:
+            assert http.get("/v1/jobs").is_success
