@@ -20,6 +20,7 @@ PaletteryError
 ├── Conflict                 the job's state does not allow it
 │   ├── IdempotencyConflict  the Idempotency-Key stands for another request
 │   └── PartsMissing         not every part of the upload has come in; names them
+├── RequestTimeout           the client sent its request too slowly
 ├── Cancelled                the job was cancelled while it ran
 ├── DeadlineExceeded         the job had not ended when its time was up
 ├── OutOfMemory              a task takes more memory than a worker has
@@ -180,6 +181,13 @@ class Conflict(PaletteryError):
     title = "The current state does not allow this"
 
 
+class RequestTimeout(PaletteryError):
+    """The client sent its request too slowly."""
+
+    code = "request_timeout"
+    title = "The request came in too slowly"
+
+
 class IdempotencyConflict(Conflict):
     """The Idempotency-Key was sent with another request before."""
 
@@ -292,6 +300,7 @@ STATUS: dict[str, int] = {
     "conflict": 409,
     "idempotency_conflict": 409,
     "parts_missing": 409,
+    "request_timeout": 408,
     "cancelled": 409,
     "deadline_exceeded": 504,
     "out_of_memory": 500,

@@ -1,38 +1,104 @@
-"""Whether the process lives, and whether the service can do its work."""
+"""Whether the process lives, whether the service can do its work, and its numbers."""
 
-from fastapi import APIRouter, Request
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
 
+from fastapi import APIRouter, Header, Request, Response
+from prometheus_client.exposition import choose_encoder
+
+from app.database import Database
 from app.errors import DatabaseFailed, Unavailable
 from app.problems import problems
+from app.storage import Storage
 from schemas.problem import InvalidField
+
+WITHIN_S = 2.5
+"""How long a part is waited for."""
 
 router = APIRouter(responses=problems(default="an error of another kind"))
 
 
+class Health:
+    """Asks each part of the service whether it is well, side by side.
+
+    A part that hangs is not asked again before it has answered, so that it holds one thread.
+    """
+
+    def __init__(
+        self, checks: Mapping[str, Callable[[], bool]], within_s: float = WITHIN_S
+    ) -> None:
+        self._checks, self._within_s = checks, within_s
+        self._threads = ThreadPoolExecutor(len(checks), thread_name_prefix="health")
+        self._asked: dict[str, asyncio.Future[bool]] = {}
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of what the service needs."""
+        return tuple(self._checks)
+
+    async def away(self) -> dict[str, str]:
+        """What is wrong with each part that is not well, told soon after `within_s` at most."""
+        for name, check in self._checks.items():
+            if name not in self._asked or self._asked[name].done():
+                loop = asyncio.get_running_loop()
+                self._asked[name] = loop.run_in_executor(self._threads, _answer, check)
+        await asyncio.wait(self._asked.values(), timeout=self._within_s)
+        late = f"does not answer within {self._within_s:g} s"
+        return {
+            name: "does not answer" if asked.done() else late
+            for name, asked in self._asked.items()
+            if not (asked.done() and asked.result())
+        }
+
+    def close(self) -> None:
+        """Wait for nobody."""
+        self._threads.shutdown(wait=False)
+
+
+def health_of(database: Database, store: Storage, count_workers: Callable[[], int]) -> Health:
+    """How it stands with what the service needs."""
+    return Health(
+        {
+            "database": database.is_reachable,
+            "store": store.is_reachable,
+            "workers": lambda: count_workers() > 0,
+        }
+    )
+
+
 @router.get("/livez")
-def livez() -> dict[str, str]:
+async def livez() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", responses=problems(_503="something the service needs is away"))
-def readyz(request: Request) -> dict[str, str]:
+async def readyz(request: Request) -> dict[str, str]:
     """Database, store and workers are there; a problem names those that are not."""
-    state = request.state
-    checks = {
-        "database": state.database.is_reachable(),
-        "store": state.store.is_reachable(),
-        "workers": _has_workers(request),
-    }
-    away = [name for name, well in checks.items() if not well]
+    health: Health = request.state.health
+    away = await health.away()
     if away:
-        fields = [InvalidField(pointer=f"/{name}", detail="does not answer") for name in away]
+        fields = [InvalidField(pointer=f"/{name}", detail=said) for name, said in away.items()]
         raise Unavailable(f"away: {', '.join(away)}; the server's log tells more", fields)
-    return dict.fromkeys(checks, "ok")
+    return dict.fromkeys(health.parts, "ok")
 
 
-def _has_workers(request: Request) -> bool:
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Prometheus' text", "content": {"text/plain": {}}}
+}
+
+
+@router.get("/metrics", response_class=Response, responses=METRICS)
+def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
+    """Numbers of this process, for Prometheus."""
+    encode, media_type = choose_encoder(accept)
+    return Response(encode(request.state.metrics.registry), headers={"Content-Type": media_type})
+
+
+def _answer(check: Callable[[], bool]) -> bool:
     try:
-        return bool(request.state.count_workers() > 0)
+        return check()
     except DatabaseFailed:
         return False

@@ -1,26 +1,26 @@
 """Put the service together and serve it."""
 
 import asyncio
-import logging
+import gc
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
-import uvicorn
 from fastapi import FastAPI
 from filelock import FileLock, Timeout
 
-from app import catalog, health
+from app import catalog, health, logs
 from app.configs import endpoints as configs
 from app.errors import BadInput
+from app.events import endpoints as events
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
 from app.models import endpoints as models
 from app.problems import answer_with_problems, problems
-from app.protocol import Protocol
 from app.roles import Role, State, check, running
+from app.serving import server
 from app.settings import Settings
 from app.uploads import endpoints as uploads
 
@@ -30,6 +30,7 @@ KEYED = {
     "models": models.router,
     "configs": configs.router,
     "jobs": jobs.router,
+    "events": events.router,
     "keys": keys.router,
 }
 """Routers whose every endpoint asks for a key."""
@@ -60,8 +61,10 @@ def serve(settings: Settings, role: Role = "all") -> None:
         BadInput: an address that must not be listened on, settings that do not fit together, a
             folder or an executor id that another server works with, a database of another version.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logs.configure(settings)
     check(settings, role)
+    # What is loaded by now stays; to look it through over and over would delay the end most.
+    gc.freeze()
     # uvicorn stops in good order, then raises the signal again; a wanted end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _alone(settings) if role == "all" else nullcontext(), _bound(settings) as listening:
@@ -70,28 +73,14 @@ def serve(settings: Settings, role: Role = "all") -> None:
 
 async def _serve(settings: Settings, role: Role, listening: socket.socket) -> None:
     async with running(settings, role, stop=_stop) as state:
-        config = uvicorn.Config(
-            create_app(state, role),
-            http=Protocol,
-            log_level="warning",
-            timeout_graceful_shutdown=10,
-            timeout_keep_alive=30,
-        )
-        await _Server(config).serve(sockets=[listening])
+        app = create_app(state, role)
+        streams = state["streams"]
+        serving = server(app, settings.clients, state["metrics"], on_stop=streams.close)
+        await serving.serve(sockets=[listening])
 
 
 def _stop() -> None:
     signal.raise_signal(signal.SIGTERM)
-
-
-class _Server(uvicorn.Server):
-    """A server that says when it can be reached, and not before."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        host, port, *_ = sockets[0].getsockname() if sockets else ("", 0)
-        shown = f"[{host}]" if ":" in host else host
-        print(f"palettery is ready at http://{shown}:{port}", flush=True)  # noqa: T201
 
 
 def _alone(settings: Settings) -> FileLock:

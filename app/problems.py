@@ -17,12 +17,18 @@ from schemas.problem import InvalidField, Problem
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-HTTP_CODES = {405: "method_not_allowed", 413: "too_large", 416: "range_not_satisfiable"}
+HTTP_CODES = {
+    400: "bad_request",
+    405: "method_not_allowed",
+    413: "too_large",
+    416: "range_not_satisfiable",
+}
 """Codes of the errors that HTTP itself defines and no class of ours stands for."""
 HEADERS = {
     "unauthenticated": {"WWW-Authenticate": 'Bearer realm="palettery"'},
     "forbidden": {"WWW-Authenticate": 'Bearer realm="palettery", error="insufficient_scope"'},
     "over_quota": {"Retry-After": "30"},
+    "too_large": {"Connection": "close"},  # or the rest of the body would be read, to be dropped
 }
 """What else is said with the errors of these codes. Source: RFC 6750, section 3; RFC 6585."""
 
@@ -95,13 +101,18 @@ def _methods(request: Request, routes: Sequence[BaseRoute]) -> list[str]:
 
 
 def _plain(request: Request, status: int, detail: str, headers: dict[str, str]) -> JSONResponse:
+    told = http_problem(status, detail, request.url.path)
+    return answer(told, HEADERS.get(told.code, {}) | headers)
+
+
+def http_problem(status: int, detail: str, instance: str | None = None) -> Problem:
+    """An error that HTTP itself defines."""
     code = HTTP_CODES.get(status, "http")
-    told = Problem(
+    return Problem(
         type=f"urn:palettery:problem:{code}",
         title=HTTPStatus(status).phrase,
         status=status,
         code=code,
         detail=detail,
-        instance=request.url.path,
+        instance=instance,
     )
-    return answer(told, headers)

@@ -11,12 +11,15 @@ from app.configs.service import Configs
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
 from app.events.records import Events
+from app.events.streams import Streams
+from app.health import Health, health_of
 from app.jobs.cluster import local_workers, remote_workers
 from app.jobs.control import Control
 from app.jobs.controllers import Controllers
 from app.jobs.engine import Engine, migrate_engine
 from app.jobs.keeper import Keeper
 from app.jobs.lease import leased
+from app.jobs.orders import Orders
 from app.jobs.records import Records
 from app.jobs.service import Jobs
 from app.jobs.steps import Steps
@@ -24,6 +27,7 @@ from app.jobs.sweep import Sweep
 from app.jobs.workflow import running_workflows
 from app.keys.records import KeyRecords
 from app.keys.service import Keys
+from app.metrics import Gauge, Metrics
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
 from app.models.records import ModelRecords
@@ -53,7 +57,10 @@ class State(TypedDict):
     configs: Configs
     database: Database
     store: Storage
-    count_workers: Callable[[], int]
+    events: Events
+    streams: Streams
+    health: Health
+    metrics: Metrics
 
 
 def check(settings: Settings, role: Role) -> None:
@@ -96,6 +103,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         keys = Keys(settings, KeyRecords(database))
         if role != "controller":  # which says nothing but how it is
             await asyncio.to_thread(keys.check_address)
+        metrics = Metrics()
         engine = Engine(database)
         stack.callback(engine.close)
         records, files = Records(database), FileRecords(database)
@@ -125,18 +133,26 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
-        jobs = Jobs(settings, records, files, store, engine, control)
         completion = Completion(sessions, models, model_records, files, store)
         stack.push_async_callback(completion.stop)
+        metrics.registry.register(Gauge("jobs", "Jobs that there are.", records.counts))
+        health = health_of(database, store, count_workers)
+        stack.callback(health.close)
+        configs = Configs(ConfigRecords(database), readers, settings.limits.config_bytes)
+        orders = Orders(settings.limits, store, models, configs, readers)
+        jobs = Jobs(settings, records, files, store, engine, control, orders, readers)
         yield State(
             keys=keys,
             jobs=jobs,
             models=models,
             uploads=Uploads(settings.limits, sessions, model_records, store, completion),
-            configs=Configs(ConfigRecords(database), readers, settings.limits.config_bytes),
+            configs=configs,
             database=database,
             store=store,
-            count_workers=count_workers,
+            events=events,
+            streams=Streams(events),
+            health=health,
+            metrics=metrics,
         )
 
 

@@ -3,7 +3,7 @@
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,14 @@ from app.errors import BadInput
 
 ADMIN_KEY_LENGTH = 32
 """The least of it, so that it cannot be guessed."""
+
+
+def names_loopback(host: str) -> bool:
+    """Whether a name or an address is that of this machine for itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_admin_key(key: SecretStr) -> SecretStr:
@@ -58,6 +66,25 @@ class Limits(BaseSettings):
     """To build, without weights, the model that an uploaded config.json describes."""
 
 
+class Clients(BaseSettings):
+    """How much of the service's patience a client may use."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PALETTERY_CLIENTS_", frozen=True, use_attribute_docstrings=True
+    )
+
+    head_timeout_s: PositiveFloat = 20.0
+    """For a request's line and headers."""
+    keep_alive_s: PositiveFloat = 30.0
+    """Between two requests on a connection, and before the first."""
+    stall_timeout_s: PositiveFloat = 30.0
+    """In which `stall_bytes` of a request's body, or of what is to be read of a response, move."""
+    stall_bytes: PositiveInt = 30_000
+    """A connection that moves fewer is given up; with its timeout, that is 1 kB/s."""
+    connections: PositiveInt = 4_096
+    """Open at once; those with no request under way make room for others."""
+
+
 class Settings(BaseSettings):
     """Everything a deployment chooses."""
 
@@ -80,6 +107,10 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: PositiveInt = 8400
     """Port to listen on."""
+    log_format: Literal["text", "json"] | None = None
+    """Of the log's lines; None for text on a terminal, and JSON elsewhere."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least of our own that is logged; of other packages, warnings and errors are."""
     admin_key: Annotated[SecretStr, AfterValidator(_check_admin_key)] | None = None
     """A key of the owner `admin` with all scopes, to make the others with; while it is set, every
     request needs a key."""
@@ -107,13 +138,11 @@ class Settings(BaseSettings):
     task_bytes: PositiveInt = 64 << 20
     """Weights that one task takes; a larger tensor is split along its groups where it can be."""
     limits: Limits = Field(default_factory=Limits)
+    clients: Clients = Field(default_factory=Clients)
 
     def is_loopback(self) -> bool:
         """Whether only this machine reaches the address that is listened on."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return names_loopback(self.host)
 
     def resolved_storage_url(self) -> str:
         """The object store's URL, the embedded default filled in."""
@@ -133,8 +162,8 @@ def read_settings(**said: object) -> Settings:
     try:
         return Settings(**said)  # type: ignore[arg-type] # checked here
     except ValidationError as error:
-        kind = Limits if error.title == Limits.__name__ else Settings
-        prefix = kind.model_config["env_prefix"]
+        kinds = {kind.__name__: kind for kind in (Limits, Clients)}
+        prefix = kinds.get(error.title, Settings).model_config["env_prefix"]
         faults = [
             f"{prefix}{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
             for fault in error.errors()

@@ -21,3 +21,5 @@ class Caller:
     scopes: frozenset[Scope] = SCOPES
     limits: OwnerLimits = UNLIMITED
     """Those of its key, and of the service where that has none."""
+    key_prefix: str | None = None
+    """What is shown of its key; None for one that lies in no row."""

@@ -75,7 +75,7 @@ class Keys:
             raise Unauthenticated(f"the key {key.prefix} was revoked; ask an admin for another")
         if key.expires_at is not None and key.expires_at <= now:
             raise Unauthenticated(f"the key {key.prefix} has expired; ask an admin for another")
-        return Caller(key.owner, frozenset(key.scopes), self._limits(key))
+        return Caller(key.owner, frozenset(key.scopes), self._limits(key), key.prefix)
 
     def create(self, new: NewKey) -> CreatedKey:
         """A new key; its secret is told here, and never again.

@@ -108,6 +108,7 @@ def get(upload_id: str, uploads: Service, caller: Reader, presign: Presign = Fal
     | STORE
     | problems(
         _404="no such upload, or it has no such part",
+        _408="the body came in too slowly",
         _409="the upload is complete",
         _413="the body is larger than the part",
         _422="the digest is missing or another, or the body is too small",

@@ -8,13 +8,15 @@ from contextlib import closing
 
 import httpx
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.protocol import HEAD_BYTES, Protocol
+from app.metrics import Metrics
+from app.protocol import HEAD_BYTES
+from app.serving import server
+from app.settings import Clients
 
 ENDLESS_BYTES = 64 << 20
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -27,12 +29,12 @@ async def echo(request: Request) -> Response:
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     app = Starlette(routes=[Route("/{any:path}", echo, methods=["GET", "POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_level="error", lifespan="off"))
+    serving = server(app, Clients(), Metrics())
     listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread = threading.Thread(target=serving.run, kwargs={"sockets": [listening]})
     thread.start()
     yield listening.getsockname()[1]
-    server.should_exit = True
+    serving.should_exit = True
     thread.join()
 
 
