@@ -1,6 +1,7 @@
 """Put the service together and serve it."""
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 from app import catalog, health, logs
 from app.configs import endpoints as configs
 from app.errors import BadInput
+from app.events import endpoints as events
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
 from app.models import endpoints as models
@@ -20,12 +22,15 @@ from app.problems import answer_with_problems, problems
 from app.roles import Role, State, check, running
 from app.serving import server
 from app.settings import Settings
+from app.uploads import endpoints as uploads
 
 DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
 KEYED = {
+    "uploads": uploads.router,
     "models": models.router,
     "configs": configs.router,
     "jobs": jobs.router,
+    "events": events.router,
     "keys": keys.router,
 }
 """Routers whose every endpoint asks for a key."""
@@ -58,6 +63,8 @@ def serve(settings: Settings, role: Role = "all") -> None:
     """
     logs.configure(settings)
     check(settings, role)
+    # What is loaded by now stays; to look it through over and over would delay the end most.
+    gc.freeze()
     # uvicorn stops in good order, then raises the signal again; a wanted end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _alone(settings) if role == "all" else nullcontext(), _bound(settings) as listening:
@@ -67,7 +74,9 @@ def serve(settings: Settings, role: Role = "all") -> None:
 async def _serve(settings: Settings, role: Role, listening: socket.socket) -> None:
     async with running(settings, role, stop=_stop) as state:
         app = create_app(state, role)
-        await server(app, settings.clients, state["metrics"]).serve(sockets=[listening])
+        streams = state["streams"]
+        serving = server(app, settings.clients, state["metrics"], on_stop=streams.close)
+        await serving.serve(sockets=[listening])
 
 
 def _stop() -> None:

@@ -11,6 +11,7 @@ from app.configs.service import Configs
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
 from app.events.records import Events
+from app.events.streams import Streams
 from app.health import Health, health_of
 from app.jobs.cluster import local_workers, remote_workers
 from app.jobs.control import Control
@@ -18,6 +19,7 @@ from app.jobs.controllers import Controllers
 from app.jobs.engine import Engine, migrate_engine
 from app.jobs.keeper import Keeper
 from app.jobs.lease import leased
+from app.jobs.orders import Orders
 from app.jobs.records import Records
 from app.jobs.service import Jobs
 from app.jobs.steps import Steps
@@ -35,7 +37,11 @@ from app.results.records import ResultRecords
 from app.results.reuse import Reuse
 from app.settings import Settings
 from app.storage import Storage, open_storage
+from app.uploads.completion import Completion
 from app.uploads.records import FileRecords
+from app.uploads.service import Uploads
+from app.uploads.sessions import UploadSessions
+from app.uploads.sweep import UploadSweep
 
 Role = Literal["all", "api", "controller"]
 """`all` is the service in one process; `api` answers requests, and `controller` runs jobs."""
@@ -47,9 +53,12 @@ class State(TypedDict):
     keys: Keys
     jobs: Jobs
     models: Models
+    uploads: Uploads
     configs: Configs
     database: Database
     store: Storage
+    events: Events
+    streams: Streams
     health: Health
     metrics: Metrics
 
@@ -101,18 +110,19 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         events = Events(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
         models = Models(settings.limits, model_records, files, store)
+        sessions = UploadSessions(database, timedelta(hours=settings.upload_hours))
         readers = Readers()
         controllers = Controllers(database)
         control = Control(settings, records, files, store, engine)
         count_workers = controllers.workers
         if role != "api":
             await stack.enter_async_context(leased(database, settings.executor_id, stop))
-            sweep = Sweep(
-                records, files, store, control.delete, timedelta(seconds=settings.orphan_age_s)
-            )
+            orphan_age = timedelta(seconds=settings.orphan_age_s)
+            unused = UploadSweep(files, sessions, model_records, store, orphan_age)
+            sweep = Sweep(records, unused, store, control.delete, orphan_age)
             if role == "all" and settings.storage_url is None:
                 # What a crash cut off; nobody else works here.
-                await asyncio.to_thread(sweep.remove_uploads, timedelta(0))
+                await asyncio.to_thread(unused.remove_orphans, timedelta(0))
             hire = remote_workers if settings.scheduler_url else local_workers
             workers = await stack.enter_async_context(hire(settings))
             with suppress(WorkersLost):  # it may come later; jobs wait for it
@@ -123,17 +133,24 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
+        completion = Completion(sessions, models, model_records, files, store)
+        stack.push_async_callback(completion.stop)
         metrics.registry.register(Gauge("jobs", "Jobs that there are.", records.counts))
         health = health_of(database, store, count_workers)
         stack.callback(health.close)
-        jobs = Jobs(settings, records, files, store, engine, control)
+        configs = Configs(ConfigRecords(database), readers, settings.limits.config_bytes)
+        orders = Orders(settings.limits, store, models, configs, readers)
+        jobs = Jobs(settings, records, files, store, engine, control, orders, readers)
         yield State(
             keys=keys,
             jobs=jobs,
             models=models,
-            configs=Configs(ConfigRecords(database), readers, settings.limits.config_bytes),
+            uploads=Uploads(settings.limits, sessions, model_records, store, completion),
+            configs=configs,
             database=database,
             store=store,
+            events=events,
+            streams=Streams(events),
             health=health,
             metrics=metrics,
         )

@@ -21,6 +21,14 @@ ADMIN_KEY_LENGTH = 32
 """The least of it, so that it cannot be guessed."""
 
 
+def names_loopback(host: str) -> bool:
+    """Whether a name or an address is that of this machine for itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _check_admin_key(key: SecretStr) -> SecretStr:
     text = key.get_secret_value()
     if len(text) < ADMIN_KEY_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
@@ -119,7 +127,10 @@ class Settings(BaseSettings):
     reuse_results: bool = True
     """Whether results of earlier jobs are taken where they are the same."""
     retain_days: PositiveFloat = 30.0
-    """How long a job is kept, with its artifact, once it has ended."""
+    """How long a job is kept, with its artifact, once it has ended; and a model that no new job
+    uses."""
+    upload_hours: PositiveFloat = 24.0
+    """How long an upload stays open after the last part that came in."""
     sweep_every_s: PositiveFloat = 300.0
     """Between two searches for what nobody needs any more."""
     orphan_age_s: PositiveFloat = 86_400.0
@@ -131,10 +142,7 @@ class Settings(BaseSettings):
 
     def is_loopback(self) -> bool:
         """Whether only this machine reaches the address that is listened on."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return names_loopback(self.host)
 
     def resolved_storage_url(self) -> str:
         """The object store's URL, the embedded default filled in."""
