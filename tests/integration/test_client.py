@@ -49,7 +49,7 @@ def model_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def job(server, model_file):
     with Client(url_of(server)) as client:
-        return client.wait(client.submit([model_file], preset="w8").id)
+        return client.wait(client.submit(model_file, preset="w8").id)
 
 
 def test_from_submit_to_download(client, job, tmp_path):
