@@ -115,25 +115,19 @@ def print_jobs(jobs: Iterable[Job]) -> None:
 
 def print_models(models: Iterable[ModelSummary]) -> None:
     """One line a model."""
-    table = _table("model", "name", "format", "tensors", "size", "created")
+    table = _table("model", "size", "created", "name")
+    table.columns[0].min_width = 64  # a digest that is cut names nothing
     for model in models:
-        table.add_row(
-            model.id,
-            escape(model.name),
-            model.format,
-            f"{model.tensors_total:,}",
-            decimal(model.size_bytes),
-            model.created_at.isoformat(timespec="seconds"),
-        )
+        created = model.created_at.isoformat(sep=" ", timespec="minutes")
+        table.add_row(model.id, decimal(model.size_bytes), created[:16], escape(model.name))
     OUT.print(table)
 
 
 def print_configs(configs: Iterable[ConfigSummary]) -> None:
     """One line a named config."""
-    table = _table("config", "stored", "sha256")
+    table = _table("config", "stored")
     for config in configs:
-        stored = config.created_at.isoformat(timespec="seconds")
-        table.add_row(escape(config.reference), stored, config.sha256)
+        table.add_row(escape(config.reference), config.created_at.isoformat(timespec="seconds"))
     OUT.print(table)
 
 
