@@ -114,6 +114,17 @@ def test_what_must_not_be_done_twice_is_sent_once(scripted, client):
     assert client.retry("j") == JOB
 
 
+def test_a_submit_that_is_sent_again_is_one_request(scripted, client):
+    scripted.answers = [LOST, BUSY, FOUND]
+    client.submit("0" * 64, preset="w4")
+    client.submit("0" * 64, preset="w4")
+    client.submit("0" * 64, preset="w4", idempotency_key="mine")
+    sent = [headers["Idempotency-Key"] for _, headers in scripted.requests]
+    assert sent[0] == sent[1] == sent[2]
+    assert len(set(sent)) == 3
+    assert sent[-1] == "mine"
+
+
 def test_the_key_is_sent(scripted, monkeypatch):
     scripted.answers = [FOUND]
     monkeypatch.delenv("PALETTERY_KEY", raising=False)
