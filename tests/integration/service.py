@@ -7,20 +7,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 from safetensors.numpy import load
 
-from app.database import open_database
+from app.database import Database, open_database
 from app.errors import ObjectMissing
 from app.storage import Storage
+from app.uploads.layout import PARTS, upload_of
 from app.uploads.records import FileRecords
+from app.uploads.sessions import UploadSessions
 from schemas.jobs import ENDED
 
-DEADLINE_S = 300
+DEADLINE_S = 900
+"""Of whatever should happen; on an overloaded machine, what takes seconds takes minutes."""
+SAID = (" is ready at ", "there are no keys")
 PALETTERY = str(Path(sys.executable).with_name("palettery"))
 
 
@@ -80,6 +85,11 @@ class Program:
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
 
+    def complaints(self) -> list[str]:
+        """What it wrote beyond what a service says that nothing has happened to."""
+        lines = self.log.read_text().splitlines()
+        return [line for line in lines if not any(each in line for each in SAID)]
+
     def send(self, number: signal.Signals) -> None:
         """A signal to the process and all that it started."""
         os.killpg(self.pid, number)
@@ -97,7 +107,7 @@ class Program:
     def stop(self) -> int:
         """Ask it to stop, as a supervisor does; its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=DEADLINE_S)
 
     @property
     def is_running(self) -> bool:
@@ -143,7 +153,7 @@ class Service:
         """Stop everything, and see that nothing is left running."""
         try:
             self.stop()
-            wait_until(lambda: not self.processes(), "every process of the service is gone", 60)
+            wait_until(lambda: not self.processes(), "every process of the service is gone")
         finally:
             for pid in self.processes():
                 os.kill(pid, signal.SIGKILL)
@@ -205,22 +215,35 @@ class Service:
 
     def some_parts(self, job_id: str, count: int = 3) -> list[str]:
         """The finished parts, once there are so many; the job must not be through yet."""
-        wait_until(lambda: len(self.parts(job_id)) >= count, f"{count} parts are finished", 120)
+        wait_until(lambda: len(self.parts(job_id)) >= count, f"{count} parts are finished")
         assert self.job(job_id)["state"] == "running"
         return self.parts(job_id)
 
-    def kept_uploads(self) -> set[str]:
-        """Where the uploaded files lie that jobs need."""
+    @contextlib.contextmanager
+    def database(self) -> Iterator[Database]:
+        """The service's database, seen from outside."""
         database = open_database(self.database_url)
         try:
-            return set(FileRecords(database).paths())
+            yield database
         finally:
             database.close()
 
+    def kept_uploads(self) -> set[str]:
+        """Where the uploaded files lie that jobs and models need."""
+        with self.database() as database:
+            return set(FileRecords(database).paths())
+
+    def open_parts(self) -> list[str]:
+        """Where the parts lie of uploads that are open."""
+        found = {path: upload_of(path) for path in self.store.list(PARTS)}
+        with self.database() as database:
+            still_open = UploadSessions(database, timedelta(0)).open(set(found.values()))
+        return [path for path, upload_id in found.items() if upload_id in still_open]
+
     def leftovers(self) -> list[str]:
         """What an upload left that came to nothing."""
-        kept = self.kept_uploads()
-        return [*self.unfinished(), *(p for p in self.store.list("uploads") if p not in kept)]
+        needed = {*self.kept_uploads(), *self.open_parts()}
+        return [*self.unfinished(), *(p for p in self.store.list("uploads") if p not in needed)]
 
 
 def measured(service: Service, job_id: str) -> dict[str, float]:
