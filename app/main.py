@@ -20,6 +20,7 @@ from app.problems import answer_with_problems, problems
 from app.roles import Role, State, check, running
 from app.serving import server
 from app.settings import Settings
+from app.tracing import tracing
 
 DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
 KEYED = {
@@ -65,9 +66,11 @@ def serve(settings: Settings, role: Role = "all") -> None:
 
 
 async def _serve(settings: Settings, role: Role, listening: socket.socket) -> None:
-    async with running(settings, role, stop=_stop) as state:
-        app = create_app(state, role)
-        await server(app, settings.clients, state["metrics"]).serve(sockets=[listening])
+    with tracing() as traces:
+        async with running(settings, role, traces, stop=_stop) as state:
+            app = create_app(state, role)
+            traces.follow(app)
+            await server(app, settings.clients, state["metrics"]).serve(sockets=[listening])
 
 
 def _stop() -> None:
