@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from app import catalog, health, logs
 from app.configs import endpoints as configs
 from app.errors import BadInput
+from app.events import endpoints as events
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
 from app.models import endpoints as models
@@ -27,6 +28,7 @@ KEYED = {
     "models": models.router,
     "configs": configs.router,
     "jobs": jobs.router,
+    "events": events.router,
     "keys": keys.router,
 }
 """Routers whose every endpoint asks for a key."""
@@ -70,7 +72,9 @@ async def _serve(settings: Settings, role: Role, listening: socket.socket) -> No
         async with running(settings, role, traces, stop=_stop) as state:
             app = create_app(state, role)
             traces.follow(app)
-            await server(app, settings.clients, state["metrics"]).serve(sockets=[listening])
+            streams = state["streams"]
+            serving = server(app, settings.clients, state["metrics"], on_stop=streams.close)
+            await serving.serve(sockets=[listening])
 
 
 def _stop() -> None:

@@ -11,6 +11,7 @@ from app.configs.service import Configs
 from app.database import Database, open_database
 from app.errors import BadInput, WorkersLost
 from app.events.records import Events
+from app.events.streams import Streams
 from app.health import Health, health_of
 from app.jobs.cluster import local_workers, remote_workers
 from app.jobs.control import Control
@@ -51,6 +52,8 @@ class State(TypedDict):
     configs: Configs
     database: Database
     store: Storage
+    events: Events
+    streams: Streams
     health: Health
     metrics: Metrics
 
@@ -138,6 +141,8 @@ async def running(
             configs=Configs(ConfigRecords(database), readers, settings.limits.config_bytes),
             database=database,
             store=store,
+            events=events,
+            streams=Streams(events),
             health=health,
             metrics=metrics,
         )

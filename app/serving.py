@@ -4,6 +4,7 @@ import asyncio
 import logging
 import resource
 import socket
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import uvicorn
@@ -20,11 +21,18 @@ OTHER_FILES = 512
 """Files that may be open beside the clients' connections."""
 STOP_WITHIN_S = 10
 
+OnStop = Callable[[], Awaitable[None]]
+"""Called when a server begins to stop, to end what would go on for ever."""
+
 log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
     """Looks after its connections, and says when it can be reached, not before."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: OnStop | None) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
@@ -32,6 +40,12 @@ class Server(uvicorn.Server):
         host, port, *_ = sockets[0].getsockname() if sockets else ("", 0)
         shown = f"[{host}]" if ":" in host else host
         print(f"palettery is ready at http://{shown}:{port}", flush=True)  # noqa: T201
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let running answers end; those that would not are told to."""
+        if self._on_stop is not None:
+            await self._on_stop()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: give up the clients that are too slow."""
@@ -43,7 +57,9 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def server(app: ASGIApp, clients: Clients, metrics: Metrics) -> Server:
+def server(
+    app: ASGIApp, clients: Clients, metrics: Metrics, on_stop: OnStop | None = None
+) -> Server:
     """A server of an app, which still has to be told to serve."""
     connections = min(clients.connections, _room() - OTHER_FILES)
     if connections < clients.connections:
@@ -57,7 +73,8 @@ def server(app: ASGIApp, clients: Clients, metrics: Metrics) -> Server:
             access_log=False,
             timeout_graceful_shutdown=STOP_WITHIN_S,
             timeout_keep_alive=int(clients.keep_alive_s) + 1,
-        )
+        ),
+        on_stop,
     )
 
 

@@ -5,12 +5,12 @@ some. So numbers have no gaps, and whoever sees an event can see all before it.
 """
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import and_, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.database import Clock, Database, chunks, utc_now
@@ -24,6 +24,10 @@ MOST_LINES = 1_000
 """Of one job; the last one says so."""
 MOST_CHARACTERS = 2_000
 """Of one line."""
+OR_LIST = 100
+"""Jobs whose news are asked for in one statement; SQLite nests no more than a thousand."""
+MOST_NEWS = 1_000
+"""Of all of them."""
 FULL = Line(f"a log keeps {MOST_LINES:,} lines; what comes after this one is lost", "warning")
 
 
@@ -43,6 +47,13 @@ class Standing:
     newest: int
     has_ended: bool
     progress: Progress
+
+
+class News(NamedTuple):
+    """What a job has become since somebody looked."""
+
+    standing: Standing
+    events: Sequence[Event]
 
 
 def record(
@@ -116,6 +127,23 @@ class Events:
                     found[row.id] = Standing(row.last_event, row.state in ENDED, progress)
         return found
 
+    def news(self, seen: Mapping[str, int]) -> dict[str, News]:
+        """How each of these jobs stands, and its first events behind the number given for it."""
+        standings = self.standings(seen)
+        behind = [
+            and_(JobEventRow.job_id == job_id, JobEventRow.number > seen[job_id])
+            for job_id, standing in standings.items()
+            if standing.newest > seen[job_id]
+        ]
+        events: dict[str, list[Event]] = {job_id: [] for job_id in standings}
+        with self._database.transaction() as session:
+            for start in range(0, len(behind), OR_LIST):
+                query = select(JobEventRow).where(or_(*behind[start : start + OR_LIST]))
+                ordered = query.order_by(JobEventRow.job_id, JobEventRow.number)
+                for row in session.scalars(ordered.limit(MOST_NEWS)):
+                    events[row.job_id].append(_event(row))
+        return {job_id: News(standing, events[job_id]) for job_id, standing in standings.items()}
+
     def _told(
         self, job_id: str, number: int, limit: int, kinds: Collection[str]
     ) -> Sequence[Event]:
@@ -123,7 +151,7 @@ class Events:
         query = select(JobEventRow).where(*own, JobEventRow.kind.in_(kinds))
         with self._database.transaction() as session:
             rows = session.scalars(query.order_by(JobEventRow.number).limit(limit))
-            return [Event(row.number, row.kind, _data(row)) for row in rows]
+            return [_event(row) for row in rows]
 
 
 def _to_keep(
@@ -161,8 +189,8 @@ def _written(line: Line) -> str:
     return json.dumps(said | ({"tensor": line.tensor} if line.tensor else {}))
 
 
-def _data(row: JobEventRow) -> str:
+def _event(row: JobEventRow) -> Event:
     if row.kind == STATE:
-        return row.data
+        return Event(row.number, row.kind, row.data)
     line = LogLine(at=row.created_at, **json.loads(row.data))
-    return line.model_dump_json(exclude_none=True)
+    return Event(row.number, row.kind, line.model_dump_json(exclude_none=True))

@@ -26,11 +26,12 @@ from app.settings import Settings
 from app.tracing import Tracing
 from schemas.tasks import KINDS, Answer, CompressionTask, Task
 
+NEWS = "all"
+"""Dask's name of what its scheduler tells of workers and clients."""
 TASKS = "palettery-tasks"
 """Topic under which workers tell of tasks that have ended, and how long they took."""
 STATES_WITHIN_S = 2.0
 """How long the scheduler is waited for by somebody who just wants to know."""
-
 OnDied = Callable[[Sequence[Task]], Awaitable[None]]
 """Called with the tasks that a worker had in hand when it died; others do them."""
 OnDone = Callable[[Task, Answer], Awaitable[None]]
@@ -157,6 +158,8 @@ class Workers:
     async def close(self) -> None:
         """Let go of the scheduler."""
         if self._client is not None:
+            if self._client.status == "running":
+                self._client.unsubscribe_topic(NEWS)  # or it would be sent that it has gone
             await self._client.close()
 
     async def _reached(self) -> Client:
@@ -165,7 +168,7 @@ class Workers:
             if self._client is None or self._client.status in ("closing", "closed"):
                 try:
                     self._client = await self._connect()
-                    self._client.subscribe_topic("all", self._hear)
+                    self._client.subscribe_topic(NEWS, self._hear)
                     self._client.subscribe_topic(TASKS, self._count)
                 except (OSError, TimeoutError) as error:
                     raise WorkersLost(f"no scheduler answers: {error}") from error

@@ -1,0 +1,93 @@
+"""Events and logs of jobs over HTTP."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from app.events.records import Event, Standing
+from app.keys.guard import Reader
+from app.problems import problems
+from schemas.events import LogPage
+
+router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
+
+RECONNECT_AFTER_MS = 1_000
+LARGEST = 2**31 - 1
+NUMBER = {"ge": 0, "le": LARGEST}
+UNKNOWN = problems(_404="no such job", _422="not the number of an event")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a reader of a job's events is."""
+
+    job_id: str
+    number: int
+    """Of the last event that it has seen."""
+    standing: Standing | None
+    """Of the job; None if there is nothing left to tell."""
+
+
+def position_of(
+    job_id: str,
+    request: Request,
+    response: Response,
+    caller: Reader,
+    after: Annotated[
+        int | None, Query(**NUMBER, description="Number of the last event that was seen.")
+    ] = None,
+    last_event_id: Annotated[
+        int | None, Header(**NUMBER, description="The same; browsers send it. It wins.")
+    ] = None,
+) -> Position:
+    """Where to go on; the answer is 204 where nothing will follow, which ends reconnecting."""
+    request.state.jobs.get(caller.owner, job_id)
+    number = next(seen for seen in (last_event_id, after, 0) if seen is not None)
+    standing = request.state.events.standings([job_id]).get(job_id)
+    if standing is None or (standing.has_ended and number >= standing.newest):
+        response.status_code = 204
+        standing = None
+    return Position(job_id, number, standing)
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_class=EventSourceResponse,
+    responses={204: {"description": "the job has ended, and all was told"}, **UNKNOWN},
+)
+async def stream(
+    request: Request, position: Annotated[Position, Depends(position_of)]
+) -> AsyncIterator[ServerSentEvent]:
+    """What happens to a job, from its first event on, or from the one after `Last-Event-ID`.
+
+    Events are `state` (data: the job as it was then) and `log` (a line of its log), each with an
+    id, and `progress` without one. The stream ends behind the last `state`.
+    """
+    if position.standing is None:
+        return
+    yield ServerSentEvent(retry=RECONNECT_AFTER_MS)
+    follow = request.state.streams.follow
+    async for told in follow(position.job_id, position.number, position.standing):
+        if isinstance(told, Event):
+            yield ServerSentEvent(raw_data=told.data, event=told.kind, id=str(told.number))
+        else:
+            yield ServerSentEvent(raw_data=told.model_dump_json(), event="progress")
+
+
+@router.get("/jobs/{job_id}/log", responses=UNKNOWN)
+def log(
+    job_id: str,
+    request: Request,
+    caller: Reader,
+    after: Annotated[
+        int, Query(**NUMBER, description="`next_after` of the page before; 0 for the first.")
+    ] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most lines of the page.")] = 100,
+) -> LogPage:
+    """Lines of a job's log, oldest first."""
+    request.state.jobs.get(caller.owner, job_id)
+    page: LogPage = request.state.events.lines(job_id, after, limit)
+    return page

@@ -1,0 +1,235 @@
+"""Readers of events in one process: each sees everything once, in order, whatever its pace."""
+
+import asyncio
+import itertools
+import json
+
+import pytest
+
+from app.errors import DatabaseFailed, StorageFull, problem
+from app.events.lines import Line
+from app.events.records import Events
+from app.events.streams import PAGE, RECENT, Streams
+from app.jobs.records import Records
+from app.jobs.rows import NewJob
+from schemas.jobs import Progress
+
+numbers = itertools.count()
+WHY = problem(StorageFull("the store is full"))
+TIMEOUT_S = 60
+
+
+class Faulty(Events):
+    """Events of a database that is away when it is said to be."""
+
+    is_away = False
+    looks = 0
+
+    def news(self, seen):
+        self.looks += 1
+        self._check()
+        return super().news(seen)
+
+    def after(self, *said):
+        self._check()
+        return super().after(*said)
+
+    def _check(self):
+        if self.is_away:
+            raise DatabaseFailed("the database is away")
+
+
+@pytest.fixture
+def records(database):
+    return Records(database)
+
+
+@pytest.fixture
+def events(database):
+    return Faulty(database)
+
+
+def add(records):
+    job_id = f"01890a5d-ac96-774b-bcce-{next(numbers):012x}"
+    return records.add(NewJob(job_id, "m", 1, Progress())).id
+
+
+class Reader:
+    """Follows a job, and keeps what it was told."""
+
+    def __init__(self, streams, events, job_id, number=0):
+        self.ids, self.kinds, self.progress = [], [], []
+        self._told = streams.follow(job_id, number, events.standings([job_id])[job_id])
+        self.task = None
+
+    async def __call__(self):
+        async for told in self._told:
+            if isinstance(told, Progress):
+                self.progress.append(told.tensors_done)
+            else:
+                self.ids.append(told.number)
+                said = json.loads(told.data)
+                self.kinds.append(said.get("state") or said["message"])
+
+    def start(self):
+        self.task = asyncio.create_task(self())
+        return self
+
+    async def ended(self):
+        await asyncio.wait_for(self.task, TIMEOUT_S)
+        return self
+
+
+def run(main):
+    async def within():
+        async with asyncio.timeout(TIMEOUT_S):
+            await main()
+
+    asyncio.run(within())
+
+
+async def until(holds):
+    while not holds():
+        await asyncio.sleep(0.01)
+
+
+def test_readers_see_all_that_was_and_all_that_comes(records, events):
+    async def main():
+        streams, job_id = Streams(events), add(records)
+        first = Reader(streams, events, job_id).start()
+        await until(lambda: first.progress)
+        records.start(job_id)
+        second = Reader(streams, events, job_id).start()
+        records.advance(job_id, Progress(tensors_done=2))
+        await until(lambda: 2 in first.progress + second.progress)
+        records.succeed(job_id, 7)
+        last = Reader(streams, events, job_id, 3).start()
+        for reader in (first, second, last):
+            await reader.ended()
+            assert reader.kinds[-1] == "succeeded"
+        assert first.ids == second.ids == list(range(1, len(first.ids) + 1))
+        assert last.ids == first.ids[3:]
+        assert last.progress == [], "it has ended already"
+        assert streams._watched == {}
+
+    run(main)
+
+
+def test_end_is_told_after_a_failure_that_was_retried(records, events):
+    async def main():
+        streams, job_id = Streams(events), add(records)
+        records.fail(job_id, WHY)
+        records.retry(job_id)
+        reader = Reader(streams, events, job_id).start()
+        await until(lambda: reader.progress)
+        assert "failed" in reader.kinds
+        records.cancel(job_id)
+        await reader.ended()
+        assert [kind for kind in reader.kinds if " " not in kind] == [
+            "queued", "failed", "queued", "cancelled", "cancelled"
+        ]  # fmt: skip
+
+    run(main)
+
+
+def test_slow_reader_misses_nothing(records, events):
+    async def main():
+        streams, job_id = Streams(events), add(records)
+        follow = streams.follow(job_id, 0, events.standings([job_id])[job_id])
+        quick = Reader(streams, events, job_id).start()
+        seen = [(await anext(follow)).number]
+        for batch in range(5):  # more than is held, and more than is fetched at once
+            events.log(job_id, *(Line(f"{batch} {n}") for n in range(RECENT)))
+            await until(lambda: len(quick.ids) == 2 + RECENT * (batch + 1))  # noqa: B023
+        assert RECENT * 5 > PAGE
+        records.cancel(job_id)
+        await quick.ended()
+        seen += [told.number async for told in follow if not isinstance(told, Progress)]
+        assert seen == quick.ids == list(range(1, len(seen) + 1))
+
+    run(main)
+
+
+def test_database_that_is_away_is_waited_for(records, events):
+    async def main():
+        streams, job_id = Streams(events), add(records)
+        early = Reader(streams, events, job_id).start()
+        late = Reader(streams, events, job_id)
+        await until(lambda: early.progress)
+        events.is_away = True
+        late.start()
+        looks = events.looks
+        await until(lambda: events.looks > looks + 2)
+        records.start(job_id)
+        records.cancel(job_id)
+        events.is_away = False
+        await early.ended()
+        await late.ended()
+        assert early.ids == late.ids == list(range(1, 7))
+
+    run(main)
+
+
+def test_deleted_job_ends_its_streams(records, events):
+    async def main():
+        streams, job_id, other = Streams(events), add(records), add(records)
+        staying = Reader(streams, events, other).start()
+        reader = Reader(streams, events, job_id).start()
+        await until(lambda: reader.progress and staying.progress)
+        events.is_away = True
+        records.cancel(job_id)
+        records.delete(job_id)
+        events.is_away = False
+        await reader.ended()
+        assert not staying.task.done()
+        await streams.close()
+        await staying.ended()
+
+    run(main)
+
+
+def test_closing_ends_every_stream_at_once_and_the_looking(records, events):
+    async def main():
+        streams, jobs = Streams(events), [add(records) for _ in range(3)]
+        readers = [Reader(streams, events, job_id).start() for job_id in jobs * 2]
+        await until(lambda: all(reader.progress for reader in readers))
+        await streams.close()
+        for reader in readers:
+            await reader.ended()
+        assert streams._looking.done()
+        late = await Reader(streams, events, jobs[0]).start().ended()
+        assert late.ids == []
+
+    run(main)
+
+
+def test_nobody_looks_where_nobody_watches(records, events):
+    async def main():
+        streams, job_id = Streams(events), add(records)
+        assert streams._looking is None
+        for _ in range(2):
+            reader = Reader(streams, events, job_id).start()
+            await until(lambda: reader.progress)  # noqa: B023
+            reader.task.cancel()
+            await asyncio.wait([reader.task])
+            await until(streams._looking.done)
+        assert streams._watched == {}
+
+    run(main)
+
+
+def test_many_readers_cost_one_look_a_tick(records, events):
+    async def main():
+        streams, jobs = Streams(events), [add(records) for _ in range(20)]
+        readers = [Reader(streams, events, job_id).start() for job_id in jobs * 10]
+        await until(lambda: all(reader.progress for reader in readers))
+        fetched, after = [], events.after
+        events.after = lambda *said: fetched.append(said) or after(*said)
+        for job_id in jobs:
+            records.cancel(job_id)
+        for reader in readers:
+            await reader.ended()
+            assert reader.ids == [1, 2, 3, 4]
+        assert fetched == [], "what is new comes with the look"
+
+    run(main)
