@@ -78,7 +78,7 @@ def test_slow_body_leaves_nothing_behind(serve, tmp_path):
         form = b'--x\r\nContent-Disposition: form-data; name="model"; filename="m"\r\n\r\n'
         with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             connection.sendall(
-                b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n"
+                b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000000\r\n"
                 b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + form + b"y" * (4 << 20)
             )
             said = b"".join(iter(lambda: connection.recv(1 << 16), b""))
