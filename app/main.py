@@ -23,9 +23,11 @@ from app.roles import Role, State, check, running
 from app.serving import server
 from app.settings import Settings
 from app.tracing import tracing
+from app.uploads import endpoints as uploads
 
 DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
 KEYED = {
+    "uploads": uploads.router,
     "models": models.router,
     "configs": configs.router,
     "jobs": jobs.router,
