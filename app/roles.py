@@ -37,6 +37,7 @@ from app.results.records import ResultRecords
 from app.results.reuse import Reuse
 from app.settings import Settings
 from app.storage import Storage, open_storage
+from app.tracing import Tracing
 from app.uploads.completion import Completion
 from app.uploads.records import FileRecords
 from app.uploads.service import Uploads
@@ -85,7 +86,9 @@ def check(settings: Settings, role: Role) -> None:
 
 
 @asynccontextmanager
-async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> AsyncIterator[State]:
+async def running(
+    settings: Settings, role: Role, traces: Tracing, stop: Callable[[], None]
+) -> AsyncIterator[State]:
     """A role at work; `stop` ends the process when it must not go on.
 
     Raises:
@@ -106,7 +109,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         metrics = Metrics()
         engine = Engine(database)
         stack.callback(engine.close)
-        records, files = Records(database), FileRecords(database)
+        records, files = Records(database, on_end=metrics.job_ended), FileRecords(database)
         events = Events(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
         models = Models(settings.limits, model_records, files, store)
@@ -124,15 +127,16 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
                 # What a crash cut off; nobody else works here.
                 await asyncio.to_thread(unused.remove_orphans, timedelta(0))
             hire = remote_workers if settings.scheduler_url else local_workers
-            workers = await stack.enter_async_context(hire(settings))
+            workers = await stack.enter_async_context(hire(settings, metrics, traces))
             with suppress(WorkersLost):  # it may come later; jobs wait for it
                 await workers.reach()
             reuse = Reuse(ResultRecords(database), records, store)
-            steps = Steps(settings, records, events, store, workers, reuse)
-            await stack.enter_async_context(running_workflows(settings, database, steps))
+            steps = Steps(settings, records, events, store, workers, reuse, metrics)
+            await stack.enter_async_context(running_workflows(settings, database, steps, traces))
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
+            metrics.registry.register(Gauge("workers", "Workers of the scheduler.", workers.states))
         completion = Completion(sessions, models, model_records, files, store)
         stack.push_async_callback(completion.stop)
         metrics.registry.register(Gauge("jobs", "Jobs that there are.", records.counts))

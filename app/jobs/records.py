@@ -25,6 +25,8 @@ from schemas.problem import Problem
 
 Enqueue = Callable[[Session, str, int, int], None]
 """Has the engine start an attempt, within a transaction: (session, job id, attempt, priority)."""
+OnEnd = Callable[[JobState, datetime | None], None]
+"""Told of every end of a job: how it ended, and when it had begun."""
 Notify = Callable[[Session, str, int], None]
 """Has the engine call a webhook, within a transaction: (session, job id, number of the event)."""
 
@@ -40,9 +42,14 @@ class Records:
     """
 
     def __init__(
-        self, database: Database, now: Clock = utc_now, notify: Notify | None = None
+        self,
+        database: Database,
+        now: Clock = utc_now,
+        notify: Notify | None = None,
+        on_end: OnEnd = lambda *_: None,
     ) -> None:
         self._database, self._now, self._notify = database, now, notify
+        self._on_end = on_end
 
     def add(
         self, new: NewJob, files: Sequence[KeptFile] = (), enqueue: Enqueue | None = None
@@ -295,4 +302,5 @@ class Records:
             newest = record(session, job_id, now, [*told, shown(row)])
             if self._notify and row.webhook_url is not None and newest is not None:
                 self._notify(session, job_id, newest)
-            return True
+        self._on_end(state, row.started_at)
+        return True

@@ -13,11 +13,13 @@ from typing import ParamSpec, TypeVar
 from dbos import DBOS
 from dbos import error as engine_errors
 
+from app import logs
 from app.database import Database
 from app.errors import PaletteryError, Unavailable
 from app.jobs.engine import QUEUE, WORKFLOW, configure
 from app.jobs.steps import Steps
 from app.settings import Settings
+from app.tracing import Tracing
 
 EVERY_S, ATTEMPTS = 2.0, 450
 """Between two attempts at a step, and how many: what is away may stay away for a quarter hour."""
@@ -34,12 +36,12 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def running_workflows(
-    settings: Settings, database: Database, steps: Steps
+    settings: Settings, database: Database, steps: Steps, traces: Tracing
 ) -> AsyncIterator[None]:
     """The engine, launched: takes up what a crash left, then serves the queue."""
     DBOS(config=configure(settings, database))
     underway = _Underway()
-    _register(steps, underway)
+    _register(steps, underway, traces)
     DBOS.launch()
     await DBOS.register_queue_async(
         QUEUE,
@@ -86,7 +88,7 @@ class _Underway:
         await asyncio.gather(*runs, return_exceptions=True)
 
 
-def _register(steps: Steps, underway: _Underway) -> None:
+def _register(steps: Steps, underway: _Underway, traces: Tracing) -> None:
     """Tell DBOS the workflow, under names that outlive this process."""
 
     def lasting(name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
@@ -103,7 +105,8 @@ def _register(steps: Steps, underway: _Underway) -> None:
     @lasting("run")
     async def run(job_id: str, attempt: int) -> None:
         try:
-            await steps.run(job_id, attempt)
+            with traces.span("job", {"job_id": job_id, "attempt": attempt}):
+                await steps.run(job_id, attempt)
         except Exception as error:
             if _is_passing(error):
                 await steps.trouble(job_id, error)
@@ -115,7 +118,7 @@ def _register(steps: Steps, underway: _Underway) -> None:
 
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)
     async def run_job(job_id: str, attempt: int) -> None:
-        with underway.noted():
+        with underway.noted(), logs.of_job(job_id):
             try:
                 await run(job_id, attempt)
             except (PaletteryError, engine_errors.DBOSMaxStepRetriesExceeded) as error:
