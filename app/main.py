@@ -21,6 +21,7 @@ from app.problems import answer_with_problems, problems
 from app.roles import Role, State, check, running
 from app.serving import server
 from app.settings import Settings
+from app.webhooks import endpoints as webhooks
 
 DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
 KEYED = {
@@ -29,6 +30,7 @@ KEYED = {
     "jobs": jobs.router,
     "events": events.router,
     "keys": keys.router,
+    "webhooks": webhooks.router,
 }
 """Routers whose every endpoint asks for a key."""
 REFUSED = problems(_401="no valid key", _403="the key has not the scope")

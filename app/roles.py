@@ -37,6 +37,8 @@ from app.results.reuse import Reuse
 from app.settings import Settings
 from app.storage import Storage, open_storage
 from app.uploads.records import FileRecords
+from app.webhooks.deliveries import Deliveries
+from app.webhooks.records import WebhookRecords
 
 Role = Literal["all", "api", "controller"]
 """`all` is the service in one process; `api` answers requests, and `controller` runs jobs."""
@@ -53,6 +55,7 @@ class State(TypedDict):
     store: Storage
     events: Events
     streams: Streams
+    webhooks: WebhookRecords
     health: Health
     metrics: Metrics
 
@@ -100,7 +103,8 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         metrics = Metrics()
         engine = Engine(database)
         stack.callback(engine.close)
-        records, files = Records(database), FileRecords(database)
+        records = Records(database, notify=engine.call_webhook)
+        files, webhooks = FileRecords(database), WebhookRecords(database)
         events = Events(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
         models = Models(settings.limits, model_records, files, store)
@@ -121,8 +125,11 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             with suppress(WorkersLost):  # it may come later; jobs wait for it
                 await workers.reach()
             reuse = Reuse(ResultRecords(database), records, store)
+            deliveries = Deliveries(settings, events, webhooks, engine)
             steps = Steps(settings, records, events, store, workers, reuse)
-            await stack.enter_async_context(running_workflows(settings, database, steps))
+            await stack.enter_async_context(
+                running_workflows(settings, database, steps, deliveries)
+            )
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
@@ -139,6 +146,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             store=store,
             events=events,
             streams=Streams(events),
+            webhooks=webhooks,
             health=health,
             metrics=metrics,
         )

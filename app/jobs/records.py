@@ -14,6 +14,7 @@ from app.events import lines
 from app.events.lines import Line
 from app.events.records import record
 from app.idempotency import KeyedRequest
+from app.jobs.engine import Call
 from app.jobs.rows import ALIVE, ID, RETRIED, NewJob, changed, changing, new_row, shown
 from app.keys.caller import LOCAL, UNLIMITED
 from app.keys.quota import check_room, within_limits
@@ -25,8 +26,8 @@ from schemas.problem import Problem
 
 Enqueue = Callable[[Session, str, int, int], None]
 """Has the engine start an attempt, within a transaction: (session, job id, attempt, priority)."""
-Notify = Callable[[Session, str, int], None]
-"""Has the engine call a webhook, within a transaction: (session, job id, number of the event)."""
+Notify = Callable[[Session, Call], None]
+"""Has the engine call a webhook, within a transaction."""
 
 
 class KeyTaken(Exception):
@@ -294,5 +295,5 @@ class Records:
                 return False
             newest = record(session, job_id, now, [*told, shown(row)])
             if self._notify and row.webhook_url is not None and newest is not None:
-                self._notify(session, job_id, newest)
+                self._notify(session, Call(job_id, row.attempt, newest))
             return True
