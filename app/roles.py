@@ -19,6 +19,7 @@ from app.jobs.controllers import Controllers
 from app.jobs.engine import Engine, migrate_engine
 from app.jobs.keeper import Keeper
 from app.jobs.lease import leased
+from app.jobs.orders import Orders
 from app.jobs.records import Records
 from app.jobs.service import Jobs
 from app.jobs.steps import Steps
@@ -136,12 +137,14 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         metrics.registry.register(Gauge("jobs", "Jobs that there are.", records.counts))
         health = health_of(database, store, count_workers)
         stack.callback(health.close)
-        jobs = Jobs(settings, records, files, store, engine, control)
+        configs = Configs(ConfigRecords(database), readers, settings.limits.config_bytes)
+        orders = Orders(settings.limits, store, models, configs, readers)
+        jobs = Jobs(settings, records, files, store, engine, control, orders, readers)
         yield State(
             keys=keys,
             jobs=jobs,
             models=models,
-            configs=Configs(ConfigRecords(database), readers, settings.limits.config_bytes),
+            configs=configs,
             database=database,
             store=store,
             events=events,

@@ -6,10 +6,39 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt
 
 from schemas.base import Schema
+from schemas.config import KMeansPalettizerConfig
 from schemas.problem import Problem
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class JobSubmission(Schema):
+    """A job or a plan to be made of a model that was uploaded before.
+
+    Of `config`, `config_name` and `preset` exactly one is given.
+    """
+
+    model_id: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """The model."""
+    sensitivities_id: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """A model whose tensors say how much the error of each weight counts; null: all alike."""
+    config: KMeansPalettizerConfig | None = None
+    """The config; the form of coreai-opt's files is read too."""
+    config_name: str | None = Field(default=None, max_length=80)
+    """A config that is stored: `name` for its newest version, or `name@version`."""
+    preset: str | None = Field(default=None, max_length=64)
+    """A preset: `w4`, `w6` or `w8`."""
+    strict: bool = False
+    """Refuse what cannot all be done."""
+    reuse: bool = True
+    """Take results of earlier jobs where bytes and spec are the same."""
+    priority: int = Field(default=5, ge=0, le=9)
+    """A job of a higher priority goes first."""
+    deadline_s: int | None = Field(default=None, ge=1, le=30 * 86_400)
+    """Seconds from now until the job is given up; null for never."""
+    webhook_url: str | None = Field(default=None, max_length=2048)
+    """Is sent a signed message when the job has ended."""
 
 
 class Progress(Schema):

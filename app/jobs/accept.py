@@ -1,30 +1,27 @@
 """Queue jobs: everything that one needs is stored before its row says that there is one."""
 
+import asyncio
 import os
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from app.compression.job import job_folder, write_job
+from app.compression.job import job_folder
 from app.errors import DatabaseFailed, FileGone
-from app.events.lines import planned
 from app.idempotency import KeyedRequest
 from app.jobs.engine import Engine
+from app.jobs.prepare import Order, Place, Prepared, prepare
 from app.jobs.records import KeyTaken, Records
 from app.jobs.request import Wishes
 from app.jobs.rows import NewJob
 from app.keys.caller import Caller
-from app.planning.intake import Intake
-from app.planning.tasks import cut
-from app.results.keys import request_sha256
+from app.readers import Readers
 from app.settings import Settings
 from app.storage import Storage
 from app.uploads.records import FileRecords, KeptFile
-from schemas.checkpoint import Checkpoint, StoredFile
-from schemas.jobs import Job, Progress
-from schemas.tasks import CompressionTask, JobRequest
+from schemas.jobs import Job
 
 TRIES = 5
 """At queuing a job whose bytes we had already, while others remove them."""
@@ -51,9 +48,10 @@ class Acceptance:
         files: FileRecords,
         store: Storage,
         engine: Engine,
+        readers: Readers,
     ) -> None:
         self._settings, self._records, self._files = settings, records, files
-        self._store, self._engine = store, engine
+        self._store, self._engine, self._readers = store, engine, readers
 
     def check_room(self, caller: Caller) -> None:
         """See that a caller may queue any job, before its bytes are taken in.
@@ -72,8 +70,12 @@ class Acceptance:
         known = None if asked is None else self._records.keyed(caller.owner, asked)
         return None if known is None else Accepted(known, is_replayed=True)
 
-    def accept(
-        self, intake: Intake, wished: Wishes, caller: Caller, asked: KeyedRequest | None
+    async def accept(
+        self,
+        look_up: Callable[[], Awaitable[Order]],
+        wished: Wishes,
+        caller: Caller,
+        asked: KeyedRequest | None,
     ) -> Accepted:
         """Queue a job, or find the one that the same request was given meanwhile.
 
@@ -81,97 +83,92 @@ class Acceptance:
             IdempotencyConflict: its key was sent with another request.
             OverQuota: the caller has too many, or with it too many bytes.
         """
-        for _ in range(TRIES - 1):
+        for tries_left in reversed(range(TRIES)):
+            order = await look_up()
             try:
-                return self._queue(intake, wished, caller, asked)
-            except FileGone:
-                continue  # bytes that we had already were removed meanwhile
+                return await self._queue(order, wished, caller, asked)
+            except FileGone:  # bytes that we had already were removed meanwhile
+                if not tries_left:
+                    raise
             except KeyTaken:
-                if (found := self.replayed(caller, asked)) is not None:
+                found = await asyncio.to_thread(self.replayed, caller, asked)
+                if found is not None:
                     return found
-        return self._queue(intake, wished, caller, asked)
+        raise FileGone("jobs under this Idempotency-Key come and go; send the request again")
 
-    def _queue(
-        self, intake: Intake, wished: Wishes, caller: Caller, asked: KeyedRequest | None
+    async def _queue(
+        self, order: Order, wished: Wishes, caller: Caller, asked: KeyedRequest | None
     ) -> Accepted:
         """Store what the job needs, then its row: a row means that nothing is missing."""
         job_id = str(_time_ordered_id())
-        prefix = job_folder(job_id)
-        files = self._kept(intake.files())
-        checkpoint = _at(intake.checkpoint, files)
-        tasks = self._tasks(intake, checkpoint, files, prefix, wished)
+        settings, prefix = self._settings, job_folder(job_id)
+        kept = await asyncio.to_thread(self._kept, order)
+        paths = {sha256: file.path for sha256, file in kept.items()}
+        place = Place(prefix, paths, settings.task_bytes, self._reuses(wished))
+        try:
+            prepared = await self._readers.run(
+                order.size_bytes, prepare, order, self._store.url, settings.limits, place
+            )
+            files = [kept[sha256] for sha256 in prepared.files]
+            new = self._new(job_id, order, prepared, wished, caller, asked)
+            job = await asyncio.to_thread(self._records.add, new, files, self._engine.enqueue)
+        except DatabaseFailed:
+            raise  # the job may have been queued; if not, the sweep finds its folder
+        except BaseException:
+            await asyncio.to_thread(self._store.delete_folder, prefix)
+            raise
+        return Accepted(job, {file.path for file in files})
+
+    def _new(
+        self,
+        job_id: str,
+        order: Order,
+        prepared: Prepared,
+        wished: Wishes,
+        caller: Caller,
+        asked: KeyedRequest | None,
+    ) -> NewJob:
         deadline = wished.deadline_s and datetime.now(UTC) + timedelta(seconds=wished.deadline_s)
-        new = NewJob(
+        return NewJob(
             id=job_id,
-            model_name=checkpoint.files[0].name,
-            size_before_bytes=checkpoint.tensor_bytes(),
-            progress=Progress(
-                tensors_total=len(intake.plan.palettized()),
-                bytes_total=sum(task.size_bytes for task in tasks),
-            ),
+            model_name=prepared.model_name,
+            size_before_bytes=prepared.size_before_bytes,
+            progress=prepared.progress,
             owner=caller.owner,
             limits=caller.limits,
             priority=wished.priority,
             deadline_at=deadline or None,
-            request_sha256=request_sha256(intake),
+            request_sha256=prepared.request_sha256,
             reuse=self._reuses(wished),
+            model_id=order.model.model_id,
+            config_name=order.config.name,
+            webhook_url=wished.webhook_url,
             keyed=asked,
-            told=(planned(intake.plan),),
-        )
-        request = JobRequest(config=intake.config, checkpoint=checkpoint, plan=intake.plan)
-        try:
-            write_job(self._store, prefix, request, tasks)
-            job = self._records.add(new, list(files.values()), self._engine.enqueue)
-        except DatabaseFailed:
-            raise  # the job may have been queued; if not, the sweep finds its folder
-        except BaseException:
-            self._store.delete_folder(prefix)
-            raise
-        return Accepted(job, {file.path for file in files.values()})
-
-    def _tasks(
-        self,
-        intake: Intake,
-        checkpoint: Checkpoint,
-        files: Mapping[str, KeptFile],
-        prefix: str,
-        wished: Wishes,
-    ) -> list[CompressionTask]:
-        return cut(
-            intake.plan,
-            checkpoint,
-            source_url=self._store.url,
-            store_url=self._store.url,
-            parts_prefix=f"{prefix}/parts",
-            task_bytes=self._settings.task_bytes,
-            digests=self._reuses(wished),
-            sensitivities=intake.sensitivities and _at(intake.sensitivities, files),
+            told=(prepared.told,),
         )
 
     def _reuses(self, wished: Wishes) -> bool:
         return wished.reuse and self._settings.reuse_results
 
-    def _kept(self, uploaded: Sequence[StoredFile]) -> dict[str, KeptFile]:
+    def _kept(self, order: Order) -> Mapping[str, KeptFile]:
         """Digest -> where its bytes are kept: where they were before, or where they came in."""
-        brought = {file.sha256: file for file in uploaded if file.sha256}
-        known = self._files.find(brought)
+        files = {file.sha256: file for file in order.files() if file.sha256}
+        brought = {file.sha256 for file in order.brought()}
+        known = self._files.find(files)
         for sha256, path in known.items():
-            if not self._store.exists(path):  # somebody removed it behind our back
-                self._files.relocate(sha256, brought[sha256].path)
-                known[sha256] = brought[sha256].path
+            if sha256 in brought and not self._store.exists(path):
+                # Somebody removed it behind our back.
+                self._files.relocate(sha256, files[sha256].path)
+                known[sha256] = files[sha256].path
         return {
-            sha256: KeptFile(sha256, known.get(sha256, file.path), file.size_bytes, sha256 in known)
-            for sha256, file in brought.items()
+            sha256: KeptFile(
+                sha256,
+                known.get(sha256, file.path),
+                file.size_bytes,
+                is_known=sha256 in known or sha256 not in brought,
+            )
+            for sha256, file in files.items()
         }
-
-
-def _at(checkpoint: Checkpoint, kept: Mapping[str, KeptFile]) -> Checkpoint:
-    """With files where they are kept, so that the same bytes are kept once."""
-    files = [
-        file.model_copy(update={"path": kept[file.sha256].path}) if file.sha256 else file
-        for file in checkpoint.files
-    ]
-    return checkpoint.model_copy(update={"files": tuple(files)})
 
 
 def _time_ordered_id() -> uuid.UUID:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.idempotency import REPLAYED, IdempotencyKey
+from app.jobs.bodies import BODIES
 from app.jobs.download import respond
 from app.jobs.service import Jobs
 from app.keys.guard import Reader, Writer
@@ -16,74 +17,11 @@ from schemas.report import Report
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
-FORM: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["model"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "model": {
-                            "type": "array",
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "The model's file; several for shards and their index.",
-                        },
-                        "sensitivities": {
-                            "type": "array",
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "How much the error of each weight counts: one tensor "
-                            "per weight, of its name and shape, in a file of the model's formats.",
-                        },
-                        "config": {
-                            "type": "string",
-                            "description": "Config as JSON or YAML, as text or as a file.",
-                        },
-                        "preset": {
-                            "type": "string",
-                            "description": "Name of a preset, instead of a config.",
-                        },
-                        "priority": {
-                            "type": "integer",
-                            "minimum": 0,
-                            "maximum": 9,
-                            "default": 5,
-                            "description": "A job of a higher priority goes first.",
-                        },
-                        "deadline_s": {
-                            "type": "integer",
-                            "minimum": 1,
-                            "maximum": 2_592_000,
-                            "description": "Seconds from now until the job is given up.",
-                        },
-                        "reuse": {
-                            "type": "string",
-                            "enum": ["true", "false"],
-                            "default": "true",
-                            "description": "Take results of earlier jobs where bytes and spec are "
-                            "the same.",
-                        },
-                        "strict": {
-                            "type": "string",
-                            "enum": ["true", "false"],
-                            "default": "false",
-                            "description": "Refuse the request when a key of the config matches "
-                            "nothing, or a tensor cannot take what a rule asks for it.",
-                        },
-                    },
-                }
-            }
-        },
-    }
-}
-
-
 REFUSED = problems(
+    _404="no such model or config",
     _413="over a limit",
-    _415="a file of a kind that is not accepted",
-    _422="the form, the config or the model is not valid",
+    _415="a file or a body of a kind that is not accepted",
+    _422="the request, the config or the model is not valid",
     _503="the store is away",
     _507="the store is full",
 )
@@ -101,16 +39,16 @@ def jobs_of(request: Request) -> Jobs:
 Service = Annotated[Jobs, Depends(jobs_of)]
 
 
-@router.post("/plans", openapi_extra=FORM, responses=REFUSED)
-async def dry_run(request: Request, jobs: Service, caller: Writer) -> Plan:
-    """What a job with this form would do with every tensor; nothing runs, nothing is kept."""
-    return await jobs.plan(request, caller)
+@router.post("/plans", openapi_extra=BODIES, response_model=Plan, responses=REFUSED)
+async def dry_run(request: Request, jobs: Service, caller: Writer) -> Response:
+    """What a job would do with every tensor; nothing runs, nothing is kept."""
+    return Response(await jobs.plan(request, caller), media_type="application/json")
 
 
 @router.post(
     "/jobs",
     status_code=202,
-    openapi_extra=FORM,
+    openapi_extra=BODIES,
     responses=REFUSED
     | problems(_409="the Idempotency-Key stands for another request", _429=OVER_QUOTA),
 )

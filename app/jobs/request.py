@@ -1,11 +1,19 @@
-"""What a form asks for, beside its files and its config."""
+"""What a request asks for, as a form or as JSON says it."""
 
+import json
 import re
 from dataclasses import dataclass
 from typing import TypeVar
 
-from app.errors import InvalidUpload
+from pydantic import ValidationError
+
+from app.configs.read import Document
+from app.errors import BadInput, InvalidUpload
 from app.uploads.multipart import Form
+from schemas.config import ConfigError
+from schemas.config.faults import explained
+from schemas.config.text import load_json
+from schemas.jobs import JobSubmission
 
 Default = TypeVar("Default", int, None)
 
@@ -16,15 +24,28 @@ DEFAULT_PRIORITY = 5
 
 @dataclass(frozen=True)
 class Wishes:
-    """How a job is to be run."""
+    """How a job is to be run, and by which config."""
 
-    strict: bool
+    config: Document | None = None
+    config_name: str | None = None
+    preset: str | None = None
+    strict: bool = False
     """Refuse what cannot all be done."""
-    reuse: bool
+    reuse: bool = True
     """Take results of earlier jobs where they are the same."""
-    priority: int
-    deadline_s: int | None
+    priority: int = DEFAULT_PRIORITY
+    deadline_s: int | None = None
     """Seconds from now until the job is given up; None for never."""
+    webhook_url: str | None = None
+
+
+@dataclass(frozen=True)
+class Named:
+    """A request for a job of models that were uploaded before."""
+
+    model_id: str
+    sensitivities_id: str | None
+    wishes: Wishes
 
 
 def wishes(form: Form) -> Wishes:
@@ -33,12 +54,44 @@ def wishes(form: Form) -> Wishes:
     Raises:
         InvalidUpload: names the field, what it holds and what it may.
     """
+    config = form.texts.get("config")
     return Wishes(
+        config=None if config is None else Document(config),
+        config_name=_text(form, "config_name"),
+        preset=_text(form, "preset"),
         strict=_flag(form, "strict", default=False),
         reuse=_flag(form, "reuse", default=True),
         priority=_number(form, "priority", PRIORITIES, DEFAULT_PRIORITY),
         deadline_s=_number(form, "deadline_s", DEADLINES_S, None),
+        webhook_url=_text(form, "webhook_url"),
     )
+
+
+def read_submission(body: bytes) -> Named:
+    """Read a JSON body; its config is taken as it is, to be read with the model.
+
+    Raises:
+        BadInput: with every field at fault.
+    """
+    try:
+        data = load_json(body)
+    except ConfigError as error:
+        raise BadInput("the body is not a JSON object that can be read", error.errors) from error
+    config = data.pop("config", None)
+    try:
+        asked = JobSubmission.model_validate(data, strict=True)
+    except ValidationError as error:
+        faults = explained(error, JobSubmission)
+        raise BadInput("the request is not valid; `errors` names each field", faults) from error
+    given = dict(asked)
+    del given["model_id"], given["sensitivities_id"], given["config"]
+    written = None if config is None else Document(json.dumps(config), "json", "/config")
+    return Named(asked.model_id, asked.sensitivities_id, Wishes(config=written, **given))
+
+
+def _text(form: Form, name: str) -> str | None:
+    text = form.texts.get(name)
+    return None if text is None else text.decode(errors="replace")
 
 
 def _flag(form: Form, name: str, *, default: bool) -> bool:

@@ -1,36 +1,30 @@
 """Accept jobs and look after them: what the endpoints ask for."""
 
 import asyncio
-import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from starlette.requests import Request
 
 from app.compression.assemble import artifact_path, report_path
 from app.compression.job import job_folder
-from app.configs.chosen import chosen_config
 from app.errors import Conflict, DatabaseFailed, NotFound
-from app.idempotency import KeyedRequest, keyed
+from app.idempotency import keyed
 from app.jobs.accept import Acceptance, Accepted
 from app.jobs.control import Control
 from app.jobs.download import StoredDownload
 from app.jobs.engine import Engine
+from app.jobs.orders import Orders, Received
+from app.jobs.prepare import Order, plan
 from app.jobs.records import Records
-from app.jobs.request import Wishes, wishes
 from app.jobs.rows import ID
 from app.keys.caller import Caller
 from app.paging import sealed_key, unsealed_key
-from app.planning.intake import Intake, Upload, take_in
-from app.settings import Limits, Settings
+from app.readers import Readers
+from app.settings import Settings
 from app.storage import Storage
-from app.uploads.multipart import FILE_FIELDS, Form, read_form
 from app.uploads.records import FileRecords
 from schemas.jobs import Job, JobPage
-from schemas.plan import Plan
 from schemas.report import Report
-
-READ_AT_ONCE = 3
-"""Uploads read and planned at once; the others wait without holding a thread."""
 
 
 class Jobs:
@@ -44,24 +38,27 @@ class Jobs:
         store: Storage,
         engine: Engine,
         control: Control,
+        orders: Orders,
+        readers: Readers,
     ) -> None:
-        self._settings, self._records, self._files = settings, records, files
-        self._store, self._control = store, control
-        self._acceptance = Acceptance(settings, records, files, store, engine)
-        self._reading = asyncio.Semaphore(READ_AT_ONCE)
+        self._settings, self._records = settings, records
+        self._store, self._control, self._orders = store, control, orders
+        self._readers = readers
+        self._acceptance = Acceptance(settings, records, files, store, engine, readers)
 
-    async def plan(self, request: Request, caller: Caller) -> Plan:
-        """What a job would do with the form's model; its bytes are gone afterwards."""
-        form = await read_form(request, self._store, self._limits(caller))
+    async def plan(self, request: Request, caller: Caller) -> bytes:
+        """What a job would do, as JSON of `Plan`; what came with the request is gone afterwards."""
+        received = await self._orders.receive(request, caller)
         try:
-            async with self._reading:
-                intake = await asyncio.to_thread(self._take_in, form, wishes(form))
+            order = await self._orders.order(received, caller)
+            return await self._readers.run(
+                order.size_bytes, plan, order, self._store.url, self._settings.limits
+            )
         finally:
-            await asyncio.to_thread(self._store.delete, *form.paths())
-        return intake.plan
+            await asyncio.to_thread(self._store.delete, *received.brought())
 
     async def submit(self, request: Request, caller: Caller, key: str | None) -> Accepted:
-        """Take a form's model and config, refuse what cannot work, queue the rest.
+        """Take a request in, refuse what cannot work, queue the rest.
 
         Raises:
             IdempotencyConflict: the key was sent with another request before.
@@ -69,29 +66,29 @@ class Jobs:
         """
         if key is None:  # else it may be a job that there is already
             await asyncio.to_thread(self._acceptance.check_room, caller)
-        form = await read_form(request, self._store, self._limits(caller))
+        received = await self._orders.receive(request, caller)
         kept: Collection[str] = ()
         try:
-            wished = wishes(form)
-            accepted = await self._accepted(form, wished, caller, keyed(key, *_content(form)))
+            accepted = await self._accepted(received, caller, key)
             kept = accepted.kept
         except DatabaseFailed:
-            kept = form.paths()  # the job may have been accepted; if not, the sweep finds them
+            kept = received.brought()  # the job may have been accepted; if not, it is swept
             raise
         finally:
-            brought = [path for path in form.paths() if path not in kept]
+            brought = [path for path in received.brought() if path not in kept]
             await asyncio.to_thread(self._store.delete, *brought)
         return accepted
 
-    async def _accepted(
-        self, form: Form, wished: Wishes, caller: Caller, asked: KeyedRequest | None
-    ) -> Accepted:
+    async def _accepted(self, received: Received, caller: Caller, key: str | None) -> Accepted:
+        wished, asked = received.wishes(), keyed(key, *received.content())
         before = await asyncio.to_thread(self._acceptance.replayed, caller, asked)
         if before is not None:
             return before
-        async with self._reading:
-            intake = await asyncio.to_thread(self._take_in, form, wished)
-        return await asyncio.to_thread(self._acceptance.accept, intake, wished, caller, asked)
+
+        async def look_up() -> Order:
+            return await self._orders.order(received, caller)
+
+        return await self._acceptance.accept(look_up, wished, caller, asked)
 
     async def cancel(self, owner: str, job_id: str) -> Job:
         """Stop a job that has not ended."""
@@ -140,34 +137,8 @@ class Jobs:
         shown = f"{stem}-palettized.safetensors" if len(digests) == 1 else name
         return StoredDownload(artifact_path(job_folder(job_id), name), digests[name], shown)
 
-    def _limits(self, caller: Caller) -> Limits:
-        """The service's, with the caller's of one upload."""
-        limits, most = self._settings.limits, caller.limits.upload_bytes
-        return limits if most is None else limits.model_copy(update={"upload_bytes": most})
-
     def _succeeded(self, owner: str, job_id: str, what: str) -> Job:
         job = self._records.get(job_id, owner)
         if job.state != "succeeded":
             raise Conflict(f"the job is {job.state}; its {what} is there once it has succeeded")
         return job
-
-    def _take_in(self, form: Form, wished: Wishes) -> Intake:
-        preset = form.texts.get("preset")
-        config = chosen_config(
-            form.texts.get("config"), None if preset is None else preset.decode(errors="replace")
-        )
-        beside = form.files["sensitivities"]
-        return take_in(
-            config,
-            Upload(self._store, form.files["model"]),
-            Upload(self._store, beside) if beside else None,
-            self._settings.limits,
-            strict=wished.strict,
-        )
-
-
-def _content(form: Form) -> Sequence[object]:
-    """All that a form says, by which it is told from others."""
-    files = [(name, file.name, file.sha256) for name in FILE_FIELDS for file in form.files[name]]
-    texts = {name: hashlib.sha256(text).hexdigest() for name, text in form.texts.items()}
-    return files, texts

@@ -35,6 +35,15 @@ class Models:
         known = read_index(self._store, model_id, files)
         return known or self._indexed(model_id, files)
 
+    def files(self, owner: str, model_id: str) -> Sequence[StoredFile]:
+        """The files of a model where they are kept now, for a job; it is kept for longer then.
+
+        Raises:
+            NotFound: the owner has no such model.
+        """
+        self._records.touch(owner, model_id)
+        return self._records.files(owner, model_id)
+
     def get(self, owner: str, model_id: str) -> Model:
         """One model with its module tree and its tensors.
 

@@ -49,17 +49,35 @@ def take_in(
     """Read the headers of an upload, and plan what the config asks for.
 
     Raises:
-        InvalidConfig: see `resolve`.
         InvalidModel, UnsupportedFormat, TooLarge: see `read_checkpoint`, of either upload.
+        InvalidConfig, InvalidSensitivities, StrictViolation: see `take_in_checkpoint`.
+    """
+    checkpoint = read_checkpoint(model.storage, model.files, limits)
+    beside = None
+    if sensitivities is not None:
+        beside = read_checkpoint(sensitivities.storage, sensitivities.files, limits)
+    return take_in_checkpoint(config, checkpoint, beside, limits, strict=strict)
+
+
+def take_in_checkpoint(
+    config: KMeansPalettizerConfig,
+    checkpoint: Checkpoint,
+    sensitivities: Checkpoint | None,
+    limits: Limits,
+    *,
+    strict: bool,
+) -> Intake:
+    """Plan what the config asks for of a model that was read.
+
+    Raises:
+        InvalidConfig: see `resolve`.
         InvalidSensitivities: they do not fit the model.
         StrictViolation: strict, and not everything that the config asks for can be done.
     """
-    checkpoint = read_checkpoint(model.storage, model.files, limits)
     plan = resolve(config, checkpoint, limits)
     if strict:
         check_strict(plan)
     if sensitivities is None:
         return Intake(config, checkpoint, None, plan)
-    uploaded = read_checkpoint(sensitivities.storage, sensitivities.files, limits)
-    matched = match(uploaded, checkpoint)
+    matched = match(sensitivities, checkpoint)
     return Intake(config, checkpoint, matched, weigh(plan, matched))

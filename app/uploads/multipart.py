@@ -18,7 +18,16 @@ from app.storage import Storage
 from schemas.checkpoint import StoredFile
 
 FILE_FIELDS = ("model", "sensitivities")
-TEXT_FIELDS = ("config", "preset", "strict", "priority", "deadline_s", "reuse")
+TEXT_FIELDS = (
+    "config",
+    "config_name",
+    "preset",
+    "strict",
+    "priority",
+    "deadline_s",
+    "reuse",
+    "webhook_url",
+)
 UPLOADS = "uploads"
 """Folder of uploaded files; those that a job needs stay where they came in."""
 HEADER_BYTES = 16 << 10

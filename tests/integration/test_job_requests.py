@@ -1,12 +1,56 @@
 """Requests for jobs and plans, in every form and more than once, on real services."""
 
+import hashlib
+import json
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
+from app.database import open_database
+from app.models.records import ModelRecords
+from app.models.service import Models
+from app.settings import Limits
+from app.uploads.records import FileRecords, KeptFile
+from schemas.checkpoint import StoredFile
+from schemas.config import w4
+from schemas.plan import Plan
 from schemas.problem import Problem
 
 AT_ONCE = 6
+
+
+def add_model(server, body):
+    """A model that was uploaded before; its id."""
+    database = open_database(server.database_url)
+    files = FileRecords(database)
+    models = Models(Limits(), ModelRecords(database, timedelta(1)), files, server.store)
+    path, sha256 = f"uploads/{uuid.uuid4().hex}", hashlib.sha256(body).hexdigest()
+    server.store.write(path, body)
+    kept = KeptFile(
+        sha256, files.find([sha256]).get(sha256, path), len(body), sha256 in files.find([sha256])
+    )
+    try:
+        file = StoredFile(name="m.safetensors", path=kept.path, size_bytes=len(body), sha256=sha256)
+        return models.add("local", [file], [kept], lambda _: None).id
+    finally:
+        database.close()
+
+
+@pytest.fixture(scope="module")
+def model_id(server, weights):
+    rng = np.random.default_rng(11)
+    return add_model(
+        server, save(weights | {"more.weight": rng.normal(size=(16, 16)).astype("f4")})
+    )
+
+
+def ask(server, where="jobs", key=None, **said):
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return server.http.post(f"/v1/{where}", json=said, headers=headers)
 
 
 @pytest.fixture
@@ -82,3 +126,128 @@ def test_key_that_is_none(server, model, key):
     )
     told = refused(answer, 422, "bad_input")
     assert [error.pointer for error in told.errors] == ["/header/Idempotency-Key"]
+
+
+def test_job_of_a_model(server, model_id):
+    answer = ask(server, model_id=model_id, config=w4().model_dump(mode="json"), priority=7)
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert answer.headers["location"] == job["links"]["self"]
+    assert (job["model_id"], job["config_name"], job["priority"]) == (model_id, None, 7)
+    assert job["links"]["model"] == f"/v1/models/{model_id}"
+    server.succeeded(job["id"])
+    report = server.report(job["id"])
+    assert "more.weight" in {tensor["name"] for tensor in report["tensors"]}
+    assert server.leftovers() == []
+
+
+def test_plan_of_a_model_is_what_its_job_does(server, model_id):
+    plans = [
+        ask(server, "plans", model_id=model_id, **how)
+        for how in (
+            {"preset": "w4"},
+            {"config": w4().to_dict()},
+            {"config": w4().model_dump(mode="json")},
+        )
+    ]
+    assert len({answer.content for answer in plans}) == 1
+    plan = Plan.model_validate_json(plans[0].content)
+    assert len(plan.palettized()) == 3
+
+
+def put(server, name, config):
+    answer = server.http.put(f"/v1/configs/{name}", json=config)
+    assert answer.is_success, answer.text
+    return answer.json()["reference"]
+
+
+def test_job_of_a_named_config_keeps_its_version(server, model, model_id):
+    name = f"c{uuid.uuid4().hex}"
+    first = put(server, name, w4().to_dict())
+    second = put(server, name, {"global_config": None})
+    assert (first, second) == (f"{name}@1", f"{name}@2")
+    for asked, found, palettized in ((name, second, 0), (first, first, 3)):
+        job = ask(server, model_id=model_id, config_name=asked).json()
+        assert (job["config_name"], job["progress"]["tensors_total"]) == (found, palettized)
+        server.succeeded(job["id"])
+    form = server.http.post(
+        "/v1/jobs", files={"model": ("m.safetensors", model)}, data={"config_name": first}
+    )
+    assert (form.status_code, form.json()["config_name"]) == (202, first)
+    assert form.json()["model_id"] is None
+
+
+def test_keys_of_json_requests(server, model_id):
+    key = uuid.uuid4().hex
+    first = ask(server, key=key, model_id=model_id, preset="w4")
+    again = ask(server, key=key, preset="w4", priority=5, model_id=model_id)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers["location"] == first.headers["location"]
+    for other in ({"preset": "w6"}, {"preset": "w4", "strict": True}, {"config": {}}):
+        refused(ask(server, key=key, model_id=model_id, **other), 409, "idempotency_conflict")
+
+
+def test_replay_needs_neither_the_model_nor_the_config_any_more(server, weights):
+    model_id = add_model(server, save(weights | {"b.weight": np.full((4, 4), 7, "f4")}))
+    name, key = f"c{uuid.uuid4().hex}", uuid.uuid4().hex
+    put(server, name, w4().to_dict())
+    said = {"model_id": model_id, "config_name": name}
+    first = ask(server, key=key, **said)
+    server.succeeded(first.json()["id"])
+    assert server.http.delete(f"/v1/configs/{name}").status_code == 204
+    assert server.http.delete(f"/v1/models/{model_id}").status_code == 204
+    assert ask(server, key=key, **said).json()["id"] == first.json()["id"]
+    refused(ask(server, key=uuid.uuid4().hex, **said), 404, "not_found")
+    retried = server.http.get(first.headers["location"]).json()
+    assert retried["state"] == "succeeded", "the job keeps what it needs"
+
+
+REFUSED = {
+    "no model": ({"model_id": "00" * 32, "preset": "w4"}, 404, "not_found"),
+    "no config": ({"config_name": "nobody@1"}, 404, "not_found"),
+    "no preset": ({"preset": "w5"}, 422, "unknown_preset"),
+    "nothing chosen": ({}, 422, "bad_input"),
+    "two chosen": ({"preset": "w4", "config": {}}, 422, "bad_input"),
+    "wrong config": ({"config": {"global_config": 1}}, 422, "invalid_config"),
+    "wrong field": ({"preset": "w4", "prioritty": 1}, 422, "bad_input"),
+}
+
+
+@pytest.mark.parametrize("where", ["jobs", "plans"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_json_that_is_refused(server, model_id, where, name):
+    said, status, code = REFUSED[name]
+    told = refused(ask(server, where, **({"model_id": model_id} | said)), status, code)
+    if name == "wrong config":
+        assert [error.pointer for error in told.errors] == ["/config/global_config"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_other_bodies_are_refused(server, kind):
+    answer = server.http.post("/v1/jobs", content=b"{}", headers={"Content-Type": kind})
+    told = refused(answer, 415, "unsupported_media_type")
+    assert "application/json with a model_id" in told.detail
+
+
+def large_config(count):
+    rule = {"op_state_spec": {"weight": {"n_bits": 4}}}
+    rules = {f"layer{n}": rule for n in range(count)} | {"encoder.*": rule}
+    return {"global_config": None, "module_name_configs": rules}
+
+
+def test_large_config_in_either_form(server, model, model_id):
+    config = large_config(3_000)
+    of_model = ask(server, model_id=model_id, config=config)
+    of_form = server.http.post(
+        "/v1/jobs",
+        files={"model": ("m.safetensors", model)},
+        data={"config": json.dumps(config)},
+    )
+    for answer in (of_model, of_form):
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["progress"]["tensors_total"] == 2
+        server.succeeded(answer.json()["id"])
+    config["global_config"] = 1
+    told = refused(ask(server, "plans", model_id=model_id, config=config), 422, "invalid_config")
+    assert [error.pointer for error in told.errors] == ["/config/global_config"]
+    assert server.leftovers() == []

@@ -258,8 +258,8 @@ def test_unknown_preset_names_the_presets(server, model):
     ("files", "fields", "named"),
     [
         ([], {"preset": "w4"}, "model"),
-        ([("model", b"x")], {}, "neither"),
-        ([("model", b"x")], {"preset": "w4", "config": "{}"}, "both"),
+        ([("model", b"x")], {}, "got none"),
+        ([("model", b"x")], {"preset": "w4", "config": "{}"}, "got config and preset"),
         ([("modell", b"x")], {"preset": "w4"}, "modell"),
     ],
 )
@@ -277,7 +277,6 @@ def test_form_that_is_not_one(server, files, fields, named):
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
-        ("application/json", b"{}"),
         ("multipart/form-data", b"no boundary"),
         ("multipart/form-data; boundary=b", b"--b\r\ncut short"),
         ("multipart/form-data; boundary=b", b"garbage"),
@@ -366,7 +365,7 @@ def test_openapi_documents_forms_and_problems(server):
     paths = server.http.get("/openapi.json").json()["paths"]
     form = paths["/v1/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     fields = {"model", "sensitivities", "config", "preset", "strict"}
-    fields |= {"priority", "deadline_s", "reuse"}
+    fields |= {"priority", "deadline_s", "reuse", "config_name", "webhook_url"}
     assert set(form["properties"]) == fields
     for status in ("413", "415", "422"):
         content = paths["/v1/jobs"]["post"]["responses"][status]["content"]

@@ -1,9 +1,12 @@
-"""Fields of a form: what may stand in them, and what is said of what may not."""
+"""Requests as forms and as JSON: what may stand in them, and what is said of what may not."""
+
+import json
 
 import pytest
 
-from app.errors import InvalidUpload
-from app.jobs.request import Wishes, wishes
+from app.configs.read import Document
+from app.errors import BadInput, InvalidUpload
+from app.jobs.request import Named, Wishes, read_submission, wishes
 from app.uploads.multipart import Form
 
 FLAGS = ["strict", "reuse"]
@@ -81,3 +84,60 @@ def test_numbers_just_out_of_range(name, text):
         InvalidUpload, match=f"the field '{name}' is '{text.decode()}'; send a whole"
     ):
         read(**{name: text})
+
+
+MODEL_ID = "7d" * 32
+SAID = {
+    "config_name": "a@1",
+    "strict": True,
+    "reuse": False,
+    "priority": 9,
+    "deadline_s": 3600,
+    "webhook_url": "https://example.com/hook",
+}
+
+
+def submission(**said):
+    return read_submission(json.dumps({"model_id": MODEL_ID, **said}).encode())
+
+
+def test_both_forms_say_the_same():
+    form = {name: str(value).encode() for name, value in SAID.items()}
+    form |= {name: str(SAID[name]).lower().encode() for name in FLAGS}
+    assert submission(**SAID).wishes == read(**form) == Wishes(**SAID)
+
+
+def test_json_that_wishes_nothing():
+    assert submission() == Named(MODEL_ID, None, Wishes())
+    assert submission(config=None, deadline_s=None) == submission()
+    assert submission(sensitivities_id="5e" * 32).sensitivities_id == "5e" * 32
+
+
+def test_config_is_taken_as_it_is():
+    found = submission(config={"global_config": 7}).wishes.config
+    assert found == Document('{"global_config": 7}', "json", below="/config")
+
+
+@pytest.mark.parametrize(
+    ("said", "pointers"),
+    [
+        ({"model_id": "A" * 64}, ["/model_id"]),
+        ({"model_id": None, "priority": 10}, ["/model_id", "/priority"]),
+        ({"priority": "5"}, ["/priority"]),
+        ({"strict": "true", "deadline_s": 0}, ["/strict", "/deadline_s"]),
+        ({"deadline_s": 2_592_001}, ["/deadline_s"]),
+        ({"model": "x", "webhook_url": "x" * 2049}, ["/webhook_url", "/model"]),
+    ],
+)
+def test_json_with_faults_names_every_field(said, pointers):
+    with pytest.raises(BadInput, match="the request is not valid") as told:
+        submission(**said)
+    assert [error.pointer for error in told.value.errors] == pointers
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"null", b"model_id: a", b'{"a": 1, "a": 2}', b"\xff", b"[" * 100_000]
+)
+def test_body_that_is_no_json_object(body):
+    with pytest.raises(BadInput, match="the body is not a JSON object"):
+        read_submission(body)

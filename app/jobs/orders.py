@@ -1,0 +1,128 @@
+"""Requests for jobs and plans: taken in, and everything found that they name."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from starlette.requests import Request
+
+from app.body import media_type, read_body
+from app.configs.chosen import chosen_document
+from app.configs.service import Configs
+from app.errors import ObjectMissing, UnsupportedMediaType
+from app.jobs.prepare import Order, Source
+from app.jobs.request import Named, Wishes, read_submission, wishes
+from app.keys.caller import Caller
+from app.models.index import index_path
+from app.models.service import Models
+from app.readers import Readers
+from app.settings import Limits
+from app.storage import Storage
+from app.uploads.multipart import FILE_FIELDS, Form, read_form
+
+JSON, FORM = "application/json", "multipart/form-data"
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request whose body is in; what it names may not be there."""
+
+    asked: Form | Named
+
+    def wishes(self) -> Wishes:
+        """How the job is to be run.
+
+        Raises:
+            InvalidUpload: names the field, what it holds and what it may.
+        """
+        return wishes(self.asked) if isinstance(self.asked, Form) else self.asked.wishes
+
+    def brought(self) -> list[str]:
+        """Where the files lie that came with it."""
+        return self.asked.paths() if isinstance(self.asked, Form) else []
+
+    def content(self) -> Sequence[object]:
+        """All that it says, by which it is told from others."""
+        if isinstance(self.asked, Form):
+            models: Sequence[object] = [
+                (name, file.name, file.sha256)
+                for name in FILE_FIELDS
+                for file in self.asked.files[name]
+            ]
+        else:
+            models = (self.asked.model_id, self.asked.sensitivities_id)
+        wished = self.wishes()
+        text = b"" if wished.config is None else wished.config.text
+        digest = hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+        return models, asdict(replace(wished, config=None)), wished.config and digest
+
+
+class Orders:
+    """Takes requests in."""
+
+    def __init__(
+        self, limits: Limits, store: Storage, models: Models, configs: Configs, readers: Readers
+    ) -> None:
+        self._limits, self._store, self._models = limits, store, models
+        self._configs, self._readers = configs, readers
+
+    async def receive(self, request: Request, caller: Caller) -> Received:
+        """Take in a body; files in it are in the store then.
+
+        Raises:
+            UnsupportedMediaType: it is neither a form nor JSON.
+            BadInput: it is not as it must be.
+            TooLarge: it is over a limit.
+        """
+        kind = media_type(request)
+        if kind == FORM:
+            most = caller.limits.upload_bytes
+            limits = (
+                self._limits
+                if most is None
+                else self._limits.model_copy(update={"upload_bytes": most})
+            )
+            return Received(await read_form(request, self._store, limits))
+        if kind == JSON:
+            body = await read_body(request, self._limits.config_bytes)
+            return Received(await self._readers.run(len(body), read_submission, body))
+        raise UnsupportedMediaType(
+            f"the body is {kind[:100] or 'of no named type'}; send {FORM} with the model's files, "
+            f"or {JSON} with a model_id"
+        )
+
+    async def order(self, received: Received, caller: Caller) -> Order:
+        """Find what a request names.
+
+        Raises:
+            NotFound: the caller has no such model or config.
+            BadInput: the fields do not go together.
+        """
+        return await asyncio.to_thread(self._order, received, caller)
+
+    def _order(self, received: Received, caller: Caller) -> Order:
+        asked, wished = received.asked, received.wishes()
+        config = chosen_document(
+            wished.config,
+            wished.preset,
+            wished.config_name,
+            lambda name: self._configs.document(caller.owner, name),
+        )
+        if isinstance(asked, Form):
+            found = [Source(tuple(files)) for files in asked.files.values() if files]
+        else:
+            named = [id_ for id_ in (asked.model_id, asked.sensitivities_id) if id_]
+            found = [Source(tuple(self._models.files(caller.owner, id_)), id_) for id_ in named]
+        model, beside = found[0], found[1] if found[1:] else None
+        size_bytes = len(config.text) + sum(map(self._index_bytes, found))
+        return Order(model, beside, config, wished.strict, size_bytes)
+
+    def _index_bytes(self, source: Source) -> int:
+        """Of what was read of a model before."""
+        if source.model_id is None:
+            return 0
+        try:
+            return self._store.size_bytes(index_path(source.model_id))
+        except ObjectMissing:
+            return 0

@@ -1,0 +1,154 @@
+"""From a request to a plan, or to all that a job needs in the store.
+
+These functions take and give what can be pickled: for large requests a process of its own runs
+them, as `app.readers` has it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.checkpoints.read import read_checkpoint
+from app.compression.job import write_job
+from app.configs.read import Document, read_config
+from app.events.lines import Line, planned
+from app.models.index import read_index, write_index
+from app.planning.intake import Intake, take_in_checkpoint
+from app.planning.tasks import cut
+from app.results.keys import request_sha256
+from app.settings import Limits
+from app.storage import Storage, shared_storage
+from schemas.checkpoint import Checkpoint, StoredFile
+from schemas.jobs import Progress
+from schemas.tasks import JobRequest
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files that belong together, in the store."""
+
+    files: tuple[StoredFile, ...]
+    model_id: str | None = None
+    """The model that they are; None for files that came with the request."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a request asks for; everything that it names has been found."""
+
+    model: Source
+    sensitivities: Source | None
+    config: Document
+    strict: bool
+    """Refuse what cannot all be done."""
+    size_bytes: int
+    """About what has to be parsed."""
+
+    def files(self) -> list[StoredFile]:
+        """All that it may need."""
+        return [file for source in self._sources() for file in source.files]
+
+    def brought(self) -> list[StoredFile]:
+        """Those that came with the request."""
+        sources = [source for source in self._sources() if source.model_id is None]
+        return [file for source in sources for file in source.files]
+
+    def _sources(self) -> list[Source]:
+        return [source for source in (self.model, self.sensitivities) if source is not None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job is to lie, and how it is cut."""
+
+    prefix: str
+    """Its folder."""
+    paths: Mapping[str, str]
+    """Digest of each file -> where it is kept."""
+    task_bytes: int
+    digests: bool
+    """Whether its results are to be found by their content."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that lies in the store with all that it needs but its row."""
+
+    model_name: str
+    size_before_bytes: int
+    progress: Progress
+    request_sha256: str
+    files: tuple[str, ...]
+    """Digests of the files that it needs."""
+    told: Line
+
+
+def plan(order: Order, store_url: str, limits: Limits) -> bytes:
+    """What a job would do, as JSON of `Plan`.
+
+    Raises:
+        BadInput: see `read_config`, `read_checkpoint` and `take_in_checkpoint`.
+    """
+    return _intake(order, shared_storage(store_url), limits).plan.model_dump_json().encode()
+
+
+def prepare(order: Order, store_url: str, limits: Limits, place: Place) -> Prepared:
+    """Store what a job needs to run.
+
+    Raises:
+        BadInput: see `read_config`, `read_checkpoint` and `take_in_checkpoint`.
+    """
+    store = shared_storage(store_url)
+    intake = _intake(order, store, limits)
+    checkpoint = _at(intake.checkpoint, place.paths)
+    tasks = cut(
+        intake.plan,
+        checkpoint,
+        source_url=store_url,
+        store_url=store_url,
+        parts_prefix=f"{place.prefix}/parts",
+        task_bytes=place.task_bytes,
+        digests=place.digests,
+        sensitivities=intake.sensitivities and _at(intake.sensitivities, place.paths),
+    )
+    request = JobRequest(config=intake.config, checkpoint=checkpoint, plan=intake.plan)
+    write_job(store, place.prefix, request, tasks)
+    return Prepared(
+        model_name=checkpoint.files[0].name,
+        size_before_bytes=checkpoint.tensor_bytes(),
+        progress=Progress(
+            tensors_total=len(intake.plan.palettized()),
+            bytes_total=sum(task.size_bytes for task in tasks),
+        ),
+        request_sha256=request_sha256(intake),
+        files=tuple(file.sha256 for file in intake.files() if file.sha256),
+        told=planned(intake.plan),
+    )
+
+
+def _intake(order: Order, store: Storage, limits: Limits) -> Intake:
+    config = read_config(order.config)
+    model = _checkpoint(order.model, store, limits)
+    beside = None
+    if order.sensitivities is not None:
+        beside = _checkpoint(order.sensitivities, store, limits)
+    return take_in_checkpoint(config, model, beside, limits, strict=order.strict)
+
+
+def _checkpoint(source: Source, store: Storage, limits: Limits) -> Checkpoint:
+    """What is in the files; of a model, as it was read before."""
+    if source.model_id is None:
+        return read_checkpoint(store, source.files, limits)
+    known = read_index(store, source.model_id, source.files)
+    if known is None:  # an older version has read it
+        known = read_checkpoint(store, source.files, limits)
+        write_index(store, source.model_id, known)
+    return known
+
+
+def _at(checkpoint: Checkpoint, paths: Mapping[str, str]) -> Checkpoint:
+    """With files where they are kept, so that the same bytes are kept once."""
+    files = [
+        file.model_copy(update={"path": paths[file.sha256]}) if file.sha256 else file
+        for file in checkpoint.files
+    ]
+    return checkpoint.model_copy(update={"files": tuple(files)})
