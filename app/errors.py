@@ -16,9 +16,11 @@ PaletteryError
 ├── Unauthenticated          no key, or one that is not valid
 ├── Forbidden                the key has not the scope
 ├── OverQuota                the owner would have more than it may
-├── NotFound                 no such job, artifact, schema
+├── NotFound                 no such job, model, upload, artifact, schema
+├── UploadExpired            what was sent of it is removed
 ├── Conflict                 the job's state does not allow it
-│   └── IdempotencyConflict  the Idempotency-Key stands for another request
+│   ├── IdempotencyConflict  the Idempotency-Key stands for another request
+│   └── PartsMissing         not every part of the upload has come in; names them
 ├── RequestTimeout           the client sent its request too slowly
 ├── Cancelled                the job was cancelled while it ran
 ├── DeadlineExceeded         the job had not ended when its time was up
@@ -173,6 +175,13 @@ class NotFound(PaletteryError):
     title = "There is no such thing"
 
 
+class UploadExpired(PaletteryError):
+    """The upload was not completed in time."""
+
+    code = "upload_expired"
+    title = "The upload has expired"
+
+
 class Conflict(PaletteryError):
     """The state of things does not allow it."""
 
@@ -192,6 +201,13 @@ class IdempotencyConflict(Conflict):
 
     code = "idempotency_conflict"
     title = "The Idempotency-Key stands for another request"
+
+
+class PartsMissing(Conflict):
+    """Not every part of the upload has come in; carries one entry per part."""
+
+    code = "parts_missing"
+    title = "Parts of the upload are missing"
 
 
 class Cancelled(PaletteryError):
@@ -289,8 +305,10 @@ STATUS: dict[str, int] = {
     "forbidden": 403,
     "over_quota": 429,
     "not_found": 404,
+    "upload_expired": 410,
     "conflict": 409,
     "idempotency_conflict": 409,
+    "parts_missing": 409,
     "request_timeout": 408,
     "cancelled": 409,
     "deadline_exceeded": 504,

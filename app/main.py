@@ -22,10 +22,12 @@ from app.problems import answer_with_problems, problems
 from app.roles import Role, State, check, running
 from app.serving import server
 from app.settings import Settings
+from app.uploads import endpoints as uploads
 from app.webhooks import endpoints as webhooks
 
 DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
 KEYED = {
+    "uploads": uploads.router,
     "models": models.router,
     "configs": configs.router,
     "jobs": jobs.router,

@@ -28,6 +28,7 @@ HEADERS = {
     "unauthenticated": {"WWW-Authenticate": 'Bearer realm="palettery"'},
     "forbidden": {"WWW-Authenticate": 'Bearer realm="palettery", error="insufficient_scope"'},
     "over_quota": {"Retry-After": "30"},
+    "too_large": {"Connection": "close"},  # or the rest of the body would be read, to be dropped
 }
 """What else is said with the errors of these codes. Source: RFC 6750, section 3; RFC 6585."""
 
@@ -100,7 +101,8 @@ def _methods(request: Request, routes: Sequence[BaseRoute]) -> list[str]:
 
 
 def _plain(request: Request, status: int, detail: str, headers: dict[str, str]) -> JSONResponse:
-    return answer(http_problem(status, detail, request.url.path), headers)
+    told = http_problem(status, detail, request.url.path)
+    return answer(told, HEADERS.get(told.code, {}) | headers)
 
 
 def http_problem(status: int, detail: str, instance: str | None = None) -> Problem:

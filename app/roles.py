@@ -37,7 +37,11 @@ from app.results.records import ResultRecords
 from app.results.reuse import Reuse
 from app.settings import Settings
 from app.storage import Storage, open_storage
+from app.uploads.completion import Completion
 from app.uploads.records import FileRecords
+from app.uploads.service import Uploads
+from app.uploads.sessions import UploadSessions
+from app.uploads.sweep import UploadSweep
 from app.webhooks.deliveries import Deliveries
 from app.webhooks.records import WebhookRecords
 
@@ -51,6 +55,7 @@ class State(TypedDict):
     keys: Keys
     jobs: Jobs
     models: Models
+    uploads: Uploads
     configs: Configs
     database: Database
     store: Storage
@@ -109,18 +114,19 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         events = Events(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
         models = Models(settings.limits, model_records, files, store)
+        sessions = UploadSessions(database, timedelta(hours=settings.upload_hours))
         readers = Readers()
         controllers = Controllers(database)
         control = Control(settings, records, files, store, engine)
         count_workers = controllers.workers
         if role != "api":
             await stack.enter_async_context(leased(database, settings.executor_id, stop))
-            sweep = Sweep(
-                records, files, store, control.delete, timedelta(seconds=settings.orphan_age_s)
-            )
+            orphan_age = timedelta(seconds=settings.orphan_age_s)
+            unused = UploadSweep(files, sessions, model_records, store, orphan_age)
+            sweep = Sweep(records, unused, store, control.delete, orphan_age)
             if role == "all" and settings.storage_url is None:
                 # What a crash cut off; nobody else works here.
-                await asyncio.to_thread(sweep.remove_uploads, timedelta(0))
+                await asyncio.to_thread(unused.remove_orphans, timedelta(0))
             hire = remote_workers if settings.scheduler_url else local_workers
             workers = await stack.enter_async_context(hire(settings))
             with suppress(WorkersLost):  # it may come later; jobs wait for it
@@ -134,6 +140,8 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
+        completion = Completion(sessions, models, model_records, files, store)
+        stack.push_async_callback(completion.stop)
         metrics.registry.register(Gauge("jobs", "Jobs that there are.", records.counts))
         health = health_of(database, store, count_workers)
         stack.callback(health.close)
@@ -144,6 +152,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             keys=keys,
             jobs=jobs,
             models=models,
+            uploads=Uploads(settings.limits, sessions, model_records, store, completion),
             configs=configs,
             database=database,
             store=store,

@@ -127,7 +127,10 @@ class Settings(BaseSettings):
     reuse_results: bool = True
     """Whether results of earlier jobs are taken where they are the same."""
     retain_days: PositiveFloat = 30.0
-    """How long a job is kept, with its artifact, once it has ended."""
+    """How long a job is kept, with its artifact, once it has ended; and a model that no new job
+    uses."""
+    upload_hours: PositiveFloat = 24.0
+    """How long an upload stays open after the last part that came in."""
     sweep_every_s: PositiveFloat = 300.0
     """Between two searches for what nobody needs any more."""
     orphan_age_s: PositiveFloat = 86_400.0
