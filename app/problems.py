@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
-from app.errors import BadInput, NotFound, PaletteryError, problem
+from app.errors import BadInput, NotFound, PaletteryError, Unavailable, problem
 from schemas.problem import InvalidField, Problem
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ def answer_with_problems(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
 async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, PaletteryError)  # noqa: S101
+    if isinstance(error, Unavailable):
+        request.state.metrics.failed(error)
     return answer(problem(error, request.url.path), HEADERS.get(error.code))
 
 

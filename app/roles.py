@@ -37,6 +37,7 @@ from app.results.records import ResultRecords
 from app.results.reuse import Reuse
 from app.settings import Settings
 from app.storage import Storage, open_storage
+from app.tracing import Tracing
 from app.uploads.completion import Completion
 from app.uploads.records import FileRecords
 from app.uploads.service import Uploads
@@ -88,7 +89,9 @@ def check(settings: Settings, role: Role) -> None:
 
 
 @asynccontextmanager
-async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> AsyncIterator[State]:
+async def running(
+    settings: Settings, role: Role, traces: Tracing, stop: Callable[[], None]
+) -> AsyncIterator[State]:
     """A role at work; `stop` ends the process when it must not go on.
 
     Raises:
@@ -109,7 +112,7 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         metrics = Metrics()
         engine = Engine(database)
         stack.callback(engine.close)
-        records = Records(database, notify=engine.call_webhook)
+        records = Records(database, notify=engine.call_webhook, on_end=metrics.job_ended)
         files, webhooks = FileRecords(database), WebhookRecords(database)
         events = Events(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
@@ -128,18 +131,18 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
                 # What a crash cut off; nobody else works here.
                 await asyncio.to_thread(unused.remove_orphans, timedelta(0))
             hire = remote_workers if settings.scheduler_url else local_workers
-            workers = await stack.enter_async_context(hire(settings))
+            workers = await stack.enter_async_context(hire(settings, metrics, traces))
             with suppress(WorkersLost):  # it may come later; jobs wait for it
                 await workers.reach()
             reuse = Reuse(ResultRecords(database), records, store)
             deliveries = Deliveries(settings, events, webhooks, engine)
-            steps = Steps(settings, records, events, store, workers, reuse)
-            await stack.enter_async_context(
-                running_workflows(settings, database, steps, deliveries)
-            )
+            steps = Steps(settings, records, events, store, workers, reuse, metrics)
+            workflows = running_workflows(settings, database, steps, deliveries, traces)
+            await stack.enter_async_context(workflows)
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
+            metrics.registry.register(Gauge("workers", "Workers of the scheduler.", workers.states))
         completion = Completion(sessions, models, model_records, files, store)
         stack.push_async_callback(completion.stop)
         metrics.registry.register(Gauge("jobs", "Jobs that there are.", records.counts))

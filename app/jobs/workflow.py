@@ -13,11 +13,13 @@ from typing import Any, ParamSpec, TypeVar
 from dbos import DBOS
 from dbos import error as engine_errors
 
+from app import logs
 from app.database import Database
 from app.errors import PaletteryError, Unavailable
 from app.jobs.engine import QUEUE, WEBHOOKS, WORKFLOW, Call, configure
 from app.jobs.steps import Steps
 from app.settings import Settings
+from app.tracing import Tracing
 from app.webhooks.deliveries import Deliveries, Outcome
 
 EVERY_S, ATTEMPTS = 2.0, 450
@@ -37,12 +39,16 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def running_workflows(
-    settings: Settings, database: Database, steps: Steps, deliveries: Deliveries
+    settings: Settings,
+    database: Database,
+    steps: Steps,
+    deliveries: Deliveries,
+    traces: Tracing,
 ) -> AsyncIterator[None]:
     """The engine, launched: takes up what a crash left, then serves the queue."""
     DBOS(config=configure(settings, database))
     underway = _Underway()
-    _register(steps, underway)
+    _register(steps, underway, traces)
     _register_webhooks(deliveries, underway)
     DBOS.launch()
     await DBOS.register_queue_async(
@@ -93,13 +99,14 @@ class _Underway:
         await asyncio.gather(*runs, return_exceptions=True)
 
 
-def _register(steps: Steps, underway: _Underway) -> None:
+def _register(steps: Steps, underway: _Underway, traces: Tracing) -> None:
     """Tell DBOS the workflow of jobs, under names that outlive this process."""
 
     @_lasting("run")
     async def run(job_id: str, attempt: int) -> None:
         try:
-            await steps.run(job_id, attempt)
+            with traces.span("job", {"job_id": job_id, "attempt": attempt}):
+                await steps.run(job_id, attempt)
         except Exception as error:
             if _is_passing(error):
                 await steps.trouble(job_id, error)
@@ -111,7 +118,7 @@ def _register(steps: Steps, underway: _Underway) -> None:
 
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)
     async def run_job(job_id: str, attempt: int) -> None:
-        with underway.noted():
+        with underway.noted(), logs.of_job(job_id):
             try:
                 await run(job_id, attempt)
             except (PaletteryError, engine_errors.DBOSMaxStepRetriesExceeded) as error:
