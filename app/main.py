@@ -1,6 +1,7 @@
 """Put the service together and serve it."""
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -60,6 +61,8 @@ def serve(settings: Settings, role: Role = "all") -> None:
     """
     logs.configure(settings)
     check(settings, role)
+    # What is loaded by now stays; to look it through over and over would delay the end most.
+    gc.freeze()
     # uvicorn stops in good order, then raises the signal again; a wanted end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _alone(settings) if role == "all" else nullcontext(), _bound(settings) as listening:

@@ -21,6 +21,14 @@ ADMIN_KEY_LENGTH = 32
 """The least of it, so that it cannot be guessed."""
 
 
+def names_loopback(host: str) -> bool:
+    """Whether a name or an address is that of this machine for itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _check_admin_key(key: SecretStr) -> SecretStr:
     text = key.get_secret_value()
     if len(text) < ADMIN_KEY_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
@@ -131,10 +139,7 @@ class Settings(BaseSettings):
 
     def is_loopback(self) -> bool:
         """Whether only this machine reaches the address that is listened on."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return names_loopback(self.host)
 
     def resolved_storage_url(self) -> str:
         """The object store's URL, the embedded default filled in."""

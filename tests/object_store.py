@@ -25,7 +25,7 @@ from tests.ports import free_port
 
 BUCKET = "palettery-tests"
 ACCESS_KEY, SECRET_KEY = "tests-access-key", "tests-secret-key"
-READY_S = 60
+READY_S = 300
 IDENTITY = {
     "name": "tests",
     "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],

@@ -1,6 +1,7 @@
 """Who may call an endpoint, as its parameter: `caller: Reader`."""
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
@@ -8,6 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 from app.errors import Forbidden
 from app.keys.caller import Caller
 from app.keys.service import Keys
+from app.settings import names_loopback
 
 BEARER = HTTPBearer(
     scheme_name="key",
@@ -36,10 +38,12 @@ def caller_of(
 
     Raises:
         Unauthenticated: there is no valid key.
-        Forbidden: the key has not the scope that is needed.
+        Forbidden: the key has not the scope that is needed; or there are no keys, and a page asks.
     """
     caller = keys.caller(sent.credentials if sent else None)
     request.state.caller = caller  # for the log
+    if sent is None:
+        _check_no_page(request)
     missing = [scope for scope in needed.scopes if scope not in caller.scopes]
     if missing:
         raise Forbidden(
@@ -47,6 +51,28 @@ def caller_of(
             f"{', '.join(sorted(caller.scopes))}"
         )
     return caller
+
+
+def _check_no_page(request: Request) -> None:
+    """Keep strangers' pages, open in a browser on this machine, from using a server without keys.
+
+    Source: a name that was bound anew to 127.0.0.1 shows in the Host header (RFC 9110, section
+    7.2), a page that changes anything across sites in the Origin header (RFC 6454, section 7).
+    """
+    for header, scheme in (("Host", "http://"), ("Origin", "")):
+        said = request.headers.get(header)
+        if said is not None and not names_loopback(_host_of(scheme + said)):
+            raise Forbidden(
+                f"without keys only this machine is served, and the {header} is {said[:100]!r}; "
+                "ask 127.0.0.1, or make a key with `palettery keys create`"
+            )
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 Reader = Annotated[Caller, Security(caller_of, scopes=["read"])]

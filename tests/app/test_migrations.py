@@ -151,7 +151,7 @@ def test_processes_that_migrate_at_once(database_url):
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = sorted(process.communicate(timeout=120)[0].strip() for process in running)
+    said = sorted(process.communicate(timeout=900)[0].strip() for process in running)
     assert said == ["0003 -> 0003", "empty -> 0003"]
     assert [process.returncode for process in running] == [0] * 2
 

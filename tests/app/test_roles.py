@@ -95,7 +95,7 @@ def serve_api(url, tmp_path):
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import httpx
 
 from schemas.jobs import ENDED
-from tests.integration.service import Service, wait_until
+from tests.integration.service import DEADLINE_S, Service, wait_until
 
 SWEEPING = {"PALETTERY_SWEEP_EVERY_S": "1", "PALETTERY_ORPHAN_AGE_S": "1"}
 RANK = {"queued": 0, "running": 1} | dict.fromkeys(ENDED, 2)
@@ -89,13 +89,13 @@ def check_swept(service: Service) -> None:
     assert sweeper.stop() == 0
     sweeper.start(**SWEEPING)
     wait_until(service.is_ready, "the sweep is at work")
-    end = time.monotonic() + 60
+    end = time.monotonic() + DEADLINE_S
     while (found := strays(service)) and time.monotonic() < end:
         time.sleep(0.1)
     assert found == []
     codes = service.stop()
     assert codes == dict.fromkeys(service.programs, 0)
-    wait_until(lambda: not service.processes(), "every process has ended", 60)
+    wait_until(lambda: not service.processes(), "every process has ended")
 
 
 def strays(service: Service) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from schemas.problem import Problem
 from tests.faults.invariants import check_result, watched
-from tests.integration.service import PALETTERY, measured, wait_until
+from tests.integration.service import DEADLINE_S, PALETTERY, measured, wait_until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.heavy
@@ -26,7 +26,7 @@ def kill(postgres):
     os.kill(leader, signal.SIGSTOP)  # or it would end them in its own way
     for pid in [*map(int, children.stdout.split()), leader]:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{leader}").exists(), "Postgres is dead", 30)
+    wait_until(lambda: not Path(f"/proc/{leader}").exists(), "Postgres is dead")
 
 
 def test_killed_database_costs_no_finished_part(start, postgres, slow):
@@ -57,7 +57,7 @@ def test_submit_without_a_database_is_refused_or_kept(start, postgres, little):
 
         def submit():
             files, data = {"model": ("big.safetensors", little.body)}, {"config": little.config}
-            with httpx.Client(base_url=service.http.base_url, timeout=60) as http:
+            with httpx.Client(base_url=service.http.base_url, timeout=DEADLINE_S) as http:
                 answers.append(http.post("/v1/jobs", files=files, data=data))
 
         submitting = threading.Thread(target=submit)
@@ -96,7 +96,7 @@ def test_second_controller_of_one_name_refuses_to_start(start, little):
             env=first.all_environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=DEADLINE_S,
             check=False,
         )
         assert second.returncode == 2, second

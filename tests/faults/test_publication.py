@@ -8,6 +8,7 @@ import pytest
 
 from tests.fault_proxy import Refuse
 from tests.faults.invariants import check_result, watched
+from tests.integration.service import DEADLINE_S
 
 pytestmark = pytest.mark.heavy
 
@@ -17,7 +18,7 @@ def rows_held(database_url):
     """Nobody can write a job's row meanwhile; reading goes on."""
     if database_url.startswith("sqlite"):
         path = database_url.removeprefix("sqlite:///")
-        connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=DEADLINE_S)
         connection.execute("BEGIN IMMEDIATE")
     else:
         connection = psycopg.connect(database_url)
@@ -79,5 +80,5 @@ def test_crash_behind_the_rows_update_leaves_no_parts(start, little, fault_proxy
         assert service.parts(job_id)
         controller.kill()
         service.start()
-        service.wait_until(lambda: not service.parts(job_id), "the parts are removed", 60)
+        service.wait_until(lambda: not service.parts(job_id), "the parts are removed")
         check_result(service, job_id, little.sha256)

@@ -12,11 +12,9 @@ from sqlalchemy import create_engine, make_url, text
 
 from app.storage import Storage, open_storage
 from tests.conftest import Postgres
-from tests.integration.service import PALETTERY, Program, Service
+from tests.integration.service import DEADLINE_S, PALETTERY, Program, Service
 from tests.object_store import ObjectStoreServer
 from tests.ports import free_port
-
-TIMEOUT_S = 120
 
 
 @contextmanager
@@ -64,7 +62,7 @@ def scaled(
             text=True,
         )
         assert migrated.stdout.startswith("empty -> "), migrated.stderr
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as http:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as http:
             unfinished = bucket.unfinished_uploads
             service = Service(programs, http, opened(bucket), database_url, unfinished, folder)
             try:

@@ -9,10 +9,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from app.storage import open_storage
-from tests.integration.service import Program, Service
+from tests.integration.service import DEADLINE_S, Program, Service
 from tests.ports import free_port
-
-TIMEOUT_S = 120
 
 
 @dataclass
@@ -38,7 +36,7 @@ def serving(data_dir: Path, **environment: str) -> Iterator[Embedded]:
         root = Path(urlsplit(store.url).path)
         return [str(path.relative_to(root)) for path in root.rglob("*.aside")]
 
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as http:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as http:
         url = environment.get("PALETTERY_DATABASE_URL", f"sqlite:///{data_dir / 'palettery.db'}")
         store = open_storage(environment.get("PALETTERY_STORAGE_URL", folder.resolve().as_uri()))
         service = Embedded(

@@ -81,7 +81,7 @@ def test_cancelled_work_stops_and_the_next_job_runs(service, long_model, model, 
     job_id = service.submit(long_model, config=vector)
     is_being_worked_on(service, job_id)
     assert change(service, job_id, "cancel").json()["state"] == "cancelled"
-    service.wait_until(lambda: not is_busy(service), "all work has stopped", 60)
+    service.wait_until(lambda: not is_busy(service), "all work has stopped")
     assert service.parts(job_id) == [], "it stopped before it was through"
     refused(change(service, job_id, "cancel"), 409, "the job is cancelled")
     service.succeeded(service.submit(model))
@@ -95,7 +95,7 @@ def test_deadline_ends_the_job_and_its_tasks(service, long_model, vector):
     service.wait_until(lambda: service.job(job_id)["started_at"], "the job runs")
     job = service.ended(job_id)
     assert (job["state"], job["error"]["code"]) == ("failed", "deadline_exceeded"), job
-    service.wait_until(lambda: not is_busy(service), "all work has stopped", 60)
+    service.wait_until(lambda: not is_busy(service), "all work has stopped")
     retried = change(service, job_id, "retry").json()
     assert (retried["deadline_at"], retried["attempt"]) == (None, 1)
     assert change(service, job_id, "cancel").json()["state"] == "cancelled"

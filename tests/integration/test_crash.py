@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from safetensors.numpy import load
 
-from tests.integration.service import PALETTERY, cpu_ticks, measured
+from tests.integration.service import DEADLINE_S, PALETTERY, cpu_ticks, measured
 from tests.ports import free_port
 
 
@@ -39,7 +39,7 @@ def test_nothing_outlives_a_killed_server(serve, tmp_path, large_model):
         server.some_parts(server.submit(large_model))
         assert len(server.processes()) > 2
         server.program.kill_leader()
-        server.wait_until(lambda: server.processes() == [], "workers follow their server", 30)
+        server.wait_until(lambda: server.processes() == [], "workers follow their server")
 
 
 @pytest.mark.heavy
@@ -61,7 +61,7 @@ def stop_by_sigterm(server):
 def stop_by_ctrl_c(server):
     """As a terminal does it: every process of the group gets the signal."""
     server.program.send(signal.SIGINT)
-    assert server.program.process.wait(timeout=60) != 0
+    assert server.program.process.wait(timeout=DEADLINE_S) != 0
 
 
 @pytest.mark.heavy
@@ -71,8 +71,8 @@ def test_stopped_server_leaves_no_process_and_goes_on_later(serve, tmp_path, lar
         job_id = first.submit(large_model)
         first.some_parts(job_id)
         stop(first)
-        first.wait_until(lambda: first.processes() == [], "every process has ended", 10)
-        assert first.program.log.read_text().strip().splitlines()[1:] == []
+        first.wait_until(lambda: first.processes() == [], "every process has ended")
+        assert first.program.complaints() == []
     with serve(tmp_path / "data") as second:
         job = second.ended(job_id)
         assert job["state"] == "succeeded", job
@@ -145,7 +145,7 @@ def test_server_that_must_not_start_says_why(embedded, tmp_path, options, said):
         [PALETTERY, "serve", *(option.format(**known) for option in options)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert told.returncode == 2, told

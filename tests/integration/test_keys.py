@@ -258,6 +258,33 @@ def palettery(*words, data_dir):
     )
 
 
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [
+        ("Host", "attacker.example", 403),
+        ("Host", "127.0.0.1.attacker.example:8400", 403),
+        ("Host", "10.0.0.1", 403),
+        ("Host", "[", 403),
+        ("Host", "localhost:1", 200),
+        ("Host", "[::1]:1", 200),
+        ("Origin", "https://attacker.example", 403),
+        ("Origin", "null", 403),
+        ("Origin", "http://[", 403),
+        ("Origin", "http://localhost:3000", 200),
+    ],
+)
+def test_websites_do_not_use_a_server_without_keys(embedded, header, value, status):
+    answer = embedded.http.get("/v1/jobs", headers={header: value})
+    assert answer.status_code == status, answer.text
+    if status == 403:
+        assert_problem(answer, 403, "forbidden")
+
+
+def test_holder_of_a_key_may_come_from_anywhere(holder):
+    headers = {"Host": "palettery.example", "Origin": "https://dashboard.example"}
+    assert holder("a").http.get("/v1/jobs", headers=headers).is_success
+
+
 def test_server_listens_elsewhere_only_with_keys(serve, tmp_path):
     with serve(
         tmp_path / "data",
