@@ -5,6 +5,7 @@ PaletteryError
 │   ├── InvalidConfig        config does not validate; carries one entry per field
 │   ├── UnknownPreset
 │   ├── StrictViolation      strict, and not everything the config asks for can be done
+│   ├── InvalidWebhook       no URL, or one that must not be called
 │   ├── InvalidUpload        the form itself: parts missing, twice, or misnamed
 │   ├── InvalidModel         not a model file that we read: truncated, lying, hostile
 │   ├── InvalidSensitivities they do not fit the model, or hold values that they must not
@@ -88,6 +89,13 @@ class StrictViolation(BadInput):
 
     code = "strict_violation"
     title = "Not everything that the config asks for can be done"
+
+
+class InvalidWebhook(BadInput):
+    """The webhook's URL is none, or one that must not be called."""
+
+    code = "invalid_webhook"
+    title = "The webhook cannot be called"
 
 
 class InvalidUpload(BadInput):
@@ -285,6 +293,7 @@ STATUS: dict[str, int] = {
     "invalid_config": 422,
     "unknown_preset": 422,
     "strict_violation": 422,
+    "invalid_webhook": 422,
     "invalid_upload": 422,
     "invalid_model": 422,
     "invalid_sensitivities": 422,

@@ -24,6 +24,7 @@ from app.serving import server
 from app.settings import Settings
 from app.tracing import tracing
 from app.uploads import endpoints as uploads
+from app.webhooks import endpoints as webhooks
 
 DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
 KEYED = {
@@ -33,6 +34,7 @@ KEYED = {
     "jobs": jobs.router,
     "events": events.router,
     "keys": keys.router,
+    "webhooks": webhooks.router,
 }
 """Routers whose every endpoint asks for a key."""
 REFUSED = problems(_401="no valid key", _403="the key has not the scope")

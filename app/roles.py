@@ -43,6 +43,8 @@ from app.uploads.records import FileRecords
 from app.uploads.service import Uploads
 from app.uploads.sessions import UploadSessions
 from app.uploads.sweep import UploadSweep
+from app.webhooks.deliveries import Deliveries
+from app.webhooks.records import WebhookRecords
 
 Role = Literal["all", "api", "controller"]
 """`all` is the service in one process; `api` answers requests, and `controller` runs jobs."""
@@ -60,6 +62,7 @@ class State(TypedDict):
     store: Storage
     events: Events
     streams: Streams
+    webhooks: WebhookRecords
     health: Health
     metrics: Metrics
 
@@ -109,7 +112,8 @@ async def running(
         metrics = Metrics()
         engine = Engine(database)
         stack.callback(engine.close)
-        records, files = Records(database, on_end=metrics.job_ended), FileRecords(database)
+        records = Records(database, notify=engine.call_webhook, on_end=metrics.job_ended)
+        files, webhooks = FileRecords(database), WebhookRecords(database)
         events = Events(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
         models = Models(settings.limits, model_records, files, store)
@@ -131,8 +135,10 @@ async def running(
             with suppress(WorkersLost):  # it may come later; jobs wait for it
                 await workers.reach()
             reuse = Reuse(ResultRecords(database), records, store)
+            deliveries = Deliveries(settings, events, webhooks, engine)
             steps = Steps(settings, records, events, store, workers, reuse, metrics)
-            await stack.enter_async_context(running_workflows(settings, database, steps, traces))
+            workflows = running_workflows(settings, database, steps, deliveries, traces)
+            await stack.enter_async_context(workflows)
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
@@ -155,6 +161,7 @@ async def running(
             store=store,
             events=events,
             streams=Streams(events),
+            webhooks=webhooks,
             health=health,
             metrics=metrics,
         )

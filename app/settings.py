@@ -135,6 +135,10 @@ class Settings(BaseSettings):
     """Between two searches for what nobody needs any more."""
     orphan_age_s: PositiveFloat = 86_400.0
     """Age at which bytes that belong to nothing are removed; longer than any upload takes."""
+    webhook_private: bool = False
+    """Whether webhooks may call addresses that are not public, such as this machine's."""
+    webhook_retry_s: PositiveFloat = 5.0
+    """From a failed call of a webhook to the second try; each wait is four times the one before."""
     task_bytes: PositiveInt = 64 << 20
     """Weights that one task takes; a larger tensor is split along its groups where it can be."""
     limits: Limits = Field(default_factory=Limits)

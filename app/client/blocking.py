@@ -1,6 +1,6 @@
 """The client for code that waits: the asynchronous one on an event loop of its own."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import wraps
@@ -45,8 +45,15 @@ def iterating(
             except StopAsyncIteration:
                 return ()
 
-        while found := client.run(following):
-            yield from found
+        async def close() -> None:
+            if isinstance(items, AsyncGenerator):
+                await items.aclose()
+
+        try:
+            while found := client.run(following):
+                yield from found
+        finally:
+            client.start(close)
 
     return run
 
@@ -87,6 +94,11 @@ class Client:
             future.cancel()
             raise
 
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have a coroutine run, without waiting for it, if anything may still run."""
+        if self._portal is not None:
+            self._portal.start_task_soon(work)
+
     def close(self) -> None:
         """Close every connection."""
         if self._portal is not None:
@@ -95,13 +107,28 @@ class Client:
             self._closing.close()
 
     ready = waiting(AsyncClient.ready)
+    me = waiting(AsyncClient.me)
+    upload = waiting(AsyncClient.upload)
+    models = iterating(AsyncClient.models)
+    model = waiting(AsyncClient.model)
+    delete_model = waiting(AsyncClient.delete_model)
+    plan = waiting(AsyncClient.plan)
+    submit = waiting(AsyncClient.submit)
+    put_config = waiting(AsyncClient.put_config)
+    configs = iterating(AsyncClient.configs)
+    config = waiting(AsyncClient.config)
+    delete_config = waiting(AsyncClient.delete_config)
+    validate = waiting(AsyncClient.validate)
     job = waiting(AsyncClient.job)
     jobs = iterating(AsyncClient.jobs)
     cancel = waiting(AsyncClient.cancel)
     retry = waiting(AsyncClient.retry)
     delete = waiting(AsyncClient.delete)
+    events = iterating(AsyncClient.events)
     wait = waiting(AsyncClient.wait)
+    log = iterating(AsyncClient.log)
     report = waiting(AsyncClient.report)
     download = waiting(AsyncClient.download)
-    submit = waiting(AsyncClient.submit)
-    plan = waiting(AsyncClient.plan)
+    keys = iterating(AsyncClient.keys)
+    create_key = waiting(AsyncClient.create_key)
+    revoke_key = waiting(AsyncClient.revoke_key)
