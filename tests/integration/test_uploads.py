@@ -324,7 +324,8 @@ def begin_part(http, upload, data):
     wire = socket.create_connection(address)
     digest = digest_header(data[:LEAST_PART_BYTES])["Content-Digest"]
     head = (
-        f"PUT {upload['parts'][0]['url']} HTTP/1.1\r\nHost: localhost\r\nContent-Digest: {digest}\r\n"
+        f"PUT {upload['parts'][0]['url']} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Digest: {digest}\r\n"
         f"Content-Length: {LEAST_PART_BYTES}\r\n\r\n"
     )
     wire.sendall(head.encode() + data[: LEAST_PART_BYTES * 3 // 4])
