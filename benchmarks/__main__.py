@@ -13,6 +13,7 @@ COMMANDS = (
     ["benchmarks.vector"],
     ["benchmarks.service"],
     ["benchmarks.events"],
+    ["benchmarks.api"],
 )
 
 if __name__ == "__main__":

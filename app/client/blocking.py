@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from weakref import finalize
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -58,6 +59,16 @@ def iterating(
     return run
 
 
+def _nothing() -> None:
+    """There is no event loop to end yet."""
+
+
+def _end(portal: BlockingPortal, loop: ExitStack) -> None:
+    """End an event loop, with whatever still runs on it."""
+    portal.start_task_soon(portal.stop, True)
+    loop.close()
+
+
 class Client:
     """A server's API as methods; every problem it answers with is raised as its error.
 
@@ -69,8 +80,8 @@ class Client:
         self, url: str | None = None, *, key: str | None = None, attempts: int = ATTEMPTS
     ) -> None:
         self.asynchronous = AsyncClient(url, key=key, attempts=attempts)
-        self._closing = ExitStack()
         self._portal: BlockingPortal | None = None
+        self._end: Callable[[], object] = _nothing
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +97,10 @@ class Client:
     def run(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """What a coroutine returns; interrupted, it is cancelled."""
         if self._portal is None:
-            self._portal = self._closing.enter_context(start_blocking_portal())
+            loop = ExitStack()
+            self._portal = loop.enter_context(start_blocking_portal())
+            # Or a client that nobody closes would wait for its loop when Python ends.
+            self._end = finalize(self, _end, self._portal, loop)
         future: Future[Result] = self._portal.start_task_soon(work)
         try:
             return future.result()
@@ -104,7 +118,7 @@ class Client:
         if self._portal is not None:
             self._portal.call(self.asynchronous.close)
             self._portal = None
-            self._closing.close()
+            self._end()
 
     ready = waiting(AsyncClient.ready)
     me = waiting(AsyncClient.me)

@@ -1,4 +1,6 @@
 import inspect
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,6 +34,14 @@ def test_no_thread_stays(scripted):
         assert threading.active_count() > before
     client.close()
     assert threading.active_count() <= before + 1  # the server's, for the connection
+
+
+def test_python_ends_though_a_client_was_not_closed():
+    program = "import sys\nfrom app.client import Client\n"
+    program += "client = Client(sys.argv[1], attempts=1)\nprint(client.ready())"
+    words = [sys.executable, "-W", "error", "-c", program, "http://127.0.0.1:1"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
 
 
 def test_one_client_for_many_threads(scripted):
