@@ -12,6 +12,8 @@ COMMANDS = (
     ["benchmarks.scaling"],
     ["benchmarks.vector"],
     ["benchmarks.service"],
+    ["benchmarks.events"],
+    ["benchmarks.api"],
 )
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from app.errors import PaletteryError
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 10
-"""Three quarters of a minute in all: longer than a server takes to start anew."""
+ATTEMPTS = 15
+"""A minute and a half in all: longer than a server takes to start anew."""
 FIRST_ATTEMPTS = 3
 """Of a server that has never answered: probably there is none."""
 LONGEST_S = 120

@@ -129,12 +129,12 @@ def test_events_over_connections_that_are_lost(proxy, job):
 
 
 @pytest.mark.heavy
-def test_waiting_goes_on_when_the_server_was_killed(serve, tmp_path, large_model):
+def test_waiting_goes_on_when_the_server_was_killed(serve, tmp_path, large_model, patient):
     path = tmp_path / "large.safetensors"
     path.write_bytes(large_model)
     with (
         serve(tmp_path / "data") as server,
-        Client(url_of(server)) as client,
+        patient(url_of(server)) as client,
         ThreadPoolExecutor() as threads,
     ):
         job = client.submit(path, preset="w4")

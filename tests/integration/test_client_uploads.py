@@ -182,12 +182,12 @@ def test_an_upload_killed_ten_times_ends_with_an_intact_model(serve, tmp_path, m
 
 
 @pytest.mark.heavy
-def test_an_upload_goes_on_when_the_server_was_killed(serve, tmp_path):
+def test_an_upload_goes_on_when_the_server_was_killed(serve, tmp_path, patient):
     path = weights_file(tmp_path / "big.safetensors", 8, 128)
     with (
         serve(tmp_path / "data") as server,
         FaultProxy.before(urlsplit(url_of(server)).port) as proxy,
-        Client(proxy.endpoint) as client,
+        patient(proxy.endpoint) as client,
         ThreadPoolExecutor() as threads,
     ):
         proxy.behave(Slow(bytes_per_s=PART_BYTES))

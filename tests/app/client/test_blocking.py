@@ -37,10 +37,8 @@ def test_no_thread_stays(scripted):
 
 
 def test_python_ends_though_a_client_was_not_closed():
-    program = (
-        "import sys; from app.client import Client; "
-        "client = Client(sys.argv[1], attempts=1); print(client.ready())"
-    )
+    program = "import sys\nfrom app.client import Client\n"
+    program += "client = Client(sys.argv[1], attempts=1)\nprint(client.ready())"
     words = [sys.executable, "-W", "error", "-c", program, "http://127.0.0.1:1"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
