@@ -5,11 +5,16 @@ A fixed budget of requests made up by Schemathesis, with ids that exist and ids 
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-BUDGET_S = 90
+from tests.integration.embedded import Embedded, serving
+
+BUDGET_S = 60
+KEY = "plt_" + "k" * 40
 SCHEMATHESIS = Path(sys.executable).with_name("st")
 CHECKS = (
     "not_a_server_error",
@@ -21,29 +26,42 @@ CHECKS = (
 )
 
 
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory) -> Iterator[Embedded]:
+    """A server with keys from the start: requests made up make keys, too."""
+    with serving(tmp_path_factory.mktemp("fuzz") / "data", PALETTERY_ADMIN_KEY=KEY) as service:
+        service.http.headers["Authorization"] = f"Bearer {KEY}"
+        yield service
+
+
 @pytest.fixture
-def ids(embedded, model) -> dict[str, str]:
+def ids(guarded, model) -> dict[str, str]:
     """Of one of everything, where requests shall find something."""
-    job_id = embedded.submit(model)
-    embedded.succeeded(job_id)
-    return {"path.job_id": job_id}
+    job_id = guarded.submit(model)
+    guarded.succeeded(job_id)
+    file = {"name": "model", "size_bytes": len(model), "sha256": sha256(model).hexdigest()}
+    upload = guarded.http.post("/v1/uploads", json={"files": [file]}).raise_for_status().json()
+    made = guarded.http.post(f"/v1/uploads/{upload['id']}/complete").raise_for_status().json()
+    return {
+        "path.job_id": job_id,
+        "path.upload_id": upload["id"],
+        "path.model_id": made["id"],
+    }
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("known", [False, True], ids=["made up", "there"])
-def test_no_request_fails_the_server_or_meets_what_is_not_documented(
-    embedded, ids, tmp_path, known
-):
+def test_no_request_fails_the_server_or_meets_what_is_not_documented(guarded, ids, tmp_path, known):
     config = tmp_path / "schemathesis.toml"
     lines = [f'"{name}" = "{value}"' for name, value in ids.items()] if known else []
     config.write_text("\n".join(["[parameters]", *lines]) + "\n")
     run = subprocess.run(
         [
             *(SCHEMATHESIS, "--config-file", config, "--no-color", "run"),
-            f"{embedded.http.base_url}/openapi.json",
+            f"{guarded.http.base_url}/openapi.json",
             *("--checks", ",".join(CHECKS), "--max-time", str(BUDGET_S), "--seed", "1"),
             *("--continue-on-failure", "--suppress-health-check", "all", "--warnings", "off"),
-            *("--generation-database", "none"),
+            *("--generation-database", "none", "--header", f"Authorization: Bearer {KEY}"),
         ],
         cwd=tmp_path,
         capture_output=True,
@@ -53,4 +71,4 @@ def test_no_request_fails_the_server_or_meets_what_is_not_documented(
     )
     assert run.returncode == 0, run.stdout[-20_000:] + run.stderr
     assert " passed" in run.stdout
-    assert embedded.http.get("/readyz").is_success
+    assert guarded.http.get("/readyz").is_success
