@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from app.commands.configs import configs
 from app.commands.keys import keys
 from app.commands.local import local
 from app.commands.remote import remote
@@ -17,6 +18,7 @@ cli = typer.Typer(
 )
 for commands in (service, local, remote):
     cli.add_typer(commands)
+cli.add_typer(configs, name="config")
 cli.add_typer(keys, name="keys")
 
 FAILED, BAD_INPUT = 1, 2

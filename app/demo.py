@@ -34,7 +34,7 @@ def main(model: Path) -> None:
         here = Path(folder)
         with _service(here / "data") as client:
             OUT.print(f"[bold]submit[/] {model} over HTTP with preset {PRESET}")
-            job = follow(client, client.submit([model], preset=PRESET))
+            job = follow(client, client.submit(model, preset=PRESET).id)
             if job.state != "succeeded":
                 sys.exit(1)
             print_report(client.report(job.id))

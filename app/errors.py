@@ -5,6 +5,7 @@ PaletteryError
 │   ├── InvalidConfig        config does not validate; carries one entry per field
 │   ├── UnknownPreset
 │   ├── StrictViolation      strict, and not everything the config asks for can be done
+│   ├── InvalidWebhook       no URL, or one that must not be called
 │   ├── InvalidUpload        the form itself: parts missing, twice, or misnamed
 │   ├── InvalidModel         not a model file that we read: truncated, lying, hostile
 │   ├── InvalidSensitivities they do not fit the model, or hold values that they must not
@@ -15,9 +16,11 @@ PaletteryError
 ├── Unauthenticated          no key, or one that is not valid
 ├── Forbidden                the key has not the scope
 ├── OverQuota                the owner would have more than it may
-├── NotFound                 no such job, artifact, schema
+├── NotFound                 no such job, model, upload, artifact, schema
+├── UploadExpired            what was sent of it is removed
 ├── Conflict                 the job's state does not allow it
-│   └── IdempotencyConflict  the Idempotency-Key stands for another request
+│   ├── IdempotencyConflict  the Idempotency-Key stands for another request
+│   └── PartsMissing         not every part of the upload has come in; names them
 ├── RequestTimeout           the client sent its request too slowly
 ├── Cancelled                the job was cancelled while it ran
 ├── DeadlineExceeded         the job had not ended when its time was up
@@ -86,6 +89,13 @@ class StrictViolation(BadInput):
 
     code = "strict_violation"
     title = "Not everything that the config asks for can be done"
+
+
+class InvalidWebhook(BadInput):
+    """The webhook's URL is none, or one that must not be called."""
+
+    code = "invalid_webhook"
+    title = "The webhook cannot be called"
 
 
 class InvalidUpload(BadInput):
@@ -165,6 +175,13 @@ class NotFound(PaletteryError):
     title = "There is no such thing"
 
 
+class UploadExpired(PaletteryError):
+    """The upload was not completed in time."""
+
+    code = "upload_expired"
+    title = "The upload has expired"
+
+
 class Conflict(PaletteryError):
     """The state of things does not allow it."""
 
@@ -184,6 +201,13 @@ class IdempotencyConflict(Conflict):
 
     code = "idempotency_conflict"
     title = "The Idempotency-Key stands for another request"
+
+
+class PartsMissing(Conflict):
+    """Not every part of the upload has come in; carries one entry per part."""
+
+    code = "parts_missing"
+    title = "Parts of the upload are missing"
 
 
 class Cancelled(PaletteryError):
@@ -269,6 +293,7 @@ STATUS: dict[str, int] = {
     "invalid_config": 422,
     "unknown_preset": 422,
     "strict_violation": 422,
+    "invalid_webhook": 422,
     "invalid_upload": 422,
     "invalid_model": 422,
     "invalid_sensitivities": 422,
@@ -280,8 +305,10 @@ STATUS: dict[str, int] = {
     "forbidden": 403,
     "over_quota": 429,
     "not_found": 404,
+    "upload_expired": 410,
     "conflict": 409,
     "idempotency_conflict": 409,
+    "parts_missing": 409,
     "request_timeout": 408,
     "cancelled": 409,
     "deadline_exceeded": 504,

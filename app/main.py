@@ -22,14 +22,19 @@ from app.problems import answer_with_problems, problems
 from app.roles import Role, State, check, running
 from app.serving import server
 from app.settings import Settings
+from app.tracing import tracing
+from app.uploads import endpoints as uploads
+from app.webhooks import endpoints as webhooks
 
 DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
 KEYED = {
+    "uploads": uploads.router,
     "models": models.router,
     "configs": configs.router,
     "jobs": jobs.router,
     "events": events.router,
     "keys": keys.router,
+    "webhooks": webhooks.router,
 }
 """Routers whose every endpoint asks for a key."""
 REFUSED = problems(_401="no valid key", _403="the key has not the scope")
@@ -70,11 +75,13 @@ def serve(settings: Settings, role: Role = "all") -> None:
 
 
 async def _serve(settings: Settings, role: Role, listening: socket.socket) -> None:
-    async with running(settings, role, stop=_stop) as state:
-        app = create_app(state, role)
-        streams = state["streams"]
-        serving = server(app, settings.clients, state["metrics"], on_stop=streams.close)
-        await serving.serve(sockets=[listening])
+    with tracing() as traces:
+        async with running(settings, role, traces, stop=_stop) as state:
+            app = create_app(state, role)
+            traces.follow(app)
+            streams = state["streams"]
+            serving = server(app, settings.clients, state["metrics"], on_stop=streams.close)
+            await serving.serve(sockets=[listening])
 
 
 def _stop() -> None:

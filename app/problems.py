@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
-from app.errors import BadInput, NotFound, PaletteryError, problem
+from app.errors import BadInput, NotFound, PaletteryError, Unavailable, problem
 from schemas.problem import InvalidField, Problem
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ HEADERS = {
     "unauthenticated": {"WWW-Authenticate": 'Bearer realm="palettery"'},
     "forbidden": {"WWW-Authenticate": 'Bearer realm="palettery", error="insufficient_scope"'},
     "over_quota": {"Retry-After": "30"},
+    "too_large": {"Connection": "close"},  # or the rest of the body would be read, to be dropped
 }
 """What else is said with the errors of these codes. Source: RFC 6750, section 3; RFC 6585."""
 
@@ -67,6 +68,8 @@ def answer_with_problems(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
 async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, PaletteryError)  # noqa: S101
+    if isinstance(error, Unavailable):
+        request.state.metrics.failed(error)
     return answer(problem(error, request.url.path), HEADERS.get(error.code))
 
 
@@ -100,7 +103,8 @@ def _methods(request: Request, routes: Sequence[BaseRoute]) -> list[str]:
 
 
 def _plain(request: Request, status: int, detail: str, headers: dict[str, str]) -> JSONResponse:
-    return answer(http_problem(status, detail, request.url.path), headers)
+    told = http_problem(status, detail, request.url.path)
+    return answer(told, HEADERS.get(told.code, {}) | headers)
 
 
 def http_problem(status: int, detail: str, instance: str | None = None) -> Problem:

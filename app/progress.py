@@ -14,6 +14,13 @@ Advance = Callable[[int, int], None]
 @contextmanager
 def progress(title: str) -> Iterator[Advance]:
     """A bar over bytes; silent where nobody would see it move."""
+    with staged() as advance:
+        yield lambda done, total: advance(title, done, total)
+
+
+@contextmanager
+def staged() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar over the bytes of one stage after the other; called with (stage, done, total)."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -22,5 +29,7 @@ def progress(title: str) -> Iterator[Advance]:
     )
     is_seen = CONSOLE.is_terminal or CONSOLE.is_jupyter
     with Progress(*columns, console=CONSOLE, transient=True, disable=not is_seen) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task("", total=None)
+        yield lambda stage, done, total: bar.update(
+            task, description=stage, completed=done, total=total
+        )

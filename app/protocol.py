@@ -172,7 +172,7 @@ class Protocol(HttpToolsProtocol):
         self._refuse(problem(RequestTimeout(detail)))
 
     def _make_room(self) -> None:
-        """Give up connections that do nothing, the longest idle first; or else this one."""
+        """Give up connections that do nothing, those that never asked first; or else this one."""
         others = [
             other
             for other in self.connections
@@ -184,7 +184,7 @@ class Protocol(HttpToolsProtocol):
             return
         idle = [other for other in others if other.is_idle]
         most = max(1, len(idle) // EVICTED_SHARE)
-        for other in heapq.nsmallest(most, idle, key=lambda each: each.idle_since):
+        for other in heapq.nsmallest(most, idle, key=lambda each: each.worth):
             self._given_up("full")
             other.transport.abort()
         if not idle:
@@ -198,9 +198,9 @@ class Protocol(HttpToolsProtocol):
         return self._phase in (Phase.IDLE, Phase.HEAD) and not self._is_answering
 
     @property
-    def idle_since(self) -> float:
-        """When it began to wait for what it waits for."""
-        return self._since
+    def worth(self) -> tuple[bool, float]:
+        """Order in which idle connections make room: first those that never asked for anything."""
+        return self.cycle is not None, self._since
 
     @property
     def _is_answering(self) -> bool:

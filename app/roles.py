@@ -37,7 +37,14 @@ from app.results.records import ResultRecords
 from app.results.reuse import Reuse
 from app.settings import Settings
 from app.storage import Storage, open_storage
+from app.tracing import Tracing
+from app.uploads.completion import Completion
 from app.uploads.records import FileRecords
+from app.uploads.service import Uploads
+from app.uploads.sessions import UploadSessions
+from app.uploads.sweep import UploadSweep
+from app.webhooks.deliveries import Deliveries
+from app.webhooks.records import WebhookRecords
 
 Role = Literal["all", "api", "controller"]
 """`all` is the service in one process; `api` answers requests, and `controller` runs jobs."""
@@ -49,11 +56,13 @@ class State(TypedDict):
     keys: Keys
     jobs: Jobs
     models: Models
+    uploads: Uploads
     configs: Configs
     database: Database
     store: Storage
     events: Events
     streams: Streams
+    webhooks: WebhookRecords
     health: Health
     metrics: Metrics
 
@@ -80,7 +89,9 @@ def check(settings: Settings, role: Role) -> None:
 
 
 @asynccontextmanager
-async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> AsyncIterator[State]:
+async def running(
+    settings: Settings, role: Role, traces: Tracing, stop: Callable[[], None]
+) -> AsyncIterator[State]:
     """A role at work; `stop` ends the process when it must not go on.
 
     Raises:
@@ -101,32 +112,39 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
         metrics = Metrics()
         engine = Engine(database)
         stack.callback(engine.close)
-        records, files = Records(database), FileRecords(database)
+        records = Records(database, notify=engine.call_webhook, on_end=metrics.job_ended)
+        files, webhooks = FileRecords(database), WebhookRecords(database)
         events = Events(database)
         model_records = ModelRecords(database, timedelta(days=settings.retain_days))
         models = Models(settings.limits, model_records, files, store)
+        sessions = UploadSessions(database, timedelta(hours=settings.upload_hours))
         readers = Readers()
         controllers = Controllers(database)
         control = Control(settings, records, files, store, engine)
         count_workers = controllers.workers
         if role != "api":
             await stack.enter_async_context(leased(database, settings.executor_id, stop))
-            sweep = Sweep(
-                records, files, store, control.delete, timedelta(seconds=settings.orphan_age_s)
-            )
+            orphan_age = timedelta(seconds=settings.orphan_age_s)
+            unused = UploadSweep(files, sessions, model_records, store, orphan_age)
+            sweep = Sweep(records, unused, store, control.delete, orphan_age)
             if role == "all" and settings.storage_url is None:
                 # What a crash cut off; nobody else works here.
-                await asyncio.to_thread(sweep.remove_uploads, timedelta(0))
+                await asyncio.to_thread(unused.remove_orphans, timedelta(0))
             hire = remote_workers if settings.scheduler_url else local_workers
-            workers = await stack.enter_async_context(hire(settings))
+            workers = await stack.enter_async_context(hire(settings, metrics, traces))
             with suppress(WorkersLost):  # it may come later; jobs wait for it
                 await workers.reach()
             reuse = Reuse(ResultRecords(database), records, store)
-            steps = Steps(settings, records, events, store, workers, reuse)
-            await stack.enter_async_context(running_workflows(settings, database, steps))
+            deliveries = Deliveries(settings, events, webhooks, engine)
+            steps = Steps(settings, records, events, store, workers, reuse, metrics)
+            workflows = running_workflows(settings, database, steps, deliveries, traces)
+            await stack.enter_async_context(workflows)
             keeper = Keeper(settings, records, controllers, engine, control, sweep, workers)
             stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
             count_workers = workers.count
+            metrics.registry.register(Gauge("workers", "Workers of the scheduler.", workers.states))
+        completion = Completion(sessions, models, model_records, files, store)
+        stack.push_async_callback(completion.stop)
         metrics.registry.register(Gauge("jobs", "Jobs that there are.", records.counts))
         health = health_of(database, store, count_workers)
         stack.callback(health.close)
@@ -137,11 +155,13 @@ async def running(settings: Settings, role: Role, stop: Callable[[], None]) -> A
             keys=keys,
             jobs=jobs,
             models=models,
+            uploads=Uploads(settings.limits, sessions, model_records, store, completion),
             configs=configs,
             database=database,
             store=store,
             events=events,
             streams=Streams(events),
+            webhooks=webhooks,
             health=health,
             metrics=metrics,
         )

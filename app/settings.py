@@ -127,11 +127,18 @@ class Settings(BaseSettings):
     reuse_results: bool = True
     """Whether results of earlier jobs are taken where they are the same."""
     retain_days: PositiveFloat = 30.0
-    """How long a job is kept, with its artifact, once it has ended."""
+    """How long a job is kept, with its artifact, once it has ended; and a model that no new job
+    uses."""
+    upload_hours: PositiveFloat = 24.0
+    """How long an upload stays open after the last part that came in."""
     sweep_every_s: PositiveFloat = 300.0
     """Between two searches for what nobody needs any more."""
     orphan_age_s: PositiveFloat = 86_400.0
     """Age at which bytes that belong to nothing are removed; longer than any upload takes."""
+    webhook_private: bool = False
+    """Whether webhooks may call addresses that are not public, such as this machine's."""
+    webhook_retry_s: PositiveFloat = 5.0
+    """From a failed call of a webhook to the second try; each wait is four times the one before."""
     task_bytes: PositiveInt = 64 << 20
     """Weights that one task takes; a larger tensor is split along its groups where it can be."""
     limits: Limits = Field(default_factory=Limits)

@@ -13,17 +13,19 @@ from app.client import Client
 from app.progress import CONSOLE
 from schemas.artifact import ArtifactSummary
 from schemas.config.spec import PalettizationSpec
+from schemas.configs import ConfigSummary
 from schemas.jobs import Job
 from schemas.keys import Key
+from schemas.models import ModelSummary
 from schemas.plan import Clustering, Plan, UnmatchedKey
 from schemas.report import Report
 
 OUT = Console(width=max(100, Console().width))
 
 
-def follow(client: Client, job: Job) -> Job:
+def follow(client: Client, job_id: str) -> Job:
     """Show a job's progress until it ends, and how it ended."""
-    ended = client.wait(job.id)
+    ended = client.wait(job_id)
     if ended.error:
         CONSOLE.print(f"[red]{ended.state}[/]: {escape(ended.error.detail)}")
     else:
@@ -108,6 +110,24 @@ def print_jobs(jobs: Iterable[Job]) -> None:
             decimal(job.size_before_bytes),
             "" if job.size_after_bytes is None else decimal(job.size_after_bytes),
         )
+    OUT.print(table)
+
+
+def print_models(models: Iterable[ModelSummary]) -> None:
+    """One line a model."""
+    table = _table("model", "size", "created", "name")
+    table.columns[0].min_width = 64  # a digest that is cut names nothing
+    for model in models:
+        created = model.created_at.isoformat(sep=" ", timespec="minutes")
+        table.add_row(model.id, decimal(model.size_bytes), created[:16], escape(model.name))
+    OUT.print(table)
+
+
+def print_configs(configs: Iterable[ConfigSummary]) -> None:
+    """One line a named config."""
+    table = _table("config", "stored")
+    for config in configs:
+        table.add_row(escape(config.reference), config.created_at.isoformat(timespec="seconds"))
     OUT.print(table)
 
 

@@ -1,27 +1,38 @@
 """The client for asynchronous code; every method is told once, here."""
 
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import anyio
-import httpx
+from typing import Self, cast
+from uuid import uuid4
 
 from app.client.connection import Connection, parsed
-from app.client.downloads import Advance, Download, places
+from app.client.downloads import download
+from app.client.events import JobEvent, events, log_lines
+from app.client.requests import (
+    Config,
+    Paths,
+    Source,
+    config_path,
+    document_of,
+    document_request,
+    model_id_of,
+    paths_of,
+)
 from app.client.retries import ATTEMPTS, Transient
-from app.errors import BadInput, Conflict, PaletteryError
+from app.client.uploads import Advance, FilesUpload
+from app.errors import Conflict, PaletteryError
 from app.progress import progress
-from schemas.jobs import ENDED, Job, JobPage
+from schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
+from schemas.events import LogLine
+from schemas.jobs import Job, JobPage, Progress
+from schemas.keys import CreatedKey, Key, KeyPage, Me, NewKey
+from schemas.models import Model, ModelPage, ModelSummary
 from schemas.plan import Plan
 from schemas.report import Report
 
 LOCAL_SERVER = "http://127.0.0.1:8400"
-POLL_S = 0.2
-"""Between two looks at a job."""
 
 
 class AsyncClient:
@@ -63,20 +74,144 @@ class AsyncClient:
             return False
         return True
 
+    async def me(self) -> Me:
+        """Whose key this is, and what that may have and has."""
+        return await self._connection.get(Me, "/v1/me")
+
+    async def upload(
+        self,
+        paths: Paths,
+        *,
+        part_size_bytes: int | None = None,
+        advance: Advance = lambda *_: None,
+    ) -> Model:
+        """Send the files of one model; what the server has of them already is not sent again.
+
+        Interrupted, it goes on when it is called again, here or in another process. `advance` is
+        called with ("reading" or "sending", bytes done, bytes in all).
+
+        Raises:
+            BadInput: a file cannot be read.
+            InvalidUpload: a file changed while it was sent.
+        """
+        files = FilesUpload(self._connection, paths_of(paths), part_size_bytes)
+        return await files.run(advance)
+
+    async def models(self) -> AsyncIterator[ModelSummary]:
+        """Every model, newest first."""
+        async for page in self._connection.pages(ModelPage, "/v1/models"):
+            for model in page.items:
+                yield model
+
+    async def model(self, model_id: str) -> Model:
+        """A model with its modules and tensors."""
+        return await self._connection.get(Model, f"/v1/models/{model_id}")
+
+    async def delete_model(self, model_id: str) -> None:
+        """Remove a model; jobs made of it keep what they need."""
+        await self._connection.delete(f"/v1/models/{model_id}")
+
+    async def plan(
+        self,
+        model: Source,
+        *,
+        config: Config | None = None,
+        config_name: str | None = None,
+        preset: str | None = None,
+        sensitivities: Source | None = None,
+        strict: bool = False,
+        advance: Advance = lambda *_: None,
+    ) -> Plan:
+        """What a job would do; nothing runs. Files are uploaded first, as by `upload`."""
+        asked = await self._asked(
+            model,
+            sensitivities,
+            advance,
+            config=None if config is None else document_of(config),
+            config_name=config_name,
+            preset=preset,
+            strict=strict,
+        )
+        return await self._connection.post(Plan, "/v1/plans", json=asked)
+
+    async def submit(
+        self,
+        model: Source,
+        *,
+        config: Config | None = None,
+        config_name: str | None = None,
+        preset: str | None = None,
+        sensitivities: Source | None = None,
+        strict: bool = False,
+        reuse: bool = True,
+        priority: int | None = None,
+        deadline_s: int | None = None,
+        webhook_url: str | None = None,
+        idempotency_key: str | None = None,
+        advance: Advance = lambda *_: None,
+    ) -> Job:
+        """Queue a job for a model with a config, the name of one, or a preset.
+
+        Files are uploaded first, as by `upload`. Of the jobs that wait, those of the highest
+        priority (0 to 9) go first. A job that has not ended after `deadline_s` is given up. Without
+        `reuse` everything is computed anew. However often it must be sent, it makes one job; with
+        an idempotency key of your own this holds over calls too.
+        """
+        asked = await self._asked(
+            model,
+            sensitivities,
+            advance,
+            config=None if config is None else document_of(config),
+            config_name=config_name,
+            preset=preset,
+            strict=strict,
+            reuse=reuse,
+            priority=priority,
+            deadline_s=deadline_s,
+            webhook_url=webhook_url,
+        )
+        headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
+        return await self._connection.post(Job, "/v1/jobs", json=asked, headers=headers)
+
+    async def put_config(self, name: str, config: Config) -> NamedConfig:
+        """Keep a config under a name, as its next version unless the newest says the same.
+
+        Raises:
+            InvalidConfig: names every field at fault.
+        """
+        document = document_request(config)
+        return parsed(
+            NamedConfig, await self._connection.call("PUT", config_path(name), **document)
+        )
+
+    async def configs(self) -> AsyncIterator[ConfigSummary]:
+        """The newest version of every config, in the order of their names."""
+        async for page in self._connection.pages(ConfigPage, "/v1/configs"):
+            for config in page.items:
+                yield config
+
+    async def config(self, reference: str) -> NamedConfig:
+        """The version that `name@version` names, or the newest that `name` does."""
+        return await self._connection.get(NamedConfig, config_path(reference))
+
+    async def delete_config(self, name: str) -> None:
+        """Remove a name with all its versions; jobs keep their config."""
+        await self._connection.delete(config_path(name))
+
+    async def validate(self, config: Config) -> ValidatedConfig:
+        """Every fault of a config at once, or the config in full; nothing is stored."""
+        document = document_request(config)
+        return await self._connection.post(ValidatedConfig, "/v1/configs/validate", **document)
+
     async def job(self, job_id: str) -> Job:
         """A job as it stands."""
         return await self._connection.get(Job, f"/v1/jobs/{job_id}")
 
     async def jobs(self) -> AsyncIterator[Job]:
-        """Every job, newest first; a page is fetched when it is needed."""
-        cursor: str | None = None
-        while True:
-            page = await self._connection.get(JobPage, "/v1/jobs", limit=100, cursor=cursor)
+        """Every job, newest first."""
+        async for page in self._connection.pages(JobPage, "/v1/jobs"):
             for job in page.items:
                 yield job
-            cursor = page.next_cursor
-            if cursor is None:
-                return
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a queued or running job; one that is cancelled already is fine.
@@ -100,22 +235,36 @@ class AsyncClient:
         """Remove an ended job with its artifact."""
         await self._connection.delete(f"/v1/jobs/{job_id}")
 
+    def events(self, job_id: str, *, after: int = 0) -> AsyncIterator[JobEvent]:
+        """What happens to a job, as it happens, until it has ended; reconnects by itself.
+
+        It begins behind event number `after`, so 0 tells all from the beginning.
+        """
+        return events(self._connection, job_id, after)
+
     async def wait(self, job_id: str) -> Job:
         """The job once it has ended, however it did; a terminal or a notebook shows a bar."""
-        with progress("queued") as advance:
-            while True:
-                job = await self.job(job_id)
-                advance(job.progress.bytes_done, job.progress.bytes_total)
-                if job.state in ENDED:
-                    return job
-                await anyio.sleep(POLL_S)
+        with progress("working") as advance:
+            async for event in self.events(job_id):
+                done = event.data.progress if isinstance(event.data, Job) else event.data
+                if isinstance(done, Progress):
+                    advance(done.bytes_done, done.bytes_total)
+        return await self.job(job_id)
+
+    def log(self, job_id: str, *, after: int = 0) -> AsyncIterator[LogLine]:
+        """The lines of a job's log so far, oldest first."""
+        return log_lines(self._connection, job_id, after)
 
     async def report(self, job_id: str) -> Report:
         """What happened to every tensor of a finished job."""
         return await self._connection.get(Report, f"/v1/jobs/{job_id}/report")
 
     async def download(
-        self, job_id: str, out: Path | str, *, advance: Advance = lambda *_: None
+        self,
+        job_id: str,
+        out: Path | str,
+        *,
+        advance: Callable[[int, int], None] = lambda *_: None,
     ) -> tuple[Path, ...]:
         """Fetch the artifact into `out`: a file, or a folder of shards and their index.
 
@@ -123,70 +272,32 @@ class AsyncClient:
         connection or this process dies is not fetched again.
         """
         digests = (await self.report(job_id)).artifact_sha256
-        files = places(digests, Path(out))
-        for name, file in files.items():
-            path = f"/v1/jobs/{job_id}/artifact/{name}"
-            await Download(self._connection, path, file, digests[name]).run(advance)
-        return tuple(files.values())
+        return await download(self._connection, job_id, digests, Path(out), advance)
 
-    async def submit(
-        self,
-        files: Sequence[Path],
-        *,
-        config: str | None = None,
-        preset: str | None = None,
-        sensitivities: Sequence[Path] = (),
-        strict: bool = False,
-        priority: int | None = None,
-        deadline_s: int | None = None,
-        reuse: bool = True,
-    ) -> Job:
-        """Upload a model's files with a config or a preset; the job is queued.
+    async def keys(self) -> AsyncIterator[Key]:
+        """Every key of every owner, newest first; needs the scope admin, as making them does."""
+        async for page in self._connection.pages(KeyPage, "/v1/keys"):
+            for key in page.items:
+                yield key
 
-        Of the jobs that wait, those of the highest priority (0 to 9) go first. A job that has not
-        ended after `deadline_s` is given up. Without `reuse` everything is computed anew.
-        """
-        fields = {
-            "config": config,
-            "preset": preset,
-            "strict": "true" if strict else None,
-            "priority": None if priority is None else str(priority),
-            "deadline_s": None if deadline_s is None else str(deadline_s),
-            "reuse": None if reuse else "false",
+    async def create_key(self, new: NewKey) -> CreatedKey:
+        """Make a key; its secret is in this answer alone."""
+        body = new.model_dump(mode="json", exclude_none=True)
+        return await self._connection.post(CreatedKey, "/v1/keys", json=body, is_repeatable=False)
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Let no request with this key through any more."""
+        await self._connection.delete(f"/v1/keys/{key_id}")
+
+    async def _asked(
+        self, model: Source, sensitivities: Source | None, advance: Advance, **asked: object
+    ) -> dict[str, object]:
+        """A request's body, once the models that it names are on the server."""
+        ids = {"model_id": model, "sensitivities_id": sensitivities}
+        found = {
+            name: model_id_of(source)
+            or (await self.upload(cast("Paths", source), advance=advance)).id
+            for name, source in ids.items()
+            if source is not None
         }
-        uploads = {"model": files, "sensitivities": sensitivities}
-        return parsed(Job, await self._form("/v1/jobs", uploads, fields))
-
-    async def plan(
-        self,
-        files: Sequence[Path],
-        *,
-        config: str | None = None,
-        preset: str | None = None,
-        sensitivities: Sequence[Path] = (),
-        strict: bool = False,
-    ) -> Plan:
-        """What a job would do; nothing runs."""
-        fields = {"config": config, "preset": preset, "strict": "true" if strict else None}
-        uploads = {"model": files, "sensitivities": sensitivities}
-        return parsed(Plan, await self._form("/v1/plans", uploads, fields))
-
-    async def _form(
-        self,
-        path: str,
-        uploads: Mapping[str, Sequence[Path]],
-        fields: Mapping[str, str | None],
-    ) -> httpx.Response:
-        with ExitStack() as opened:
-            try:
-                parts: Any = [
-                    (field, (file.name, opened.enter_context(file.open("rb"))))
-                    for field, files in uploads.items()
-                    for file in files
-                ]
-            except OSError as error:
-                raise BadInput(f"cannot read {error.filename}: {error.strerror}") from error
-            given = {name: value for name, value in fields.items() if value is not None}
-            return await self._connection.call(
-                "POST", path, is_repeatable=False, data=given, files=parts
-            )
+        return found | {name: value for name, value in asked.items() if value is not None}

@@ -1,11 +1,12 @@
 """The client for code that waits: the asynchronous one on an event loop of its own."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from weakref import finalize
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -45,10 +46,27 @@ def iterating(
             except StopAsyncIteration:
                 return ()
 
-        while found := client.run(following):
-            yield from found
+        async def close() -> None:
+            if isinstance(items, AsyncGenerator):
+                await items.aclose()
+
+        try:
+            while found := client.run(following):
+                yield from found
+        finally:
+            client.start(close)
 
     return run
+
+
+def _nothing() -> None:
+    """There is no event loop to end yet."""
+
+
+def _end(portal: BlockingPortal, loop: ExitStack) -> None:
+    """End an event loop, with whatever still runs on it."""
+    portal.start_task_soon(portal.stop, True)
+    loop.close()
 
 
 class Client:
@@ -62,8 +80,8 @@ class Client:
         self, url: str | None = None, *, key: str | None = None, attempts: int = ATTEMPTS
     ) -> None:
         self.asynchronous = AsyncClient(url, key=key, attempts=attempts)
-        self._closing = ExitStack()
         self._portal: BlockingPortal | None = None
+        self._end: Callable[[], object] = _nothing
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +97,10 @@ class Client:
     def run(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """What a coroutine returns; interrupted, it is cancelled."""
         if self._portal is None:
-            self._portal = self._closing.enter_context(start_blocking_portal())
+            loop = ExitStack()
+            self._portal = loop.enter_context(start_blocking_portal())
+            # Or a client that nobody closes would wait for its loop when Python ends.
+            self._end = finalize(self, _end, self._portal, loop)
         future: Future[Result] = self._portal.start_task_soon(work)
         try:
             return future.result()
@@ -87,21 +108,41 @@ class Client:
             future.cancel()
             raise
 
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have a coroutine run, without waiting for it, if anything may still run."""
+        if self._portal is not None:
+            self._portal.start_task_soon(work)
+
     def close(self) -> None:
         """Close every connection."""
         if self._portal is not None:
             self._portal.call(self.asynchronous.close)
             self._portal = None
-            self._closing.close()
+            self._end()
 
     ready = waiting(AsyncClient.ready)
+    me = waiting(AsyncClient.me)
+    upload = waiting(AsyncClient.upload)
+    models = iterating(AsyncClient.models)
+    model = waiting(AsyncClient.model)
+    delete_model = waiting(AsyncClient.delete_model)
+    plan = waiting(AsyncClient.plan)
+    submit = waiting(AsyncClient.submit)
+    put_config = waiting(AsyncClient.put_config)
+    configs = iterating(AsyncClient.configs)
+    config = waiting(AsyncClient.config)
+    delete_config = waiting(AsyncClient.delete_config)
+    validate = waiting(AsyncClient.validate)
     job = waiting(AsyncClient.job)
     jobs = iterating(AsyncClient.jobs)
     cancel = waiting(AsyncClient.cancel)
     retry = waiting(AsyncClient.retry)
     delete = waiting(AsyncClient.delete)
+    events = iterating(AsyncClient.events)
     wait = waiting(AsyncClient.wait)
+    log = iterating(AsyncClient.log)
     report = waiting(AsyncClient.report)
     download = waiting(AsyncClient.download)
-    submit = waiting(AsyncClient.submit)
-    plan = waiting(AsyncClient.plan)
+    keys = iterating(AsyncClient.keys)
+    create_key = waiting(AsyncClient.create_key)
+    revoke_key = waiting(AsyncClient.revoke_key)

@@ -10,10 +10,15 @@ from pydantic import BaseModel, ValidationError
 
 from app.client.retries import ATTEMPTS, FIRST_ATTEMPTS, Transient, retry_after_s, retrying
 from app.errors import ERRORS, BadInput, NotFound, PaletteryError, Unavailable
+from schemas.configs import ConfigPage
+from schemas.jobs import JobPage
+from schemas.keys import KeyPage
+from schemas.models import ModelPage
 from schemas.problem import Problem
 
 Result = TypeVar("Result")
 Typed = TypeVar("Typed", bound=BaseModel)
+Page = TypeVar("Page", bound=ConfigPage | JobPage | KeyPage | ModelPage)
 
 TIMEOUT = httpx.Timeout(300, connect=10)
 """To read as many gigabytes as an upload may have takes the server its time."""
@@ -76,6 +81,16 @@ class Connection:
     async def post(self, kind: type[Typed], path: str, **request: Any) -> Typed:
         """What a change comes to."""
         return parsed(kind, await self.call("POST", path, **request))
+
+    async def pages(self, kind: type[Page], path: str) -> AsyncIterator[Page]:
+        """Every page of a list; each is fetched when it is needed."""
+        cursor: str | None = None
+        while True:
+            page = await self.get(kind, path, limit=100, cursor=cursor)
+            yield page
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     async def delete(self, path: str) -> None:
         """Have something removed; that an earlier try of ours has removed it already is fine."""
@@ -143,11 +158,12 @@ class Connection:
         try:
             yield
         except httpx.TransportError as error:
-            told = Unavailable(
-                f"no answer from {self.url} ({error or type(error).__name__}); is `palettery serve`"
-                " running there?"
-            )
-            raise Transient(told, may_be_done=not isinstance(error, UNSENT)) from error
+            why = str(error) or type(error).__name__
+            if isinstance(error, UNSENT):
+                told = f"no answer from {self.url} ({why}); is `palettery serve` running there?"
+                raise Transient(Unavailable(told)) from error
+            told = f"{self.url} was lost before the whole answer came ({why}); it may be done"
+            raise Transient(Unavailable(told), may_be_done=True) from error
 
     def _check(self, response: httpx.Response) -> None:
         self._was_answered = True

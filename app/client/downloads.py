@@ -1,20 +1,31 @@
 """Artifacts into files: resumed where an earlier try stopped, whole and checked, or not there."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import file_digest, sha256
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import quote
 
 import anyio.to_thread
 
 from app.client.connection import Connection
 from app.client.retries import Transient
 from app.errors import BadInput, PaletteryError
+from app.progress import Advance
 
 PIECE_BYTES = 1 << 20
-Advance = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
+
+
+async def download(
+    connection: Connection, job_id: str, digests: Mapping[str, str], out: Path, advance: Advance
+) -> tuple[Path, ...]:
+    """Fetch an artifact of which the digest of each file is known."""
+    files = places(digests, out)
+    for name, file in files.items():
+        path = f"/v1/jobs/{job_id}/artifact/{quote(name)}"
+        await Download(connection, path, file, digests[name]).run(advance)
+    return tuple(files.values())
 
 
 def places(names: Iterable[str], out: Path) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """When to try again: what may pass by itself is tried anew, each time later."""
 
+import logging
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
@@ -14,12 +15,16 @@ from tenacity import (
 
 from app.errors import PaletteryError
 
-ATTEMPTS = 10
-"""Three quarters of a minute in all: longer than a server takes to start anew."""
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 15
+"""A minute and a half in all: longer than a server takes to start anew."""
 FIRST_ATTEMPTS = 3
 """Of a server that has never answered: probably there is none."""
-LONGEST_RETRY_AFTER_S = 60
-"""A server that wants more patience than this has its answer passed on."""
+LONGEST_S = 120
+"""Of all waits together; a server that wants more patience has its answer passed on."""
+LONG_S = 5
+"""A wait that the user should be told of."""
 
 WAIT = wait_exception(lambda error: getattr(error, "retry_after_s", 0)) + wait_exponential_jitter(
     multiplier=0.25, max=10, jitter=0.5
@@ -47,18 +52,25 @@ def retrying(attempts: Callable[[], int], *, is_repeatable: bool) -> AsyncRetryi
     """
 
     def is_worth_it(error: BaseException) -> bool:
-        return (
-            isinstance(error, Transient)
-            and error.retry_after_s <= LONGEST_RETRY_AFTER_S
-            and (is_repeatable or not error.may_be_done)
-        )
+        return isinstance(error, Transient) and (is_repeatable or not error.may_be_done)
 
     def is_over(state: RetryCallState) -> bool:
-        return state.attempt_number >= attempts()
+        waited_s = state.idle_for + state.upcoming_sleep
+        return state.attempt_number >= attempts() or waited_s > LONGEST_S
 
     return AsyncRetrying(
-        retry=retry_if_exception(is_worth_it), stop=is_over, wait=WAIT, reraise=True
+        retry=retry_if_exception(is_worth_it),
+        stop=is_over,
+        wait=WAIT,
+        before_sleep=_tell,
+        reraise=True,
     )
+
+
+def _tell(state: RetryCallState) -> None:
+    level = logging.WARNING if state.upcoming_sleep >= LONG_S else logging.INFO
+    failure = state.outcome and state.outcome.exception()
+    log.log(level, "%s; trying again in %.0f s", failure, state.upcoming_sleep)
 
 
 def retry_after_s(header: str | None) -> float:

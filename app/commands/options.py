@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from app.client import Client
     from app.settings import Settings
     from schemas.config import KMeansPalettizerConfig
 
@@ -29,6 +30,9 @@ Strict = Annotated[
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
 Server = Annotated[str, typer.Option("--server", envvar="PALETTERY_SERVER", help="Server's URL.")]
+ApiKey = Annotated[
+    str | None, typer.Option("--key", envvar="PALETTERY_KEY", help="API key.", show_envvar=True)
+]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -56,6 +60,13 @@ def text_of(config: Path | None) -> str | None:
         return config.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read the config {config}: {error}") from error
+
+
+def connected(server: str, key: str | None) -> "Client":
+    """A client of a server."""
+    from app.client import Client
+
+    return Client(server, key=key)
 
 
 def config_of(config: Path | None, preset: str | None) -> "KMeansPalettizerConfig":

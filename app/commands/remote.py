@@ -1,4 +1,4 @@
-"""Commands that talk to a server."""
+"""Commands that talk to a server about models and jobs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from app.commands.options import (
     LOCAL_SERVER,
+    ApiKey,
     Config,
     JobId,
     Json,
@@ -16,7 +17,7 @@ from app.commands.options import (
     Sensitivities,
     Server,
     Strict,
-    text_of,
+    connected,
 )
 
 FAILED = 1
@@ -25,9 +26,43 @@ remote = typer.Typer()
 
 
 @remote.command()
-def submit(
+def upload(
     model: Model,
+    part_mib: Annotated[
+        int | None, typer.Option(min=8, max=5120, help="MiB that one request sends.")
+    ] = None,
+    server: Server = LOCAL_SERVER,
+    key: ApiKey = None,
+) -> None:
+    """Send a model's files, and print the model's id; interrupted, it goes on next time."""
+    from app.progress import staged
+
+    with connected(server, key) as client, staged() as advance:
+        part_bytes = None if part_mib is None else part_mib << 20
+        found = client.upload(model, part_size_bytes=part_bytes, advance=advance)
+    typer.echo(found.id)
+
+
+@remote.command()
+def models(server: Server = LOCAL_SERVER, key: ApiKey = None, as_json: Json = False) -> None:
+    """List a server's models, newest first."""
+    from app.tables import print_models
+
+    with connected(server, key) as client:
+        found = list(client.models())
+    if as_json:
+        typer.echo("[" + ",\n".join(model.model_dump_json() for model in found) + "]")
+    else:
+        print_models(found)
+
+
+@remote.command()
+def submit(
+    model: Annotated[list[Path], typer.Argument(help="Model's files, or the id of one there.")],
     config: Config = None,
+    config_name: Annotated[
+        str | None, typer.Option(help="Config kept on the server: its name, or name@version.")
+    ] = None,
     preset: Preset = None,
     sensitivities: Sensitivities = None,
     strict: Strict = False,
@@ -38,36 +73,41 @@ def submit(
         int | None, typer.Option(min=1, help="Seconds from now until the job is given up.")
     ] = None,
     reuse: Annotated[bool, typer.Option(help="Take results of earlier jobs.")] = True,
+    webhook: Annotated[str | None, typer.Option(help="URL to tell when the job ends.")] = None,
     server: Server = LOCAL_SERVER,
+    key: ApiKey = None,
     wait: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = False,
 ) -> None:
-    """Send a model to a server; prints the job's id."""
-    from app.client import Client
+    """Have a server compress a model; prints the job's id."""
+    from app.progress import staged
     from app.tables import follow
 
-    with Client(server) as client:
-        job = client.submit(
-            model,
-            config=text_of(config),
-            preset=preset,
-            sensitivities=sensitivities or (),
-            strict=strict,
-            priority=priority,
-            deadline_s=deadline,
-            reuse=reuse,
-        )
+    with connected(server, key) as client:
+        with staged() as advance:
+            job = client.submit(
+                model,
+                config=config,
+                config_name=config_name,
+                preset=preset,
+                sensitivities=sensitivities or None,
+                strict=strict,
+                priority=priority,
+                deadline_s=deadline,
+                reuse=reuse,
+                webhook_url=webhook,
+                advance=advance,
+            )
         typer.echo(job.id)
-        if wait and follow(client, job).state != "succeeded":
+        if wait and follow(client, job.id).state != "succeeded":
             raise typer.Exit(FAILED)
 
 
 @remote.command()
-def jobs(server: Server = LOCAL_SERVER, as_json: Json = False) -> None:
+def jobs(server: Server = LOCAL_SERVER, key: ApiKey = None, as_json: Json = False) -> None:
     """List a server's jobs, newest first."""
-    from app.client import Client
     from app.tables import print_jobs
 
-    with Client(server) as client:
+    with connected(server, key) as client:
         found = list(client.jobs())
     if as_json:
         typer.echo("[" + ",\n".join(job.model_dump_json() for job in found) + "]")
@@ -76,29 +116,56 @@ def jobs(server: Server = LOCAL_SERVER, as_json: Json = False) -> None:
 
 
 @remote.command()
-def cancel(job_id: JobId, server: Server = LOCAL_SERVER) -> None:
-    """Stop a queued or running job."""
-    from app.client import Client
+def wait(job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None) -> None:
+    """Follow a job until it ends; fails unless it succeeds."""
+    from app.tables import follow
 
-    with Client(server) as client:
+    with connected(server, key) as client:
+        if follow(client, job_id).state != "succeeded":
+            raise typer.Exit(FAILED)
+
+
+@remote.command()
+def events(
+    job_id: JobId,
+    after: Annotated[int, typer.Option(min=0, help="Begin behind this number.")] = 0,
+    server: Server = LOCAL_SERVER,
+    key: ApiKey = None,
+) -> None:
+    """Print what happens to a job, as it happens: one JSON object a line."""
+    with connected(server, key) as client:
+        for event in client.events(job_id, after=after):
+            data = event.data.model_dump_json(exclude_none=True)
+            typer.echo(f'{{"number": {event.number}, "{event.kind}": {data}}}')
+
+
+@remote.command()
+def log(job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None) -> None:
+    """Print the lines of a job's log so far."""
+    with connected(server, key) as client:
+        for line in client.log(job_id):
+            about = f" {line.tensor}:" if line.tensor else ""
+            typer.echo(f"{line.at:%Y-%m-%d %H:%M:%S} {line.level}{about} {line.message}")
+
+
+@remote.command()
+def cancel(job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None) -> None:
+    """Stop a queued or running job."""
+    with connected(server, key) as client:
         client.cancel(job_id)
 
 
 @remote.command()
-def retry(job_id: JobId, server: Server = LOCAL_SERVER) -> None:
+def retry(job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None) -> None:
     """Have a failed or cancelled job go on over what it had finished."""
-    from app.client import Client
-
-    with Client(server) as client:
+    with connected(server, key) as client:
         client.retry(job_id)
 
 
 @remote.command()
-def delete(job_id: JobId, server: Server = LOCAL_SERVER) -> None:
+def delete(job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None) -> None:
     """Remove an ended job with its artifact."""
-    from app.client import Client
-
-    with Client(server) as client:
+    with connected(server, key) as client:
         client.delete(job_id)
 
 
@@ -107,12 +174,13 @@ def download(
     job_id: JobId,
     out: Out,
     server: Server = LOCAL_SERVER,
+    key: ApiKey = None,
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
 ) -> None:
-    """Fetch a finished job's artifact, and check its digest."""
-    from app.client import Client
+    """Fetch a finished job's artifact, and check its digest; interrupted, it goes on next time."""
+    from app.progress import progress
 
-    with Client(server) as client:
-        client.download(job_id, out)
+    with connected(server, key) as client, progress("downloading") as advance:
+        client.download(job_id, out, advance=advance)
         if report:
             report.write_text(client.report(job_id).model_dump_json(indent=2) + "\n")

@@ -41,8 +41,10 @@ def scheduler(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8786,
 ) -> None:
     """Bring controllers and workers on many machines together."""
+    from app import logs
     from app.jobs.cluster import run_scheduler
 
+    logs.configure(settings_of())
     run_scheduler(host, port)
 
 
@@ -55,9 +57,12 @@ def worker(
     workers: Workers = None,
 ) -> None:
     """Work for a scheduler: a process per GPU, or else per core."""
+    from app import logs
     from app.jobs.cluster import run_worker
 
-    run_worker(settings_of(scheduler_url=scheduler, workers=workers))
+    settings = settings_of(scheduler_url=scheduler, workers=workers)
+    logs.configure(settings)
+    run_worker(settings)
 
 
 @service.command()

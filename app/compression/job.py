@@ -54,6 +54,11 @@ def parts_path(prefix: str) -> str:
     return f"{prefix}/parts.json"
 
 
+def job_in(path: str) -> str:
+    """Id of the job in whose folder something lies."""
+    return path.removeprefix(f"{JOBS}/").split("/", 1)[0]
+
+
 def stop_path(prefix: str, attempt: int) -> str:
     """The object whose existence asks the tasks of one attempt at a job to stop."""
     return f"{prefix}/stop-{attempt}"

@@ -16,7 +16,9 @@ import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from app.jobs.fanout import Workers
+from app.metrics import Metrics
 from app.settings import Settings
+from app.tracing import Tracing
 from kernels.devices import visible_devices
 from kernels.threads import available_threads
 
@@ -53,7 +55,9 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def local_workers(settings: Settings) -> AsyncIterator[Workers]:
+async def local_workers(
+    settings: Settings, metrics: Metrics, traces: Tracing
+) -> AsyncIterator[Workers]:
     """Worker processes of this machine, warm, and a scheduler in this process."""
     nannies = {
         number: {"cls": Nanny, "options": options}
@@ -69,18 +73,20 @@ async def local_workers(settings: Settings) -> AsyncIterator[Workers]:
                 # Dask calls a heartbeat cut off by closing an error; those of tasks reach us.
                 silence_logs=logging.CRITICAL,
             ) as cluster,
-            _connected(lambda: _client(cluster.scheduler_address)) as workers,
+            _connected(lambda: _client(cluster.scheduler_address), metrics, traces) as workers,
         ):
             yield workers
 
 
 @asynccontextmanager
-async def remote_workers(settings: Settings) -> AsyncIterator[Workers]:
+async def remote_workers(
+    settings: Settings, metrics: Metrics, traces: Tracing
+) -> AsyncIterator[Workers]:
     """The workers behind a scheduler elsewhere, which may come and go."""
     assert settings.scheduler_url is not None  # noqa: S101 - callers checked
     address = settings.scheduler_url
     with _configured():
-        async with _connected(lambda: _client(address)) as workers:
+        async with _connected(lambda: _client(address), metrics, traces) as workers:
             yield workers
 
 
@@ -148,8 +154,10 @@ def _configured() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _connected(connect: Callable[[], Awaitable[Client]]) -> AsyncIterator[Workers]:
-    workers = Workers(connect)
+async def _connected(
+    connect: Callable[[], Awaitable[Client]], metrics: Metrics, traces: Tracing
+) -> AsyncIterator[Workers]:
+    workers = Workers(connect, metrics, traces)
     try:
         yield workers
     finally:

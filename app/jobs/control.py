@@ -7,10 +7,10 @@ from app.compression.job import job_folder, stop_path
 from app.errors import Conflict
 from app.jobs.engine import Engine
 from app.jobs.records import Records
-from app.jobs.sweep import remove_unused_files
 from app.settings import Settings
 from app.storage import Storage
 from app.uploads.records import FileRecords
+from app.uploads.unused import remove_unused_files
 from schemas.jobs import Job
 from schemas.keys import OwnerLimits
 from schemas.problem import Problem

@@ -5,7 +5,7 @@ Source: docs.dbos.dev, and the measurements in the engine reference.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, EnqueueOptions
 from sqlalchemy.orm import Session
@@ -21,8 +21,30 @@ VERSION = "2"
 LOWEST_PRIORITY = 10
 """The engine serves low numbers first, from 1; ours are 0 to 9, high ones first."""
 
+WEBHOOKS = "webhooks"
+"""Queue of the calls of webhooks, and name of their workflow."""
+MOST_TRIES = 20
+"""At calling one webhook that `forget` looks for; there are fewer."""
+
 Life = Literal["none", "alive", "ended"]
 """Of an attempt's workflow."""
+
+
+class Call(NamedTuple):
+    """A try at calling a webhook."""
+
+    job_id: str
+    attempt: int
+    """That has ended."""
+    number: int
+    """Of the event that tells so."""
+    tries: int = 0
+    """That have failed before."""
+
+    @property
+    def workflow_id(self) -> str:
+        """Name of its workflow."""
+        return f"{workflow_id(self.job_id, self.attempt)}-webhook-{self.tries}"
 
 
 class Engine:
@@ -48,6 +70,17 @@ class Engine:
         )
         self._client.enqueue_in_transaction(session, options, job_id, attempt)
 
+    def call_webhook(self, session: Session, call: Call) -> None:
+        """Call a webhook once the session's transaction is through."""
+        self._client.enqueue_in_transaction(session, _options(call), *call)
+
+    def call_webhook_later(self, call: Call, wait_s: float) -> None:
+        """Call a webhook in a while; asked for again, it is still called once."""
+        options = _options(call)
+        options["delay_seconds"] = wait_s
+        with reported():
+            self._client.enqueue(options, *call)
+
     async def cancel(self, job_id: str, attempt: int) -> None:
         """Stop an attempt's workflow, queued or running, wherever it runs."""
         with reported():
@@ -64,13 +97,28 @@ class Engine:
         return [_life(states.get(name)) for name in names]
 
     def forget(self, job_id: str, attempts: int) -> None:
-        """Delete the workflows of a job's attempts so far."""
+        """Delete the workflows of a job's attempts so far, and the calls of its webhook."""
+        calls = (
+            Call(job_id, attempt, 0, tries).workflow_id
+            for attempt in range(attempts + 1)
+            for tries in range(MOST_TRIES)
+        )
         with reported():
-            self._client.delete_workflows([workflow_id(job_id, n) for n in range(attempts + 1)])
+            names = [workflow_id(job_id, attempt) for attempt in range(attempts + 1)]
+            self._client.delete_workflows([*names, *calls])
 
     def close(self) -> None:
         """Let go of the database."""
         self._client.destroy()
+
+
+def _options(call: Call) -> EnqueueOptions:
+    return EnqueueOptions(
+        workflow_name=WEBHOOKS,
+        queue_name=WEBHOOKS,
+        workflow_id=call.workflow_id,
+        app_version=VERSION,
+    )
 
 
 def workflow_id(job_id: str, attempt: int) -> str:

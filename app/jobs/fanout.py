@@ -6,22 +6,32 @@ values back; held futures would make finished tasks run again when a worker dies
 
 import asyncio
 import contextlib
+import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from distributed import Client, Future, as_completed
+from distributed import Client, Future, as_completed, get_worker
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
+from app import logs
+from app.compression.job import job_in
 from app.compression.work import describe, perform
 from app.errors import WorkerDied, WorkersLost
+from app.metrics import Metrics
 from app.settings import Settings
+from app.tracing import Tracing
 from schemas.tasks import KINDS, Answer, CompressionTask, Task
 
 NEWS = "all"
 """Dask's name of what its scheduler tells of workers and clients."""
+TASKS = "palettery-tasks"
+"""Topic under which workers tell of tasks that have ended, and how long they took."""
+STATES_WITHIN_S = 2.0
+"""How long the scheduler is waited for by somebody who just wants to know."""
 OnDied = Callable[[Sequence[Task]], Awaitable[None]]
 """Called with the tasks that a worker had in hand when it died; others do them."""
 OnDone = Callable[[Task, Answer], Awaitable[None]]
@@ -31,8 +41,12 @@ OnDone = Callable[[Task, Answer], Awaitable[None]]
 class Workers:
     """Worker processes that run tasks, behind one scheduler."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Client]]) -> None:
-        self._connect = connect
+    def __init__(
+        self, connect: Callable[[], Awaitable[Client]], metrics: Metrics, traces: Tracing
+    ) -> None:
+        self._connect, self._metrics, self._traces = connect, metrics, traces
+        self._id = uuid.uuid4().hex
+        """Tells whose task it was that a worker has ended; others hear of it too."""
         self._client: Client | None = None
         self._underway: dict[str, tuple[Task, OnDied]] = {}
         """Tasks by their keys, and whom to tell of their worker's death."""
@@ -52,6 +66,13 @@ class Workers:
             WorkerDied: workers died while they ran one of the tasks, again and again.
             WorkersLost: the scheduler went away; what the tasks stored until then lies there.
         """
+        if tasks:
+            with self._traces.span(type(tasks[0]).__name__, {"tasks": len(tasks)}):
+                await self._spread(tasks, on_done, priority, on_died)
+
+    async def _spread(
+        self, tasks: Sequence[Task], on_done: OnDone, priority: int, on_died: OnDied | None
+    ) -> None:
         client = await self._reached()
         run = uuid.uuid4().hex
         waiting = {
@@ -59,6 +80,7 @@ class Workers:
                 _run,
                 type(task).__name__,
                 task.model_dump_json(),
+                self._id,
                 key=f"{type(task).__name__}-{run}-{number}",
                 pure=False,
                 priority=priority,
@@ -107,6 +129,24 @@ class Workers:
             return 0
         return len(self._client.scheduler_info(n_workers=-1)["workers"])
 
+    def states(self) -> dict[str, int]:
+        """How many workers do what, as they said lately; waits, so not for the event loop.
+
+        Raises:
+            WorkersLost: the scheduler does not answer.
+        """
+        client: Any = self._client
+        if client is None or client.status != "running":
+            return {}
+        asked = asyncio.run_coroutine_threadsafe(
+            client.scheduler.identity(n_workers=-1), client.loop.asyncio_loop
+        )
+        try:
+            workers = asked.result(STATES_WITHIN_S)["workers"].values()
+        except (OSError, TimeoutError) as error:
+            raise WorkersLost("the scheduler of the workers does not answer") from error
+        return {"busy": 0, "idle": 0} | Counter(map(_doing, workers))
+
     async def reach(self) -> None:
         """Connect, so that the first job need not wait for it.
 
@@ -129,9 +169,16 @@ class Workers:
                 try:
                     self._client = await self._connect()
                     self._client.subscribe_topic(NEWS, self._hear)
+                    self._client.subscribe_topic(TASKS, self._count)
                 except (OSError, TimeoutError) as error:
                     raise WorkersLost(f"no scheduler answers: {error}") from error
         return self._client
+
+    def _count(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        """A worker has ended a task."""
+        _, ended = event
+        if ended["by"] == self._id:
+            self._metrics.task_ended(ended["kind"], ended["seconds"])
 
     async def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
         """The scheduler's news of its workers: tell of those that died with work in hand."""
@@ -157,9 +204,24 @@ def _told(waiting: Mapping[Future[Answer], Task], error: KilledWorker) -> str:
     )
 
 
-def _run(kind: str, text: str) -> Answer:
+def _doing(worker: Mapping[str, Any]) -> str:
+    if worker["status"] != "running":
+        return str(worker["status"])
+    return "busy" if worker["metrics"].get("task_counts", {}).get("executing") else "idle"
+
+
+def _run(kind: str, text: str, by: str) -> Answer:
     """In a worker: do a task. Its kind tells apart those that have the same fields."""
-    return perform(KINDS[kind].model_validate_json(text), _threads())
+    task = KINDS[kind].model_validate_json(text)
+    began = time.perf_counter()
+    try:
+        with logs.of_job(
+            job_in(task.part_path if isinstance(task, CompressionTask) else task.prefix)
+        ):
+            return perform(task, _threads())
+    finally:
+        seconds = time.perf_counter() - began
+        get_worker().log_event(TASKS, {"by": by, "kind": kind, "seconds": seconds})
 
 
 @cache

@@ -6,7 +6,9 @@ import signal
 from distributed import Worker
 
 import kernels
+from app import logs
 from app.jobs.cluster import quieten
+from app.settings import Settings
 
 
 def dask_setup(worker: Worker) -> None:  # noqa: ARG001 - the name is Dask's
@@ -16,6 +18,7 @@ def dask_setup(worker: Worker) -> None:  # noqa: ARG001 - the name is Dask's
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quieten()
+    logs.configure(Settings())
     kernels.warm()
     # What is loaded by now stays; to look it through over and over would delay the end most.
     gc.freeze()

@@ -1,7 +1,7 @@
 """Rows of jobs. State only moves forward: queued, running, then one of the ends."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import delete, func, null, select
@@ -14,6 +14,8 @@ from app.events import lines
 from app.events.lines import Line
 from app.events.records import record
 from app.idempotency import KeyedRequest
+from app.jobs.engine import Call
+from app.jobs.hooks import Enqueue, Notify, OnEnd
 from app.jobs.rows import ALIVE, ID, RETRIED, NewJob, changed, changing, new_row, shown
 from app.keys.caller import LOCAL, UNLIMITED
 from app.keys.quota import check_room, within_limits
@@ -22,11 +24,6 @@ from app.uploads.records import KeptFile, keep
 from schemas.jobs import ENDED, Job, JobState, Progress
 from schemas.keys import OwnerLimits
 from schemas.problem import Problem
-
-Enqueue = Callable[[Session, str, int, int], None]
-"""Has the engine start an attempt, within a transaction: (session, job id, attempt, priority)."""
-Notify = Callable[[Session, str, int], None]
-"""Has the engine call a webhook, within a transaction: (session, job id, number of the event)."""
 
 
 class KeyTaken(Exception):
@@ -40,9 +37,14 @@ class Records:
     """
 
     def __init__(
-        self, database: Database, now: Clock = utc_now, notify: Notify | None = None
+        self,
+        database: Database,
+        now: Clock = utc_now,
+        notify: Notify | None = None,
+        on_end: OnEnd = lambda *_: None,
     ) -> None:
         self._database, self._now, self._notify = database, now, notify
+        self._on_end = on_end
 
     def add(
         self, new: NewJob, files: Sequence[KeptFile] = (), enqueue: Enqueue | None = None
@@ -294,5 +296,6 @@ class Records:
                 return False
             newest = record(session, job_id, now, [*told, shown(row)])
             if self._notify and row.webhook_url is not None and newest is not None:
-                self._notify(session, job_id, newest)
-            return True
+                self._notify(session, Call(job_id, row.attempt, newest))
+        self._on_end(state, row.started_at)
+        return True

@@ -16,6 +16,7 @@ from app.jobs.engine import Engine
 from app.jobs.orders import Orders, Received
 from app.jobs.prepare import Order, plan
 from app.jobs.records import Records
+from app.jobs.request import Wishes
 from app.jobs.rows import ID
 from app.keys.caller import Caller
 from app.paging import sealed_key, unsealed_key
@@ -23,6 +24,7 @@ from app.readers import Readers
 from app.settings import Settings
 from app.storage import Storage
 from app.uploads.records import FileRecords
+from app.webhooks.address import checked_url
 from schemas.jobs import Job, JobPage
 from schemas.report import Report
 
@@ -50,6 +52,7 @@ class Jobs:
         """What a job would do, as JSON of `Plan`; what came with the request is gone afterwards."""
         received = await self._orders.receive(request, caller)
         try:
+            self._check(received.wishes())
             order = await self._orders.order(received, caller)
             return await self._readers.run(
                 order.size_bytes, plan, order, self._store.url, self._settings.limits
@@ -84,6 +87,7 @@ class Jobs:
         before = await asyncio.to_thread(self._acceptance.replayed, caller, asked)
         if before is not None:
             return before
+        self._check(wished)
 
         async def look_up() -> Order:
             return await self._orders.order(received, caller)
@@ -136,6 +140,10 @@ class Jobs:
         stem = job.model_name.removesuffix(".safetensors")
         shown = f"{stem}-palettized.safetensors" if len(digests) == 1 else name
         return StoredDownload(artifact_path(job_folder(job_id), name), digests[name], shown)
+
+    def _check(self, wished: Wishes) -> None:
+        if wished.webhook_url is not None:
+            checked_url(wished.webhook_url, private=self._settings.webhook_private)
 
     def _succeeded(self, owner: str, job_id: str, what: str) -> Job:
         job = self._records.get(job_id, owner)

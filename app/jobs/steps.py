@@ -16,6 +16,7 @@ from app.events.lines import Line
 from app.events.records import Events
 from app.jobs.fanout import OnDied, Workers
 from app.jobs.records import Records
+from app.metrics import Metrics
 from app.results.reuse import Reuse
 from app.settings import Settings
 from app.storage import Storage
@@ -54,10 +55,11 @@ class Steps:
         store: Storage,
         workers: Workers,
         reuse: Reuse,
+        metrics: Metrics,
     ) -> None:
         self._settings, self._records, self._store = settings, records, store
         self._events = events
-        self._workers, self._reuse = workers, reuse
+        self._workers, self._reuse, self._metrics = workers, reuse, metrics
 
     async def run(self, job_id: str, attempt: int) -> None:
         """Write the parts that are missing, then the artifact.
@@ -78,7 +80,7 @@ class Steps:
             missing = await self._reuse.with_known(job, missing, around, self._workers)
         reused = sum(map(_reused, missing))
         await self._tell(job_id, lines.cut(len(tasks), len(tasks) - len(missing), reused))
-        seen = _Progress(job, self._note)
+        seen = _Progress(job, self._note, self._metrics)
         for task in tasks:
             if task.part_path in exist:
                 seen.add(task)
@@ -89,7 +91,7 @@ class Steps:
                 missing = []
             published = await self._published(job, missing)
             for task in missing:
-                seen.add(task)
+                seen.finish(task)
             await asyncio.to_thread(self._succeed, job, published, seen.now)
         except Cancelled:
             await asyncio.to_thread(self._tidy, job_id, attempt)
@@ -104,6 +106,8 @@ class Steps:
     async def trouble(self, job_id: str, error: BaseException) -> None:
         """Have the job's log tell why a step will be tried again."""
         why = error.detail if isinstance(error, PaletteryError) else "something cannot be reached"
+        if isinstance(error, PaletteryError):
+            self._metrics.failed(error)
         await self._tell(job_id, lines.trying_again(why))
 
     def _work(self, job: Job) -> tuple[list[CompressionTask], set[str]]:
@@ -159,6 +163,7 @@ class Steps:
             bytes_total=job.progress.bytes_total,
         )
         self._succeed(job, taken, done, (lines.TAKEN_OVER,))
+        self._metrics.reused(done.tensors_total)
         return True
 
     def _succeed(
@@ -224,20 +229,28 @@ class Steps:
 class _Progress:
     """Counts finished work, and has it noted now and then."""
 
-    def __init__(self, job: Job, note: Callable[[Job, Progress], Awaitable[None]]) -> None:
-        self._job, self._note = job, note
+    def __init__(
+        self, job: Job, note: Callable[[Job, Progress], Awaitable[None]], metrics: Metrics
+    ) -> None:
+        self._job, self._note, self._metrics = job, note, metrics
         self._last = time.monotonic()
         of = job.progress
         self.now = Progress(tensors_total=of.tensors_total, bytes_total=of.bytes_total)
 
     async def on_done(self, task: Task, _: Answer) -> None:
         assert isinstance(task, CompressionTask)  # noqa: S101 - there are no others here
-        self.add(task)
+        self.finish(task)
         if time.monotonic() - self._last > REPORT_EVERY_S:
             self._last = time.monotonic()
             await self._note(self._job, self.now)
 
+    def finish(self, task: CompressionTask) -> None:
+        """A task is done now."""
+        self._metrics.palettized(task)
+        self.add(task)
+
     def add(self, task: CompressionTask) -> None:
+        """A task is done, now or before a crash."""
         now = self.now
         self.now = now.model_copy(
             update={

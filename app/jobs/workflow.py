@@ -5,22 +5,27 @@ A workflow that was cut off is run again, and goes on from the parts, or the rep
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from dbos import DBOS
 from dbos import error as engine_errors
 
+from app import logs
 from app.database import Database
 from app.errors import PaletteryError, Unavailable
-from app.jobs.engine import QUEUE, WORKFLOW, configure
+from app.jobs.engine import QUEUE, WEBHOOKS, WORKFLOW, Call, configure
 from app.jobs.steps import Steps
 from app.settings import Settings
+from app.tracing import Tracing
+from app.webhooks.deliveries import Deliveries, Outcome
 
 EVERY_S, ATTEMPTS = 2.0, 450
 """Between two attempts at a step, and how many: what is away may stay away for a quarter hour."""
+CALLS, WEBHOOKS_POLL_S = 32, 0.5
+"""Webhooks that a process calls at once, and seconds between two looks for more."""
 RECOVERIES = 100
 """Deaths of the process that runs a job until the job is given up."""
 
@@ -34,17 +39,25 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def running_workflows(
-    settings: Settings, database: Database, steps: Steps
+    settings: Settings,
+    database: Database,
+    steps: Steps,
+    deliveries: Deliveries,
+    traces: Tracing,
 ) -> AsyncIterator[None]:
     """The engine, launched: takes up what a crash left, then serves the queue."""
     DBOS(config=configure(settings, database))
     underway = _Underway()
-    _register(steps, underway)
+    _register(steps, underway, traces)
+    _register_webhooks(deliveries, underway)
     DBOS.launch()
     await DBOS.register_queue_async(
         QUEUE,
         worker_concurrency=settings.running_jobs,
         polling_interval_sec=settings.poll_s,
+    )
+    await DBOS.register_queue_async(
+        WEBHOOKS, worker_concurrency=CALLS, polling_interval_sec=WEBHOOKS_POLL_S
     )
     try:
         yield
@@ -86,36 +99,26 @@ class _Underway:
         await asyncio.gather(*runs, return_exceptions=True)
 
 
-def _register(steps: Steps, underway: _Underway) -> None:
-    """Tell DBOS the workflow, under names that outlive this process."""
+def _register(steps: Steps, underway: _Underway, traces: Tracing) -> None:
+    """Tell DBOS the workflow of jobs, under names that outlive this process."""
 
-    def lasting(name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-        return DBOS.step(
-            name=name,
-            preemptible=True,
-            retries_allowed=True,
-            interval_seconds=EVERY_S,
-            backoff_rate=1.0,
-            max_attempts=ATTEMPTS,
-            should_retry=_is_passing,
-        )
-
-    @lasting("run")
+    @_lasting("run")
     async def run(job_id: str, attempt: int) -> None:
         try:
-            await steps.run(job_id, attempt)
+            with traces.span("job", {"job_id": job_id, "attempt": attempt}):
+                await steps.run(job_id, attempt)
         except Exception as error:
             if _is_passing(error):
                 await steps.trouble(job_id, error)
             raise
 
-    @lasting("fail")
+    @_lasting("fail")
     async def fail(job_id: str, attempt: int, code: str, detail: str) -> None:
         await steps.fail(job_id, attempt, code, detail)
 
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)
     async def run_job(job_id: str, attempt: int) -> None:
-        with underway.noted():
+        with underway.noted(), logs.of_job(job_id):
             try:
                 await run(job_id, attempt)
             except (PaletteryError, engine_errors.DBOSMaxStepRetriesExceeded) as error:
@@ -126,6 +129,39 @@ def _register(steps: Steps, underway: _Underway) -> None:
             except Exception:
                 log.exception("job %s failed for a reason we did not foresee", job_id)
                 await fail(job_id, attempt, UNFORESEEN.code, UNFORESEEN.detail)
+
+
+def _register_webhooks(deliveries: Deliveries, underway: _Underway) -> None:
+    """Tell DBOS the workflow of one call of a webhook; each that fails begins the next one."""
+
+    @_lasting("call")
+    async def call(*said: Any) -> Outcome | None:
+        return await deliveries.call(Call(*said))
+
+    @_lasting("conclude")
+    async def conclude(outcome: Sequence[Any], *said: Any) -> None:
+        await deliveries.conclude(Call(*said), Outcome(*outcome))
+
+    @DBOS.workflow(name=WEBHOOKS, max_recovery_attempts=RECOVERIES)
+    async def call_webhook(job_id: str, attempt: int, number: int, tries: int) -> None:
+        said = (job_id, attempt, number, tries)
+        with underway.noted():
+            outcome = await call(*said)
+            if outcome is not None:
+                await conclude(outcome, *said)
+
+
+def _lasting(name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """A step that is tried again while something is away."""
+    return DBOS.step(
+        name=name,
+        preemptible=True,
+        retries_allowed=True,
+        interval_seconds=EVERY_S,
+        backoff_rate=1.0,
+        max_attempts=ATTEMPTS,
+        should_retry=_is_passing,
+    )
 
 
 def _last(error: Exception) -> PaletteryError:

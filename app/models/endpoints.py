@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 
 from app.keys.guard import Reader, Writer
 from app.models.service import Models
+from app.paging import Cursor, Limit
 from app.problems import problems
 from schemas.models import Model, ModelPage
 
@@ -26,8 +27,8 @@ Service = Annotated[Models, Depends(models_of)]
 def page(
     models: Service,
     caller: Reader,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str | None, Query(max_length=400)] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
 ) -> ModelPage:
     """Models, newest first."""
     return models.page(caller.owner, limit, cursor)

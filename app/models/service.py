@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterable, Sequence
 
 from app.checkpoints.read import read_checkpoint
-from app.jobs.sweep import remove_unused_files
 from app.models.index import index_folder, read_index, write_index
 from app.models.records import ModelRecords, NewModel, Settle
 from app.paging import sealed, unsealed
@@ -13,6 +12,7 @@ from app.planning.govern import ModuleTree
 from app.settings import Limits
 from app.storage import Storage
 from app.uploads.records import FileRecords, KeptFile
+from app.uploads.unused import remove_unused_files
 from schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
 from schemas.models import Model, ModelPage, ModelSummary, ModelTensor
 

@@ -1,17 +1,16 @@
 """What every kind of store can do."""
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from app.errors import ObjectMissing
+from app.errors import BadInput, ObjectMissing
+from app.storage.streams import AsyncPieces, Hashed, Pieces
 
 CHUNK_BYTES = 8 << 20
 """Bytes per chunk of a streamed read."""
-
-Pieces = Iterable[bytes | memoryview]
-AsyncPieces = AsyncIterator[bytes | memoryview]
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,36 @@ class Storage(ABC):
     @abstractmethod
     async def write_stream(self, path: str, data: AsyncPieces) -> None:
         """Put an object from an async stream, holding a few chunks of it at most."""
+
+    async def join(self, sources: Sequence[str], target: str) -> str:
+        """Put the bytes of objects, one behind the other, at another path; their SHA-256.
+
+        Raises:
+            ObjectMissing: nothing lies at a source.
+        """
+        hashed = Hashed(self._stream(sources))
+        await self.write_stream(target, hashed.pieces())
+        return hashed.hexdigest()
+
+    async def _stream(self, paths: Sequence[str]) -> AsyncPieces:
+        for path in paths:
+            size_bytes = await asyncio.to_thread(self.size_bytes, path)
+            for start in range(0, size_bytes, CHUNK_BYTES):
+                length = min(CHUNK_BYTES, size_bytes - start)
+                yield await asyncio.to_thread(self.read, path, start, length)
+
+    @property
+    def lets_others_write(self) -> bool:
+        """Whether it signs requests, so that objects may change without passing through here."""
+        return False
+
+    def signed_puts(self, paths: Sequence[str], valid_for: timedelta) -> Sequence[str]:  # noqa: ARG002
+        """Addresses to which anybody may PUT these objects for a while.
+
+        Raises:
+            BadInput: such a store signs nothing.
+        """
+        raise BadInput("the store of this server signs no requests; leave presign out")
 
     @abstractmethod
     def copy(self, source: str, target: str) -> None:
@@ -104,19 +133,3 @@ class Storage(ABC):
     def list(self, prefix: str) -> list[str]:
         """Paths of the objects below a folder."""
         return [found.path for found in self.listed(prefix)]
-
-
-async def gathered(
-    data: AsyncPieces, least_bytes: int
-) -> AsyncIterator[Sequence[bytes | memoryview]]:
-    """The pieces in groups of at least so many bytes, but for the last."""
-    held: list[bytes | memoryview] = []
-    size_bytes = 0
-    async for piece in data:
-        held.append(piece)
-        size_bytes += len(piece)
-        if size_bytes >= least_bytes:
-            yield held
-            held, size_bytes = [], 0
-    if held:
-        yield held

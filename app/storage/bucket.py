@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import ObjectStore, from_url
+from obstore.store import ObjectStore, S3Store, from_url
 
 from app.errors import BadInput, ObjectMissing, Unavailable
-from app.storage.base import AsyncPieces, Pieces, Storage, StoredObject, gathered
+from app.storage.base import Storage, StoredObject
 from app.storage.failures import passes, translated
+from app.storage.streams import AsyncPieces, Pieces, gathered
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, PutResult
@@ -92,6 +93,17 @@ class Bucket(Storage):
             await asyncio.to_thread(self._put, path, b"".join(first))
         else:
             await self._put_parts(path, _after(first, data))
+
+    @property
+    def lets_others_write(self) -> bool:
+        """See `Storage.lets_others_write`."""
+        return isinstance(self.store, S3Store)
+
+    def signed_puts(self, paths: Sequence[str], valid_for: timedelta) -> Sequence[str]:
+        """See `Storage.signed_puts`."""
+        if not isinstance(store := self.store, S3Store):
+            return super().signed_puts(paths, valid_for)
+        return self._persist(self.url, lambda: obstore.sign(store, "PUT", list(paths), valid_for))
 
     def copy(self, source: str, target: str) -> None:
         """See `Storage.copy`."""

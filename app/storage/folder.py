@@ -3,34 +3,28 @@
 import asyncio
 import contextlib
 import errno
+import hashlib
 import os
-import re
 import stat
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from app.errors import BadInput, ObjectMissing, StorageFailed, StorageFull
-from app.storage.base import (
-    CHUNK_BYTES,
-    AsyncPieces,
-    Pieces,
-    Storage,
-    StoredObject,
-    gathered,
-)
+from app.storage.aside import ASIDE, BUFFER_BYTES, Aside, aside, in_folder, rename, unlink
+from app.storage.base import CHUNK_BYTES, Storage, StoredObject
+from app.storage.streams import AsyncPieces, Pieces, gathered
 
-ASIDE = re.compile(r"\.[0-9a-f]{32}\.aside$")
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 """What a file system answers that cannot give a file a second name."""
-TRIES = 100
-T = TypeVar("T")
+STEP_BYTES = 64 << 20
+"""Bytes joined before somebody is asked whether to go on."""
 
 
 @dataclass(frozen=True)
@@ -60,34 +54,51 @@ class Folder(Storage):
 
     def write(self, path: str, data: bytes | memoryview | Pieces) -> None:
         """See `Storage.write`."""
-        with self._translating(path), _Aside(self._place(path)) as aside:
-            aside.write([data] if isinstance(data, bytes | memoryview) else data)
-            aside.settle()
+        with self._translating(path), Aside(self._place(path)) as file:
+            file.write([data] if isinstance(data, bytes | memoryview) else data)
+            file.settle()
 
     async def write_stream(self, path: str, data: AsyncPieces) -> None:
         """See `Storage.write_stream`."""
         with (
             self._translating(path),
-            await asyncio.to_thread(_Aside, self._place(path)) as aside,
+            await asyncio.to_thread(Aside, self._place(path)) as file,
         ):
             async for pieces in gathered(data, CHUNK_BYTES):
-                await asyncio.to_thread(aside.write, pieces)
-            await asyncio.to_thread(aside.settle)
+                await asyncio.to_thread(file.write, pieces)
+            await asyncio.to_thread(file.settle)
+
+    async def join(self, sources: Sequence[str], target: str) -> str:
+        """See `Storage.join`; copied and hashed at once, a step at a time."""
+        digest = hashlib.sha256()
+        with (
+            self._translating(target),
+            await asyncio.to_thread(Aside, self._place(target)) as file,
+        ):
+            for source in sources:
+                with self._translating(source), self._place(source).open("rb") as opened:
+                    descriptor = opened.fileno()
+                    size_bytes = os.fstat(descriptor).st_size
+                    for start in range(0, size_bytes, STEP_BYTES):
+                        part = (descriptor, start, min(STEP_BYTES, size_bytes - start))
+                        await _both(partial(file.append, *part), partial(_hash, digest, *part))
+            await asyncio.to_thread(file.settle)
+        return digest.hexdigest()
 
     def copy(self, source: str, target: str) -> None:
         """Give a file a second name; both count as modified now, as a bucket's copy does."""
         with self._translating(source):
-            place, aside = self._place(source), _aside(self._place(target))
+            place, beside = self._place(source), aside(self._place(target))
             place.stat()
             try:
-                _in_folder(aside, lambda: os.link(place, aside))
+                in_folder(beside, lambda: os.link(place, beside))
             except OSError as error:
                 if error.errno not in NO_LINKS:
                     raise
                 self.write(target, self.chunks(source, 0, self.size_bytes(source)))
                 return
-            os.utime(aside)
-            _rename(aside, self._place(target))
+            os.utime(beside)
+            rename(beside, self._place(target))
 
     def size_bytes(self, path: str) -> int:
         """See `Storage.size_bytes`."""
@@ -106,7 +117,7 @@ class Folder(Storage):
         for path in paths:
             with self._translating(path):
                 place = self._place(path)
-                _unlink(place)
+                unlink(place)
                 self._prune(place.parent)
 
     def delete_folder(self, prefix: str) -> None:
@@ -115,7 +126,7 @@ class Folder(Storage):
             place = self._place(prefix) if prefix else self.root
             for folder, folders, files in os.walk(place, topdown=False, onerror=_unless_missing):
                 for name in files:
-                    _unlink(Path(folder, name))
+                    unlink(Path(folder, name))
                 for name in folders:
                     _remove_empty(Path(folder, name))
             self._prune(place)
@@ -129,7 +140,7 @@ class Folder(Storage):
         ]
         for place in found:
             with self._translating(place.name):
-                _unlink(place)
+                unlink(place)
                 self._prune(place.parent)
         return len(found)
 
@@ -168,33 +179,6 @@ class Folder(Storage):
             _raise_translated(error, path)
 
 
-class _Aside:
-    """A file under a name of its own, until it is whole."""
-
-    def __init__(self, target: Path) -> None:
-        self._target, self._place = target, _aside(target)
-        self._file = _in_folder(self._place, lambda: self._place.open("xb"))
-
-    def __enter__(self) -> "_Aside":
-        return self
-
-    def write(self, pieces: Pieces) -> None:
-        for piece in pieces:
-            self._file.write(piece)
-
-    def settle(self) -> None:
-        """Sync the file and give it its name, so that a power cut leaves all of it or none."""
-        with self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        _rename(self._place, self._target)
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # of bytes held back, which nobody wants any more
-            self._file.close()
-        _unlink(self._place)
-
-
 def open_folder(url: str) -> Folder:
     """The folder of a `file:///folder` URL, made when absent.
 
@@ -212,8 +196,22 @@ def open_folder(url: str) -> Folder:
     return Folder(url, root)
 
 
-def _aside(target: Path) -> Path:
-    return target.with_name(f"{target.name}.{uuid.uuid4().hex}.aside")
+async def _both(one: Callable[[], None], other: Callable[[], None]) -> None:
+    """Two things at once in threads, which have ended when this does, even when cut off."""
+    at_work = asyncio.gather(asyncio.to_thread(one), asyncio.to_thread(other))
+    try:
+        await asyncio.shield(at_work)
+    except asyncio.CancelledError:
+        await asyncio.wait([at_work])
+        raise
+
+
+def _hash(digest: "hashlib._Hash", descriptor: int, offset: int, size_bytes: int) -> None:
+    buffer = memoryview(bytearray(min(BUFFER_BYTES, size_bytes)))
+    end = offset + size_bytes
+    while offset < end and (read := os.preadv(descriptor, [buffer[: end - offset]], offset)):
+        digest.update(buffer[:read])
+        offset += read
 
 
 def _read(descriptor: int, offset: int, size_bytes: int) -> memoryview:
@@ -226,44 +224,6 @@ def _read(descriptor: int, offset: int, size_bytes: int) -> memoryview:
             break
         done += read_bytes
     return held[:done]
-
-
-def _in_folder(place: Path, make: Callable[[], T]) -> T:
-    """Make something at a place, and its folder, which others may remove while it is empty."""
-    for _ in range(TRIES):
-        with contextlib.suppress(FileNotFoundError):
-            return make()
-        with contextlib.suppress(FileNotFoundError, FileExistsError):
-            _make_folder(place.parent)
-    return make()
-
-
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
-
-
-def _rename(source: Path, target: Path) -> None:
-    try:
-        source.replace(target)
-    finally:
-        _unlink(source)  # it stays where both are names of one file
-    _sync(target.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _unlink(place: Path) -> None:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        place.unlink()
 
 
 def _remove_empty(folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import difflib
-import hashlib
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from app.errors import InvalidUpload, TooLarge
 from app.settings import Limits
 from app.storage import Storage
+from app.storage.streams import Hashed, larger
 from schemas.checkpoint import StoredFile
 
 FILE_FIELDS = ("model", "sensitivities")
@@ -34,8 +34,6 @@ HEADER_BYTES = 16 << 10
 """Of one part's headers."""
 BOUNDARY_BYTES = 70
 """Of the line between parts. Source: RFC 2046, section 5.1.1."""
-PIECE_BYTES = 2 << 20
-"""Bytes gathered before they go on to the store."""
 
 Event: TypeAlias = tuple[str, bytes]
 """What the parser found: (`begin`, header block), (`data`, bytes) or (`end`, nothing)."""
@@ -105,39 +103,12 @@ async def _store_file(
     storage: Storage, files: list[StoredFile], name: str, data: AsyncIterator[bytes]
 ) -> None:
     path = f"{UPLOADS}/{uuid.uuid4().hex}"
-    digest = hashlib.sha256()
-    size = 0
-
-    async def hashed() -> AsyncIterator[bytes]:
-        """Each piece is hashed while it is stored and the next one comes in."""
-        nonlocal size
-        loop, hashing = asyncio.get_running_loop(), None
-        async for piece in _gathered(data):
-            size += len(piece)
-            if hashing:
-                await hashing
-            hashing = loop.run_in_executor(None, digest.update, piece)
-            yield piece
-        if hashing:
-            await hashing
-
+    hashed = Hashed(larger(data))
     files.append(StoredFile(name=name, path=path, size_bytes=0))  # so that it is cleaned up
-    await storage.write_stream(path, hashed())
-    files[-1] = StoredFile(name=name, path=path, size_bytes=size, sha256=digest.hexdigest())
-
-
-async def _gathered(data: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in larger pieces."""
-    held: list[bytes] = []
-    size = 0
-    async for piece in data:
-        held.append(piece)
-        size += len(piece)
-        if size >= PIECE_BYTES:
-            yield b"".join(held)
-            held, size = [], 0
-    if held:
-        yield b"".join(held)
+    await storage.write_stream(path, hashed.pieces())
+    files[-1] = StoredFile(
+        name=name, path=path, size_bytes=hashed.size_bytes, sha256=hashed.hexdigest()
+    )
 
 
 async def _text(name: str, data: AsyncIterator[bytes], limit: int) -> bytes:

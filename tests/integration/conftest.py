@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from app.client import Client, retries
 from tests.integration.cluster import scaled
 from tests.integration.embedded import Embedded, serving
-from tests.integration.service import Service
+from tests.integration.service import DEADLINE_S, Service
 
 SERVICES = ["embedded", pytest.param("scaled", marks=pytest.mark.heavy)]
 
@@ -53,6 +54,13 @@ def service_of(request, tmp_path_factory) -> Callable[..., AbstractContextManage
         return scaled(folder / "cluster", postgres, bucket, **environment)
 
     return start
+
+
+@pytest.fixture
+def patient(monkeypatch) -> Callable[[str], Client]:
+    """A client of a server that may take as long as a busy machine needs to start anew."""
+    monkeypatch.setattr(retries, "LONGEST_S", DEADLINE_S)
+    return lambda url: Client(url, attempts=DEADLINE_S)
 
 
 @pytest.fixture(scope="session")

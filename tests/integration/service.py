@@ -7,17 +7,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 from safetensors.numpy import load
 
-from app.database import open_database
+from app.database import Database, open_database
 from app.errors import ObjectMissing
 from app.storage import Storage
+from app.uploads.layout import PARTS, upload_of
 from app.uploads.records import FileRecords
+from app.uploads.sessions import UploadSessions
 from schemas.jobs import ENDED
 
 DEADLINE_S = 900
@@ -216,18 +219,31 @@ class Service:
         assert self.job(job_id)["state"] == "running"
         return self.parts(job_id)
 
-    def kept_uploads(self) -> set[str]:
-        """Where the uploaded files lie that jobs need."""
+    @contextlib.contextmanager
+    def database(self) -> Iterator[Database]:
+        """The service's database, seen from outside."""
         database = open_database(self.database_url)
         try:
-            return set(FileRecords(database).paths())
+            yield database
         finally:
             database.close()
 
+    def kept_uploads(self) -> set[str]:
+        """Where the uploaded files lie that jobs and models need."""
+        with self.database() as database:
+            return set(FileRecords(database).paths())
+
+    def open_parts(self) -> list[str]:
+        """Where the parts lie of uploads that are open."""
+        found = {path: upload_of(path) for path in self.store.list(PARTS)}
+        with self.database() as database:
+            still_open = UploadSessions(database, timedelta(0)).open(set(found.values()))
+        return [path for path, upload_id in found.items() if upload_id in still_open]
+
     def leftovers(self) -> list[str]:
         """What an upload left that came to nothing."""
-        kept = self.kept_uploads()
-        return [*self.unfinished(), *(p for p in self.store.list("uploads") if p not in kept)]
+        needed = {*self.kept_uploads(), *self.open_parts()}
+        return [*self.unfinished(), *(p for p in self.store.list("uploads") if p not in needed)]
 
 
 def measured(service: Service, job_id: str) -> dict[str, float]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -49,7 +50,7 @@ def model_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def job(server, model_file):
     with Client(url_of(server)) as client:
-        return client.wait(client.submit([model_file], preset="w8").id)
+        return client.wait(client.submit(model_file, preset="w8").id)
 
 
 def test_from_submit_to_download(client, job, tmp_path):
@@ -114,3 +115,32 @@ def test_a_download_that_is_killed_goes_on(proxy, job, tmp_path):
     with Client(proxy.endpoint) as client:
         assert client.download(job.id, out) == (out,)
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_events_over_connections_that_are_lost(proxy, job):
+    with Client(proxy.endpoint) as client:
+        whole = [event for event in client.events(job.id) if event.kind != "progress"]
+        proxy.behave(Cut(after_bytes=2_000))
+        parts = [event for event in client.events(job.id) if event.kind != "progress"]
+    assert proxy.faults > 0
+    assert parts == whole
+    assert [event.number for event in whole] == list(range(1, len(whole) + 1))
+    assert whole[-1].data.state == "succeeded"
+
+
+@pytest.mark.heavy
+def test_waiting_goes_on_when_the_server_was_killed(serve, tmp_path, large_model, patient):
+    path = tmp_path / "large.safetensors"
+    path.write_bytes(large_model)
+    with (
+        serve(tmp_path / "data") as server,
+        patient(url_of(server)) as client,
+        ThreadPoolExecutor() as threads,
+    ):
+        job = client.submit(path, preset="w4")
+        waiting = threads.submit(client.wait, job.id)
+        server.some_parts(job.id)
+        server.kill_all()
+        assert not waiting.done()
+        server.start()
+        assert waiting.result().state == "succeeded"

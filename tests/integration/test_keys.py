@@ -81,6 +81,9 @@ def test_own_jobs_and_nobody_elses(holder, model):
     for method, path in (
         ("GET", ""),
         ("GET", "/report"),
+        ("GET", "/report.csv"),
+        ("GET", "/events"),
+        ("GET", "/log"),
         ("GET", "/artifact"),
         ("HEAD", "/artifact"),
         ("GET", f"/artifact/{name}"),
@@ -95,6 +98,19 @@ def test_own_jobs_and_nobody_elses(holder, model):
     assert theirs.http.get("/v1/jobs").json()["items"] == []
     assert [job["id"] for job in ours.http.get("/v1/jobs").json()["items"]] == [job_id]
     assert holder("ours").http.get(f"/v1/jobs/{job_id}").is_success, "another key of its owner"
+
+
+def test_own_configs_and_nobody_elses(holder):
+    ours, theirs = holder("ours"), holder("theirs")
+    made = ours.http.put("/v1/configs/mine", json={"kmeans_palettization_config": {}})
+    assert made.status_code == 201, made.text
+    for method, path in (("GET", "mine"), ("GET", "mine@1"), ("DELETE", "mine")):
+        answer = theirs.http.request(method, f"/v1/configs/{path}")
+        other = theirs.http.request(method, f"/v1/configs/{path.replace('mine', 'none')}")
+        assert answer.status_code == other.status_code == 404, (method, path)
+        assert answer.text.replace("mine", "none") == other.text
+    assert theirs.http.get("/v1/configs").json()["items"] == []
+    assert ours.http.get("/v1/configs/mine@1").is_success
 
 
 def test_result_of_another_owner_is_not_reused(holder, model):
@@ -182,6 +198,8 @@ def test_who_am_i(holder, admin):
         b'{"owner": "../a", "name": "x"}',
         b'{"owner": "a", "name": "x", "expires_at": "2001-01-01T00:00:00Z"}',
         b'{"owner": "a", "name": "x", "queued_jobs": 1e400}',
+        b'{"owner": "a", "name": "x", "queued_jobs": "1"}',
+        b"\xff",
     ],
 )
 def test_keys_that_cannot_be(admin, body):
@@ -189,14 +207,12 @@ def test_keys_that_cannot_be(admin, body):
     assert_problem(answer, 422, "bad_input")
 
 
-def test_body_that_is_no_text(admin):
-    json = {"Content-Type": "application/json"}
-    assert admin.post("/v1/keys", content=b"\xff", headers=json).status_code == 400
-
-
-def test_body_that_is_too_large_is_refused_without_a_key(keyed):
-    answer = keyed.http.post("/v1/keys", json={"owner": "a", "name": "x" * (1 << 20)})
-    assert_problem(answer, 413, "too_large")
+def test_body_that_is_no_json_or_too_large(keyed, admin):
+    told = admin.post("/v1/keys", content=b"owner: a", headers={"Content-Type": "text/yaml"})
+    assert_problem(told, 415, "unsupported_media_type")
+    large = {"owner": "a", "name": "x" * (1 << 20)}
+    assert_problem(admin.post("/v1/keys", json=large), 413, "too_large")
+    assert_problem(keyed.http.post("/v1/keys", json=large), 401, "unauthenticated")
 
 
 def test_limits_hold_under_a_burst(holder, large_model):

@@ -3,6 +3,7 @@
 import json
 import socket
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,7 +14,11 @@ def numbers(server) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """What the page says, read by Prometheus' own parser."""
     page = server.http.get("/metrics").raise_for_status()
     assert page.headers["Content-Type"].startswith("text/plain")
-    families = text_string_to_metric_families(page.text)
+    return read(page.text)
+
+
+def read(page: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    families = text_string_to_metric_families(page)
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in families
@@ -73,7 +78,7 @@ def test_slow_body_leaves_nothing_behind(serve, tmp_path):
         form = b'--x\r\nContent-Disposition: form-data; name="model"; filename="m"\r\n\r\n'
         with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             connection.sendall(
-                b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n"
+                b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000000\r\n"
                 b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + form + b"y" * (4 << 20)
             )
             said = b"".join(iter(lambda: connection.recv(1 << 16), b""))
@@ -98,3 +103,33 @@ def test_thousands_of_idle_connections_stop_nobody(serve, tmp_path, model):
         finally:
             for connection in idle:
                 connection.close()
+
+
+def test_numbers_move_with_a_job(service_of, model):
+    """A job, the same again, and one that is cancelled; each role tells its share."""
+    with service_of() as service:
+        service.succeeded(service.submit(model))
+        service.succeeded(service.submit(model))
+        service.succeeded(service.submit(model, preset="w6", reuse="false"))
+        ended = numbers_of_controller(service)
+        assert value(ended, "job_seconds_count", outcome="succeeded") == 3
+        assert value(ended, "job_seconds_sum", outcome="succeeded") > 0
+        assert value(ended, "weights_total") == 2 * 2 * 64 * 96
+        assert value(ended, "palettized_bytes_total") == 2 * (64 * 96 * 4 + 64 * 96 * 2)
+        assert value(ended, "tensors_total", source="computed") == 4
+        assert value(ended, "tensors_total", source="reused") == 2
+        assert value(numbers(service), "jobs", state="succeeded") == 3
+        assert value(ended, "workers", state="idle") + value(ended, "workers", state="busy") == 2
+
+        def tasks() -> float:
+            return value(numbers_of_controller(service), "task_seconds_count", kind="FinishTask")
+
+        service.wait_until(lambda: tasks() == 2, "the workers tell of their tasks")
+
+
+def numbers_of_controller(service) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    if "controller" not in service.programs:
+        return numbers(service)
+    words = service.programs["controller"].words
+    page = httpx.get(f"http://127.0.0.1:{words[words.index('--port') + 1]}/metrics")
+    return read(page.raise_for_status().text)

@@ -9,7 +9,7 @@ HEAVY = "{'torch', 'numpy', 'numba', 'fastapi', 'sqlalchemy', 'dbos', 'dask', 'd
 SERVERLESS = [
     "import app.client",
     "import schemas.config, schemas.jobs, schemas.plan, schemas.report",
-    "import app.commands.remote\nimport app.tables",
+    "import app.commands.remote\nimport app.commands.configs\nimport app.tables",
     "import sys\nsys.argv = ['palettery', 'jobs', '--server', 'http://127.0.0.1:9']\n"
     "from app.cli import main\ntry:\n    main()\nexcept SystemExit as ended:\n"
     "    assert ended.code == 1",

@@ -1,10 +1,11 @@
+import asyncio
 import email.utils
 import time
 
 import pytest
 from tenacity import RetryCallState
 
-from app.client.retries import WAIT, Transient, retry_after_s
+from app.client.retries import LONG_S, WAIT, Transient, retry_after_s, retrying
 from app.errors import Unavailable
 
 
@@ -34,3 +35,38 @@ def test_waits_grow_are_bounded_and_heed_the_server():
     assert waits[0] < 1 < waits[4] < waits[6] <= 11
     assert max(waits) <= 10.5
     assert waited_s(1, Transient(Unavailable("busy"), retry_after_s=30)) >= 30
+
+
+@pytest.mark.parametrize(("asked_s", "told"), [(0, []), (LONG_S, ["busy; trying again in"])])
+def test_long_waits_are_told(caplog, asked_s, told):
+    retry = retrying(lambda: 2, is_repeatable=True)
+    slept = []
+
+    async def busy():
+        raise Transient(Unavailable("busy"), retry_after_s=asked_s)
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    retry.sleep = sleep
+    with pytest.raises(Transient):
+        asyncio.run(retry(busy))
+    assert len(slept) == 1
+    assert slept[0] >= asked_s
+    assert [message.rpartition(" in")[0] + " in" for message in caplog.messages] == told
+
+
+def test_waits_come_to_an_end():
+    retry = retrying(lambda: 1000, is_repeatable=True)
+    slept = []
+
+    async def busy():
+        raise Transient(Unavailable("busy"), retry_after_s=30)
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    retry.sleep = sleep
+    with pytest.raises(Transient):
+        asyncio.run(retry(busy))
+    assert len(slept) == 3

@@ -202,14 +202,14 @@ def test_event_and_change_are_one(records, events, database):
 @pytest.mark.parametrize("end", ["succeed", "fail", "cancel"])
 def test_webhooks_hear_of_each_end_with_its_event(database, events, end):
     heard = []
-    records = Records(database, notify=lambda _, job_id, number: heard.append((job_id, number)))
+    records = Records(database, notify=lambda _, call: heard.append(call))
     with_hook, without = add(records, webhook_url=HOOK), add(records)
     ends = {"succeed": (7,), "fail": (WHY,), "cancel": ()}
     for job_id in (with_hook, without):
         records.start(job_id)
         assert getattr(records, end)(job_id, *ends[end])
     newest = events.standings([with_hook])[with_hook].newest
-    assert heard == [(with_hook, newest)]
+    assert heard == [(with_hook, 0, newest, 0)]
     at, job = events.state(with_hook, newest)
     assert job == records.get(with_hook)
     assert at <= datetime.now(UTC)

@@ -11,9 +11,13 @@ from app.compression.job import job_folder
 from app.errors import Conflict, NotFound
 from app.jobs.records import Records
 from app.jobs.rows import NewJob
-from app.jobs.sweep import Sweep, remove_unused_files
+from app.jobs.sweep import Sweep
+from app.models.records import ModelRecords
 from app.storage import open_storage
 from app.uploads.records import FileRecords, KeptFile
+from app.uploads.sessions import UploadSessions
+from app.uploads.sweep import UploadSweep
+from app.uploads.unused import remove_unused_files
 from schemas.jobs import Progress
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -30,7 +34,9 @@ class Service:
         self.store = store
         self.records, self.files = Records(database), FileRecords(database)
         self.deleted = []
-        self.sweep = Sweep(self.records, self.files, store, self.delete, DAY)
+        sessions, models = UploadSessions(database, DAY), ModelRecords(database, DAY)
+        self.uploads = UploadSweep(self.files, sessions, models, store, DAY)
+        self.sweep = Sweep(self.records, self.uploads, store, self.delete, DAY)
 
     def delete(self, job_id):
         """As `Control.delete`, without an engine."""
@@ -78,14 +84,14 @@ def test_orphans_go_once_they_are_old(service):
         service.put(f"uploads/{name}", 1.1)
     service.sweep.run()
     assert service.left() == young
-    service.sweep.remove_uploads(timedelta(0))
+    service.uploads.remove_orphans(timedelta(0))
     assert service.left() == set()
 
 
 def test_files_of_jobs_stay_however_old(service):
     job_id = service.add("a", "b", days=400)
     service.sweep.run()
-    service.sweep.remove_uploads(timedelta(0))
+    service.uploads.remove_orphans(timedelta(0))
     assert service.left() == {"uploads/a", "uploads/b"} | folder(job_id)
 
 
@@ -189,7 +195,7 @@ def test_job_that_was_retried_or_deleted_meanwhile_holds_nothing_up(service, kin
             raise kind("meanwhile")
         service.delete(job_id)
 
-    Sweep(service.records, service.files, service.store, delete, DAY).run()
+    Sweep(service.records, service.uploads, service.store, delete, DAY).run()
     assert service.deleted == [second]
 
 

@@ -11,11 +11,19 @@ CHANGES_NOTHING = {"/v1/configs/validate"}
 """Though it is a POST."""
 
 
+def guards_of(dependant):
+    """Where an endpoint asks for a key, itself or in what it depends on."""
+    for each in dependant.dependencies:
+        if each.call is caller_of:
+            yield each
+        yield from guards_of(each)
+
+
 def scopes_of(route):
     """What an endpoint asks for; None where it asks for no key."""
-    asked = [each for each in route.dependant.dependencies if each.call is caller_of]
+    asked = [each.own_oauth_scopes for each in guards_of(route.dependant)]
     assert len(asked) < 2, route.path
-    return asked[0].own_oauth_scopes if asked else None
+    return asked[0] if asked else None
 
 
 def test_every_endpoint_asks_for_the_scope_of_its_method():

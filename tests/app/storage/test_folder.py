@@ -1,5 +1,8 @@
 """What only a folder does."""
 
+import asyncio
+import errno
+import hashlib
 import os
 import threading
 from datetime import UTC, datetime, timedelta
@@ -8,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import StorageFailed, StorageFull
+from app.storage import folder as module
 
 
 def test_no_path_leaves_the_folder(folder):
@@ -86,3 +90,31 @@ def _full():
     with Path("/dev/full").open("wb", buffering=0) as device:
         yield b"1"
         device.write(b"2")
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_joining_where_the_file_system_cannot_copy(folder, monkeypatch, code):
+    def refuse(*_, **__):
+        raise OSError(code, "refused")
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    data = bytes(range(256)) * 20_000
+    folder.write("a", data)
+    assert asyncio.run(folder.join(["a", "a"], "b")) == hashlib.sha256(data + data).hexdigest()
+    assert folder.read("b") == data + data
+
+
+def test_joining_that_is_cut_off_leaves_nothing(folder, monkeypatch):
+    monkeypatch.setattr(module, "STEP_BYTES", 1_000)
+    folder.write("a", bytes(10_000_000))
+
+    async def cut_off():
+        joining = asyncio.create_task(folder.join(["a"], "b"))
+        while not [file for file in folder.root.glob("b.*") if file.stat().st_size]:
+            await asyncio.sleep(0)
+        joining.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await joining
+
+    asyncio.run(cut_off())
+    assert [file.name for file in folder.root.rglob("*")] == ["a"]

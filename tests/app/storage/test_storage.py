@@ -1,6 +1,7 @@
 """What every kind of store does, on a real folder and a real S3-compatible server."""
 
 import asyncio
+import hashlib
 import os
 from datetime import UTC, datetime, timedelta
 
@@ -95,6 +96,25 @@ def test_a_copy_counts_as_modified_when_it_was_made(store):
     store.copy("a", "b")
     (copy,) = (found for found in store.listed("") if found.path == "b")
     assert abs(datetime.now(UTC) - copy.modified_at) < timedelta(minutes=1)
+
+
+def test_objects_are_joined(store):
+    for path, data in (("1", BODY), ("2", b""), ("3", b"tail")):
+        store.write(path, data)
+    sha256 = asyncio.run(store.join(["1", "2", "3", "1"], "deep/er/all"))
+    assert store.read("deep/er/all") == BODY + b"tail" + BODY
+    assert sha256 == hashlib.sha256(BODY + b"tail" + BODY).hexdigest()
+    assert asyncio.run(store.join(["3"], "1")) == hashlib.sha256(b"tail").hexdigest()
+    assert store.read("1") == b"tail"
+
+
+def test_joining_what_is_not_there_leaves_nothing(store):
+    store.write("a", BODY)
+    with pytest.raises(ObjectMissing, match="nothing is stored at b"):
+        asyncio.run(store.join(["a", "b"], "c"))
+    assert store.list("") == ["a"]
+    if hasattr(store, "root"):
+        assert [file.name for file in store.root.rglob("*")] == ["a"]
 
 
 def test_a_listing_shows_size_and_time(store):

@@ -1,0 +1,79 @@
+"""What a user asks for, as the server takes it."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from app.errors import BadInput, InvalidConfig
+from schemas.config import ConfigError, KMeansPalettizerConfig
+from schemas.config.text import load_text
+from schemas.models import ModelSummary
+
+Paths = str | Path | Sequence[str | Path]
+"""One file, or all files of one model."""
+Source = ModelSummary | Paths
+"""A model on the server, or its id, or files that are to become one."""
+Config = str | Path | Mapping[str, object] | KMeansPalettizerConfig
+"""Text, a file of it, what such text stands for, or that as a typed object."""
+MODEL_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def paths_of(paths: Paths) -> list[Path]:
+    """Files, however they are given."""
+    return [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+
+
+def model_id_of(source: Source) -> str | None:
+    """The id of a model that is on the server; None if its files are given."""
+    if isinstance(source, ModelSummary):
+        return source.id
+    named = paths_of(source)
+    is_id = len(named) == 1 and MODEL_ID.fullmatch(str(named[0])) and not named[0].exists()
+    return str(named[0]) if is_id else None
+
+
+def text_of(config: Config) -> str:
+    """A config as text, which the server judges.
+
+    Raises:
+        BadInput: it cannot be read, or is no text at all.
+    """
+    try:
+        if isinstance(config, Path):
+            return config.read_text()
+        if isinstance(config, KMeansPalettizerConfig):
+            return config.model_dump_json()
+        return config if isinstance(config, str) else json.dumps(config)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read the config {config}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"the config cannot be written as JSON: {error}") from error
+
+
+def document_of(config: Config) -> dict[str, object]:
+    """A config as JSON's kinds of values.
+
+    Raises:
+        BadInput: see `text_of`.
+        InvalidConfig: it is neither JSON nor YAML.
+    """
+    try:
+        return {str(key): value for key, value in load_text(text_of(config)).items()}
+    except ConfigError as error:
+        raise InvalidConfig("the config is not valid", error.errors) from error
+
+
+def document_request(config: Config) -> dict[str, Any]:
+    """A config as the body of a request; JSON is YAML too, and the server reads it as such."""
+    return {
+        "content": text_of(config).encode(errors="surrogatepass"),
+        "headers": {"Content-Type": "application/yaml"},
+    }
+
+
+def config_path(reference: str) -> str:
+    """Where a named config is."""
+    return f"/v1/configs/{quote(reference, safe='@')}"

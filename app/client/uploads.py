@@ -1,0 +1,179 @@
+"""Files to a server, part by part: what it has already is not sent again."""
+
+import base64
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+import anyio
+from anyio import from_thread
+from anyio.to_thread import run_sync
+
+from app.client.connection import Connection, parsed
+from app.client.digests import Digests, pieces
+from app.errors import (
+    BadInput,
+    Conflict,
+    InvalidUpload,
+    NotFound,
+    PaletteryError,
+    PartsMissing,
+    UploadExpired,
+)
+from schemas.models import Model
+from schemas.uploads import Upload, UploadPart
+
+AT_ONCE = 4
+"""Parts sent at once: one alone would not fill a long line."""
+TRIES = 3
+"""At completing an upload of which the server loses parts."""
+Stage = Literal["reading", "sending"]
+Advance = Callable[[Stage, int, int], None]
+"""Called with (stage, bytes done, bytes in all)."""
+
+
+class FilesUpload:
+    """The files of one model on their way to a server.
+
+    Which parts have come in is the server's knowledge alone: files with the same names and bytes
+    find their unfinished upload again by the Idempotency-Key that is made of them.
+    """
+
+    def __init__(
+        self, connection: Connection, paths: Sequence[Path], part_size_bytes: int | None
+    ) -> None:
+        self._connection, self._paths = connection, paths
+        self._part_size_bytes = part_size_bytes
+        self._digests = Digests()
+
+    async def run(self, advance: Advance) -> Model:
+        """The model that they are on the server.
+
+        Raises:
+            BadInput: a file cannot be read.
+            InvalidUpload: a file changed while it was sent.
+        """
+        new = await self._announced(advance)
+        upload = await self._found(new)
+        for _ in range(TRIES - 1):
+            try:
+                return await self._sent(upload, advance)
+            except (PartsMissing, UploadExpired):
+                upload = await self._found(new)
+            except InvalidUpload:
+                await run_sync(self._digests.forget, self._paths)
+                raise
+        return await self._sent(upload, advance)
+
+    async def _announced(self, advance: Advance) -> dict[str, object]:
+        """What the server is told of the files; it says what is wrong with that."""
+        sizes, done, files = [_size_bytes(path) for path in self._paths], 0, []
+
+        def read(size_bytes: int) -> None:
+            nonlocal done
+            from_thread.check_cancelled()  # nobody wants to wait for 20 GB after Ctrl-C
+            done += size_bytes
+            from_thread.run_sync(advance, "reading", done, sum(sizes))
+
+        for path, size_bytes in zip(self._paths, sizes, strict=True):
+            with _readable(path):
+                digest = await run_sync(self._digests.of, path, read)
+            files.append({"name": path.name, "size_bytes": size_bytes, "sha256": digest})
+        sized = {} if self._part_size_bytes is None else {"part_size_bytes": self._part_size_bytes}
+        return {"files": files, **sized}
+
+    async def _found(self, new: dict[str, object]) -> Upload:
+        """The upload of these files, begun now or before."""
+        before = ""
+        while True:
+            key = sha256(json.dumps([new, before], sort_keys=True).encode()).hexdigest()
+            upload = await self._connection.post(
+                Upload, "/v1/uploads", json=new, headers={"Idempotency-Key": key}
+            )
+            if upload.state == "open" or await self._is_there(upload):
+                return upload
+            before = upload.id  # the model was removed since: the same files are new again
+
+    async def _is_there(self, upload: Upload) -> bool:
+        try:
+            await self._connection.call("GET", f"/v1/models/{upload.model_id}")
+        except NotFound:
+            return False
+        return True
+
+    async def _sent(self, upload: Upload, advance: Advance) -> Model:
+        """Send what is missing, and have it made a model."""
+        missing = iter([part for part in upload.parts if not part.is_received])
+        done = upload.size_bytes - sum(
+            part.size_bytes for part in upload.parts if not part.is_received
+        )
+        advance("sending", done, upload.size_bytes)
+
+        async def work() -> None:
+            nonlocal done
+            for part in missing:
+                await self._send(part)
+                done += part.size_bytes
+                advance("sending", done, upload.size_bytes)
+
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(AT_ONCE):
+                    group.start_soon(work)
+        except* PaletteryError as failures:
+            failed = failures.exceptions[0]  # the others were cut off by it
+        else:
+            answer = await self._connection.call("POST", f"/v1/uploads/{upload.id}/complete")
+            return parsed(Model, answer)
+        raise failed
+
+    async def _send(self, part: UploadPart) -> None:
+        path = self._paths[part.file]
+        with _readable(path):
+            digest = await run_sync(_digest, path, part.offset, part.size_bytes)
+            headers = {
+                "Content-Digest": f"sha-256=:{base64.b64encode(digest).decode()}:",
+                "Content-Length": str(part.size_bytes),
+                "Content-Type": "application/octet-stream",
+            }
+
+            async def once() -> None:
+                body = _body(path, part.offset, part.size_bytes)
+                await self._connection.once("PUT", part.url, content=body, headers=headers)
+
+            try:
+                await self._connection.again(once)
+            except Conflict:
+                return  # somebody who sent the same files has completed the upload
+
+
+async def _body(path: Path, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
+    """A range of a file, each piece read on a thread."""
+    coming = pieces(path, offset, size_bytes)
+    while piece := await run_sync(next, coming, b""):
+        yield piece
+
+
+def _size_bytes(path: Path) -> int:
+    with _readable(path):
+        return path.stat().st_size
+
+
+def _digest(path: Path, offset: int, size_bytes: int) -> bytes:
+    hashed = sha256()
+    for piece in pieces(path, offset, size_bytes):
+        hashed.update(piece)
+    return hashed.digest()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except EOFError as error:
+        raise BadInput(f"{path} became shorter while it was read; try again") from error
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from error

@@ -1,0 +1,155 @@
+"""Uploads in parts over HTTP."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from app.idempotency import REPLAYED, IdempotencyKey, keyed
+from app.keys.guard import Reader, Writer
+from app.models.endpoints import Service as ModelService
+from app.paging import Cursor, Limit
+from app.problems import problems
+from app.uploads.service import Uploads
+from schemas.models import Model
+from schemas.uploads import MOST_PARTS, NewUpload, Upload, UploadPage
+
+router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
+
+ANNOUNCEMENT_BYTES = 2 << 20
+"""Of a JSON body; a thousand files with names as long as can be have fewer."""
+PART: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "The bytes of the part, as they are.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    "parameters": [
+        {
+            "in": "header",
+            "name": "Content-Digest",
+            "required": True,
+            "description": "SHA-256 of the body (RFC 9530); `Repr-Digest` is taken too.",
+            "schema": {"type": "string"},
+            "example": "sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:",
+        }
+    ],
+}
+UNKNOWN = problems(_404="no such upload", _410="the upload has expired")
+STORE = problems(_503="the store or the database is away", _507="the store is full")
+
+
+def uploads_of(request: Request) -> Uploads:
+    """The service's uploads."""
+    found: Uploads = request.state.uploads
+    return found
+
+
+Service = Annotated[Uploads, Depends(uploads_of)]
+Presign = Annotated[
+    bool,
+    Query(description="Give missing parts addresses in the store itself; with S3 alone."),
+]
+
+
+@router.post(
+    "/uploads",
+    status_code=201,
+    max_body_size=ANNOUNCEMENT_BYTES,
+    responses=problems(
+        _409="the Idempotency-Key stands for another request",
+        _413="over a limit",
+        _422="the request is not valid, or the store signs nothing",
+        _429="the owner would have more bytes than it may",
+    ),
+)
+def start(
+    new: NewUpload,
+    response: Response,
+    uploads: Service,
+    caller: Writer,
+    key: IdempotencyKey = None,
+    presign: Presign = False,
+) -> Upload:
+    """Announce the files of a model; what is here of them already need not be sent."""
+    request = keyed(key, "POST /v1/uploads", new.model_dump(mode="json"))
+    upload, is_new = uploads.start(caller, new, request, presign=presign)
+    response.headers["Location"] = f"/v1/uploads/{upload.id}"
+    if not is_new:
+        response.headers.update(REPLAYED)
+    return upload
+
+
+@router.get("/uploads", responses=problems(_422="limit or cursor is not valid"))
+def page(
+    uploads: Service,
+    caller: Reader,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> UploadPage:
+    """Uploads that have not expired, newest first."""
+    return uploads.page(caller.owner, limit, cursor)
+
+
+@router.get(
+    "/uploads/{upload_id}",
+    responses=UNKNOWN | STORE | problems(_422="the store signs nothing"),
+)
+def get(upload_id: str, uploads: Service, caller: Reader, presign: Presign = False) -> Upload:
+    """One upload, with the parts that are missing still."""
+    return uploads.get(caller.owner, upload_id, presign=presign)
+
+
+@router.put(
+    "/uploads/{upload_id}/parts/{number}",
+    status_code=204,
+    openapi_extra=PART,
+    responses=UNKNOWN
+    | STORE
+    | problems(
+        _404="no such upload, or it has no such part",
+        _408="the body came in too slowly",
+        _409="the upload is complete",
+        _413="the body is larger than the part",
+        _422="the digest is missing or another, or the body is too small",
+    ),
+)
+async def put(
+    upload_id: str,
+    number: Annotated[int, Path(ge=1, le=MOST_PARTS)],
+    request: Request,
+    uploads: Service,
+    caller: Writer,
+) -> None:
+    """Send a part, in any order, beside others, and again if need be."""
+    await uploads.receive(caller.owner, upload_id, number, request.headers, request.stream())
+
+
+@router.post(
+    "/uploads/{upload_id}/complete",
+    status_code=201,
+    responses={200: {"model": Model, "description": "It was complete already."}}
+    | UNKNOWN
+    | STORE
+    | problems(
+        _409="parts are missing; `errors` names them",
+        _413="the model is over a limit",
+        _415="a file of a kind that is not accepted",
+        _422="a file is not what was announced, and must be sent again; or no model that we read",
+    ),
+)
+async def complete(
+    upload_id: str, response: Response, uploads: Service, models: ModelService, caller: Writer
+) -> Model:
+    """Make an upload a model, once all its parts are here; asking again does no harm."""
+    model_id, is_new = await uploads.complete(caller.owner, upload_id)
+    response.headers["Location"] = f"/v1/models/{model_id}"
+    if not is_new:
+        response.status_code = 200
+    return await run_in_threadpool(models.get, caller.owner, model_id)
+
+
+@router.delete("/uploads/{upload_id}", status_code=204, responses=UNKNOWN)
+def delete(upload_id: str, uploads: Service, caller: Writer) -> None:
+    """Give an upload up; a model that it has become stays."""
+    uploads.delete(caller.owner, upload_id)

@@ -1,0 +1,183 @@
+"""Uploads in parts: announced, sent in any order, completed to a model."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from datetime import UTC, datetime, timedelta
+
+from starlette.datastructures import Headers
+
+from app.errors import BadInput, TooLarge
+from app.idempotency import KeyedRequest
+from app.keys.caller import Caller
+from app.models.records import ModelRecords
+from app.paging import sealed, unsealed
+from app.settings import Limits
+from app.storage import Storage
+from app.uploads.completion import Completion
+from app.uploads.layout import Part, count_parts, part_path, parts_folder, parts_of
+from app.uploads.receive import receive
+from app.uploads.received import owned_files, received_parts
+from app.uploads.sessions import UploadSession, UploadSessions
+from schemas.uploads import (
+    MOST_PARTS,
+    NewUpload,
+    Upload,
+    UploadFile,
+    UploadPage,
+    UploadPart,
+    UploadSummary,
+)
+
+SIGNED_FOR = timedelta(hours=1)
+"""How long a presigned address takes a part."""
+
+
+class Uploads:
+    """Uploads of one service."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        sessions: UploadSessions,
+        models: ModelRecords,
+        store: Storage,
+        completion: Completion,
+    ) -> None:
+        self._limits, self._sessions, self._models = limits, sessions, models
+        self._store, self._completion = store, completion
+
+    def start(
+        self, caller: Caller, new: NewUpload, keyed: KeyedRequest | None, *, presign: bool
+    ) -> tuple[Upload, bool]:
+        """Announce an upload; whether it is new.
+
+        Raises:
+            TooLarge: over a limit, which it names.
+            BadInput: too many parts.
+            OverQuota, IdempotencyConflict: see `UploadSessions.add`.
+        """
+        _check(new, caller.limits.upload_bytes, self._limits)
+        owned = self._owned(caller.owner, new)
+        missing_bytes = sum(file.size_bytes for file in new.files if file.sha256 not in owned)
+        session, is_new = self._sessions.add(caller, new, missing_bytes, keyed)
+        return self._shown(session, presign=presign), is_new
+
+    def get(self, owner: str, upload_id: str, *, presign: bool) -> Upload:
+        """One upload, with what is missing of it."""
+        return self._shown(self._sessions.get(owner, upload_id), presign=presign)
+
+    def page(self, owner: str, limit: int, cursor: str | None) -> UploadPage:
+        """An owner's uploads, newest first."""
+        found = self._sessions.page(owner, limit + 1, None if cursor is None else unsealed(cursor))
+        shown = found[:limit]
+        owned = self._owned(owner, *shown)
+        following = sealed(shown[-1].created_at, shown[-1].id) if found[limit:] else None
+        items = tuple(_summary(session, owned) for session in shown)
+        return UploadPage(items=items, next_cursor=following)
+
+    async def receive(
+        self,
+        owner: str,
+        upload_id: str,
+        number: int,
+        headers: Headers,
+        body: AsyncIterator[bytes],
+    ) -> None:
+        """Take in a part; see `receive`."""
+        session = await asyncio.to_thread(self._sessions.get, owner, upload_id)
+        await receive(self._sessions, self._store, session, number, headers, body)
+
+    async def complete(self, owner: str, upload_id: str) -> tuple[str, bool]:
+        """Make an upload a model; its id, and whether that is new."""
+        session = await asyncio.to_thread(self._sessions.get, owner, upload_id)
+        if session.model_id is not None:
+            return session.model_id, False
+        return await self._completion.of(session), True
+
+    def delete(self, owner: str, upload_id: str) -> None:
+        """Give an upload up, and remove what was sent of it."""
+        session = self._sessions.get(owner, upload_id)
+        self._sessions.delete(session.id)
+        self._store.delete_folder(parts_folder(session.id))
+
+    def _owned(self, owner: str, *sent: NewUpload | UploadSession) -> Collection[str]:
+        digests = [file.sha256 for one in sent for file in one.files]
+        return owned_files(self._models, self._store, owner, digests)
+
+    def _shown(self, session: UploadSession, *, presign: bool) -> Upload:
+        if session.model_id is not None:
+            return Upload(**dict(_summary(session, ())), parts=())
+        owned = self._owned(session.owner, session)
+        received = received_parts(self._sessions, self._store, session)
+        parts = [
+            part
+            for part in parts_of(session.files, session.part_size_bytes)
+            if session.files[part.file].sha256 not in owned
+        ]
+        urls = self._urls(session, [p for p in parts if p.number not in received], presign)
+        return Upload(
+            **dict(_summary(session, owned)),
+            parts=tuple(
+                UploadPart(
+                    number=part.number,
+                    file=part.file,
+                    offset=part.offset,
+                    size_bytes=part.size_bytes,
+                    is_received=part.number in received,
+                    url=urls.get(part.number, _url(session, part)),
+                )
+                for part in parts
+            ),
+        )
+
+    def _urls(
+        self, session: UploadSession, missing: Collection[Part], presign: bool
+    ) -> dict[int, str]:
+        """Presigned addresses of parts, if they are asked for."""
+        if not presign:
+            return {}
+        valid_for = min(SIGNED_FOR, session.expires_at - datetime.now(UTC))
+        paths = [part_path(session.id, part.number) for part in missing]
+        signed = self._store.signed_puts(paths, max(valid_for, timedelta(seconds=1)))
+        return {part.number: url for part, url in zip(missing, signed, strict=True)}
+
+
+def _check(new: NewUpload, most_bytes: int | None, limits: Limits) -> None:
+    size_bytes = sum(file.size_bytes for file in new.files)
+    if len(new.files) > limits.upload_files:
+        raise TooLarge(f"over {limits.upload_files:,} files; send fewer, larger shards")
+    if most_bytes is not None and size_bytes > most_bytes:
+        raise TooLarge(f"the files have {size_bytes:,} bytes; {most_bytes:,} are allowed")
+    count = count_parts(new.files, new.part_size_bytes)
+    if count > MOST_PARTS:
+        raise BadInput(
+            f"the files have {count:,} parts of {new.part_size_bytes:,} bytes, and "
+            f"{MOST_PARTS:,} are allowed; choose a larger part_size_bytes"
+        )
+
+
+def _summary(session: UploadSession, owned: Collection[str]) -> UploadSummary:
+    here, is_complete = f"/v1/uploads/{session.id}", session.model_id is not None
+    following = (
+        {"model": f"/v1/models/{session.model_id}"}
+        if is_complete
+        else {"complete": f"{here}/complete"}
+    )
+    return UploadSummary(
+        id=session.id,
+        state="complete" if is_complete else "open",
+        files=tuple(
+            UploadFile(**dict(file), is_present=is_complete or file.sha256 in owned)
+            for file in session.files
+        ),
+        size_bytes=sum(file.size_bytes for file in session.files),
+        part_size_bytes=session.part_size_bytes,
+        model_id=session.model_id,
+        created_at=session.created_at,
+        expires_at=session.expires_at,
+        links={"self": here} | following,
+    )
+
+
+def _url(session: UploadSession, part: Part) -> str:
+    return f"/v1/uploads/{session.id}/parts/{part.number}"

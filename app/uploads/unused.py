@@ -1,0 +1,13 @@
+"""Files that nothing needs any more."""
+
+from datetime import UTC, datetime
+
+from app.storage import Storage
+from app.uploads.records import FileRecords
+
+
+def remove_unused_files(files: FileRecords, store: Storage) -> None:
+    """Files whose last job or model was deleted; the row goes first, so that nobody takes it."""
+    for file in files.unused(datetime.now(UTC)):
+        if files.forget(file.sha256):
+            store.delete(file.path)

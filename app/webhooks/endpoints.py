@@ -1,0 +1,33 @@
+"""Secrets of webhooks over HTTP."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+
+from app.keys.guard import Writer
+from app.problems import problems
+from app.webhooks.records import WebhookRecords
+from schemas.webhooks import WebhookSecret
+
+router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
+
+
+def records_of(request: Request) -> WebhookRecords:
+    """The service's webhooks."""
+    found: WebhookRecords = request.state.webhooks
+    return found
+
+
+Webhooks = Annotated[WebhookRecords, Depends(records_of)]
+
+
+@router.get("/webhook-secret")
+def get_secret(webhooks: Webhooks, caller: Writer) -> WebhookSecret:
+    """What your webhooks are signed with; who has it can forge them, so it takes `write`."""
+    return WebhookSecret(secret=webhooks.secret(caller.owner))
+
+
+@router.post("/webhook-secret/rotate")
+def rotate_secret(webhooks: Webhooks, caller: Writer) -> WebhookSecret:
+    """A new secret in place of the old one, which signs nothing from now on."""
+    return WebhookSecret(secret=webhooks.rotate(caller.owner))

@@ -1,0 +1,100 @@
+import base64
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from safetensors.numpy import save
+from starlette.datastructures import Headers
+
+from app.database import Database
+from app.keys.caller import Caller
+from app.models.records import ModelRecords
+from app.models.service import Models
+from app.settings import Limits
+from app.storage import Storage, open_storage
+from app.uploads.completion import Completion
+from app.uploads.records import FileRecords
+from app.uploads.service import Uploads
+from app.uploads.sessions import UploadSessions
+from app.uploads.sweep import UploadSweep
+from schemas.uploads import LEAST_PART_BYTES, FileToSend, NewUpload
+from tests.app.stored_job import draws
+
+DAY = timedelta(days=1)
+
+
+def announced(**files):
+    """An upload of files, as `name=bytes`, in the smallest parts that may be."""
+    sent = [
+        FileToSend(name=name, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        for name, data in files.items()
+    ]
+    return NewUpload(files=sent, part_size_bytes=LEAST_PART_BYTES)
+
+
+def digest_header(data):
+    digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
+    return {"content-digest": f"sha-256=:{digest}:"}
+
+
+async def streamed(data):
+    for start in range(0, len(data), 1 << 20):
+        yield data[start : start + (1 << 20)]
+
+
+@dataclass
+class World:
+    """Uploads into a store and a database, whose time the test tells."""
+
+    database: Database
+    store: Storage
+
+    def __post_init__(self):
+        self.now = datetime.now(UTC)
+        self.files = FileRecords(self.database)
+        self.sessions = UploadSessions(self.database, DAY, lambda: self.now)
+        self.records = ModelRecords(self.database, 30 * DAY, lambda: self.now)
+        self.models = Models(Limits(), self.records, self.files, self.store)
+        self.completion, self.uploads = self.process()
+        self.sweep = UploadSweep(self.files, self.sessions, self.records, self.store, DAY)
+
+    def process(self):
+        """As another process of the service has them."""
+        completion = Completion(self.sessions, self.models, self.records, self.files, self.store)
+        limits = Limits(upload_files=5)
+        return completion, Uploads(limits, self.sessions, self.records, self.store, completion)
+
+    def start(self, owner="a", **files):
+        return self.uploads.start(Caller(owner), announced(**files), None, presign=False)[0]
+
+    async def put(self, upload, number, data, owner="a", **headers):
+        """Send a part."""
+        sent = Headers(digest_header(data) | headers)
+        await self.uploads.receive(owner, upload.id, number, sent, streamed(data))
+
+    async def send(self, upload, data, numbers=None, owner="a"):
+        """Send the parts of an upload of one file."""
+        for part in upload.parts:
+            if numbers is None or part.number in numbers:
+                piece = data[part.offset : part.offset + part.size_bytes]
+                await self.put(upload, part.number, piece, owner)
+
+    def left(self):
+        return set(self.store.list(""))
+
+
+@pytest.fixture(scope="session")
+def large():
+    """A model of four of the smallest parts that may be, of which the last is short."""
+    return save(draws(x=(2048, 1024), y=(2048, 1024), z=(2048, 1024)))
+
+
+@pytest.fixture(scope="session")
+def small():
+    return save(draws(1, x=(4, 8)))
+
+
+@pytest.fixture
+def world(tmp_path, database):
+    return World(database, open_storage((tmp_path / "store").as_uri()))

@@ -1,0 +1,402 @@
+"""From parts to a model: whole or not at all, whoever asks and how often."""
+
+import asyncio
+import os
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+from safetensors.numpy import save
+from starlette.datastructures import Headers
+
+from app.errors import (
+    BadInput,
+    Conflict,
+    InvalidModel,
+    InvalidUpload,
+    NotFound,
+    PartsMissing,
+    TooLarge,
+    UploadExpired,
+)
+from app.keys.caller import Caller
+from app.models.service import model_id
+from app.storage import open_storage
+from app.uploads.layout import part_path
+from schemas.keys import OwnerLimits
+from schemas.uploads import LEAST_PART_BYTES, FileToSend, NewUpload
+from tests.app.stored_job import draws
+from tests.app.uploads.conftest import DAY, World, announced, digest_header, streamed
+
+
+@pytest.fixture
+def database_url(tmp_path):
+    return f"sqlite:///{tmp_path / 'palettery.db'}"
+
+
+def run(work):
+    return asyncio.run(work)
+
+
+def completed(world, upload, owner="a"):
+    return run(world.uploads.complete(owner, upload.id))
+
+
+def check_only_models_are_left(world):
+    kept = set(world.files.paths())
+    assert {path for path in world.left() if not path.startswith("models/")} == kept
+    if hasattr(world.store, "root"):
+        assert [*world.store.root.rglob("*.aside")] == []
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3, 4), (4, 3, 2, 1), (2, 4, 1, 3)])
+def test_parts_in_any_order_make_a_model(world, large, order):
+    upload = world.start(m=large)
+    assert [part.number for part in upload.parts] == [1, 2, 3, 4]
+    for number in order:
+        run(world.send(upload, large, {number}))
+    id_, is_new = completed(world, upload)
+    assert is_new
+    (file,) = world.models.checkpoint("a", id_).files
+    assert world.store.read(file.path) == large
+    assert id_ == model_id([("m", file.sha256)])
+    assert completed(world, upload) == (id_, False)
+    assert world.uploads.get("a", upload.id, presign=False).state == "complete"
+    check_only_models_are_left(world)
+
+
+def test_parts_at_once_and_again(world, large):
+    async def send():
+        upload = world.start(m=large)
+        await asyncio.gather(*(world.send(upload, large) for _ in range(3)))
+        return await world.uploads.complete("a", upload.id)
+
+    (file,) = world.models.checkpoint("a", run(send())[0]).files
+    assert world.store.read(file.path) == large
+    check_only_models_are_left(world)
+
+
+def test_missing_parts_are_named(world, large, small):
+    upload = world.start(m=large, n=small)
+    run(world.send(upload, large, {2, 4}))
+    with pytest.raises(PartsMissing, match="3 parts have not come in") as told:
+        completed(world, upload)
+    assert [error.pointer for error in told.value.errors] == ["/parts/1", "/parts/3", "/parts/5"]
+    assert "bytes 0 to 8,388,607 of m have not come in; PUT /v1/" in told.value.errors[0].detail
+    received = [part.is_received for part in world.uploads.get("a", upload.id, presign=False).parts]
+    assert received == [False, True, False, True, False]
+
+
+def test_a_file_that_is_not_what_was_announced_is_sent_again(world, large):
+    upload = world.start(m=large, n=save(draws(1, w=(4, 8))))
+    wrong = b"\0" * LEAST_PART_BYTES
+    run(world.put(upload, 2, wrong))
+    run(world.send(upload, large, {1, 3, 4}))
+    run(world.put(upload, 5, save(draws(1, w=(4, 8)))))
+    with pytest.raises(InvalidUpload, match=r"^m has the SHA-256 .* parts, 1 to 4, were removed"):
+        completed(world, upload)
+    received = [part.is_received for part in world.uploads.get("a", upload.id, presign=False).parts]
+    assert received == [False] * 4 + [True]
+    assert world.left() == {part_path(upload.id, 5)}
+    run(world.send(upload, large, {1, 2, 3, 4}))
+    assert completed(world, upload)[1]
+    check_only_models_are_left(world)
+
+
+def test_what_is_no_model_leaves_the_upload_open(world):
+    upload = world.start(m=b"no model at all")
+    run(world.put(upload, 1, b"no model at all"))
+    for _ in range(2):
+        with pytest.raises(InvalidModel):
+            completed(world, upload)
+    assert world.left() == {part_path(upload.id, 1)}
+    world.uploads.delete("a", upload.id)
+    assert world.left() == set()
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "kind", "said"),
+    [
+        (b"123", {}, InvalidUpload, "the body has 3 bytes, and part 2 has 8,388,608"),
+        (b"1" * 9_000_000, {}, TooLarge, "larger than part 2, which has 8,388,608 bytes"),
+        (b"", {"content-length": "9000000"}, TooLarge, "larger than part 2"),
+        (b"", {"content-length": "7"}, InvalidUpload, "the body has 7 bytes"),
+        (b"1" * LEAST_PART_BYTES, digest_header(b"2"), InvalidUpload, "bytes of part 2 have the"),
+        (b"1" * LEAST_PART_BYTES, {"content-encoding": "gzip"}, InvalidUpload, "coded as 'gzip'"),
+    ],
+)
+def test_a_wrong_part_leaves_nothing(world, large, body, headers, kind, said):
+    upload = world.start(m=large)
+    with pytest.raises(kind, match=said):
+        run(world.put(upload, 2, body, **headers))
+    assert world.left() == set()
+    assert world.sessions.received(upload.id) == {}
+
+
+def test_a_body_that_goes_on_is_not_read(world, large):
+    read = 0
+
+    async def endless():
+        nonlocal read
+        while True:
+            read += 1 << 20
+            yield bytes(1 << 20)
+
+    upload = world.start(m=large)
+    with pytest.raises(TooLarge):
+        run(world.uploads.receive("a", upload.id, 1, Headers(digest_header(b"")), endless()))
+    assert read == LEAST_PART_BYTES + (1 << 20)
+    assert world.left() == set()
+
+
+def test_a_part_that_is_all_of_a_file_has_its_digest(world, small):
+    upload = world.start(m=small)
+    with pytest.raises(InvalidUpload, match="part 1 is all of m, and its digest is not the file's"):
+        run(world.put(upload, 1, b"?" * len(small)))
+
+
+@pytest.mark.parametrize("number", [0, 5, 10_000])
+def test_a_part_out_of_range(world, large, number):
+    upload = world.start(m=large)
+    with pytest.raises(NotFound, match=f"no part {number:,}; its parts are 1 to 4"):
+        run(world.put(upload, number, b""))
+
+
+def test_the_same_part_is_not_read_again(world, large):
+    upload = world.start(m=large)
+    run(world.send(upload, large, {1}))
+
+    async def unread():
+        raise AssertionError("it was read")
+        yield b""
+
+    headers = Headers(digest_header(large[:LEAST_PART_BYTES]))
+    run(world.uploads.receive("a", upload.id, 1, headers, unread()))
+    world.store.delete(part_path(upload.id, 1))
+    run(world.uploads.receive("a", upload.id, 1, headers, streamed(large[:LEAST_PART_BYTES])))
+    assert world.left() == {part_path(upload.id, 1)}
+
+
+def test_what_the_owner_has_need_not_be_sent(world, large):
+    first = world.start(m=large)
+    run(world.send(first, large))
+    id_, _ = completed(world, first)
+    other = save(draws(2, w=(4, 8)))
+    again = world.start(m=large, n=other)
+    assert [file.is_present for file in again.files] == [True, False]
+    assert [part.number for part in again.parts] == [5]
+    run(world.put(again, 5, other))
+    both, _ = completed(world, again)
+    same = world.start(m=large)
+    assert same.parts == ()
+    assert completed(world, same) == (id_, True)
+    paths = {file.path for file in world.records.files("a", both)}
+    assert {file.path for file in world.records.files("a", id_)} < paths
+    check_only_models_are_left(world)
+
+
+def test_what_others_have_must_be_sent_and_is_kept_once(world, large):
+    upload = world.start(m=large)
+    run(world.send(upload, large))
+    id_, _ = completed(world, upload)
+    other = world.start("b", m=large)
+    assert len(other.parts) == 4
+    with pytest.raises(PartsMissing):
+        completed(world, other, "b")
+    run(world.send(other, large, owner="b"))
+    assert completed(world, other, "b") == (id_, True)
+    assert world.records.files("a", id_) == world.records.files("b", id_)
+    check_only_models_are_left(world)
+
+
+def test_a_kept_file_that_somebody_removed_is_sent_again(world, large):
+    upload = world.start(m=large)
+    run(world.send(upload, large))
+    id_, _ = completed(world, upload)
+    (file,) = world.records.files("a", id_)
+    world.store.delete(file.path)
+    again = world.start(m=large)
+    run(world.send(again, large))
+    assert completed(world, again) == (id_, True)
+    (moved,) = world.records.files("a", id_)
+    assert world.store.read(moved.path) == large
+    check_only_models_are_left(world)
+
+
+def test_a_part_that_somebody_removed_is_sent_again(world, large):
+    upload = world.start(m=large)
+    run(world.send(upload, large))
+    world.store.delete(part_path(upload.id, 2))
+    with pytest.raises(PartsMissing, match="1 parts"):
+        completed(world, upload)
+    run(world.send(upload, large, {2}))
+    assert completed(world, upload)[1]
+
+
+def test_all_who_complete_at_once_get_the_model(world, large):
+    """Of one process, and of another, which knows nothing of the first."""
+    _, elsewhere = world.process()
+
+    async def work():
+        upload = world.start(m=large)
+        await world.send(upload, large)
+        asked = [one.complete("a", upload.id) for one in (world.uploads, elsewhere) * 3]
+        return await asyncio.gather(*asked)
+
+    for _ in range(3):
+        ids = {id_ for id_, _ in run(work())}
+        assert len(ids) == 1
+        check_only_models_are_left(world)
+        world.models.delete("a", ids.pop())
+        assert world.left() == set()
+
+
+def test_completion_that_is_cut_off_is_done_again(world, large):
+    async def work():
+        upload = world.start(m=large)
+        await world.send(upload, large)
+        asked = asyncio.create_task(world.uploads.complete("a", upload.id))
+        while not world.completion._running:
+            await asyncio.sleep(0)
+        await world.completion.stop()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        return await world.uploads.complete("a", upload.id)
+
+    id_, _ = run(work())
+    world.sweep.remove_orphans(DAY * 0)
+    check_only_models_are_left(world)
+    assert world.store.read(world.records.files("a", id_)[0].path) == large
+
+
+def test_an_asker_who_leaves_does_not_stop_it(world, large):
+    async def work():
+        upload = world.start(m=large)
+        await world.send(upload, large)
+        asked = asyncio.create_task(world.uploads.complete("a", upload.id))
+        while not world.completion._running:
+            await asyncio.sleep(0)
+        asked.cancel()
+        return await world.uploads.complete("a", upload.id)
+
+    assert run(work())[0] == world.models.page("a", 1, None).items[0].id
+
+
+def test_an_upload_that_is_deleted_or_expired_or_complete(world, small):
+    upload = world.start(m=small)
+    run(world.put(upload, 1, small))
+    completed(world, upload)
+    with pytest.raises(Conflict, match="takes no more parts"):
+        run(world.put(upload, 1, small))
+    second = world.start(m=save(draws(3, q=(2, 2))))
+    world.now += 2 * DAY
+    for ask in (
+        lambda: run(world.put(second, 1, small)),
+        lambda: completed(world, second),
+        lambda: world.uploads.get("a", second.id, presign=False),
+        lambda: world.uploads.delete("a", second.id),
+    ):
+        with pytest.raises(UploadExpired):
+            ask()
+    third = world.start(m=save(draws(3, q=(2, 2))))
+    world.uploads.delete("a", third.id)
+    with pytest.raises(NotFound):
+        completed(world, third)
+
+
+def test_an_upload_that_is_deleted_while_a_part_comes_in(world, large):
+    upload = world.start(m=large)
+
+    async def body():
+        yield large[: LEAST_PART_BYTES - 1]
+        world.uploads.delete("a", upload.id)
+        yield large[LEAST_PART_BYTES - 1 : LEAST_PART_BYTES]
+
+    headers = Headers(digest_header(large[:LEAST_PART_BYTES]))
+    with pytest.raises(NotFound):
+        run(world.uploads.receive("a", upload.id, 1, headers, body()))
+    assert world.left() == set()
+
+
+def test_limits_are_named(world, small):
+    caller = Caller("a", limits=OwnerLimits(upload_bytes=len(small) - 1))
+    with pytest.raises(TooLarge, match=f"{len(small):,} bytes; {len(small) - 1:,} are allowed"):
+        world.uploads.start(caller, announced(m=small), None, presign=False)
+    with pytest.raises(TooLarge, match="over 5 files"):
+        world.start(**{f"m{number}": bytes([number]) for number in range(6)})
+    file = FileToSend(name="m", size_bytes=LEAST_PART_BYTES * 10_000 + 1, sha256="0" * 64)
+    many = NewUpload(files=[file], part_size_bytes=LEAST_PART_BYTES)
+    with pytest.raises(BadInput, match="10,001 parts of 8,388,608 bytes, and 10,000 are allowed"):
+        world.uploads.start(Caller("a"), many, None, presign=False)
+    with pytest.raises(BadInput, match="signs no requests; leave presign out"):
+        world.uploads.start(Caller("a"), announced(m=small), None, presign=True)
+
+
+def aged(world, path, days):
+    when = (datetime.now(UTC) - days * DAY).timestamp()
+    os.utime(world.store.root / path, (when, when))
+
+
+def test_the_sweep_leaves_open_uploads_alone_however_old(world, large):
+    upload = world.start(m=large)
+    run(world.send(upload, large, {1, 2}))
+    aged(world, part_path(upload.id, 1), 10)
+    world.sweep.run()
+    world.sweep.remove_orphans(DAY * 0)
+    assert world.left() == {part_path(upload.id, number) for number in (1, 2)}
+
+
+def test_the_sweep_removes_what_has_expired(world, large, small):
+    upload = world.start(m=large)
+    run(world.send(upload, large, {1, 2}))
+    done = world.start(m=small)
+    run(world.put(done, 1, small))
+    completed(world, done)
+    world.now += 2 * DAY
+    world.sweep.run()
+    check_only_models_are_left(world)
+    assert len(world.left()) == 2
+    world.now += 30 * DAY
+    world.sweep.run()
+    assert world.left() == set()
+    assert world.models.page("a", 9, None).items == ()
+
+
+def test_the_sweep_removes_what_belongs_to_nothing_once_it_is_old(world):
+    paths = [part_path("0" * 36, 1), part_path("no id", 1), "uploads/x", f"models/{'0' * 64}/c"]
+    for path in paths:
+        world.store.write(path, b"1")
+        aged(world, path, 0.9)
+    world.sweep.run()
+    assert world.left() == set(paths)
+    for path in paths:
+        aged(world, path, 1.1)
+    world.sweep.run()
+    assert world.left() == set()
+
+
+@pytest.mark.parametrize("sizes", ["small", "large"])
+def test_parts_sent_to_the_store_itself(database, object_store, monkeypatch, request, sizes):
+    """What is there counts if it has the right size, and is believed only once it was hashed."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    world, data = World(database, open_storage(object_store.url)), request.getfixturevalue(sizes)
+    upload, _ = world.uploads.start(Caller("a"), announced(m=data), None, presign=True)
+    for part in upload.parts:
+        assert part.url.startswith(object_store.endpoint)
+        body = data[part.offset : part.offset + part.size_bytes]
+        forged = part.url[:-4] + "0000"
+        assert httpx.put(forged, content=body).status_code == 403
+        wrong = b"?" * len(body) if part.number == 1 else body
+        httpx.put(part.url, content=wrong).raise_for_status()
+    shown = world.uploads.get("a", upload.id, presign=True)
+    assert all(part.is_received for part in shown.parts)
+    with pytest.raises(InvalidUpload, match="were removed: send them again"):
+        completed(world, upload)
+    assert world.left() == set()
+    for part in upload.parts:
+        body = data[part.offset : part.offset + part.size_bytes]
+        httpx.put(part.url, content=body).raise_for_status()
+    id_, _ = completed(world, upload)
+    assert world.store.read(world.records.files("a", id_)[0].path) == data
+    check_only_models_are_left(world)

@@ -1,0 +1,141 @@
+"""Rows of uploads, on every database that is claimed."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from app.errors import Conflict, IdempotencyConflict, NotFound, OverQuota, UploadExpired
+from app.idempotency import keyed
+from app.keys.caller import Caller
+from app.uploads.sessions import settle
+from schemas.keys import OwnerLimits
+from tests.app.uploads.conftest import DAY, announced
+
+MINUTE = timedelta(minutes=1)
+MODEL = "c" * 64
+HEX = "d" * 64
+
+
+def add(world, owner="a", key=None, data=b"123", limits=None, missing_bytes=3):
+    asked = keyed(key, data.decode())
+    caller = Caller(owner, limits=limits or OwnerLimits())
+    return world.sessions.add(caller, announced(m=data), missing_bytes, asked)
+
+
+def counted(world, table):
+    with world.database.transaction() as session:
+        return session.scalar(text(f"SELECT count(*) FROM {table}"))  # noqa: S608
+
+
+def complete(world, upload_id):
+    with world.database.transaction() as session:
+        settle(session, upload_id, MODEL)
+
+
+def test_an_upload_is_its_owners(world):
+    session, is_new = add(world)
+    assert is_new
+    assert world.sessions.get("a", session.id) == session
+    for owner, upload_id in (("b", session.id), ("a", "x"), ("a", "\0"), ("a", "0" * 36)):
+        with pytest.raises(NotFound, match="there is no upload"):
+            world.sessions.get(owner, upload_id)
+    assert [found.id for found in world.sessions.page("a", 9, None)] == [session.id]
+    assert world.sessions.page("b", 9, None) == []
+
+
+def test_it_stays_open_after_the_last_part(world):
+    session, _ = add(world)
+    world.now += DAY - MINUTE
+    world.sessions.receive(session.id, 1, HEX)
+    world.now += DAY - MINUTE
+    assert world.sessions.get("a", session.id).model_id is None
+    assert world.sessions.delete_expired() == []
+    world.now += 2 * MINUTE
+    with pytest.raises(UploadExpired, match="expired at 20"):
+        world.sessions.get("a", session.id)
+    assert world.sessions.page("a", 9, None) == []
+    assert world.sessions.delete_expired() == [session.id]
+    with pytest.raises(NotFound):
+        world.sessions.get("a", session.id)
+    assert counted(world, "upload_parts") == 0
+
+
+def test_parts_come_and_go(world):
+    session, _ = add(world)
+    for number, digest in ((3, HEX), (1, HEX), (3, MODEL), (2, HEX)):
+        world.sessions.receive(session.id, number, digest)
+    assert world.sessions.received(session.id) == {1: HEX, 2: HEX, 3: MODEL}
+    assert world.sessions.digest_of(session.id, 3) == MODEL
+    world.sessions.drop(session.id, [1, 3])
+    assert world.sessions.received(session.id) == {2: HEX}
+    assert world.sessions.digest_of(session.id, 3) is None
+
+
+def test_a_part_of_an_upload_that_is_no_more(world):
+    session, _ = add(world)
+    world.sessions.delete(session.id)
+    with pytest.raises(NotFound):
+        world.sessions.receive(session.id, 1, HEX)
+
+
+def test_a_complete_upload_takes_no_parts(world):
+    session, _ = add(world)
+    world.sessions.receive(session.id, 1, HEX)
+    assert world.sessions.open([session.id, "x", "0" * 36]) == {session.id}
+    complete(world, session.id)
+    complete(world, session.id)
+    assert world.sessions.get("a", session.id).model_id == MODEL
+    assert world.sessions.open([session.id]) == set()
+    assert world.sessions.received(session.id) == {}
+    with pytest.raises(Conflict, match="takes no more parts"):
+        world.sessions.receive(session.id, 1, HEX)
+
+
+def test_what_was_removed_cannot_be_completed(world):
+    with pytest.raises(NotFound):
+        complete(world, "0" * 36)
+
+
+def test_the_same_key_gives_the_same_upload(world):
+    first, _ = add(world, key="k")
+    assert add(world, key="k") == (first, False)
+    assert add(world, "b", key="k")[1], "keys are an owner's own"
+    with pytest.raises(IdempotencyConflict):
+        add(world, key="k", data=b"other")
+    world.now += DAY + MINUTE
+    again, is_new = add(world, key="k", data=b"other")
+    assert is_new, "the first has expired"
+    assert again.id != first.id
+
+
+def test_threads_with_the_same_key(world):
+    with ThreadPoolExecutor(4) as pool:
+        added = list(pool.map(lambda _: add(world, key="k"), range(8)))
+    assert len({session.id for session, _ in added}) == 1
+    assert sum(is_new for _, is_new in added) == 1
+
+
+def test_what_is_announced_counts_until_it_is_complete(world):
+    limits = OwnerLimits(stored_bytes=5)
+    first, _ = add(world, limits=limits)
+    with pytest.raises(OverQuota, match="a would have 6 stored bytes; 5 are allowed"):
+        add(world, limits=limits)
+    add(world, limits=limits, missing_bytes=0)
+    add(world, "b", limits=limits)
+    world.sessions.delete(first.id)
+    add(world, limits=limits)
+
+
+def test_pages_newest_first_also_of_the_same_moment(world):
+    for number in range(6):
+        world.now += MINUTE * (number % 2)
+        add(world)
+    seen, before = [], None
+    while page := world.sessions.page("a", 2, before):
+        seen += page
+        before = (page[-1].created_at, page[-1].id)
+    keys = [(session.created_at, session.id) for session in seen]
+    assert len(keys) == 6
+    assert keys == sorted(set(keys), reverse=True)

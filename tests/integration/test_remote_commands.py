@@ -1,0 +1,86 @@
+"""Commands that talk to a server, as a shell runs them."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from tests.integration.service import PALETTERY
+
+INVALID = "global_confg: null"
+
+
+@pytest.fixture
+def palettery(embedded):
+    """Run a command; gives (exit code, stdout, stderr)."""
+    environment = os.environ | {"PALETTERY_SERVER": str(embedded.http.base_url)}
+
+    def run(*words):
+        command = [PALETTERY, *map(str, words)]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+    return run
+
+
+@pytest.fixture
+def model_file(tmp_path, model):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(model)
+    return path
+
+
+def test_a_job_from_upload_to_its_log(palettery, model_file, tmp_path):
+    code, model_id, told = palettery("upload", model_file)
+    assert (code, told) == (0, "")
+    assert model_id in palettery("models")[1]
+    code, job_id, told = palettery("submit", model_id, "--preset", "w4")
+    assert (code, told) == (0, "")
+    code, out, told = palettery("wait", job_id)
+    assert (code, out, told) == (0, "", "succeeded")
+    events = [json.loads(line) for line in palettery("events", job_id)[1].splitlines()]
+    states = [event["state"]["state"] for event in events if "state" in event]
+    assert states == ["queued", "running", "succeeded"]
+    later = palettery("events", job_id, "--after", events[-1]["number"])
+    assert later == (0, "", "")
+    lines = palettery("log", job_id)[1].splitlines()
+    assert len(lines) == len([event for event in events if "log" in event])
+    assert palettery("download", job_id, "-o", tmp_path / "out")[0] == 0
+    assert palettery("delete", job_id)[0] == 0
+    assert palettery("wait", job_id)[0] == 2
+
+
+def test_wait_fails_when_the_job_does(palettery, model_file):
+    _, job_id, _ = palettery("submit", model_file, "--preset", "w4")
+    palettery("cancel", job_id)
+    code, _, told = palettery("wait", job_id)
+    assert (code, told.splitlines()[-1]) in {(1, "cancelled"), (0, "succeeded")}
+
+
+def test_configs(palettery, tmp_path):
+    config, broken = tmp_path / "c.yaml", tmp_path / "broken.yaml"
+    config.write_text("global_config: {op_state_spec: {weight: {n_bits: 6}}}")
+    broken.write_text(INVALID)
+    assert palettery("config", "put", "mine", config) == (0, "mine@1", "")
+    assert palettery("config", "put", "mine", config) == (0, "mine@1", "")
+    assert "mine@1" in palettery("config", "list")[1]
+    code, text, _ = palettery("config", "get", "mine")
+    assert (code, "n_bits: 6" in text) == (0, True)
+    assert palettery("config", "validate", config)[0] == 0
+    code, text, told = palettery("config", "validate", broken)
+    assert (code, text) == (2, "")
+    assert "did you mean 'global_config'?" in told
+    code, _, told = palettery("config", "put", "mine", broken)
+    assert (code, "/global_confg" in told) == (2, True)
+    assert palettery("config", "get", "mine@7")[0] == 2
+
+
+def test_what_is_not_there(palettery):
+    for words in (["wait", "none"], ["events", "none"], ["log", "none"], ["cancel", "none"]):
+        code, out, told = palettery(*words)
+        assert (code, out) == (2, "")
+        assert told.startswith("palettery: ")
+        assert told.count("\n") == 0

@@ -1,0 +1,97 @@
+"""Webhooks of a real server: called however often it takes, over kills, and never inside."""
+
+import json
+
+import pytest
+from standardwebhooks import Webhook
+
+from schemas.jobs import Job
+from tests.receiver import receiving
+
+ALLOWED = {"PALETTERY_WEBHOOK_PRIVATE": "1", "PALETTERY_WEBHOOK_RETRY_S": "0.2"}
+
+
+@pytest.fixture
+def receiver():
+    with receiving() as running:
+        yield running
+
+
+def secret(server):
+    return server.http.get("/v1/webhook-secret").raise_for_status().json()["secret"]
+
+
+def log(server, job_id):
+    lines = server.http.get(f"/v1/jobs/{job_id}/log?limit=1000").json()["items"]
+    return [line["message"] for line in lines]
+
+
+def last_word(server, job_id):
+    """Of the job's webhook, once there is one."""
+    told = server.wait_until(
+        lambda: [message for message in log(server, job_id) if "the webhook" in message],
+        "the webhook's end is in the log",
+    )
+    (word,) = told
+    return word
+
+
+def test_called_at_the_end_over_failures_and_a_kill(serve, tmp_path, model, receiver):
+    receiver.answers = [500, 503, 302]
+    with serve(tmp_path / "data", **ALLOWED) as server:
+        job_id = server.submit(model, webhook_url=receiver.url())
+        job = server.succeeded(job_id)
+        server.wait_until(lambda: len(receiver.calls) >= 2, "two calls")
+        server.kill_all()
+        server.start()
+        word = last_word(server, job_id)
+        assert word == "the webhook was called: HTTP 204 at try 4 of 9"
+        assert 4 <= len(receiver.calls) <= 5, "a kill may cost one call twice"
+        assert len({headers["webhook-id"] for headers, _ in receiver.calls}) == 1
+        for headers, body in receiver.calls:
+            said = Webhook(secret(server)).verify(body, headers)
+            assert said["type"] == "job.succeeded"
+            assert Job.model_validate(said["data"]) == Job.model_validate(job)
+
+
+def test_every_kind_of_end_is_told(serve, tmp_path, large_model, receiver):
+    with serve(tmp_path / "data", **ALLOWED, PALETTERY_RUNNING_JOBS="1") as server:
+        running, queued = (
+            server.submit(large_model, webhook_url=receiver.url(), deadline_s=5) for _ in range(2)
+        )
+        server.http.post(f"/v1/jobs/{queued}/cancel").raise_for_status()
+        server.ended(running)
+        server.wait_until(lambda: len(receiver.calls) == 2, "both ends are told")
+        told = {json.loads(body)["data"]["id"]: json.loads(body)["type"]
+                for _, body in receiver.calls}  # fmt: skip
+        state = server.job(running)["state"]
+        assert told == {queued: "job.cancelled", running: f"job.{state}"}
+
+
+@pytest.mark.parametrize(
+    "url", ["http://169.254.169.254/latest/meta-data", "http://[::1]/", "http://2130706433/"]
+)
+def test_literal_private_addresses_are_refused_at_once(embedded, model, url):
+    answer = embedded.http.post(
+        "/v1/jobs", files={"model": ("m.safetensors", model)}, data={"webhook_url": url}
+    )
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["code"] == "invalid_webhook"
+    assert answer.json()["errors"][0]["pointer"] == "/webhook_url"
+    assert embedded.leftovers() == []
+
+
+def test_names_of_private_addresses_are_never_called(serve, tmp_path, model, receiver):
+    with serve(tmp_path / "data") as server:
+        job_id = server.submit(model, webhook_url=receiver.url("localhost"))
+        server.succeeded(job_id)
+        word = last_word(server, job_id)
+        assert word.startswith("the webhook is not called: its host has an address that is not")
+    assert receiver.calls == []
+
+
+def test_secret_rotates(embedded):
+    before = secret(embedded)
+    assert before == secret(embedded)
+    after = embedded.http.post("/v1/webhook-secret/rotate").raise_for_status().json()["secret"]
+    assert after == secret(embedded) != before
