@@ -1,8 +1,15 @@
 """The body of a request that is one document, and what it says it is."""
 
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from app.errors import InvalidUpload, TooLarge
+from app.errors import BadInput, InvalidUpload, TooLarge, UnsupportedMediaType
+from schemas.config.faults import explained
+
+JSON = "application/json"
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def media_type(request: Request) -> str:
@@ -26,3 +33,41 @@ async def read_body(request: Request, most_bytes: int) -> bytes:
     except ClientDisconnect as error:
         raise InvalidUpload("the connection broke off before the body was complete") from error
     return bytes(held)
+
+
+async def read_json(request: Request, kind: type[Model], most_bytes: int) -> Model:
+    """The body as a document of a kind; who may send it was asked before.
+
+    Raises:
+        UnsupportedMediaType: it says that it is something else than JSON.
+        TooLarge, InvalidUpload: see `read_body`.
+        BadInput: with every field at fault.
+    """
+    if media_type(request) != JSON:
+        raise UnsupportedMediaType(f"the body must be {JSON}; say so in Content-Type")
+    body = await read_body(request, most_bytes)
+    try:
+        return kind.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        faults = explained(error, kind)
+        raise BadInput(
+            "the body is not as it must be; `errors` names each field", faults
+        ) from error
+
+
+def inlined(kind: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of a document, which refers to nothing outside of itself."""
+    schema = kind.model_json_schema()
+    defined = schema.pop("$defs", {})
+
+    def resolved(node: Any) -> Any:
+        if isinstance(node, list):
+            return [resolved(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return resolved(defined[node["$ref"].rpartition("/")[2]])
+        return {key: resolved(value) for key, value in node.items()}
+
+    found: dict[str, Any] = resolved(schema)
+    return found

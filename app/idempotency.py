@@ -28,6 +28,10 @@ REPLAYED = {"Idempotent-Replayed": "true"}
 """Header of an answer that was given before."""
 
 
+class KeyTaken(Exception):
+    """Something of the owner's has the key already."""
+
+
 @dataclass(frozen=True)
 class KeyedRequest:
     """A key of an owner's, and the request that it stands for."""

@@ -12,6 +12,7 @@ COMMANDS = (
     ["benchmarks.scaling"],
     ["benchmarks.vector"],
     ["benchmarks.service"],
+    ["benchmarks.api"],
 )
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class NewUpload(Schema):
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
-    files: tuple[FileToSend, ...] = Field(min_length=1)
+    files: tuple[FileToSend, ...] = Field(json_schema_extra={"minItems": 1})
     """All files of the model: its shards, with their index if there are several, its config."""
     part_size_bytes: int = Field(default=PART_BYTES, ge=LEAST_PART_BYTES, le=MOST_PART_BYTES)
     """Of every part but the last of each file; there may be 10,000 parts."""
@@ -60,6 +60,8 @@ class NewUpload(Schema):
     @field_validator("files")
     @classmethod
     def _check_files(cls, files: tuple[FileToSend, ...]) -> tuple[FileToSend, ...]:
+        if not files:
+            raise ValueError("there is no file; name those of one model")
         if (name := _twice(file.name for file in files)) is not None:
             raise ValueError(f"two files are called {name!r}; each needs a name of its own")
         if (sha256 := _twice(file.sha256 for file in files)) is not None:

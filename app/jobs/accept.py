@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 
 from app.compression.job import job_folder
 from app.errors import DatabaseFailed, FileGone
-from app.idempotency import KeyedRequest
+from app.idempotency import KeyedRequest, KeyTaken
 from app.jobs.engine import Engine
 from app.jobs.prepare import Order, Place, Prepared, prepare
-from app.jobs.records import KeyTaken, Records
+from app.jobs.records import Records
 from app.jobs.request import Wishes
 from app.jobs.rows import NewJob
 from app.keys.caller import Caller

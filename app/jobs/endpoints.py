@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import StreamingResponse
 
 from app.idempotency import REPLAYED, IdempotencyKey
 from app.jobs.bodies import BODIES
@@ -120,6 +121,25 @@ def delete(job_id: str, jobs: Service, caller: Writer) -> None:
 def report(job_id: str, jobs: Service, caller: Reader) -> Report:
     """What happened to every tensor."""
     return jobs.report(caller.owner, job_id)
+
+
+@router.get(
+    "/jobs/{job_id}/report.csv",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "a row per tensor; a text that begins with = + - or @ has an apostrophe "
+            "in front, so that no spreadsheet runs it",
+            "content": {"text/csv": {"schema": {"type": "string"}}},
+        },
+        **UNFINISHED,
+    },
+)
+def report_as_csv(job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
+    """What happened to every tensor, as a table."""
+    rows = jobs.report_csv(caller.owner, job_id)
+    name = {"Content-Disposition": f'attachment; filename="{job_id}.csv"'}
+    return StreamingResponse(rows, 200, name, "text/csv; charset=utf-8")
 
 
 DOWNLOAD: dict[str, Any] = {

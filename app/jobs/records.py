@@ -13,7 +13,7 @@ from app.errors import Conflict, NotFound
 from app.events import lines
 from app.events.lines import Line
 from app.events.records import record
-from app.idempotency import KeyedRequest
+from app.idempotency import KeyedRequest, KeyTaken
 from app.jobs.engine import Call
 from app.jobs.hooks import Enqueue, Notify, OnEnd
 from app.jobs.rows import ALIVE, ID, RETRIED, NewJob, changed, changing, new_row, shown
@@ -24,10 +24,6 @@ from app.uploads.records import KeptFile, keep
 from schemas.jobs import ENDED, Job, JobState, Progress
 from schemas.keys import OwnerLimits
 from schemas.problem import Problem
-
-
-class KeyTaken(Exception):
-    """Another job has the Idempotency-Key; `Records.keyed` tells which."""
 
 
 class Records:

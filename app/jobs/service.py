@@ -1,7 +1,7 @@
 """Accept jobs and look after them: what the endpoints ask for."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from starlette.requests import Request
 
@@ -16,6 +16,7 @@ from app.jobs.engine import Engine
 from app.jobs.orders import Orders, Received
 from app.jobs.prepare import Order, plan
 from app.jobs.records import Records
+from app.jobs.report_csv import report_csv
 from app.jobs.request import Wishes
 from app.jobs.rows import ID
 from app.keys.caller import Caller
@@ -123,6 +124,15 @@ class Jobs:
         """The account of a job that succeeded."""
         self._succeeded(owner, job_id, "report")
         return Report.model_validate_json(bytes(self._store.read(report_path(job_folder(job_id)))))
+
+    def report_csv(self, owner: str, job_id: str) -> Iterator[bytes]:
+        """The same as CSV, in pieces.
+
+        Raises:
+            Conflict: the job has not succeeded.
+        """
+        self._succeeded(owner, job_id, "report")
+        return report_csv(self._store, report_path(job_folder(job_id)))
 
     def artifact(self, owner: str, job_id: str, name: str | None) -> StoredDownload:
         """A file of a job's artifact; None asks for the only one, or the index of several.

@@ -4,19 +4,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import ValidationError
 
-from app.body import media_type, read_body
-from app.errors import BadInput, UnsupportedMediaType
+from app.body import JSON, read_json
 from app.keys.guard import Admin, Reader, keys_of
 from app.keys.service import Keys
 from app.problems import problems
-from schemas.config.faults import explained
 from schemas.keys import CreatedKey, KeyPage, Me, NewKey
 
 KEY_BYTES = 64 << 10
 """Of a request for a key."""
-JSON = "application/json"
 BODY: dict[str, Any] = {
     "requestBody": {"required": True, "content": {JSON: {"schema": NewKey.model_json_schema()}}}
 }
@@ -38,7 +34,7 @@ def me(keys: Service, caller: Reader) -> Me:
 @router.post("/keys", status_code=201, openapi_extra=BODY, responses=CREATED)
 async def create(request: Request, keys: Service, _: Admin) -> CreatedKey:
     """Make a key. From the first one on, every request needs one."""
-    return await run_in_threadpool(keys.create, await _new_key(request))
+    return await run_in_threadpool(keys.create, await read_json(request, NewKey, KEY_BYTES))
 
 
 @router.get("/keys", responses=problems(_422="limit or cursor is not valid"))
@@ -56,20 +52,3 @@ def page(
 def revoke(key_id: str, keys: Service, _: Admin) -> None:
     """Revoke a key: no request with it gets through any more."""
     keys.revoke(key_id)
-
-
-async def _new_key(request: Request) -> NewKey:
-    """The body, which is not read before the caller is known to be an admin.
-
-    Raises:
-        UnsupportedMediaType: it says that it is something else than JSON.
-        BadInput: with every field at fault.
-    """
-    if media_type(request) != JSON:
-        raise UnsupportedMediaType(f"the body must be {JSON}; say so in Content-Type")
-    body = await read_body(request, KEY_BYTES)
-    try:
-        return NewKey.model_validate_json(body, strict=True)
-    except ValidationError as error:
-        faults = explained(error, NewKey)
-        raise BadInput("there can be no such key; `errors` names each field", faults) from error

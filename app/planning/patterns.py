@@ -36,6 +36,7 @@ class Patterns:
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = self._left_s = timeout_s
+        self._compiled: dict[str, re.Pattern[str]] = {}
 
     def check(self, pattern: str, pointer: str) -> None:
         """That a pattern is short and compiles; `pointer` says where in the config it stands.
@@ -46,7 +47,7 @@ class Patterns:
         if len(pattern) > _LONGEST:
             raise _invalid(pointer, f"{len(pattern):,} characters; {_LONGEST:,} are allowed")
         try:
-            _compile_quick(pattern)
+            self._compiled[pattern] = _compile_quick(pattern)
         except (re.error, OverflowError, RecursionError, ValueError) as error:
             raise _invalid(
                 pointer, f"{pattern!r} is no regular expression: {error}; escape . * + ? by a \\"
@@ -63,7 +64,7 @@ class Patterns:
         """
         quick = _is_quick(pattern, texts)
         compiling = time.thread_time()
-        matches = _compile_quick(pattern).fullmatch if quick else self._stoppable(pattern, pointer)
+        matches = self._quick(pattern).fullmatch if quick else self._stoppable(pattern, pointer)
         self._left_s -= time.thread_time() - compiling
         if self._left_s <= 0:
             raise self._too_slow(pattern, pointer)
@@ -78,6 +79,10 @@ class Patterns:
             if self._left_s <= 0:
                 raise self._too_slow(pattern, pointer)
         return found
+
+    def _quick(self, pattern: str) -> re.Pattern[str]:
+        """As `check` compiled it: `re` itself remembers a few hundred patterns only."""
+        return self._compiled.get(pattern) or _compile_quick(pattern)
 
     def _stoppable(self, pattern: str, pointer: str) -> Callable[[str], object]:
         if _unrolled(pattern) > _UNROLLED:

@@ -9,6 +9,8 @@ from itertools import islice
 from typing import Final
 
 _MOST: Final = 3
+SEARCHES: Final = 1_000
+"""For names like a key, in one plan."""
 _COMPARED: Final = 300
 """Names that a key is compared with; a large model has too many for all."""
 
@@ -39,9 +41,16 @@ class DottedNames:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = dict.fromkeys(name for name in names if name)
+        self._left = SEARCHES
 
     def close(self, pattern: str) -> tuple[str, ...]:
-        """Names that a pattern nearly spells: without its head or tail, or with a typo."""
+        """Names that a pattern nearly spells: without its head or tail, or with a typo.
+
+        None from the search behind `SEARCHES` on: they take time, and nobody reads so many.
+        """
+        if not self._left:
+            return ()
+        self._left -= 1
         plain = pattern.replace("\\.", ".").strip("^$")
         stem = plain.removesuffix("*").removesuffix(".").removesuffix(".")
         if not stem:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from app.body import JSON, inlined, read_json
 from app.idempotency import REPLAYED, IdempotencyKey, keyed
 from app.keys.guard import Reader, Writer
 from app.models.endpoints import Service as ModelService
@@ -17,7 +18,10 @@ from schemas.uploads import MOST_PARTS, NewUpload, Upload, UploadPage
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
 ANNOUNCEMENT_BYTES = 2 << 20
-"""Of a JSON body; a thousand files with names as long as can be have fewer."""
+"""Of an announcement; a thousand files with names as long as can be have fewer."""
+ANNOUNCEMENT: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {JSON: {"schema": inlined(NewUpload)}}}
+}
 PART: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -55,16 +59,17 @@ Presign = Annotated[
 @router.post(
     "/uploads",
     status_code=201,
-    max_body_size=ANNOUNCEMENT_BYTES,
+    openapi_extra=ANNOUNCEMENT,
     responses=problems(
         _409="the Idempotency-Key stands for another request",
         _413="over a limit",
-        _422="the request is not valid, or the store signs nothing",
+        _415="the body is no JSON",
+        _422="the announcement is not as it must be, or the store signs nothing",
         _429="the owner would have more bytes than it may",
     ),
 )
-def start(
-    new: NewUpload,
+async def start(
+    request: Request,
     response: Response,
     uploads: Service,
     caller: Writer,
@@ -72,8 +77,9 @@ def start(
     presign: Presign = False,
 ) -> Upload:
     """Announce the files of a model; what is here of them already need not be sent."""
-    request = keyed(key, "POST /v1/uploads", new.model_dump(mode="json"))
-    upload, is_new = uploads.start(caller, new, request, presign=presign)
+    new = await read_json(request, NewUpload, ANNOUNCEMENT_BYTES)
+    asked = keyed(key, "POST /v1/uploads", new.model_dump(mode="json"))
+    upload, is_new = await run_in_threadpool(uploads.start, caller, new, asked, presign=presign)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
     if not is_new:
         response.headers.update(REPLAYED)

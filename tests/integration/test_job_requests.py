@@ -1,6 +1,8 @@
 """Requests for jobs and plans, in every form and more than once, on real services."""
 
+import csv
 import hashlib
+import io
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -251,3 +253,15 @@ def test_large_config_in_either_form(server, model, model_id):
     told = refused(ask(server, "plans", model_id=model_id, config=config), 422, "invalid_config")
     assert [error.pointer for error in told.errors] == ["/config/global_config"]
     assert server.leftovers() == []
+
+
+def test_report_as_csv(server, model_id):
+    job = server.succeeded(ask(server, model_id=model_id, preset="w4").json()["id"])
+    answer = server.http.get(job["links"]["report_csv"])
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
+    tensors = server.report(job["id"])["tensors"]
+    assert [(row["name"], row["action"], int(row["size_after_bytes"])) for row in rows] == [
+        (tensor["name"], tensor["action"], tensor["size_after_bytes"]) for tensor in tensors
+    ]
+    refused(server.http.get(f"/v1/jobs/{uuid.uuid4()}/report.csv"), 404, "not_found")

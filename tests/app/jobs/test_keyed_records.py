@@ -7,8 +7,8 @@ from threading import Barrier
 import pytest
 
 from app.errors import IdempotencyConflict
-from app.idempotency import keyed
-from app.jobs.records import KeyTaken, Records
+from app.idempotency import KeyTaken, keyed
+from app.jobs.records import Records
 from app.jobs.rows import NewJob
 from app.uploads.records import FileRecords, KeptFile
 from schemas.jobs import Progress

@@ -1,0 +1,124 @@
+"""How long requests wait for each other.
+
+Run as `python -m benchmarks.api`. Needs Linux.
+"""
+
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import httpx
+import numpy as np
+from safetensors.numpy import save
+
+from benchmarks.service import row
+from benchmarks.serving import Service, embedded
+
+WORKERS = 1
+"""On a machine of two cores the other one is the server's."""
+POLL_EVERY_S = 0.002
+IDLE_S = 5.0
+SUBMISSIONS = 3
+DOCUMENT_BYTES = 5_000_000
+GOAL_S = 0.050
+_SPAWNED = multiprocessing.get_context("spawn")
+
+
+def main() -> None:
+    """Measure, and print each row as it is known."""
+    print("| what | measured | ratio | goal |\n| --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory(prefix="palettery-bench-") as folder:
+        large_configs(Path(folder))
+
+
+def large_configs(folder: Path) -> None:
+    """Latency of `GET /livez` while configs of 5 MB are submitted, beside that of an idle server.
+
+    The model is small, and no rule matches it but the last, so that planning is nearly all work.
+    """
+    model = save({"encoder.weight": np.random.default_rng(0).normal(size=(64, 64)).astype("f4")})
+    document = _document()
+    with embedded(folder, WORKERS) as service:
+        submit: dict[str, Callable[[], httpx.Response]] = {
+            "as a form": lambda: service.http.post(
+                "/v1/jobs", files={"model": ("m.safetensors", model)}, data={"config": document}
+            ),
+            "as a named config": lambda: service.http.put(
+                "/v1/configs/large", content=document, headers={"Content-Type": "application/json"}
+            ),
+        }
+        for send in submit.values():  # the first one starts the process that others are forked from
+            send().raise_for_status()
+        with _polled(service) as idle:
+            time.sleep(IDLE_S)
+        _tell("idle", idle, None)
+        for how, send in submit.items():
+            taken = []
+            with _polled(service) as busy:
+                for _ in range(SUBMISSIONS):
+                    started = time.perf_counter()
+                    send().raise_for_status()
+                    taken.append(time.perf_counter() - started)
+            size = f"{len(document) / 1e6:.1f} MB {how}"
+            _tell(f"while {size} is sent", busy, GOAL_S)
+            row(f"{size}, from sending to the answer, median", f"{statistics.median(taken):.1f} s")
+
+
+@contextmanager
+def _polled(service: Service) -> Iterator[list[float]]:
+    """Seconds that each of many `GET /livez` takes, one after the other; in the list at the end.
+
+    A process of its own asks, so that it waits for nobody but the server.
+    """
+    found: list[float] = []
+    ours, theirs = multiprocessing.Pipe()
+    polling = _SPAWNED.Process(target=_poll, args=(service.url, theirs))
+    polling.start()
+    ours.recv()
+    try:
+        yield found
+    finally:
+        ours.send(None)
+        found += ours.recv()
+        polling.join()
+
+
+def _poll(url: str, caller: Connection) -> None:
+    found: list[float] = []
+    with httpx.Client(base_url=url) as client:
+        client.get("/livez").raise_for_status()
+        caller.send(None)
+        while not caller.poll(POLL_EVERY_S):
+            started = time.perf_counter()
+            client.get("/livez").raise_for_status()
+            found.append(time.perf_counter() - started)
+    caller.send(found)
+
+
+def _tell(when: str, found: list[float], goal: float | None) -> None:
+    ranked = sorted(found)
+    middle, most, worst = (ranked[int(len(ranked) * part)] * 1e3 for part in (0.5, 0.99, 0.99999))
+    shown = f"{middle:.1f} ms; p99 {most:.1f} ms; worst {worst:.1f} ms of {len(found):,}"
+    if goal is None:
+        row(f"GET /livez, {when}", shown)
+    else:
+        row(f"GET /livez, {when}", shown, worst / 1e3 / goal, f"worst {goal * 1e3:.0f} ms")
+
+
+def _document() -> str:
+    """A config with a rule of its own for each of very many modules."""
+    rule = {"op_state_spec": {"weight": {"n_bits": 4}}}
+    each = len(json.dumps({"model.layers.000000.mlp": rule}))
+    count = DOCUMENT_BYTES // each
+    rules = {f"model.layers.{number:06d}.mlp": rule for number in range(count)}
+    return json.dumps({"global_config": None, "module_name_configs": rules | {"encoder": rule}})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Reports as CSV: every tensor a row, and nothing that a spreadsheet would run."""
+
+import csv
+import io
+import tracemalloc
+
+import pytest
+
+from app.jobs.report_csv import COLUMNS, report_csv, tensors
+from app.storage import open_storage
+from schemas.config import PalettizationSpec
+from schemas.plan import Clustering
+from schemas.report import Report, TensorReport
+
+KEPT = TensorReport(
+    name="a.bias",
+    aliases=("b.bias", "c.bias"),
+    module="a",
+    module_type=None,
+    dtype="F32",
+    shape=(4,),
+    action="kept",
+    rule=None,
+    reason='it is "small", and\nodd',
+    size_before_bytes=16,
+    size_after_bytes=16,
+    bits_per_weight=32.0,
+)
+PALETTIZED = TensorReport(
+    name="größe.weight",
+    module="größe",
+    module_type="torch.nn.modules.linear.Linear",
+    dtype="F16",
+    shape=(64, 32),
+    action="palettized",
+    rule="global_config",
+    spec=PalettizationSpec(n_bits=6, cluster_dim=2),
+    clustering=Clustering(axis=1, group_size=8, rounding_precision=None),
+    groups=4,
+    size_before_bytes=4096,
+    size_after_bytes=1700,
+    bits_per_weight=6.64,
+    sse=0.5,
+    snr_db=-1.5,
+    reused=True,
+)
+
+
+def report(*entries):
+    return Report(
+        tensors=entries,
+        size_before_bytes=1,
+        size_after_bytes=1,
+        palettized_size_before_bytes=1,
+        palettized_size_after_bytes=1,
+        bits_per_weight=1.0,
+        artifact_sha256={},
+        software={},
+        warnings=('"tensors":[{}]',),
+    )
+
+
+def rows(tmp_path, *entries):
+    store = open_storage(tmp_path.as_uri())
+    store.write("report.json", report(*entries).model_dump_json().encode())
+    text = b"".join(report_csv(store, "report.json")).decode()
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def test_every_tensor_is_a_row(tmp_path):
+    kept, palettized = rows(tmp_path, KEPT, PALETTIZED)
+    assert tuple(kept) == COLUMNS
+    assert (kept["name"], kept["aliases"], kept["shape"]) == ("a.bias", "b.bias c.bias", "4")
+    assert kept["reason"] == KEPT.reason
+    assert kept["n_bits"] == kept["axis"] == kept["snr_db"] == ""
+    assert palettized["name"] == "größe.weight"
+    given = [palettized[name] for name in ("n_bits", "cluster_dim", "axis", "group_size")]
+    assert given == ["6", "2", "1", "8"]
+    assert (palettized["snr_db"], palettized["reused"]) == ("-1.5", "true")
+
+
+@pytest.mark.parametrize("start", list("=+-@\t\r"))
+def test_no_text_is_a_formula(tmp_path, start):
+    evil = KEPT.model_copy(
+        update={"name": f'{start}cmd|"/c calc"!A0', "module": f"{start}1", "aliases": (start,)}
+    )
+    (row,) = rows(tmp_path, evil)
+    assert row["name"] == "'" + evil.name
+    assert not any(cell.startswith(tuple("=+-@\t\r")) for cell in row.values())
+
+
+def test_report_without_tensors(tmp_path):
+    assert rows(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
+def test_pieces_of_any_size(size):
+    data = report(KEPT, PALETTIZED, KEPT).model_dump_json().encode()
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
+    assert [found["name"] for found in tensors(pieces)] == ["a.bias", "größe.weight", "a.bias"]
+
+
+def test_memory_does_not_grow_with_the_report(tmp_path):
+    store = open_storage(tmp_path.as_uri())
+    entry = PALETTIZED.model_dump_json()
+    count = 40_000
+    head, tail = report(PALETTIZED).model_dump_json().split(entry)
+    store.write("report.json", f"{head}{','.join([entry] * count)}{tail}".encode())
+    tracemalloc.start()
+    lines = sum(piece.count(b"\r\n") for piece in report_csv(store, "report.json"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert lines == count + 1
+    assert peak < store.size_bytes("report.json") / 3

@@ -1,0 +1,10 @@
+"""Names that a key may have meant, while anybody reads them."""
+
+from app.planning.suggestions import SEARCHES, DottedNames
+
+
+def test_searches_end_where_nobody_reads_on():
+    names = DottedNames(["encoder.layer", "decoder.layer"])
+    found = [names.close("encodr.layer") for _ in range(SEARCHES + 1)]
+    assert all(near[0] == "encoder.layer" for near in found[:-1])
+    assert found[-1] == ()
