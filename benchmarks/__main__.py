@@ -12,6 +12,7 @@ COMMANDS = (
     ["benchmarks.scaling"],
     ["benchmarks.vector"],
     ["benchmarks.service"],
+    ["benchmarks.events"],
     ["benchmarks.api"],
 )
 
