@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import dask
-from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed import Client, Nanny, Scheduler
 
 from app.jobs.fanout import Workers
 from app.metrics import Metrics
@@ -58,23 +58,21 @@ log = logging.getLogger(__name__)
 async def local_workers(
     settings: Settings, metrics: Metrics, traces: Tracing
 ) -> AsyncIterator[Workers]:
-    """Worker processes of this machine, warm, and a scheduler in this process."""
-    nannies = {
-        number: {"cls": Nanny, "options": options}
-        for number, options in enumerate(_workers(settings))
-    }
-    scheduler = {"cls": Scheduler, "options": _listening("127.0.0.1", 0)}
+    """Worker processes of this machine, warm, and a scheduler in this process.
+
+    Dask's own cluster gives a worker up that takes 15 s to start anew, and never has another.
+    """
+    options, started = _workers(settings), asyncio.Semaphore(0)
     with _configured():
+        # Dask calls a heartbeat cut off by closing an error; those of tasks reach us.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
         async with (
-            SpecCluster(
-                nannies,
-                scheduler,
-                asynchronous=True,
-                # Dask calls a heartbeat cut off by closing an error; those of tasks reach us.
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
-            _connected(lambda: _client(cluster.scheduler_address), metrics, traces) as workers,
+            Scheduler(**_listening("127.0.0.1", 0)) as scheduler,
+            _working(scheduler.address, options, lambda _: started.release()),
+            _connected(lambda: _client(scheduler.address), metrics, traces) as workers,
         ):
+            for _ in options:
+                await started.acquire()
             yield workers
 
 
@@ -109,23 +107,37 @@ def run_worker(settings: Settings) -> None:
 
     async def serve() -> None:
         with _configured():
-            places = [
-                asyncio.create_task(_keep_working(address, options))
-                for options in _workers(settings)
-            ]
-            await _stopped()
-            for place in places:
-                place.cancel()
-            await asyncio.gather(*places, return_exceptions=True)
+            async with _working(address, _workers(settings), _say_ready):
+                await _stopped()
 
     asyncio.run(serve())
 
 
-async def _keep_working(address: str, options: dict[str, Any]) -> None:
+def _say_ready(address: str) -> None:
+    print(f"palettery worker is ready at {address}", flush=True)  # noqa: T201
+
+
+@asynccontextmanager
+async def _working(
+    address: str, workers: list[dict[str, Any]], on_start: Callable[[str], None]
+) -> AsyncIterator[None]:
+    """Workers of a scheduler until the block ends; those that die are replaced."""
+    places = [asyncio.create_task(_keep_working(address, each, on_start)) for each in workers]
+    try:
+        yield
+    finally:
+        for place in places:
+            place.cancel()
+        await asyncio.gather(*places, return_exceptions=True)
+
+
+async def _keep_working(
+    address: str, options: dict[str, Any], on_start: Callable[[str], None]
+) -> None:
     while True:
         try:
             async with Nanny(address, **options) as nanny:
-                print(f"palettery worker is ready at {nanny.worker_address}", flush=True)  # noqa: T201
+                on_start(nanny.worker_address)
                 await nanny.finished()
         except (OSError, TimeoutError, RuntimeError) as error:
             log.warning("no work from %s: %s", address, error)

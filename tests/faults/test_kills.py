@@ -2,6 +2,8 @@
 
 import os
 import signal
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,7 @@ from tests.integration.service import cpu_ticks, measured
 
 pytestmark = pytest.mark.heavy
 
-STOPPED_S = 30
+STOPPED_S, START_S = 30, 20
 
 
 def busiest(service):
@@ -71,6 +73,36 @@ def test_killed_process_costs_no_finished_part(start, slow, what):
         before = measured(service, job_id)
         KILLS[what](service)
         service.start()
+        check_result(service, job_id, slow.sha256, before)
+
+
+def workers(service):
+    """The processes that palettize."""
+    found = set()
+    for pid in service.processes():
+        with suppress(OSError):  # it may be gone by now
+            if b"spawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["embedded", "scaled"])
+def test_workers_that_start_slowly_are_waited_for(start, slow, kind):
+    """All workers die, and those in their place stand still for 20 s: then the job goes on."""
+    with start(kind) as service, watched(service) as watch:
+        job_id = watch.submit(slow.body, config=slow.config)
+        service.some_parts(job_id)
+        before = measured(service, job_id)
+        dead = workers(service)
+        for pid in dead:
+            os.kill(pid, signal.SIGKILL)
+        service.wait_until(lambda: len(workers(service) - dead) == len(dead), "others start")
+        started = workers(service) - dead
+        for pid in started:
+            os.kill(pid, signal.SIGSTOP)
+        outlast(START_S)
+        for pid in started:
+            os.kill(pid, signal.SIGCONT)
         check_result(service, job_id, slow.sha256, before)
 
 

@@ -95,6 +95,7 @@ def test_expired_key_is_refused_and_still_keeps_the_door_shut(keys, clock):
         ("plt_\x00ü\udcff", "this is no key"),
         (ADMIN_KEY, "this is no key"),
     ],
+    ids=["unknown", "cut off", "with a space", "empty", "no ASCII", "another kind"],
 )
 def test_what_is_no_key_is_refused_with_and_without_keys(keys, secret, said):
     assert_refused(keys, secret, said)
