@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import wraps
+from threading import Lock
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from weakref import finalize
@@ -81,6 +82,7 @@ class Client:
     ) -> None:
         self.asynchronous = AsyncClient(url, key=key, attempts=attempts)
         self._portal: BlockingPortal | None = None
+        self._starting = Lock()
         self._end: Callable[[], object] = _nothing
 
     def __enter__(self) -> Self:
@@ -96,12 +98,13 @@ class Client:
 
     def run(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """What a coroutine returns; interrupted, it is cancelled."""
-        if self._portal is None:
-            loop = ExitStack()
-            self._portal = loop.enter_context(start_blocking_portal())
-            # Or a client that nobody closes would wait for its loop when Python ends.
-            self._end = finalize(self, _end, self._portal, loop)
-        future: Future[Result] = self._portal.start_task_soon(work)
+        with self._starting:  # threads that share a client share its loop
+            if self._portal is None:
+                loop = ExitStack()
+                self._portal = loop.enter_context(start_blocking_portal())
+                # Or a client that nobody closes would wait for its loop when Python ends.
+                self._end = finalize(self, _end, self._portal, loop)
+            future: Future[Result] = self._portal.start_task_soon(work)
         try:
             return future.result()
         except BaseException:

@@ -243,7 +243,8 @@ class Service:
     def leftovers(self) -> list[str]:
         """What an upload left that came to nothing."""
         needed = {*self.kept_uploads(), *self.open_parts()}
-        return [*self.unfinished(), *(p for p in self.store.list("uploads") if p not in needed)]
+        cut_off = [path for path in self.unfinished() if "uploads/" in path]
+        return [*cut_off, *(path for path in self.store.list("uploads") if path not in needed)]
 
 
 def measured(service: Service, job_id: str) -> dict[str, float]:

@@ -90,14 +90,14 @@ def test_job_taken_up_on_another_server_gives_the_same_bytes(server, serve, done
 )
 def test_sensitivities_that_do_not_fit_are_refused_at_once(server, client, files, change, said):
     paths, beside = files(change)
-    before = client.jobs()
+    before = list(client.jobs())
     for ask in (client.submit, client.plan):
         with pytest.raises(InvalidSensitivities) as caught:
             ask(paths, preset="w4", sensitivities=beside)
         (field,) = caught.value.errors
         assert field.pointer == f"/sensitivities/{next(iter(change))}"
         assert said in field.detail
-    assert client.jobs() == before
+    assert list(client.jobs()) == before
     assert server.leftovers() == []
 
 

@@ -1,6 +1,7 @@
 """Webhooks of a real server: called however often it takes, over kills, and never inside."""
 
 import json
+import re
 
 import pytest
 from standardwebhooks import Webhook
@@ -45,7 +46,8 @@ def test_called_at_the_end_over_failures_and_a_kill(serve, tmp_path, model, rece
         server.kill_all()
         server.start()
         word = last_word(server, job_id)
-        assert word == "the webhook was called: HTTP 204 at try 4 of 9"
+        # A call that the kill cut off counts as a try only if its answer was noted.
+        assert re.fullmatch(r"the webhook was called: HTTP 204 at try [34] of 9", word)
         assert 4 <= len(receiver.calls) <= 5, "a kill may cost one call twice"
         assert len({headers["webhook-id"] for headers, _ in receiver.calls}) == 1
         for headers, body in receiver.calls:

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from app.errors import BadInput, FileGone, NotFound
 from app.jobs.records import Records
+from app.jobs.rows import NewJob
 from app.uploads.records import KeptFile
 from schemas.jobs import Progress
 from tests.app.stored_job import draws
@@ -99,7 +100,7 @@ def test_owned_are_files_of_the_owners_models_and_jobs(world):
     a, b, c, d = (letter * 64 for letter in "abcd")
     by_job = [KeptFile(a, "uploads/a", 5)]
     job_id = "01890a5d-ac96-774b-bcce-000000000000"
-    Records(world.database).add(job_id, "m", 1, Progress(), owner="x", files=by_job)
+    Records(world.database).add(NewJob(job_id, "m", 1, Progress(), owner="x"), by_job)
     model = world.add("x")
     (file,) = world.records.files("x", model.id)
     found = world.records.owned("x", [a, b, file.sha256])
