@@ -136,6 +136,7 @@ def test_bad_requests_for_events(server, model):
     assert (beyond.status_code, beyond.content) == (204, b"")
 
 
+@pytest.mark.heavy
 def test_readers_come_back_over_kills_and_lose_nothing(serve, tmp_path, large_model):
     with serve(tmp_path / "data") as server:
         job_id = server.submit(large_model)
@@ -156,6 +157,7 @@ def test_readers_come_back_over_kills_and_lose_nothing(serve, tmp_path, large_mo
         assert reader.progress
 
 
+@pytest.mark.heavy
 def test_death_of_a_worker_is_in_the_log(serve, tmp_path, large_model):
     with serve(tmp_path / "data") as server:
         job_id = server.submit(large_model)
@@ -172,6 +174,7 @@ def test_death_of_a_worker_is_in_the_log(serve, tmp_path, large_model):
     assert all("palettizing layers." in line["message"] for line in died)
 
 
+@pytest.mark.heavy
 def test_stop_ends_streams_at_once_and_in_good_order(serve, tmp_path, large_model):
     with serve(tmp_path / "data") as server:
         reader = reader_of(server, server.submit(large_model))

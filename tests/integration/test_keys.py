@@ -215,6 +215,7 @@ def test_body_that_is_no_json_or_too_large(keyed, admin):
     assert_problem(keyed.http.post("/v1/keys", json=large), 401, "unauthenticated")
 
 
+@pytest.mark.heavy
 def test_limits_hold_under_a_burst(holder, large_model):
     seen = holder("busy", queued_jobs=3)
     with ThreadPoolExecutor(BURST) as pool:
@@ -248,6 +249,7 @@ def test_bytes_over_a_limit_leave_nothing(holder, model):
     assert exact.seen.leftovers() == before
 
 
+@pytest.mark.heavy
 def test_running_server_gets_its_first_key_and_loses_it(serve, tmp_path, model):
     with serve(tmp_path / "data") as server:
         assert b"there are no keys" in server.program.log.read_bytes()
@@ -301,6 +303,7 @@ def test_holder_of_a_key_may_come_from_anywhere(holder):
     assert holder("a").http.get("/v1/jobs", headers=headers).is_success
 
 
+@pytest.mark.heavy
 def test_server_listens_elsewhere_only_with_keys(serve, tmp_path):
     with serve(
         tmp_path / "data",

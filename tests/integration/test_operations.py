@@ -61,6 +61,7 @@ def test_log_is_json_and_tells_who_asked(serve, tmp_path):
         assert KEY not in told
 
 
+@pytest.mark.heavy
 def test_text_log_and_its_level(serve, tmp_path):
     with serve(tmp_path / "data", PALETTERY_LOG_FORMAT="text") as server:
         server.http.get("/v1/jobs", headers={"X-Request-ID": "mine"})
@@ -70,6 +71,7 @@ def test_text_log_and_its_level(serve, tmp_path):
         )
 
 
+@pytest.mark.heavy
 def test_slow_body_leaves_nothing_behind(serve, tmp_path):
     """A form whose file stops coming in: 408, and the half of it that came is gone."""
     patience = {"PALETTERY_CLIENTS_STALL_TIMEOUT_S": "1", "PALETTERY_CLIENTS_STALL_BYTES": "10000"}

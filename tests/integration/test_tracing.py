@@ -72,6 +72,7 @@ def test_requests_and_jobs_make_spans(serve, tmp_path, model, collector):
     assert not [span for span in collector.spans if "readyz" in span.name]
 
 
+@pytest.mark.heavy
 def test_collector_that_is_away_holds_nobody_up(serve, tmp_path, model):
     nobody = f"http://127.0.0.1:{free_port()}"
     with serve(tmp_path / "data", OTEL_EXPORTER_OTLP_ENDPOINT=nobody) as server:

@@ -332,6 +332,7 @@ def begin_part(http, upload, data):
     return wire
 
 
+@pytest.mark.heavy
 def test_an_upload_goes_on_after_kill_9_of_the_server(serve, tmp_path, large):
     with serve(tmp_path / "data") as first:
         upload = start(first.http, large)
@@ -381,6 +382,7 @@ def ask_in_vain(http, upload):
         httpx.post(f"{http.base_url}{upload['links']['complete']}", timeout=60)
 
 
+@pytest.mark.heavy
 def test_an_upload_expires(serve, tmp_path, large):
     with serve(tmp_path / "data", PALETTERY_SWEEP_EVERY_S="0.2") as server:
         upload = start(server.http, large)

@@ -37,6 +37,7 @@ def last_word(server, job_id):
     return word
 
 
+@pytest.mark.heavy
 def test_called_at_the_end_over_failures_and_a_kill(serve, tmp_path, model, receiver):
     receiver.answers = [500, 503, 302]
     with serve(tmp_path / "data", **ALLOWED) as server:
@@ -56,6 +57,7 @@ def test_called_at_the_end_over_failures_and_a_kill(serve, tmp_path, model, rece
             assert Job.model_validate(said["data"]) == Job.model_validate(job)
 
 
+@pytest.mark.heavy
 def test_every_kind_of_end_is_told(serve, tmp_path, large_model, receiver):
     with serve(tmp_path / "data", **ALLOWED, PALETTERY_RUNNING_JOBS="1") as server:
         running, queued = (
@@ -83,6 +85,7 @@ def test_literal_private_addresses_are_refused_at_once(embedded, model, url):
     assert embedded.leftovers() == []
 
 
+@pytest.mark.heavy
 def test_names_of_private_addresses_are_never_called(serve, tmp_path, model, receiver):
     with serve(tmp_path / "data") as server:
         job_id = server.submit(model, webhook_url=receiver.url("localhost"))

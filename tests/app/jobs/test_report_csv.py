@@ -100,6 +100,7 @@ def test_pieces_of_any_size(size):
     assert [found["name"] for found in tensors(pieces)] == ["a.bias", "größe.weight", "a.bias"]
 
 
+@pytest.mark.heavy
 def test_memory_does_not_grow_with_the_report(tmp_path):
     store = open_storage(tmp_path.as_uri())
     entry = PALETTIZED.model_dump_json()
