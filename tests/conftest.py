@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.databases import databases  # noqa: F401 - a fixture
 from tests.object_store import (  # noqa: F401 - fixtures
     fault_proxy,
     faulty_object_store,

@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 from app import cli
 from app.database import open_database
 from app.migrations import migrate
-from tests.databases import KINDS, fresh_url
+from tests.databases import KINDS, MIGRATED
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +47,10 @@ def palettery(capsys, monkeypatch):
 
 
 @pytest.fixture(params=KINDS)
-def database_url(request):
-    """URL of an empty database, of every kind that is claimed."""
-    with fresh_url(request.param, request) as url:
+def database_url(request, databases):
+    """URL of a database, of every kind that is claimed: empty, unless a fixture has it migrated."""
+    fixture = next((name for name in MIGRATED if name in request.fixturenames), None)
+    with databases(request.param).fresh(fixture) as url:
         yield url
 
 
