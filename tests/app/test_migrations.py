@@ -143,6 +143,7 @@ def test_migration_that_fails_leaves_the_database_as_it_was(first):
     assert set(sa.inspect(first.engine).get_table_names()) == {"jobs", "results"}
 
 
+@pytest.mark.heavy
 def test_processes_that_migrate_at_once(database_url):
     environment = os.environ | {"PALETTERY_DATABASE_URL": database_url}
     code = "from app.cli import main; import sys; sys.argv = ['palettery', 'migrate']; main()"

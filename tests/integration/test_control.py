@@ -101,6 +101,7 @@ def test_deadline_ends_the_job_and_its_tasks(service, long_model, vector):
     assert change(service, job_id, "cancel").json()["state"] == "cancelled"
 
 
+@pytest.mark.heavy
 def test_retry_goes_on_from_the_parts_there_are(service, medium_model, vector):
     job_id = service.submit(medium_model, config=vector)
     service.some_parts(job_id)

@@ -43,6 +43,7 @@ def log_lines(program) -> list[dict[str, object]]:
     return [json.loads(line) for line in program.log.read_text().splitlines()[1:]]
 
 
+@pytest.mark.heavy
 def test_log_is_json_and_tells_who_asked(serve, tmp_path):
     with serve(tmp_path / "data", PALETTERY_ADMIN_KEY=KEY) as server:
         admin = {"Authorization": f"Bearer {KEY}"}

@@ -64,18 +64,18 @@ def test_configs(palettery, tmp_path):
     config, broken = tmp_path / "c.yaml", tmp_path / "broken.yaml"
     config.write_text("global_config: {op_state_spec: {weight: {n_bits: 6}}}")
     broken.write_text(INVALID)
-    assert palettery("config", "put", "mine", config) == (0, "mine@1", "")
-    assert palettery("config", "put", "mine", config) == (0, "mine@1", "")
-    assert "mine@1" in palettery("config", "list")[1]
-    code, text, _ = palettery("config", "get", "mine")
+    assert palettery("config", "put", "commands", config) == (0, "commands@1", "")
+    assert palettery("config", "put", "commands", config) == (0, "commands@1", "")
+    assert "commands@1" in palettery("config", "list")[1]
+    code, text, _ = palettery("config", "get", "commands")
     assert (code, "n_bits: 6" in text) == (0, True)
     assert palettery("config", "validate", config)[0] == 0
     code, text, told = palettery("config", "validate", broken)
     assert (code, text) == (2, "")
     assert "did you mean 'global_config'?" in told
-    code, _, told = palettery("config", "put", "mine", broken)
+    code, _, told = palettery("config", "put", "commands", broken)
     assert (code, "/global_confg" in told) == (2, True)
-    assert palettery("config", "get", "mine@7")[0] == 2
+    assert palettery("config", "get", "commands@7")[0] == 2
 
 
 def test_what_is_not_there(palettery):

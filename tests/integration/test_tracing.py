@@ -51,6 +51,7 @@ def collector() -> Iterator[Collector]:
         thread.join()
 
 
+@pytest.mark.heavy
 def test_requests_and_jobs_make_spans(serve, tmp_path, model, collector):
     host, port = collector.server_address
     with serve(tmp_path / "data", OTEL_EXPORTER_OTLP_ENDPOINT=f"http://{host}:{port}") as server:

@@ -311,6 +311,7 @@ def test_an_export_resolves_as_the_live_model(kind, tmp_path, documents_for, our
     assert reached >= CONFIGS_PER_MODEL // 2
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("one_thread")
 def test_an_export_of_bert_resolves_as_the_live_model(tmp_path, documents_for, ours, theirs):
     with warnings.catch_warnings(action="ignore"):

@@ -118,6 +118,7 @@ def test_results_of_a_deleted_job_are_refused(results):
     assert results.candidates("local", [key("e", 0)]) == set()
 
 
+@pytest.mark.heavy
 def test_more_than_one_list_holds(database, results, new_job):
     count = IN_LIST + 1
     job_id = new_job()
