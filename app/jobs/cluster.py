@@ -45,8 +45,15 @@ DASK = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
-QUIET = {"distributed": logging.ERROR, "distributed.client": logging.CRITICAL}
-"""What of Dask's own log is let through; failures of tasks, and of connections, reach us."""
+QUIET = {
+    "distributed": logging.ERROR,
+    "distributed.client": logging.CRITICAL,
+    "distributed.nanny": logging.CRITICAL,
+}
+"""What of Dask's own log is let through; failures of tasks, connections and starts reach us.
+
+A nanny calls it an error, too, when it is stopped while its worker ends.
+"""
 CONNECT_TIMEOUT_S = 10
 AGAIN_AFTER_S = 1.0
 """Between the end of a worker and the start of the next in its place."""

@@ -29,6 +29,16 @@ def rows_held(database_url):
         connection.close()
 
 
+def begun(service, job_id):
+    """Wait until the job has told all that it tells before its artifact is published."""
+
+    def has_told():
+        page = service.http.get(f"/v1/jobs/{job_id}/log").raise_for_status().json()
+        return any(line["message"].startswith("cut into") for line in page["items"])
+
+    service.wait_until(has_told, "the job is at work")
+
+
 def artifacts(service, job_id):
     """Path, size and time of what was published."""
     folder = f"jobs/{job_id}"
@@ -47,7 +57,7 @@ def test_published_artifact_is_found_again(start, little, kind):
     """
     with start(kind) as service, watched(service) as watch:
         job_id = watch.submit(little.body, config=little.config)
-        service.wait_until(lambda: service.job(job_id)["state"] != "queued", "the job runs")
+        begun(service, job_id)
         with rows_held(service.database_url):
             report = f"jobs/{job_id}/report.json"
             service.wait_until(lambda: service.store.exists(report), "the artifact is published")
@@ -71,7 +81,7 @@ def test_crash_behind_the_rows_update_leaves_no_parts(start, little, fault_proxy
         controller.start(AWS_ENDPOINT_URL=fault_proxy.endpoint)
         service.wait_until(service.is_ready, "the controller is ready")
         job_id = watch.submit(little.body, config=little.config)
-        service.wait_until(lambda: service.job(job_id)["state"] != "queued", "the job runs")
+        begun(service, job_id)
         with rows_held(service.database_url):
             report = f"jobs/{job_id}/report.json"
             service.wait_until(lambda: service.store.exists(report), "the artifact is published")

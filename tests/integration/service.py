@@ -23,7 +23,7 @@ from app.uploads.records import FileRecords
 from app.uploads.sessions import UploadSessions
 from schemas.jobs import ENDED
 
-DEADLINE_S = 900
+DEADLINE_S = 300
 """Of whatever should happen; on an overloaded machine, what takes seconds takes minutes."""
 SAID = (" is ready at ", "there are no keys")
 PALETTERY = str(Path(sys.executable).with_name("palettery"))

@@ -85,7 +85,7 @@ def test_broken_upload_is_gone_after_a_restart(serve, tmp_path):
         address = (first.http.base_url.host, first.http.base_url.port)
         with socket.create_connection(address) as wire:
             head = (
-                "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n"
+                "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n"
                 "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
             )
             wire.sendall(head.encode() + start + b"x" * (20 << 20))
