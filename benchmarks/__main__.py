@@ -14,6 +14,7 @@ COMMANDS = (
     ["benchmarks.service"],
     ["benchmarks.events"],
     ["benchmarks.api"],
+    ["benchmarks.transfer"],
 )
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,7 +18,7 @@ import httpx
 import numpy as np
 from safetensors.numpy import save
 
-from benchmarks.service import row
+from benchmarks.service import VECTOR, row
 from benchmarks.serving import Service, embedded
 
 WORKERS = 1
@@ -27,14 +28,56 @@ IDLE_S = 5.0
 SUBMISSIONS = 3
 DOCUMENT_BYTES = 5_000_000
 GOAL_S = 0.050
+REQUESTS_A_SECOND, REQUESTS = 200, 2_000
+P99_GOAL_S = 0.020
 _SPAWNED = multiprocessing.get_context("spawn")
 
 
 def main() -> None:
     """Measure, and print each row as it is known."""
     print("| what | measured | ratio | goal |\n| --- | --- | --- | --- |")
-    with tempfile.TemporaryDirectory(prefix="palettery-bench-") as folder:
-        large_configs(Path(folder))
+    for measure in (polled_job, large_configs):
+        with tempfile.TemporaryDirectory(prefix="palettery-bench-") as folder:
+            measure(Path(folder))
+
+
+def polled_job(folder: Path) -> None:
+    """`GET` of a job that one worker is busy with, asked for 200 times a second.
+
+    A process of its own asks at fixed moments, and counts from those: a late answer makes the ones
+    behind it late, too.
+    """
+    rng = np.random.default_rng(0)
+    model = save({f"{n}.weight": rng.standard_normal((4096, 4096), np.float32) for n in range(4)})
+    with embedded(folder, WORKERS) as service:
+        answer = service.http.post(
+            "/v1/jobs", files={"model": ("m.safetensors", model)}, data={"config": VECTOR}
+        )
+        path = f"/v1/jobs/{answer.raise_for_status().json()['id']}"
+        while service.http.get(path).json()["state"] != "running":
+            time.sleep(0.01)
+        with ProcessPoolExecutor(1, _SPAWNED) as asking:
+            found = asking.submit(_ask_steadily, service.url, path).result()
+        state = service.http.post(f"{path}/cancel").raise_for_status().json()["state"]
+        assert state == "cancelled"  # noqa: S101 - so that it was running all the time
+    ranked = sorted(found)
+    middle, most = (ranked[int(len(ranked) * part)] for part in (0.5, 0.99))
+    shown = f"{middle * 1e3:.1f} ms; p99 {most * 1e3:.1f} ms; worst {ranked[-1] * 1e3:.1f} ms"
+    row("GET of a running job, 200 a second", shown, most / P99_GOAL_S, f"p99 {P99_GOAL_S:.3f} s")
+
+
+def _ask_steadily(url: str, path: str) -> list[float]:
+    """Seconds from when each request was due to its answer."""
+    found = []
+    with httpx.Client(base_url=url) as client:
+        client.get(path).raise_for_status()
+        start = time.perf_counter()
+        for number in range(REQUESTS):
+            due = start + number / REQUESTS_A_SECOND
+            time.sleep(max(0.0, due - time.perf_counter()))
+            client.get(path).raise_for_status()
+            found.append(time.perf_counter() - due)
+    return found
 
 
 def large_configs(folder: Path) -> None:

@@ -54,7 +54,7 @@ class Service:
 @contextmanager
 def embedded(folder: Path, workers: int) -> Iterator[Service]:
     """All in one: `palettery serve`, on SQLite and a folder."""
-    port, data_dir = _free_port(), folder / "data"
+    port, data_dir = free_port(), folder / "data"
     command = ["serve", "--port", port, "--data-dir", data_dir, "--workers", workers]
     with _started([command], folder) as leaders:
         service = Service(f"http://127.0.0.1:{port}", data_dir / "store", leaders)
@@ -65,7 +65,7 @@ def embedded(folder: Path, workers: int) -> Iterator[Service]:
 @contextmanager
 def apart(folder: Path, workers: int) -> Iterator[Service]:
     """Server, scheduler and single-thread workers as processes that meet over TCP."""
-    port, meeting, data_dir = _free_port(), _free_port(), folder / "data"
+    port, meeting, data_dir = free_port(), free_port(), folder / "data"
     commands = [
         ["scheduler", "--port", meeting],
         ["worker", "--workers", workers],
@@ -100,6 +100,13 @@ def peak_memory(service: Service) -> Iterator[list[int]]:
     finally:
         stop.set()
         sampler.join()
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 @contextmanager
@@ -150,9 +157,3 @@ def _held_bytes(pid: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])

@@ -103,3 +103,10 @@ def tell_kind(head: bytes, name: str) -> Kind:
         f"{name} begins with the bytes {head[:8].hex(' ')}, which is no model format known here; "
         f"send {ACCEPTED}"
     )
+
+
+def parsed_bytes(head: bytes, size_bytes: int) -> int:
+    """At most how much of a file is parsed to find its tensors, from its first `HEAD_BYTES`."""
+    if head[8:9] == b"{":  # safetensors
+        return min(size_bytes, int.from_bytes(head[:8], "little"))
+    return size_bytes

@@ -31,6 +31,7 @@ from schemas.keys import CreatedKey, Key, KeyPage, Me, NewKey
 from schemas.models import Model, ModelPage, ModelSummary
 from schemas.plan import Plan
 from schemas.report import Report
+from schemas.webhooks import WebhookSecret
 
 LOCAL_SERVER = "http://127.0.0.1:8400"
 
@@ -64,7 +65,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._connection.http.aclose()
+        await self._connection.close()
 
     async def ready(self) -> bool:
         """Whether the server answers and can take work."""
@@ -83,18 +84,21 @@ class AsyncClient:
         paths: Paths,
         *,
         part_size_bytes: int | None = None,
+        direct: bool = False,
         advance: Advance = lambda *_: None,
     ) -> Model:
         """Send the files of one model; what the server has of them already is not sent again.
 
-        Interrupted, it goes on when it is called again, here or in another process. `advance` is
-        called with ("reading" or "sending", bytes done, bytes in all).
+        Interrupted, it goes on when it is called again, here or in another process. With `direct`
+        the bytes go to the server's object store, past the server, if it has one that can be
+        reached from here. `advance` is called with ("reading" or "sending", bytes done, bytes in
+        all).
 
         Raises:
             BadInput: a file cannot be read.
             InvalidUpload: a file changed while it was sent.
         """
-        files = FilesUpload(self._connection, paths_of(paths), part_size_bytes)
+        files = FilesUpload(self._connection, paths_of(paths), part_size_bytes, direct=direct)
         return await files.run(advance)
 
     async def models(self) -> AsyncIterator[ModelSummary]:
@@ -273,6 +277,16 @@ class AsyncClient:
         """
         digests = (await self.report(job_id)).artifact_sha256
         return await download(self._connection, job_id, digests, Path(out), advance)
+
+    async def webhook_secret(self) -> str:
+        """What your webhooks are signed with; who has it can forge them."""
+        return (await self._connection.get(WebhookSecret, "/v1/webhook-secret")).secret
+
+    async def rotate_webhook_secret(self) -> str:
+        """A new secret; the old one signs nothing from now on."""
+        path = "/v1/webhook-secret/rotate"
+        answer = await self._connection.post(WebhookSecret, path, is_repeatable=False)
+        return answer.secret
 
     async def keys(self) -> AsyncIterator[Key]:
         """Every key of every owner, newest first; needs the scope admin, as making them does."""

@@ -146,6 +146,8 @@ class Client:
     log = iterating(AsyncClient.log)
     report = waiting(AsyncClient.report)
     download = waiting(AsyncClient.download)
+    webhook_secret = waiting(AsyncClient.webhook_secret)
+    rotate_webhook_secret = waiting(AsyncClient.rotate_webhook_secret)
     keys = iterating(AsyncClient.keys)
     create_key = waiting(AsyncClient.create_key)
     revoke_key = waiting(AsyncClient.revoke_key)

@@ -9,7 +9,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from app.client.retries import ATTEMPTS, FIRST_ATTEMPTS, Transient, retry_after_s, retrying
-from app.errors import ERRORS, BadInput, NotFound, PaletteryError, Unavailable
+from app.errors import ERRORS, BadInput, NotFound, PaletteryError, PartsMissing, Unavailable
 from schemas.configs import ConfigPage
 from schemas.jobs import JobPage
 from schemas.keys import KeyPage
@@ -25,6 +25,8 @@ TIMEOUT = httpx.Timeout(300, connect=10)
 STREAM_TIMEOUT = httpx.Timeout(60, connect=10)
 """Between two pieces of a stream, which a server that is well never lets pass."""
 UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+RUNNING = "is `palettery serve` running there?"
+REACHED = "can it be reached from here?"
 PASSING = frozenset(
     {
         HTTPStatus.REQUEST_TIMEOUT,
@@ -48,17 +50,22 @@ class Connection:
         self._attempts = attempts
         self._was_answered = False
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        self.elsewhere = httpx.AsyncClient(timeout=TIMEOUT, limits=limits)
+        """For addresses that the server gave, which must not get its key."""
         try:
             self.http = httpx.AsyncClient(
-                base_url=url,
-                headers=headers,
-                timeout=TIMEOUT,
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+                base_url=url, headers=headers, timeout=TIMEOUT, limits=limits
             )
         except httpx.InvalidURL as error:
             raise BadInput(f"{url!r} is no URL of a server: {error}") from error
         if self.http.base_url.scheme not in ("http", "https") or not self.http.base_url.host:
             raise BadInput(f"a server's URL is such as http://127.0.0.1:8400; got {url!r}")
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.http.aclose()
+        await self.elsewhere.aclose()
 
     async def call(
         self, method: str, path: str, *, is_repeatable: bool = True, **request: Any
@@ -134,6 +141,33 @@ class Connection:
         self._check(response)
         return response
 
+    async def put(self, path: str, **request: Any) -> None:
+        """Send something, once.
+
+        Raises:
+            Transient, PaletteryError: see `once`.
+        """
+        await self.once("PUT", path, **request)
+
+    async def put_elsewhere(self, url: str, **request: Any) -> None:
+        """Send something, once, to an address that the server gave; nobody there gets its key.
+
+        Raises:
+            Transient: another try may mend it.
+            PartsMissing: it was refused; an address may be good for a while only.
+        """
+        host = httpx.URL(url).host
+        with self._reached(host):
+            response = await self.elsewhere.put(url, **request)
+        if response.is_success:
+            return
+        refused = PartsMissing(
+            f"{host} refused a part: {response.status_code} {response.text[:200]!r}"
+        )
+        if response.is_server_error or response.status_code in PASSING:
+            raise Transient(refused)
+        raise refused
+
     @asynccontextmanager
     async def stream(
         self, path: str, headers: dict[str, str], accept: int | None = None
@@ -154,15 +188,17 @@ class Connection:
                 yield response
 
     @contextmanager
-    def _reached(self) -> Iterator[None]:
+    def _reached(self, elsewhere: str | None = None) -> Iterator[None]:
+        where = elsewhere or self.url
         try:
             yield
         except httpx.TransportError as error:
             why = str(error) or type(error).__name__
             if isinstance(error, UNSENT):
-                told = f"no answer from {self.url} ({why}); is `palettery serve` running there?"
+                ask = REACHED if elsewhere else RUNNING
+                told = f"no answer from {where} ({why}); {ask}"
                 raise Transient(Unavailable(told)) from error
-            told = f"{self.url} was lost before the whole answer came ({why}); it may be done"
+            told = f"{where} was lost before the whole answer came ({why}); it may be done"
             raise Transient(Unavailable(told), may_be_done=True) from error
 
     def _check(self, response: httpx.Response) -> None:

@@ -43,10 +43,15 @@ class FilesUpload:
     """
 
     def __init__(
-        self, connection: Connection, paths: Sequence[Path], part_size_bytes: int | None
+        self,
+        connection: Connection,
+        paths: Sequence[Path],
+        part_size_bytes: int | None,
+        *,
+        direct: bool,
     ) -> None:
         self._connection, self._paths = connection, paths
-        self._part_size_bytes = part_size_bytes
+        self._part_size_bytes, self._is_direct = part_size_bytes, direct
         self._digests = Digests()
 
     async def run(self, advance: Advance) -> Model:
@@ -91,7 +96,11 @@ class FilesUpload:
         while True:
             key = sha256(json.dumps([new, before], sort_keys=True).encode()).hexdigest()
             upload = await self._connection.post(
-                Upload, "/v1/uploads", json=new, headers={"Idempotency-Key": key}
+                Upload,
+                "/v1/uploads",
+                json=new,
+                headers={"Idempotency-Key": key},
+                params={"presign": True} if self._is_direct else None,
             )
             if upload.state == "open" or await self._is_there(upload):
                 return upload
@@ -140,13 +149,18 @@ class FilesUpload:
                 "Content-Type": "application/octet-stream",
             }
 
+            is_direct = not part.url.startswith("/")
+
             async def once() -> None:
                 body = _body(path, part.offset, part.size_bytes)
-                await self._connection.once("PUT", part.url, content=body, headers=headers)
+                put = self._connection.put_elsewhere if is_direct else self._connection.put
+                await put(part.url, content=body, headers=headers)
 
             try:
                 await self._connection.again(once)
             except Conflict:
+                if is_direct:
+                    raise
                 return  # somebody who sent the same files has completed the upload
 
 

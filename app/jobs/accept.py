@@ -112,7 +112,7 @@ class Acceptance:
             files = [kept[sha256] for sha256 in prepared.files]
             new = self._new(job_id, order, prepared, wished, caller, asked)
             job = await asyncio.to_thread(self._records.add, new, files, self._engine.enqueue)
-        except DatabaseFailed:
+        except (DatabaseFailed, asyncio.CancelledError):
             raise  # the job may have been queued; if not, the sweep finds its folder
         except BaseException:
             await asyncio.to_thread(self._store.delete_folder, prefix)

@@ -117,10 +117,10 @@ def delete(job_id: str, jobs: Service, caller: Writer) -> None:
     jobs.delete(caller.owner, job_id)
 
 
-@router.get("/jobs/{job_id}/report", responses=UNFINISHED)
-def report(job_id: str, jobs: Service, caller: Reader) -> Report:
+@router.get("/jobs/{job_id}/report", response_model=Report, responses=UNFINISHED)
+def report(job_id: str, jobs: Service, caller: Reader) -> Response:
     """What happened to every tensor."""
-    return jobs.report(caller.owner, job_id)
+    return Response(jobs.report(caller.owner, job_id), media_type="application/json")
 
 
 @router.get(

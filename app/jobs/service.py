@@ -1,7 +1,8 @@
 """Accept jobs and look after them: what the endpoints ask for."""
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 
 from starlette.requests import Request
 
@@ -29,6 +30,9 @@ from app.webhooks.address import checked_url
 from schemas.jobs import Job, JobPage
 from schemas.report import Report
 
+DOWNLOADS = 1_000
+"""Artifacts whose digests are held, for those who fetch them in ranges."""
+
 
 class Jobs:
     """Jobs of one service."""
@@ -48,6 +52,8 @@ class Jobs:
         self._store, self._control, self._orders = store, control, orders
         self._readers = readers
         self._acceptance = Acceptance(settings, records, files, store, engine, readers)
+        # A download in ranges asks for each; what has succeeded never changes.
+        self._digests = lru_cache(DOWNLOADS)(self._read_digests)
 
     async def plan(self, request: Request, caller: Caller) -> bytes:
         """What a job would do, as JSON of `Plan`; what came with the request is gone afterwards."""
@@ -75,7 +81,7 @@ class Jobs:
         try:
             accepted = await self._accepted(received, caller, key)
             kept = accepted.kept
-        except DatabaseFailed:
+        except (DatabaseFailed, asyncio.CancelledError):
             kept = received.brought()  # the job may have been accepted; if not, it is swept
             raise
         finally:
@@ -120,10 +126,10 @@ class Jobs:
         items = tuple(found[:limit])
         return JobPage(items=items, next_cursor=sealed_key(items[-1].id) if found[limit:] else None)
 
-    def report(self, owner: str, job_id: str) -> Report:
-        """The account of a job that succeeded."""
+    def report(self, owner: str, job_id: str) -> bytes:
+        """The account of a job that succeeded, as JSON of `Report`."""
         self._succeeded(owner, job_id, "report")
-        return Report.model_validate_json(bytes(self._store.read(report_path(job_folder(job_id)))))
+        return self._read_report(job_id)
 
     def report_csv(self, owner: str, job_id: str) -> Iterator[bytes]:
         """The same as CSV, in pieces.
@@ -142,7 +148,7 @@ class Jobs:
             NotFound: the artifact has no such file.
         """
         job = self._succeeded(owner, job_id, "artifact")
-        digests = self.report(owner, job_id).artifact_sha256
+        digests = self._digests(job_id)
         if name is None:
             name = next((known for known in digests if known.endswith(".json")), min(digests))
         if name not in digests:
@@ -150,6 +156,13 @@ class Jobs:
         stem = job.model_name.removesuffix(".safetensors")
         shown = f"{stem}-palettized.safetensors" if len(digests) == 1 else name
         return StoredDownload(artifact_path(job_folder(job_id), name), digests[name], shown)
+
+    def _read_report(self, job_id: str) -> bytes:
+        return bytes(self._store.read(report_path(job_folder(job_id))))
+
+    def _read_digests(self, job_id: str) -> Mapping[str, str]:
+        """File of the artifact -> hex digest."""
+        return Report.model_validate_json(self._read_report(job_id)).artifact_sha256
 
     def _check(self, wished: Wishes) -> None:
         if wished.webhook_url is not None:

@@ -1,32 +1,12 @@
 """A crash between the artifact's publication and the row's update."""
 
-import sqlite3
-from contextlib import contextmanager
-
-import psycopg
 import pytest
 
 from tests.fault_proxy import Refuse
 from tests.faults.invariants import check_result, watched
-from tests.integration.service import DEADLINE_S
+from tests.faults.rows import rows_held
 
 pytestmark = pytest.mark.heavy
-
-
-@contextmanager
-def rows_held(database_url):
-    """Nobody can write a job's row meanwhile; reading goes on."""
-    if database_url.startswith("sqlite"):
-        path = database_url.removeprefix("sqlite:///")
-        connection = sqlite3.connect(path, isolation_level=None, timeout=DEADLINE_S)
-        connection.execute("BEGIN IMMEDIATE")
-    else:
-        connection = psycopg.connect(database_url)
-        connection.execute("LOCK TABLE jobs IN SHARE MODE")
-    try:
-        yield
-    finally:
-        connection.close()
 
 
 def begun(service, job_id):

@@ -1,10 +1,13 @@
 """Processes that are asked to stop while a job runs."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from tests.faults.invariants import check_result, watched
+from tests.faults.rows import rows_held
 from tests.integration.service import DEADLINE_S, measured
 
 pytestmark = pytest.mark.heavy
@@ -36,3 +39,21 @@ def test_stopped_service_goes_on_later(start, slow, stop):
             assert program.complaints() == []
         service.start()
         check_result(service, job_id, slow.sha256, before)
+
+
+def test_request_that_is_given_up_while_its_job_is_queued(start, little):
+    """A server that stops gives the request up, but not the job that it may have queued."""
+    with start("scaled") as service, watched(service) as watch:
+        api = service.programs["api"]
+        with ThreadPoolExecutor(1) as sender:
+            with rows_held(service.database_url):
+                asked = sender.submit(service.submit, little.body, config=little.config)
+                service.wait_until(lambda: service.store.list("jobs"), "the job's files are there")
+                api.process.send_signal(signal.SIGTERM)
+                error = asked.exception()
+            assert isinstance(error, AssertionError | httpx.TransportError)
+        assert api.process.wait(timeout=DEADLINE_S) == 0
+        service.start()
+        (job,) = service.http.get("/v1/jobs").json()["items"]
+        watch.seen[job["id"]] = []
+        check_result(service, job["id"], little.sha256)

@@ -1,18 +1,20 @@
 """The service scaled out on one machine: a process for each role, Postgres, an S3 server."""
 
-import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
 import httpx
 from sqlalchemy import create_engine, make_url, text
 
+from app.database import open_database
+from app.roles import migrate
 from app.storage import Storage, open_storage
 from tests.conftest import Postgres
-from tests.integration.service import DEADLINE_S, PALETTERY, Program, Service
+from tests.integration.service import DEADLINE_S, Program, Service
 from tests.object_store import ObjectStoreServer
 from tests.ports import free_port
 
@@ -54,14 +56,6 @@ def scaled(
             ),
             "api": program("api", shared, "serve", "--role", "api", "--port", str(port)),
         }
-        migrated = subprocess.run(
-            [PALETTERY, "migrate"],
-            env=programs["api"].all_environment(),
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        assert migrated.stdout.startswith("empty -> "), migrated.stderr
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as http:
             unfinished = bucket.unfinished_uploads
             service = Service(programs, http, opened(bucket), database_url, unfinished, folder)
@@ -74,13 +68,28 @@ def scaled(
 
 @contextmanager
 def own_database(postgres: Postgres) -> Iterator[str]:
-    """URL of a new database; the server may be restarted meanwhile."""
+    """URL of a new, migrated database; the server may be restarted meanwhile."""
     name = f"cluster_{uuid.uuid4().hex}"
-    _tell(postgres, f"CREATE DATABASE {name} STRATEGY FILE_COPY")
+    _tell(postgres, f"CREATE DATABASE {name} STRATEGY FILE_COPY TEMPLATE {_migrated(postgres)}")
     try:
-        yield make_url(postgres.url).set(database=name).render_as_string(hide_password=False)
+        yield _url(postgres, name)
     finally:
         _tell(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@cache
+def _migrated(postgres: Postgres) -> str:
+    """Name of a database as `palettery migrate` leaves it, to be copied."""
+    name = "migrated"
+    _tell(postgres, f"CREATE DATABASE {name} STRATEGY FILE_COPY")
+    database = open_database(_url(postgres, name))
+    migrate(database)
+    database.close()
+    return name
+
+
+def _url(postgres: Postgres, name: str) -> str:
+    return make_url(postgres.url).set(database=name).render_as_string(hide_password=False)
 
 
 def _tell(postgres: Postgres, statement: str) -> None:

@@ -53,6 +53,14 @@ def job(server, model_file):
         return client.wait(client.submit(model_file, preset="w8").id)
 
 
+def test_the_secret_of_webhooks_changes_when_it_is_asked_to(client):
+    old = client.webhook_secret()
+    assert client.webhook_secret() == old
+    new = client.rotate_webhook_secret()
+    assert new.startswith("whsec_")
+    assert client.webhook_secret() == new != old
+
+
 def test_from_submit_to_download(client, job, tmp_path):
     assert job.state == "succeeded"
     assert client.ready()

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from safetensors.numpy import save_file
 
 from app.client import Client
@@ -71,6 +72,37 @@ def test_upload_then_submit_by_its_id(client, tmp_path):
     assert ("reading", size_bytes, size_bytes) in told
     assert client.model(model.id) == model
     assert model.id in [each.id for each in client.models()]
+
+
+def parts_taken_in(http):
+    """How many parts a server has taken in itself."""
+    (family,) = [
+        found
+        for found in text_string_to_metric_families(http.get("/metrics").text)
+        if found.name == "palettery_http_request_seconds"
+    ]
+    return sum(
+        sample.value
+        for sample in family.samples
+        if sample.name.endswith("_count") and "/parts/" in sample.labels["route"]
+    )
+
+
+def test_upload_past_the_server_to_its_store(cluster, tmp_path):
+    path, before = weights_file(tmp_path / "m.safetensors", 21, 20), parts_taken_in(cluster.http)
+    with Client(url_of(cluster)) as client:
+        model = client.upload(path, part_size_bytes=PART_BYTES, direct=True)
+    assert stored(cluster, model) == {sha256(path.read_bytes()).hexdigest()}
+    assert parts_taken_in(cluster.http) == before
+
+
+def test_a_store_that_signs_nothing_is_not_reached_directly(embedded, tmp_path):
+    path = weights_file(tmp_path / "m.safetensors", 22, 4)
+    with (
+        Client(url_of(embedded)) as client,
+        pytest.raises(BadInput, match="signs no requests; leave presign out"),
+    ):
+        client.upload(path, direct=True)
 
 
 def test_the_same_files_are_sent_once_and_again_when_they_were_removed(client, tmp_path):
