@@ -1,9 +1,11 @@
 """Real services on real ports, embedded and scaled; the same tests hold for both."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from safetensors.numpy import save
@@ -13,6 +15,7 @@ from tests.integration.cluster import scaled
 from tests.integration.embedded import Embedded, serving
 from tests.integration.service import DEADLINE_S, Service
 
+ADMIN_KEY = "0123456789abcdef" * 2
 SERVICES = ["embedded", pytest.param("scaled", marks=pytest.mark.heavy)]
 
 
@@ -54,6 +57,48 @@ def service_of(request, tmp_path_factory) -> Callable[..., AbstractContextManage
         return scaled(folder / "cluster", postgres, bucket, **environment)
 
     return start
+
+
+def http_of(service: Service, secret: str) -> httpx.Client:
+    """How the holder of a key talks to a service."""
+    headers = {"Authorization": f"Bearer {secret}"}
+    return httpx.Client(base_url=service.http.base_url, timeout=120, headers=headers)
+
+
+@dataclass
+class Holder:
+    """Somebody with a key, and the service as it is seen with it."""
+
+    key: dict[str, Any]
+    http: httpx.Client
+    seen: Service
+
+
+@pytest.fixture(scope="module")
+def keyed(service_of) -> Iterator[Service]:
+    """A service with an admin key, of each kind."""
+    with service_of(PALETTERY_ADMIN_KEY=ADMIN_KEY) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def admin(keyed) -> Iterator[httpx.Client]:
+    with http_of(keyed, ADMIN_KEY) as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def holder(keyed, admin) -> Iterator[Callable[..., Holder]]:
+    """Make a key; gives its holder."""
+    with ExitStack() as clients:
+
+        def made(owner: str, **chosen: object) -> Holder:
+            answer = admin.post("/v1/keys", json={"owner": owner, "name": "test"} | chosen)
+            assert answer.status_code == 201, answer.text
+            http = clients.enter_context(http_of(keyed, answer.json()["secret"]))
+            return Holder(answer.json()["key"], http, replace(keyed, http=http))
+
+        yield made
 
 
 @pytest.fixture

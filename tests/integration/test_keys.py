@@ -2,64 +2,16 @@
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
 
-import httpx
 import pytest
 
 from app.client import Client
 from app.errors import Unauthenticated
-from tests.integration.embedded import serving
-from tests.integration.service import PALETTERY, Service
+from tests.integration.conftest import ADMIN_KEY, http_of
+from tests.integration.service import PALETTERY
 
-ADMIN_KEY = "0123456789abcdef" * 2
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
 BURST = 12
-
-
-def http_of(service, secret):
-    """How the holder of a key talks to a service."""
-    headers = {"Authorization": f"Bearer {secret}"}
-    return httpx.Client(base_url=service.http.base_url, timeout=120, headers=headers)
-
-
-@dataclass
-class Holder:
-    """Somebody with a key, and the service as it is seen with it."""
-
-    key: dict
-    http: httpx.Client
-    seen: Service
-
-
-@pytest.fixture(scope="module")
-def keyed(tmp_path_factory):
-    """A service with an admin key."""
-    with serving(
-        tmp_path_factory.mktemp("keyed") / "data", PALETTERY_ADMIN_KEY=ADMIN_KEY
-    ) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def admin(keyed):
-    with http_of(keyed, ADMIN_KEY) as http:
-        yield http
-
-
-@pytest.fixture(scope="module")
-def holder(keyed, admin):
-    """Make a key; gives its holder."""
-    with ExitStack() as clients:
-
-        def made(owner, **chosen):
-            answer = admin.post("/v1/keys", json={"owner": owner, "name": "test"} | chosen)
-            assert answer.status_code == 201, answer.text
-            http = clients.enter_context(http_of(keyed, answer.json()["secret"]))
-            return Holder(answer.json()["key"], http, replace(keyed, http=http))
-
-        yield made
 
 
 def assert_problem(answer, status, code):
@@ -71,54 +23,6 @@ def assert_problem(answer, status, code):
 def submit(http, model, **fields):
     data = {"preset": "w4"} | fields
     return http.post("/v1/jobs", files={"model": ("m.safetensors", model)}, data=data)
-
-
-def test_own_jobs_and_nobody_elses(holder, model):
-    ours, theirs = holder("ours"), holder("theirs")
-    job_id = ours.seen.submit(model)
-    assert ours.seen.succeeded(job_id)["owner"] == "ours"
-    name = next(iter(ours.seen.report(job_id)["artifact_sha256"]))
-    for method, path in (
-        ("GET", ""),
-        ("GET", "/report"),
-        ("GET", "/report.csv"),
-        ("GET", "/events"),
-        ("GET", "/log"),
-        ("GET", "/artifact"),
-        ("HEAD", "/artifact"),
-        ("GET", f"/artifact/{name}"),
-        ("POST", "/cancel"),
-        ("POST", "/retry"),
-        ("DELETE", ""),
-    ):
-        answer = theirs.http.request(method, f"/v1/jobs/{job_id}{path}")
-        other = theirs.http.request(method, f"/v1/jobs/{UNKNOWN}{path}")
-        assert answer.status_code == other.status_code == 404, (method, path)
-        assert answer.text.replace(job_id, UNKNOWN) == other.text
-    assert theirs.http.get("/v1/jobs").json()["items"] == []
-    assert [job["id"] for job in ours.http.get("/v1/jobs").json()["items"]] == [job_id]
-    assert holder("ours").http.get(f"/v1/jobs/{job_id}").is_success, "another key of its owner"
-
-
-def test_own_configs_and_nobody_elses(holder):
-    ours, theirs = holder("ours"), holder("theirs")
-    made = ours.http.put("/v1/configs/mine", json={"kmeans_palettization_config": {}})
-    assert made.status_code == 201, made.text
-    for method, path in (("GET", "mine"), ("GET", "mine@1"), ("DELETE", "mine")):
-        answer = theirs.http.request(method, f"/v1/configs/{path}")
-        other = theirs.http.request(method, f"/v1/configs/{path.replace('mine', 'none')}")
-        assert answer.status_code == other.status_code == 404, (method, path)
-        assert answer.text.replace("mine", "none") == other.text
-    assert theirs.http.get("/v1/configs").json()["items"] == []
-    assert ours.http.get("/v1/configs/mine@1").is_success
-
-
-def test_result_of_another_owner_is_not_reused(holder, model):
-    first, stranger = holder("first"), holder("stranger")
-    first.seen.succeeded(first.seen.submit(model))
-    for seen, reused in ((stranger.seen, 0), (first.seen, 2)):
-        job = seen.succeeded(seen.submit(model))
-        assert job["progress"]["tensors_reused"] == reused
 
 
 def test_revoked_key_is_refused_at_the_next_request(holder, admin):
