@@ -26,7 +26,8 @@ The longest names alone take 4,000 bytes.
 def run_task(task: CompressionTask, threads: int | None = None) -> None:
     """Palettize a task's slices into its part file; the part appears whole or not at all.
 
-    `threads` None uses every core.
+    One that is there is left alone: a worker that died right behind it could not say so. `threads`
+    None uses every core.
 
     Raises:
         Cancelled: see `StopCheck`.
@@ -35,6 +36,8 @@ def run_task(task: CompressionTask, threads: int | None = None) -> None:
             say would not be what was asked for.
     """
     source, store = shared_storage(task.source_url), shared_storage(task.store_url)
+    if store.exists(task.part_path):
+        return
     beside = shared_storage(task.sensitivities_url) if task.sensitivities_url else source
     stop = StopCheck(store, task.cancel_path)
     slices: list[Palettized] = []

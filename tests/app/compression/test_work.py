@@ -44,6 +44,15 @@ def test_digests_are_those_of_the_bytes_and_of_the_sensitivities_behind_them(sto
     assert told == {name: hashlib.sha256(data).hexdigest() for name, data in read.items()}
 
 
+def test_part_that_is_there_is_not_made_again(store):
+    job = StoredJob(store, JOB_ID, draws(a=(8, 8)), config_of(n_bits=2))
+    (task,) = job.tasks()
+    perform(task)
+    made = bytes(store.read(task.part_path))  # with the seconds that it took, never the same twice
+    perform(task)
+    assert bytes(store.read(task.part_path)) == made
+
+
 @pytest.fixture
 def little_memory():
     """However much memory the machine would promise, this process gets half of `FAR_TOO_MUCH`."""
