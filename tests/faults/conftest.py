@@ -16,7 +16,7 @@ from tests.integration.cluster import scaled
 from tests.integration.embedded import serving
 from tests.integration.service import PALETTERY, Service
 
-TENSORS, SIDE = 12, 512
+TENSORS, SIDE = 12, 384
 SLOW = {"n_bits": 8, "cluster_dim": 4}
 TASKS = {"PALETTERY_TASK_BYTES": str(SIDE * SIDE * 4)}
 """One tensor each."""
@@ -24,7 +24,7 @@ TASKS = {"PALETTERY_TASK_BYTES": str(SIDE * SIDE * 4)}
 
 @dataclass(frozen=True)
 class Slow:
-    """A job of many tasks that take about a second each."""
+    """A job of many tasks that take about half a second each."""
 
     body: bytes
     config: str

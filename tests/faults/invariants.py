@@ -13,7 +13,7 @@ from tests.integration.service import DEADLINE_S, Service, wait_until
 
 SWEEPING = {"PALETTERY_SWEEP_EVERY_S": "1", "PALETTERY_ORPHAN_AGE_S": "1"}
 RANK = {"queued": 0, "running": 1} | dict.fromkeys(ENDED, 2)
-LOOK_EVERY_S = 0.05
+LOOK_EVERY_S = 0.2
 
 
 class Watch:

@@ -26,6 +26,8 @@ from schemas.jobs import ENDED
 DEADLINE_S = 300
 """Of whatever should happen; on an overloaded machine, what takes seconds takes minutes."""
 SAID = (" is ready at ", "there are no keys")
+POLL_EVERY_S = 0.05
+"""Rarely enough that those who look on leave the processor to what they look at."""
 PALETTERY = str(Path(sys.executable).with_name("palettery"))
 
 
@@ -34,7 +36,7 @@ def wait_until(is_so: Callable[[], object], what: str, deadline_s: float = DEADL
     end = time.monotonic() + deadline_s
     while not (found := is_so()):
         assert time.monotonic() < end, f"{what}: not within {deadline_s} s"
-        time.sleep(0.02)
+        time.sleep(POLL_EVERY_S)
     return found
 
 
