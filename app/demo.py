@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from app.artifacts.reader import open_artifact
 from app.client import Client
 from app.errors import PaletteryError, Unavailable
-from app.offline import decompress
+from app.offline import export
 from app.settings import Limits
 from app.storage import open_storage
 from app.tables import OUT, follow, print_report
@@ -42,7 +42,7 @@ def main(model: Path) -> None:
             client.download(job.id, artifact)
             OUT.print(f"[bold]downloaded[/] the artifact: {artifact.stat().st_size:,} bytes")
         dense = here / "minilm-dense.safetensors"
-        decompress([artifact], dense)
+        export([artifact], "dense", dense)
         OUT.print(f"[bold]decompressed[/] to {dense.stat().st_size:,} bytes")
         OUT.print(f"[bold]checked[/]: {escape(_check(artifact, dense, model))}")
 

@@ -12,6 +12,8 @@ PaletteryError
 │   ├── UnsupportedFormat    a model file of a kind that we refuse, with the way out
 │   ├── UnsupportedMediaType the body is of a type that the endpoint does not read
 │   ├── InvalidArtifact      not one of our artifacts, or damaged
+│   ├── Inexpressible        a format has no way to say what the config asks for; names the tensors
+│   ├── ExtraMissing         the format needs packages that are not installed here
 │   └── TooLarge             over a limit; names the limit
 ├── Unauthenticated          no key, or one that is not valid
 ├── Forbidden                the key has not the scope
@@ -138,6 +140,20 @@ class InvalidArtifact(BadInput):
 
     code = "invalid_artifact"
     title = "The file is not a sound Palettery artifact"
+
+
+class Inexpressible(BadInput):
+    """A format that was asked for has no way to say what the config asks for."""
+
+    code = "inexpressible"
+    title = "The format cannot express all of the model"
+
+
+class ExtraMissing(BadInput):
+    """A format needs packages that are not installed here."""
+
+    code = "extra_missing"
+    title = "The format needs packages that are not installed"
 
 
 class TooLarge(BadInput):

@@ -1,24 +1,24 @@
 """The work of a job without a server: the same steps, one after the other, in this process."""
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.artifacts.reader import Artifact, open_artifact
-from app.artifacts.writer import Chunks, Entry, arranged, stream
+from app.artifacts.export.formats import export as run_export
+from app.artifacts.files import open_files
 from app.compression.assemble import assemble
-from app.errors import BadInput, InvalidArtifact, PaletteryError
+from app.errors import BadInput, PaletteryError
 from app.jobs.inline import run_tasks
+from app.local_files import expanded, stored_files
 from app.planning.intake import Upload, take_in
 from app.planning.tasks import cut
 from app.settings import read_settings
 from app.storage import open_storage
 from schemas.artifact import ArtifactSummary, StoredWeight
-from schemas.checkpoint import StoredFile
 from schemas.config import KMeansPalettizerConfig
+from schemas.exports import ExportFormat
 from schemas.plan import Plan
 from schemas.report import Report
 from schemas.tasks import CompressionTask
@@ -83,7 +83,7 @@ def compress(
 
 def inspect(paths: Sequence[Path]) -> ArtifactSummary:
     """What an artifact holds, from its headers."""
-    artifact = _open(paths)
+    artifact = open_files(paths)
     palettized = tuple(
         StoredWeight(
             name=name,
@@ -96,35 +96,21 @@ def inspect(paths: Sequence[Path]) -> ArtifactSummary:
     return ArtifactSummary(palettized=palettized, kept=kept, software=artifact.metadata[0].software)
 
 
-def decompress(paths: Sequence[Path], out: Path) -> None:
-    """Write an artifact's weights as LUT[indices] into one dense safetensors file."""
-    artifact = _open(paths)
-    entries = arranged([*_dense_entries(artifact), *_kept_entries(artifact)])
+def export(
+    paths: Sequence[Path], to: ExportFormat, out: Path, *, keep_dense: bool = False
+) -> Sequence[str]:
+    """Write an artifact in another form into one file; the weights that are dense in it.
+
+    Raises:
+        BadInput: see `app.artifacts.export.formats.export`.
+    """
+    _check_out(out, artifact=paths)
+    artifact = open_files(paths)
     with _aside(out) as folder:
-        open_storage(folder.as_uri()).write("dense", stream(entries, {"format": "pt"}))
-        (folder / "dense").replace(out)
-
-
-def _dense_entries(artifact: Artifact) -> Iterator[Entry]:
-    for name, weight in artifact.weights.items():
-
-        def chunks(name: str = name) -> Chunks:
-            for _, block in artifact.blocks(name):
-                yield block.reshape(-1).view("u1").data
-
-        yield Entry(name, weight.dtype, weight.shape, artifact.dense_bytes(name), chunks)
-
-
-def _kept_entries(artifact: Artifact) -> Iterator[Entry]:
-    for name, stored in artifact.kept.items():
-        tensor, path = stored.tensor, stored.path
-
-        def chunks(
-            path: str = path, start: int = tensor.offset, size: int = tensor.size_bytes
-        ) -> Chunks:
-            return artifact.storage.chunks(path, start, size)
-
-        yield Entry(name, tensor.dtype, tensor.shape, tensor.size_bytes, chunks)
+        store = open_storage(folder.as_uri())
+        kept = run_export(artifact, to, store, "export", keep_dense=keep_dense)
+        (folder / "export").replace(out)
+    return sorted(kept)
 
 
 def _run(tasks: Sequence[CompressionTask], advance: Advance) -> None:
@@ -141,55 +127,13 @@ def _run(tasks: Sequence[CompressionTask], advance: Advance) -> None:
 
 def _check_out(out: Path, **inputs: Sequence[Path]) -> None:
     for what, paths in inputs.items():
-        if out.resolve() in {file.resolve() for path in paths for file in _expanded(path)}:
+        if out.resolve() in {file.resolve() for path in paths for file in expanded(path)}:
             raise BadInput(f"{out} is a file of the {what}; name another file for the artifact")
 
 
 def _uploads(model: Sequence[Path], sensitivities: Sequence[Path]) -> tuple[Upload, Upload | None]:
-    beside = _stored(sensitivities, digests=True) if sensitivities else None
-    return _stored(model, digests=True), beside
-
-
-def _open(paths: Sequence[Path]) -> Artifact:
-    stored = _stored(paths, digests=False)
-    shards = [file.path for file in stored.files if not file.name.endswith(".json")]
-    if not shards:
-        raise InvalidArtifact("an index alone is not an artifact; give its .safetensors files too")
-    return open_artifact(stored.storage, shards, read_settings().limits)
-
-
-def _stored(paths: Sequence[Path], *, digests: bool) -> Upload:
-    """Files of one folder, as a store sees them; a folder stands for the model files in it."""
-    files = [found for path in paths for found in _expanded(path)]
-    folders = {file.resolve().parent for file in files}
-    if len(folders) != 1:
-        raise BadInput(f"the files of one model lie in one folder; these lie in {len(folders)}")
-    stored = [
-        StoredFile(
-            name=file.name,
-            path=file.name,
-            size_bytes=file.stat().st_size,
-            sha256=_sha256(file) if digests else None,
-        )
-        for file in files
-    ]
-    return Upload(open_storage(folders.pop().as_uri()), stored)
-
-
-def _expanded(path: Path) -> list[Path]:
-    if path.is_dir():
-        found = sorted([*path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")])
-        if not found:
-            raise BadInput(f"no .safetensors file lies in {path}")
-        return found
-    if not path.is_file():
-        raise BadInput(f"there is no file {path}")
-    return [path]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    beside = stored_files(sensitivities, digests=True) if sensitivities else None
+    return stored_files(model, digests=True), beside
 
 
 @contextmanager

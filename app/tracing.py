@@ -5,8 +5,10 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+if TYPE_CHECKING:  # workers use this module, and do without it
+    from fastapi import FastAPI
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """Variables that say where spans go; the SDK reads them, and the others of OpenTelemetry."""
@@ -28,7 +30,7 @@ class Tracing:
 
     span: Span = _no_span
     """Around a piece of work, by its name and attributes."""
-    follow: Callable[[FastAPI], None] = lambda _: None
+    follow: Callable[["FastAPI"], None] = lambda _: None
     """Have each request of an app make a span."""
 
 
@@ -54,7 +56,7 @@ def tracing() -> Iterator[Tracing]:
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     tracer = provider.get_tracer(NAME)
 
-    def follow(app: FastAPI) -> None:
+    def follow(app: "FastAPI") -> None:
         FastAPIInstrumentor.instrument_app(
             app,
             tracer_provider=provider,

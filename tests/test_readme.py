@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from app.offline import compress, decompress
+from app.offline import compress, export
 from app.settings import Limits
 from schemas.config import parse_config
 
@@ -46,7 +46,7 @@ def test_decoder_gives_what_decompress_gives(tmp_path, n_bits, granularity, scal
         f" enable_per_channel_scale: {str(scale).lower()}}}}}}}"
     )
     compress([tmp_path / "m.safetensors"], config, tmp_path / "out", lambda *_: None)
-    decompress([tmp_path / "out"], tmp_path / "dense")
+    export([tmp_path / "out"], "dense", tmp_path / "dense")
     dense = load_file(tmp_path / "dense")
     shown: dict[str, object] = {}
     exec(block("python"), shown)  # noqa: S102 - our own README

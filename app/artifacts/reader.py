@@ -74,6 +74,22 @@ class Artifact:
             block = _palette(weight, arrays, packed, first, rows)
             yield first, kernels.reconstruct(block, threads)
 
+    def palette(self, name: str) -> Palette:
+        """A palettized weight as it is stored; its indices take a byte each."""
+        weight, parts = self.weights[name], self.palettes[name]
+        arrays = {key: self.array(stored) for key, stored in parts.items()}
+        packed = arrays.pop("indices").data
+        return _palette(weight, arrays, packed, 0, weight.shape[0])
+
+    def tied(self) -> dict[str, str]:
+        """Every other name of a tensor -> its first name."""
+        return {
+            alias: name
+            for said in self.metadata
+            for name, aliases in said.tied.items()
+            for alias in aliases
+        }
+
     def dense_bytes(self, name: str) -> int:
         """Size of a palettized weight when decoded."""
         weight = self.weights[name]

@@ -15,6 +15,7 @@ from app.commands.options import (
     Strict,
     config_of,
 )
+from schemas.exports import ExportFormat
 
 local = typer.Typer()
 
@@ -85,8 +86,24 @@ def inspect(artifact: Model, as_json: Json = False) -> None:
 
 
 @local.command()
-def decompress(artifact: Model, out: Out) -> None:
-    """Write an artifact's weights back as dense safetensors: LUT[indices]."""
-    from app.offline import decompress as run
+def export(
+    artifact: Model,
+    to: Annotated[ExportFormat, typer.Option(help="What to make of it.")],
+    out: Out,
+    keep_dense: Annotated[
+        bool, typer.Option("--keep-dense", help="Keep dense what the format cannot express.")
+    ] = False,
+) -> None:
+    """Write an artifact in another form, and check that it holds the same weights."""
+    from app.offline import export as run
 
-    run(artifact, out)
+    for name in run(artifact, to, out, keep_dense=keep_dense):
+        typer.echo(f"dense in it: {name}", err=True)
+
+
+@local.command()
+def decompress(artifact: Model, out: Out) -> None:
+    """Write an artifact's weights back as dense safetensors; `export --to dense` in short."""
+    from app.offline import export as run
+
+    run(artifact, "dense", out)

@@ -1,0 +1,142 @@
+"""A state dict of torchao's CodebookQuantizedTensor, saved by torch.
+
+It is read by `torch.load(path, weights_only=True)` within
+`torch.serialization.safe_globals([CodebookQuantizedTensor])`.
+
+Source: torchao 0.18, `torchao.prototype.quantization.codebook_coreml`.
+"""
+
+import tempfile
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from app.artifacts.pytorch import tensor_of
+from app.artifacts.reader import Artifact
+from app.errors import InvalidArtifact
+from app.storage import Storage
+from app.storage.base import CHUNK_BYTES
+from kernels.lut import dense_lut
+from schemas.artifact import PalettizedWeight
+
+
+def write_torchao(
+    artifact: Artifact, store: Storage, path: str, dense: Collection[str] = ()
+) -> None:
+    """Write codes and codebooks of palettized tensors but for the `dense`, the others as they are.
+
+    All of it is held in memory: a byte for each index.
+    """
+    state = {
+        name: tensor_of(artifact.dense(name)) if name in dense else _codebook(artifact, name)
+        for name in artifact.weights
+    }
+    state |= {name: tensor_of(artifact.array(kept)) for name, kept in artifact.kept.items()}
+    for alias, name in artifact.tied().items():
+        state[alias] = state[name]
+    with tempfile.TemporaryFile() as file:
+        torch.save(state, file)
+        file.seek(0)
+        store.write(path, iter(lambda: file.read(CHUNK_BYTES), b""))
+
+
+def check_torchao(
+    artifact: Artifact, store: Storage, path: str, dense: Collection[str] = ()
+) -> None:
+    """Compare a written file, as torchao decodes it, with the artifact.
+
+    Raises:
+        InvalidArtifact: names the tensor that is another.
+    """
+    state = _load(store, path)
+    for alias, name in artifact.tied().items():
+        _check(alias, _is_same(state.pop(alias, None), state.get(name)))
+    for name in artifact.weights:
+        is_right = _is_dense if name in dense else _is_decoded
+        _check(name, is_right(artifact, name, state.pop(name, None)))
+    for name, kept in artifact.kept.items():
+        _check(name, _is_same(state.pop(name, None), tensor_of(artifact.array(kept))))
+    _check(next(iter(state), ""), not state)
+
+
+def _codebook(artifact: Artifact, name: str) -> torch.Tensor:
+    weight, palette = artifact.weights[name], artifact.palette(name)
+    lut = dense_lut(palette.lut, palette.dtype, palette.lut_scale, palette.lut_zero_point)
+    return _quantized(tensor_of(palette.indices), tensor_of(lut), weight)
+
+
+def _quantized(codes: torch.Tensor, lut: torch.Tensor, weight: PalettizedWeight) -> torch.Tensor:
+    from torchao.prototype.quantization.codebook_coreml import CodebookQuantizedTensor
+
+    code_dtype, block_size = _said(weight)
+    made: torch.Tensor = CodebookQuantizedTensor(
+        codes, lut, code_dtype, block_size, codes.shape, dtype=lut.dtype
+    )
+    return made
+
+
+def _said(weight: PalettizedWeight) -> tuple[torch.dtype, list[int]]:
+    """Logical dtype of the codes, and the block that shares a palette; -1 is a whole axis."""
+    block_size = [-1] * len(weight.shape)
+    if weight.group_size is not None:
+        block_size[weight.axis] = weight.group_size
+    return getattr(torch, f"uint{weight.n_bits}"), block_size
+
+
+def _load(store: Storage, path: str) -> dict[str, torch.Tensor]:
+    from torchao.prototype.quantization.codebook_coreml import CodebookQuantizedTensor
+
+    with tempfile.TemporaryFile() as file:
+        for chunk in store.chunks(path, 0, store.size_bytes(path)):
+            file.write(chunk)
+        file.seek(0)
+        with torch.serialization.safe_globals([CodebookQuantizedTensor]):
+            found: dict[str, torch.Tensor] = torch.load(file, weights_only=True)
+    return found
+
+
+def _is_dense(artifact: Artifact, name: str, found: Any) -> bool:
+    return _is_same(found, tensor_of(artifact.dense(name)))
+
+
+def _is_decoded(artifact: Artifact, name: str, found: Any) -> bool:
+    """Whether torchao gives what the palette gives, block by block: it takes 30 bytes an index."""
+    from torchao.prototype.quantization.codebook_coreml import CodebookQuantizedTensor
+
+    weight, lut_shape = artifact.weights[name], artifact.palettes[name]["lut"].tensor.shape
+    if (
+        not isinstance(found, CodebookQuantizedTensor)
+        or (found.shape, found.codebook.shape) != (weight.shape, lut_shape)
+        or (found.code_dtype, list(found.block_size)) != _said(weight)
+    ):
+        return False
+    for rows, block in _row_blocks(artifact, name):
+        lut = found.codebook
+        if weight.axis == 0 and weight.group_size is not None:
+            lut = lut[rows.start // weight.group_size : rows.stop // weight.group_size]
+        part = _quantized(found.codes[rows], lut, weight)
+        if not _is_same(part.dequantize(), tensor_of(block)):
+            return False
+    return True
+
+
+def _row_blocks(artifact: Artifact, name: str) -> Iterator[tuple[slice, NDArray[Any]]]:
+    for first, block in artifact.blocks(name):
+        yield slice(first, first + len(block)), block
+
+
+def _is_same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    """Whether two tensors have the same bits."""
+    if one is None or other is None or (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    if type(one) is not torch.Tensor:  # two names of one palette
+        return one is other or _is_same(one.codes, other.codes)  # type: ignore[attr-defined]
+    one, other = one.reshape(-1), other.reshape(-1)
+    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+
+
+def _check(name: str, is_right: bool) -> None:
+    if not is_right:
+        raise InvalidArtifact(f"{name}: the torchao export as read back is not LUT[indices]")

@@ -1,0 +1,177 @@
+"""Artifacts for PyTorch: as dense tensors, or looked up in a module where they are used."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.functional import embedding
+from torch.nn.utils.parametrize import register_parametrization
+
+from app.artifacts.files import open_files
+from app.artifacts.reader import Artifact
+from app.errors import InvalidArtifact
+from kernels.arrays import to_torch
+from kernels.lut import dense_lut
+from schemas.artifact import PalettizedWeight
+
+Files = Path | str | Sequence[Path | str]
+"""An artifact's file, the folder of its shards, or the shards."""
+
+
+def load(artifact: Files) -> dict[str, torch.Tensor]:
+    """A state dict of an artifact's tensors, decoded: LUT[indices] in the original dtype.
+
+    Names that share a tensor share it here, too.
+
+    Raises:
+        InvalidArtifact: it is none, or damaged.
+    """
+    opened = _opened(artifact)
+    state = {name: tensor_of(opened.dense(name)) for name in opened.weights} | _kept(opened)
+    return state | {alias: state[name] for alias, name in opened.tied().items()}
+
+
+def load_into(module: nn.Module, artifact: Files) -> None:
+    """Give a module an artifact's tensors; palettized weights stay packed until they are used.
+
+    Each becomes a parametrization (`torch.nn.utils.parametrize`) that holds packed indices and
+    palette, and looks the weight up whenever it is read; it can no longer be trained. Memory is the
+    artifact's, and that of the weight in use.
+
+    Raises:
+        InvalidArtifact: it is none, or damaged, or of another model, which stays as it was.
+    """
+    opened = _opened(artifact)
+    firsts = {name: name for name in (*opened.weights, *opened.kept)} | opened.tied()
+    _check(module, opened, firsts)
+    kept = _kept(opened)
+    module.load_state_dict(
+        {name: kept[first] for name, first in firsts.items() if first in kept}, strict=False
+    )
+    stored = {name: _stored(opened, name) for name in opened.weights}
+    for name, first in firsts.items():
+        if first in stored:
+            path, _, own = name.rpartition(".")
+            look_up, owner = (
+                LookUp(opened.weights[first], stored[first]),
+                module.get_submodule(path),
+            )
+            delattr(owner, own)
+            owner.register_buffer(own, torch.empty(0))  # in a parameter's place come others
+            register_parametrization(owner, own, look_up, unsafe=True)
+
+
+class LookUp(nn.Module):
+    """Gives a weight for packed indices, a palette and, if it has one, the scale of each row."""
+
+    def __init__(self, weight: PalettizedWeight, stored: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self._weight, self._stored = weight, tuple(stored)
+
+    def right_inverse(self, _: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What is kept in the weight's place."""
+        return self._stored
+
+    def forward(
+        self, packed: torch.Tensor, lut: torch.Tensor, scale: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The weight.
+
+        Shapes: packed (bytes,) uint8; lut [groups0, groups1, 1.., 2**n_bits, cluster_dim] in the
+            weight's dtype; scale [rows, 1..] float32 -> the weight's.
+        """
+        weight = self._weight
+        rows, *rest = weight.shape
+        cells = (rows // weight.cluster_dim, *rest)
+        entries = lut.reshape(-1, weight.cluster_dim)
+        found = _unpacked(packed, weight.n_bits, math.prod(cells)).reshape(cells)
+        if weight.group_size is not None:
+            found = found + _first_entries(weight, cells, lut)
+        dense = embedding(found, entries).movedim(-1, 1).reshape(weight.shape)
+        if scale is None:
+            return dense
+        wide = dense if dense.dtype == torch.float64 else dense.float()
+        return (wide * scale).to(dense.dtype)
+
+
+def tensor_of(array: NDArray[Any]) -> torch.Tensor:
+    """A tensor of its own memory, which torch wants to be writable."""
+    made: torch.Tensor = to_torch(np.array(array))
+    return made
+
+
+def _opened(artifact: Files) -> Artifact:
+    paths = [artifact] if isinstance(artifact, Path | str) else artifact
+    return open_files([Path(path) for path in paths])
+
+
+def _kept(artifact: Artifact) -> dict[str, torch.Tensor]:
+    return {name: tensor_of(artifact.array(stored)) for name, stored in artifact.kept.items()}
+
+
+def _check(module: nn.Module, artifact: Artifact, firsts: dict[str, str]) -> None:
+    """See that a module has what the artifact has, and nothing else."""
+    has = module.state_dict(keep_vars=True)
+    if missing := sorted(has.keys() - firsts.keys()):
+        raise InvalidArtifact(f"the artifact lacks {_named(missing)}; is it of another model?")
+    if unknown := sorted(firsts.keys() - has.keys()):
+        raise InvalidArtifact(f"the module has no {_named(unknown)}; is it another model?")
+    for name, first in firsts.items():
+        weight = artifact.weights.get(first)
+        shape = weight.shape if weight else artifact.kept[first].tensor.shape
+        if has[name].shape != shape:
+            raise InvalidArtifact(
+                f"{name} has the shape {list(has[name].shape)} in the module and {list(shape)} in "
+                "the artifact; is it of another model?"
+            )
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return names[0] + more
+
+
+def _stored(artifact: Artifact, name: str) -> tuple[torch.Tensor, ...]:
+    """Packed indices, filled up to whole words, the palette in the weight's dtype, and scales."""
+    weight, palette = artifact.weights[name], artifact.palette(name)
+    packed = artifact.array(artifact.palettes[name]["indices"])
+    lut = dense_lut(palette.lut, palette.dtype, palette.lut_scale, palette.lut_zero_point)
+    filled = np.pad(packed, (0, -packed.size % _word_bytes(weight.n_bits)))
+    scale = palette.per_channel_scale
+    return (tensor_of(filled), tensor_of(lut), *(() if scale is None else (tensor_of(scale),)))
+
+
+def _word_bytes(n_bits: int) -> int:
+    """The fewest bytes that whole indices fill."""
+    return 3 if n_bits in (3, 6) else 1
+
+
+def _unpacked(packed: torch.Tensor, n_bits: int, count: int) -> torch.Tensor:
+    """Indices of a bit stream, least significant bit first.
+
+    Shapes: (bytes,) uint8, whole words -> (count,) int32.
+    """
+    size = _word_bytes(n_bits)
+    lanes = packed.reshape(-1, size).to(torch.int32)
+    words = lanes[:, 0]
+    for lane in range(1, size):
+        words = words | (lanes[:, lane] << (8 * lane))
+    shifts = torch.arange(0, 8 * size, n_bits, dtype=torch.int32, device=packed.device)
+    found: torch.Tensor = (words[:, None] >> shifts) & (2**n_bits - 1)
+    return found.reshape(-1)[:count]
+
+
+def _first_entries(
+    weight: PalettizedWeight, cells: tuple[int, ...], lut: torch.Tensor
+) -> torch.Tensor:
+    """Where the palette of each index begins, to be broadcast."""
+    assert weight.group_size is not None  # noqa: S101 - callers checked
+    group = weight.group_size // (weight.cluster_dim if weight.axis == 0 else 1)
+    place = torch.arange(cells[weight.axis], dtype=torch.int32, device=lut.device)
+    shape = [-1 if axis == weight.axis else 1 for axis in range(len(cells))]
+    return (place // group * 2**weight.n_bits).reshape(shape)

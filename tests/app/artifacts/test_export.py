@@ -1,0 +1,137 @@
+"""Artifacts in other forms, each read back by its own library."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from app.artifacts import load
+from app.artifacts.export.formats import FORMATS, export
+from app.artifacts.reader import open_artifact
+from app.errors import ExtraMissing, Inexpressible, InvalidArtifact
+from app.settings import Limits
+from app.storage import open_storage
+from tests.app.stored_job import StoredJob, config_of, draws, grouped
+
+JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"
+GRANULARITIES = {
+    "tensor": {"type": "per_tensor"},
+    "rows": grouped(4),
+    "columns": grouped(6, axis=1),
+}
+LUTS = {"plain": None, "int8": {"dtype": "int8"}, "fp8": {"dtype": "float8_e4m3fn"}}
+DTYPES = {"f2": np.float16, "bf2": ml_dtypes.bfloat16, "f4": np.float32, "f8": np.float64}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_storage(tmp_path.as_uri())
+
+
+def artifact_of(store, dtype=np.float32, **spec):
+    """An artifact of a linear weight, of a convolution's, and of a bias that is kept."""
+    arrays = draws(linear=(8, 12), conv=(8, 12, 3, 3)) | {"linear.bias": np.ones(8, "f4")}
+    arrays = {name: array.astype(dtype) for name, array in arrays.items()}
+    job = StoredJob(store, JOB_ID, arrays, config_of(**spec)).palettize()
+    job.finish()
+    return open_artifact(store, store.list(f"{job.prefix}/artifact"), Limits())
+
+
+def dense(artifact):
+    """What every format has to hold."""
+    return {name: artifact.dense(name) for name in artifact.weights} | {
+        name: artifact.array(kept) for name, kept in artifact.kept.items()
+    }
+
+
+def assert_same(found, artifact):
+    expected = dense(artifact)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        tensor = found[name]
+        assert tensor.shape == array.shape
+        assert tensor.contiguous().view(torch.uint8).numpy().tobytes() == array.tobytes(), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("lut", LUTS.values(), ids=LUTS)
+@pytest.mark.parametrize("cluster_dim", [1, 2])
+def test_dense_holds_what_the_palettes_give(store, tmp_path, cluster_dim, lut, dtype):
+    artifact = artifact_of(store, dtype, n_bits=3, cluster_dim=cluster_dim, lut_qspec=lut)
+    assert len(artifact.weights) == 2
+    assert not export(artifact, "dense", store, "dense", keep_dense=False)
+    assert_same(load_file(tmp_path / "dense"), artifact)
+
+
+def codebooks(path):
+    from torchao.prototype.quantization.codebook_coreml import CodebookQuantizedTensor
+
+    with torch.serialization.safe_globals([CodebookQuantizedTensor]):
+        state = torch.load(path, weights_only=True)
+    is_codebook = {name: type(tensor) is CodebookQuantizedTensor for name, tensor in state.items()}
+    decoded = {
+        name: tensor.dequantize() if is_codebook[name] else tensor for name, tensor in state.items()
+    }
+    return decoded, is_codebook
+
+
+@pytest.mark.parametrize("n_bits", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("granularity", GRANULARITIES.values(), ids=GRANULARITIES)
+@pytest.mark.parametrize("lut", LUTS.values(), ids=LUTS)
+def test_torchao_decodes_what_the_palettes_give(store, tmp_path, lut, granularity, n_bits):
+    artifact = artifact_of(store, np.float16, n_bits=n_bits, granularity=granularity, lut_qspec=lut)
+    assert not export(artifact, "torchao", store, "ao.pt", keep_dense=False)
+    decoded, is_codebook = codebooks(tmp_path / "ao.pt")
+    assert_same(decoded, artifact)
+    assert is_codebook == {"linear.weight": True, "conv.weight": True, "linear.bias": False}
+
+
+LACKING = {
+    "vectors": ({"cluster_dim": 2}, np.float32, "palettes of vectors (cluster_dim is 2)"),
+    "scales": ({"enable_per_channel_scale": True}, np.float32, "a scale of each channel"),
+    "float64": ({}, np.float64, "float64"),
+}
+
+
+@pytest.mark.parametrize(("spec", "dtype", "lacks"), LACKING.values(), ids=LACKING)
+def test_what_torchao_lacks_is_told_or_kept_dense(store, tmp_path, spec, dtype, lacks):
+    artifact = artifact_of(store, dtype, n_bits=2, **spec)
+    with pytest.raises(Inexpressible, match="torchao cannot express 2 tensors") as told:
+        export(artifact, "torchao", store, "ao.pt", keep_dense=False)
+    assert {error.pointer for error in told.value.errors} == {
+        "/tensors/linear.weight",
+        "/tensors/conv.weight",
+    }
+    assert all(lacks in error.detail for error in told.value.errors)
+    assert not store.exists("ao.pt")
+    assert (
+        set(export(artifact, "torchao", store, "ao.pt", keep_dense=True)) == artifact.weights.keys()
+    )
+    decoded, is_codebook = codebooks(tmp_path / "ao.pt")
+    assert_same(decoded, artifact)
+    assert not any(is_codebook.values())
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_an_export_of_something_else_is_refused(store, to):
+    """What was written is read back: of other palettes, with a tensor more, with one less."""
+    artifact = artifact_of(store, n_bits=2)
+    other = artifact_of(open_storage(f"{store.url}/beside"), n_bits=1)
+    FORMATS[to].write(other, store, "other", ())
+    with pytest.raises(InvalidArtifact, match=r"^(linear|conv)\.weight: the"):
+        FORMATS[to].check(artifact, store, "other", ())
+
+
+def test_a_format_without_its_package_names_the_extra(store, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    artifact = artifact_of(store, n_bits=2)
+    with pytest.raises(ExtraMissing, match=r"pip install 'palettery\[export\]'"):
+        export(artifact, "torchao", store, "ao.pt", keep_dense=False)
+
+
+def test_load_gives_a_state_dict(store, tmp_path):
+    artifact = artifact_of(store, ml_dtypes.bfloat16, n_bits=6, lut_qspec={"dtype": "uint8"})
+    state = load(next((tmp_path / "jobs").glob("*/artifact/*")))
+    assert state["linear.weight"].dtype == torch.bfloat16
+    assert_same(state, artifact)

@@ -1,0 +1,147 @@
+"""Modules whose weights stay packed until they are used."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from app.artifacts import load, load_into
+from app.errors import InvalidArtifact
+from app.offline import compress
+from app.storage import open_storage
+from tests.app.stored_job import StoredJob, config_of, grouped
+
+JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"
+SPECS = {
+    "tensor": {"granularity": {"type": "per_tensor"}},
+    "rows": {"granularity": grouped(4)},
+    "columns": {"granularity": grouped(6, axis=1)},
+    "vectors": {"granularity": grouped(4), "cluster_dim": 2},
+    "scales": {"granularity": grouped(4), "enable_per_channel_scale": True},
+    "quantized": {"granularity": grouped(4), "lut_qspec": {"dtype": "int8"}},
+}
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(6, 8, 3), nn.Flatten(), nn.Linear(72, 12), nn.Linear(12, 8))
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """Palettize a module's weights; the file of the artifact."""
+
+    def made(module, dtype=np.float32, **spec):
+        arrays = {
+            name: tensor.float().numpy().astype(dtype)
+            for name, tensor in module.state_dict().items()
+        }
+        store = open_storage(tmp_path.as_uri())
+        StoredJob(store, JOB_ID, arrays, config_of(**spec)).palettize().finish()
+        return next((tmp_path / "jobs").glob("*/artifact/*"))
+
+    return made
+
+
+def weights(module):
+    return {name: module.get_submodule(name).weight for name in ("0", "2", "3")}
+
+
+@pytest.mark.parametrize("n_bits", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_weights_looked_up_are_those_decoded(packed, n_bits, spec):
+    module, other = network(), network()
+    artifact = packed(module, n_bits=n_bits, **spec)
+    load_into(module, artifact)
+    other.load_state_dict(load(artifact))
+    for name, weight in weights(module).items():
+        assert torch.equal(weight, weights(other)[name]), name
+    image = torch.randn(2, 6, 5, 5)
+    assert torch.equal(module(image), other(image))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [
+        (torch.float16, np.float16),
+        (torch.bfloat16, ml_dtypes.bfloat16),
+        (torch.float64, np.float64),
+    ],
+)
+def test_weights_of_other_widths(packed, dtype, stored):
+    module, other = network().to(dtype), network().to(dtype)
+    artifact = packed(module, stored, n_bits=3, **SPECS["scales"])
+    load_into(module, artifact)
+    other.load_state_dict(load(artifact))
+    for name, weight in weights(module).items():
+        assert weight.dtype == dtype
+        assert torch.equal(weight, weights(other)[name]), name
+
+
+def test_memory_is_that_of_the_artifact(packed):
+    module = nn.Sequential(nn.Linear(512, 512, bias=False))
+    artifact = packed(module, n_bits=4)
+    load_into(module, artifact)
+    held = sum(tensor.nbytes for tensor in module.state_dict().values())
+    assert not list(module.parameters())
+    assert held == 512 * 512 // 2 + 16 * 4
+
+
+def test_a_compiled_module_gives_the_same(packed):
+    module = network()
+    load_into(module, packed(module, n_bits=3, granularity=grouped(4)))
+    image = torch.randn(2, 6, 5, 5)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(image), module(image))
+
+
+def test_tied_weights_are_held_once(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(16, 8), nn.Linear(8, 16, bias=False)
+            self.head.weight = self.embed.weight
+
+    module = Tied()
+    path = tmp_path / "tied.pt"
+    torch.save(module.state_dict(), path)
+    compress([path], config_of(n_bits=2), tmp_path / "out", lambda *_: None)
+    load_into(module, tmp_path / "out")
+    assert torch.equal(module.embed.weight, module.head.weight)
+    places = {
+        tensor.data_ptr() for name, tensor in module.state_dict().items() if "original0" in name
+    }
+    assert len(places) == 1
+
+
+def renamed(module):
+    module.register_parameter("more", nn.Parameter(torch.ones(2)))
+
+
+def reshaped(module):
+    module[3] = nn.Linear(13, 8)
+
+
+def shortened(module):
+    del module[3]
+
+
+OTHERS = {
+    "more": (renamed, "the artifact lacks more"),
+    "another shape": (reshaped, r"3\.weight has the shape \[8, 13\] in the module and \[8, 12\]"),
+    "less": (shortened, r"the module has no 3\.bias and 1 more"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), OTHERS.values(), ids=OTHERS)
+def test_another_module_is_refused_and_stays_as_it_was(packed, change, said):
+    module = network()
+    artifact = packed(module, n_bits=2)
+    change(module)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with pytest.raises(InvalidArtifact, match=said):
+        load_into(module, artifact)
+    after = module.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
