@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.database import Clock, Database, chunks, utc_now
@@ -28,6 +28,20 @@ OR_LIST = 100
 """Jobs whose news are asked for in one statement; SQLite nests no more than a thousand."""
 MOST_NEWS = 1_000
 """Of all of them."""
+_OWN = JobEventRow.job_id == bindparam("own")
+_RESERVE = (
+    update(JobRow)
+    .where(JobRow.id == bindparam("own"))
+    .values(last_event=JobRow.last_event + bindparam("more"))
+    .returning(JobRow.last_event)
+)
+_ADD = insert(JobEventRow)
+_LINES = select(func.count()).where(_OWN, JobEventRow.kind == LOG)
+_CHANGED = select(func.max(JobEventRow.number)).where(_OWN, JobEventRow.kind == STATE)
+_SAID = select(JobEventRow.data).where(
+    _OWN, JobEventRow.number > func.coalesce(_CHANGED.scalar_subquery(), 0)
+)
+"""Statements that are made once: to put one together takes longer than SQLite does to run it."""
 FULL = Line(f"a log keeps {MOST_LINES:,} lines; what comes after this one is lost", "warning")
 
 
@@ -61,24 +75,26 @@ def record(
 ) -> int | None:
     """Add events to a job, a `Job` as a change of state; the newest number, None without a job.
 
-    A line that says the same as one since the last change of state is left out, so that work which
-    is done again and again does not tell so again and again.
+    Of lines alone, one that says the same as one since the last change of state is left out, so
+    that work which is done again and again does not tell so again and again.
     """
-    own = update(JobRow).where(JobRow.id == job_id).returning(JobRow.last_event)
-    connection = session.connection()
+    connection, count = session.connection(), len(happened)
     # Nobody else adds events until this transaction ends: its row is locked, by any change.
-    newest = connection.execute(own.values(last_event=JobRow.last_event)).scalar_one_or_none()
+    reserved = {"own": job_id, "more": count}
+    newest = connection.execute(_RESERVE, reserved).scalar_one_or_none()
     if newest is None:
         return None
-    events = list(_to_keep(session, job_id, happened))
+    first = newest - count + 1
+    events = list(_to_keep(session, job_id, happened, first))
     if events:
         rows = [
             {"job_id": job_id, "number": number, "kind": kind, "data": data, "created_at": at}
-            for number, (kind, data) in enumerate(events, newest + 1)
+            for number, (kind, data) in enumerate(events, first)
         ]
-        session.execute(insert(JobEventRow), rows)
-        newest += len(events)
-        connection.execute(own.values(last_event=newest))
+        connection.execute(_ADD, rows)
+    if len(events) < count:
+        newest = first - 1 + len(events)
+        connection.execute(_RESERVE, {"own": job_id, "more": len(events) - count})
     return newest
 
 
@@ -155,10 +171,15 @@ class Events:
 
 
 def _to_keep(
-    session: Session, job_id: str, happened: Sequence[Job | Line]
+    session: Session, job_id: str, happened: Sequence[Job | Line], first: int
 ) -> Iterator[tuple[str, str]]:
-    """Kind and data of the events that become rows."""
-    room, said = _room(session, job_id, any(isinstance(each, Line) for each in happened))
+    """Kind and data of the events that become rows, if the first of them has that number."""
+    # Other events count as lines, too, until there are so many that they have to be told apart.
+    room = MOST_LINES - first + 1
+    if room < len(happened):
+        room = max(0, MOST_LINES - session.scalars(_LINES, {"own": job_id}).one())
+    has_changed = any(isinstance(each, Job) for each in happened)
+    said = set() if has_changed else set(session.scalars(_SAID, {"own": job_id}))
     for each in happened:
         if isinstance(each, Job):
             yield STATE, each.model_dump_json()
@@ -166,20 +187,6 @@ def _to_keep(
             room -= 1
             said.add(data)
             yield LOG, data if room else _written(FULL)
-
-
-def _room(session: Session, job_id: str, has_lines: bool) -> tuple[int, set[str]]:
-    """Lines that a job's log has room for, and those written since its last change of state."""
-    if not has_lines:
-        return 0, set()
-    own = JobEventRow.job_id == job_id
-    lines = select(func.count()).where(own, JobEventRow.kind == LOG)
-    changed = select(func.max(JobEventRow.number)).where(own, JobEventRow.kind == STATE)
-    recent = select(JobEventRow.data).where(
-        own, JobEventRow.number > func.coalesce(changed.scalar_subquery(), 0)
-    )
-    room = max(0, MOST_LINES - session.scalars(lines).one())
-    return room, set(session.scalars(recent)) if room else set()
 
 
 def _written(line: Line) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, func, null, select
+from sqlalchemy import bindparam, delete, func, null, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
@@ -24,6 +24,20 @@ from app.uploads.records import KeptFile, keep
 from schemas.jobs import ENDED, Job, JobState, Progress
 from schemas.keys import OwnerLimits
 from schemas.problem import Problem
+
+# Statements that are made once: to put one together takes longer than to run it.
+_SAME = aliased(JobRow)
+_TWIN = (
+    select(JobRow.id)
+    .join(_SAME, JobRow.request_sha256 == _SAME.request_sha256)
+    .where(_SAME.id == bindparam("own"), JobRow.owner == _SAME.owner)
+    .where(JobRow.state == "succeeded", JobRow.id != bindparam("own"))
+    .order_by(JobRow.id.desc())
+    .limit(1)
+)
+_BEFORE = select(func.count()).where(
+    JobRow.state == "queued", JobRow.priority >= bindparam("least"), JobRow.id != bindparam("own")
+)
 
 
 class Records:
@@ -144,17 +158,8 @@ class Records:
 
     def twin(self, job_id: str) -> str | None:
         """Id of the newest other job of its owner's that succeeded with the same request."""
-        own = aliased(JobRow)
-        query = (
-            select(JobRow.id)
-            .join(own, JobRow.request_sha256 == own.request_sha256)
-            .where(own.id == job_id, JobRow.owner == own.owner)
-            .where(JobRow.state == "succeeded", JobRow.id != job_id)
-            .order_by(JobRow.id.desc())
-            .limit(1)
-        )
         with self._database.transaction() as session:
-            return session.scalar(query)
+            return session.scalar(_TWIN, {"own": job_id})
 
     def start(self, job_id: str, attempt: int = 0, by: str = "") -> Job | None:
         """Queued to running; the job if that attempt may go on (a recovered one runs already)."""
@@ -269,10 +274,8 @@ class Records:
 
     def _queued(self, session: Session, row: JobRow, told: Sequence[Line] = ()) -> Job:
         """A job that has come to be queued; its log tells how many are served before it."""
-        before = select(func.count()).where(
-            JobRow.state == "queued", JobRow.priority >= row.priority, JobRow.id != row.id
-        )
-        behind, job = session.scalars(before).one(), shown(row)
+        behind = session.scalars(_BEFORE, {"least": row.priority, "own": row.id}).one()
+        job = shown(row)
         record(session, row.id, self._now(), [job, *told, lines.queued(behind)])
         return job
 

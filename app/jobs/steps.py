@@ -78,21 +78,24 @@ class Steps:
         if job.reuse:
             around = self._task(job)
             missing = await self._reuse.with_known(job, missing, around, self._workers)
-        reused = sum(map(_reused, missing))
-        await self._tell(job_id, lines.cut(len(tasks), len(tasks) - len(missing), reused))
+        cut = lines.cut(len(tasks), len(tasks) - len(missing), sum(map(_reused, missing)))
+        is_tiny = sum(task.size_bytes for task in missing) <= TINY_BYTES
+        if not is_tiny:  # else that and the end are told together
+            await self._tell(job_id, cut)
         seen = _Progress(job, self._note, self._metrics)
         for task in tasks:
             if task.part_path in exist:
                 seen.add(task)
         try:
-            if sum(task.size_bytes for task in missing) > TINY_BYTES:
+            if not is_tiny:
                 died = self._on_died(job)
                 await self._workers.run_tasks(missing, seen.on_done, job.priority, died)
                 missing = []
             published = await self._published(job, missing)
             for task in missing:
                 seen.finish(task)
-            await asyncio.to_thread(self._succeed, job, published, seen.now)
+            how = (*((cut,) if is_tiny else ()), lines.WRITTEN, lines.VERIFIED)
+            await asyncio.to_thread(self._succeed, job, published, seen.now, how)
         except Cancelled:
             await asyncio.to_thread(self._tidy, job_id, attempt)
             raise
@@ -171,7 +174,7 @@ class Steps:
         job: Job,
         published: Published,
         done: Progress,
-        how: Sequence[Line] = (lines.WRITTEN, lines.VERIFIED),
+        how: Sequence[Line],
     ) -> None:
         """Note that a job succeeded, unless it was cancelled meanwhile; then tidy up."""
         size, until = published.size_bytes, self._expiry()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import func, select, union
+from sqlalchemy import bindparam, func, select, union
 from sqlalchemy.orm import Session
 
 from app.database import insert
@@ -11,6 +11,8 @@ from app.errors import OverQuota
 from app.jobs.rows import ALIVE
 from app.rows import FileRow, JobFileRow, JobRow, ModelFileRow, OwnerRow, UploadRow
 from schemas.keys import OwnerLimits, Usage
+
+_QUEUED = select(func.count()).where(JobRow.owner == bindparam("owner"), JobRow.state.in_(ALIVE))
 
 
 @contextmanager
@@ -26,8 +28,11 @@ def within_limits(session: Session, owner: str, limits: OwnerLimits) -> Iterator
     if limits.queued_jobs is None and limits.stored_bytes is None:
         yield
         return
-    session.execute(insert(session, OwnerRow).on_conflict_do_nothing(), {"name": owner})
-    session.execute(select(OwnerRow).where(OwnerRow.name == owner).with_for_update())
+    made = insert(session, OwnerRow)
+    mine = made.on_conflict_do_update(
+        index_elements=[OwnerRow.name], set_={"name": made.excluded.name}
+    )
+    session.connection().execute(mine, {"name": owner})  # which locks its row
     yield
     session.flush()
     _check(session, owner, limits, room=0)
@@ -62,8 +67,7 @@ def _check(session: Session, owner: str, limits: OwnerLimits, room: int) -> None
 
 
 def _queued_jobs(session: Session, owner: str) -> int:
-    alive = select(func.count()).where(JobRow.owner == owner, JobRow.state.in_(ALIVE))
-    return session.scalars(alive).one()
+    return session.scalars(_QUEUED, {"owner": owner}).one()
 
 
 def _stored_bytes(session: Session, owner: str) -> int:

@@ -18,6 +18,9 @@ ID = re.compile(r"[0-9a-f-]{36}")
 """Anything else is no key's id, and some databases choke on it."""
 SHOWN = frozenset(Key.model_fields)
 
+_ANY = select(KeyRow.__table__.c.id).where(KeyRow.revoked_at.is_(None)).limit(1)
+"""Made once: every request without a key asks it."""
+
 
 class KeyRecords:
     """Reads and writes of key rows, each in its own transaction."""
@@ -48,9 +51,8 @@ class KeyRecords:
 
     def are_there(self) -> bool:
         """Whether there is any key that was not revoked; those that have expired count."""
-        query = select(KeyRow.id).where(KeyRow.revoked_at.is_(None)).limit(1)
         with self._database.transaction() as session:
-            return session.scalar(query) is not None
+            return session.connection().scalar(_ANY) is not None
 
     def page(self, limit: int, before: tuple[datetime, str] | None) -> Sequence[Key]:
         """Keys, newest first, older than the one made then with this id."""
