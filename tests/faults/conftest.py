@@ -72,12 +72,13 @@ def little(tmp_path_factory, config) -> Slow:
 
 @pytest.fixture
 def start(request, tmp_path) -> Callable[..., AbstractContextManager[Service]]:
-    """A function of kind and environment: a service of the test's own."""
+    """A function of kind, workers and environment: a service of the test's own."""
 
-    def run(kind: str, **environment: str) -> AbstractContextManager[Service]:
+    def run(kind: str, workers: int = 1, **environment: str) -> AbstractContextManager[Service]:
         if kind == "embedded":
-            return serving(tmp_path / "data", **TASKS, **environment)
+            return serving(tmp_path / "data", workers, **TASKS, **environment)
         postgres, bucket = map(request.getfixturevalue, ("postgres", "object_store"))
-        return scaled(tmp_path / "cluster", postgres, bucket, **TASKS, **environment)
+        folder = tmp_path / "cluster"
+        return scaled(folder, postgres, bucket, workers=workers, **TASKS, **environment)
 
     return run

@@ -59,6 +59,8 @@ KILLS = {
     "scaled-api": group_of("api"),
     "scaled-all": all_at_once,
 }
+TWO = ("worker", "nanny", "workers")
+"""Of what dies, that of which there are two: one may go on where the other one ended."""
 
 
 @pytest.mark.parametrize("what", KILLS)
@@ -67,7 +69,8 @@ def test_killed_process_costs_no_finished_part(start, slow, what):
 
     The job's state never goes back; no process outlives its service; nothing is left lying about.
     """
-    with start(what.split("-")[0]) as service, watched(service) as watch:
+    kind, whom = what.split("-")
+    with start(kind, 2 if whom in TWO else 1) as service, watched(service) as watch:
         job_id = watch.submit(slow.body, config=slow.config)
         service.some_parts(job_id)
         before = measured(service, job_id)
@@ -89,7 +92,7 @@ def workers(service):
 @pytest.mark.parametrize("kind", ["embedded", "scaled"])
 def test_workers_that_start_slowly_are_waited_for(start, slow, kind):
     """All workers die, and those in their place stand still for 20 s: then the job goes on."""
-    with start(kind) as service, watched(service) as watch:
+    with start(kind, 2) as service, watched(service) as watch:
         job_id = watch.submit(slow.body, config=slow.config)
         service.some_parts(job_id)
         before = measured(service, job_id)
@@ -109,7 +112,7 @@ def test_workers_that_start_slowly_are_waited_for(start, slow, kind):
 @pytest.mark.parametrize("kind", ["embedded", "scaled"])
 def test_worker_that_stands_still_is_waited_for(start, slow, kind):
     """SIGSTOP of a worker for 30 s: the job goes on without it, or with it once it goes on."""
-    with start(kind) as service, watched(service) as watch:
+    with start(kind, 2) as service, watched(service) as watch:
         job_id = watch.submit(slow.body, config=slow.config)
         service.some_parts(job_id)
         before = measured(service, job_id)

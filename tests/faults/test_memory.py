@@ -29,7 +29,7 @@ def test_task_that_is_too_large_fails_its_job_alone(start, huge, slow, kind):
     spec = {"op_state_spec": {"weight": SLOW}, "enable_fast_kmeans_mode": False}
     config = json.dumps({"kmeans_palettization_config": {"global_config": spec}})
     with (
-        start(kind, PALETTERY_WORKER_MEMORY_BYTES=str(WORKER_BYTES)) as service,
+        start(kind, 2, PALETTERY_WORKER_MEMORY_BYTES=str(WORKER_BYTES)) as service,
         watched(service) as watch,
     ):
         beside = watch.submit(slow.body, config=slow.config)

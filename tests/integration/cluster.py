@@ -26,9 +26,10 @@ def scaled(
     bucket: ObjectStoreServer,
     *,
     reached_by: ObjectStoreServer | None = None,
+    workers: int = 2,
     **environment: str,
 ) -> Iterator[Service]:
-    """A scheduler, two workers, a controller and an API; `reached_by` has them take another way."""
+    """A scheduler, workers, a controller and an API; `reached_by` has them take another way."""
     port, health_port, scheduler_port = free_port(), free_port(), free_port()
     scheduler = f"tcp://127.0.0.1:{scheduler_port}"
     with own_database(postgres) as database_url:
@@ -48,7 +49,7 @@ def scaled(
             "scheduler": program(
                 "scheduler", environment, "scheduler", "--port", str(scheduler_port)
             ),
-            "worker": program("worker", behind, "worker", "--workers", "2"),
+            "worker": program("worker", behind, "worker", "--workers", str(workers)),
             "controller": program(
                 "controller",
                 {**behind, "PALETTERY_EXECUTOR_ID": "controller-0"},

@@ -25,11 +25,15 @@ class Embedded(Service):
 
 
 @contextmanager
-def serving(data_dir: Path, **environment: str) -> Iterator[Embedded]:
+def serving(data_dir: Path, workers: int = 2, **environment: str) -> Iterator[Embedded]:
     """A server, from ready until all of it is gone."""
     port = free_port()
-    words = ("serve", "--port", str(port), "--data-dir", str(data_dir), "--workers", "2")
-    program = Program(words, environment, data_dir.with_name(f"{data_dir.name}-{port}.log"))
+    words = ("serve", "--port", port, "--data-dir", data_dir, "--workers", workers)
+    program = Program(
+        [str(word) for word in words],
+        environment,
+        data_dir.with_name(f"{data_dir.name}-{port}.log"),
+    )
     folder = data_dir / "store"
 
     def unfinished() -> list[str]:
