@@ -135,22 +135,25 @@ def drain(folder: Path) -> None:
 
 
 def one_gigabyte(folder: Path) -> None:
-    """A model of 1 GB there and its artifact back, beside `cp` and `sha256sum` of the same file."""
-    models = [folder / f"{seed}.safetensors" for seed in range(3)]  # each is sent, as it is new
-    for seed, model in enumerate(models):
-        with model.open("wb") as file:
-            file.writelines(_checkpoint(seed, GB))
+    """A model of 1 GB there and its artifact back, beside `cp` and `sha256sum` of such a file.
+
+    Once in one form, as curl sends it, and once in parts that can be resumed, as the client does.
+    """
+    ways = {"in one form": _post, "in parts": _upload}
     with embedded(folder, CORES) as service:
-        _through(service, models[0], folder / "warm")
-        copied_s = _process_s("cp", models[1], folder / "copy") + _process_s("sha256sum", models[1])
-        stages = _through(service, models[1], folder / "out")
+        _through(service, _post, _new_model(folder, 0), folder / "warm")
+        beside = _new_model(folder, 1)
+        copied_s = _process_s("cp", beside, folder / "copy") + _process_s("sha256sum", beside)
+        row("`cp` and `sha256sum` of 1 GB", f"{copied_s:.1f} s")
+        for seed, (way, send) in enumerate(ways.items(), 2):
+            stages = _through(service, send, _new_model(folder, seed), folder / f"out{seed}")
+            total_s = sum(stages.values())
+            what = f"1 GB float16, w4, end to end, sent {way}"
+            row(what, f"{total_s:.1f} s", total_s / copied_s, "3x")
+            for stage, seconds in stages.items():
+                row(f"of which {stage}", f"{seconds:.2f} s")
         with peak_memory(service) as peak:
-            _through(service, models[2], folder / "out2")
-    total_s = sum(stages.values())
-    row("`cp` and `sha256sum` of 1 GB", f"{copied_s:.1f} s")
-    row("1 GB float16, w4, end to end", f"{total_s:.1f} s", total_s / copied_s, "3x")
-    for stage, seconds in stages.items():
-        row(f"of which {stage}", f"{seconds:.2f} s")
+            _through(service, _upload, _new_model(folder, 4), folder / "out")
     row("peak memory (PSS of all processes)", f"{peak[0] / 1e9:.2f} GB", None, "1.5 GB")
 
 
@@ -222,10 +225,34 @@ def _ticks(service: Service) -> int:
     return sum(int(stat.rsplit(")", 1)[1].split()[11]) // 10 for stat in stats)
 
 
-def _through(service: Service, model: Path, out: Path) -> dict[str, float]:
+def _new_model(folder: Path, seed: int) -> Path:
+    """A model of 1 GB that was never sent, in the place of the one before."""
+    model = folder / "model.safetensors"
+    with model.open("wb") as file:
+        file.writelines(_checkpoint(seed, GB))
+    return model
+
+
+def _post(service: Service, model: Path) -> Job:
+    with model.open("rb") as file:
+        answer = service.http.post(
+            "/v1/jobs",
+            files={"model": (model.name, file)},
+            data={"preset": "w4", "reuse": "false"},
+        )
+    return Job.model_validate_json(answer.raise_for_status().content)
+
+
+def _upload(service: Service, model: Path) -> Job:
+    return service.client.submit([model], preset="w4", reuse=False)
+
+
+def _through(
+    service: Service, send: Callable[[Service, Path], Job], model: Path, out: Path
+) -> dict[str, float]:
     """Seconds of each stage of one job that computes everything."""
     moments = [time.perf_counter()]
-    job = service.client.submit([model], preset="w4", reuse=False)
+    job = send(service, model)
     moments.append(time.perf_counter())
     while (job := service.client.job(job.id)).state not in ENDED:
         if len(moments) == 2 and job.progress.bytes_done == job.progress.bytes_total:

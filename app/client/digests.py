@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -27,9 +28,12 @@ class Digests:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or user_cache_path("palettery")
+        self._of_parts: dict[tuple[Path, int, int], bytes] = {}
 
-    def of(self, path: Path, on_bytes: Callable[[int], object]) -> str:
+    def of(self, path: Path, part_bytes: int, on_bytes: Callable[[int], object]) -> str:
         """The SHA-256 of a file, in hex; `on_bytes` is called with the size of what was read.
+
+        Those of its parts are computed beside it, and known for a while.
 
         Raises:
             OSError: it cannot be read.
@@ -39,17 +43,36 @@ class Digests:
             on_bytes(path.stat().st_size)
             return known
         began_ns = time.time_ns()
-        hashed = sha256()
-        for piece in pieces(path, 0, None):
-            hashed.update(piece)
-            on_bytes(len(piece))
+        hashed, parts = sha256(), _Parts(part_bytes)
+        with ThreadPoolExecutor(1) as beside:
+            for piece in pieces(path, 0, None):
+                other = beside.submit(parts.update, piece)
+                hashed.update(piece)
+                other.result()
+                on_bytes(len(piece))
+        self._of_parts |= {(path, *place): digest for place, digest in parts.digests()}
         is_settled = path.stat().st_mtime_ns < began_ns - SETTLED_NS
         if is_settled and _seen(path) == seen:
             self._run("REPLACE INTO digests VALUES (?, ?, ?)", path, seen, hashed.hexdigest())
         return hashed.hexdigest()
 
+    def of_part(self, path: Path, offset: int, size_bytes: int) -> bytes:
+        """The SHA-256 of a range of a file; not computed anew for a part of one just read.
+
+        Raises:
+            OSError, EOFError: see `pieces`.
+        """
+        known = self._of_parts.get((path, offset, size_bytes))
+        if known is not None:
+            return known
+        hashed = sha256()
+        for piece in pieces(path, offset, size_bytes):
+            hashed.update(piece)
+        return hashed.digest()
+
     def forget(self, paths: Iterable[Path]) -> None:
         """Compute them anew next time."""
+        self._of_parts.clear()
         for path in paths:
             self._run("DELETE FROM digests WHERE path = ?", path)
 
@@ -64,6 +87,31 @@ class Digests:
                 database.execute(TABLE)
                 return database.execute(statement, (str(path.resolve()), *values)).fetchall()
         return []
+
+
+class _Parts:
+    """Digests of the parts of what passes, each of so many bytes but for the last."""
+
+    def __init__(self, part_bytes: int) -> None:
+        self._part_bytes, self._done = part_bytes, 0
+        self._hashes = [sha256()]
+
+    def update(self, piece: bytes) -> None:
+        rest = memoryview(piece)
+        while rest:
+            room = self._part_bytes * len(self._hashes) - self._done
+            if not room:
+                self._hashes.append(sha256())
+                continue
+            taken, rest = rest[:room], rest[room:]
+            self._hashes[-1].update(taken)
+            self._done += len(taken)
+
+    def digests(self) -> Iterator[tuple[tuple[int, int], bytes]]:
+        """((offset, size), digest) of each part."""
+        for number, hashed in enumerate(self._hashes):
+            offset = number * self._part_bytes
+            yield (offset, min(self._part_bytes, self._done - offset)), hashed.digest()
 
 
 def pieces(path: Path, offset: int, size_bytes: int | None) -> Iterator[bytes]:

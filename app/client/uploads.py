@@ -24,7 +24,7 @@ from app.errors import (
     UploadExpired,
 )
 from schemas.models import Model
-from schemas.uploads import Upload, UploadPart
+from schemas.uploads import PART_BYTES, Upload, UploadPart
 
 AT_ONCE = 4
 """Parts sent at once: one alone would not fill a long line."""
@@ -83,9 +83,10 @@ class FilesUpload:
             done += size_bytes
             from_thread.run_sync(advance, "reading", done, sum(sizes))
 
+        part_bytes = self._part_size_bytes or PART_BYTES
         for path, size_bytes in zip(self._paths, sizes, strict=True):
             with _readable(path):
-                digest = await run_sync(self._digests.of, path, read)
+                digest = await run_sync(self._digests.of, path, part_bytes, read)
             files.append({"name": path.name, "size_bytes": size_bytes, "sha256": digest})
         sized = {} if self._part_size_bytes is None else {"part_size_bytes": self._part_size_bytes}
         return {"files": files, **sized}
@@ -142,7 +143,8 @@ class FilesUpload:
     async def _send(self, part: UploadPart) -> None:
         path = self._paths[part.file]
         with _readable(path):
-            digest = await run_sync(_digest, path, part.offset, part.size_bytes)
+            place = (path, part.offset, part.size_bytes)
+            digest = await run_sync(self._digests.of_part, *place)
             headers = {
                 "Content-Digest": f"sha-256=:{base64.b64encode(digest).decode()}:",
                 "Content-Length": str(part.size_bytes),
@@ -174,13 +176,6 @@ async def _body(path: Path, offset: int, size_bytes: int) -> AsyncIterator[bytes
 def _size_bytes(path: Path) -> int:
     with _readable(path):
         return path.stat().st_size
-
-
-def _digest(path: Path, offset: int, size_bytes: int) -> bytes:
-    hashed = sha256()
-    for piece in pieces(path, offset, size_bytes):
-        hashed.update(piece)
-    return hashed.digest()
 
 
 @contextmanager
