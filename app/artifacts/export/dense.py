@@ -15,8 +15,8 @@ from app.storage import Storage
 def write_dense(artifact: Artifact, store: Storage, path: str, _: Collection[str] = ()) -> None:
     """Write every tensor, decoded; memory is bounded by a block of rows.
 
-    A name that shares another one's tensor stands in the metadata with that name, where
-    `safetensors.torch.load_model` looks for it.
+    A name that shares another one's tensor stands in the metadata with that name, as
+    `safetensors.torch.save_model` has it.
     """
     entries = arranged([*_decoded(artifact), *_kept(artifact)])
     store.write(path, stream(entries, {"format": "pt"} | artifact.tied()))
