@@ -316,6 +316,8 @@ STATUS: dict[str, int] = {
     "unsupported_format": 415,
     "unsupported_media_type": 415,
     "invalid_artifact": 422,
+    "inexpressible": 422,
+    "extra_missing": 422,
     "too_large": 413,
     "unauthenticated": 401,
     "forbidden": 403,

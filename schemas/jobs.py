@@ -1,16 +1,21 @@
 """Jobs as the API shows them."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import BeforeValidator, Field, NonNegativeInt
 
 from schemas.base import Schema
 from schemas.config import KMeansPalettizerConfig
+from schemas.exports import ExportFormat
 from schemas.problem import Problem
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+def _frozen(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 class JobSubmission(Schema):
@@ -39,6 +44,12 @@ class JobSubmission(Schema):
     """Seconds from now until the job is given up; null for never."""
     webhook_url: str | None = Field(default=None, max_length=2048)
     """Is sent a signed message when the job has ended."""
+    formats: Annotated[tuple[ExportFormat, ...], BeforeValidator(_frozen)] = Field(
+        default=(), max_length=8
+    )
+    """Other forms that the artifact is to have, beside the packed one."""
+    keep_dense: bool = False
+    """Have tensors dense in a form that cannot express them; else such a job is refused."""
 
 
 class Progress(Schema):

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from schemas.base import Schema
 from schemas.checkpoint import TypeSource
 from schemas.config.spec import PalettizationSpec
+from schemas.exports import PlannedExport
 
 
 class Clustering(Schema):
@@ -90,6 +91,8 @@ class Plan(Schema):
     """Bytes of all tensors."""
     predicted_size_bytes: NonNegativeInt
     """Bytes of all tensors in the artifact, to be expected."""
+    exports: tuple[PlannedExport, ...] = Field(default=(), exclude_if=lambda exports: not exports)
+    """What other forms can express of it; absent when none was asked for."""
 
     def palettized(self) -> tuple[PlannedTensor, ...]:
         """The tensors that will be palettized, in order."""

@@ -2,10 +2,11 @@
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from schemas.base import Schema
 from schemas.config.spec import PalettizationSpec
+from schemas.exports import Exported
 from schemas.plan import Clustering, UnmatchedKey
 
 
@@ -106,5 +107,7 @@ class Report(Schema):
     """Over all weights of the model."""
     artifact_sha256: dict[str, str]
     """File name -> hex digest of the artifact's bytes."""
+    exports: tuple[Exported, ...] = Field(default=(), exclude_if=lambda exports: not exports)
+    """Other forms of the artifact; absent when none was asked for."""
     software: dict[str, str]
     """Name -> version."""

@@ -5,6 +5,7 @@ from pydantic import Field, NonNegativeInt
 from schemas.base import Schema
 from schemas.checkpoint import Checkpoint, StoredTensor
 from schemas.config import KMeansPalettizerConfig, PalettizationSpec
+from schemas.exports import Exported, ExportFormat
 from schemas.plan import Clustering, Plan
 from schemas.report import SliceOutcome
 
@@ -114,11 +115,19 @@ class VerifyTask(JobTask):
     names: tuple[str, ...]
 
 
+class ExportTask(JobTask):
+    """Write a verified artifact in another form, and verify that; gives what is `Exported`."""
+
+    format: ExportFormat
+
+
 class PublishTask(JobTask):
     """Write the report of an artifact that was verified; gives what is `Published`."""
 
     digests: dict[str, str]
     """File name -> hex digest."""
+    exports: tuple[Exported, ...] = ()
+    """Its other forms."""
 
 
 class FinishTask(JobTask):
@@ -135,6 +144,8 @@ class Layout(Schema):
     """Names of its files."""
     batches: tuple[tuple[str, ...], ...]
     """Names of its tensors, in batches of about equal bytes to verify."""
+    formats: tuple[ExportFormat, ...] = ()
+    """Other forms that it is to have."""
 
 
 class Published(Schema):
@@ -169,10 +180,11 @@ KINDS: dict[str, type[Task]] = {
         GatherTask,
         WriteTask,
         VerifyTask,
+        ExportTask,
         PublishTask,
         FinishTask,
     )
 }
 """Every kind of task by its name."""
-Answer = Layout | Published | tuple[str, ...] | str | None
+Answer = Layout | Exported | Published | tuple[str, ...] | str | None
 """What a task gives back; None when its work lies in the store."""

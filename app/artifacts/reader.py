@@ -17,6 +17,7 @@ from app.errors import InvalidArtifact
 from app.settings import Limits
 from app.storage import Storage
 from kernels import Palette
+from kernels.threads import Check, unchecked
 from schemas.artifact import PALETTE_KEYS, ArtifactMetadata, PalettizedWeight
 from schemas.checkpoint import StoredTensor
 
@@ -46,6 +47,8 @@ class Artifact:
     """Palettized name -> `indices`, `lut` and so on."""
     kept: Mapping[str, Stored]
     """Untouched tensors by name."""
+    check: Check = unchecked
+    """Called now and then while weights are decoded; raises to end that."""
 
     def array(self, stored: Stored) -> NDArray[np.generic]:
         """One stored tensor as it is."""
@@ -64,6 +67,7 @@ class Artifact:
         arrays = {key: self.array(stored) for key, stored in parts.items() if key != "indices"}
         indices = parts["indices"]
         for first, rows in _row_blocks(weight):
+            self.check()
             cells = _cells(weight, rows)
             start = _cells(weight, first) * weight.n_bits // 8
             packed = self.storage.read(

@@ -1,14 +1,14 @@
 """The client for asynchronous code; every method is told once, here."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 from uuid import uuid4
 
 from app.client.connection import Connection, parsed
-from app.client.downloads import download
+from app.client.downloads import Download, download
 from app.client.events import JobEvent, events, log_lines
 from app.client.requests import (
     Config,
@@ -22,10 +22,11 @@ from app.client.requests import (
 )
 from app.client.retries import ATTEMPTS, Transient
 from app.client.uploads import Advance, FilesUpload
-from app.errors import Conflict, PaletteryError
+from app.errors import Conflict, NotFound, PaletteryError
 from app.progress import progress
 from schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
 from schemas.events import LogLine
+from schemas.exports import ExportFormat
 from schemas.jobs import Job, JobPage, Progress
 from schemas.keys import CreatedKey, Key, KeyPage, Me, NewKey
 from schemas.models import Model, ModelPage, ModelSummary
@@ -124,6 +125,7 @@ class AsyncClient:
         preset: str | None = None,
         sensitivities: Source | None = None,
         strict: bool = False,
+        formats: Sequence[ExportFormat] = (),
         advance: Advance = lambda *_: None,
     ) -> Plan:
         """What a job would do; nothing runs. Files are uploaded first, as by `upload`."""
@@ -135,6 +137,7 @@ class AsyncClient:
             config_name=config_name,
             preset=preset,
             strict=strict,
+            formats=list(formats) or None,
         )
         return await self._connection.post(Plan, "/v1/plans", json=asked)
 
@@ -151,6 +154,8 @@ class AsyncClient:
         priority: int | None = None,
         deadline_s: int | None = None,
         webhook_url: str | None = None,
+        formats: Sequence[ExportFormat] = (),
+        keep_dense: bool = False,
         idempotency_key: str | None = None,
         advance: Advance = lambda *_: None,
     ) -> Job:
@@ -158,8 +163,9 @@ class AsyncClient:
 
         Files are uploaded first, as by `upload`. Of the jobs that wait, those of the highest
         priority (0 to 9) go first. A job that has not ended after `deadline_s` is given up. Without
-        `reuse` everything is computed anew. However often it must be sent, it makes one job; with
-        an idempotency key of your own this holds over calls too.
+        `reuse` everything is computed anew. `formats` are other forms to make of the artifact; what
+        one cannot express is refused, or with `keep_dense` dense in it. However often it must be
+        sent, it makes one job; with an idempotency key of your own this holds over calls too.
         """
         asked = await self._asked(
             model,
@@ -173,6 +179,8 @@ class AsyncClient:
             priority=priority,
             deadline_s=deadline_s,
             webhook_url=webhook_url,
+            formats=list(formats) or None,
+            keep_dense=keep_dense or None,
         )
         headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
         return await self._connection.post(Job, "/v1/jobs", json=asked, headers=headers)
@@ -277,6 +285,28 @@ class AsyncClient:
         """
         digests = (await self.report(job_id)).artifact_sha256
         return await download(self._connection, job_id, digests, Path(out), advance)
+
+    async def download_export(
+        self,
+        job_id: str,
+        to: ExportFormat,
+        out: Path | str,
+        *,
+        advance: Callable[[int, int], None] = lambda *_: None,
+    ) -> Path:
+        """Fetch another form of the artifact into a file, as `download` does.
+
+        Raises:
+            NotFound: the job was not asked for it.
+        """
+        exports = (await self.report(job_id)).exports
+        sha256 = next((each.sha256 for each in exports if each.format == to), None)
+        if sha256 is None:
+            made = ", ".join(each.format for each in exports) or "none"
+            raise NotFound(f"the job has no form {to} of its artifact; it has {made}")
+        path = f"/v1/jobs/{job_id}/exports/{to}"
+        await Download(self._connection, path, Path(out), sha256).run(advance)
+        return Path(out)
 
     async def webhook_secret(self) -> str:
         """What your webhooks are signed with; who has it can forge them."""

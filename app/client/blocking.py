@@ -146,6 +146,7 @@ class Client:
     log = iterating(AsyncClient.log)
     report = waiting(AsyncClient.report)
     download = waiting(AsyncClient.download)
+    download_export = waiting(AsyncClient.download_export)
     webhook_secret = waiting(AsyncClient.webhook_secret)
     rotate_webhook_secret = waiting(AsyncClient.rotate_webhook_secret)
     keys = iterating(AsyncClient.keys)

@@ -8,6 +8,7 @@ import typer
 from app.commands.options import (
     Config,
     Json,
+    KeepDense,
     Model,
     Out,
     Preset,
@@ -90,9 +91,7 @@ def export(
     artifact: Model,
     to: Annotated[ExportFormat, typer.Option(help="What to make of it.")],
     out: Out,
-    keep_dense: Annotated[
-        bool, typer.Option("--keep-dense", help="Keep dense what the format cannot express.")
-    ] = False,
+    keep_dense: KeepDense = False,
 ) -> None:
     """Write an artifact in another form, and check that it holds the same weights."""
     from app.offline import export as run

@@ -34,6 +34,9 @@ ApiKey = Annotated[
     str | None, typer.Option("--key", envvar="PALETTERY_KEY", help="API key.", show_envvar=True)
 ]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+KeepDense = Annotated[
+    bool, typer.Option("--keep-dense", help="Keep dense what a form cannot express.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LOCAL_SERVER = "http://127.0.0.1:8400"

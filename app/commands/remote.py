@@ -1,7 +1,7 @@
 """Commands that talk to a server about models and jobs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -11,6 +11,7 @@ from app.commands.options import (
     Config,
     JobId,
     Json,
+    KeepDense,
     Model,
     Out,
     Preset,
@@ -19,8 +20,10 @@ from app.commands.options import (
     Strict,
     connected,
 )
+from schemas.exports import ExportFormat
 
 FAILED = 1
+FORMATS = get_args(ExportFormat)
 
 remote = typer.Typer()
 
@@ -74,6 +77,11 @@ def submit(
     ] = None,
     reuse: Annotated[bool, typer.Option(help="Take results of earlier jobs.")] = True,
     webhook: Annotated[str | None, typer.Option(help="URL to tell when the job ends.")] = None,
+    export: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Also make {' or '.join(FORMATS)} of it; again for more."),
+    ] = None,
+    keep_dense: KeepDense = False,
     server: Server = LOCAL_SERVER,
     key: ApiKey = None,
     wait: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = False,
@@ -95,6 +103,8 @@ def submit(
                 deadline_s=deadline,
                 reuse=reuse,
                 webhook_url=webhook,
+                formats=cast("list[ExportFormat]", export or ()),
+                keep_dense=keep_dense,
                 advance=advance,
             )
         typer.echo(job.id)
@@ -176,11 +186,17 @@ def download(
     server: Server = LOCAL_SERVER,
     key: ApiKey = None,
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
+    export: Annotated[
+        ExportFormat | None, typer.Option(help="Fetch this form of it instead.")
+    ] = None,
 ) -> None:
     """Fetch a finished job's artifact, and check its digest; interrupted, it goes on next time."""
     from app.progress import progress
 
     with connected(server, key) as client, progress("downloading") as advance:
-        client.download(job_id, out, advance=advance)
+        if export is None:
+            client.download(job_id, out, advance=advance)
+        else:
+            client.download_export(job_id, export, out, advance=advance)
         if report:
             report.write_text(client.report(job_id).model_dump_json(indent=2) + "\n")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from app.artifacts.writer import Entry
 from app.software import SOFTWARE
+from schemas.exports import Exported
 from schemas.plan import Plan, PlannedTensor
 from schemas.report import Report, SliceOutcome, TensorReport
 from schemas.tasks import StoredSlice
@@ -36,7 +37,12 @@ class Piece:
         return sum(entry.size_bytes for entry in self.entries)
 
 
-def account(plan: Plan, pieces: Sequence[Piece], digests: dict[str, str]) -> Report:
+def account(
+    plan: Plan,
+    pieces: Sequence[Piece],
+    digests: dict[str, str],
+    exports: Sequence[Exported] = (),
+) -> Report:
     """One entry per distinct tensor, in the plan's order, and the sums over them."""
     tensors = tuple(tensor_report(piece) for piece in pieces)
     done = [tensor for tensor in tensors if tensor.action == "palettized"]
@@ -52,6 +58,7 @@ def account(plan: Plan, pieces: Sequence[Piece], digests: dict[str, str]) -> Rep
         palettized_size_after_bytes=sum(tensor.size_after_bytes for tensor in done),
         bits_per_weight=8 * after / weights if weights else 0.0,
         artifact_sha256=digests,
+        exports=tuple(exports),
         software=SOFTWARE,
     )
 

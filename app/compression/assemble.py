@@ -10,19 +10,20 @@ from app.compression.layout import INDEX, SHARD_BYTES, Shards, Stores, index, la
 from app.compression.parts import read_parts
 from app.compression.stop import StopCheck
 from app.compression.verify import verify
+from app.planning.exports import palettized_weight
 from app.settings import Limits
 from app.software import SOFTWARE
 from app.storage import Storage
-from schemas.artifact import ArtifactMetadata, PalettizedWeight
+from schemas.artifact import ArtifactMetadata
 from schemas.base import Schema
 from schemas.checkpoint import Checkpoint
 from schemas.config import KMeansPalettizerConfig
-from schemas.plan import Plan, PlannedTensor
+from schemas.plan import Plan
 from schemas.report import Report
 from schemas.tasks import CompressionTask, JobRequest
 
-REPORT = "report.json"
-"""Its name in a job's folder."""
+REPORT, EXPORTS = "report.json", "exports"
+"""Names in a job's folder."""
 
 
 def assemble(
@@ -97,6 +98,11 @@ def artifact_path(prefix: str, name: str) -> str:
     return f"{prefix}/artifact/{name}"
 
 
+def export_path(prefix: str, to: str) -> str:
+    """Where another form of a job's artifact lies."""
+    return f"{prefix}/{EXPORTS}/{to}"
+
+
 def report_path(prefix: str) -> str:
     """Where a job's report lies."""
     return f"{prefix}/{REPORT}"
@@ -105,13 +111,18 @@ def report_path(prefix: str) -> str:
 def said(request: JobRequest, shard: Sequence[Piece]) -> dict[str, str]:
     """The metadata of one file of an artifact."""
     metadata = ArtifactMetadata(
-        weights={piece.planned.name: _weight(piece.planned) for piece in shard if piece.palettized},
+        weights={
+            piece.planned.name: palettized_weight(piece.planned)
+            for piece in shard
+            if piece.palettized
+        },
         tied={
             piece.planned.name: piece.planned.aliases for piece in shard if piece.planned.aliases
         },
         source_sha256={file.name: file.sha256 for file in request.checkpoint.files if file.sha256},
         config_sha256=sha256_of(request.config),
-        plan_sha256=sha256_of(request.plan),
+        # Which other forms there are beside it does not change an artifact.
+        plan_sha256=sha256_of(request.plan.model_copy(update={"exports": ()})),
         sensitivities_sha256=request.plan.sensitivities_sha256,
         software=SOFTWARE,
     )
@@ -121,19 +132,6 @@ def said(request: JobRequest, shard: Sequence[Piece]) -> dict[str, str]:
 def sha256_of(schema: Schema) -> str:
     """Hex digest of a document's canonical JSON."""
     return hashlib.sha256(schema.model_dump_json().encode()).hexdigest()
-
-
-def _weight(planned: PlannedTensor) -> PalettizedWeight:
-    assert planned.spec is not None  # noqa: S101 - a palettized tensor has both
-    assert planned.clustering is not None  # noqa: S101
-    return PalettizedWeight(
-        n_bits=planned.spec.n_bits,
-        cluster_dim=planned.spec.cluster_dim,
-        axis=planned.clustering.axis,
-        group_size=planned.clustering.group_size,
-        shape=planned.shape,
-        dtype=planned.dtype,
-    )
 
 
 def _hashed(

@@ -1,14 +1,18 @@
 """Finish a job in a worker: lay its parts out, write, verify and publish the artifact."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from pydantic import TypeAdapter
 
-from app.artifacts.reader import open_artifact
+from app.artifacts.export.formats import export as write_and_check
+from app.artifacts.reader import Artifact, open_artifact
 from app.compression.account import Piece, account, kept, tensor_report
 from app.compression.assemble import (
     artifact_path,
+    export_path,
     said,
     write_index,
     write_report,
@@ -23,9 +27,11 @@ from app.errors import Cancelled
 from app.results.keys import content_key, origin_key, recipe
 from app.settings import Limits
 from app.storage import shared_storage
+from schemas.exports import Exported, ExportFormat
 from schemas.plan import Plan
 from schemas.tasks import (
     CompressionTask,
+    ExportTask,
     FinishTask,
     GatherTask,
     JobRequest,
@@ -61,9 +67,14 @@ def check(task: VerifyTask, threads: int | None = None) -> None:
     _Job(task).verify(task.names, threads)
 
 
+def export(task: ExportTask) -> Exported:
+    """Write the artifact in another form, and compare that with it."""
+    return _Job(task).export(task.format)
+
+
 def publish(task: PublishTask) -> Published:
     """Write the index and the report of an artifact that was verified."""
-    return _Job(task).publish(task.digests)
+    return _Job(task).publish(task.digests, task.exports)
 
 
 def finish(task: FinishTask, threads: int | None = None) -> Published:
@@ -72,7 +83,7 @@ def finish(task: FinishTask, threads: int | None = None) -> Published:
     job.read_parts()
     digests = {name: job.write(name) for name in job.shards}
     job.verify([tensor.name for tensor in job.plan.tensors], threads)
-    return job.publish(digests)
+    return job.publish(digests, [job.export(each.format) for each in job.plan.exports])
 
 
 class _Job:
@@ -92,7 +103,11 @@ class _Job:
     def gather(self) -> Layout:
         self.read_parts()
         self._store.write(parts_path(self._prefix), _PARTS.dump_json(dict(self._parts)))
-        return Layout(shards=tuple(self.shards), batches=tuple(batches(self.plan)))
+        return Layout(
+            shards=tuple(self.shards),
+            batches=tuple(batches(self.plan)),
+            formats=tuple(each.format for each in self.plan.exports),
+        )
 
     def write(self, name: str) -> str:
         shard, path = self.shards[name], artifact_path(self._prefix, name)
@@ -108,18 +123,33 @@ class _Job:
     def verify(self, names: Sequence[str], threads: int | None) -> None:
         wanted = set(names)
         tensors = [tensor_report(piece) for piece in self._pieces() if piece.planned.name in wanted]
-        paths = [artifact_path(self._prefix, name) for name in self.shards]
-        artifact = open_artifact(self._store, paths, Limits())
-        verify(artifact, tensors, self._request.checkpoint, self._store, self._stop, threads)
+        checkpoint = self._request.checkpoint
+        verify(self._artifact(), tensors, checkpoint, self._store, self._stop, threads)
 
-    def publish(self, digests: dict[str, str]) -> Published:
+    def export(self, to: ExportFormat) -> Exported:
+        store, path = self._store, export_path(self._prefix, to)
+        dense = write_and_check(self._artifact(), to, store, path, keep_dense=True)
+        size_bytes, digest = store.size_bytes(path), hashlib.sha256()
+        for chunk in store.chunks(path, 0, size_bytes):
+            self._stop()
+            digest.update(chunk)
+        return Exported(
+            format=to, sha256=digest.hexdigest(), size_bytes=size_bytes, dense=tuple(sorted(dense))
+        )
+
+    def publish(self, digests: dict[str, str], exports: Sequence[Exported]) -> Published:
         self._stop.now()
         digests = digests | write_index(self._store, self._prefix, self.shards)
-        report = account(self.plan, list(self._pieces()), digests)
+        report = account(self.plan, list(self._pieces()), digests, exports)
         write_report(self._store, self._prefix, report)
         size = sum(self._store.size_bytes(artifact_path(self._prefix, name)) for name in digests)
         results = tuple(self._results())
         return Published(size_bytes=size, results=results, kept=kept(report))
+
+    def _artifact(self) -> Artifact:
+        """The artifact; reading it ends when the job is to stop."""
+        paths = [artifact_path(self._prefix, name) for name in self.shards]
+        return replace(open_artifact(self._store, paths, Limits()), check=self._stop)
 
     @property
     def plan(self) -> Plan:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 
-from app.compression.assemble import report_path
+from app.compression.assemble import EXPORTS, report_path
 from app.storage import Storage
 from schemas.tasks import CompressionTask, JobRequest
 
@@ -42,6 +42,7 @@ def discard_artifact(store: Storage, prefix: str) -> None:
     """Remove a job's artifact; its report first, since a report stands for a sound artifact."""
     store.delete(report_path(prefix))
     store.delete_folder(f"{prefix}/artifact")
+    store.delete_folder(f"{prefix}/{EXPORTS}")
 
 
 def job_folder(job_id: str) -> str:

@@ -9,6 +9,7 @@ from schemas.tasks import (
     Answer,
     CompressionTask,
     DigestTask,
+    ExportTask,
     FinishTask,
     GatherTask,
     PublishTask,
@@ -44,6 +45,8 @@ def describe(task: Task) -> str:
             return f"writing {task.shard}"
         case VerifyTask():
             return f"verifying {task.names[0]} and its neighbours"
+        case ExportTask():
+            return f"making the artifact {task.format}"
         case DigestTask():
             return "digesting tensors"
         case _:
@@ -63,6 +66,8 @@ def _perform(task: Task, threads: int | None) -> Answer:
             return finish.write(task)
         case VerifyTask():
             finish.check(task, threads)
+        case ExportTask():
+            return finish.export(task)
         case PublishTask():
             return finish.publish(task)
         case FinishTask():

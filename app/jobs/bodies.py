@@ -57,6 +57,17 @@ FORM: dict[str, Any] = {
             "maxLength": 2048,
             "description": "Is sent a signed message when the job has ended.",
         },
+        "formats": {
+            "type": "string",
+            "pattern": r"^(dense|torchao)(,(dense|torchao))?$",
+            "description": "Other forms that the artifact is to have, with commas between them.",
+        },
+        "keep_dense": FLAG
+        | {
+            "default": "false",
+            "description": "Have tensors dense in a form that cannot express them; else such a "
+            "job is refused.",
+        },
     },
 }
 MODEL_ID = "7d865e959b2466918c9863afca942d0fb89d7c9ac0c99bafc3749504ded97730"

@@ -168,3 +168,10 @@ def artifact_file(
 ) -> Response:
     """One file of the packed model."""
     return respond(request, request.state.store, jobs.artifact(caller.owner, job_id, name))
+
+
+@router.head("/jobs/{job_id}/exports/{format}", include_in_schema=False)
+@router.get("/jobs/{job_id}/exports/{format}", **DOWNLOAD)
+def export(job_id: str, format: str, request: Request, jobs: Service, caller: Reader) -> Response:  # noqa: A002
+    """Another form of the packed model, one of those that the job was asked for."""
+    return respond(request, request.state.store, jobs.export(caller.owner, job_id, format))

@@ -118,7 +118,9 @@ class Orders:
             found = [Source(tuple(self._models.files(caller.owner, id_)), id_) for id_ in named]
         model, beside = found[0], found[1] if found[1:] else None
         size_bytes = len(config.text) + sum(map(self._index_bytes, found))
-        return Order(model, beside, config, wished.strict, size_bytes)
+        return Order(
+            model, beside, config, wished.strict, wished.formats, wished.keep_dense, size_bytes
+        )
 
     def _index_bytes(self, source: Source) -> int:
         """Of what was read of a model before, or is to be read of its files now."""

@@ -5,19 +5,21 @@ them, as `app.readers` has it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.checkpoints.read import read_checkpoint
 from app.compression.job import write_job
 from app.configs.read import Document, read_config
 from app.events.lines import Line, planned
 from app.models.index import read_index, write_index
+from app.planning.exports import check_expressible, with_exports
 from app.planning.intake import Intake, take_in_checkpoint
 from app.planning.tasks import cut
 from app.results.keys import request_sha256
 from app.settings import Limits
 from app.storage import Storage, shared_storage
 from schemas.checkpoint import Checkpoint, StoredFile
+from schemas.exports import ExportFormat
 from schemas.jobs import Progress
 from schemas.tasks import JobRequest
 
@@ -40,6 +42,10 @@ class Order:
     config: Document
     strict: bool
     """Refuse what cannot all be done."""
+    formats: tuple[ExportFormat, ...]
+    """Other forms that the artifact is to have."""
+    keep_dense: bool
+    """Have tensors dense in a form that cannot express them."""
     size_bytes: int
     """About what has to be parsed."""
 
@@ -95,10 +101,13 @@ def prepare(order: Order, store_url: str, limits: Limits, place: Place) -> Prepa
     """Store what a job needs to run.
 
     Raises:
-        BadInput: see `read_config`, `read_checkpoint` and `take_in_checkpoint`.
+        BadInput: see `read_config`, `read_checkpoint`, `take_in_checkpoint` and `with_exports`.
+        Inexpressible: a form cannot express all of it, and that is not wanted.
     """
     store = shared_storage(store_url)
     intake = _intake(order, store, limits)
+    if not order.keep_dense:
+        check_expressible(intake.plan)
     checkpoint = _at(intake.checkpoint, place.paths)
     tasks = cut(
         intake.plan,
@@ -131,7 +140,8 @@ def _intake(order: Order, store: Storage, limits: Limits) -> Intake:
     beside = None
     if order.sensitivities is not None:
         beside = _checkpoint(order.sensitivities, store, limits)
-    return take_in_checkpoint(config, model, beside, limits, strict=order.strict)
+    intake = take_in_checkpoint(config, model, beside, limits, strict=order.strict)
+    return replace(intake, plan=with_exports(intake.plan, order.formats))
 
 
 def _checkpoint(source: Source, store: Storage, limits: Limits) -> Checkpoint:

@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -13,8 +13,10 @@ from app.uploads.multipart import Form
 from schemas.config import ConfigError
 from schemas.config.faults import explained
 from schemas.config.text import load_json
+from schemas.exports import ExportFormat
 from schemas.jobs import JobSubmission
 
+FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 Default = TypeVar("Default", int, None)
 
 DEADLINES_S = range(1, 30 * 86_400 + 1)
@@ -37,6 +39,10 @@ class Wishes:
     deadline_s: int | None = None
     """Seconds from now until the job is given up; None for never."""
     webhook_url: str | None = None
+    formats: tuple[ExportFormat, ...] = ()
+    """Other forms that the artifact is to have."""
+    keep_dense: bool = False
+    """Have tensors dense in a form that cannot express them."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,8 @@ def wishes(form: Form) -> Wishes:
         priority=_number(form, "priority", PRIORITIES, DEFAULT_PRIORITY),
         deadline_s=_number(form, "deadline_s", DEADLINES_S, None),
         webhook_url=_text(form, "webhook_url"),
+        formats=_formats(form),
+        keep_dense=_flag(form, "keep_dense", default=False),
     )
 
 
@@ -92,6 +100,17 @@ def read_submission(body: bytes) -> Named:
 def _text(form: Form, name: str) -> str | None:
     text = form.texts.get(name)
     return None if text is None else text.decode(errors="replace")
+
+
+def _formats(form: Form) -> tuple[ExportFormat, ...]:
+    names = (_text(form, "formats") or "").split(",")
+    chosen = tuple(each for each in FORMATS if each in names)
+    if form.texts.get("formats") and len(chosen) != len(set(names)):
+        raise InvalidUpload(
+            f"the field 'formats' is {_shown(form.texts['formats'])}; send names of "
+            f"{', '.join(FORMATS)}, with commas between them"
+        )
+    return chosen
 
 
 def _flag(form: Form, name: str, *, default: bool) -> bool:

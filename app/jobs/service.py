@@ -1,12 +1,14 @@
 """Accept jobs and look after them: what the endpoints ask for."""
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from starlette.requests import Request
 
-from app.compression.assemble import artifact_path, report_path
+from app.artifacts.export.formats import FORMATS
+from app.compression.assemble import artifact_path, export_path, report_path
 from app.compression.job import job_folder
 from app.errors import Conflict, DatabaseFailed, NotFound
 from app.idempotency import keyed
@@ -27,11 +29,21 @@ from app.settings import Settings
 from app.storage import Storage
 from app.uploads.records import FileRecords
 from app.webhooks.address import checked_url
+from schemas.exports import Exported
 from schemas.jobs import Job, JobPage
 from schemas.report import Report
 
 DOWNLOADS = 1_000
 """Artifacts whose digests are held, for those who fetch them in ranges."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a job made."""
+
+    artifact: Mapping[str, str]
+    """File name -> hex digest."""
+    exports: Sequence[Exported]
 
 
 class Jobs:
@@ -53,7 +65,7 @@ class Jobs:
         self._readers = readers
         self._acceptance = Acceptance(settings, records, files, store, engine, readers)
         # A download in ranges asks for each; what has succeeded never changes.
-        self._digests = lru_cache(DOWNLOADS)(self._read_digests)
+        self._files = lru_cache(DOWNLOADS)(self._read_files)
 
     async def plan(self, request: Request, caller: Caller) -> bytes:
         """What a job would do, as JSON of `Plan`; what came with the request is gone afterwards."""
@@ -148,21 +160,36 @@ class Jobs:
             NotFound: the artifact has no such file.
         """
         job = self._succeeded(owner, job_id, "artifact")
-        digests = self._digests(job_id)
+        digests = self._files(job_id).artifact
         if name is None:
             name = next((known for known in digests if known.endswith(".json")), min(digests))
         if name not in digests:
             raise NotFound(f"the artifact has no file {name[:64]!r}; it has {', '.join(digests)}")
-        stem = job.model_name.removesuffix(".safetensors")
-        shown = f"{stem}-palettized.safetensors" if len(digests) == 1 else name
+        shown = f"{_stem(job)}-palettized.safetensors" if len(digests) == 1 else name
         return StoredDownload(artifact_path(job_folder(job_id), name), digests[name], shown)
+
+    def export(self, owner: str, job_id: str, to: str) -> StoredDownload:
+        """Another form of a job's artifact.
+
+        Raises:
+            Conflict: the job has not succeeded.
+            NotFound: it was not asked for that form.
+        """
+        job = self._succeeded(owner, job_id, "artifact")
+        exports = self._files(job_id).exports
+        for each in exports:
+            if each.format == to:
+                name = f"{_stem(job)}-{to}{FORMATS[each.format].suffix}"
+                return StoredDownload(export_path(job_folder(job_id), to), each.sha256, name)
+        made = ", ".join(each.format for each in exports) or "none; submit it with `formats`"
+        raise NotFound(f"the job has no form {to[:64]!r} of its artifact; it has {made}")
 
     def _read_report(self, job_id: str) -> bytes:
         return bytes(self._store.read(report_path(job_folder(job_id))))
 
-    def _read_digests(self, job_id: str) -> Mapping[str, str]:
-        """File of the artifact -> hex digest."""
-        return Report.model_validate_json(self._read_report(job_id)).artifact_sha256
+    def _read_files(self, job_id: str) -> Files:
+        report = Report.model_validate_json(self._read_report(job_id))
+        return Files(report.artifact_sha256, report.exports)
 
     def _check(self, wished: Wishes) -> None:
         if wished.webhook_url is not None:
@@ -173,3 +200,7 @@ class Jobs:
         if job.state != "succeeded":
             raise Conflict(f"the job is {job.state}; its {what} is there once it has succeeded")
         return job
+
+
+def _stem(job: Job) -> str:
+    return job.model_name.removesuffix(".safetensors")

@@ -20,11 +20,13 @@ from app.metrics import Metrics
 from app.results.reuse import Reuse
 from app.settings import Settings
 from app.storage import Storage
+from schemas.exports import Exported
 from schemas.jobs import ENDED, Job, Progress
 from schemas.report import Report
 from schemas.tasks import (
     Answer,
     CompressionTask,
+    ExportTask,
     FinishTask,
     GatherTask,
     JobTask,
@@ -134,10 +136,13 @@ class Steps:
         layout = await ask(self._task(job, GatherTask), job.priority, died)
         assert isinstance(layout, Layout)  # noqa: S101 - what a GatherTask gives
         digests: dict[str, str] = {}
+        exports: list[Exported] = []
 
         async def on_done(task: Task, answer: Answer) -> None:
             if isinstance(task, WriteTask):
                 digests[task.shard] = str(answer)
+            if isinstance(answer, Exported):
+                exports.append(answer)
 
         files = [self._task(job, WriteTask, shard=name) for name in layout.shards]
         await run(files, on_done, job.priority, died)
@@ -145,7 +150,9 @@ class Steps:
         checks = [self._task(job, VerifyTask, names=names) for names in layout.batches]
         await run(checks, on_done, job.priority, died)
         await self._tell(job.id, lines.VERIFIED)
-        publish = self._task(job, PublishTask, digests=digests)
+        forms = [self._task(job, ExportTask, format=to) for to in layout.formats]
+        await run(forms, on_done, job.priority, died)
+        publish = self._task(job, PublishTask, digests=digests, exports=tuple(exports))
         return _published(await ask(publish, job.priority, died))
 
     def _task(self, job: Job, kind: Callable[..., JobTask] = JobTask, **more: object) -> JobTask:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 from app.compression.account import kept
-from app.compression.assemble import artifact_path, report_path, write_report
+from app.compression.assemble import artifact_path, export_path, report_path, write_report
 from app.compression.job import job_folder
 from app.compression.palettize import content_sha256
 from app.errors import NotFound, ObjectMissing
@@ -88,6 +88,8 @@ class Reuse:
             report = Report.model_validate_json(bytes(self._store.read(report_path(theirs))))
             for name in report.artifact_sha256:
                 self._store.copy(artifact_path(theirs, name), artifact_path(prefix, name))
+            for each in report.exports:
+                self._store.copy(export_path(theirs, each.format), export_path(prefix, each.format))
         except ObjectMissing:
             return None
         tensors = tuple(

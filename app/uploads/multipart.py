@@ -27,6 +27,8 @@ TEXT_FIELDS = (
     "deadline_s",
     "reuse",
     "webhook_url",
+    "formats",
+    "keep_dense",
 )
 UPLOADS = "uploads"
 """Folder of uploaded files; those that a job needs stay where they came in."""

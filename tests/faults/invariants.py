@@ -118,7 +118,7 @@ def is_stray(state: str | None, what: str) -> bool:
     """Whether a job in this state has no use for a file of its folder."""
     if state == "succeeded":
         return what == "parts"
-    return state is None or (state in ENDED and what in ("artifact", "report.json"))
+    return state is None or (state in ENDED and what in ("artifact", "exports", "report.json"))
 
 
 def check_result(

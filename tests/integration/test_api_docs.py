@@ -54,6 +54,7 @@ def test_curl(embedded, folder):
     assert '"state":"succeeded"' in out
     assert "n_bits" in out  # the error of the config that is wrong
     assert [path.suffix for path in (folder / "out").iterdir()] == [".safetensors"]
+    assert (folder / "dense.safetensors").stat().st_size > 1000
 
 
 def test_python(embedded, folder):
@@ -61,6 +62,7 @@ def test_python(embedded, folder):
     (folder / "script.py").write_text(script)
     run(folder, embedded, sys.executable, "-W", "error", "script.py")
     assert (folder / "packed.safetensors").stat().st_size > 1000
+    assert (folder / "codebooks.pt").stat().st_size > 1000
 
 
 @pytest.mark.heavy

@@ -27,6 +27,8 @@ class Format:
     """Raises InvalidArtifact where what was written is not LUT[indices]."""
     lacks: Callable[[PalettizedWeight, bool], str | None]
     """What it has not that this weight needs, which may have a per-channel scale; None: nothing."""
+    suffix: str
+    """Of its file's name."""
     package: str | None = None
     """That it needs, beside those that are always installed."""
 
@@ -54,9 +56,13 @@ def _lacking_in_torchao(weight: PalettizedWeight, is_scaled: bool) -> str | None
 
 
 FORMATS: Mapping[ExportFormat, Format] = {
-    "dense": Format(write_dense, check_dense, _nothing),
+    "dense": Format(write_dense, check_dense, _nothing, ".safetensors"),
     "torchao": Format(
-        _of_torchao("write_torchao"), _of_torchao("check_torchao"), _lacking_in_torchao, "torchao"
+        _of_torchao("write_torchao"),
+        _of_torchao("check_torchao"),
+        _lacking_in_torchao,
+        ".pt",
+        "torchao",
     ),
 }
 

@@ -1,0 +1,51 @@
+"""What forms cannot express is told in the plan, before any work."""
+
+import pytest
+
+from app.errors import ExtraMissing, Inexpressible
+from app.planning.exports import check_expressible, with_exports
+from app.storage import open_storage
+from tests.app.stored_job import StoredJob, config_of, draws
+
+JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"
+
+
+@pytest.fixture
+def plan_of(tmp_path):
+    """A function of a spec: the plan of two matrices."""
+
+    def planned(**spec):
+        store = open_storage(tmp_path.as_uri())
+        return StoredJob(store, JOB_ID, draws(a=(8, 6), b=(4, 4)), config_of(**spec)).intake.plan
+
+    return planned
+
+
+def test_a_plan_tells_what_each_form_lacks(plan_of):
+    plan = with_exports(plan_of(n_bits=2, cluster_dim=2), ["torchao", "dense", "torchao"])
+    lack = "palettes of vectors (cluster_dim is 2)"
+    assert [(each.format, each.inexpressible) for each in plan.exports] == [
+        ("torchao", {"a.weight": lack, "b.weight": lack}),
+        ("dense", {}),
+    ]
+    with pytest.raises(Inexpressible, match="torchao cannot express 2 tensors") as told:
+        check_expressible(plan)
+    assert [error.pointer for error in told.value.errors] == [
+        "/tensors/a.weight",
+        "/tensors/b.weight",
+    ]
+
+
+def test_what_can_be_expressed_is_no_matter(plan_of):
+    bare = plan_of(n_bits=2)
+    plan = with_exports(bare, ["dense", "torchao"])
+    check_expressible(plan)
+    assert [each.inexpressible for each in plan.exports] == [{}, {}]
+    assert "exports" not in bare.model_dump()
+    assert with_exports(bare, []) == bare
+
+
+def test_a_form_that_cannot_be_made_here_is_refused_at_once(plan_of, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ExtraMissing, match="torchao needs torchao, which is not installed here"):
+        with_exports(plan_of(n_bits=2), ["dense", "torchao"])

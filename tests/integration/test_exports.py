@@ -1,0 +1,122 @@
+"""Other forms of an artifact, asked for with the job, on a real server."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from app.artifacts import load
+from app.client import Client
+from app.errors import Inexpressible, NotFound
+
+SPEC = {"op_state_spec": {"weight": {"n_bits": 2, "cluster_dim": 2}}}
+VECTORS = json.dumps({"global_config": SPEC | {"enable_fast_kmeans_mode": False}})
+
+
+@pytest.fixture
+def client(server):
+    with Client(str(server.http.base_url)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def path(tmp_path, model):
+    made = tmp_path / "m.safetensors"
+    made.write_bytes(model)
+    return made
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one
+    )
+
+
+def decoded(path):
+    from torchao.prototype.quantization.codebook_coreml import CodebookQuantizedTensor
+
+    with torch.serialization.safe_globals([CodebookQuantizedTensor]):
+        state = torch.load(path, weights_only=True)
+    return {
+        name: tensor.dequantize() if isinstance(tensor, CodebookQuantizedTensor) else tensor
+        for name, tensor in state.items()
+    }
+
+
+READERS = {"dense": load_file, "torchao": decoded}
+
+
+@pytest.mark.parametrize("reuse", [False, True], ids=["made", "taken over"])
+def test_each_form_holds_what_the_artifact_does(client, path, tmp_path, reuse):
+    job = client.wait(client.submit(path, preset="w4", formats=READERS, reuse=reuse).id)
+    assert job.state == "succeeded", job.error
+    client.download(job.id, tmp_path / "packed")
+    expected = load(tmp_path / "packed")
+    report = client.report(job.id)
+    assert [(each.format, each.dense) for each in report.exports] == [
+        ("dense", ()),
+        ("torchao", ()),
+    ]
+    for to, read in READERS.items():
+        assert same(read(client.download_export(job.id, to, tmp_path / to)), expected), to
+        assert (tmp_path / to).stat().st_size == next(
+            each.size_bytes for each in report.exports if each.format == to
+        )
+
+
+def test_forms_change_nothing_in_the_artifact(client, path, tmp_path):
+    for name, formats in (("with", ["dense"]), ("without", [])):
+        job = client.wait(client.submit(path, preset="w6", formats=formats, reuse=False).id)
+        client.download(job.id, tmp_path / name)
+    assert (tmp_path / "with").read_bytes() == (tmp_path / "without").read_bytes()
+
+
+def test_what_a_form_lacks_is_told_by_the_plan_and_refused_or_kept_dense(client, path, tmp_path):
+    (planned,) = client.plan(path, config=VECTORS, formats=["torchao"]).exports
+    names = {"encoder.0.weight", "encoder.1.weight"}
+    assert planned.inexpressible.keys() == names
+    with pytest.raises(Inexpressible) as told:
+        client.submit(path, config=VECTORS, formats=["torchao"])
+    assert {error.pointer for error in told.value.errors} == {f"/tensors/{name}" for name in names}
+    job = client.wait(client.submit(path, config=VECTORS, formats=["torchao"], keep_dense=True).id)
+    (made,) = client.report(job.id).exports
+    assert set(made.dense) == names
+    client.download(job.id, tmp_path / "packed")
+    out = client.download_export(job.id, "torchao", tmp_path / "ao")
+    assert same(decoded(out), load(tmp_path / "packed"))
+
+
+def test_a_form_that_was_not_asked_for(client, server, path, tmp_path):
+    job = client.wait(client.submit(path, preset="w4", formats=["dense"]).id)
+    answer = server.http.get(f"/v1/jobs/{job.id}/exports/torchao")
+    assert answer.status_code == 404
+    assert answer.json()["detail"].endswith("it has dense")
+    with pytest.raises(NotFound, match="it has dense"):
+        client.download_export(job.id, "torchao", tmp_path / "ao")
+
+
+def test_forms_in_a_form_field(server, model):
+    job_id = server.submit(model, formats="torchao,dense")
+    server.succeeded(job_id)
+    assert [each["format"] for each in server.report(job_id)["exports"]] == ["dense", "torchao"]
+    head = server.http.head(f"/v1/jobs/{job_id}/exports/torchao")
+    assert head.headers["content-disposition"] == 'attachment; filename="big-torchao.pt"'
+    for wrong in ("onnx", "dense,", "dense,onnx"):
+        files = {"model": ("m.safetensors", model)}
+        answer = server.http.post("/v1/jobs", files=files, data={"preset": "w4", "formats": wrong})
+        assert answer.status_code == 422
+        assert "send names of dense, torchao" in answer.json()["detail"]
+    asked = {"model_id": "0" * 64, "preset": "w4", "formats": ["onnx"]}
+    answer = server.http.post("/v1/jobs", json=asked)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/formats/0"
+
+
+def test_a_large_job_makes_them_in_tasks_of_their_own(client, server, large_model, tmp_path):
+    job_id = server.submit(large_model, formats="dense,torchao", reuse="false")
+    server.succeeded(job_id)
+    client.download(job_id, tmp_path / "packed")
+    dense = client.download_export(job_id, "dense", tmp_path / "dense")
+    assert same(load_file(dense), load(tmp_path / "packed"))
+    assert len(server.report(job_id)["exports"]) == 2
