@@ -1,6 +1,7 @@
 """The `palettery` command. Every command imports what it needs when it runs, so help is instant."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -22,6 +23,18 @@ cli.add_typer(configs, name="config")
 cli.add_typer(keys, name="keys")
 
 FAILED, BAD_INPUT = 1, 2
+
+
+@cli.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Palettize neural-network weights, and account for every tensor."""
+    if version:
+        from app.software import VERSION
+
+        typer.echo(VERSION)
+        raise typer.Exit
 
 
 def main() -> None:

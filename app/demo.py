@@ -1,5 +1,6 @@
 """The main job on a real model, over HTTP, from upload to checked reconstruction."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -61,7 +62,9 @@ def _service(data_dir: Path) -> Iterator[Client]:
     palettery = Path(sys.executable).with_name("palettery")
     port = _free_port()
     command: list[str | Path] = [palettery, "serve", "--port", str(port), "--data-dir", data_dir]
-    server = subprocess.Popen(command)  # noqa: S603 - our own command
+    OUT.print("[bold]serve[/], which compiles the kernels when it is done for the first time")
+    quiet = os.environ | {"PALETTERY_LOG_LEVEL": "error"}
+    server = subprocess.Popen(command, env=quiet)  # noqa: S603 - our own command
     try:
         with Client(f"http://127.0.0.1:{port}") as client:
             _wait_until_ready(client, server)

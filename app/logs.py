@@ -19,6 +19,7 @@ CONTEXT = ("request_id", "job_id")
 """Attributes of every record; None where there is no request or job."""
 QUIET = {"asgi_correlation_id": logging.ERROR, "uvicorn.error": logging.ERROR}
 """What of libraries says, at a stranger's wish, nothing that one wants to know."""
+ENGINE = "dbos"
 ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 """Control characters, so that nobody writes a line of their own into the log."""
 
@@ -32,6 +33,10 @@ def configure(settings: Settings) -> None:
     logging.getLogger("app").setLevel(level)
     for name, quiet in QUIET.items():
         logging.getLogger(name).setLevel(quiet)
+    engine = logging.getLogger(ENGINE)
+    engine.handlers = [handler(settings, sys.stderr)]  # else it makes one, which writes as it likes
+    engine.handlers[0].addFilter(_is_no_cancel)
+    engine.propagate = False
 
 
 def handler(settings: Settings, stream: TextIO) -> logging.Handler:
@@ -55,6 +60,12 @@ def of_job(job_id: str) -> Iterator[None]:
         yield
     finally:
         _job_id.reset(token)
+
+
+def _is_no_cancel(record: logging.LogRecord) -> bool:
+    """The engine calls it an error that a job was cancelled, or ended at its deadline."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not type(error).__name__.endswith("CancelledError")
 
 
 def _with_context(record: logging.LogRecord) -> bool:

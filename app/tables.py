@@ -21,6 +21,7 @@ from schemas.plan import Clustering, Plan, UnmatchedKey
 from schemas.report import Report
 
 OUT = Console(width=max(100, Console().width))
+WIDEST = 10_000
 
 
 def follow(client: Client, job_id: str) -> Job:
@@ -48,7 +49,7 @@ def print_report(report: Report) -> None:
             f"{tensor.bits_per_weight:.2f}",
             "exact" if tensor.snr_db is None else f"{tensor.snr_db:.1f}",
         )
-    OUT.print(table)
+    _show(table)
     _print_kept(kept)
     for tensor in report.tensors:
         for note in tensor.notes:
@@ -70,7 +71,7 @@ def print_plan(plan: Plan) -> None:
             continue
         what, predicted = _as(tensor.spec, tensor.clustering), decimal(tensor.predicted_bytes)
         table.add_row(escape(tensor.name), what, predicted, escape(tensor.rule or ""))
-    OUT.print(table)
+    _show(table)
     _print_kept(kept)
     _print_unmatched(plan.unmatched)
     for warning in plan.warnings:
@@ -94,7 +95,7 @@ def print_artifact(summary: ArtifactSummary) -> None:
             "x".join(map(str, weight.shape)),
             decimal(stored.size_bytes),
         )
-    OUT.print(table)
+    _show(table)
     OUT.print(f"and {len(summary.kept)} untouched tensors, {decimal(sum(summary.kept.values()))}")
 
 
@@ -110,17 +111,16 @@ def print_jobs(jobs: Iterable[Job]) -> None:
             decimal(job.size_before_bytes),
             "" if job.size_after_bytes is None else decimal(job.size_after_bytes),
         )
-    OUT.print(table)
+    _show(table)
 
 
 def print_models(models: Iterable[ModelSummary]) -> None:
     """One line a model."""
     table = _table("model", "size", "created", "name")
-    table.columns[0].min_width = 64  # a digest that is cut names nothing
     for model in models:
         created = model.created_at.isoformat(sep=" ", timespec="minutes")
         table.add_row(model.id, decimal(model.size_bytes), created[:16], escape(model.name))
-    OUT.print(table)
+    _show(table)
 
 
 def print_configs(configs: Iterable[ConfigSummary]) -> None:
@@ -128,7 +128,7 @@ def print_configs(configs: Iterable[ConfigSummary]) -> None:
     table = _table("config", "stored")
     for config in configs:
         table.add_row(escape(config.reference), config.created_at.isoformat(timespec="seconds"))
-    OUT.print(table)
+    _show(table)
 
 
 def print_keys(keys: Sequence[Key]) -> None:
@@ -140,17 +140,20 @@ def print_keys(keys: Sequence[Key]) -> None:
         state = "revoked" if key.revoked_at else "expired" if is_expired else "valid"
         scopes = " ".join(key.scopes)
         table.add_row(key.id, key.owner, escape(key.name), key.prefix, scopes, state)
-    OUT.print(table)
+    _show(table)
 
 
 def _table(*columns: str) -> Table:
-    """A table that never cuts its first column: half a name is no name."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    first, *others = columns
-    table.add_column(first, no_wrap=True, overflow="ignore")
-    for column in others:
+    for column in columns:
         table.add_column(column, no_wrap=True)
     return table
+
+
+def _show(table: Table) -> None:
+    """Print a table with nothing cut, however narrow the terminal: half a name is no name."""
+    whole = OUT.measure(table, options=OUT.options.update(max_width=WIDEST)).maximum
+    Console(width=max(OUT.width, whole)).print(table, soft_wrap=True)
 
 
 def _print_kept(kept: Mapping[str, Sequence[tuple[str, int]]]) -> None:

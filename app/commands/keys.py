@@ -107,17 +107,29 @@ def revoke(
     """Have a key not be valid any more, from the next request on."""
     with _keys(data_dir) as found:
         found.revoke(key_id)
+        if not found.are_there():
+            typer.echo(
+                "that was the last key: without one, a server on loopback serves all of this "
+                "machine, and any other serves nobody",
+                err=True,
+            )
 
 
 @contextmanager
 def _keys(data_dir: Path | None) -> Iterator["Keys"]:
     """The keys of the service whose settings these are."""
     from app.database import open_database
+    from app.errors import BadInput
     from app.keys.records import KeyRecords
     from app.keys.service import Keys
     from app.migrations import check_migrated
 
     settings = settings_of(data_dir=data_dir)
+    if settings.database_url is None and not (settings.data_dir / "palettery.db").exists():
+        raise BadInput(
+            f"there is no service at {settings.data_dir.resolve()}; say where with --data-dir, or "
+            "with PALETTERY_DATABASE_URL"
+        )
     database = open_database(settings.resolved_database_url())
     try:
         check_migrated(database)

@@ -93,10 +93,13 @@ class Steps:
                 died = self._on_died(job)
                 await self._workers.run_tasks(missing, seen.on_done, job.priority, died)
                 missing = []
-            published = await self._published(job, missing)
+            is_small = bool(missing) or job.size_before_bytes <= SMALL_BYTES
+            published = await self._published(job, missing, is_small=is_small)
             for task in missing:
                 seen.finish(task)
-            how = (*((cut,) if is_tiny else ()), lines.WRITTEN, lines.VERIFIED)
+            how = [cut] if is_tiny else []
+            if is_small:  # a large one told so when it was
+                how += [lines.WRITTEN, lines.VERIFIED]
             await asyncio.to_thread(self._succeed, job, published, seen.now, how)
         except Cancelled:
             await asyncio.to_thread(self._tidy, job_id, attempt)
@@ -121,7 +124,9 @@ class Steps:
         tasks = read_tasks(self._store, prefix, job.attempt)
         return tasks, set(self._store.list(f"{prefix}/parts"))
 
-    async def _published(self, job: Job, first: Sequence[CompressionTask]) -> Published:
+    async def _published(
+        self, job: Job, first: Sequence[CompressionTask], *, is_small: bool
+    ) -> Published:
         """The artifact, verified; of an earlier run that was cut off right after, as it is.
 
         `first` is what little is to be palettized before.
@@ -130,7 +135,7 @@ class Steps:
         ask, died = self._workers.ask, self._on_died(job)
         if await asyncio.to_thread(self._store.exists, report_path(prefix)):
             return await asyncio.to_thread(self._as_published, prefix)
-        if first or job.size_before_bytes <= SMALL_BYTES:
+        if is_small:
             finish = self._task(job, FinishTask, first=tuple(first))
             return _published(await ask(finish, job.priority, died))
         layout = await ask(self._task(job, GatherTask), job.priority, died)

@@ -106,6 +106,10 @@ class Keys:
         """Have a key not be valid from the next request on."""
         self._records.revoke(key_id)
 
+    def are_there(self) -> bool:
+        """Whether any key is asked for."""
+        return self._records.are_there()
+
     def me(self, caller: Caller) -> Me:
         """Who asks, what it may have and what it has."""
         return Me(

@@ -193,7 +193,7 @@ def _missing(session: UploadSession, parts: Sequence[Part]) -> PartsMissing:
         for part in parts
     ]
     return PartsMissing.about(
-        f"{len(parts):,} parts have not come in; `errors` names them: send them, then complete "
-        "the upload",
+        f"{len(parts):,} {'part has' if len(parts) == 1 else 'parts have'} not come in; `errors` "
+        "names them: send them, then complete the upload",
         errors,
     )

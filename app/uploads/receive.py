@@ -105,7 +105,8 @@ async def _limited(body: AsyncIterator[bytes], part: Part) -> AsyncIterator[byte
 
 def _too_large(part: Part) -> TooLarge:
     return TooLarge(
-        f"the body is larger than part {part.number:,}, which has {part.size_bytes:,} bytes"
+        f"the body is larger than part {part.number:,}, which has {part.size_bytes:,} bytes, from "
+        f"byte {part.offset:,} of its file on; GET the upload for its parts, and send those alone"
     )
 
 

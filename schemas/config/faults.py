@@ -110,6 +110,8 @@ def _detail(error: ErrorDetails, place: list[Step], known: list[str]) -> str:
     if kind == "literal_error":
         allowed = str(context["expected"]).replace("'", "").replace(" or ", ", ")
         return f"{field} must be one of {allowed}; got {got}"
+    if kind == "string_pattern_mismatch":
+        return f"{field} must match {context['pattern']}; got {got}"
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
         return f"{field} must be {words} {context[bound]}; got {got}"

@@ -100,7 +100,8 @@ def check_installed(to: ExportFormat) -> None:
     package = FORMATS[to].package
     if package is not None and importlib.util.find_spec(package) is None:
         raise ExtraMissing(
-            f"{to} needs {package}, which is not installed here; pip install 'palettery[{EXTRA}]'"
+            f"{to} needs {package}, which is not installed here; pip install 'palettery[{EXTRA}]', "
+            f"or in a clone pip install -e '.[{EXTRA}]'"
         )
 
 

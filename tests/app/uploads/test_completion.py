@@ -227,7 +227,7 @@ def test_a_part_that_somebody_removed_is_sent_again(world, large):
     upload = world.start(m=large)
     run(world.send(upload, large))
     world.store.delete(part_path(upload.id, 2))
-    with pytest.raises(PartsMissing, match="1 parts"):
+    with pytest.raises(PartsMissing, match="1 part has"):
         completed(world, upload)
     run(world.send(upload, large, {2}))
     assert completed(world, upload)[1]
