@@ -7,6 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from schemas.base import Schema
 
 TypeSource = Literal["graph", "hf_config", "inferred"]
+ModelFormat = Literal["safetensors", "pytorch_zip", "pt2"]
 
 
 class StoredFile(Schema):
@@ -68,7 +69,7 @@ class Op(Schema):
 class Checkpoint(Schema):
     """A model as byte ranges, its module tree and its ops; no code after it knows formats."""
 
-    format: Literal["safetensors", "pytorch_zip", "pt2"]
+    format: ModelFormat
     files: tuple[StoredFile, ...]
     tensors: tuple[StoredTensor, ...]
     modules: tuple[Module, ...]

@@ -1,12 +1,11 @@
 """Models as the API shows them: uploaded files that were read and are kept."""
 
 from datetime import datetime
-from typing import Literal
 
 from pydantic import NonNegativeInt
 
 from schemas.base import Schema
-from schemas.checkpoint import Module, TypeSource
+from schemas.checkpoint import ModelFormat, Module, TypeSource
 
 
 class ModelFile(Schema):
@@ -50,7 +49,7 @@ class ModelSummary(Schema):
     """SHA-256 of the names and digests of its files; names the model in every path."""
     name: str
     """Name of the first file that holds tensors."""
-    format: Literal["safetensors", "pytorch_zip", "pt2"]
+    format: ModelFormat
     """Of the files that hold tensors."""
     size_bytes: NonNegativeInt
     """Of all files together."""
@@ -66,8 +65,8 @@ class ModelSummary(Schema):
     """`self`."""
 
 
-class Model(ModelSummary):
-    """One model with its module tree and its tensors."""
+class ModelContents(Schema):
+    """What is in a model; it depends on nothing but the files, and may be large."""
 
     warnings: tuple[str, ...]
     """What the user should know about how the files were read."""
@@ -75,6 +74,10 @@ class Model(ModelSummary):
     """Parents before children."""
     tensors: tuple[ModelTensor, ...]
     """In the order of the files, and that within each."""
+
+
+class Model(ModelContents, ModelSummary):
+    """One model with its module tree and its tensors."""
 
 
 class ModelPage(Schema):

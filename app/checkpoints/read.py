@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from app.checkpoints.hf_config import ConfigUnusable, modules_from_config
 from app.checkpoints.json_scan import JsonScanner, shown
-from app.checkpoints.kinds import ACCEPTED, HEAD_BYTES, Kind, tell_kind
+from app.checkpoints.kinds import ACCEPTED, HEAD_BYTES, Kind, parsed_bytes, tell_kind
 from app.checkpoints.module_types import infer_modules
 from app.checkpoints.ops import derive_ops
 from app.checkpoints.pt2 import read_pt2
@@ -27,6 +27,11 @@ WeightMap = Mapping[str, str]
 """Tensor name -> the shard that the index says holds it."""
 
 
+def bytes_to_parse(storage: Storage, files: Sequence[StoredFile]) -> int:
+    """At most how much `read_checkpoint` parses of files."""
+    return sum(parsed_bytes(_head(storage, file), file.size_bytes) for file in files)
+
+
 def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limits) -> Checkpoint:
     """What the files of one upload hold, from their headers alone.
 
@@ -39,8 +44,7 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
     indexes: list[WeightMap] = []
     configs: list[str] = []
     for number, file in enumerate(files):
-        head = bytes(storage.read(file.path, 0, min(HEAD_BYTES, file.size_bytes)))
-        kind = tell_kind(head, file.name)
+        kind = tell_kind(_head(storage, file), file.name)
         if kind != "json":
             shards[kind].append(number)
         elif isinstance(said := _read_json(storage, file, limits), str):
@@ -69,6 +73,10 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
         ops=derive_ops(modules, (name for tensor in named for name in _names(tensor))),
         warnings=warnings,
     )
+
+
+def _head(storage: Storage, file: StoredFile) -> bytes:
+    return bytes(storage.read(file.path, 0, min(HEAD_BYTES, file.size_bytes)))
 
 
 def _modules(

@@ -3,10 +3,8 @@
 Source: RFC 9110, sections 13 (preconditions) and 14 (ranges); RFC 9530 (digests); RFC 6266 (names).
 """
 
-import asyncio
 import base64
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -14,9 +12,8 @@ from fastapi import HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.storage import Storage
+from app.storage.prefetch import prefetched
 
-PIECE_BYTES = 4 << 20
-"""Bytes fetched at once; a slow reader has a few pieces of memory held for it."""
 ONE_RANGE = re.compile(r"bytes=(\d{1,19})?-(\d{1,19})?")
 
 
@@ -57,26 +54,8 @@ def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
     kind = "application/json" if file.path.endswith(".json") else "application/octet-stream"
     if request.method == "HEAD":
         end = first
-    pieces = _pieces(store, file.path, first, end)
+    pieces = prefetched(store, file.path, first, end)
     return StreamingResponse(pieces, 206 if is_part else 200, headers, kind)
-
-
-async def _pieces(store: Storage, path: str, first: int, end: int) -> AsyncIterator[memoryview]:
-    """A range of a file; each piece is fetched while the one before it is sent."""
-
-    def fetch(start: int) -> asyncio.Task[memoryview]:
-        size_bytes = min(PIECE_BYTES, end - start)
-        return asyncio.create_task(asyncio.to_thread(store.read, path, start, size_bytes))
-
-    coming = fetch(first)
-    try:
-        for start in range(first + PIECE_BYTES, end, PIECE_BYTES):
-            piece = await coming
-            coming = fetch(start)
-            yield piece
-        yield await coming
-    finally:
-        coming.cancel()
 
 
 def _lists(header: str, etag: str) -> bool:

@@ -8,20 +8,19 @@ from dataclasses import asdict, dataclass, replace
 from starlette.requests import Request
 
 from app.body import media_type, read_body
-from app.checkpoints.kinds import HEAD_BYTES, parsed_bytes
+from app.checkpoints.read import bytes_to_parse
 from app.configs.chosen import chosen_document
 from app.configs.service import Configs
-from app.errors import ObjectMissing, UnsupportedMediaType
+from app.errors import UnsupportedMediaType
 from app.jobs.prepare import Order, Source
 from app.jobs.request import Named, Wishes, read_submission, wishes
 from app.keys.caller import Caller
-from app.models.index import index_path
+from app.models.index import index_bytes
 from app.models.service import Models
 from app.readers import Readers
 from app.settings import Limits
 from app.storage import Storage
 from app.uploads.multipart import FILE_FIELDS, Form, read_form
-from schemas.checkpoint import StoredFile
 
 JSON, FORM = "application/json", "multipart/form-data"
 
@@ -125,12 +124,5 @@ class Orders:
     def _index_bytes(self, source: Source) -> int:
         """Of what was read of a model before, or is to be read of its files now."""
         if source.model_id is None:
-            return sum(map(self._parsed_bytes, source.files))
-        try:
-            return self._store.size_bytes(index_path(source.model_id))
-        except ObjectMissing:
-            return 0
-
-    def _parsed_bytes(self, file: StoredFile) -> int:
-        head = self._store.read(file.path, 0, min(HEAD_BYTES, file.size_bytes))
-        return parsed_bytes(bytes(head), file.size_bytes)
+            return bytes_to_parse(self._store, source.files)
+        return index_bytes(self._store, source.model_id, source.files)

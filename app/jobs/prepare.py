@@ -11,7 +11,7 @@ from app.checkpoints.read import read_checkpoint
 from app.compression.job import write_job
 from app.configs.read import Document, read_config
 from app.events.lines import Line, planned
-from app.models.index import read_index, write_index
+from app.models.reading import model_checkpoint
 from app.planning.exports import check_expressible, with_exports
 from app.planning.intake import Intake, take_in_checkpoint
 from app.planning.tasks import cut
@@ -148,11 +148,7 @@ def _checkpoint(source: Source, store: Storage, limits: Limits) -> Checkpoint:
     """What is in the files; of a model, as it was read before."""
     if source.model_id is None:
         return read_checkpoint(store, source.files, limits)
-    known = read_index(store, source.model_id, source.files)
-    if known is None:  # an older version has read it
-        known = read_checkpoint(store, source.files, limits)
-        write_index(store, source.model_id, known)
-    return known
+    return model_checkpoint(store, source.model_id, source.files, limits)
 
 
 def _at(checkpoint: Checkpoint, paths: Mapping[str, str]) -> Checkpoint:

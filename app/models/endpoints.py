@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 
 from app.keys.guard import Reader, Writer
+from app.models.answer import respond
 from app.models.service import Models
 from app.paging import Cursor, Limit
 from app.problems import problems
@@ -34,10 +35,14 @@ def page(
     return models.page(caller.owner, limit, cursor)
 
 
-@router.get("/models/{model_id}", responses=UNKNOWN | problems(_503="the store is away"))
-def get(model_id: str, models: Service, caller: Reader) -> Model:
+@router.get(
+    "/models/{model_id}",
+    response_model=Model,
+    responses=UNKNOWN | problems(_503="the store is away"),
+)
+async def get(request: Request, model_id: str, models: Service, caller: Reader) -> Response:
     """One model with its module tree and its tensors."""
-    return models.get(caller.owner, model_id)
+    return respond(request.state.store, await models.get(caller.owner, model_id))
 
 
 @router.delete("/models/{model_id}", status_code=204, responses=UNKNOWN)

@@ -12,7 +12,7 @@ from app.database import Clock, Database, chunks, insert, utc_now
 from app.errors import NotFound
 from app.rows import FileRow, JobFileRow, JobRow, ModelFileRow, ModelRow
 from app.uploads.records import KeptFile, hold
-from schemas.checkpoint import Checkpoint, StoredFile
+from schemas.checkpoint import ModelFormat, StoredFile
 from schemas.models import ModelFile, ModelSummary
 
 ID = re.compile(r"[0-9a-f]{64}")
@@ -26,13 +26,12 @@ class NewModel:
     """A model that was read and found sound."""
 
     id: str
-    checkpoint: Checkpoint
-    """With files that have digests, in the order of their names."""
-
-    @property
-    def name(self) -> str:
-        """Of the first file that holds tensors."""
-        return self.checkpoint.files[self.checkpoint.tensors[0].file].name
+    name: str
+    """Of the first file that holds tensors."""
+    format: ModelFormat
+    tensors: int
+    files: Sequence[StoredFile]
+    """With digests, in the order of their names."""
 
 
 class ModelRecords:
@@ -54,9 +53,9 @@ class ModelRecords:
             "owner": owner,
             "id": model.id,
             "name": model.name,
-            "format": model.checkpoint.format,
-            "tensors": len(model.checkpoint.tensors),
-            "size_bytes": sum(file.size_bytes for file in model.checkpoint.files),
+            "format": model.format,
+            "tensors": model.tensors,
+            "size_bytes": sum(file.size_bytes for file in model.files),
             "created_at": now,
             "expires_at": now + self._retain,
         }
@@ -68,7 +67,7 @@ class ModelRecords:
                 "name": file.name,
                 "sha256": file.sha256,
             }
-            for position, file in enumerate(model.checkpoint.files)
+            for position, file in enumerate(model.files)
         ]
         with self._database.transaction() as session:
             added = insert(session, ModelRow).on_conflict_do_update(

@@ -1,39 +1,39 @@
 """Models: what was uploaded, read once, and can be compressed any number of times."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
-from app.checkpoints.read import read_checkpoint
-from app.models.index import index_folder, read_index, write_index
+from app.checkpoints.read import bytes_to_parse
+from app.errors import ObjectMissing
+from app.models.answer import StoredModel
+from app.models.index import contents_path, index_bytes, index_folder
+from app.models.reading import make_contents, read_model
 from app.models.records import ModelRecords, NewModel, Settle
 from app.paging import sealed, unsealed
-from app.planning.govern import ModuleTree
+from app.readers import Readers
 from app.settings import Limits
 from app.storage import Storage
 from app.uploads.records import FileRecords, KeptFile
 from app.uploads.unused import remove_unused_files
-from schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
-from schemas.models import Model, ModelPage, ModelSummary, ModelTensor
+from schemas.checkpoint import StoredFile
+from schemas.models import ModelPage, ModelSummary
 
 
 class Models:
     """Models of one service."""
 
     def __init__(
-        self, limits: Limits, records: ModelRecords, files: FileRecords, store: Storage
+        self,
+        limits: Limits,
+        records: ModelRecords,
+        files: FileRecords,
+        store: Storage,
+        readers: Readers,
     ) -> None:
-        self._limits, self._records, self._files, self._store = limits, records, files, store
-
-    def checkpoint(self, owner: str, model_id: str) -> Checkpoint:
-        """What is in a model, with its files where they are kept now.
-
-        Raises:
-            NotFound: the owner has no such model.
-        """
-        files = self._records.files(owner, model_id)
-        known = read_index(self._store, model_id, files)
-        return known or self._indexed(model_id, files)
+        self._limits, self._records, self._files = limits, records, files
+        self._store, self._readers = store, readers
 
     def files(self, owner: str, model_id: str) -> Sequence[StoredFile]:
         """The files of a model where they are kept now, for a job; it is kept for longer then.
@@ -44,21 +44,24 @@ class Models:
         self._records.touch(owner, model_id)
         return self._records.files(owner, model_id)
 
-    def get(self, owner: str, model_id: str) -> Model:
-        """One model with its module tree and its tensors.
+    async def get(self, owner: str, model_id: str) -> StoredModel:
+        """One model, with its contents in the store.
 
         Raises:
             NotFound: the owner has no such model.
         """
-        summary = self._records.get(owner, model_id)
-        checkpoint = self.checkpoint(owner, model_id)
-        tree = ModuleTree(checkpoint.modules)
-        return Model(
-            **dict(summary),
-            warnings=checkpoint.warnings,
-            modules=checkpoint.modules,
-            tensors=tuple(_shown(tensor, checkpoint, tree) for tensor in checkpoint.tensors),
-        )
+        summary = await asyncio.to_thread(self._records.get, owner, model_id)
+        path = contents_path(model_id)
+        try:
+            size_bytes = await asyncio.to_thread(self._store.size_bytes, path)
+        except ObjectMissing:  # an older version has read it
+            files = await asyncio.to_thread(self._records.files, owner, model_id)
+            parsed = await asyncio.to_thread(index_bytes, self._store, model_id, files)
+            await self._readers.run(
+                parsed, make_contents, self._store.url, model_id, files, self._limits
+            )
+            size_bytes = await asyncio.to_thread(self._store.size_bytes, path)
+        return StoredModel(summary, path, size_bytes)
 
     def page(self, owner: str, limit: int, cursor: str | None) -> ModelPage:
         """An owner's models, newest first."""
@@ -72,7 +75,7 @@ class Models:
         """Note that a model is used, so that it is kept for longer."""
         self._records.touch(owner, model_id)
 
-    def add(
+    async def add(
         self, owner: str, files: Sequence[StoredFile], kept: Sequence[KeptFile], settle: Settle
     ) -> ModelSummary:
         """Read files that belong together, and make them a model.
@@ -83,8 +86,12 @@ class Models:
         """
         in_order = sorted(files, key=lambda file: file.name)
         id_ = model_id((file.name, file.sha256 or "") for file in in_order)
-        checkpoint = self._indexed(id_, in_order)
-        return self._records.add(owner, NewModel(id_, checkpoint), kept, settle)
+        parsed = await asyncio.to_thread(bytes_to_parse, self._store, in_order)
+        read = await self._readers.run(
+            parsed, read_model, self._store.url, id_, in_order, self._limits
+        )
+        new = NewModel(id_, read.name, read.format, read.tensors, in_order)
+        return await asyncio.to_thread(self._records.add, owner, new, kept, settle)
 
     def delete(self, owner: str, model_id: str) -> None:
         """Remove a model, and its files unless something else needs them.
@@ -103,11 +110,6 @@ class Models:
                 self._store.delete_folder(index_folder(gone))
         remove_unused_files(self._files, self._store)
 
-    def _indexed(self, model_id: str, files: Sequence[StoredFile]) -> Checkpoint:
-        checkpoint = read_checkpoint(self._store, files, self._limits)
-        write_index(self._store, model_id, checkpoint)
-        return checkpoint
-
 
 def model_id(files: Iterable[tuple[str, str]]) -> str:
     """The id of the model with these files, each a name and a SHA-256 in hex.
@@ -116,18 +118,3 @@ def model_id(files: Iterable[tuple[str, str]]) -> str:
     """
     listed = json.dumps(sorted(files), separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(listed.encode()).hexdigest()
-
-
-def _shown(tensor: StoredTensor, checkpoint: Checkpoint, tree: ModuleTree) -> ModelTensor:
-    owner = tree.owner(tensor.name)
-    return ModelTensor(
-        name=tensor.name,
-        aliases=tensor.aliases,
-        dtype=tensor.dtype,
-        shape=tensor.shape,
-        size_bytes=tensor.size_bytes,
-        file=checkpoint.files[tensor.file].name,
-        module=owner.name,
-        module_type=owner.type,
-        type_source=owner.type_source,
-    )

@@ -47,7 +47,7 @@ async def answering(
     """The state of a server."""
     limits, readers = of.settings.limits, Readers()
     async with AsyncExitStack() as stack:
-        models = Models(limits, of.models, of.files, of.store)
+        models = Models(limits, of.models, of.files, of.store, readers)
         completion = Completion(of.sessions, models, of.models, of.files, of.store)
         stack.push_async_callback(completion.stop)
         of.metrics.registry.register(Gauge("jobs", "Jobs that there are.", of.jobs.counts))

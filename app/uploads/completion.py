@@ -85,7 +85,7 @@ class Completion:
             kept: Collection[str] = ()
             try:
                 files = await self._joined(session, brought)
-                model_id, kept = await asyncio.to_thread(self._publish, session, files, brought)
+                model_id, kept = await self._publish(session, files, brought)
             except (DatabaseFailed, asyncio.CancelledError):
                 kept = brought  # it may be a model by now; if not, the sweep finds them
                 raise
@@ -139,22 +139,22 @@ class Completion:
                 f"parts, {parts[0].number:,} to {parts[-1].number:,}, were removed: send them again"
             )
 
-    def _publish(
+    async def _publish(
         self, session: UploadSession, files: Sequence[StoredFile], brought: Collection[str]
     ) -> tuple[str, Collection[str]]:
         """Read the files and make them a model; its id, and where its files are kept."""
         for _ in range(TRIES - 1):
             with suppress(FileGone):  # bytes that we had already were removed meanwhile
-                return self._add(session, files, brought)
-        return self._add(session, files, brought)
+                return await self._add(session, files, brought)
+        return await self._add(session, files, brought)
 
-    def _add(
+    async def _add(
         self, session: UploadSession, files: Sequence[StoredFile], brought: Collection[str]
     ) -> tuple[str, Collection[str]]:
-        kept = kept_once(self._files, self._store, files, brought)
+        kept = await asyncio.to_thread(kept_once, self._files, self._store, files, brought)
         at = [file.model_copy(update={"path": kept[file.sha256 or ""].path}) for file in files]
         id_ = model_id((file.name, file.sha256 or "") for file in files)
-        self._models.add(
+        await self._models.add(
             session.owner, at, list(kept.values()), lambda rows: settle(rows, session.id, id_)
         )
         return id_, {file.path for file in at}

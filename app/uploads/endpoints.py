@@ -8,6 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from app.body import JSON, inlined, read_json
 from app.idempotency import REPLAYED, IdempotencyKey, keyed
 from app.keys.guard import Reader, Writer
+from app.models.answer import respond
 from app.models.endpoints import Service as ModelService
 from app.paging import Cursor, Limit
 from app.problems import problems
@@ -134,6 +135,7 @@ async def put(
 @router.post(
     "/uploads/{upload_id}/complete",
     status_code=201,
+    response_model=Model,
     responses={200: {"model": Model, "description": "It was complete already."}}
     | UNKNOWN
     | STORE
@@ -145,14 +147,13 @@ async def put(
     ),
 )
 async def complete(
-    upload_id: str, response: Response, uploads: Service, models: ModelService, caller: Writer
-) -> Model:
+    request: Request, upload_id: str, uploads: Service, models: ModelService, caller: Writer
+) -> Response:
     """Make an upload a model, once all its parts are here; asking again does no harm."""
     model_id, is_new = await uploads.complete(caller.owner, upload_id)
-    response.headers["Location"] = f"/v1/models/{model_id}"
-    if not is_new:
-        response.status_code = 200
-    return await run_in_threadpool(models.get, caller.owner, model_id)
+    model = await models.get(caller.owner, model_id)
+    where = {"Location": f"/v1/models/{model_id}"}
+    return respond(request.state.store, model, 201 if is_new else 200, where)
 
 
 @router.delete("/uploads/{upload_id}", status_code=204, responses=UNKNOWN)

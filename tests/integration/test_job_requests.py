@@ -1,5 +1,6 @@
 """Requests for jobs and plans, in every form and more than once, on real services."""
 
+import asyncio
 import csv
 import hashlib
 import io
@@ -15,6 +16,7 @@ from safetensors.numpy import save
 from app.database import open_database
 from app.models.records import ModelRecords
 from app.models.service import Models
+from app.readers import Readers
 from app.settings import Limits
 from app.uploads.records import FileRecords, KeptFile
 from schemas.checkpoint import StoredFile
@@ -29,7 +31,7 @@ def add_model(server, body):
     """A model that was uploaded before; its id."""
     database = open_database(server.database_url)
     files = FileRecords(database)
-    models = Models(Limits(), ModelRecords(database, timedelta(1)), files, server.store)
+    models = Models(Limits(), ModelRecords(database, timedelta(1)), files, server.store, Readers())
     path, sha256 = f"uploads/{uuid.uuid4().hex}", hashlib.sha256(body).hexdigest()
     server.store.write(path, body)
     kept = KeptFile(
@@ -37,7 +39,7 @@ def add_model(server, body):
     )
     try:
         file = StoredFile(name="m.safetensors", path=kept.path, size_bytes=len(body), sha256=sha256)
-        return models.add("local", [file], [kept], lambda _: None).id
+        return asyncio.run(models.add("local", [file], [kept], lambda _: None)).id
     finally:
         database.close()
 

@@ -15,6 +15,11 @@ import pytest
 from safetensors.numpy import save
 from sqlalchemy import text
 
+from app.checkpoints.read import read_checkpoint
+from app.settings import Limits
+from app.storage import open_storage
+from schemas.checkpoint import StoredFile
+from schemas.models import Model
 from schemas.problem import Problem
 from schemas.uploads import LEAST_PART_BYTES
 
@@ -118,6 +123,29 @@ def test_parts_become_a_model_that_goes_again(server, large):
     assert http.delete(model["links"]["self"]).status_code == 204
     refused(http.get(model["links"]["self"]), 404, "not_found")
     assert {*server.store.list("")} == before
+
+
+def test_a_model_of_many_tensors_is_answered_whole(server, tmp_path):
+    """In pieces, as it was stored when it was read."""
+    data = save({f"layers.{n}.weight": np.full((1, 2), n, "f4") for n in range(20_000)})
+    folder = open_storage(tmp_path.as_uri())
+    folder.write("m", data)
+    file = StoredFile(name="m.safetensors", path="m", size_bytes=len(data))
+    read = read_checkpoint(folder, [file], Limits())
+    upload = start(server.http, data)
+    send(server.http, upload, data)
+    answer = complete(server.http, upload)
+    assert answer.status_code == 201, answer.text[:1_000]
+    model = Model.model_validate_json(answer.content)
+    url = model.links["self"]
+    assert server.http.get(url).content == answer.content
+    assert model.tensors_total == len(read.tensors) == 20_000
+    assert (model.modules, model.warnings) == (read.modules, read.warnings)
+    seen = [(one.name, one.dtype, one.shape, one.size_bytes) for one in model.tensors]
+    assert seen == [(one.name, one.dtype, one.shape, one.size_bytes) for one in read.tensors]
+    assert len(server.store.list(f"models/{model.id}")) == 2
+    assert server.http.delete(url).status_code == 204
+    assert server.store.list(f"models/{model.id}") == []
 
 
 def test_the_same_bytes_again_are_there_at_once(server, large):

@@ -1,3 +1,4 @@
+import asyncio
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -6,12 +7,16 @@ import pytest
 from safetensors.numpy import save
 
 from app.database import Database
+from app.models.answer import respond
+from app.models.reading import model_checkpoint
 from app.models.records import ModelRecords
 from app.models.service import Models
+from app.readers import Readers
 from app.settings import Limits
 from app.storage import Storage, open_storage
 from app.uploads.records import FileRecords, KeptFile
 from schemas.checkpoint import StoredFile
+from schemas.models import Model
 from tests.app.stored_job import draws
 
 
@@ -26,7 +31,7 @@ class World:
     def __post_init__(self):
         self.files = FileRecords(self.database)
         self.records = ModelRecords(self.database, timedelta(days=30), lambda: self.clock[0])
-        self.models = Models(Limits(), self.records, self.files, self.store)
+        self.models = Models(Limits(), self.records, self.files, self.store, Readers())
 
     def put(self, name, data):
         sha256 = hashlib.sha256(data).hexdigest()
@@ -41,7 +46,23 @@ class World:
         digests = {file.sha256: file for file in stored}
         known = self.files.find(digests)
         kept = [KeptFile(f.sha256, f.path, f.size_bytes, f.sha256 in known) for f in stored]
-        return self.models.add(owner, stored, kept, settle)
+        return asyncio.run(self.models.add(owner, stored, kept, settle))
+
+    def shown(self, owner, model_id):
+        """A model as the API answers."""
+
+        async def body():
+            sent = respond(self.store, await self.models.get(owner, model_id))
+            data = b"".join([bytes(piece) async for piece in sent.body_iterator])
+            assert int(sent.headers["content-length"]) == len(data)
+            return data
+
+        return Model.model_validate_json(asyncio.run(body()))
+
+    def checkpoint(self, owner, model_id):
+        """A model as a job gets it."""
+        files = self.records.files(owner, model_id)
+        return model_checkpoint(self.store, model_id, files, Limits())
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Rows of models, on every database that is claimed."""
 
+import asyncio
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -83,7 +84,7 @@ def test_a_file_that_is_gone_adds_nothing(world):
     stored = world.put("m.safetensors", save(draws(x=(2, 2))))
     kept = [KeptFile(stored.sha256, stored.path, stored.size_bytes, is_known=True)]
     with pytest.raises(FileGone):
-        world.models.add("a", [stored], kept, lambda _: None)
+        asyncio.run(world.models.add("a", [stored], kept, lambda _: None))
     assert rows(world.database) == 0
 
 

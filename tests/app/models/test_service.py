@@ -8,6 +8,7 @@ from safetensors.numpy import save
 
 from app.errors import BadInput, InvalidModel, NotFound
 from app.models import index
+from app.models.answer import PIECE_BYTES
 from app.models.service import model_id
 from tests.app.stored_job import draws
 
@@ -28,7 +29,7 @@ def test_the_id_is_that_of_names_and_digests_in_any_order():
 
 def test_a_model_tells_what_is_in_it(world):
     summary = world.add(b=save(draws(one=(4, 8))), a=save(draws(two=(2, 2, 3, 3))))
-    model = world.models.get("a", summary.id)
+    model = world.shown("a", summary.id)
     assert [file.name for file in model.files] == ["a.safetensors", "b.safetensors"]
     assert (model.name, model.tensors_total) == ("a.safetensors", 2)
     assert model.size_bytes == sum(file.size_bytes for file in model.files)
@@ -46,30 +47,61 @@ def test_a_model_tells_what_is_in_it(world):
 
 def test_files_are_read_once(world):
     id_ = world.add().id
-    first = world.models.checkpoint("a", id_)
+    first = world.checkpoint("a", id_)
     for path in world.store.list("uploads"):
         world.store.delete(path)
-    assert world.models.checkpoint("a", id_) == first
+    assert world.checkpoint("a", id_) == first
 
 
 @pytest.mark.parametrize("how", ["newer reader", "gone"])
 def test_files_are_read_again_where_need_be(world, monkeypatch, how):
     id_ = world.add().id
-    first = world.models.checkpoint("a", id_)
+    first = world.checkpoint("a", id_)
     if how == "gone":
         world.store.delete_folder("models")
     else:
         monkeypatch.setattr(index, "READER_VERSION", 2)
         assert not world.store.exists(index.index_path(id_))
-    assert world.models.checkpoint("a", id_) == first
+    assert world.checkpoint("a", id_) == first
     assert world.store.exists(index.index_path(id_))
+
+
+@pytest.mark.parametrize("gone", ["the contents", "all that was read"])
+def test_contents_that_are_missing_are_made_when_asked_for(world, gone):
+    id_ = world.add(b=save(draws(one=(4, 8))), a=save(draws(two=(2, 2, 3, 3)))).id
+    first, kept = world.shown("a", id_), world.store.list("models")
+    assert len(kept) == 2
+    if gone == "the contents":
+        world.store.delete(index.contents_path(id_))
+        for path in world.store.list("uploads"):
+            world.store.delete(path)  # the files need not be read again
+    else:
+        world.store.delete_folder("models")
+    assert world.shown("a", id_) == first
+    assert sorted(world.store.list("models")) == sorted(kept)
+    world.models.delete("a", id_)
+    assert world.store.list("") == []
+
+
+def test_contents_are_those_of_the_checkpoint(world):
+    """More of them than are sent at once."""
+    tensors = draws(**{f"part{number}": (2, 2) for number in range(6_000)})
+    id_ = world.add(m=save(tensors)).id
+    assert world.store.size_bytes(index.contents_path(id_)) > PIECE_BYTES
+    model, checkpoint = world.shown("a", id_), world.checkpoint("a", id_)
+    assert model.modules == checkpoint.modules
+    assert model.warnings == checkpoint.warnings
+    assert [(one.name, one.shape, one.size_bytes) for one in model.tensors] == [
+        (one.name, one.shape, one.size_bytes) for one in checkpoint.tensors
+    ]
+    assert {one.name for one in model.tensors} == set(tensors)
 
 
 def test_a_checkpoint_has_its_files_where_they_are_now(world):
     id_ = world.add().id
-    (file,) = world.models.checkpoint("a", id_).files
+    (file,) = world.checkpoint("a", id_).files
     world.files.relocate(file.sha256, "uploads/elsewhere")
-    (moved,) = world.models.checkpoint("a", id_).files
+    (moved,) = world.checkpoint("a", id_).files
     assert moved == file.model_copy(update={"path": "uploads/elsewhere"})
 
 
@@ -86,7 +118,7 @@ def test_a_deleted_model_leaves_nothing_that_nobody_needs(world):
     world.models.delete("a", id_)
     with pytest.raises(NotFound):
         world.models.delete("a", id_)
-    assert world.models.checkpoint("b", id_)
+    assert world.checkpoint("b", id_)
     world.models.delete("b", id_)
     assert world.store.list("") == []
     assert list(world.files.paths()) == []

@@ -57,7 +57,7 @@ def test_parts_in_any_order_make_a_model(world, large, order):
         run(world.send(upload, large, {number}))
     id_, is_new = completed(world, upload)
     assert is_new
-    (file,) = world.models.checkpoint("a", id_).files
+    (file,) = world.records.files("a", id_)
     assert world.store.read(file.path) == large
     assert id_ == model_id([("m", file.sha256)])
     assert completed(world, upload) == (id_, False)
@@ -71,7 +71,7 @@ def test_parts_at_once_and_again(world, large):
         await asyncio.gather(*(world.send(upload, large) for _ in range(3)))
         return await world.uploads.complete("a", upload.id)
 
-    (file,) = world.models.checkpoint("a", run(send())[0]).files
+    (file,) = world.records.files("a", run(send())[0])
     assert world.store.read(file.path) == large
     check_only_models_are_left(world)
 
