@@ -61,3 +61,14 @@ def received_parts(
         for part in parts_of(session.files, session.part_size_bytes)
         if lying.get(f"{parts_folder(session.id)}/{part.number}") == part.size_bytes
     }
+
+
+def held_bytes(session: UploadSession, owned: Collection[str], received: Collection[int]) -> int:
+    """Bytes of the files of an upload that the owner has not, or that parts have come in of."""
+    parts = parts_of(session.files, session.part_size_bytes)
+    begun = {part.file for part in parts if part.number in received}
+    return sum(
+        file.size_bytes
+        for number, file in enumerate(session.files)
+        if number in begun or file.sha256 not in owned
+    )
