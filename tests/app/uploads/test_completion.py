@@ -318,6 +318,25 @@ def test_an_upload_that_is_deleted_while_a_part_comes_in(world, large):
     assert world.left() == set()
 
 
+def test_an_upload_that_is_deleted_while_it_is_completed(world, small):
+    first = world.start(m=small)
+    run(world.put(first, 1, small))
+    completed(world, first)
+    before = world.left()
+    renamed = world.sessions.get("a", world.start(n=small).id)
+
+    async def work():
+        asked = asyncio.create_task(world.completion.of(renamed))
+        while not world.completion._running:
+            await asyncio.sleep(0)
+        world.uploads.delete("a", renamed.id)
+        return await asked
+
+    with pytest.raises(NotFound):
+        run(work())
+    assert world.left() == before
+
+
 def test_limits_are_named(world, small):
     caller = Caller("a", limits=OwnerLimits(upload_bytes=len(small) - 1))
     with pytest.raises(TooLarge, match=f"{len(small):,} bytes; {len(small) - 1:,} are allowed"):
