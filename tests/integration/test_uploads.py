@@ -311,6 +311,13 @@ def test_uploads_page_by_page(server):
     refused(server.http.get("/v1/uploads?cursor=x"), 422, "bad_input")
 
 
+@pytest.mark.parametrize("path", ["uploads", "models", "keys"])
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_cursor_of_a_time_that_utc_has_not(server, path, at):
+    cursor = base64.urlsafe_b64encode(f'["{at}","x"]'.encode()).decode()
+    refused(server.http.get(f"/v1/{path}", params={"cursor": cursor}), 422, "bad_input")
+
+
 def test_what_is_no_model_stays_open_until_it_is_given_up(server):
     bad = b"no model" * 1000
     upload = start(server.http, bad)
