@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterable, Sequence
 
 from app.checkpoints.read import read_checkpoint
-from app.models.index import index_folder, read_index, write_index
+from app.errors import FileGone, NotFound
+from app.models.index import index_folder, index_path, read_index, write_index
 from app.models.records import ModelRecords, NewModel, Settle
 from app.paging import sealed, unsealed
 from app.planning.govern import ModuleTree
@@ -80,11 +81,19 @@ class Models:
         Raises:
             InvalidModel, UnsupportedFormat, TooLarge: see `read_checkpoint`.
             FileGone: see `ModelRecords.add`.
+            NotFound: `settle` says that it is not wanted any more.
         """
         in_order = sorted(files, key=lambda file: file.name)
         id_ = model_id((file.name, file.sha256 or "") for file in in_order)
+        is_new = not self._store.exists(index_path(id_))
         checkpoint = self._indexed(id_, in_order)
-        return self._records.add(owner, NewModel(id_, checkpoint), kept, settle)
+        try:
+            return self._records.add(owner, NewModel(id_, checkpoint), kept, settle)
+        except (FileGone, NotFound):
+            # One who had read it before us may add it yet; then it is the sweep's.
+            if is_new and not self._records.known([id_]):
+                self._store.delete(index_path(id_))
+            raise
 
     def delete(self, owner: str, model_id: str) -> None:
         """Remove a model, and its files unless something else needs them.

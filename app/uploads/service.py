@@ -1,7 +1,7 @@
 """Uploads in parts: announced, sent in any order, completed to a model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -17,7 +17,8 @@ from app.storage import Storage
 from app.uploads.completion import Completion
 from app.uploads.layout import Part, count_parts, part_path, parts_folder, parts_of
 from app.uploads.receive import receive
-from app.uploads.received import held_bytes, owned_files, received_parts
+from app.uploads.received import check_sizes, held_bytes, owned_files, received_parts
+from app.uploads.records import KeptFile
 from app.uploads.sessions import UploadSession, UploadSessions
 from schemas.uploads import (
     MOST_PARTS,
@@ -55,10 +56,12 @@ class Uploads:
         Raises:
             TooLarge: over a limit, which it names.
             BadInput: too many parts.
+            InvalidUpload: a file that the owner has is of another size.
             OverQuota, IdempotencyConflict: see `UploadSessions.add`.
         """
         _check(new, caller.limits.upload_bytes, self._limits)
         owned = self._owned(caller.owner, new)
+        check_sizes(new.files, owned)
         missing_bytes = sum(file.size_bytes for file in new.files if file.sha256 not in owned)
         session, is_new = self._sessions.add(caller, new, missing_bytes, keyed)
         return self._shown(caller, session, presign=presign), is_new
@@ -107,7 +110,7 @@ class Uploads:
         self._sessions.delete(session.id)
         self._store.delete_folder(parts_folder(session.id))
 
-    def _owned(self, owner: str, *sent: NewUpload | UploadSession) -> Collection[str]:
+    def _owned(self, owner: str, *sent: NewUpload | UploadSession) -> Mapping[str, KeptFile]:
         digests = [file.sha256 for one in sent for file in one.files]
         return owned_files(self._models, self._store, owner, digests)
 

@@ -328,6 +328,48 @@ def test_an_upload_that_is_deleted_while_a_part_comes_in(world, large):
     assert world.left() == set()
 
 
+def test_an_upload_that_is_deleted_while_it_is_completed(world, small):
+    first = world.start(m=small)
+    run(world.put(first, 1, small))
+    completed(world, first)
+    before = world.left()
+    renamed = world.sessions.get("a", world.start(n=small).id)
+
+    async def work():
+        asked = asyncio.create_task(world.completion.of(renamed))
+        while not world.completion._running:
+            await asyncio.sleep(0)
+        world.uploads.delete("a", renamed.id)
+        return await asked
+
+    with pytest.raises(NotFound):
+        run(work())
+    assert world.left() == before
+
+
+def announced_as(size_bytes, data):
+    (file,) = announced(m=data).files
+    wrong = file.model_copy(update={"size_bytes": size_bytes})
+    return NewUpload(files=[wrong], part_size_bytes=LEAST_PART_BYTES)
+
+
+def test_the_size_of_a_file_that_the_owner_has_is_known(world, small):
+    wrong = announced_as(5_000_000, small)
+    early, _ = world.uploads.start(Caller("a"), wrong, None, presign=False)
+    first = world.start(m=small)
+    run(world.put(first, 1, small))
+    completed(world, first)
+    said = f"^m was announced with 5,000,000 bytes, and .* has {len(small):,}; announce the right"
+    with pytest.raises(InvalidUpload, match=said) as told:
+        world.uploads.start(Caller("a"), wrong, None, presign=False)
+    assert [error.pointer for error in told.value.errors] == ["/files/0/size_bytes"]
+    with pytest.raises(InvalidUpload, match=said):
+        completed(world, early)
+    assert world.uploads.get("a", early.id, presign=False).state == "open"
+    other, _ = world.uploads.start(Caller("b"), wrong, None, presign=False)
+    assert not other.files[0].is_present  # of what others have nothing is told
+
+
 def test_limits_are_named(world, small):
     caller = Caller("a", limits=OwnerLimits(upload_bytes=len(small) - 1))
     with pytest.raises(TooLarge, match=f"{len(small):,} bytes; {len(small) - 1:,} are allowed"):
