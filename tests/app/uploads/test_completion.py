@@ -365,7 +365,7 @@ def test_the_size_of_a_file_that_the_owner_has_is_known(world, small):
     assert [error.pointer for error in told.value.errors] == ["/files/0/size_bytes"]
     with pytest.raises(InvalidUpload, match=said):
         completed(world, early)
-    assert world.uploads.get("a", early.id, presign=False).state == "open"
+    assert world.uploads.get(Caller("a"), early.id, presign=False).state == "open"
     other, _ = world.uploads.start(Caller("b"), wrong, None, presign=False)
     assert not other.files[0].is_present  # of what others have nothing is told
 
