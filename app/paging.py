@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Query
@@ -23,7 +23,7 @@ def sealed(at: datetime, id_: str) -> str:
 
 
 def unsealed(cursor: str) -> tuple[datetime, str]:
-    """What a cursor holds.
+    """What a cursor holds, its time in UTC.
 
     Raises:
         BadInput: it is none of ours.
@@ -33,9 +33,9 @@ def unsealed(cursor: str) -> tuple[datetime, str]:
         moment = datetime.fromisoformat(at)
         if moment.tzinfo is None or not isinstance(id_, str) or not id_.isprintable():
             raise ValueError
-    except (TypeError, ValueError, RecursionError) as error:
+        return moment.astimezone(UTC), id_
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _strange() from error
-    return moment, id_
 
 
 def sealed_key(key: str) -> str:

@@ -110,8 +110,8 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """A request is answered; its body may go on nevertheless, or the next may have begun."""
         super().on_response_complete()
-        if not self._is_answering and self._phase is not Phase.BODY:
-            self._enter(Phase.HEAD if self._phase is Phase.HEAD else Phase.IDLE)
+        if not self._is_answering:
+            self._enter(Phase.IDLE if self._phase is Phase.ANSWER else self._phase)
 
     def resume_writing(self) -> None:
         """The client has read most of what waited for it."""
@@ -194,8 +194,8 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way."""
-        return self._phase in (Phase.IDLE, Phase.HEAD) and not self._is_answering
+        """Whether nobody waits for an answer; the body of a request that has its may come in."""
+        return not self._is_answering
 
     @property
     def worth(self) -> tuple[bool, float]:

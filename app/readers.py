@@ -10,11 +10,14 @@ import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 from app.errors import PaletteryError, WorkerDied
 
 AT_ONCE = 3
 """The others wait without holding a thread."""
+OF_ONE_OWNER = AT_ONCE - 1
+"""At once, so that a turn is left for others."""
 LARGE_BYTES = 64 << 10
 """From here on a process of its own; less is read in milliseconds."""
 LOADED = ["app.configs.read", "app.jobs.prepare", "app.cli"]
@@ -32,17 +35,25 @@ class Readers:
 
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(AT_ONCE)
+        # Each is there only while somebody waits for it or holds it.
+        self._turns_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def run(
-        self, size_bytes: int, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs
+        self,
+        owner: str,
+        size_bytes: int,
+        function: Callable[_P, _R],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
     ) -> _R:
-        """What a function gives that reads about so many bytes.
+        """What a function gives that reads about so many bytes for an owner.
 
         Raises:
             WorkerDied: its process died; beside whatever the function raises.
         """
         run = function if size_bytes < LARGE_BYTES else _apart(function)
-        async with self._turns:
+        own = self._turns_of.setdefault(owner, asyncio.Semaphore(OF_ONE_OWNER))
+        async with own, self._turns:
             return await asyncio.to_thread(run, *args, **kwargs)
 
 

@@ -184,7 +184,7 @@ class UploadRow(Base):
     """JSON: name, size and SHA-256 of each."""
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     missing_bytes: Mapped[int] = mapped_column(BigInteger)
-    """Of the files that the owner did not have; until it is complete they count as stored."""
+    """Of the files that the owner did not have, or has no more; they count until it is complete."""
     part_size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(Moment)
     expires_at: Mapped[datetime] = mapped_column(Moment, index=True)

@@ -44,6 +44,8 @@ class FileToSend(Schema):
                 "a file name must have neither slashes nor control characters; send the file's "
                 "own name, without its folder"
             )
+        if name in (".", "..") or name.isspace():
+            raise ValueError(f"{name!r} names no file; send the file's own name")
         return name
 
 

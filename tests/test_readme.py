@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from app.offline import compress, export
 from app.settings import Limits
 from schemas.config import parse_config
+from schemas.config.presets import w4
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -49,7 +51,7 @@ def test_decoder_gives_what_decompress_gives(tmp_path, n_bits, granularity, scal
     export([tmp_path / "out"], "dense", tmp_path / "dense")
     dense = load_file(tmp_path / "dense")
     shown: dict[str, object] = {}
-    exec(block("python"), shown)  # noqa: S102 - our own README
+    exec(block("python", 1), shown)  # noqa: S102 - our own README
     decoded = dict(shown["decode"](tmp_path / "out"))
     assert decoded.keys() == weights.keys()
     for name, array in decoded.items():
@@ -57,8 +59,18 @@ def test_decoder_gives_what_decompress_gives(tmp_path, n_bits, granularity, scal
 
 
 def test_decoder_is_at_most_fifteen_numpy_lines():
-    body = block("python").split("def decode")[1].splitlines()
+    body = block("python", 1).split("def decode")[1].splitlines()
     assert len([line for line in body if line.strip()]) <= 15
+
+
+def test_a_module_gets_its_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module, before = torch.nn.Linear(8, 16), torch.nn.Linear(8, 16)
+    save_file({name: tensor.numpy() for name, tensor in before.state_dict().items()}, "m")
+    compress([Path("m")], w4(), Path("packed.safetensors"), lambda *_: None)
+    exec(block("python"), {"model": module})  # noqa: S102 - our own README
+    assert torch.equal(module.bias, before.bias)
+    assert torch.allclose(module.weight, before.weight, atol=0.1)
 
 
 def test_limits_are_the_ones_in_the_code():

@@ -71,9 +71,10 @@ Service = Annotated[Configs, Depends(configs_of)]
 @router.post(
     "/configs/validate", openapi_extra=BODY, response_model=ValidatedConfig, responses=REFUSED
 )
-async def validate(request: Request, configs: Service, _: Reader) -> Response:
+async def validate(request: Request, configs: Service, caller: Reader) -> Response:
     """Every fault of a config at once, or the config in full; nothing is stored."""
-    return _json(await configs.validate(await document_of(request, configs.most_bytes)))
+    document = await document_of(request, configs.most_bytes)
+    return _json(await configs.validate(caller.owner, document))
 
 
 @router.put(

@@ -29,12 +29,12 @@ class Configs:
                 f"{name[:80]!r} cannot be a config's name; write 1 to 64 of a-z, 0-9, '.', '_' and "
                 "'-', and begin with a letter or a digit"
             )
-        config = await self._readers.run(len(document.text), normalised, document)
+        config = await self._readers.run(owner, len(document.text), normalised, document)
         return await asyncio.to_thread(self._records.put, owner, name, config)
 
-    async def validate(self, document: Document) -> bytes:
+    async def validate(self, owner: str, document: Document) -> bytes:
         """What is to be said of a document, as JSON of `ValidatedConfig`."""
-        return await self._readers.run(len(document.text), validated, document)
+        return await self._readers.run(owner, len(document.text), validated, document)
 
     def get(self, owner: str, reference: str) -> StoredConfig:
         """The version that `name@version` names, or the newest that `name` does.

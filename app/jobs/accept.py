@@ -107,7 +107,13 @@ class Acceptance:
         place = Place(prefix, paths, settings.task_bytes, self._reuses(wished))
         try:
             prepared = await self._readers.run(
-                order.size_bytes, prepare, order, self._store.url, settings.limits, place
+                caller.owner,
+                order.size_bytes,
+                prepare,
+                order,
+                self._store.url,
+                settings.limits,
+                place,
             )
             files = [kept[sha256] for sha256 in prepared.files]
             new = self._new(job_id, order, prepared, wished, caller, asked)

@@ -54,7 +54,9 @@ class Keeper:
     async def _end_overdue(self) -> None:
         for job_id in await asyncio.to_thread(self._records.overdue, datetime.now(UTC)):
             told = problem(
-                DeadlineExceeded("the job had not ended at its deadline; retry it, or give more"),
+                DeadlineExceeded(
+                    "the job had not ended at its deadline; a retry goes on, without one"
+                ),
                 f"/v1/jobs/{job_id}",
             )
             await self._control.fail(job_id, told)

@@ -87,7 +87,7 @@ class Orders:
             return Received(await read_form(request, self._store, limits))
         if kind == JSON:
             body = await read_body(request, self._limits.config_bytes)
-            return Received(await self._readers.run(len(body), read_submission, body))
+            return Received(await self._readers.run(caller.owner, len(body), read_submission, body))
         raise UnsupportedMediaType(
             f"the body is {kind[:100] or 'of no named type'}; send {FORM} with the model's files, "
             f"or {JSON} with a model_id"

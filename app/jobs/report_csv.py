@@ -1,7 +1,8 @@
 """A report as CSV, a row per tensor, read and written piece by piece.
 
-A spreadsheet runs what begins with = + - or @ as a formula, and names of tensors are a stranger's:
-such texts get an apostrophe in front, as OWASP advises. Numbers stay numbers.
+A spreadsheet runs what begins with = + - or @ as a formula, full-width or behind spaces too, and
+names of tensors are a stranger's: such texts get an apostrophe in front, as OWASP advises. Numbers
+stay numbers.
 Source: RFC 4180; https://owasp.org/www-community/attacks/CSV_Injection.
 """
 
@@ -9,6 +10,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -41,7 +43,7 @@ COLUMNS = (
     "reused",
 )
 """Fields of `TensorReport`, of its spec and of its clustering."""
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r]")
 """How a text begins that a spreadsheet may run."""
 ROWS_AT_ONCE = 1_000
 PIECE_BYTES = 1 << 20
@@ -104,7 +106,7 @@ def _cell(value: object) -> object:
         return str(value).lower()
     if isinstance(value, list):
         value = " ".join(map(str, value))
-    if isinstance(value, str) and value.startswith(FORMULAS):
+    if isinstance(value, str) and FORMULA.match(value):
         return f"'{value}"
     return value
 

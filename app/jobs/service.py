@@ -74,7 +74,7 @@ class Jobs:
             self._check(received.wishes())
             order = await self._orders.order(received, caller)
             return await self._readers.run(
-                order.size_bytes, plan, order, self._store.url, self._settings.limits
+                caller.owner, order.size_bytes, plan, order, self._store.url, self._settings.limits
             )
         finally:
             await asyncio.to_thread(self._store.delete, *received.brought())

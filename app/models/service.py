@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 
 from app.checkpoints.read import bytes_to_parse
-from app.errors import ObjectMissing
+from app.errors import FileGone, NotFound, ObjectMissing
 from app.models.answer import StoredModel
-from app.models.index import contents_path, index_bytes, index_folder
+from app.models.index import contents_path, index_bytes, index_folder, index_path
 from app.models.reading import make_contents, read_model
 from app.models.records import ModelRecords, NewModel, Settle
 from app.paging import sealed, unsealed
@@ -58,7 +58,7 @@ class Models:
             files = await asyncio.to_thread(self._records.files, owner, model_id)
             parsed = await asyncio.to_thread(index_bytes, self._store, model_id, files)
             await self._readers.run(
-                parsed, make_contents, self._store.url, model_id, files, self._limits
+                owner, parsed, make_contents, self._store.url, model_id, files, self._limits
             )
             size_bytes = await asyncio.to_thread(self._store.size_bytes, path)
         return StoredModel(summary, path, size_bytes)
@@ -83,15 +83,24 @@ class Models:
         Raises:
             InvalidModel, UnsupportedFormat, TooLarge: see `read_checkpoint`.
             FileGone: see `ModelRecords.add`.
+            NotFound: `settle` says that it is not wanted any more.
         """
         in_order = sorted(files, key=lambda file: file.name)
         id_ = model_id((file.name, file.sha256 or "") for file in in_order)
+        is_new = not await asyncio.to_thread(self._store.exists, index_path(id_))
         parsed = await asyncio.to_thread(bytes_to_parse, self._store, in_order)
         read = await self._readers.run(
-            parsed, read_model, self._store.url, id_, in_order, self._limits
+            owner, parsed, read_model, self._store.url, id_, in_order, self._limits
         )
         new = NewModel(id_, read.name, read.format, read.tensors, in_order)
-        return await asyncio.to_thread(self._records.add, owner, new, kept, settle)
+        try:
+            return await asyncio.to_thread(self._records.add, owner, new, kept, settle)
+        except (FileGone, NotFound):
+            # One who had read it before us may add it yet; then it is the sweep's.
+            if is_new and not await asyncio.to_thread(self._records.known, [id_]):
+                made = (index_path(id_), contents_path(id_))
+                await asyncio.to_thread(self._store.delete, *made)
+            raise
 
     def delete(self, owner: str, model_id: str) -> None:
         """Remove a model, and its files unless something else needs them.

@@ -23,7 +23,7 @@ from app.models.service import Models, model_id
 from app.storage import Storage
 from app.uploads.layout import Part, part_path, parts_folder, parts_of
 from app.uploads.multipart import UPLOADS
-from app.uploads.received import kept_once, owned_files, received_parts
+from app.uploads.received import check_sizes, kept_once, owned_files, received_parts
 from app.uploads.records import FileRecords, KeptFile
 from app.uploads.sessions import UploadSession, UploadSessions, settle
 from schemas.checkpoint import StoredFile
@@ -56,7 +56,8 @@ class Completion:
 
         Raises:
             PartsMissing: names the parts that have not come in.
-            InvalidUpload: a file is not what was announced; its parts must be sent again.
+            InvalidUpload: a file is not what was announced; its parts must be sent again, or its
+                size announced as it is.
             InvalidModel, UnsupportedFormat, TooLarge: see `read_checkpoint`; the parts are kept.
             NotFound: the upload was removed meanwhile.
         """
@@ -104,6 +105,7 @@ class Completion:
     async def _joined(self, session: UploadSession, brought: list[str]) -> list[StoredFile]:
         """The files, whole and right; `brought` gets the paths of those that we made."""
         owned = await asyncio.to_thread(self._owned, session)
+        check_sizes(session.files, owned)
         of_file: dict[int, list[Part]] = defaultdict(list)
         for part in parts_of(session.files, session.part_size_bytes):
             of_file[part.file].append(part)

@@ -100,11 +100,16 @@ def page(
 
 @router.get(
     "/uploads/{upload_id}",
-    responses=UNKNOWN | STORE | problems(_422="the store signs nothing"),
+    responses=UNKNOWN
+    | STORE
+    | problems(
+        _422="the store signs nothing",
+        _429="the owner would have more bytes than it may, were the addresses used",
+    ),
 )
 def get(upload_id: str, uploads: Service, caller: Reader, presign: Presign = False) -> Upload:
     """One upload, with the parts that are missing still."""
-    return uploads.get(caller.owner, upload_id, presign=presign)
+    return uploads.get(caller, upload_id, presign=presign)
 
 
 @router.put(
@@ -119,6 +124,7 @@ def get(upload_id: str, uploads: Service, caller: Reader, presign: Presign = Fal
         _409="the upload is complete",
         _413="the body is larger than the part",
         _422="the digest is missing or another, or the body is too small",
+        _429="what the owner had of it is gone, and with it there would be too many bytes",
     ),
 )
 async def put(
@@ -129,7 +135,7 @@ async def put(
     caller: Writer,
 ) -> None:
     """Send a part, in any order, beside others, and again if need be."""
-    await uploads.receive(caller.owner, upload_id, number, request.headers, request.stream())
+    await uploads.receive(caller, upload_id, number, request.headers, request.stream())
 
 
 @router.post(

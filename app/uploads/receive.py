@@ -1,12 +1,12 @@
 """One part of an upload: streamed into the store, and noted once it is there and right."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
-from app.errors import Conflict, InvalidUpload, NotFound, ObjectMissing, TooLarge
+from app.errors import Conflict, InvalidUpload, NotFound, ObjectMissing, OverQuota, TooLarge
 from app.storage import Storage
 from app.storage.streams import AsyncPieces, Hashed, larger
 from app.uploads.digests import announced_sha256
@@ -21,14 +21,16 @@ async def receive(
     number: int,
     headers: Headers,
     body: AsyncIterator[bytes],
+    count: Callable[[], None],
 ) -> None:
-    """Take in a part; one that is here already is not read again.
+    """Take in a part that counts as stored; one that is here already is not read again.
 
     Raises:
         NotFound: the upload has no such part, or was removed meanwhile.
         Conflict: the upload is complete.
         InvalidUpload: no digest, another one than announced, too few bytes.
         TooLarge: more bytes than the part has.
+        OverQuota: see `count`.
     """
     if session.model_id is not None:
         raise completed()
@@ -39,9 +41,15 @@ async def receive(
     is_known = await asyncio.to_thread(sessions.digest_of, session.id, number) == sha256
     if is_known and await asyncio.to_thread(store.exists, path):
         return
+    await asyncio.to_thread(count)
     try:
         await store.write_stream(path, _checked(body, part, sha256))
         await asyncio.to_thread(sessions.receive, session.id, number, sha256)
+        await asyncio.to_thread(count)  # the owner may have lost or got files meanwhile
+    except OverQuota:
+        await asyncio.to_thread(sessions.drop, session.id, [number])
+        await asyncio.to_thread(store.delete, path)
+        raise
     except ObjectMissing:  # the folder went while we wrote
         now = await asyncio.to_thread(sessions.get, session.owner, session.id)
         if now.model_id is None:

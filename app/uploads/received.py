@@ -1,14 +1,16 @@
 """What is here already of the files of an upload."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from app.errors import FileGone
+from app.errors import FileGone, InvalidUpload
 from app.models.records import ModelRecords
 from app.storage import Storage
 from app.uploads.layout import parts_folder, parts_of
 from app.uploads.records import FileRecords, KeptFile
 from app.uploads.sessions import UploadSession, UploadSessions
 from schemas.checkpoint import StoredFile
+from schemas.problem import InvalidField
+from schemas.uploads import FileToSend
 
 
 def owned_files(
@@ -20,6 +22,25 @@ def owned_files(
     """
     owned = models.owned(owner, digests)
     return {sha256: file for sha256, file in owned.items() if store.exists(file.path)}
+
+
+def check_sizes(files: Sequence[FileToSend], owned: Mapping[str, KeptFile]) -> None:
+    """Have files that the owner has announced with the sizes that they have.
+
+    Raises:
+        InvalidUpload: names those that have others.
+    """
+    errors = [
+        InvalidField(
+            pointer=f"/files/{number}/size_bytes",
+            detail=f"{file.name} was announced with {file.size_bytes:,} bytes, and the file with "
+            f"its SHA-256 has {owned[file.sha256].size_bytes:,}",
+        )
+        for number, file in enumerate(files)
+        if file.sha256 in owned and file.size_bytes != owned[file.sha256].size_bytes
+    ]
+    if errors:
+        raise InvalidUpload.about(f"{errors[0].detail}; announce the right size", errors)
 
 
 def kept_once(
@@ -61,3 +82,14 @@ def received_parts(
         for part in parts_of(session.files, session.part_size_bytes)
         if lying.get(f"{parts_folder(session.id)}/{part.number}") == part.size_bytes
     }
+
+
+def held_bytes(session: UploadSession, owned: Collection[str], received: Collection[int]) -> int:
+    """Bytes of the files of an upload that the owner has not, or that parts have come in of."""
+    parts = parts_of(session.files, session.part_size_bytes)
+    begun = {part.file for part in parts if part.number in received}
+    return sum(
+        file.size_bytes
+        for number, file in enumerate(session.files)
+        if number in begun or file.sha256 not in owned
+    )

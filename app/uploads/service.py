@@ -1,8 +1,9 @@
 """Uploads in parts: announced, sent in any order, completed to a model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from starlette.datastructures import Headers
 
@@ -16,7 +17,8 @@ from app.storage import Storage
 from app.uploads.completion import Completion
 from app.uploads.layout import Part, count_parts, part_path, parts_folder, parts_of
 from app.uploads.receive import receive
-from app.uploads.received import owned_files, received_parts
+from app.uploads.received import check_sizes, held_bytes, owned_files, received_parts
+from app.uploads.records import KeptFile
 from app.uploads.sessions import UploadSession, UploadSessions
 from schemas.uploads import (
     MOST_PARTS,
@@ -54,17 +56,24 @@ class Uploads:
         Raises:
             TooLarge: over a limit, which it names.
             BadInput: too many parts.
+            InvalidUpload: a file that the owner has is of another size.
             OverQuota, IdempotencyConflict: see `UploadSessions.add`.
         """
         _check(new, caller.limits.upload_bytes, self._limits)
         owned = self._owned(caller.owner, new)
+        check_sizes(new.files, owned)
         missing_bytes = sum(file.size_bytes for file in new.files if file.sha256 not in owned)
         session, is_new = self._sessions.add(caller, new, missing_bytes, keyed)
-        return self._shown(session, presign=presign), is_new
+        return self._shown(caller, session, presign=presign), is_new
 
-    def get(self, owner: str, upload_id: str, *, presign: bool) -> Upload:
-        """One upload, with what is missing of it."""
-        return self._shown(self._sessions.get(owner, upload_id), presign=presign)
+    def get(self, caller: Caller, upload_id: str, *, presign: bool) -> Upload:
+        """One upload, with what is missing of it.
+
+        Raises:
+            OverQuota: what addresses are asked for would be more bytes than the owner may have.
+        """
+        session = self._sessions.get(caller.owner, upload_id)
+        return self._shown(caller, session, presign=presign)
 
     def page(self, owner: str, limit: int, cursor: str | None) -> UploadPage:
         """An owner's uploads, newest first."""
@@ -77,15 +86,16 @@ class Uploads:
 
     async def receive(
         self,
-        owner: str,
+        caller: Caller,
         upload_id: str,
         number: int,
         headers: Headers,
         body: AsyncIterator[bytes],
     ) -> None:
         """Take in a part; see `receive`."""
-        session = await asyncio.to_thread(self._sessions.get, owner, upload_id)
-        await receive(self._sessions, self._store, session, number, headers, body)
+        session = await asyncio.to_thread(self._sessions.get, caller.owner, upload_id)
+        count = partial(self._count, caller, session, {number})
+        await receive(self._sessions, self._store, session, number, headers, body, count)
 
     async def complete(self, owner: str, upload_id: str) -> tuple[str, bool]:
         """Make an upload a model; its id, and whether that is new."""
@@ -100,13 +110,31 @@ class Uploads:
         self._sessions.delete(session.id)
         self._store.delete_folder(parts_folder(session.id))
 
-    def _owned(self, owner: str, *sent: NewUpload | UploadSession) -> Collection[str]:
+    def _owned(self, owner: str, *sent: NewUpload | UploadSession) -> Mapping[str, KeptFile]:
         digests = [file.sha256 for one in sent for file in one.files]
         return owned_files(self._models, self._store, owner, digests)
 
-    def _shown(self, session: UploadSession, *, presign: bool) -> Upload:
+    def _count(self, caller: Caller, session: UploadSession, coming: Collection[int]) -> None:
+        """See that all that is stored of an upload counts, and what comes in now.
+
+        What the owner had when it was announced may be gone, and does not count elsewhere then.
+
+        Raises:
+            OverQuota: the owner would have more bytes than it may.
+        """
+        if session.counted_bytes == sum(file.size_bytes for file in session.files):
+            return
+        owned = self._models.owned(caller.owner, [file.sha256 for file in session.files])
+        received = {*received_parts(self._sessions, self._store, session), *coming}
+        missing_bytes = held_bytes(session, owned, received)
+        if missing_bytes > session.counted_bytes:
+            self._sessions.count(caller, session.id, missing_bytes)
+
+    def _shown(self, caller: Caller, session: UploadSession, *, presign: bool) -> Upload:
         if session.model_id is not None:
             return Upload(**dict(_summary(session, ())), parts=())
+        if presign:  # what is signed may be written, and we are not asked then
+            self._count(caller, session, ())
         owned = self._owned(session.owner, session)
         received = received_parts(self._sessions, self._store, session)
         parts = [

@@ -31,6 +31,8 @@ class UploadSession:
     id: str
     owner: str
     files: tuple[FileToSend, ...]
+    counted_bytes: int
+    """Of its files, as far as they count as stored by their owner."""
     part_size_bytes: int
     created_at: datetime
     expires_at: datetime
@@ -85,6 +87,21 @@ class UploadSessions:
             known = self._of_key(owner, keyed)
             return (known, False) if known else self.add(caller, new, missing_bytes, keyed)
         return _session(row), True
+
+    def count(self, caller: Caller, upload_id: str, missing_bytes: int) -> None:
+        """Count more bytes of an upload as stored, if fewer were counted.
+
+        Raises:
+            OverQuota: the owner would have more bytes than it may.
+        """
+        more = update(UploadRow).where(
+            UploadRow.id == upload_id, UploadRow.missing_bytes < missing_bytes
+        )
+        with (
+            self._database.transaction() as session,
+            within_limits(session, caller.owner, caller.limits),
+        ):
+            session.execute(more.values(missing_bytes=missing_bytes))
 
     def get(self, owner: str, upload_id: str) -> UploadSession:
         """One upload of an owner's.
@@ -223,6 +240,7 @@ def _session(row: UploadRow) -> UploadSession:
         id=row.id,
         owner=row.owner,
         files=_FILES.validate_json(row.files),
+        counted_bytes=row.missing_bytes,
         part_size_bytes=row.part_size_bytes,
         created_at=row.created_at,
         expires_at=row.expires_at,

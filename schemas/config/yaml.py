@@ -27,7 +27,7 @@ def load_yaml(text: str) -> object:
     except ConfigError:
         raise
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).replace(' in "<unicode string>",', " at").split())
         raise fault(f"the document is not valid YAML: {reason[:300]}") from error
 
 

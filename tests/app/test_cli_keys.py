@@ -27,7 +27,9 @@ def test_keys_are_made_listed_and_revoked(keys):
     assert told.startswith(f"{key['id']}: give it to vision")
     assert secret.startswith(key["prefix"])
     assert (key["scopes"], key["expires_at"], key["revoked_at"]) == (["read", "write"], None, None)
-    assert keys("revoke", key["id"]) == (0, "", "")
+    code, out, told = keys("revoke", key["id"])
+    assert (code, out) == (0, "")
+    assert "that was the last key" in told
     assert listed(keys)[0]["revoked_at"]
     code, table, _ = keys("list")
     assert code == 0
@@ -57,6 +59,11 @@ def test_what_cannot_be_is_said_field_by_field(keys):
 
 
 def test_database_that_was_never_migrated_is_left_alone(palettery, tmp_path):
+    code, _, told = palettery("keys", "list", "--data-dir", tmp_path)
+    assert code == 2
+    assert f"there is no service at {tmp_path.resolve()}; say where with --data-dir" in told
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "palettery.db").touch()
     code, _, told = palettery("keys", "list", "--data-dir", tmp_path)
     assert code == 2
     assert "run `palettery migrate`" in told

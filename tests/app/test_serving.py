@@ -340,6 +340,25 @@ def test_idle_connections_make_room():
         assert len(idle) == 300
 
 
+def test_bodies_after_the_answer_make_room():
+    """Those that were answered alone; an upload that is under way goes on."""
+    with serving(connections=8) as service, contextlib.ExitStack() as stack:
+        upload, *refused = [stack.enter_context(connected(service)) for _ in range(8)]
+        upload.sendall(post(b"/echo", 2, b"Connection: close\r\n") + b"x")
+        for connection in refused:
+            connection.sendall(post(b"/early", 100_000_000) + b"x")
+            assert connection.recv(1 << 10).startswith(b"HTTP/1.1 413 ")
+        for connection in refused:
+            connection.sendall(b"x" * 2_000)
+        for _ in refused:
+            one_more = stack.enter_context(connected(service))
+            one_more.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert one_more.recv(1 << 10).startswith(b"HTTP/1.1 200 ")
+        assert service.closed("full") == len(refused)
+        upload.sendall(b"x")
+        assert rest(upload).endswith(b"\r\n\r\n2")
+
+
 def test_connections_that_all_work_leave_no_room():
     with serving(connections=20) as service, contextlib.ExitStack() as stack:
         busy = [stack.enter_context(connected(service)) for _ in range(20)]

@@ -92,7 +92,8 @@ def test_upload_past_the_server_to_its_store(cluster, tmp_path):
     path, before = weights_file(tmp_path / "m.safetensors", 21, 20), parts_taken_in(cluster.http)
     with Client(url_of(cluster)) as client:
         model = client.upload(path, part_size_bytes=PART_BYTES, direct=True)
-    assert stored(cluster, model) == {sha256(path.read_bytes()).hexdigest()}
+        assert stored(cluster, model) == {sha256(path.read_bytes()).hexdigest()}
+        client.delete_model(model.id)
     assert parts_taken_in(cluster.http) == before
 
 

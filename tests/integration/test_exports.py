@@ -14,6 +14,13 @@ SPEC = {"op_state_spec": {"weight": {"n_bits": 2, "cluster_dim": 2}}}
 VECTORS = json.dumps({"global_config": SPEC | {"enable_fast_kmeans_mode": False}})
 
 
+@pytest.fixture(scope="module")
+def server(service_of):
+    """A service of this module's own: its workers load torch, as those of no other test do."""
+    with service_of() as running:
+        yield running
+
+
 @pytest.fixture
 def client(server):
     with Client(str(server.http.base_url)) as opened:

@@ -366,6 +366,7 @@ def test_openapi_documents_forms_and_problems(server):
     form = paths["/v1/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     fields = {"model", "sensitivities", "config", "preset", "strict"}
     fields |= {"priority", "deadline_s", "reuse", "config_name", "webhook_url"}
+    fields |= {"formats", "keep_dense"}
     assert set(form["properties"]) == fields
     for status in ("413", "415", "422"):
         content = paths["/v1/jobs"]["post"]["responses"][status]["content"]

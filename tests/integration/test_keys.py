@@ -1,5 +1,7 @@
 """Keys and owners on a real server."""
 
+import base64
+import hashlib
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -151,6 +153,37 @@ def test_bytes_over_a_limit_leave_nothing(holder, model):
     }
     assert_problem(submit(exact.http, model), 429, "over_quota")
     assert exact.seen.leftovers() == before
+
+
+def test_files_that_are_gone_count_once_they_are_sent(holder, model):
+    sha256 = hashlib.sha256(model).digest()
+    new = {"files": [{"name": "m", "size_bytes": len(model), "sha256": sha256.hex()}]}
+    digest = {"Content-Digest": f"sha-256=:{base64.b64encode(sha256).decode()}:"}
+    seen = holder("sly", stored_bytes=2 * len(model))
+    before = seen.seen.leftovers()
+
+    def announced():
+        answer = seen.http.post("/v1/uploads", json=new)
+        assert answer.status_code == 201, answer.text
+        return f"/v1/uploads/{answer.json()['id']}"
+
+    def sent(upload):
+        return seen.http.put(f"{upload}/parts/1", content=model, headers=digest)
+
+    first = announced()
+    assert sent(first).status_code == 204
+    made = seen.http.post(f"{first}/complete")
+    assert made.status_code == 201, made.text
+    uploads = [announced() for _ in range(5)]
+    assert seen.http.delete(made.headers["location"]).status_code == 204
+    answers = [sent(upload) for upload in uploads]
+    assert [each.status_code for each in answers] == [204, 204, 429, 429, 429]
+    assert_problem(answers[-1], 429, "over_quota")
+    assert seen.http.get("/v1/me").json()["used"]["stored_bytes"] == 2 * len(model)
+    assert_problem(seen.http.post("/v1/uploads", json=new), 429, "over_quota")
+    for upload in uploads:
+        assert seen.http.delete(upload).status_code == 204
+    assert seen.seen.leftovers() == before
 
 
 @pytest.mark.heavy

@@ -89,7 +89,10 @@ def test_slow_body_leaves_nothing_behind(serve, tmp_path):
         assert b'"code":"request_timeout"' in said
         server.wait_until(lambda: not server.leftovers(), "nothing is left")
         route = {"method": "POST", "route": "/v1/jobs", "status": "408"}
-        assert value(numbers(server), "http_request_seconds_count", **route) == 1
+        server.wait_until(  # it is noted when the endpoint has ended, which its client does not see
+            lambda: value(numbers(server), "http_request_seconds_count", **route) == 1,
+            "the request is noted",
+        )
         assert value(numbers(server), "http_closed_connections_total", reason="body") == 1
 
 

@@ -237,6 +237,10 @@ def test_a_part_that_breaks_off_leaves_nothing(server, upload, large):
         ({"name": "../evil"}, "/files/0/name"),
         ({"name": "a\\b"}, "/files/0/name"),
         ({"name": "\u202eevil"}, "/files/0/name"),
+        ({"name": "."}, "/files/0/name"),
+        ({"name": ".."}, "/files/0/name"),
+        ({"name": " "}, "/files/0/name"),
+        ({"name": "   "}, "/files/0/name"),
         ({"name": None}, "/files/0/name"),
         ({"size_bytes": 0}, "/files/0/size_bytes"),
         ({"size_bytes": -1}, "/files/0/size_bytes"),
@@ -333,6 +337,13 @@ def test_uploads_page_by_page(server):
     for upload in uploads:
         assert server.http.delete(upload["links"]["self"]).status_code == 204
     refused(server.http.get("/v1/uploads?cursor=x"), 422, "bad_input")
+
+
+@pytest.mark.parametrize("path", ["uploads", "models", "keys"])
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_cursor_of_a_time_that_utc_has_not(server, path, at):
+    cursor = base64.urlsafe_b64encode(f'["{at}","x"]'.encode()).decode()
+    refused(server.http.get(f"/v1/{path}", params={"cursor": cursor}), 422, "bad_input")
 
 
 def test_what_is_no_model_stays_open_until_it_is_given_up(server):

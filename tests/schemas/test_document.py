@@ -174,7 +174,10 @@ def test_faults_beyond_many_are_counted():
         ("", "must be a mapping"),
         ("- 1", "must be a mapping"),
         ("a: 1\n---\nb: 2", "not valid YAML"),
-        ("global_config: [", "not valid YAML"),
+        (
+            "global_config: [",
+            "not valid YAML: while parsing a flow node did not find expected node content at line",
+        ),
         ("global_config: *nowhere", "not valid YAML"),
         ('{"global_config": ]', "neither JSON"),
         ('{"a": 1, "a": 2}', "'a' stands twice"),

@@ -79,14 +79,22 @@ def test_every_tensor_is_a_row(tmp_path):
     assert (palettized["snr_db"], palettized["reused"]) == ("-1.5", "true")
 
 
-@pytest.mark.parametrize("start", list("=+-@\t\r"))
+@pytest.mark.parametrize(
+    "start", [*"=+-@\t\r\uff1d\uff0b\uff0d\uff20", " =", "  +", "\n-", "\u3000@", " \uff1d"]
+)
 def test_no_text_is_a_formula(tmp_path, start):
     evil = KEPT.model_copy(
         update={"name": f'{start}cmd|"/c calc"!A0', "module": f"{start}1", "aliases": (start,)}
     )
     (row,) = rows(tmp_path, evil)
-    assert row["name"] == "'" + evil.name
-    assert not any(cell.startswith(tuple("=+-@\t\r")) for cell in row.values())
+    evil_cells = (row["name"], row["module"], row["aliases"])
+    assert evil_cells == ("'" + evil.name, f"'{start}1", f"'{start}")
+
+
+def test_text_that_is_no_formula_stays_as_it_is(tmp_path):
+    harmless = KEPT.model_copy(update={"name": " a=b", "module": "a\t+b"})
+    (row,) = rows(tmp_path, harmless)
+    assert (row["name"], row["module"]) == (" a=b", "a\t+b")
 
 
 def test_report_without_tensors(tmp_path):

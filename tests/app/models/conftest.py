@@ -31,7 +31,11 @@ class World:
     def __post_init__(self):
         self.files = FileRecords(self.database)
         self.records = ModelRecords(self.database, timedelta(days=30), lambda: self.clock[0])
-        self.models = Models(Limits(), self.records, self.files, self.store, Readers())
+
+    @property
+    def models(self):
+        """With readers of their own, for tests that run an event loop in each of many threads."""
+        return Models(Limits(), self.records, self.files, self.store, Readers())
 
     def put(self, name, data):
         sha256 = hashlib.sha256(data).hexdigest()

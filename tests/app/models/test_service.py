@@ -112,6 +112,33 @@ def test_what_is_no_model_becomes_none(world):
     assert world.models.page("a", 10, None).items == ()
 
 
+def refuse(_):
+    raise NotFound("the upload was removed meanwhile")
+
+
+def test_a_model_that_could_not_be_added_leaves_nothing(world):
+    with pytest.raises(NotFound, match="removed meanwhile"):
+        world.add(settle=refuse)
+    assert world.store.list("models") == []
+
+
+def test_what_another_owner_has_of_a_model_stays_when_one_cannot_add_it(world):
+    id_ = world.add("b").id
+    with pytest.raises(NotFound):
+        world.add("a", settle=refuse)
+    assert world.store.list("models") == [index.index_path(id_)]
+
+
+def test_what_somebody_reads_of_a_model_stays_when_another_cannot_add_it(world):
+    """Whose row may come at any moment; if it never does, the sweep finds what is left."""
+    file = world.put("m.safetensors", save(draws(x=(4, 8))))
+    path = index.index_path(model_id([(file.name, file.sha256)]))
+    world.store.write(path, b"{}")
+    with pytest.raises(NotFound):
+        world.add("a", settle=refuse)
+    assert world.store.list("models") == [path]
+
+
 def test_a_deleted_model_leaves_nothing_that_nobody_needs(world):
     id_ = world.add("a").id
     world.add("b")

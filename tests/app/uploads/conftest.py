@@ -8,7 +8,7 @@ from safetensors.numpy import save
 from starlette.datastructures import Headers
 
 from app.database import Database
-from app.keys.caller import Caller
+from app.keys.caller import UNLIMITED, Caller
 from app.models.records import ModelRecords
 from app.models.service import Models
 from app.readers import Readers
@@ -69,10 +69,12 @@ class World:
     def start(self, owner="a", **files):
         return self.uploads.start(Caller(owner), announced(**files), None, presign=False)[0]
 
-    async def put(self, upload, number, data, owner="a", **headers):
+    async def put(self, upload, number, data, owner="a", limits=UNLIMITED, **headers):
         """Send a part."""
         sent = Headers(digest_header(data) | headers)
-        await self.uploads.receive(owner, upload.id, number, sent, streamed(data))
+        await self.uploads.receive(
+            Caller(owner, limits=limits), upload.id, number, sent, streamed(data)
+        )
 
     async def send(self, upload, data, numbers=None, owner="a"):
         """Send the parts of an upload of one file."""

@@ -61,7 +61,7 @@ def test_parts_in_any_order_make_a_model(world, large, order):
     assert world.store.read(file.path) == large
     assert id_ == model_id([("m", file.sha256)])
     assert completed(world, upload) == (id_, False)
-    assert world.uploads.get("a", upload.id, presign=False).state == "complete"
+    assert world.uploads.get(Caller("a"), upload.id, presign=False).state == "complete"
     check_only_models_are_left(world)
 
 
@@ -83,7 +83,9 @@ def test_missing_parts_are_named(world, large, small):
         completed(world, upload)
     assert [error.pointer for error in told.value.errors] == ["/parts/1", "/parts/3", "/parts/5"]
     assert "bytes 0 to 8,388,607 of m have not come in; PUT /v1/" in told.value.errors[0].detail
-    received = [part.is_received for part in world.uploads.get("a", upload.id, presign=False).parts]
+    received = [
+        part.is_received for part in world.uploads.get(Caller("a"), upload.id, presign=False).parts
+    ]
     assert received == [False, True, False, True, False]
 
 
@@ -95,7 +97,9 @@ def test_a_file_that_is_not_what_was_announced_is_sent_again(world, large):
     run(world.put(upload, 5, save(draws(1, w=(4, 8)))))
     with pytest.raises(InvalidUpload, match=r"^m has the SHA-256 .* parts, 1 to 4, were removed"):
         completed(world, upload)
-    received = [part.is_received for part in world.uploads.get("a", upload.id, presign=False).parts]
+    received = [
+        part.is_received for part in world.uploads.get(Caller("a"), upload.id, presign=False).parts
+    ]
     assert received == [False] * 4 + [True]
     assert world.left() == {part_path(upload.id, 5)}
     run(world.send(upload, large, {1, 2, 3, 4}))
@@ -144,7 +148,9 @@ def test_a_body_that_goes_on_is_not_read(world, large):
 
     upload = world.start(m=large)
     with pytest.raises(TooLarge):
-        run(world.uploads.receive("a", upload.id, 1, Headers(digest_header(b"")), endless()))
+        run(
+            world.uploads.receive(Caller("a"), upload.id, 1, Headers(digest_header(b"")), endless())
+        )
     assert read == LEAST_PART_BYTES + (1 << 20)
     assert world.left() == set()
 
@@ -171,9 +177,13 @@ def test_the_same_part_is_not_read_again(world, large):
         yield b""
 
     headers = Headers(digest_header(large[:LEAST_PART_BYTES]))
-    run(world.uploads.receive("a", upload.id, 1, headers, unread()))
+    run(world.uploads.receive(Caller("a"), upload.id, 1, headers, unread()))
     world.store.delete(part_path(upload.id, 1))
-    run(world.uploads.receive("a", upload.id, 1, headers, streamed(large[:LEAST_PART_BYTES])))
+    run(
+        world.uploads.receive(
+            Caller("a"), upload.id, 1, headers, streamed(large[:LEAST_PART_BYTES])
+        )
+    )
     assert world.left() == {part_path(upload.id, 1)}
 
 
@@ -293,7 +303,7 @@ def test_an_upload_that_is_deleted_or_expired_or_complete(world, small):
     for ask in (
         lambda: run(world.put(second, 1, small)),
         lambda: completed(world, second),
-        lambda: world.uploads.get("a", second.id, presign=False),
+        lambda: world.uploads.get(Caller("a"), second.id, presign=False),
         lambda: world.uploads.delete("a", second.id),
     ):
         with pytest.raises(UploadExpired):
@@ -314,8 +324,50 @@ def test_an_upload_that_is_deleted_while_a_part_comes_in(world, large):
 
     headers = Headers(digest_header(large[:LEAST_PART_BYTES]))
     with pytest.raises(NotFound):
-        run(world.uploads.receive("a", upload.id, 1, headers, body()))
+        run(world.uploads.receive(Caller("a"), upload.id, 1, headers, body()))
     assert world.left() == set()
+
+
+def test_an_upload_that_is_deleted_while_it_is_completed(world, small):
+    first = world.start(m=small)
+    run(world.put(first, 1, small))
+    completed(world, first)
+    before = world.left()
+    renamed = world.sessions.get("a", world.start(n=small).id)
+
+    async def work():
+        asked = asyncio.create_task(world.completion.of(renamed))
+        while not world.completion._running:
+            await asyncio.sleep(0)
+        world.uploads.delete("a", renamed.id)
+        return await asked
+
+    with pytest.raises(NotFound):
+        run(work())
+    assert world.left() == before
+
+
+def announced_as(size_bytes, data):
+    (file,) = announced(m=data).files
+    wrong = file.model_copy(update={"size_bytes": size_bytes})
+    return NewUpload(files=[wrong], part_size_bytes=LEAST_PART_BYTES)
+
+
+def test_the_size_of_a_file_that_the_owner_has_is_known(world, small):
+    wrong = announced_as(5_000_000, small)
+    early, _ = world.uploads.start(Caller("a"), wrong, None, presign=False)
+    first = world.start(m=small)
+    run(world.put(first, 1, small))
+    completed(world, first)
+    said = f"^m was announced with 5,000,000 bytes, and .* has {len(small):,}; announce the right"
+    with pytest.raises(InvalidUpload, match=said) as told:
+        world.uploads.start(Caller("a"), wrong, None, presign=False)
+    assert [error.pointer for error in told.value.errors] == ["/files/0/size_bytes"]
+    with pytest.raises(InvalidUpload, match=said):
+        completed(world, early)
+    assert world.uploads.get(Caller("a"), early.id, presign=False).state == "open"
+    other, _ = world.uploads.start(Caller("b"), wrong, None, presign=False)
+    assert not other.files[0].is_present  # of what others have nothing is told
 
 
 def test_limits_are_named(world, small):
@@ -389,7 +441,7 @@ def test_parts_sent_to_the_store_itself(database, object_store, monkeypatch, req
         assert httpx.put(forged, content=body).status_code == 403
         wrong = b"?" * len(body) if part.number == 1 else body
         httpx.put(part.url, content=wrong).raise_for_status()
-    shown = world.uploads.get("a", upload.id, presign=True)
+    shown = world.uploads.get(Caller("a"), upload.id, presign=True)
     assert all(part.is_received for part in shown.parts)
     with pytest.raises(InvalidUpload, match="were removed: send them again"):
         completed(world, upload)
