@@ -407,7 +407,7 @@ def test_the_sweep_removes_what_has_expired(world, large, small):
     world.now += 2 * DAY
     world.sweep.run()
     check_only_models_are_left(world)
-    assert len(world.left()) == 2
+    assert len(world.left()) == 3
     world.now += 30 * DAY
     world.sweep.run()
     assert world.left() == set()
