@@ -5,7 +5,7 @@ from app.keys.guard import caller_of
 from app.main import KEYED, create_app
 from app.roles import State
 
-OPEN = {"/livez", "/readyz", "/metrics", "/v1/presets", "/v1/schemas", "/v1/schemas/{name}"}
+OPEN = {"/", "/livez", "/readyz", "/metrics", "/v1/presets", "/v1/schemas", "/v1/schemas/{name}"}
 READING = {"GET", "HEAD"}
 SECRET = {"/v1/webhook-secret"}
 """Whoever only reads must not be able to sign."""
