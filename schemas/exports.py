@@ -1,6 +1,6 @@
 """Forms in which a palettized model goes where it is deployed."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, NonNegativeInt
 
@@ -8,6 +8,7 @@ from schemas.base import Schema
 
 ExportFormat = Literal["dense", "torchao"]
 """Beside the packed artifact, which there always is."""
+EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 
 
 class PlannedExport(Schema):

@@ -16,9 +16,9 @@ from app.artifacts.files import open_files
 from app.artifacts.reader import Artifact
 from app.errors import InvalidArtifact
 from kernels.arrays import to_torch
-from kernels.lut import dense_lut
 from schemas.artifact import PalettizedWeight
 
+SCALE = "per_channel_scale"
 Files = Path | str | Sequence[Path | str]
 """An artifact's file, the folder of its shards, or the shards."""
 
@@ -138,12 +138,11 @@ def _named(names: Sequence[str]) -> str:
 
 def _stored(artifact: Artifact, name: str) -> tuple[torch.Tensor, ...]:
     """Packed indices, filled up to whole words, the palette in the weight's dtype, and scales."""
-    weight, palette = artifact.weights[name], artifact.palette(name)
-    packed = artifact.array(artifact.palettes[name]["indices"])
-    lut = dense_lut(palette.lut, palette.dtype, palette.lut_scale, palette.lut_zero_point)
-    filled = np.pad(packed, (0, -packed.size % _word_bytes(weight.n_bits)))
-    scale = palette.per_channel_scale
-    return (tensor_of(filled), tensor_of(lut), *(() if scale is None else (tensor_of(scale),)))
+    parts = artifact.palettes[name]
+    packed = artifact.array(parts["indices"])
+    filled = np.pad(packed, (0, -packed.size % _word_bytes(artifact.weights[name].n_bits)))
+    scales = [artifact.array(parts[SCALE])] if SCALE in parts else []
+    return tuple(map(tensor_of, (filled, artifact.lut(name), *scales)))
 
 
 def _word_bytes(n_bits: int) -> int:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from app.errors import InvalidArtifact
 from app.settings import Limits
 from app.storage import Storage
 from kernels import Palette
+from kernels.lut import dense_lut
 from kernels.threads import Check, unchecked
 from schemas.artifact import PALETTE_KEYS, ArtifactMetadata, PalettizedWeight
 from schemas.checkpoint import StoredTensor
@@ -64,7 +66,7 @@ class Artifact:
         Memory is bounded by the block, whatever the size of the weight.
         """
         weight, parts = self.weights[name], self.palettes[name]
-        arrays = {key: self.array(stored) for key, stored in parts.items() if key != "indices"}
+        arrays = self._beside_indices(name)
         indices = parts["indices"]
         for first, rows in _row_blocks(weight):
             self.check()
@@ -84,6 +86,19 @@ class Artifact:
         arrays = {key: self.array(stored) for key, stored in parts.items()}
         packed = arrays.pop("indices").data
         return _palette(weight, arrays, packed, 0, weight.shape[0])
+
+    def lut(self, name: str) -> NDArray[np.generic]:
+        """The palettes of a weight in its dtype; its indices are not read."""
+        arrays = self._beside_indices(name)
+        dtype = NUMPY[self.weights[name].dtype]
+        found: NDArray[np.generic] = dense_lut(
+            arrays["lut"], dtype, arrays.get("lut_scale"), arrays.get("lut_zero_point")
+        )
+        return found
+
+    def _beside_indices(self, name: str) -> dict[str, NDArray[Any]]:
+        parts = self.palettes[name]
+        return {key: self.array(stored) for key, stored in parts.items() if key != "indices"}
 
     def tied(self) -> dict[str, str]:
         """Every other name of a tensor -> its first name."""

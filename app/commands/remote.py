@@ -1,7 +1,7 @@
 """Commands that talk to a server about models and jobs."""
 
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, cast
 
 import typer
 
@@ -20,10 +20,9 @@ from app.commands.options import (
     Strict,
     connected,
 )
-from schemas.exports import ExportFormat
+from schemas.exports import EXPORT_FORMATS, ExportFormat
 
 FAILED = 1
-FORMATS = get_args(ExportFormat)
 
 remote = typer.Typer()
 
@@ -79,7 +78,7 @@ def submit(
     webhook: Annotated[str | None, typer.Option(help="URL to tell when the job ends.")] = None,
     export: Annotated[
         list[str] | None,
-        typer.Option(help=f"Also make {' or '.join(FORMATS)} of it; again for more."),
+        typer.Option(help=f"Also make {' or '.join(EXPORT_FORMATS)} of it; again for more."),
     ] = None,
     keep_dense: KeepDense = False,
     server: Server = LOCAL_SERVER,

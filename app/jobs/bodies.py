@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from schemas.exports import EXPORT_FORMATS
 from schemas.jobs import JobSubmission
+
+FORMATS = "|".join(EXPORT_FORMATS)
 
 FLAG = {"type": "string", "enum": ["true", "false"]}
 FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
@@ -59,7 +62,7 @@ FORM: dict[str, Any] = {
         },
         "formats": {
             "type": "string",
-            "pattern": r"^(dense|torchao)(,(dense|torchao))?$",
+            "pattern": f"^({FORMATS})(,({FORMATS}))?$",
             "description": "Other forms that the artifact is to have, with commas between them.",
         },
         "keep_dense": FLAG

@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -13,10 +13,9 @@ from app.uploads.multipart import Form
 from schemas.config import ConfigError
 from schemas.config.faults import explained
 from schemas.config.text import load_json
-from schemas.exports import ExportFormat
+from schemas.exports import EXPORT_FORMATS, ExportFormat
 from schemas.jobs import JobSubmission
 
-FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 Default = TypeVar("Default", int, None)
 
 DEADLINES_S = range(1, 30 * 86_400 + 1)
@@ -104,11 +103,11 @@ def _text(form: Form, name: str) -> str | None:
 
 def _formats(form: Form) -> tuple[ExportFormat, ...]:
     names = (_text(form, "formats") or "").split(",")
-    chosen = tuple(each for each in FORMATS if each in names)
+    chosen = tuple(each for each in EXPORT_FORMATS if each in names)
     if form.texts.get("formats") and len(chosen) != len(set(names)):
         raise InvalidUpload(
             f"the field 'formats' is {_shown(form.texts['formats'])}; send names of "
-            f"{', '.join(FORMATS)}, with commas between them"
+            f"{', '.join(EXPORT_FORMATS)}, with commas between them"
         )
     return chosen
 

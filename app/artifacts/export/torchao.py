@@ -7,18 +7,16 @@ Source: torchao 0.18, `torchao.prototype.quantization.codebook_coreml`.
 """
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from app.artifacts.pytorch import tensor_of
 from app.artifacts.reader import Artifact
 from app.errors import InvalidArtifact
 from app.storage import Storage
 from app.storage.base import CHUNK_BYTES
-from kernels.lut import dense_lut
 from schemas.artifact import PalettizedWeight
 
 
@@ -62,9 +60,8 @@ def check_torchao(
 
 
 def _codebook(artifact: Artifact, name: str) -> torch.Tensor:
-    weight, palette = artifact.weights[name], artifact.palette(name)
-    lut = dense_lut(palette.lut, palette.dtype, palette.lut_scale, palette.lut_zero_point)
-    return _quantized(tensor_of(palette.indices), tensor_of(lut), weight)
+    codes, lut = artifact.palette(name).indices, artifact.lut(name)
+    return _quantized(tensor_of(codes), tensor_of(lut), artifact.weights[name])
 
 
 def _quantized(codes: torch.Tensor, lut: torch.Tensor, weight: PalettizedWeight) -> torch.Tensor:
@@ -112,7 +109,8 @@ def _is_decoded(artifact: Artifact, name: str, found: Any) -> bool:
         or (found.code_dtype, list(found.block_size)) != _said(weight)
     ):
         return False
-    for rows, block in _row_blocks(artifact, name):
+    for first, block in artifact.blocks(name):
+        rows = slice(first, first + len(block))
         lut = found.codebook
         if weight.axis == 0 and weight.group_size is not None:
             lut = lut[rows.start // weight.group_size : rows.stop // weight.group_size]
@@ -120,11 +118,6 @@ def _is_decoded(artifact: Artifact, name: str, found: Any) -> bool:
         if not _is_same(part.dequantize(), tensor_of(block)):
             return False
     return True
-
-
-def _row_blocks(artifact: Artifact, name: str) -> Iterator[tuple[slice, NDArray[Any]]]:
-    for first, block in artifact.blocks(name):
-        yield slice(first, first + len(block)), block
 
 
 def _is_same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
