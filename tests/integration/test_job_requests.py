@@ -1,25 +1,16 @@
 """Requests for jobs and plans, in every form and more than once, on real services."""
 
-import asyncio
 import csv
-import hashlib
 import io
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 
 import numpy as np
 import pytest
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
-from app.database import open_database
-from app.models.records import ModelRecords
-from app.models.service import Models
-from app.readers import Readers
-from app.settings import Limits
-from app.uploads.records import FileRecords, KeptFile
-from schemas.checkpoint import StoredFile
+from app.client import Client
 from schemas.config import w4
 from schemas.plan import Plan
 from schemas.problem import Problem
@@ -27,29 +18,18 @@ from schemas.problem import Problem
 AT_ONCE = 6
 
 
-def add_model(server, body):
+def add_model(server, path, weights):
     """A model that was uploaded before; its id."""
-    database = open_database(server.database_url)
-    files = FileRecords(database)
-    models = Models(Limits(), ModelRecords(database, timedelta(1)), files, server.store, Readers())
-    path, sha256 = f"uploads/{uuid.uuid4().hex}", hashlib.sha256(body).hexdigest()
-    server.store.write(path, body)
-    kept = KeptFile(
-        sha256, files.find([sha256]).get(sha256, path), len(body), sha256 in files.find([sha256])
-    )
-    try:
-        file = StoredFile(name="m.safetensors", path=kept.path, size_bytes=len(body), sha256=sha256)
-        return asyncio.run(models.add("local", [file], [kept], lambda _: None)).id
-    finally:
-        database.close()
+    save_file(weights, path)
+    with Client(str(server.http.base_url)) as client:
+        return client.upload(path).id
 
 
 @pytest.fixture(scope="module")
-def model_id(server, weights):
-    rng = np.random.default_rng(11)
-    return add_model(
-        server, save(weights | {"more.weight": rng.normal(size=(16, 16)).astype("f4")})
-    )
+def model_id(server, weights, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m.safetensors"
+    more = np.random.default_rng(11).normal(size=(16, 16)).astype("f4")
+    return add_model(server, path, weights | {"more.weight": more})
 
 
 def ask(server, where="jobs", key=None, **said):
@@ -191,8 +171,9 @@ def test_keys_of_json_requests(server, model_id):
         refused(ask(server, key=key, model_id=model_id, **other), 409, "idempotency_conflict")
 
 
-def test_replay_needs_neither_the_model_nor_the_config_any_more(server, weights):
-    model_id = add_model(server, save(weights | {"b.weight": np.full((4, 4), 7, "f4")}))
+def test_replay_needs_neither_the_model_nor_the_config_any_more(server, weights, tmp_path):
+    more = {"b.weight": np.full((4, 4), 7, "f4")}
+    model_id = add_model(server, tmp_path / "m.safetensors", weights | more)
     name, key = f"c{uuid.uuid4().hex}", uuid.uuid4().hex
     put(server, name, w4().to_dict())
     said = {"model_id": model_id, "config_name": name}
