@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from distributed import Client, Future, as_completed, get_worker
-from distributed.client import FutureCancelledError
+from distributed.client import ClosedClientError, FutureCancelledError
 from distributed.scheduler import KilledWorker
 
 from app import logs
@@ -98,7 +98,7 @@ class Workers:
                 del waiting[future]
                 future.release()
                 await on_done(task, answer)
-        except FutureCancelledError as error:
+        except (FutureCancelledError, ClosedClientError) as error:
             raise WorkersLost("the scheduler of the workers went away; the job waits") from error
         except KilledWorker as error:
             raise WorkerDied(_told(waiting, error)) from error
@@ -106,7 +106,9 @@ class Workers:
             for key in watched:
                 del self._underway[key]
             if waiting:
-                with contextlib.suppress(OSError, ValueError, RuntimeError):  # it may be closed
+                with contextlib.suppress(
+                    OSError, RuntimeError, ClosedClientError
+                ):  # then it is idle
                     await client.cancel(list(waiting))
 
     async def ask(self, task: Task, priority: int = 0, on_died: OnDied | None = None) -> Answer:
@@ -170,7 +172,7 @@ class Workers:
                     self._client = await self._connect()
                     self._client.subscribe_topic(NEWS, self._hear)
                     self._client.subscribe_topic(TASKS, self._count)
-                except (OSError, TimeoutError) as error:
+                except (OSError, TimeoutError, ClosedClientError) as error:
                     raise WorkersLost(f"no scheduler answers: {error}") from error
         return self._client
 

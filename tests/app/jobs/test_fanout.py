@@ -1,0 +1,34 @@
+"""Work that is spread over workers, when what spreads it goes away."""
+
+import asyncio
+
+import pytest
+from distributed import Client, Scheduler
+
+from app.errors import WorkersLost
+from app.jobs.fanout import Workers
+from app.metrics import Metrics
+from app.tracing import Tracing
+from schemas.tasks import GatherTask
+
+TASK = GatherTask(store_url="memory:///", prefix="jobs/a", cancel_path="jobs/a/stop-0")
+
+
+def test_connection_that_was_given_up_loses_the_workers_and_no_more(until):
+    """A job waits for workers that are lost; any other error would be its end."""
+
+    async def lose() -> None:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+
+            async def connect() -> Client:
+                return await Client(scheduler.address, asynchronous=True, set_as_default=False)
+
+            workers = Workers(connect, Metrics(), Tracing())
+            for _ in range(2):  # the second time over a new connection
+                asked = asyncio.create_task(workers.ask(TASK))
+                await until(lambda: scheduler.tasks, "the task is known to the scheduler")
+                await workers.close()
+                with pytest.raises(WorkersLost, match="the job waits"):
+                    await asked
+
+    asyncio.run(lose())
