@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from app.answer import json_answer
 from app.body import media_type, read_body
 from app.configs.read import Document, Language
 from app.configs.records import StoredConfig
@@ -74,7 +75,7 @@ Service = Annotated[Configs, Depends(configs_of)]
 async def validate(request: Request, configs: Service, caller: Reader) -> Response:
     """Every fault of a config at once, or the config in full; nothing is stored."""
     document = await document_of(request, configs.most_bytes)
-    return _json(await configs.validate(caller.owner, document))
+    return json_answer(await configs.validate(caller.owner, document))
 
 
 @router.put(
@@ -82,14 +83,15 @@ async def validate(request: Request, configs: Service, caller: Reader) -> Respon
     openapi_extra=BODY,
     response_model=NamedConfig,
     responses=REFUSED
-    | problems(_422="the name or the config is not valid")
+    | problems(
+        _422="the name or the config is not valid", _429="the owner has as many bytes as it may"
+    )
     | {201: {"model": NamedConfig, "description": "a new version, at Location"}},
 )
 async def put(name: str, request: Request, configs: Service, caller: Writer) -> Response:
     """Store a config under a name, as its next version unless the newest says the same."""
-    stored, is_new = await configs.put(
-        caller.owner, name, await document_of(request, configs.most_bytes)
-    )
+    document = await document_of(request, configs.most_bytes)
+    stored, is_new = await configs.put(caller, name, document)
     location = {"Location": stored.summary.links["self"]}
     return _named(stored, 201 if is_new else 200, location)
 
@@ -114,9 +116,5 @@ def delete(name: str, configs: Service, caller: Writer) -> None:
 
 def _named(stored: StoredConfig, status: int, headers: dict[str, str]) -> Response:
     """A `NamedConfig` as JSON; the config is that already, and may have megabytes."""
-    summary = stored.summary.model_dump_json()
-    return _json(f'{summary[:-1]},"config":{stored.document}}}'.encode(), status, headers)
-
-
-def _json(data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(data, status, headers, "application/json")
+    head = stored.summary.model_dump_json().removesuffix("}") + ',"config":'
+    return json_answer(head, stored.document, "}", status=status, headers=headers)

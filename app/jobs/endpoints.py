@@ -5,6 +5,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 
+from app.answer import json_answer
+from app.body import JSON
 from app.idempotency import REPLAYED, IdempotencyKey
 from app.jobs.bodies import BODIES
 from app.jobs.download import respond
@@ -12,6 +14,7 @@ from app.jobs.service import Jobs
 from app.keys.guard import Reader, Writer
 from app.paging import Cursor, Limit
 from app.problems import problems
+from app.storage.prefetch import prefetched
 from schemas.jobs import Job, JobPage
 from schemas.plan import Plan
 from schemas.report import Report
@@ -43,7 +46,7 @@ Service = Annotated[Jobs, Depends(jobs_of)]
 @router.post("/plans", openapi_extra=BODIES, response_model=Plan, responses=REFUSED)
 async def dry_run(request: Request, jobs: Service, caller: Writer) -> Response:
     """What a job would do with every tensor; nothing runs, nothing is kept."""
-    return Response(await jobs.plan(request, caller), media_type="application/json")
+    return json_answer(await jobs.plan(request, caller))
 
 
 @router.post(
@@ -118,9 +121,12 @@ def delete(job_id: str, jobs: Service, caller: Writer) -> None:
 
 
 @router.get("/jobs/{job_id}/report", response_model=Report, responses=UNFINISHED)
-def report(job_id: str, jobs: Service, caller: Reader) -> Response:
+def report(request: Request, job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
     """What happened to every tensor."""
-    return Response(jobs.report(caller.owner, job_id), media_type="application/json")
+    store, path = request.state.store, jobs.report(caller.owner, job_id)
+    size_bytes = store.size_bytes(path)
+    length = {"Content-Length": str(size_bytes)}
+    return StreamingResponse(prefetched(store, path, 0, size_bytes), 200, length, JSON)
 
 
 @router.get(

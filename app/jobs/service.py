@@ -138,10 +138,14 @@ class Jobs:
         items = tuple(found[:limit])
         return JobPage(items=items, next_cursor=sealed_key(items[-1].id) if found[limit:] else None)
 
-    def report(self, owner: str, job_id: str) -> bytes:
-        """The account of a job that succeeded, as JSON of `Report`."""
+    def report(self, owner: str, job_id: str) -> str:
+        """Where the account of a job that succeeded lies, as JSON of `Report`.
+
+        Raises:
+            Conflict: the job has not succeeded.
+        """
         self._succeeded(owner, job_id, "report")
-        return self._read_report(job_id)
+        return report_path(job_folder(job_id))
 
     def report_csv(self, owner: str, job_id: str) -> Iterator[bytes]:
         """The same as CSV, in pieces.
@@ -149,8 +153,7 @@ class Jobs:
         Raises:
             Conflict: the job has not succeeded.
         """
-        self._succeeded(owner, job_id, "report")
-        return report_csv(self._store, report_path(job_folder(job_id)))
+        return report_csv(self._store, self.report(owner, job_id))
 
     def artifact(self, owner: str, job_id: str, name: str | None) -> StoredDownload:
         """A file of a job's artifact; None asks for the only one, or the index of several.
@@ -184,11 +187,9 @@ class Jobs:
         made = ", ".join(each.format for each in exports) or "none; submit it with `formats`"
         raise NotFound(f"the job has no form {to[:64]!r} of its artifact; it has {made}")
 
-    def _read_report(self, job_id: str) -> bytes:
-        return bytes(self._store.read(report_path(job_folder(job_id))))
-
     def _read_files(self, job_id: str) -> Files:
-        report = Report.model_validate_json(self._read_report(job_id))
+        data = self._store.read(report_path(job_folder(job_id)))
+        report = Report.model_validate_json(bytes(data))
         return Files(report.artifact_sha256, report.exports)
 
     def _check(self, wished: Wishes) -> None:
