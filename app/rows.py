@@ -58,6 +58,8 @@ class JobRow(Base):
     bytes_total: Mapped[int] = mapped_column(BigInteger, default=0)
     size_before_bytes: Mapped[int] = mapped_column(BigInteger)
     size_after_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    """Of its folder; until it has succeeded, those to be expected."""
     error: Mapped[dict[str, object] | None] = mapped_column(JSON)
     priority: Mapped[int] = mapped_column(server_default=text("5"))
     deadline_at: Mapped[datetime | None] = mapped_column(Moment)
@@ -252,5 +254,7 @@ class ConfigRow(Base):
     version: Mapped[int] = mapped_column(primary_key=True)
     document: Mapped[str] = mapped_column(Text)
     """JSON, every default filled in."""
+    size_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    """Of the document."""
     sha256: Mapped[str] = mapped_column(DIGEST)
     created_at: Mapped[datetime] = mapped_column(Moment)

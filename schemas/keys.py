@@ -95,7 +95,8 @@ class Usage(Schema):
     queued_jobs: NonNegativeInt
     """Jobs that have not ended."""
     stored_bytes: NonNegativeInt
-    """Of files of its models and jobs, each counted once, its artifacts, and its open uploads."""
+    """Of files of its models and jobs, each counted once, its configs, its open uploads, and all
+    that its jobs have stored; a job that has not succeeded counts with what is expected of it."""
 
 
 class Me(Schema):

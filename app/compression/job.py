@@ -15,10 +15,12 @@ _TASKS = TypeAdapter(list[CompressionTask])
 
 def write_job(
     store: Storage, prefix: str, request: JobRequest, tasks: Sequence[CompressionTask]
-) -> None:
-    """Store what a job needs to run, on any machine, at any later time."""
-    store.write(f"{prefix}/request.json", request.model_dump_json().encode())
-    store.write(f"{prefix}/tasks.json", _TASKS.dump_json(list(tasks)))
+) -> int:
+    """Store what a job needs to run, on any machine, at any later time; its bytes."""
+    said, cut = request.model_dump_json().encode(), _TASKS.dump_json(list(tasks))
+    store.write(f"{prefix}/request.json", said)
+    store.write(f"{prefix}/tasks.json", cut)
+    return len(said) + len(cut)
 
 
 def read_request(store: Storage, prefix: str) -> JobRequest:
@@ -36,6 +38,13 @@ def read_tasks(store: Storage, prefix: str, attempt: int = 0) -> list[Compressio
         "cancel_path": stop_path(prefix, attempt),
     }
     return [task.model_copy(update=here) for task in tasks]
+
+
+def stored_bytes(store: Storage, prefix: str) -> int:
+    """Bytes of all that a job which has succeeded keeps."""
+    parts = f"{prefix}/parts/"
+    found = store.listed(prefix)
+    return sum(item.size_bytes for item in found if not item.path.startswith(parts))
 
 
 def discard_artifact(store: Storage, prefix: str) -> None:

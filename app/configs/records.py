@@ -10,12 +10,18 @@ from sqlalchemy.orm import Session, load_only
 from app.configs.read import Normalised
 from app.database import Clock, Database, insert, utc_now
 from app.errors import NotFound
+from app.keys.caller import UNLIMITED
+from app.keys.quota import within_limits
 from app.rows import ConfigRow, OwnerRow
 from schemas.configs import ConfigSummary
+from schemas.keys import OwnerLimits
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 REFERENCE = re.compile(rf"({NAME.pattern})(?:@([1-9]\d{{0,8}}))?")
 """A name, or one of its versions; anything else is not looked for."""
+
+WITHOUT_DOCUMENT = load_only(ConfigRow.sha256, ConfigRow.created_at)
+"""It may have megabytes."""
 
 
 @dataclass(frozen=True)
@@ -33,23 +39,31 @@ class ConfigRecords:
     def __init__(self, database: Database, now: Clock = utc_now) -> None:
         self._database, self._now = database, now
 
-    def put(self, owner: str, name: str, config: Normalised) -> tuple[StoredConfig, bool]:
-        """The newest version, and whether it is new; the same content makes none."""
-        with self._database.transaction() as session:
+    def put(
+        self, owner: str, name: str, config: Normalised, limits: OwnerLimits = UNLIMITED
+    ) -> tuple[StoredConfig, bool]:
+        """The newest version, and whether it is new; the same content makes none.
+
+        Raises:
+            OverQuota: its owner may not have as many bytes.
+        """
+        stored = limits.model_copy(update={"queued_jobs": None})
+        with self._database.transaction() as session, within_limits(session, owner, stored):
             _hold(session, owner)
-            newest = session.scalar(_newest(owner, name))
+            newest = session.scalar(_newest(owner, name).options(WITHOUT_DOCUMENT))
             if newest is not None and newest.sha256 == config.sha256:
-                return _stored(newest), False
+                return StoredConfig(_summary(newest), config.document), False
             row = ConfigRow(
                 owner=owner,
                 name=name,
                 version=1 if newest is None else newest.version + 1,
                 document=config.document,
+                size_bytes=len(config.document),
                 sha256=config.sha256,
                 created_at=self._now(),
             )
             session.add(row)
-            return _stored(row), True
+            return StoredConfig(_summary(row), config.document), True
 
     def get(self, owner: str, reference: str) -> StoredConfig:
         """The version that `name@version` names, or the newest that `name` does.
@@ -87,7 +101,7 @@ class ConfigRecords:
             )
             .where(ConfigRow.owner == owner)
             .order_by(ConfigRow.name)
-            .options(load_only(ConfigRow.sha256, ConfigRow.created_at))
+            .options(WITHOUT_DOCUMENT)
         )
         with self._database.transaction() as session:
             return [_summary(row) for row in session.scalars(query)]

@@ -5,6 +5,7 @@ import asyncio
 from app.configs.read import Document, normalised, validated
 from app.configs.records import NAME, ConfigRecords, StoredConfig
 from app.errors import BadInput
+from app.keys.caller import Caller
 from app.paging import sealed_key, unsealed_key
 from app.readers import Readers
 from schemas.configs import ConfigPage
@@ -17,20 +18,21 @@ class Configs:
         self._records, self._readers = records, readers
         self.most_bytes = most_bytes
 
-    async def put(self, owner: str, name: str, document: Document) -> tuple[StoredConfig, bool]:
+    async def put(self, caller: Caller, name: str, document: Document) -> tuple[StoredConfig, bool]:
         """Store a config as the newest version of a name; whether it was not that already.
 
         Raises:
             BadInput: the name is none.
             InvalidConfig: every field at fault, at once.
+            OverQuota: the caller has too many bytes.
         """
         if not NAME.fullmatch(name):
             raise BadInput(
                 f"{name[:80]!r} cannot be a config's name; write 1 to 64 of a-z, 0-9, '.', '_' and "
                 "'-', and begin with a letter or a digit"
             )
-        config = await self._readers.run(owner, len(document.text), normalised, document)
-        return await asyncio.to_thread(self._records.put, owner, name, config)
+        config = await self._readers.run(caller.owner, len(document.text), normalised, document)
+        return await asyncio.to_thread(self._records.put, caller.owner, name, config, caller.limits)
 
     async def validate(self, owner: str, document: Document) -> bytes:
         """What is to be said of a document, as JSON of `ValidatedConfig`."""

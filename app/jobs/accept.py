@@ -140,6 +140,7 @@ class Acceptance:
             model_name=prepared.model_name,
             size_before_bytes=prepared.size_before_bytes,
             progress=prepared.progress,
+            stored_bytes=prepared.stored_bytes,
             owner=caller.owner,
             limits=caller.limits,
             priority=wished.priority,

@@ -21,6 +21,7 @@ from app.storage import Storage, shared_storage
 from schemas.checkpoint import Checkpoint, StoredFile
 from schemas.exports import ExportFormat
 from schemas.jobs import Progress
+from schemas.plan import Plan
 from schemas.tasks import JobRequest
 
 
@@ -81,6 +82,8 @@ class Prepared:
 
     model_name: str
     size_before_bytes: int
+    stored_bytes: int
+    """To be expected, of all that it stores."""
     progress: Progress
     request_sha256: str
     files: tuple[str, ...]
@@ -120,10 +123,11 @@ def prepare(order: Order, store_url: str, limits: Limits, place: Place) -> Prepa
         sensitivities=intake.sensitivities and _at(intake.sensitivities, place.paths),
     )
     request = JobRequest(config=intake.config, checkpoint=checkpoint, plan=intake.plan)
-    write_job(store, place.prefix, request, tasks)
+    documents_bytes = write_job(store, place.prefix, request, tasks)
     return Prepared(
         model_name=checkpoint.files[0].name,
-        size_before_bytes=checkpoint.tensor_bytes(),
+        size_before_bytes=intake.plan.size_before_bytes,
+        stored_bytes=documents_bytes + _made_bytes(intake.plan),
         progress=Progress(
             tensors_total=len(intake.plan.palettized()),
             bytes_total=sum(task.size_bytes for task in tasks),
@@ -132,6 +136,11 @@ def prepare(order: Order, store_url: str, limits: Limits, place: Place) -> Prepa
         files=tuple(file.sha256 for file in intake.files() if file.sha256),
         told=planned(intake.plan),
     )
+
+
+def _made_bytes(plan: Plan) -> int:
+    """Bytes of an artifact and its other forms, which have those of the model at most."""
+    return plan.predicted_size_bytes + len(plan.exports) * plan.size_before_bytes
 
 
 def _intake(order: Order, store: Storage, limits: Limits) -> Intake:

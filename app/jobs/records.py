@@ -190,10 +190,19 @@ class Records:
         progress: Progress | None = None,
         attempt: int | None = None,
         told: Sequence[Line] = (),
+        stored_bytes: int | None = None,
     ) -> bool:
-        """Running to succeeded; whether that was so, of that attempt if one is named."""
+        """Running to succeeded; whether that was so, of that attempt if one is named.
+
+        All that it stores may be more than its artifact.
+        """
         done = progress.model_dump() if progress else {}
-        values = {"size_after_bytes": size_after_bytes, "expires_at": expires_at, **done}
+        values = {
+            "size_after_bytes": size_after_bytes,
+            "stored_bytes": size_after_bytes if stored_bytes is None else stored_bytes,
+            "expires_at": expires_at,
+            **done,
+        }
         return self._end(job_id, "succeeded", told, attempt, **values)
 
     def fail(

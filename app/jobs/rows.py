@@ -40,6 +40,8 @@ class NewJob:
     config_name: str | None = None
     """`name@version`."""
     webhook_url: str | None = None
+    stored_bytes: int = 0
+    """To be expected, of all that it stores."""
     limits: OwnerLimits = UNLIMITED
     """The most that its owner may have, with it."""
     keyed: KeyedRequest | None = None
@@ -57,6 +59,7 @@ def new_row(job: NewJob, created_at: datetime) -> JobRow:
         model_name=job.model_name,
         created_at=created_at,
         size_before_bytes=job.size_before_bytes,
+        stored_bytes=job.stored_bytes,
         priority=job.priority,
         deadline_at=job.deadline_at,
         attempt=0,

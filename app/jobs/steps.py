@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from app.compression.account import kept
 from app.compression.assemble import artifact_path, report_path
-from app.compression.job import discard_artifact, job_folder, read_tasks, stop_path
+from app.compression.job import discard_artifact, job_folder, read_tasks, stop_path, stored_bytes
 from app.compression.work import describe
 from app.errors import ERRORS, Cancelled, DatabaseFailed, NotFound, PaletteryError, problem
 from app.events import lines
@@ -190,9 +190,10 @@ class Steps:
     ) -> None:
         """Note that a job succeeded, unless it was cancelled meanwhile; then tidy up."""
         size, until = published.size_bytes, self._expiry()
+        stored = stored_bytes(self._store, job_folder(job.id))
         told = [*how, *lines.kept(published.kept), lines.shrunk(job.size_before_bytes, size)]
         if (
-            self._records.succeed(job.id, size, until, done, job.attempt, told)
+            self._records.succeed(job.id, size, until, done, job.attempt, told, stored)
             and job.reuse
             and published.results
         ):

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.database import insert
 from app.errors import OverQuota
 from app.jobs.rows import ALIVE
-from app.rows import FileRow, JobFileRow, JobRow, ModelFileRow, OwnerRow, UploadRow
+from app.rows import ConfigRow, FileRow, JobFileRow, JobRow, ModelFileRow, OwnerRow, UploadRow
 from schemas.keys import OwnerLimits, Usage
 
 _QUEUED = select(func.count()).where(JobRow.owner == bindparam("owner"), JobRow.state.in_(ALIVE))
@@ -77,7 +77,8 @@ def _stored_bytes(session: Session, owner: str) -> int:
     )
     sums = (
         select(func.sum(FileRow.size_bytes)).where(FileRow.sha256.in_(files)),
-        select(func.sum(JobRow.size_after_bytes)).where(JobRow.owner == owner),
+        select(func.sum(JobRow.stored_bytes)).where(JobRow.owner == owner),
+        select(func.sum(ConfigRow.size_bytes)).where(ConfigRow.owner == owner),
         select(func.sum(UploadRow.missing_bytes)).where(
             UploadRow.owner == owner, UploadRow.model_id.is_(None)
         ),

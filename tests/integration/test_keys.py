@@ -145,14 +145,34 @@ def test_bytes_over_a_limit_leave_nothing(holder, model):
     short = holder("small", upload_bytes=100)
     assert_problem(submit(short.http, model), 413, "too_large")
     exact = holder("small", stored_bytes=len(model))
-    job = exact.seen.succeeded(submit(exact.http, model).json()["id"])
-    used = exact.http.get("/v1/me").json()["used"]
-    assert used == {
-        "queued_jobs": 0,
-        "stored_bytes": len(model) + job["size_after_bytes"],
-    }
-    assert_problem(submit(exact.http, model), 429, "over_quota")
+    assert_problem(submit(exact.http, model), 429, "over_quota")  # no room for an artifact
     assert exact.seen.leftovers() == before
+
+
+def test_a_job_counts_with_all_that_it_stores(holder, model):
+    roomy = holder("roomy")
+    job = roomy.seen.succeeded(submit(roomy.http, model).json()["id"])
+    used = roomy.http.get("/v1/me").json()["used"]
+    report = len(roomy.http.get(job["links"]["report"]).content)
+    assert used["stored_bytes"] > len(model) + job["size_after_bytes"] + report
+    tight = holder("tight", stored_bytes=used["stored_bytes"])
+    before = tight.seen.leftovers()
+    first = submit(tight.http, model)
+    assert first.status_code == 202, first.text
+    assert_problem(submit(tight.http, model), 429, "over_quota")  # whether or not it has ended
+    tight.seen.succeeded(first.json()["id"])
+    assert_problem(submit(tight.http, model), 429, "over_quota")
+    assert tight.seen.leftovers() == before
+
+
+def test_configs_count(holder):
+    config = {"global_config": None}
+    talker = holder("talker")
+    assert talker.http.put("/v1/configs/a", json=config).status_code == 201
+    assert talker.http.get("/v1/me").json()["used"]["stored_bytes"] > 0
+    spare = holder("terse", stored_bytes=1)
+    assert_problem(spare.http.put("/v1/configs/a", json=config), 429, "over_quota")
+    assert spare.http.get("/v1/configs").json()["items"] == []
 
 
 def test_files_that_are_gone_count_once_they_are_sent(holder, model):

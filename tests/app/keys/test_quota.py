@@ -34,8 +34,9 @@ def records(database):
     return Records(database)
 
 
-def add(records, owner="a", files=(), **limits):
-    new = NewJob(new_id(), "m", 1, Progress(), owner=owner, limits=OwnerLimits(**limits))
+def add(records, owner="a", files=(), stores=0, **limits):
+    allowed = OwnerLimits(**limits)
+    new = NewJob(new_id(), "m", 1, Progress(), owner=owner, limits=allowed, stored_bytes=stores)
     return records.add(new, files).id
 
 
@@ -94,6 +95,20 @@ def test_what_is_counted(records, database):
     assert used(database, "b") == Usage(queued_jobs=1, stored_bytes=101), "shared bytes count, too"
     records.delete(first)
     assert used(database).stored_bytes == 110
+
+
+def test_a_job_counts_with_what_is_expected_until_it_has_succeeded(records, database):
+    first, second = add(records, stores=10), add(records, stores=20)
+    assert used(database).stored_bytes == 30
+    with pytest.raises(OverQuota, match=r"would have 41 stored bytes; 40 are allowed"):
+        add(records, stores=11, stored_bytes=40)
+    for job_id in (first, second):
+        records.start(job_id)
+    records.succeed(first, 3, stored_bytes=8)
+    records.cancel(second)
+    assert used(database).stored_bytes == 28, "what was cancelled has parts"
+    records.delete(second)
+    assert used(database).stored_bytes == 8
 
 
 def test_jobs_up_to_the_limit_and_none_beyond(records, database):
