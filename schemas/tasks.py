@@ -153,6 +153,8 @@ class Published(Schema):
 
     size_bytes: NonNegativeInt
     """Of all its files."""
+    stored_bytes: NonNegativeInt
+    """Of all that its job keeps."""
     results: tuple["Result", ...] = ()
     """Its palettized slices, for other jobs to use."""
     kept: dict[str, NonNegativeInt] = Field(default_factory=dict)

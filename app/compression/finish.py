@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from app.artifacts.export.formats import export as write_and_check
 from app.artifacts.reader import Artifact, open_artifact
-from app.compression.account import Piece, account, kept, tensor_report
+from app.compression.account import Piece, account, tensor_report
 from app.compression.assemble import (
     artifact_path,
     export_path,
@@ -18,7 +18,7 @@ from app.compression.assemble import (
     write_report,
     write_shard,
 )
-from app.compression.job import parts_path, read_request, read_tasks
+from app.compression.job import parts_path, published, read_request, read_tasks
 from app.compression.layout import Shards, Stores, batches, in_artifact, lay_out
 from app.compression.parts import Parts, read_parts
 from app.compression.stop import StopCheck
@@ -142,9 +142,7 @@ class _Job:
         digests = digests | write_index(self._store, self._prefix, self.shards)
         report = account(self.plan, list(self._pieces()), digests, exports)
         write_report(self._store, self._prefix, report)
-        size = sum(self._store.size_bytes(artifact_path(self._prefix, name)) for name in digests)
-        results = tuple(self._results())
-        return Published(size_bytes=size, results=results, kept=kept(report))
+        return published(self._store, self._prefix, report, list(self._results()))
 
     def _artifact(self) -> Artifact:
         """The artifact; reading it ends when the job is to stop."""

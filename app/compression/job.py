@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 
-from app.compression.assemble import EXPORTS, report_path
+from app.compression.account import kept
+from app.compression.assemble import EXPORTS, artifact_path, report_path
 from app.storage import Storage
-from schemas.tasks import CompressionTask, JobRequest
+from schemas.report import Report
+from schemas.tasks import CompressionTask, JobRequest, Published, Result
 
 JOBS = "jobs"
 """Folder of all jobs' folders."""
@@ -40,11 +42,21 @@ def read_tasks(store: Storage, prefix: str, attempt: int = 0) -> list[Compressio
     return [task.model_copy(update=here) for task in tasks]
 
 
-def stored_bytes(store: Storage, prefix: str) -> int:
-    """Bytes of all that a job which has succeeded keeps."""
-    parts = f"{prefix}/parts/"
-    found = store.listed(prefix)
-    return sum(item.size_bytes for item in found if not item.path.startswith(parts))
+def published(
+    store: Storage, prefix: str, report: Report, results: Sequence[Result] = ()
+) -> Published:
+    """What there is of a job once its report is written."""
+    kept_bytes = {
+        item.path: item.size_bytes
+        for item in store.listed(prefix)
+        if not item.path.startswith(f"{prefix}/parts/")
+    }
+    return Published(
+        size_bytes=sum(kept_bytes[artifact_path(prefix, name)] for name in report.artifact_sha256),
+        stored_bytes=sum(kept_bytes.values()),
+        results=tuple(results),
+        kept=kept(report),
+    )
 
 
 def discard_artifact(store: Storage, prefix: str) -> None:

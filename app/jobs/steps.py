@@ -6,9 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from app.compression.account import kept
-from app.compression.assemble import artifact_path, report_path
-from app.compression.job import discard_artifact, job_folder, read_tasks, stop_path, stored_bytes
+from app.compression.assemble import report_path
+from app.compression.job import discard_artifact, job_folder, published, read_tasks, stop_path
 from app.compression.work import describe
 from app.errors import ERRORS, Cancelled, DatabaseFailed, NotFound, PaletteryError, problem
 from app.events import lines
@@ -189,8 +188,7 @@ class Steps:
         how: Sequence[Line],
     ) -> None:
         """Note that a job succeeded, unless it was cancelled meanwhile; then tidy up."""
-        size, until = published.size_bytes, self._expiry()
-        stored = stored_bytes(self._store, job_folder(job.id))
+        size, until, stored = published.size_bytes, self._expiry(), published.stored_bytes
         told = [*how, *lines.kept(published.kept), lines.shrunk(job.size_before_bytes, size)]
         if (
             self._records.succeed(job.id, size, until, done, job.attempt, told, stored)
@@ -217,9 +215,7 @@ class Steps:
     def _as_published(self, prefix: str) -> Published:
         """An artifact whose report is there, so that it was verified."""
         report = Report.model_validate_json(bytes(self._store.read(report_path(prefix))))
-        paths = [artifact_path(prefix, name) for name in report.artifact_sha256]
-        size = sum(self._store.size_bytes(path) for path in paths)
-        return Published(size_bytes=size, kept=kept(report))
+        return published(self._store, prefix, report)
 
     async def _note(self, job: Job, progress: Progress) -> None:
         if not await asyncio.to_thread(self._records.advance, job.id, progress, job.attempt):

@@ -3,9 +3,8 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from app.compression.account import kept
 from app.compression.assemble import artifact_path, export_path, report_path, write_report
-from app.compression.job import job_folder
+from app.compression.job import job_folder, published
 from app.compression.palettize import content_sha256
 from app.errors import NotFound, ObjectMissing
 from app.jobs.fanout import Workers
@@ -97,9 +96,7 @@ class Reuse:
             for tensor in report.tensors
         )
         write_report(self._store, prefix, report.model_copy(update={"tensors": tensors}))
-        paths = [artifact_path(prefix, name) for name in report.artifact_sha256]
-        size = sum(self._store.size_bytes(path) for path in paths)
-        return Published(size_bytes=size, kept=kept(report))
+        return published(self._store, prefix, report)
 
     def _by_origin(
         self, owner: str, items: Sequence[TensorSlice], recipes: Sequence[str]
