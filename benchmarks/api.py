@@ -51,7 +51,7 @@ def polled_job(folder: Path) -> None:
     """
     rng = np.random.default_rng(0)
     model = save({f"{n}.weight": rng.standard_normal((4096, 4096), np.float32) for n in range(4)})
-    with embedded(folder, WORKERS) as service:
+    with embedded(folder, WORKERS, PALETTERY_TASK_THREADS="1") as service:  # on the other core
         answer = service.http.post(
             "/v1/jobs", files={"model": ("m.safetensors", model)}, data={"config": VECTOR}
         )

@@ -52,11 +52,11 @@ class Service:
 
 
 @contextmanager
-def embedded(folder: Path, workers: int) -> Iterator[Service]:
+def embedded(folder: Path, workers: int, **environment: str) -> Iterator[Service]:
     """All in one: `palettery serve`, on SQLite and a folder."""
     port, data_dir = free_port(), folder / "data"
     command = ["serve", "--port", port, "--data-dir", data_dir, "--workers", workers]
-    with _started([command], folder) as leaders:
+    with _started([command], folder, **environment) as leaders:
         service = Service(f"http://127.0.0.1:{port}", data_dir / "store", leaders)
         _wait_until_ready(service)
         yield service

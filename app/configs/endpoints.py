@@ -45,7 +45,7 @@ REFUSED = problems(
 UNKNOWN = problems(_404="no such config")
 
 
-def configs_of(request: Request) -> Configs:
+async def configs_of(request: Request) -> Configs:
     """The service's configs."""
     found: Configs = request.state.configs
     return found

@@ -34,7 +34,7 @@ UNKNOWN = problems(_404="no such job")
 UNFINISHED = problems(_404="no such job", _409="the job has not succeeded")
 
 
-def jobs_of(request: Request) -> Jobs:
+async def jobs_of(request: Request) -> Jobs:
     """The service's jobs."""
     found: Jobs = request.state.jobs
     return found
@@ -84,9 +84,9 @@ def page(
 
 
 @router.get("/jobs/{job_id}", responses=UNKNOWN)
-def get(job_id: str, jobs: Service, caller: Reader) -> Job:
+async def get(job_id: str, jobs: Service, caller: Reader) -> Job:
     """One job as it stands."""
-    return jobs.get(caller.owner, job_id)
+    return await jobs.look_up(caller.owner, job_id)
 
 
 @router.post("/jobs/{job_id}/cancel", responses=problems(_404="no such job", _409="it has ended"))

@@ -1,6 +1,7 @@
 """What a worker process does before it takes work; Dask calls `dask_setup`."""
 
 import gc
+import os
 import signal
 
 from distributed import Worker
@@ -10,6 +11,9 @@ from app import logs
 from app.jobs.cluster import quieten
 from app.settings import Settings
 
+NICENESS = 10
+"""Whatever answers requests on the same machine comes first; what it leaves is all a worker's."""
+
 
 def dask_setup(worker: Worker) -> None:  # noqa: ARG001 - the name is Dask's
     """Load every kernel, so that no job waits for it.
@@ -17,6 +21,7 @@ def dask_setup(worker: Worker) -> None:  # noqa: ARG001 - the name is Dask's
     Ctrl-C in a terminal reaches every process; whoever started the workers stops them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(NICENESS)
     quieten()
     logs.configure(Settings())
     kernels.warm()

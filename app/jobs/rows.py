@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Update, update
+from sqlalchemy import Row, Update, update
 from sqlalchemy.orm import Session
 
 from app.events.lines import Line
@@ -86,7 +87,7 @@ def changed(session: Session, change: Update) -> JobRow | None:
     return session.scalars(change.returning(JobRow), execution_options=whole).one_or_none()
 
 
-def shown(row: JobRow) -> Job:
+def shown(row: JobRow | Row[Any]) -> Job:
     """A job as the API shows it."""
     return Job(
         id=row.id,
@@ -117,7 +118,7 @@ def shown(row: JobRow) -> Job:
     )
 
 
-def _links(row: JobRow) -> dict[str, str]:
+def _links(row: JobRow | Row[Any]) -> dict[str, str]:
     here = f"/v1/jobs/{row.id}"
     links = {"self": here}
     if row.model_id is not None:

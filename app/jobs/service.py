@@ -132,6 +132,10 @@ class Jobs:
         """One job."""
         return self._records.get(job_id, owner)
 
+    async def look_up(self, owner: str, job_id: str) -> Job:
+        """The same, for those who ask over and over."""
+        return await self._records.look_up(job_id, owner)
+
     def page(self, owner: str, limit: int, cursor: str | None) -> JobPage:
         """An owner's jobs, newest first."""
         found = self._records.page(limit + 1, unsealed_key(cursor, ID), owner)

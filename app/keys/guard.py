@@ -22,25 +22,25 @@ BEARER = HTTPBearer(
 Sent = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 
 
-def keys_of(request: Request) -> Keys:
+async def keys_of(request: Request) -> Keys:
     """The service's keys."""
     found: Keys = request.state.keys
     return found
 
 
-def caller_of(
+async def caller_of(
     request: Request,
     needed: SecurityScopes,
     sent: Sent,
     keys: Annotated[Keys, Depends(keys_of)],
 ) -> Caller:
-    """Who a request comes from; it waits for the database, so it runs in a thread.
+    """Who a request comes from.
 
     Raises:
         Unauthenticated: there is no valid key.
         Forbidden: the key has not the scope that is needed; or there are no keys, and a page asks.
     """
-    caller = keys.caller(sent.credentials if sent else None)
+    caller = await keys.known_caller(sent.credentials if sent else None)
     request.state.caller = caller  # for the log
     if sent is None:
         _check_no_page(request)

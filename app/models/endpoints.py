@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1", responses=problems(default="an error of another
 UNKNOWN = problems(_404="no such model")
 
 
-def models_of(request: Request) -> Models:
+async def models_of(request: Request) -> Models:
     """The service's models."""
     found: Models = request.state.models
     return found

@@ -44,7 +44,7 @@ UNKNOWN = problems(_404="no such upload", _410="the upload has expired")
 STORE = problems(_503="the store or the database is away", _507="the store is full")
 
 
-def uploads_of(request: Request) -> Uploads:
+async def uploads_of(request: Request) -> Uploads:
     """The service's uploads."""
     found: Uploads = request.state.uploads
     return found

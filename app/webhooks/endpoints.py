@@ -12,7 +12,7 @@ from schemas.webhooks import WebhookSecret
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
 
-def records_of(request: Request) -> WebhookRecords:
+async def records_of(request: Request) -> WebhookRecords:
     """The service's webhooks."""
     found: WebhookRecords = request.state.webhooks
     return found
