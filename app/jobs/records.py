@@ -3,8 +3,9 @@
 import json
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import bindparam, delete, func, null, select
+from sqlalchemy import Row, bindparam, delete, func, null, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
@@ -16,7 +17,7 @@ from app.events.records import record
 from app.idempotency import KeyedRequest, KeyTaken
 from app.jobs.engine import Call
 from app.jobs.hooks import Enqueue, Notify, OnEnd
-from app.jobs.rows import ALIVE, ID, RETRIED, NewJob, changed, changing, new_row, shown
+from app.jobs.rows import ALIVE, ID, RETRIED, NewJob, change, new_row, shown
 from app.keys.caller import LOCAL, UNLIMITED
 from app.keys.quota import check_room, within_limits
 from app.rows import JobRow
@@ -38,6 +39,14 @@ _TWIN = (
 )
 _BEFORE = select(func.count()).where(
     JobRow.state == "queued", JobRow.priority >= bindparam("least"), JobRow.id != bindparam("own")
+)
+_AFRESH = Progress().model_dump(exclude={"tensors_total", "bytes_total"})
+_RETRY = (
+    update(JobRow)
+    .where(JobRow.id == bindparam("own"), JobRow.state.in_(RETRIED))
+    .values(state="queued", attempt=JobRow.attempt + 1, error=null(), **_AFRESH)
+    .values(started_at=None, ended_at=None, deadline_at=None, expires_at=None)
+    .returning(JobRow.__table__)
 )
 
 
@@ -91,8 +100,8 @@ class Records:
         Raises:
             OverQuota: it may not.
         """
-        with self._database.transaction() as session:
-            check_room(session, owner, limits)
+        with self._database.reading() as connection:
+            check_room(connection, owner, limits)
 
     def keyed(self, owner: str, asked: KeyedRequest) -> Job | None:
         """The job that was queued for this very request before; None if there is none.
@@ -164,17 +173,15 @@ class Records:
 
     def twin(self, job_id: str) -> str | None:
         """Id of the newest other job of its owner's that succeeded with the same request."""
-        with self._database.transaction() as session:
-            return session.scalar(_TWIN, {"own": job_id})
+        with self._database.reading() as connection:
+            found: str | None = connection.scalar(_TWIN, {"own": job_id})
+            return found
 
     def start(self, job_id: str, attempt: int = 0, by: str = "") -> Job | None:
         """Queued to running; the job if that attempt may go on (a recovered one runs already)."""
-        started_at = self._now()
-        change = changing(job_id, ["queued"], attempt).values(
-            state="running", started_at=started_at
-        )
+        running = {"state": "running", "started_at": self._now()}
         with self._database.transaction() as session:
-            started = changed(session, change)
+            started = change(session, job_id, ("queued",), attempt, **running)
             row = started or session.get(JobRow, job_id)
             if row is None or (row.state, row.attempt) != ("running", attempt):
                 return None
@@ -184,9 +191,9 @@ class Records:
 
     def advance(self, job_id: str, progress: Progress, attempt: int | None = None) -> bool:
         """Note the work done by a running job; whether it, or that attempt, is running still."""
-        change = changing(job_id, ["running"], attempt).values(progress.model_dump())
+        done = progress.model_dump()
         with self._database.transaction() as session:
-            return session.connection().execute(change).rowcount == 1
+            return change(session, job_id, ("running",), attempt, **done) is not None
 
     def succeed(
         self,
@@ -237,20 +244,13 @@ class Records:
             OverQuota: its owner may not have as many.
         """
         owner = self.get(job_id).owner
-        afresh = Progress().model_dump(exclude={"tensors_total", "bytes_total"})
-        change = (
-            changing(job_id, RETRIED)
-            .values(state="queued", attempt=JobRow.attempt + 1, error=null())
-            .values(started_at=None, ended_at=None, deadline_at=None, expires_at=None)
-            .values(afresh)
-        )
         with self._database.transaction() as session, within_limits(session, owner, limits):
-            row = changed(session, change)
+            row = session.connection().execute(_RETRY, {"own": job_id}).one_or_none()
             if row is not None:
                 self._queued(session, row)
                 if enqueue is not None:
                     enqueue(session, job_id, row.attempt, row.priority)
-                return row.attempt
+                return int(row.attempt)
         state = self.get(job_id).state
         raise Conflict(f"the job is {state}; only failed and cancelled jobs can be retried")
 
@@ -287,9 +287,10 @@ class Records:
         with self._database.transaction() as session:
             return session.scalars(query).all()
 
-    def _queued(self, session: Session, row: JobRow, told: Sequence[Line] = ()) -> Job:
+    def _queued(self, session: Session, row: JobRow | Row[Any], told: Sequence[Line] = ()) -> Job:
         """A job that has come to be queued; its log tells how many are served before it."""
-        behind = session.scalars(_BEFORE, {"least": row.priority, "own": row.id}).one()
+        asked = {"least": row.priority, "own": row.id}
+        behind = session.connection().scalar(_BEFORE, asked) or 0
         job = shown(row)
         record(session, row.id, self._now(), [job, *told, lines.queued(behind)])
         return job
@@ -302,10 +303,10 @@ class Records:
         attempt: int | None = None,
         **values: object,
     ) -> bool:
-        change = changing(job_id, ALIVE, attempt)
         with self._database.transaction() as session:
             now = self._now()
-            row = changed(session, change.values(state=state, ended_at=now, **values))
+            ended = {"state": state, "ended_at": now, **values}
+            row = change(session, job_id, ALIVE, attempt, **ended)
             if row is None:
                 return False
             newest = record(session, job_id, now, [*told, shown(row)])

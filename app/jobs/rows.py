@@ -1,12 +1,12 @@
 """A job's row: made for a new job, and as the API shows it."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, Update, update
+from sqlalchemy import Executable, Row, bindparam, update
 from sqlalchemy.orm import Session
 
 from app.events.lines import Line
@@ -75,16 +75,34 @@ def new_row(job: NewJob, created_at: datetime) -> JobRow:
     )
 
 
-def changing(job_id: str, states: Sequence[JobState], attempt: int | None = None) -> Update:
-    """A change of a row, provided it is in one of the states, and at that attempt, still."""
-    change = update(JobRow).where(JobRow.id == job_id, JobRow.state.in_(states))
-    return change if attempt is None else change.where(JobRow.attempt == attempt)
+def change(
+    session: Session,
+    job_id: str,
+    states: tuple[JobState, ...],
+    attempt: int | None = None,
+    **values: object,
+) -> Row[Any] | None:
+    """Change a row; as it is then, None if it is in none of the states, or at another attempt."""
+    made = _change(states, tuple(values), of_attempt=attempt is not None)
+    given: dict[str, object] = {"own": job_id} | {
+        f"new_{name}": value for name, value in values.items()
+    }
+    if attempt is not None:
+        given["at"] = attempt
+    return session.connection().execute(made, given).one_or_none()
 
 
-def changed(session: Session, change: Update) -> JobRow | None:
-    """The row after a change of one at most; None if there was none to change."""
-    whole = {"synchronize_session": False, "populate_existing": True}
-    return session.scalars(change.returning(JobRow), execution_options=whole).one_or_none()
+@cache
+def _change(
+    states: tuple[JobState, ...], names: tuple[str, ...], *, of_attempt: bool
+) -> Executable:
+    """A statement that is made once: to put one together takes longer than to run it."""
+    row = JobRow.__table__.c
+    found = update(JobRow).where(row.id == bindparam("own"), row.state.in_(states))
+    if of_attempt:
+        found = found.where(row.attempt == bindparam("at"))
+    values = {name: bindparam(f"new_{name}", type_=row[name].type) for name in names}
+    return found.values(values).returning(JobRow.__table__)
 
 
 def shown(row: JobRow | Row[Any]) -> Job:

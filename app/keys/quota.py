@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import bindparam, func, select, union
+from sqlalchemy import Connection, bindparam, func, select, union
 from sqlalchemy.orm import Session
 
 from app.database import insert
@@ -38,7 +38,7 @@ def within_limits(session: Session, owner: str, limits: OwnerLimits) -> Iterator
     _check(session, owner, limits, room=0)
 
 
-def check_room(session: Session, owner: str, limits: OwnerLimits) -> None:
+def check_room(session: Session | Connection, owner: str, limits: OwnerLimits) -> None:
     """See that an owner may add anything at all, before its bytes are taken in.
 
     Raises:
@@ -54,7 +54,7 @@ def usage(session: Session, owner: str) -> Usage:
     )
 
 
-def _check(session: Session, owner: str, limits: OwnerLimits, room: int) -> None:
+def _check(session: Session | Connection, owner: str, limits: OwnerLimits, room: int) -> None:
     """What there is and `room` more may be."""
     for allowed, count, unit, remedy in (
         (limits.queued_jobs, _queued_jobs, "jobs that have not ended", "wait for some, or cancel"),
@@ -66,11 +66,11 @@ def _check(session: Session, owner: str, limits: OwnerLimits, room: int) -> None
             )
 
 
-def _queued_jobs(session: Session, owner: str) -> int:
-    return session.scalars(_QUEUED, {"owner": owner}).one()
+def _queued_jobs(session: Session | Connection, owner: str) -> int:
+    return session.scalar(_QUEUED, {"owner": owner}) or 0
 
 
-def _stored_bytes(session: Session, owner: str) -> int:
+def _stored_bytes(session: Session | Connection, owner: str) -> int:
     files = union(
         select(JobFileRow.sha256).join(JobRow).where(JobRow.owner == owner),
         select(ModelFileRow.sha256).where(ModelFileRow.owner == owner),
@@ -83,4 +83,4 @@ def _stored_bytes(session: Session, owner: str) -> int:
             UploadRow.owner == owner, UploadRow.model_id.is_(None)
         ),
     )
-    return sum(int(session.scalars(each).one() or 0) for each in sums)
+    return sum(int(session.scalar(each) or 0) for each in sums)

@@ -1,8 +1,9 @@
 """Rows of the result cache: where it lies what a recipe made of which bytes, for each owner."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import BindParameter, Select, bindparam, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -12,6 +13,18 @@ from app.rows import ResultRow
 from schemas.tasks import Result, StoredSlice
 
 KEY = ("owner", "content_key")
+_OF_OWNER = ResultRow.owner == bindparam("owner")
+_KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
+
+
+def _by(column: InstrumentedAttribute[str]) -> Select[str, str]:
+    found = select(column, ResultRow.stored).where(_OF_OWNER, column.in_(_KEYS))
+    return found.order_by(ResultRow.created_at, ResultRow.content_key)
+
+
+_BY_ORIGIN, _BY_CONTENT = _by(ResultRow.origin_key), _by(ResultRow.content_key)
+_CANDIDATES = select(ResultRow.recipe).where(_OF_OWNER, ResultRow.recipe.in_(_KEYS)).distinct()
+"""Made once: to put them together takes longer than to run them."""
 
 
 class ResultRecords:
@@ -22,19 +35,19 @@ class ResultRecords:
 
     def by_origin(self, owner: str, keys: Collection[str]) -> dict[str, StoredSlice]:
         """The owner's newest result of each of these origins that has one."""
-        return self._found(owner, ResultRow.origin_key, keys)
+        return self._found(_BY_ORIGIN, owner, keys)
 
     def by_content(self, owner: str, keys: Collection[str]) -> dict[str, StoredSlice]:
         """The owner's result of each of these contents that has one."""
-        return self._found(owner, ResultRow.content_key, keys)
+        return self._found(_BY_CONTENT, owner, keys)
 
     def candidates(self, owner: str, recipes: Collection[str]) -> set[str]:
         """Those of the recipes that have any result: the others need no look at bytes."""
         found: set[str] = set()
-        with self._database.transaction() as session:
+        with self._database.reading() as connection:
             for chunk in chunks(recipes):
-                known = (ResultRow.owner == owner, ResultRow.recipe.in_(chunk))
-                found.update(session.scalars(select(ResultRow.recipe).where(*known).distinct()))
+                asked = {"owner": owner, "keys": chunk}
+                found.update(connection.scalars(_CANDIDATES, asked))
         return found
 
     def remember(self, owner: str, job_id: str, results: Sequence[Result]) -> None:
@@ -59,17 +72,12 @@ class ResultRecords:
             raise NotFound(f"there is no job {job_id[:64]!r}; it was deleted") from error
 
     def _found(
-        self, owner: str, column: InstrumentedAttribute[str], keys: Collection[str]
+        self, query: Select[str, str], owner: str, keys: Collection[str]
     ) -> dict[str, StoredSlice]:
         found: dict[str, StoredSlice] = {}
-        with self._database.transaction() as session:
+        with self._database.reading() as connection:
             for chunk in chunks(keys):
-                query = (
-                    select(column, ResultRow.stored)
-                    .where(ResultRow.owner == owner, column.in_(chunk))
-                    .order_by(ResultRow.created_at, ResultRow.content_key)
-                )
-                for key, stored in session.execute(query):
+                for key, stored in connection.execute(query, {"owner": owner, "keys": chunk}):
                     found[key] = StoredSlice.model_validate_json(stored)
         return found
 

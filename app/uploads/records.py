@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -14,6 +14,11 @@ from app.rows import FileRow, JobFileRow, ModelFileRow
 
 PAGE = 1_000
 """Rows read at once when all are gone through."""
+_PATHS = select(FileRow.sha256, FileRow.path).where(
+    FileRow.sha256.in_(bindparam("digests", expanding=True))
+)
+_HELD = _PATHS.order_by(FileRow.sha256).with_for_update(read=True, key_share=True)
+"""Made once: to put them together takes longer than to run them."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,9 @@ class FileRecords:
     def find(self, digests: Collection[str]) -> dict[str, str]:
         """Path of each of these that is kept already."""
         found: dict[str, str] = {}
-        with self._database.transaction() as session:
+        with self._database.reading() as connection:
             for chunk in chunks(digests):
-                query = select(FileRow.sha256, FileRow.path).where(FileRow.sha256.in_(chunk))
-                found.update(session.execute(query).all())
+                found.update(connection.execute(_PATHS, {"digests": chunk}).all())
         return found
 
     def relocate(self, sha256: str, path: str) -> None:
@@ -103,9 +107,7 @@ def hold(session: Session, files: Sequence[KeptFile], created_at: datetime) -> N
         session.connection().execute(insert(session, FileRow).on_conflict_do_nothing(), brought)
     paths: dict[str, str] = {}
     for chunk in chunks(list(by_digest)):
-        query = select(FileRow.sha256, FileRow.path).where(FileRow.sha256.in_(chunk))
-        held = query.order_by(FileRow.sha256).with_for_update(read=True, key_share=True)
-        paths.update(session.execute(held).all())
+        paths.update(session.connection().execute(_HELD, {"digests": chunk}).all())
     for file in files:
         if paths.get(file.sha256) != file.path:
             raise FileGone(f"the stored file {file.sha256} was removed or replaced; send it again")
