@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.artifacts.export.formats import export as run_export
+from app.artifacts.export.order import Export, Source
 from app.artifacts.files import open_files
 from app.compression.assemble import assemble
 from app.errors import BadInput, PaletteryError
@@ -97,9 +98,16 @@ def inspect(paths: Sequence[Path]) -> ArtifactSummary:
 
 
 def export(
-    paths: Sequence[Path], to: ExportFormat, out: Path, *, keep_dense: bool = False
+    paths: Sequence[Path],
+    to: ExportFormat,
+    out: Path,
+    *,
+    model: Path | None = None,
+    keep_dense: bool = False,
 ) -> Sequence[str]:
     """Write an artifact in another form into one file; the weights that are dense in it.
+
+    Forms of models that run take the `.pt2` that it was made of.
 
     Raises:
         BadInput: see `app.artifacts.export.formats.export`.
@@ -108,9 +116,16 @@ def export(
     artifact = open_files(paths)
     with _aside(out) as folder:
         store = open_storage(folder.as_uri())
-        kept = run_export(artifact, to, store, "export", keep_dense=keep_dense)
+        source = None if model is None else _source(model)
+        wanted = Export(artifact, store, "export", source=source)
+        kept = run_export(wanted, to, keep_dense=keep_dense)
         (folder / "export").replace(out)
     return sorted(kept)
+
+
+def _source(model: Path) -> Source:
+    stored = stored_files([model], digests=False)
+    return Source(stored.storage, stored.files[0])
 
 
 def _run(tasks: Sequence[CompressionTask], advance: Advance) -> None:

@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt
 
 from schemas.base import Schema
 
-ExportFormat = Literal["dense", "torchao"]
+ExportFormat = Literal["dense", "torchao", "coreai", "coreml"]
 """Beside the packed artifact, which there always is."""
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 

@@ -5,7 +5,7 @@ Nothing is unpickled and no expression is evaluated: what only code could read i
 Source: torch 2.13, `torch/export/pt2_archive/_package.py`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from app.checkpoints import pt2_json
 from app.checkpoints.json_scan import shown
@@ -37,7 +37,7 @@ def read_pt2(storage: Storage, file: StoredFile, limits: Limits) -> Checkpoint:
         UnsupportedFormat: written by another version, or with parts that only code can read.
         TooLarge: over a limit.
     """
-    archive = _Archive(storage, file, limits)
+    archive = Archive(storage, file, limits)
     model = archive.model_name()
     archive.check_constants(model)
     weights = _Weights(archive, model)
@@ -55,7 +55,7 @@ def read_pt2(storage: Storage, file: StoredFile, limits: Limits) -> Checkpoint:
     )
 
 
-class _Archive:
+class Archive:
     """The members of the file, and those that hold its words."""
 
     def __init__(self, storage: Storage, file: StoredFile, limits: Limits) -> None:
@@ -98,9 +98,7 @@ class _Archive:
     def program(self, model: str) -> Program:
         """The graph."""
         what = f"{self.name}, models/{model}.json"
-        return read_program(
-            pt2_json.parse(self._text(f"models/{model}.json"), what, graph=True), what
-        )
+        return read_program(pt2_json.parse(self.document(model), what, graph=True), what)
 
     def config(self, name: str) -> Mapping[str, object]:
         """The one field of a config of weights or constants."""
@@ -109,10 +107,28 @@ class _Archive:
 
     def check_constants(self, model: str) -> None:
         """Refuse constants that are pickles; plain tensors are the graph's own, and left alone."""
+        for _ in self._constants(model):
+            pass
+
+    def constants(self, model: str) -> list[StoredTensor]:
+        """The tensors that the graph reads beside its states."""
+        found = []
+        for name, path, said in self._constants(model):
+            what = f"{self.name}, constant {shown(name)}"
+            member = self.members.get(_CONSTANTS + path)
+            if member is None or "/" in path:
+                raise InvalidModel(f"{what} lies in no member {shown(path)}; {EXPORT_AGAIN}")
+            found.append(place(name, pt2_json.field(said, "tensor_meta", dict, what), member, what))
+        return found
+
+    def document(self, model: str) -> bytes:
+        """The graph as it is written."""
+        return self._text(f"models/{model}.json")
+
+    def _constants(self, model: str) -> Iterator[tuple[str, str, object]]:
+        """Name, member and description of each constant."""
         name = f"{_CONSTANTS}{model}_constants_config.json"
-        if name not in self.members:
-            return
-        for key, said in self.config(name).items():
+        for key, said in self.config(name).items() if name in self.members else ():
             what = f"{self.name}, constant {shown(key)}"
             path = pt2_json.field(said, "path_name", str, what)
             if pt2_json.field(said, "use_pickle", bool, what) or not path.startswith("tensor_"):
@@ -120,6 +136,7 @@ class _Archive:
                     f"{what} is an object stored as a pickle ({shown(path)}), and pickles are "
                     "never opened; export the model with plain tensors for constants"
                 )
+            yield key, path, said
 
     def _text(self, name: str) -> bytes:
         if (member := self.members.get(name)) is None:
@@ -133,7 +150,7 @@ class _Archive:
 class _Weights:
     """Every name in the state dict, and the byte range that it stands for."""
 
-    def __init__(self, archive: _Archive, model: str) -> None:
+    def __init__(self, archive: Archive, model: str) -> None:
         self._archive = archive
         said = archive.config(f"{_WEIGHTS}{model}_weights_config.json")
         if len(said) > archive.limits.tensors:

@@ -91,12 +91,15 @@ def export(
     artifact: Model,
     to: Annotated[ExportFormat, typer.Option(help="What to make of it.")],
     out: Out,
+    model: Annotated[
+        Path | None, typer.Option(help="The .pt2 it was made of, for coreai and coreml.")
+    ] = None,
     keep_dense: KeepDense = False,
 ) -> None:
     """Write an artifact in another form, and check that it holds the same weights."""
     from app.offline import export as run
 
-    for name in run(artifact, to, out, keep_dense=keep_dense):
+    for name in run(artifact, to, out, model=model, keep_dense=keep_dense):
         typer.echo(f"dense in it: {name}", err=True)
 
 

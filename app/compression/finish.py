@@ -8,6 +8,7 @@ from functools import cached_property
 from pydantic import TypeAdapter
 
 from app.artifacts.export.formats import export as write_and_check
+from app.artifacts.export.order import Export, Source
 from app.artifacts.reader import Artifact, open_artifact
 from app.compression.account import Piece, account, tensor_report
 from app.compression.assemble import (
@@ -128,7 +129,11 @@ class _Job:
 
     def export(self, to: ExportFormat) -> Exported:
         store, path = self._store, export_path(self._prefix, to)
-        dense = write_and_check(self._artifact(), to, store, path, keep_dense=True)
+        source, checkpoint = None, self._request.checkpoint
+        if checkpoint.format == "pt2":
+            source = Source(store, checkpoint.files[0])
+        wanted = Export(self._artifact(), store, path, source=source)
+        dense = write_and_check(wanted, to, keep_dense=True)
         size_bytes, digest = store.size_bytes(path), hashlib.sha256()
         for chunk in store.chunks(path, 0, size_bytes):
             self._stop()

@@ -150,7 +150,8 @@ def _intake(order: Order, store: Storage, limits: Limits) -> Intake:
     if order.sensitivities is not None:
         beside = _checkpoint(order.sensitivities, store, limits)
     intake = take_in_checkpoint(config, model, beside, limits, strict=order.strict)
-    return replace(intake, plan=with_exports(intake.plan, order.formats))
+    has_graph = model.format == "pt2"
+    return replace(intake, plan=with_exports(intake.plan, order.formats, has_graph=has_graph))
 
 
 def _checkpoint(source: Source, store: Storage, limits: Limits) -> Checkpoint:

@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence
 
-from app.artifacts.export.formats import FORMATS, check_installed, inexpressible
+from app.artifacts.export.formats import FORMATS, check_graph, check_installed, inexpressible
 from schemas.artifact import PalettizedWeight
 from schemas.exports import ExportFormat, PlannedExport
 from schemas.plan import Plan, PlannedTensor
 
 
-def with_exports(plan: Plan, formats: Sequence[ExportFormat]) -> Plan:
+def with_exports(plan: Plan, formats: Sequence[ExportFormat], *, has_graph: bool = False) -> Plan:
     """The plan of a job that is to make these forms, too.
 
     Raises:
         ExtraMissing: packages are not installed that one of them needs.
+        UnsupportedFormat: one of them takes the model's graph, which is not there.
     """
     for each in formats:
         check_installed(each)
+        check_graph(each, has_graph=has_graph)
     planned = tuple(_planned(plan, each) for each in dict.fromkeys(formats))
     return plan.model_copy(update={"exports": planned})
 

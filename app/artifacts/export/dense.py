@@ -1,33 +1,35 @@
 """Dense safetensors: LUT[indices] in the original dtype, for any framework."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
+from app.artifacts.export.order import Export
 from app.artifacts.reader import Artifact
 from app.artifacts.writer import Chunks, Entry, arranged, stream
 from app.checkpoints.safetensors import read_header
 from app.errors import InvalidArtifact
 from app.settings import Limits
-from app.storage import Storage
 
 
-def write_dense(artifact: Artifact, store: Storage, path: str, _: Collection[str] = ()) -> None:
+def write_dense(wanted: Export) -> None:
     """Write every tensor, decoded; memory is bounded by a block of rows.
 
     A name that shares another one's tensor stands in the metadata with that name, as
     `safetensors.torch.save_model` has it.
     """
+    artifact = wanted.artifact
     entries = arranged([*_decoded(artifact), *_kept(artifact)])
-    store.write(path, stream(entries, {"format": "pt"} | artifact.tied()))
+    wanted.store.write(wanted.path, stream(entries, {"format": "pt"} | artifact.tied()))
 
 
-def check_dense(artifact: Artifact, store: Storage, path: str, _: Collection[str] = ()) -> None:
+def check_dense(wanted: Export) -> None:
     """Compare a written file with the artifact.
 
     Raises:
         InvalidArtifact: names the tensor that is another.
     """
+    artifact, store, path = wanted.artifact, wanted.store, wanted.path
     found = {tensor.name: tensor for tensor in read_header(store, path, Limits()).tensors}
     entries = [*_decoded(artifact), *_kept(artifact)]
     if found.keys() != {entry.name for entry in entries}:

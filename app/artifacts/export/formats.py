@@ -3,27 +3,27 @@
 import importlib
 import importlib.util
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
+from app.artifacts.export.apart import write_apart
 from app.artifacts.export.dense import check_dense, write_dense
-from app.artifacts.reader import Artifact
-from app.errors import ExtraMissing, Inexpressible
-from app.storage import Storage
+from app.artifacts.export.order import Export
+from app.errors import ExtraMissing, Inexpressible, UnsupportedFormat
 from schemas.artifact import PalettizedWeight
 from schemas.exports import ExportFormat
 from schemas.problem import InvalidField
 
 EXTRA = "export"
-Write = Callable[[Artifact, Storage, str, Collection[str]], None]
-"""Called with the artifact, a store, a path in it, and the weights to write dense."""
+Do = Callable[[Export], None]
 
 
 @dataclass(frozen=True)
 class Format:
     """A form of an artifact; whatever is written in it is read back and compared."""
 
-    write: Write
-    check: Write
+    write: Do
+    check: Do
     """Raises InvalidArtifact where what was written is not LUT[indices]."""
     lacks: Callable[[PalettizedWeight, bool], str | None]
     """What it has not that this weight needs, which may have a per-channel scale; None: nothing."""
@@ -31,16 +31,22 @@ class Format:
     """Of its file's name."""
     package: str | None = None
     """That it needs, beside those that are always installed."""
+    runs: bool = False
+    """Whether it is a whole model, which takes a graph: a `.pt2`."""
 
 
-def _of_torchao(function: str) -> Write:
+def _of_torchao(function: str) -> Do:
     """A function of its module, which brings torch, so that only who calls it waits for that."""
 
-    def call(artifact: Artifact, store: Storage, path: str, dense: Collection[str]) -> None:
+    def call(wanted: Export) -> None:
         module = importlib.import_module("app.artifacts.export.torchao")
-        getattr(module, function)(artifact, store, path, dense)
+        getattr(module, function)(wanted)
 
     return call
+
+
+def _checked_apart(_: Export) -> None:
+    """It was, by the process that wrote it."""
 
 
 def _nothing(_: PalettizedWeight, __: bool) -> None:
@@ -55,6 +61,22 @@ def _lacking_in_torchao(weight: PalettizedWeight, is_scaled: bool) -> str | None
     return "float64" if weight.dtype == "F64" else None
 
 
+def _lacking_in_coreai(weight: PalettizedWeight, _: bool) -> str | None:
+    if weight.n_bits == 3:
+        return "palettes of 3 bits"
+    return "float64" if weight.dtype == "F64" else None
+
+
+def _lacking_in_coreml(weight: PalettizedWeight, is_scaled: bool) -> str | None:
+    if weight.cluster_dim > 1 and is_scaled:
+        return f"a scale of each channel beside vectors (cluster_dim is {weight.cluster_dim})"
+    if is_scaled and weight.dtype != "F32":
+        return f"a float32 scale of each channel beside {DTYPES.get(weight.dtype, weight.dtype)}"
+    return None if weight.dtype in ("F32", "F16") else DTYPES.get(weight.dtype, weight.dtype)
+
+
+DTYPES = {"F64": "float64", "BF16": "bfloat16", "F16": "float16"}
+
 FORMATS: Mapping[ExportFormat, Format] = {
     "dense": Format(write_dense, check_dense, _nothing, ".safetensors"),
     "torchao": Format(
@@ -64,30 +86,47 @@ FORMATS: Mapping[ExportFormat, Format] = {
         ".pt",
         "torchao",
     ),
+    "coreai": Format(
+        partial(write_apart, "coreai"),
+        _checked_apart,
+        _lacking_in_coreai,
+        ".aimodel.zip",
+        "coreai_torch",
+        runs=True,
+    ),
+    "coreml": Format(
+        partial(write_apart, "coreml"),
+        _checked_apart,
+        _lacking_in_coreml,
+        ".mlpackage.zip",
+        "coremltools",
+        runs=True,
+    ),
 }
 
 
-def export(
-    artifact: Artifact, to: ExportFormat, store: Storage, path: str, *, keep_dense: bool
-) -> Collection[str]:
+def export(wanted: Export, to: ExportFormat, *, keep_dense: bool) -> Collection[str]:
     """Write an artifact in a format, and see that it is right; the weights that are dense in it.
 
     Raises:
         Inexpressible: the format cannot express a weight, and `keep_dense` is not given.
         ExtraMissing: it needs packages that are not installed.
+        UnsupportedFormat: it needs a graph, and there is none.
         InvalidArtifact: what was written is not what the artifact says.
     """
-    wanted = FORMATS[to]
+    form, artifact = FORMATS[to], wanted.artifact
     check_installed(to)
+    check_graph(to, has_graph=wanted.source is not None)
     lacking = {
         name: lacks
         for name, weight in artifact.weights.items()
-        if (lacks := wanted.lacks(weight, "per_channel_scale" in artifact.palettes[name]))
+        if (lacks := form.lacks(weight, "per_channel_scale" in artifact.palettes[name]))
     }
     if lacking and not keep_dense:
         raise inexpressible(to, lacking)
-    wanted.write(artifact, store, path, lacking)
-    wanted.check(artifact, store, path, lacking)
+    wanted = replace(wanted, dense=tuple(lacking))
+    form.write(wanted)
+    form.check(wanted)
     return lacking
 
 
@@ -102,6 +141,19 @@ def check_installed(to: ExportFormat) -> None:
         raise ExtraMissing(
             f"{to} needs {package}, which is not installed here; pip install 'palettery[{EXTRA}]', "
             f"or in a clone pip install -e '.[{EXTRA}]'"
+        )
+
+
+def check_graph(to: ExportFormat, *, has_graph: bool) -> None:
+    """See that a model is there as what a format takes.
+
+    Raises:
+        UnsupportedFormat: the format takes a graph, and there is none.
+    """
+    if FORMATS[to].runs and not has_graph:
+        raise UnsupportedFormat(
+            f"{to} is a model that runs, so it takes the model's graph: send it as a .pt2, written "
+            "by torch.export.save (on the command line: --model)"
         )
 
 

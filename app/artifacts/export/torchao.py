@@ -7,11 +7,11 @@ Source: torchao 0.18, `torchao.prototype.quantization.codebook_coreml`.
 """
 
 import tempfile
-from collections.abc import Collection
 from typing import Any
 
 import torch
 
+from app.artifacts.export.order import Export
 from app.artifacts.pytorch import tensor_of
 from app.artifacts.reader import Artifact
 from app.errors import InvalidArtifact
@@ -20,15 +20,14 @@ from app.storage.base import CHUNK_BYTES
 from schemas.artifact import PalettizedWeight
 
 
-def write_torchao(
-    artifact: Artifact, store: Storage, path: str, dense: Collection[str] = ()
-) -> None:
+def write_torchao(wanted: Export) -> None:
     """Write codes and codebooks of palettized tensors but for the `dense`, the others as they are.
 
     All of it is held in memory: a byte for each index.
     """
+    artifact = wanted.artifact
     state = {
-        name: tensor_of(artifact.dense(name)) if name in dense else _codebook(artifact, name)
+        name: tensor_of(artifact.dense(name)) if name in wanted.dense else _codebook(artifact, name)
         for name in artifact.weights
     }
     state |= {name: tensor_of(artifact.array(kept)) for name, kept in artifact.kept.items()}
@@ -37,22 +36,20 @@ def write_torchao(
     with tempfile.TemporaryFile() as file:
         torch.save(state, file)
         file.seek(0)
-        store.write(path, iter(lambda: file.read(CHUNK_BYTES), b""))
+        wanted.store.write(wanted.path, iter(lambda: file.read(CHUNK_BYTES), b""))
 
 
-def check_torchao(
-    artifact: Artifact, store: Storage, path: str, dense: Collection[str] = ()
-) -> None:
+def check_torchao(wanted: Export) -> None:
     """Compare a written file, as torchao decodes it, with the artifact.
 
     Raises:
         InvalidArtifact: names the tensor that is another.
     """
-    state = _load(store, path)
+    artifact, state = wanted.artifact, _load(wanted.store, wanted.path)
     for alias, name in artifact.tied().items():
         _check(alias, _is_same(state.pop(alias, None), state.get(name)))
     for name in artifact.weights:
-        is_right = _is_dense if name in dense else _is_decoded
+        is_right = _is_dense if name in wanted.dense else _is_decoded
         _check(name, is_right(artifact, name, state.pop(name, None)))
     for name, kept in artifact.kept.items():
         _check(name, _is_same(state.pop(name, None), tensor_of(artifact.array(kept))))

@@ -1,0 +1,107 @@
+"""Core ML: an `.mlpackage`, zipped, whose weights are looked up in palettes.
+
+Source: coremltools 9.0; palettes come as buffers of the model, `_COREML_/<parameter>/...`, beside
+weights that hold LUT[indices] exactly, and become `constexpr_lut_to_dense`.
+"""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+import torch
+from coremltools.converters.mil.frontend.milproto.load import load
+from coremltools.converters.mil.mil.ops.defs.iOS18.compression import (
+    constexpr_blockwise_shift_scale,
+    constexpr_lut_to_dense,
+)
+from numpy.typing import NDArray
+from torch.export import ExportedProgram
+
+from app.artifacts.pytorch import SCALE, tensor_of
+from app.artifacts.reader import Artifact
+from app.errors import InvalidArtifact
+
+PALETTIZATION = 2
+"""Source: coremltools 9.0, `CompressionType`."""
+Array = NDArray[Any]
+
+
+def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str], to: Path) -> None:
+    """Write a model that already has LUT[indices] for weights, looked up but for the `dense`."""
+    said = {"_COREML_/metadata_version": torch.tensor(1)}
+    firsts = {name: name for name in artifact.weights} | artifact.tied()
+    for name in program.state_dict:
+        first = firsts.get(name, "")
+        if first in artifact.weights and first not in dense:
+            path, _, own = name.rpartition(".")
+            for key, tensor in _palette(artifact, first):
+                said[f"{path}._COREML_/{own}/{key}".removeprefix(".")] = tensor
+    decomposed = program.run_decompositions({})
+    decomposed.state_dict.update(said)
+    ct.convert(
+        decomposed,
+        minimum_deployment_target=ct.target.iOS18,
+        compute_precision=ct.precision.FLOAT32,
+        skip_model_load=True,
+    ).save(str(to))
+
+
+def check(path: Path, program: ExportedProgram, artifact: Artifact, dense: Collection[str]) -> None:
+    """Compare the weights of a package, as coremltools reads and decodes them, with the artifact.
+
+    Raises:
+        InvalidArtifact: names the weight that is another.
+    """
+    firsts = {name: name for name in artifact.weights} | artifact.tied()
+    given = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
+    found = list(_weights(path))
+    for argument, state in given.items():
+        name = firsts.get(state, "")
+        if name not in artifact.weights or name in dense or not _is_used(program, argument):
+            continue
+        weight = artifact.dense(name).tobytes()
+        # coremltools makes names of its own where an operation takes several steps.
+        if not any(each.startswith(argument) and data.tobytes() == weight for each, data in found):
+            raise InvalidArtifact(f"{name}: the Core ML package as read back is not LUT[indices]")
+
+
+def _is_used(program: ExportedProgram, argument: str) -> bool:
+    return any(node.name == argument and node.users for node in program.graph.nodes)
+
+
+def _weights(path: Path) -> Iterator[tuple[str, Array]]:
+    """Every weight of a package that is looked up, by the name of its input, decoded."""
+    package = ct.models.MLModel(str(path), skip_model_load=True)
+    spec = package.get_spec()
+    program = load(spec, spec.specificationVersion, package.weights_dir)
+    for function in program.functions.values():
+        for operation in function.operations:
+            if operation.op_type.startswith("constexpr"):
+                (output,) = operation.outputs
+                yield output.name, _value(output)
+
+
+def _value(variable: Any) -> Array:
+    """What a variable holds that is computed of constants alone."""
+    if variable.val is not None:
+        found: Array = variable.val
+        return found
+    step = variable.op
+    if step.op_type == "constexpr_lut_to_dense":
+        axis = step.vector_axis
+        arguments = (_value(step.indices), _value(step.lut), None if axis is None else axis.val)
+        return np.asarray(constexpr_lut_to_dense.decompress(*arguments))
+    offset = None if step.offset is None else _value(step.offset)
+    arguments = (_value(step.data), _value(step.scale), offset)
+    return np.asarray(constexpr_blockwise_shift_scale.decompress(*arguments))
+
+
+def _palette(artifact: Artifact, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    parts = artifact.palettes[name]
+    yield "compression_type", torch.tensor([PALETTIZATION])
+    yield "lut", tensor_of(artifact.lut(name))
+    yield "vector_axis", torch.tensor(0)
+    if SCALE in parts:
+        yield "palettization_scale", tensor_of(artifact.array(parts[SCALE]))

@@ -1,0 +1,31 @@
+"""What is to be exported, and where to."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from app.artifacts.reader import Artifact
+from app.storage import Storage
+from schemas.checkpoint import StoredFile
+
+
+@dataclass(frozen=True)
+class Source:
+    """The `.pt2` that an artifact was made of."""
+
+    storage: Storage
+    file: StoredFile
+
+
+@dataclass(frozen=True)
+class Export:
+    """An artifact on its way into another form."""
+
+    artifact: Artifact
+    store: Storage
+    """That it is written to."""
+    path: str
+    """Of its file there."""
+    dense: Collection[str] = ()
+    """Weights that are dense in it."""
+    source: Source | None = None
+    """Needed by forms of models that run."""
