@@ -22,6 +22,7 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
+from app.artifacts.export.live import looked_up
 from app.artifacts.pytorch import SCALE, tensor_of
 from app.artifacts.reader import Artifact
 from app.errors import InvalidArtifact
@@ -46,7 +47,7 @@ def check(path: Path, program: ExportedProgram, artifact: Artifact, dense: Colle
     """
     with (path / "main.mlirb").open("rb") as file:
         stored = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        for name in artifact.weights.keys() - set(dense):
+        for name in set(looked_up(program, artifact, dense).values()):
             for array in (artifact.array(artifact.palettes[name]["indices"]), artifact.lut(name)):
                 is_told_once = np.all(array == array.reshape(-1)[0])  # as MLIR has constants
                 if not is_told_once and stored.find(array.tobytes()) < 0:
@@ -93,23 +94,28 @@ async def _run(path: Path, given: dict[str, torch.Tensor]) -> list[NDArray[np.fl
     async with AIModelAsset.load(path).executable() as model:
         function = model.load_function("main")
         answer: Any = await function(
-            {name: CoreArray(each.numpy()) for name, each in given.items()}
+            {name: CoreArray(_narrow(each).numpy()) for name, each in given.items()}
         )
         return [answer[name].numpy().astype(np.float64) for name in function.desc.output_names]
+
+
+def _narrow(tensor: torch.Tensor) -> torch.Tensor:
+    """Core AI has no whole numbers of eight bytes."""
+    return tensor.int() if tensor.dtype == torch.int64 else tensor
 
 
 def _looked_up(
     program: ExportedProgram, artifact: Artifact, dense: Collection[str]
 ) -> ExportedProgram:
     """The program with a palette in place of each palettized weight that it is given."""
-    firsts = {name: name for name in artifact.weights} | artifact.tied()
+    palettized = looked_up(program, artifact, dense)
     graph, state = program.graph_module.graph, dict(program.state_dict)
     given = {node.name: node for node in graph.nodes if node.op == "placeholder"}
     body = next(node for node in graph.nodes if node.op != "placeholder")
     specs: list[InputSpec] = []
     for spec in program.graph_signature.input_specs:
-        name = firsts.get(spec.target or "")
-        if name is None or name not in artifact.weights or name in dense:
+        name = palettized.get(spec.arg.name)
+        if name is None:
             specs.append(spec)
             continue
         node = given[spec.arg.name]

@@ -12,6 +12,7 @@ import coremltools as ct
 import numpy as np
 import torch
 from coremltools.converters.mil.frontend.milproto.load import load
+from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
 from coremltools.converters.mil.mil.ops.defs.iOS18.compression import (
     constexpr_blockwise_shift_scale,
     constexpr_lut_to_dense,
@@ -19,6 +20,7 @@ from coremltools.converters.mil.mil.ops.defs.iOS18.compression import (
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
+from app.artifacts.export.live import looked_up
 from app.artifacts.pytorch import SCALE, tensor_of
 from app.artifacts.reader import Artifact
 from app.errors import InvalidArtifact
@@ -38,7 +40,7 @@ def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str]
             path, _, own = name.rpartition(".")
             for key, tensor in _palette(artifact, first):
                 said[f"{path}._COREML_/{own}/{key}".removeprefix(".")] = tensor
-    decomposed = program.run_decompositions({})
+    decomposed = program.run_decompositions(_unknown())
     decomposed.state_dict.update(said)
     ct.convert(
         decomposed,
@@ -48,27 +50,33 @@ def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str]
     ).save(str(to))
 
 
+def _unknown() -> dict[Any, Any]:
+    """How torch takes those operators apart that coremltools does not know."""
+    known, aten = _TORCH_OPS_REGISTRY.get_func, torch.ops.aten
+    apart: dict[Any, Any] = dict(torch.export.default_decompositions())
+    unknown = {
+        operator: steps
+        for operator, steps in apart.items()
+        if known(operator.name().removeprefix("aten::").split(".")[0]) is None
+    }
+    return unknown | {
+        aten.__and__.Tensor: aten.bitwise_and.Tensor,
+        aten.__or__.Tensor: aten.bitwise_or.Tensor,
+    }
+
+
 def check(path: Path, program: ExportedProgram, artifact: Artifact, dense: Collection[str]) -> None:
     """Compare the weights of a package, as coremltools reads and decodes them, with the artifact.
 
     Raises:
         InvalidArtifact: names the weight that is another.
     """
-    firsts = {name: name for name in artifact.weights} | artifact.tied()
-    given = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
     found = list(_weights(path))
-    for argument, state in given.items():
-        name = firsts.get(state, "")
-        if name not in artifact.weights or name in dense or not _is_used(program, argument):
-            continue
+    for argument, name in looked_up(program, artifact, dense).items():
         weight = artifact.dense(name).tobytes()
         # coremltools makes names of its own where an operation takes several steps.
         if not any(each.startswith(argument) and data.tobytes() == weight for each, data in found):
             raise InvalidArtifact(f"{name}: the Core ML package as read back is not LUT[indices]")
-
-
-def _is_used(program: ExportedProgram, argument: str) -> bool:
-    return any(node.name == argument and node.users for node in program.graph.nodes)
 
 
 def _weights(path: Path) -> Iterator[tuple[str, Array]]:

@@ -7,7 +7,7 @@ Source: torch 2.13, `torch/export/pt2_archive/_package.py`.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 from torch.export.pt2_archive import PT2ArchiveWriter
+from torch.fx import Graph, Node
 
 from app.artifacts.reader import Artifact
 from app.checkpoints.pt2_runnable import Runnable
@@ -39,6 +40,35 @@ def load_program(
     archive = folder / f"{MODEL}.pt2"
     _write(archive, runnable, artifact, source, path)
     return torch.export.load(archive)
+
+
+def looked_up(
+    program: ExportedProgram, artifact: Artifact, dense: Collection[str]
+) -> dict[str, str]:
+    """Input of the graph that its outputs depend on -> the palettized weight that it stands for."""
+    firsts = {name: name for name in artifact.weights} | artifact.tied()
+    signature = program.graph_signature
+    states = signature.inputs_to_parameters | signature.inputs_to_buffers
+    needed = {node.name for node in _needed(program.graph)}
+    return {
+        argument: name
+        for argument, state in states.items()
+        if (name := firsts.get(state, "")) in artifact.weights
+        and name not in dense
+        and argument in needed
+    }
+
+
+def _needed(graph: Graph) -> set[Node]:
+    """The nodes that the outputs depend on; converters leave the others out."""
+    found: set[Node] = set()
+    waiting = [node for node in graph.nodes if node.op == "output"]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
 
 
 def _write(to: Path, runnable: Runnable, artifact: Artifact, source: Storage, path: str) -> None:

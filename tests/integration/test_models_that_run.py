@@ -1,0 +1,101 @@
+"""MiniLM and a small convolutional network, from a `.pt2` to every form, on a real server."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from app.artifacts import load
+from app.client import Client
+from app.errors import UnsupportedFormat
+from schemas.exports import EXPORT_FORMATS
+from tests.forged import export
+from tests.integration.embedded import serving
+
+MINILM = Path(__file__).parents[2] / ".cache/minilm"
+FOLDERS = {"coreai": "model.aimodel/main.mlirb", "coreml": "model.mlpackage/Manifest.json"}
+PER_TENSOR = {"op_state_spec": {"weight": {"n_bits": 4, "granularity": {"type": "per_tensor"}}}}
+CONFIG = json.dumps({"global_config": PER_TENSOR})
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.norm = nn.BatchNorm2d(16)
+        self.body = nn.Conv2d(16, 256, 3, stride=2, groups=2)
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(x)))
+        return self.head(torch.relu(self.body(x)).mean((2, 3)))
+
+
+def network():
+    torch.manual_seed(0)
+    return export(Network().eval(), torch.randn(2, 3, 16, 16))
+
+
+class Vectors(nn.Module):
+    """MiniLM's last hidden states, from token numbers alone."""
+
+    def __init__(self):
+        super().__init__()
+        import transformers
+
+        said = json.loads((MINILM / "config.json").read_text())
+        self.model = transformers.BertModel(transformers.BertConfig.from_dict(said))
+        self.model.load_state_dict(load_file(MINILM / "model.safetensors"), strict=False)
+
+    def forward(self, tokens, mask):
+        return self.model(input_ids=tokens, attention_mask=mask)[0]
+
+
+def minilm():
+    tokens = torch.randint(0, 1000, (1, 16))
+    return export(Vectors().eval(), tokens, torch.ones_like(tokens))
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    """Of an embedded service: in a scaled one, workers do the same work."""
+    folder = tmp_path_factory.mktemp("running") / "data"
+    with serving(folder) as running, Client(str(running.http.base_url)) as opened:
+        yield opened
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("make", [network, minilm])
+def test_every_form_of_a_model(client, tmp_path, make):
+    """A job succeeds only if every form holds LUT[indices], and the model computes the same."""
+    path = tmp_path / "model.pt2"
+    path.write_bytes(make())
+    job = client.wait(client.submit(path, config=CONFIG, formats=EXPORT_FORMATS).id)
+    assert job.state == "succeeded", job.error
+    client.download(job.id, tmp_path / "packed")
+    expected = load(tmp_path / "packed")
+    dense = load_file(client.download_export(job.id, "dense", tmp_path / "dense"))
+    assert dense.keys() <= expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in dense.items())
+    report = client.report(job.id)
+    assert {each.format: each.dense for each in report.exports} == dict.fromkeys(EXPORT_FORMATS, ())
+    for to, member in FOLDERS.items():
+        out = client.download_export(job.id, to, tmp_path / to)
+        with zipfile.ZipFile(io.BytesIO(out.read_bytes())) as archive:
+            assert member in archive.namelist()
+            assert archive.testzip() is None
+        # Palettes stay palettes: most of the model is palettized, to an eighth.
+        assert out.stat().st_size < report.size_before_bytes / 2
+
+
+def test_a_form_that_takes_a_graph_is_refused_without_one(client, tmp_path, model):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(model)
+    for ask in (client.plan, client.submit):
+        with pytest.raises(UnsupportedFormat, match="coreai is a model that runs"):
+            ask(path, preset="w4", formats=["coreai"])
