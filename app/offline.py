@@ -19,6 +19,7 @@ from app.settings import read_settings
 from app.storage import open_storage
 from schemas.artifact import ArtifactSummary, StoredWeight
 from schemas.config import KMeansPalettizerConfig
+from schemas.evaluation import ComparedOutput
 from schemas.exports import ExportFormat
 from schemas.plan import Plan
 from schemas.report import Report
@@ -121,6 +122,17 @@ def export(
         kept = run_export(wanted, to, keep_dense=keep_dense)
         (folder / "export").replace(out)
     return sorted(kept)
+
+
+def evaluate(model: Path, paths: Sequence[Path], inputs: Path) -> Sequence[ComparedOutput]:
+    """What a `.pt2` computes before and after, on these inputs.
+
+    Raises:
+        BadInput: see `app.artifacts.evaluate`.
+    """
+    from app.artifacts.evaluate import evaluate as run  # which brings torch
+
+    return run(_source(model), open_files(paths), inputs, read_settings().limits)
 
 
 def _source(model: Path) -> Source:

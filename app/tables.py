@@ -14,6 +14,7 @@ from app.progress import CONSOLE
 from schemas.artifact import ArtifactSummary
 from schemas.config.spec import PalettizationSpec
 from schemas.configs import ConfigSummary
+from schemas.evaluation import ComparedOutput
 from schemas.jobs import Job
 from schemas.keys import Key
 from schemas.models import ModelSummary
@@ -97,6 +98,20 @@ def print_artifact(summary: ArtifactSummary) -> None:
         )
     _show(table)
     OUT.print(f"and {len(summary.kept)} untouched tensors, {decimal(sum(summary.kept.values()))}")
+
+
+def print_outputs(outputs: Iterable[ComparedOutput]) -> None:
+    """One line an output."""
+    table = _table("output", "shape", "SNR dB", "cosine", "largest error")
+    for output in outputs:
+        table.add_row(
+            escape(output.name),
+            "x".join(map(str, output.shape)),
+            "equal" if output.snr_db is None else f"{output.snr_db:.1f}",
+            f"{output.cosine:.6f}",
+            f"{output.max_error:.3g}",
+        )
+    _show(table)
 
 
 def print_jobs(jobs: Iterable[Job]) -> None:

@@ -1,5 +1,6 @@
 """Commands that work here, without a server."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -109,3 +110,23 @@ def decompress(artifact: Model, out: Out) -> None:
     from app.offline import export as run
 
     run(artifact, "dense", out)
+
+
+@local.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="The .pt2 that was palettized.")],
+    artifact: Model,
+    inputs: Annotated[
+        Path, typer.Option(help="A .safetensors file of the model's inputs, by their names.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Run a model before and after, and show how far its outputs are apart."""
+    from app.offline import evaluate as run
+    from app.tables import print_outputs
+
+    outputs = run(model, artifact, inputs)
+    if as_json:
+        typer.echo(json.dumps([output.model_dump(mode="json") for output in outputs], indent=2))
+    else:
+        print_outputs(outputs)

@@ -22,7 +22,7 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
-from app.artifacts.export.live import looked_up
+from app.artifacts.export.live import call, looked_up
 from app.artifacts.pytorch import SCALE, tensor_of
 from app.artifacts.reader import Artifact
 from app.errors import InvalidArtifact
@@ -53,7 +53,7 @@ def check(path: Path, program: ExportedProgram, artifact: Artifact, dense: Colle
                 if not is_told_once and stored.find(array.tobytes()) < 0:
                     raise InvalidArtifact(f"{name}: the Core AI model has not its palette")
     given = _inputs(program)
-    expected = pytree.tree_leaves(program.module()(*given.values()))
+    expected = pytree.tree_leaves(call(program, given))
     found = asyncio.run(_run(path, given))
     for number, (theirs, ours) in enumerate(
         zip(found, map(torch.as_tensor, expected), strict=True)

@@ -1,45 +1,107 @@
-"""A model with its artifact's weights, as torch runs it.
+"""A model with an artifact's weights, as torch runs it.
 
 It is read from a `.pt2` that is written anew: of the upload's graph what `read_runnable` lets
-through, of its weights what the artifact says. The upload itself never comes near torch.
+through, and weights as bytes. The upload itself never comes near torch.
 
 Source: torch 2.13, `torch/export/pt2_archive/_package.py`.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.export import ExportedProgram
 from torch.export.pt2_archive import PT2ArchiveWriter
 from torch.fx import Graph, Node
+from torch.utils import _pytree as pytree
 
-from app.artifacts.reader import Artifact
+from app.artifacts.export.order import Source
+from app.artifacts.reader import Artifact, Stored
 from app.checkpoints.pt2_runnable import Runnable
 from app.checkpoints.pt2_weights import DTYPES
 from app.compression.dense import dense_chunks
 from app.storage import Storage
+from schemas.checkpoint import Checkpoint, StoredTensor
 
 MODEL = "model"
 """Name of the one model in an archive."""
 NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 
 
-def load_program(
-    runnable: Runnable, artifact: Artifact, source: Storage, path: str, folder: Path
-) -> ExportedProgram:
-    """The model of a `.pt2` that lies in a store, with LUT[indices] for weights.
+@dataclass(frozen=True)
+class State:
+    """A parameter or a buffer."""
 
-    The folder is for files in between.
-    """
+    name: str
+    dtype: str
+    """Its safetensors dtype name."""
+    shape: tuple[int, ...]
+    read: Callable[[], bytes]
+    """Gives its bytes, row-major."""
+
+
+@dataclass(frozen=True)
+class States:
+    """All that a model computes with."""
+
+    tensors: Sequence[State]
+    tied: Mapping[str, str]
+    """Every other name of a tensor -> its first name."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """By every name."""
+        found = {state.name: state.shape for state in self.tensors}
+        return found | {alias: found[name] for alias, name in self.tied.items()}
+
+
+def states_of(artifact: Artifact) -> States:
+    """An artifact's tensors, decoded."""
+    palettized = [
+        State(name, weight.dtype, weight.shape, partial(_decoded, artifact, name))
+        for name, weight in artifact.weights.items()
+    ]
+    kept = [
+        State(name, held.tensor.dtype, held.tensor.shape, partial(_kept, artifact, held))
+        for name, held in artifact.kept.items()
+    ]
+    return States([*palettized, *kept], artifact.tied())
+
+
+def uploaded_states(checkpoint: Checkpoint, storage: Storage) -> States:
+    """The tensors as they were uploaded."""
+
+    def read(tensor: StoredTensor) -> bytes:
+        return b"".join(dense_chunks(storage, checkpoint.files[tensor.file].path, tensor))
+
+    return States(
+        [
+            State(tensor.name, tensor.dtype, tensor.shape, partial(read, tensor))
+            for tensor in checkpoint.tensors
+        ],
+        {alias: tensor.name for tensor in checkpoint.tensors for alias in tensor.aliases},
+    )
+
+
+def load_program(
+    runnable: Runnable, states: States, source: Source, folder: Path
+) -> ExportedProgram:
+    """The model of a `.pt2`, with these weights; the folder is for files in between."""
     archive = folder / f"{MODEL}.pt2"
-    _write(archive, runnable, artifact, source, path)
+    _write(archive, runnable, states, source)
     return torch.export.load(archive)
+
+
+def call(program: ExportedProgram, given: Mapping[str, torch.Tensor]) -> Any:
+    """What a model returns for inputs by their names."""
+    flat = [given[str(name)] for name in program.graph_signature.user_inputs]
+    args, kwargs = pytree.tree_unflatten(flat, program.call_spec.in_spec)
+    with torch.no_grad():
+        return program.module()(*args, **kwargs)
 
 
 def looked_up(
@@ -71,37 +133,35 @@ def _needed(graph: Graph) -> set[Node]:
     return found
 
 
-def _write(to: Path, runnable: Runnable, artifact: Artifact, source: Storage, path: str) -> None:
+def _write(to: Path, runnable: Runnable, states: States, source: Source) -> None:
     parameters = runnable.program.parameters()
     with PT2ArchiveWriter(str(to)) as archive:
         archive.write_string(f"models/{MODEL}.json", runnable.program.document())
         archive.write_bytes(f"data/sample_inputs/{MODEL}.pt", b"")
         archive.write_string("byteorder", "little")
-        states, names = {}, {}
-        for number, (name, dtype, shape, read) in enumerate(_states(artifact)):
-            names[name] = f"weight_{number}"
-            archive.write_bytes(f"data/weights/{names[name]}", read().tobytes())
-            states[name] = _payload(names[name], dtype, shape, name in parameters)
-        for alias, name in artifact.tied().items():
-            states[alias] = states[name] | {"is_param": alias in parameters}
-        _write_config(archive, "weights", states)
+        said: dict[str, Any] = {}
+        for number, state in enumerate(states.tensors):
+            member, is_parameter = f"weight_{number}", state.name in parameters
+            archive.write_bytes(f"data/weights/{member}", state.read())
+            said[state.name] = _payload(member, state.dtype, state.shape, is_parameter)
+        for alias, name in states.tied.items():
+            said[alias] = said[name] | {"is_param": alias in parameters}
+        _write_config(archive, "weights", said)
         constants = {}
         for number, constant in enumerate(runnable.constants):
             name = f"tensor_{number}"
-            data = b"".join(dense_chunks(source, path, constant))
+            data = b"".join(dense_chunks(source.storage, source.file.path, constant))
             archive.write_bytes(f"data/constants/{name}", data)
             constants[constant.name] = _payload(name, constant.dtype, constant.shape, False)
         _write_config(archive, "constants", constants)
 
 
-def _states(
-    artifact: Artifact,
-) -> Iterator[tuple[str, str, tuple[int, ...], Callable[[], NDArray[Any]]]]:
-    """Name, dtype, shape and how to get at each tensor."""
-    for name, weight in artifact.weights.items():
-        yield name, weight.dtype, weight.shape, partial(artifact.dense, name)
-    for name, kept in artifact.kept.items():
-        yield name, kept.tensor.dtype, kept.tensor.shape, partial(artifact.array, kept)
+def _decoded(artifact: Artifact, name: str) -> bytes:
+    return artifact.dense(name).tobytes()
+
+
+def _kept(artifact: Artifact, held: Stored) -> bytes:
+    return artifact.array(held).tobytes()
 
 
 def _payload(member: str, dtype: str, shape: tuple[int, ...], is_parameter: bool) -> dict[str, Any]:

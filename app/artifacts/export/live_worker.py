@@ -23,6 +23,7 @@ from app.artifacts.export.apart import (
     Answer,
     Request,
 )
+from app.artifacts.export.order import Source
 from app.artifacts.files import open_files
 from app.errors import PaletteryError, UnsupportedFormat
 from app.settings import Limits
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 def _export(folder: Path, request: Request) -> None:
-    from app.artifacts.export.live import load_program
+    from app.artifacts.export.live import load_program, states_of
     from app.checkpoints.pt2_runnable import read_runnable
 
     converter: Any = importlib.import_module(f"app.artifacts.export.{request.to}")
@@ -61,7 +62,8 @@ def _export(folder: Path, request: Request) -> None:
     runnable = read_runnable(storage, file, Limits())
     package = folder / PACKAGES[request.to]
     with _told(f"torch and the converter to {request.to}"):
-        program = load_program(runnable, artifact, storage, UPLOAD, folder)
+        source = Source(storage, file)
+        program = load_program(runnable, states_of(artifact), source, folder)
         converter.convert(program, artifact, request.dense, package)
     _zip(package, folder / OUT)
     with tempfile.TemporaryDirectory(dir=folder) as again:

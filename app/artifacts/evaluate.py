@@ -1,0 +1,89 @@
+"""Run a model before and after, on the same inputs."""
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from app.artifacts.export.live import States, call, load_program, states_of, uploaded_states
+from app.artifacts.export.order import Source
+from app.artifacts.reader import Artifact
+from app.checkpoints.pt2 import read_pt2
+from app.checkpoints.pt2_runnable import read_runnable
+from app.errors import BadInput, InvalidArtifact
+from app.settings import Limits
+from schemas.evaluation import ComparedOutput
+
+
+def evaluate(
+    source: Source, artifact: Artifact, inputs: Path, limits: Limits
+) -> Sequence[ComparedOutput]:
+    """Each output of the model in a `.pt2`, compared with what it is with an artifact's weights.
+
+    The inputs are tensors of a safetensors file, by the names that the model gives them.
+
+    Raises:
+        BadInput: see `read_pt2` and `read_runnable`; or the inputs are not the model's.
+        InvalidArtifact: it is of another model.
+    """
+    storage, file = source.storage, source.file
+    before, after = uploaded_states(read_pt2(storage, file, limits), storage), states_of(artifact)
+    _check_same(before, after)
+    runnable = read_runnable(storage, file, limits)
+    found = []
+    for states in (before, after):
+        with tempfile.TemporaryDirectory(prefix="palettery-evaluate-") as folder:
+            program = load_program(runnable, states, source, Path(folder))
+        found.append(call(program, _given(program, inputs)))
+    return [
+        compared(pytree.keystr(path), ours, theirs)
+        for (path, ours), (_, theirs) in zip(*map(_leaves, found), strict=True)
+        if isinstance(ours, torch.Tensor)
+    ]
+
+
+def compared(name: str, before: torch.Tensor, after: torch.Tensor) -> ComparedOutput:
+    """How far two outputs are apart."""
+    was, now = (each.detach().double().reshape(-1) for each in (before, after))
+    noise, signal = float((now - was).square().sum()), float(was.square().sum())
+    length = math.sqrt(signal) * float(now.norm())
+    return ComparedOutput(
+        name=name,
+        shape=tuple(before.shape),
+        snr_db=10 * math.log10(signal / noise) if noise and signal else None,
+        cosine=float(was @ now) / length if length else 1.0,
+        max_error=float((now - was).abs().max()) if len(was) else 0.0,
+    )
+
+
+def _leaves(output: object) -> list[tuple[pytree.KeyPath, object]]:
+    return pytree.tree_flatten_with_path(output)[0]
+
+
+def _given(program: ExportedProgram, inputs: Path) -> Mapping[str, torch.Tensor]:
+    wanted = program.graph_signature.user_inputs
+    try:
+        found = load_file(inputs)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"the inputs {inputs} are no safetensors file: {error}") from error
+    missing = [name for name in wanted if name not in found]
+    if missing or len(found) > len(wanted):
+        raise BadInput(
+            f"the model's inputs are {', '.join(map(str, wanted))}; {inputs} has "
+            f"{', '.join(found) or 'none'}: name its tensors so"
+        )
+    return found
+
+
+def _check_same(before: States, after: States) -> None:
+    for name, shape in before.shapes().items():
+        if after.shapes().get(name) != shape:
+            raise InvalidArtifact(
+                f"the artifact has no {name} of shape {list(shape)}; is it of another model?"
+            )

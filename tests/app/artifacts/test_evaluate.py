@@ -1,0 +1,89 @@
+"""What a model computes before and after, by the command, against the live model."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from app.artifacts import load
+from tests.forged import export
+
+CONFIG = {"global_config": {"op_state_spec": {"weight": {"n_bits": 2}}}}
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(16, 32)
+        self.second = nn.Linear(32, 16)
+        self.twin = nn.Linear(16, 32)
+        self.twin.weight = self.first.weight
+        self.register_buffer("shift", torch.ones(16))
+
+    def forward(self, x, factor):
+        y = self.second(torch.relu(self.first(x) + self.twin(x))) * factor + self.shift
+        return {"out": y, "untouched": [x + factor]}
+
+
+@pytest.fixture
+def made(tmp_path, palettery):
+    """A model, its file, and its artifact."""
+    torch.manual_seed(0)
+    net, path, artifact = Net().eval(), tmp_path / "net.pt2", tmp_path / "packed.safetensors"
+    path.write_bytes(export(net, torch.randn(3, 16), torch.tensor(2.0)))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    code, _, told = palettery(
+        "compress", path, "--config", tmp_path / "config.json", "-o", artifact
+    )
+    assert code == 0, told
+    return net, path, artifact
+
+
+def saved(tmp_path, **tensors):
+    save_file(tensors, tmp_path / "inputs.safetensors")
+    return tmp_path / "inputs.safetensors"
+
+
+def test_outputs_before_and_after(made, palettery, tmp_path):
+    net, path, artifact = made
+    given = {"x": torch.randn(3, 16), "factor": torch.tensor(2.0)}
+    inputs = saved(tmp_path, **given)
+    code, told, _ = palettery("evaluate", path, artifact, "--inputs", inputs, "--json")
+    assert code == 0
+    out, untouched = json.loads(told)
+    before = net(**given)["out"]
+    net.load_state_dict(load(artifact))
+    noise = net(**given)["out"] - before
+    assert (out["name"], out["shape"]) == ("['out']", [3, 16])
+    assert out["max_error"] == pytest.approx(noise.abs().max().item(), rel=1e-5)
+    snr_db = 10 * torch.log10(before.square().sum() / noise.square().sum())
+    assert out["snr_db"] == pytest.approx(snr_db.item(), rel=1e-4)
+    assert 0.5 < out["cosine"] < 1
+    assert (untouched["name"], untouched["snr_db"]) == ("['untouched'][0]", None)
+    assert (untouched["cosine"], untouched["max_error"]) == (pytest.approx(1), 0)
+    _, table, _ = palettery("evaluate", path, artifact, "--inputs", inputs)
+    assert "equal" in table
+
+
+def test_inputs_of_another_model(made, palettery, tmp_path):
+    _, path, artifact = made
+    inputs = saved(tmp_path, y=torch.zeros(1))
+    code, _, told = palettery("evaluate", path, artifact, "--inputs", inputs)
+    assert code == 2
+    assert "the model's inputs are x, factor" in " ".join(told.split())
+    inputs.write_bytes(b"none")
+    code, _, told = palettery("evaluate", path, artifact, "--inputs", inputs)
+    assert code == 2
+    assert "no safetensors file" in " ".join(told.split())
+
+
+def test_an_artifact_of_another_model(made, palettery, tmp_path):
+    _, _, artifact = made
+    other = tmp_path / "other.pt2"
+    other.write_bytes(export(nn.Linear(4, 4).eval(), torch.zeros(1, 4)))
+    inputs = saved(tmp_path, input=torch.zeros(1, 4))
+    code, _, told = palettery("evaluate", other, artifact, "--inputs", inputs)
+    assert code == 2
+    assert "is it of another model?" in " ".join(told.split())
