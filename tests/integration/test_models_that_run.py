@@ -93,9 +93,10 @@ def test_every_form_of_a_model(client, tmp_path, make):
         assert out.stat().st_size < report.size_before_bytes / 2
 
 
-def test_a_form_that_takes_a_graph_is_refused_without_one(client, tmp_path, model):
+def test_a_form_that_takes_a_graph_is_refused_without_one(server, tmp_path, model):
     path = tmp_path / "m.safetensors"
     path.write_bytes(model)
-    for ask in (client.plan, client.submit):
-        with pytest.raises(UnsupportedFormat, match="coreai is a model that runs"):
-            ask(path, preset="w4", formats=["coreai"])
+    with Client(str(server.http.base_url)) as client:
+        for ask in (client.plan, client.submit):
+            with pytest.raises(UnsupportedFormat, match="coreai is a model that runs"):
+                ask(path, preset="w4", formats=["coreai"])
