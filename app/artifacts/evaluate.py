@@ -18,6 +18,7 @@ from app.checkpoints.pt2 import read_pt2
 from app.checkpoints.pt2_runnable import read_runnable
 from app.errors import BadInput, InvalidArtifact
 from app.settings import Limits
+from kernels.metrics import errors
 from schemas.evaluation import ComparedOutput
 
 
@@ -51,14 +52,13 @@ def evaluate(
 def compared(name: str, before: torch.Tensor, after: torch.Tensor) -> ComparedOutput:
     """How far two outputs are apart."""
     was, now = (each.detach().double().reshape(-1) for each in (before, after))
-    noise, signal = float((now - was).square().sum()), float(was.square().sum())
-    length = math.sqrt(signal) * float(now.norm())
+    apart, length = errors(was, now), float(was.norm() * now.norm())
     return ComparedOutput(
         name=name,
         shape=tuple(before.shape),
-        snr_db=10 * math.log10(signal / noise) if noise and signal else None,
+        snr_db=apart.snr_db if math.isfinite(apart.snr_db) else None,
         cosine=float(was @ now) / length if length else 1.0,
-        max_error=float((now - was).abs().max()) if len(was) else 0.0,
+        max_error=apart.max_error,
     )
 
 

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from app.checkpoints.hf_match import BuiltModel, Fit, best_fit, is_weight, modules_of, with_ties
 from app.checkpoints.json_scan import shown
+from app.confined import environment
 from app.settings import Limits
 from schemas.base import Schema
 from schemas.checkpoint import Module, StoredTensor
@@ -36,6 +37,8 @@ _SAID: Mapping[Problem, str] = {
     "send the config.json of this checkpoint",
     "does_not_build": "transformers builds no model from it ({said})",
 }
+ALONE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+"""No network, one thread."""
 _OUTPUT_BYTES = 64 << 20
 _SPARE_MODULES, _MODULES_PER_TENSOR = 10_000, 20
 
@@ -131,7 +134,7 @@ def _run(request: bytes, out: int, here: Path, timeout_s: float) -> None:
         stdout=out,
         stderr=subprocess.DEVNULL,
         cwd=here,
-        env=_environment(here),
+        env=environment(here, **ALONE),
         start_new_session=True,
     )
     with worker:
@@ -145,18 +148,3 @@ def _run(request: bytes, out: int, here: Path, timeout_s: float) -> None:
         finally:
             if worker.poll() is None:
                 os.killpg(worker.pid, signal.SIGKILL)
-
-
-def _environment(here: Path) -> dict[str, str]:
-    """Nothing of ours but where programs and modules are; no network, one thread."""
-    ours = str(Path(__file__).parents[2])
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), ours))),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": str(here),
-        "TMPDIR": str(here),
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }

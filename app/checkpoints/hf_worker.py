@@ -12,8 +12,9 @@ import resource
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+from app.confined import limit, limit_memory
 
 MEMORY_BYTES = 4 << 30
 """Address space beyond what importing the libraries takes; models on the meta device have none."""
@@ -56,29 +57,19 @@ def main() -> None:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    _limit(resource.RLIMIT_CPU, request["cpu_s"])
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, request["output_bytes"])
+    limit(resource.RLIMIT_CPU, request["cpu_s"])
+    limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_FSIZE, request["output_bytes"])
     try:
         torch, transformers = (importlib.import_module(name) for name in ("torch", "transformers"))
     except ImportError as error:
         raise Refused("no_extra") from error
-    mapped = Path("/proc/self/statm")  # absent where the kernel does not enforce the limit either
-    if mapped.exists():
-        pages = int(mapped.read_text().split()[0])
-        _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY_BYTES)
+    limit_memory(MEMORY_BYTES)
     _count_modules(torch, request["modules_most"])
     config = json.loads(request["config"])
     if not isinstance(config, dict):
         raise Refused("does_not_build", "it is not a JSON object")
     return {"models": list(_models(torch, transformers, config))}
-
-
-def _limit(kind: int, most: int) -> None:
-    """Lower a limit; one that is lower already stays."""
-    _, hard = resource.getrlimit(kind)
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(kind, (most, most))
 
 
 def _count_modules(torch: Any, most: int) -> None:

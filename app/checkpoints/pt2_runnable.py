@@ -37,23 +37,8 @@ POWERS = 16
 """Highest exponent in an expression of sizes; a tower of them would never be worked out."""
 FUNCTIONS = frozenset(
     (
-        *(
-            "Add",
-            "Mul",
-            "Pow",
-            "Integer",
-            "Max",
-            "Min",
-            "Eq",
-            "Ne",
-            "Lt",
-            "Le",
-            "Gt",
-            "Ge",
-            "And",
-            "Or",
-            "Not",
-        ),
+        *("Add", "Mul", "Pow", "Integer", "Max", "Min", "And", "Or", "Not"),
+        *("Eq", "Ne", "Lt", "Le", "Gt", "Ge"),
         *("FloorDiv", "ModularIndexing", "Where", "PythonMod", "Mod", "CleanDiv", "CeilToInt"),
         *("FloorToInt", "CeilDiv", "IntTrueDiv", "FloatTrueDiv", "TruncToFloat", "TruncToInt"),
         *("RoundToInt", "ToFloat", "Identity", "floor", "ceiling"),

@@ -106,9 +106,8 @@ class Workers:
             for key in watched:
                 del self._underway[key]
             if waiting:
-                with contextlib.suppress(
-                    OSError, RuntimeError, ClosedClientError
-                ):  # then it is idle
+                # Nothing runs any more for a client that was closed meanwhile.
+                with contextlib.suppress(OSError, RuntimeError, ClosedClientError):
                     await client.cancel(list(waiting))
 
     async def ask(self, task: Task, priority: int = 0, on_died: OnDied | None = None) -> Answer:

@@ -4,18 +4,19 @@ What it gets is a folder: the artifact's files and the uploaded `.pt2`. What it 
 there, too, and has been read back and compared by then.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from app.artifacts.export.order import Export, Source
 from app.artifacts.reader import Artifact
+from app.confined import environment
 from app.errors import ERRORS, InvalidArtifact, OutOfMemory, PaletteryError
 from app.storage import CHUNK_BYTES, Storage
 from schemas.base import Schema
@@ -23,10 +24,7 @@ from schemas.exports import ExportFormat
 
 ARTIFACT, UPLOAD, REQUEST, ANSWER, OUT = "artifact", "upload.pt2", "request", "answer", "out"
 """What lies in the folder."""
-TIME_S = 3_600
-"""Of processor; the process ends itself then."""
 LOOK_EVERY_S = 0.2
-SAID_CHARACTERS = 2_000
 
 
 class Request(Schema):
@@ -40,7 +38,6 @@ class Request(Schema):
     """Of the upload."""
     dense_bytes: int
     """Of the model, all weights decoded."""
-    cpu_s: int
 
 
 class Answer(Schema):
@@ -58,7 +55,7 @@ def write_apart(to: ExportFormat, wanted: Export) -> None:
         InvalidArtifact: what was written is not what the artifact says.
         OutOfMemory: it took more than it may.
     """
-    assert wanted.source is not None  # noqa: S101 - `check_source` saw to it
+    assert wanted.source is not None  # noqa: S101 - `check_graph` saw to it
     with tempfile.TemporaryDirectory(prefix="palettery-export-") as name:
         folder = Path(name)
         _lay_out(to, wanted, wanted.source, folder)
@@ -88,20 +85,15 @@ def _lay_out(to: ExportFormat, wanted: Export, source: Source, folder: Path) -> 
         files=tuple(files),
         name=source.file.name,
         dense_bytes=sum(sizes),
-        cpu_s=TIME_S,
     )
     (folder / REQUEST).write_text(request.model_dump_json())
 
 
 def _fetch(storage: Storage, path: str, to: Path, artifact: Artifact) -> None:
     with to.open("wb") as file:
-        for chunk in _chunks(storage, path):
+        for chunk in storage.chunks(path, 0, storage.size_bytes(path)):
             artifact.check()
             file.write(chunk)
-
-
-def _chunks(storage: Storage, path: str) -> Iterator[memoryview]:
-    return storage.chunks(path, 0, storage.size_bytes(path))
 
 
 def _run(folder: Path, artifact: Artifact) -> None:
@@ -112,17 +104,15 @@ def _run(folder: Path, artifact: Artifact) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=folder,
-        env=_environment(folder),
+        env=environment(folder, PYTHONWARNINGS="ignore"),
         start_new_session=True,
     )
     with worker:
         try:
             while worker.poll() is None:
                 artifact.check()
-                try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     worker.wait(LOOK_EVERY_S)
-                except subprocess.TimeoutExpired:
-                    continue
         finally:
             if worker.poll() is None:
                 os.killpg(worker.pid, signal.SIGKILL)
@@ -140,16 +130,3 @@ def _check_answer(to: ExportFormat, folder: Path) -> None:
         raise ERRORS.get(answer.code, PaletteryError)(answer.detail)
     if not (folder / OUT).is_file():
         raise InvalidArtifact(f"the converter to {to} wrote nothing; submit the job without it")
-
-
-def _environment(here: Path) -> dict[str, str]:
-    """Nothing of ours but where programs and modules are."""
-    ours = str(Path(__file__).parents[3])
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), ours))),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONWARNINGS": "ignore",
-        "HOME": str(here),
-        "TMPDIR": str(here),
-    }

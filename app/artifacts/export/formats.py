@@ -15,6 +15,8 @@ from schemas.exports import ExportFormat
 from schemas.problem import InvalidField
 
 EXTRA = "export"
+DTYPES = {"F64": "float64", "BF16": "bfloat16", "F16": "float16"}
+"""As messages name those that a form may lack."""
 Do = Callable[[Export], None]
 
 
@@ -74,8 +76,6 @@ def _lacking_in_coreml(weight: PalettizedWeight, is_scaled: bool) -> str | None:
         return f"a float32 scale of each channel beside {DTYPES.get(weight.dtype, weight.dtype)}"
     return None if weight.dtype in ("F32", "F16") else DTYPES.get(weight.dtype, weight.dtype)
 
-
-DTYPES = {"F64": "float64", "BF16": "bfloat16", "F16": "float16"}
 
 FORMATS: Mapping[ExportFormat, Format] = {
     "dense": Format(write_dense, check_dense, _nothing, ".safetensors"),

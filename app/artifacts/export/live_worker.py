@@ -18,13 +18,13 @@ from app.artifacts.export.apart import (
     ARTIFACT,
     OUT,
     REQUEST,
-    SAID_CHARACTERS,
     UPLOAD,
     Answer,
     Request,
 )
 from app.artifacts.export.order import Source
 from app.artifacts.files import open_files
+from app.confined import limit, limit_memory
 from app.errors import PaletteryError, UnsupportedFormat
 from app.settings import Limits
 from app.storage import open_storage
@@ -32,6 +32,10 @@ from schemas.checkpoint import StoredFile
 
 MEMORY_BYTES, MEMORY_TIMES = 8 << 30, 8
 """Address space beyond what importing takes, and how many times the model it may be more."""
+TIME_S = 3_600
+"""Of processor."""
+SAID_CHARACTERS = 2_000
+"""Kept of what a converter says."""
 PACKAGES = {"coreai": "model.aimodel", "coreml": "model.mlpackage"}
 """Format -> name of the folder that it is."""
 
@@ -101,21 +105,11 @@ def _zip(package: Path, to: Path) -> None:
 
 
 def _limit(request: Request) -> None:
-    _lower(resource.RLIMIT_CPU, request.cpu_s)
-    _lower(resource.RLIMIT_CORE, 0)
     room = MEMORY_BYTES + MEMORY_TIMES * request.dense_bytes
-    _lower(resource.RLIMIT_FSIZE, room)
-    mapped = Path("/proc/self/statm")  # absent where the kernel does not enforce the limit either
-    if mapped.exists():
-        pages = int(mapped.read_text().split()[0])
-        _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + room)
-
-
-def _lower(kind: int, most: int) -> None:
-    """Lower a limit; one that is lower already stays."""
-    _, hard = resource.getrlimit(kind)
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(kind, (most, most))
+    limit(resource.RLIMIT_CPU, TIME_S)
+    limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_FSIZE, room)
+    limit_memory(room)
 
 
 if __name__ == "__main__":
