@@ -47,7 +47,7 @@ def load_into(module: nn.Module, artifact: Files) -> None:
         InvalidArtifact: it is none, or damaged, or of another model, which stays as it was.
     """
     opened = _opened(artifact)
-    firsts = {name: name for name in (*opened.weights, *opened.kept)} | opened.tied()
+    firsts = opened.firsts()
     _check(module, opened, firsts)
     kept = _kept(opened)
     module.load_state_dict(

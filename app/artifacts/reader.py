@@ -109,6 +109,10 @@ class Artifact:
             for alias in aliases
         }
 
+    def firsts(self) -> dict[str, str]:
+        """Every name of a tensor -> its first name."""
+        return {name: name for name in (*self.weights, *self.kept)} | self.tied()
+
     def dense_bytes(self, name: str) -> int:
         """Size of a palettized weight when decoded."""
         weight = self.weights[name]

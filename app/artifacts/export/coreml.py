@@ -33,7 +33,7 @@ Array = NDArray[Any]
 def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str], to: Path) -> None:
     """Write a model that already has LUT[indices] for weights, looked up but for the `dense`."""
     said = {"_COREML_/metadata_version": torch.tensor(1)}
-    firsts = {name: name for name in artifact.weights} | artifact.tied()
+    firsts = artifact.firsts()
     for name in program.state_dict:
         first = firsts.get(name, "")
         if first in artifact.weights and first not in dense:

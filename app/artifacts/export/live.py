@@ -108,7 +108,7 @@ def looked_up(
     program: ExportedProgram, artifact: Artifact, dense: Collection[str]
 ) -> dict[str, str]:
     """Input of the graph that its outputs depend on -> the palettized weight that it stands for."""
-    firsts = {name: name for name in artifact.weights} | artifact.tied()
+    firsts = artifact.firsts()
     signature = program.graph_signature
     states = signature.inputs_to_parameters | signature.inputs_to_buffers
     needed = {node.name for node in _needed(program.graph)}
