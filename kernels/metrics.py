@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.arrays import to_numpy
+from kernels.distribution import Distribution
 from kernels.groups import Layout
 from kernels.halves import BFLOAT16, FLOAT16, widen
 from kernels.jit import compiled, compiled_for_maxima, compiled_for_sums
@@ -47,6 +48,8 @@ class Metrics(Errors):
     """Indices that point at each LUT entry, (groups, 2**n_bits)."""
     iterations: int
     """Refinement passes, of the group that took most."""
+    distribution: Distribution
+    """Of the weights, and of what stands for them."""
     notes: tuple[str, ...] = ()
     """What was done differently from the request."""
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from math import gcd, lcm, prod
+from operator import add
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels import metrics
+from kernels.distribution import distribution, step_of
 from kernels.errors import NonFiniteError, WeightError
 from kernels.groups import Layout, layout_of
 from kernels.halves import BFLOAT16, FLOAT16
@@ -214,17 +216,23 @@ class _Work:
     ) -> Generator[NDArray[np.uint8], None, Metrics]:
         """Packed indices of each block; at the end, how good they are."""
         k, n_bits = 2**self.settings.n_bits, self.settings.n_bits
-        totals, parts = cpu.Totals(self.layout.groups, k), []
-        entries = widened(lut).reshape(-1, k)
+        totals, parts, spread = cpu.Totals(self.layout.groups, k), [], []
+        entries, step = widened(lut).reshape(-1, k), step_of(self.rows.shape)
         for run in self.runs():
             source = self.part(*run, weighted=False)
             indices = cpu.nearest(source, entries, totals, self.threads, self.check)
             if source.scale is not None:
                 dense = look_up(indices, lut, indices.shape, source.scale, self.threads, self.check)
                 parts.append(metrics.errors(source.weight, dense, self.threads, self.check))
+            start = run[0] * prod(self.rows.shape[1:])
+            spread.append(
+                distribution(
+                    source.weight, indices, lut, source.scale, source.layout, (start, step)
+                )
+            )
             yield pack(indices, n_bits, self.threads)
         total = totals.errors() if self.scale is None else _summed(parts)
-        return measured(fit, totals, total, self.settings)
+        return measured(fit, totals, total, reduce(add, spread), self.settings)
 
 
 def _summed(parts: list[Errors]) -> Errors:

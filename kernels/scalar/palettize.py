@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import metrics
+from kernels.distribution import Distribution, distribution, step_of
 from kernels.groups import Layout
 from kernels.lut import dense_lut, stored_lut
 from kernels.metrics import Metrics
@@ -47,6 +48,7 @@ def palettize_scalar(
     if source.scale is not None:
         dense = look_up(indices, lut, weight.shape, source.scale, threads, check)
         total = metrics.errors(weight, dense, threads, check)
+    spread = distribution(weight, indices, lut, source.scale, layout, (0, step_of(weight.shape)))
     return Palette(
         indices=indices,
         lut=stored,
@@ -55,7 +57,7 @@ def palettize_scalar(
         lut_scale=lut_scale,
         lut_zero_point=zero_point,
         per_channel_scale=source.scale,
-        metrics=measured(fit, totals, total, settings),
+        metrics=measured(fit, totals, total, spread, settings),
     )
 
 
@@ -66,7 +68,11 @@ def is_counted(dtype: np.dtype[Any], layout: Layout, settings: PaletteSettings) 
 
 
 def measured(
-    fit: cpu.Fit, totals: cpu.Totals, total: metrics.Errors, settings: PaletteSettings
+    fit: cpu.Fit,
+    totals: cpu.Totals,
+    total: metrics.Errors,
+    spread: Distribution,
+    settings: PaletteSettings,
 ) -> Metrics:
     """What palettizing did, all told."""
     notes = []
@@ -83,6 +89,7 @@ def measured(
         group_sse=totals.sums[:, 0].copy(),
         occupancy=totals.occupancy,
         iterations=fit.iterations,
+        distribution=spread,
         notes=tuple(notes),
     )
 

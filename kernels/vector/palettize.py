@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import metrics
+from kernels.distribution import distribution, step_of
 from kernels.errors import NonFiniteError
 from kernels.lut import dense_lut, stored_lut
 from kernels.metrics import Metrics
@@ -60,6 +61,9 @@ def palettize_vector(
             group_sse=metrics.group_sse(weight, dense, layout, threads, check),
             occupancy=occupancy,
             iterations=iterations,
+            distribution=distribution(
+                weight, indices, lut, source.scale, layout, (0, step_of(weight.shape))
+            ),
         ),
     )
 

@@ -72,6 +72,10 @@ def assert_same(weight, settings, importance=None, sensitivity=None):
     assert found.metrics.notes == whole.metrics.notes
     assert_array_equal(found.metrics.occupancy, whole.metrics.occupancy)
     assert found.metrics.max_error == whole.metrics.max_error
+    spread, expected = found.metrics.distribution, whole.metrics.distribution
+    assert spread.exponent == expected.exponent
+    assert_array_equal(spread.weights, expected.weights)
+    assert_array_equal(spread.reconstructed, expected.reconstructed)
     assert found.metrics.sse == pytest.approx(whole.metrics.sse, rel=1e-12)
     assert found.metrics.signal == pytest.approx(whole.metrics.signal, rel=1e-12)
     return parts, found.metrics, whole.metrics
