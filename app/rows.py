@@ -9,6 +9,7 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Index,
+    Integer,
     String,
     Text,
     text,
@@ -42,7 +43,8 @@ class JobRow(Base):
     __table_args__ = (
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_owner_id", "owner", "id"),
-        Index("ix_jobs_owner_state", "owner", "state"),
+        Index("ix_jobs_owner_state_id", "owner", "state", "id"),
+        Index("ix_jobs_owner_model_id", "owner", "model_id", "state", "id"),
         Index("ix_jobs_owner_idempotency_key", "owner", "idempotency_key", unique=True),
     )
 
@@ -91,6 +93,19 @@ class JobEventRow(Base):
     data: Mapped[str] = mapped_column(Text)
     """JSON."""
     created_at: Mapped[datetime] = mapped_column(Moment)
+
+
+class JobChangeRow(Base):
+    """That a job was queued, changed its state or was deleted; it outlives the job."""
+
+    __tablename__ = "job_changes"
+
+    number: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True
+    )
+    """Taken when a transaction makes the row; another one with a smaller may end later."""
+    owner: Mapped[str] = mapped_column(OWNER)
+    job_id: Mapped[str] = mapped_column(ID)
 
 
 class FileRow(Base):

@@ -30,3 +30,10 @@ class LogPage(Schema):
     """Lines of this page."""
     next_after: NonNegativeInt
     """Pass as `after` to get the lines that follow, now or later."""
+
+
+class GoneJob(Schema):
+    """A job that was deleted."""
+
+    id: str
+    """Its id."""

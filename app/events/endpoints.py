@@ -77,6 +77,20 @@ async def stream(
             yield ServerSentEvent(raw_data=told.model_dump_json(), event="progress")
 
 
+@router.get("/events", response_class=EventSourceResponse)
+async def live(request: Request, caller: Reader) -> AsyncIterator[ServerSentEvent]:
+    """What becomes of all jobs of the caller's.
+
+    Events are `open` (nothing is missed from then on: fetch the list of jobs now), then `job`
+    (data: a job as it stands, whenever one was queued, changed its state or made progress) and
+    `gone` (data: the id of one that was deleted). They have no ids: whoever comes back, as it has
+    to when the stream ends after a while, fetches the list again.
+    """
+    yield ServerSentEvent(retry=RECONNECT_AFTER_MS)
+    async for told in request.state.live.follow(caller.owner):
+        yield ServerSentEvent(raw_data=told.data, event=told.kind)
+
+
 @router.get("/jobs/{job_id}/log", responses=UNKNOWN)
 def log(
     job_id: str,

@@ -14,6 +14,7 @@ from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.database import Clock, Database, chunks, utc_now
+from app.events.changes import note
 from app.events.lines import Line
 from app.rows import JobEventRow, JobRow
 from schemas.events import LogLine, LogPage
@@ -95,6 +96,9 @@ def record(
     if len(events) < count:
         newest = first - 1 + len(events)
         connection.execute(_RESERVE, {"own": job_id, "more": len(events) - count})
+    for each in happened:
+        if isinstance(each, Job):
+            note(session, each.owner, job_id)
     return newest
 
 

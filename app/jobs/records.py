@@ -12,6 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from app.database import Clock, Database, chunks, utc_now
 from app.errors import Conflict, NotFound
 from app.events import lines
+from app.events.changes import note
 from app.events.lines import Line
 from app.events.records import record
 from app.idempotency import KeyedRequest, KeyTaken
@@ -269,10 +270,12 @@ class Records:
             NotFound: there is no such job.
             Conflict: it has not ended.
         """
-        self.get(job_id)
+        owner = self.get(job_id).owner
         change = delete(JobRow).where(JobRow.id == job_id, JobRow.state.in_(ENDED))
         with self._database.transaction() as session:
             is_gone = session.connection().execute(change).rowcount == 1
+            if is_gone:
+                note(session, owner, job_id)
         if not is_gone:
             state = self.get(job_id).state
             raise Conflict(f"the job is {state}; cancel it, then it can be deleted")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from app.compression.assemble import REPORT
 from app.compression.job import JOBS, discard_artifact, job_folder
 from app.errors import Conflict, NotFound
+from app.events.changes import Changes
 from app.jobs.records import Records
 from app.storage import Storage, StoredObject
 from app.uploads.sweep import UploadSweep
@@ -21,12 +22,14 @@ class Sweep:
     def __init__(
         self,
         records: Records,
+        changes: Changes,
         uploads: UploadSweep,
         store: Storage,
         delete: Callable[[str], None],
         orphan_age: timedelta,
     ) -> None:
-        self._records, self._uploads, self._store = records, uploads, store
+        self._records, self._changes = records, changes
+        self._uploads, self._store = uploads, store
         self._delete, self._orphan_age = delete, orphan_age
 
     def run(self) -> None:
@@ -36,6 +39,7 @@ class Sweep:
                 self._delete(job_id)
             except (Conflict, NotFound):
                 continue  # retried or deleted meanwhile
+        self._changes.forget_old()
         self._uploads.run()
         self._tidy_folders()
         self._store.delete_unfinished(JOBS, datetime.now(UTC) - self._orphan_age)

@@ -7,6 +7,7 @@ from typing import TypedDict
 from app.configs.records import ConfigRecords
 from app.configs.service import Configs
 from app.database import Database
+from app.events.live import Live
 from app.events.records import Events
 from app.events.streams import Streams
 from app.health import Health, health_of
@@ -35,6 +36,7 @@ class State(TypedDict):
     store: Storage
     events: Events
     streams: Streams
+    live: Live
     webhooks: WebhookRecords
     health: Health
     metrics: Metrics
@@ -68,6 +70,7 @@ async def answering(
             store=of.store,
             events=of.events,
             streams=Streams(of.events),
+            live=Live(of.changes),
             webhooks=of.webhooks,
             health=health,
             metrics=of.metrics,

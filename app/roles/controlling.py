@@ -49,7 +49,7 @@ async def controlling(
         deliveries = Deliveries(settings, of.events, of.webhooks, of.engine)
         workflows = running_workflows(settings, of.database, steps, deliveries, traces)
         await stack.enter_async_context(workflows)
-        sweep = Sweep(of.jobs, unused, of.store, of.control.delete, orphan_age)
+        sweep = Sweep(of.jobs, of.changes, unused, of.store, of.control.delete, orphan_age)
         keeper = Keeper(settings, of.jobs, of.controllers, of.engine, of.control, sweep, workers)
         stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
         metrics.registry.register(Gauge("workers", "Workers of the scheduler.", workers.states))

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Literal
 
 from app.database import Database, open_database
+from app.events.changes import Changes
 from app.events.records import Events
 from app.jobs.control import Control
 from app.jobs.controllers import Controllers
@@ -41,6 +42,7 @@ class Shared:
     models: ModelRecords
     sessions: UploadSessions
     events: Events
+    changes: Changes
     webhooks: WebhookRecords
     controllers: Controllers
     control: Control
@@ -72,6 +74,7 @@ async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
             models=ModelRecords(database, timedelta(days=settings.retain_days)),
             sessions=UploadSessions(database, timedelta(hours=settings.upload_hours)),
             events=Events(database),
+            changes=Changes(database),
             webhooks=WebhookRecords(database),
             controllers=Controllers(database),
             control=Control(settings, jobs, files, store, engine),

@@ -9,6 +9,7 @@ import pytest
 
 from app.compression.job import job_folder
 from app.errors import Conflict, NotFound
+from app.events.changes import Changes
 from app.jobs.records import Records
 from app.jobs.rows import NewJob
 from app.jobs.sweep import Sweep
@@ -33,10 +34,11 @@ class Service:
     def __init__(self, store, database):
         self.store = store
         self.records, self.files = Records(database), FileRecords(database)
+        self.changes = Changes(database)
         self.deleted = []
         sessions, models = UploadSessions(database, DAY), ModelRecords(database, DAY)
         self.uploads = UploadSweep(self.files, sessions, models, store, DAY)
-        self.sweep = Sweep(self.records, self.uploads, store, self.delete, DAY)
+        self.sweep = Sweep(self.records, self.changes, self.uploads, store, self.delete, DAY)
 
     def delete(self, job_id):
         """As `Control.delete`, without an engine."""
@@ -195,7 +197,7 @@ def test_job_that_was_retried_or_deleted_meanwhile_holds_nothing_up(service, kin
             raise kind("meanwhile")
         service.delete(job_id)
 
-    Sweep(service.records, service.uploads, service.store, delete, DAY).run()
+    Sweep(service.records, service.changes, service.uploads, service.store, delete, DAY).run()
     assert service.deleted == [second]
 
 

@@ -1,0 +1,265 @@
+"""A list of jobs as it changes, on every database that is claimed."""
+
+import asyncio
+import json
+
+import pytest
+
+from app.errors import DatabaseFailed
+from app.events import live as module
+from app.events.changes import Changes
+from app.events.live import Live
+from app.jobs.records import Records
+from schemas.events import GoneJob
+from schemas.jobs import Job, Progress
+from tests.app.jobs.made_jobs import add, ended
+
+TIMEOUT_S = 60
+
+
+class Faulty(Changes):
+    """Changes of a database that is away when it is said to be."""
+
+    is_away = False
+    looks = 0
+
+    def look(self, since, owners):
+        self.looks += 1
+        if self.is_away:
+            raise DatabaseFailed("the database is away")
+        return super().look(since, owners)
+
+
+@pytest.fixture
+def records(database):
+    return Records(database)
+
+
+@pytest.fixture
+def changes(database, monkeypatch):
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.02)
+    return Faulty(database)
+
+
+class Page:
+    """Does what a page does: fetches the list once the stream is open, then takes what is told."""
+
+    def __init__(self, live, records, owner="local"):
+        self._records, self._owner = records, owner
+        self._told = live.follow(owner)
+        self.jobs, self.opened, self.told = None, 0, []
+        self.task = asyncio.create_task(self._follow())
+
+    async def _follow(self):
+        async for kind, data in self._told:
+            if kind == "open":
+                self.opened += 1
+                page = await asyncio.to_thread(self._records.page, 1000, None, self._owner)
+                self.jobs = {job.id: job for job in page}
+            elif kind == "job":
+                job = Job.model_validate_json(data)
+                self.jobs[job.id] = job
+                self.told.append(job)
+            else:
+                self.jobs.pop(GoneJob.model_validate_json(data).id, None)
+
+    def shows(self, records):
+        return self.jobs == {job.id: job for job in records.page(1000, None, self._owner)}
+
+    async def ended(self):
+        await asyncio.wait_for(self.task, TIMEOUT_S)
+
+
+def run(main):
+    async def within():
+        async with asyncio.timeout(TIMEOUT_S):
+            await main()
+
+    asyncio.run(within())
+
+
+async def until(holds):
+    while not await asyncio.to_thread(holds):
+        await asyncio.sleep(0.01)
+
+
+def test_pages_show_what_there_is_whatever_happens(records, changes):
+    async def main():
+        live, old = Live(changes), ended(records, "succeeded")
+        first = Page(live, records)
+        await until(lambda: first.jobs is not None)
+        assert first.jobs.keys() == {old}
+        done, failed, running = add(records), add(records), add(records)
+        second, other = Page(live, records), Page(live, records, "other")
+        theirs = add(records, owner="other")
+        for job_id in (done, failed, running, theirs):
+            records.start(job_id)
+        records.advance(running, Progress(tensors_done=2))
+        records.succeed(done, 7)
+        records.delete(old)
+        records.cancel(failed)
+        records.retry(failed)
+        pages = (first, second, other)
+        await until(lambda: all(page.jobs and page.shows(records) for page in pages))
+        assert first.jobs.keys() == {done, failed, running}
+        assert first.jobs[running].progress.tensors_done == 2
+        assert other.jobs.keys() == {theirs}
+        assert {job.owner for job in other.told} == {"other"}
+        await live.close()
+        for page in pages:
+            await page.ended()
+            assert page.opened == 1
+
+    run(main)
+
+
+def test_nothing_is_said_of_what_has_not_changed(records, changes):
+    async def main():
+        live, job_id = Live(changes), add(records)
+        records.start(job_id)
+        page = Page(live, records)
+        await until(lambda: page.jobs is not None)
+        looks = changes.looks
+        await until(lambda: changes.looks > looks + 5)
+        assert len(page.told) <= 1, "at most how it stood when somebody began to look"
+        records.advance(job_id, Progress(tensors_done=1))
+        await until(lambda: page.shows(records))
+        assert len(page.told) <= 2
+        await live.close()
+
+    run(main)
+
+
+def test_job_that_lives_between_two_looks_is_told(records, changes):
+    async def main():
+        live = Live(changes)
+        page = Page(live, records)
+        await until(lambda: page.jobs is not None)
+        changes.is_away = True
+        short, gone = ended(records, "failed"), ended(records, "cancelled")
+        records.delete(gone)
+        changes.is_away = False
+        await until(lambda: page.told)
+        assert [job.state for job in page.told] == ["failed"]
+        assert page.jobs.keys() == {short}
+        await live.close()
+
+    run(main)
+
+
+def test_database_that_is_away_is_waited_for(records, changes):
+    async def main():
+        live = Live(changes)
+        early = Page(live, records)
+        await until(lambda: early.jobs is not None)
+        changes.is_away = True
+        looks = changes.looks
+        await until(lambda: changes.looks > looks + 2)
+        fresh = Live(changes)
+        late = Page(fresh, records)
+        job_id = add(records)
+        assert late.jobs is None, "not open before it is known from when on"
+        changes.is_away = False
+        await until(lambda: early.jobs and late.jobs)
+        assert early.jobs.keys() == late.jobs.keys() == {job_id}
+        for each in (live, fresh):
+            await each.close()
+
+    run(main)
+
+
+def test_reader_that_does_not_read_gets_the_latest_alone(records, changes, monkeypatch):
+    async def main():
+        live = Live(changes)
+        slow, quick = live.follow("local"), Page(live, records)
+        assert (await anext(slow)).kind == "open"
+        first, second = add(records), add(records)
+        records.start(first)
+        for done in range(5):
+            records.advance(first, Progress(tensors_done=done + 1))
+            await until(lambda: quick.jobs and quick.shows(records))
+        records.cancel(second)
+        records.delete(second)
+        await until(lambda: quick.shows(records))
+        told = {}
+        while len(told) < 2:
+            kind, data = await anext(slow)
+            assert told.setdefault(json.loads(data)["id"], kind) == kind
+        assert told == {first: "job", second: "gone"}
+        monkeypatch.setattr(module, "MOST_UNTOLD", 3)
+        for _ in range(4):
+            add(records)
+            await until(lambda: quick.shows(records))
+        assert [told async for told in slow] == [], "it has to come again"
+        await live.close()
+
+    run(main)
+
+
+def test_streams_end_where_too_much_was_missed_and_after_a_while(records, changes, monkeypatch):
+    async def main():
+        live = Live(changes)
+        page = Page(live, records)
+        await until(lambda: page.jobs is not None)
+        changes.is_away = True
+        monkeypatch.setattr("app.events.changes.KEPT", 1)
+        for _ in range(3):
+            add(records)
+        changes.forget_old()
+        changes.is_away = False
+        await page.ended()
+        again = Page(live, records)
+        await until(lambda: again.jobs is not None)
+        assert len(again.jobs) == 3
+        monkeypatch.setattr(module, "STAYS_S", 0.05)
+        await Page(live, records).ended()
+        assert not again.task.done()
+        await live.close()
+        await again.ended()
+
+    run(main)
+
+
+def test_closing_ends_every_stream_and_the_looking(records, changes):
+    async def main():
+        live = Live(changes)
+        pages = [Page(live, records) for _ in range(3)]
+        await until(lambda: all(page.jobs is not None for page in pages))
+        await live.close()
+        for page in pages:
+            await page.ended()
+        assert live._task.done()
+        await Page(live, records).ended()
+        assert live._readers == set()
+
+    run(main)
+
+
+def test_nobody_looks_where_nobody_watches(records, changes):
+    async def main():
+        live = Live(changes)
+        for _ in range(2):
+            page = Page(live, records)
+            await until(lambda: page.jobs is not None)  # noqa: B023
+            page.task.cancel()
+            await asyncio.wait([page.task])
+            await until(live._task.done)
+        assert live._readers == set()
+
+    run(main)
+
+
+def test_many_readers_cost_one_look_a_tick(records, changes):
+    async def main():
+        live = Live(changes)
+        pages = [Page(live, records) for _ in range(50)]
+        await until(lambda: all(page.jobs is not None for page in pages))
+        seen, look = [], changes._shown
+        changes._shown = lambda by, among: seen.append((by, set(among))) or look(by, among)
+        job_id = add(records)
+        await until(lambda: all(job_id in page.jobs for page in pages))
+        fetched = [among for by, among in seen if by == "ids" and among]
+        assert fetched == [{job_id}]
+        await live.close()
+
+    run(main)
