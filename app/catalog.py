@@ -4,7 +4,6 @@ import difflib
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import RedirectResponse
 
 from app.errors import NotFound
 from app.problems import problems
@@ -12,12 +11,6 @@ from schemas.config import PRESETS
 from schemas.json_schema import MODELS, json_schema
 
 router = APIRouter(responses=problems(default="an error of another kind"))
-
-
-@router.get("/", include_in_schema=False)
-def root() -> RedirectResponse:
-    """Whoever comes with a browser finds the reference."""
-    return RedirectResponse("/docs")
 
 
 @router.get("/v1/presets")

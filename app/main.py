@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from app import catalog, health, logs
 from app.configs import endpoints as configs
+from app.dashboard import endpoints as dashboard
 from app.errors import BadInput
 from app.events import endpoints as events
 from app.jobs import endpoints as jobs
@@ -54,7 +55,7 @@ def create_app(state: State, role: Role = "all") -> FastAPI:
 
     served = {"health": health.router}
     if role != "controller":
-        served = KEYED | {"catalog": catalog.router} | served
+        served = KEYED | {"catalog": catalog.router, "dashboard": dashboard.router} | served
     app = FastAPI(title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan)
     for tag, router in served.items():
         app.include_router(router, tags=[tag], responses=REFUSED if tag in KEYED else None)
@@ -90,8 +91,11 @@ async def _serve(settings: Settings, role: Role, listening: socket.socket) -> No
         async with running(settings, role, traces, stop=_stop) as state:
             app = create_app(state, role)
             traces.follow(app)
-            streams = state["streams"]
-            serving = server(app, settings.clients, state["metrics"], on_stop=streams.close)
+
+            async def close_streams() -> None:
+                await asyncio.gather(state["streams"].close(), state["live"].close())
+
+            serving = server(app, settings.clients, state["metrics"], on_stop=close_streams)
             await serving.serve(sockets=[listening])
 
 

@@ -1,11 +1,14 @@
 """What the API says of keys, and that no endpoint forgets to ask for one."""
 
 from app import catalog, health
+from app.dashboard import endpoints as dashboard
 from app.keys.guard import caller_of
 from app.main import KEYED, create_app
 from app.roles import State
 
-OPEN = {"/", "/livez", "/readyz", "/metrics", "/v1/presets", "/v1/schemas", "/v1/schemas/{name}"}
+OPEN = {"/livez", "/readyz", "/metrics", "/v1/presets", "/v1/schemas", "/v1/schemas/{name}"}
+PAGE = {"/", "/assets/plotly.min.js", "/{name}.{suffix}"}
+"""Files that are no secret; what the page shows, it asks for with the key of who looks at it."""
 READING = {"GET", "HEAD"}
 SECRET = {"/v1/webhook-secret"}
 """Whoever only reads must not be able to sign."""
@@ -31,7 +34,7 @@ def scopes_of(route):
 def test_every_endpoint_asks_for_the_scope_of_its_method():
     routes = [
         route
-        for router in (*KEYED.values(), catalog.router, health.router)
+        for router in (*KEYED.values(), catalog.router, dashboard.router, health.router)
         for route in router.routes
     ]
     assert len(routes) > 20
@@ -42,7 +45,7 @@ def test_every_endpoint_asks_for_the_scope_of_its_method():
         )
         scope = "read" if only_looks else "write"
         scope = "admin" if route.path.startswith("/v1/keys") else scope
-        expected = None if route.path in OPEN else [scope]
+        expected = None if route.path in OPEN | PAGE else [scope]
         assert scopes_of(route) == expected, (route.path, method)
 
 
