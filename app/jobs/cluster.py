@@ -8,13 +8,14 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import dask
 from distributed import Client, Nanny, Scheduler
 
+from app.jobs import wall_clock
 from app.jobs.fanout import Workers
 from app.metrics import Metrics
 from app.settings import Settings
@@ -70,7 +71,7 @@ async def local_workers(
     Dask's own cluster gives a worker up that takes 15 s to start anew, and never has another.
     """
     options, started = _workers(settings), asyncio.Semaphore(0)
-    with _configured():
+    async with _configured():
         # Dask calls a heartbeat cut off by closing an error; those of tasks reach us.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         async with (
@@ -90,19 +91,17 @@ async def remote_workers(
     """The workers behind a scheduler elsewhere, which may come and go."""
     assert settings.scheduler_url is not None  # noqa: S101 - callers checked
     address = settings.scheduler_url
-    with _configured():
-        async with _connected(lambda: _client(address), metrics, traces) as workers:
-            yield workers
+    async with _configured(), _connected(lambda: _client(address), metrics, traces) as workers:
+        yield workers
 
 
 def run_scheduler(host: str, port: int) -> None:
     """Bring workers and controllers together until SIGTERM or SIGINT."""
 
     async def serve() -> None:
-        with _configured():
-            async with Scheduler(**_listening(host, port)) as scheduler:
-                print(f"palettery scheduler is ready at {scheduler.address}", flush=True)  # noqa: T201
-                await _stopped()
+        async with _configured(), Scheduler(**_listening(host, port)) as scheduler:
+            print(f"palettery scheduler is ready at {scheduler.address}", flush=True)  # noqa: T201
+            await _stopped()
 
     asyncio.run(serve())
 
@@ -113,9 +112,8 @@ def run_worker(settings: Settings) -> None:
     address = settings.scheduler_url
 
     async def serve() -> None:
-        with _configured():
-            async with _working(address, _workers(settings), _say_ready):
-                await _stopped()
+        async with _configured(), _working(address, _workers(settings), _say_ready):
+            await _stopped()
 
     asyncio.run(serve())
 
@@ -165,11 +163,15 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(level)
 
 
-@contextmanager
-def _configured() -> Iterator[None]:
+@asynccontextmanager
+async def _configured() -> AsyncIterator[None]:
     quieten()
-    with dask.config.set(DASK):
-        yield
+    watching = asyncio.create_task(wall_clock.watch())
+    try:
+        with dask.config.set(DASK):
+            yield
+    finally:
+        watching.cancel()
 
 
 @asynccontextmanager

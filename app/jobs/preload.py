@@ -8,6 +8,7 @@ from distributed import Worker
 
 import kernels
 from app import logs
+from app.jobs import wall_clock
 from app.jobs.cluster import quieten
 from app.settings import Settings
 
@@ -15,7 +16,7 @@ NICENESS = 10
 """Whatever answers requests on the same machine comes first; what it leaves is all a worker's."""
 
 
-def dask_setup(worker: Worker) -> None:  # noqa: ARG001 - the name is Dask's
+def dask_setup(worker: Worker) -> None:
     """Load every kernel, so that no job waits for it.
 
     Ctrl-C in a terminal reaches every process; whoever started the workers stops them.
@@ -27,3 +28,4 @@ def dask_setup(worker: Worker) -> None:  # noqa: ARG001 - the name is Dask's
     kernels.warm()
     # What is loaded by now stays; to look it through over and over would delay the end most.
     gc.freeze()
+    worker.io_loop.add_callback(wall_clock.watch)
