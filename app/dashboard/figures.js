@@ -1,0 +1,113 @@
+// Charts of one report.
+
+import { blend, chart, layout, plain } from "./charts.js";
+import { freshId, h } from "./dom.js";
+import { bytes, decibels, fixed, percent, shape, spec } from "./format.js";
+
+/** Modules and tensors as a tree with their bytes, for a treemap. */
+function tree(report) {
+  const nodes = new Map([["", { id: "", label: "model", parent: null, before: 0, after: 0, chosen: 0, name: "" }]]);
+  for (const tensor of report.tensors) {
+    const words = tensor.name.split(".");
+    words.forEach((word, depth) => {
+      const id = words.slice(0, depth + 1).join(".");
+      const isLeaf = depth === words.length - 1;
+      const key = isLeaf ? `${id}\u0000` : id;
+      if (!nodes.has(key)) nodes.set(key, { id: key, label: word, parent: words.slice(0, depth).join("."), before: 0, after: 0, chosen: 0, name: id, tensor: isLeaf ? tensor : null });
+    });
+    for (let depth = 0; depth <= words.length; depth += 1) {
+      const id = depth === words.length ? `${tensor.name}\u0000` : words.slice(0, depth).join(".");
+      const node = nodes.get(id);
+      node.before += tensor.size_before_bytes;
+      node.after += tensor.size_after_bytes;
+      if (tensor.action === "palettized") node.chosen += tensor.size_before_bytes;
+    }
+  }
+  return [...nodes.values()];
+}
+
+/** Where the bytes are, before and after; `onopen` gets the tensor that was clicked. */
+export function treemapChart(report, onopen) {
+  const nodes = tree(report);
+  const leaves = nodes.filter((node) => node.tensor);
+  const narrow = matchMedia("(max-width: 700px)").matches;
+  const trace = (colours, size, whole, domain, isFirst) => ({
+    type: "treemap", branchvalues: "total", ids: nodes.map((node) => node.id || "model"), domain, maxdepth: 3, sort: true,
+    labels: nodes.map((node) => plain(node.id ? node.label : isFirst ? "Before" : "After")),
+    parents: nodes.map((node) => (node.parent === null ? "" : node.parent || "model")), values: nodes.map((node) => node[size]),
+    customdata: nodes.map((node) => node.tensor?.name ?? null),
+    text: nodes.map((node) => bytes(node[size])), texttemplate: "%{label}<br>%{text}",
+    hovertext: nodes.map((node) => `${plain(node.name || "model")}<br>${bytes(node.before)} → ${bytes(node.after)}<br>${percent(node[size], whole)} of all${node.tensor ? `<br>${node.tensor.action === "kept" ? "kept" : `${fixed(node.tensor.bits_per_weight)} bits per weight`}` : ""}`),
+    hoverinfo: "text", pathbar: { visible: true, thickness: 18, textfont: { size: 11 } }, tiling: { pad: 1 },
+    marker: { colors: nodes.map((node) => blend(colours.kept, colours.accent, node.before ? node.chosen / node.before : 0)), line: { width: 1, color: colours.surface }, pad: { t: 20, l: 2, r: 2, b: 2 } }, textfont: { size: 12 },
+  });
+  return chart({
+    title: "Where the bytes are", name: "bytes", height: narrow ? 620 : 400, search: (row) => row.name,
+    note: "Each side is all bytes of the model, before and after: blue is palettized, grey is kept, and what is between is a module with both. Click a module to go into it.",
+    draw: (colours) => ({
+      data: [
+        trace(colours, "before", report.size_before_bytes, narrow ? { x: [0, 1], y: [0.51, 1] } : { x: [0, 0.495], y: [0, 1] }, true),
+        trace(colours, "after", report.size_after_bytes, narrow ? { x: [0, 1], y: [0, 0.49] } : { x: [0.505, 1], y: [0, 1] }, false),
+      ],
+      layout: layout(colours, { margin: { l: 0, r: 0, t: 0, b: 0 } }),
+    }),
+    columns: [
+      { label: "Tensor", value: (row) => row.name },
+      { label: "Before", numeric: true, value: (row) => row.before },
+      { label: "After", numeric: true, value: (row) => row.after },
+      { label: "Part of after", numeric: true, value: (row) => (row.after / report.size_after_bytes) * 100, cell: (row) => percent(row.after, report.size_after_bytes) },
+    ],
+    rows: leaves,
+    onclick: (point) => point.customdata && onopen?.(point.customdata),
+  });
+}
+
+const ORDERS = {
+  "worst first": (one, other) => low(one) - low(other),
+  "best first": (one, other) => low(other) - low(one),
+  "largest first": (one, other) => other.size_before_bytes - one.size_before_bytes,
+  "as in the model": null,
+};
+const low = (tensor) => tensor.snr_db ?? Number.POSITIVE_INFINITY;
+
+/** SNR of each palettized tensor, in an order that can be chosen: `{element, pick(name)}`. */
+export function snrChart(report, onpick) {
+  const all = report.tensors.filter((tensor) => tensor.action === "palettized");
+  const state = { how: "worst first", picked: null };
+  const sorted = () => (ORDERS[state.how] ? all.slice().sort(ORDERS[state.how]) : all);
+  const name = freshId("order");
+  const orders = h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, "Order of the bars"), Object.keys(ORDERS).map((how) => {
+    const id = freshId("order");
+    return [h("input", { type: "radio", name, id, checked: how === state.how, onchange: () => { state.how = how; made.paint(); } }), h("label", { for: id }, how)];
+  }));
+  const made = chart({
+    title: "Where the error is", controls: orders, name: "snr", search: (row) => row.name,
+    note: "Signal-to-noise ratio of every palettized tensor: a higher bar is a truer copy. Click a bar to find its row in the table.",
+    draw: (colours) => {
+      const tensors = sorted();
+      const top = Math.max(1, ...tensors.map((tensor) => tensor.snr_db ?? 0));
+      return {
+        data: [{
+          type: "bar", x: tensors.map((_, at) => at + 1), y: tensors.map((tensor) => tensor.snr_db ?? top),
+          customdata: tensors.map((tensor) => tensor.name), hoverinfo: "text",
+          hovertext: tensors.map((tensor) => `${plain(tensor.name)}<br>${decibels(tensor.snr_db)} · ${fixed(tensor.bits_per_weight)} bits per weight<br>${shape(tensor.shape)}, ${bytes(tensor.size_before_bytes)}<br>${spec(tensor.spec)}`),
+          marker: { color: tensors.map((tensor) => (tensor.name === state.picked ? colours.warm : colours.accent)), line: { width: 0 } },
+        }],
+        layout: layout(colours, { bargap: tensors.length > 200 ? 0 : 0.15, xaxis: { title: `tensors, ${state.how}`, showgrid: false }, yaxis: { title: "SNR in dB" } }),
+      };
+    },
+    columns: [
+      { label: "Tensor", value: (row) => row.name },
+      { label: "SNR dB", numeric: true, value: (row) => row.snr_db, cell: (row) => (row.snr_db === null ? "exact" : fixed(row.snr_db, 2)) },
+      { label: "Bits per weight", numeric: true, value: (row) => row.bits_per_weight, cell: (row) => fixed(row.bits_per_weight, 3) },
+      { label: "Weights", numeric: true, value: (row) => row.shape.reduce((a, b) => a * b, 1) },
+    ],
+    rows: all,
+    onclick: (point) => { pick(point.customdata); onpick(point.customdata); },
+  });
+  function pick(name) {
+    state.picked = name;
+    made.paint();
+  }
+  return { element: made.element, pick };
+}

@@ -1,0 +1,123 @@
+// One job: how it goes on, then what came of it.
+
+import { actions } from "./actions.js";
+import { ask, follow } from "./api.js";
+import { button, fill, h } from "./dom.js";
+import { download } from "./downloads.js";
+import { snrChart, treemapChart } from "./figures.js";
+import { brief, bytes, count, moment } from "./format.js";
+import { loading, notice, problem } from "./notice.js";
+import { badge, hasEnded, progress } from "./progress.js";
+import { facts, keptSection, moduleSection, section, summary, tensorTable, unmatchedList, warningList } from "./results.js";
+import { timeline } from "./timeline.js";
+
+const MOST_LINES = 2_000;
+
+export const title = ({ words }) => `Job ${brief(words[0])}`;
+
+export async function show(root, { words: [id] }, signal) {
+  const path = `/v1/jobs/${encodeURIComponent(id)}`;
+  const job = await ask(path, { signal });
+  const view = { ...skeleton(job), path, signal, job: null, told: "" };
+  fill(root, view.head, view.said, view.bar.element, view.facts, view.results, section("Course", view.stages.element, view.log));
+  draw(view, job);
+  follow(`${path}/events`, { signal, onevent: (type, data) => take(view, type, data) })
+    .catch((error) => fill(view.said, problem(error, h("a", { class: "button", href: "#/jobs" }, "To the jobs"))));
+}
+
+function skeleton(job) {
+  const state = h("span");
+  const acts = h("div", { class: "row" });
+  const log = h("ol", { class: "log", "aria-label": "Log", tabindex: 0 });
+  const head = h("div", { class: "pagehead" }, h("div", null, h("p", { class: "crumb" }, h("a", { href: "#/jobs" }, "Jobs"), " / ", h("code", null, job.id)), h("h1", { tabindex: -1 }, job.model_name, " ", state)), acts);
+  return { head, state, acts, log, said: h("div"), facts: h("div"), results: h("div", { class: "stack" }), bar: progress(), stages: timeline() };
+}
+
+/** An event of the job's stream. */
+function take(view, type, data) {
+  if (type === "log") {
+    view.stages.log(data);
+    logged(view, data);
+  } else if (type === "progress") draw(view, { ...view.job, progress: data });
+  else if (type === "state") {
+    view.stages.state(data);
+    if (isNewer(data, view.job)) draw(view, data);
+  }
+}
+
+/** Events are told from the first one on; those of before the job was fetched change nothing. */
+function isNewer(told, known) {
+  const rank = (job) => job.attempt * 3 + (hasEnded(job) ? 2 : job.state === "running" ? 1 : 0);
+  return rank(told) >= rank(known);
+}
+
+function logged(view, line) {
+  if (view.log.children.length >= MOST_LINES) view.log.firstChild.remove();
+  const isAtEnd = view.log.scrollTop + view.log.clientHeight >= view.log.scrollHeight - 4;
+  view.log.append(h("li", { class: line.level }, h("time", { datetime: line.at, title: moment(line.at) }, new Date(line.at).toLocaleTimeString("en-GB")),
+    line.level !== "info" && h("strong", null, `${line.level} `), h("span", null, line.message, line.tensor && h("code", null, ` ${line.tensor}`))));
+  if (isAtEnd) view.log.scrollTop = view.log.scrollHeight;
+}
+
+function draw(view, job) {
+  const before = view.job;
+  view.job = job;
+  view.bar.update(job);
+  const told = JSON.stringify([job.state, job.attempt]);
+  if (told === view.told) return;
+  view.told = told;
+  fill(view.state, badge(job.state));
+  fill(view.acts, actions(job, (other) => (other ? draw(view, other) : (location.hash = "#/jobs")), (error) => fill(view.said, problem(error))));
+  fill(view.facts, about(job));
+  fill(view.said, job.error && problem({ ...job.error, message: job.error.detail }));
+  if (job.state === "succeeded") report(view, before !== null);
+  else fill(view.results, job.state === "queued" ? notice("quiet", h("p", null, "It waits for its turn; what happens then is shown here.")) : null);
+}
+
+function about(job) {
+  const model = job.links.model;
+  return facts([
+    ["Config", job.config_name ?? "came with the request"],
+    model && ["Model", h("code", null, brief(job.model_id))],
+    ["Model size", bytes(job.size_before_bytes)],
+    ["Submitted", moment(job.created_at)],
+    ["Priority", `${job.priority} of 9`],
+    job.attempt > 0 && ["Attempt", count(job.attempt + 1)],
+    job.deadline_at && ["Deadline", moment(job.deadline_at)],
+    job.expires_at && ["Is removed", moment(job.expires_at)],
+  ]);
+}
+
+async function report(view, isLive) {
+  fill(view.results, loading(isLive ? "It has succeeded; loading the report…" : "Loading the report…"));
+  try {
+    const found = await ask(`${view.path}/report`, { signal: view.signal });
+    fill(view.results, results(view.job, found));
+  } catch (error) {
+    if (!view.signal.aborted) fill(view.results, problem(error, button("Try again", () => report(view, isLive))));
+  }
+}
+
+function results(job, found) {
+  const where = (name) => `#/jobs/${job.id}/tensors/${encodeURIComponent(name)}`;
+  const open = (name) => { location.hash = where(name); };
+  const tensors = tensorTable(found, (row) => where(row.name), (row) => { bars.pick(row.name); tensors.pick(row.name); }, `tensors-${brief(job.id)}`);
+  const bars = snrChart(found, (name) => tensors.pick(name));
+  return [
+    unmatchedList(found.unmatched), warningList(found.warnings), summary(found), files(job, found),
+    h("section", { class: "card" }, treemapChart(found, open).element),
+    h("section", { class: "card" }, bars.element, tensors.element),
+    keptSection(found), moduleSection(found),
+  ];
+}
+
+/** All there is to download. */
+function files(job, found) {
+  const path = `/v1/jobs/${job.id}`;
+  const own = Object.entries(found.artifact_sha256).map(([name, sha256], _, all) =>
+    ({ path: `${path}/artifact/${encodeURIComponent(name)}`, name, label: name, sha256, size: all.length === 1 ? job.size_after_bytes : undefined, command: `palettery download ${job.id}` }));
+  const exported = (found.exports ?? []).map(({ format, sha256, size_bytes }) => ({ path: `${path}/exports/${format}`, name: `${job.model_name}.${format}`, label: format, sha256, size: size_bytes }));
+  const reports = ["json", "csv", "html"].map((kind) => ({ path: `${path}/report${kind === "json" ? "" : `.${kind}`}`, name: `report-${brief(job.id)}.${kind}`, label: kind.toUpperCase() }));
+  const group = (name, items) => items.length > 0 && h("div", null, h("h3", null, name), h("ul", { class: "files" }, items.map(download)));
+  return section("Downloads", h("div", { class: "columns" }, group("Artifact", own), group("Other forms", exported), group("Report", reports)));
+}

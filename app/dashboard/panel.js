@@ -1,0 +1,117 @@
+// One palettized tensor: what became of its weights.
+
+import { chart, layout, SCALE } from "./charts.js";
+import { h } from "./dom.js";
+import { bytes, count, counted, decibels, duration, fixed, ratio, shape, short, spec } from "./format.js";
+import { facts } from "./results.js";
+
+/** The numbers that the report has of a tensor. */
+export function numbers(tensor) {
+  const { clustering } = tensor;
+  return [
+    facts([
+      ["Shape", `${shape(tensor.shape)} ${tensor.dtype}`],
+      ["SNR", decibels(tensor.snr_db)],
+      ["Largest error", short(tensor.max_error)],
+      ["Bits per weight", fixed(tensor.bits_per_weight, 3)],
+      ["Bytes", `${bytes(tensor.size_before_bytes)} → ${bytes(tensor.size_after_bytes)}`],
+      ["Smaller by", ratio(tensor.size_before_bytes, tensor.size_after_bytes)],
+      ["Palettes", count(tensor.groups)],
+      ["Kernel time", duration(tensor.seconds)],
+      tensor.reused && ["Result", "taken from an earlier job"],
+      tensor.weighted && ["Errors", "weighted by sensitivities"],
+    ]),
+    h("dl", { class: "lines" },
+      h("dt", null, "Spec"), h("dd", null, spec(tensor.spec)),
+      clustering && [h("dt", null, "Clustered"), h("dd", null, clustered(clustering))],
+      h("dt", null, "Rule"), h("dd", null, h("code", null, tensor.rule ?? "none")),
+      h("dt", null, "Module"), h("dd", null, `${tensor.module || "(root)"}${tensor.module_type ? `, ${tensor.module_type}` : ""}`),
+      tensor.aliases.length > 0 && [h("dt", null, "Also called"), h("dd", null, tensor.aliases.join(", "))]),
+    tensor.notes.length > 0 && h("div", { class: "notice warn" }, h("ul", null, tensor.notes.map((note) => h("li", null, note)))),
+  ];
+}
+
+function clustered({ axis, group_size, rounding_precision }) {
+  const groups = group_size === null ? "all weights together" : `${counted(group_size, "channel")} of axis ${axis} together`;
+  return `${groups}, ${rounding_precision === null ? "the values as they are" : `rounded to ${counted(rounding_precision, "decimal")} first`}`;
+}
+
+/** The charts of a tensor's statistics. */
+export function charts(statistics) {
+  return [histogram(statistics), occupancy(statistics), groupErrors(statistics)];
+}
+
+function histogram({ sampled, cell_exponent, first_cell, weights, reconstructed, palette }) {
+  const width = 2 ** cell_exponent;
+  const centres = weights.map((_, at) => (first_cell + at + 0.5) * width);
+  const rows = weights.map((number, at) => ({ from: (first_cell + at) * width, to: (first_cell + at + 1) * width, number, after: reconstructed[at] }));
+  const told = palette ? `; the lines are the palette's ${count(palette.length)} entries` : "; there are too many palette entries to draw, or each row has a scale of its own";
+  return chart({
+    title: "Weights, before and after", name: "histogram", height: 360,
+    note: `Above: the weights as they were${told}. Below: what stands in their place. Of ${count(sampled)} weights, evenly spread over the tensor.`,
+    draw: (colours) => {
+      const hover = rows.map((row) => `${short(row.from)} to ${short(row.to)}<br>before ${count(row.number)}, after ${count(row.after)}`);
+      const bars = (y, colour, more) => ({ type: "bar", x: centres, y, width, hovertext: hover, hoverinfo: "text", marker: { color: colour, line: { width: 0 } }, ...more });
+      const top = Math.max(1, ...weights);
+      const entries = palette ?? [];
+      return {
+        data: [
+          bars(weights, colours.sky, { yaxis: "y" }),
+          bars(reconstructed, colours.warm, { yaxis: "y2" }),
+          { type: "scatter", mode: "lines", yaxis: "y", hoverinfo: "skip", line: { color: colours.ink, width: entries.length > 64 ? 0.5 : 1 }, opacity: entries.length > 64 ? 0.5 : 0.9, x: entries.flatMap((value) => [value, value, null]), y: entries.flatMap(() => [0, top * 1.06, null]) },
+        ],
+        layout: layout(colours, {
+          bargap: 0, xaxis: { title: "weight", anchor: "y2", showgrid: false },
+          yaxis: { title: "before", domain: [0.42, 1], rangemode: "tozero" }, yaxis2: { title: "after", domain: [0, 0.36], rangemode: "tozero" },
+        }),
+      };
+    },
+    columns: [
+      { label: "From", numeric: true, value: (row) => row.from, cell: (row) => short(row.from) },
+      { label: "To", numeric: true, value: (row) => row.to, cell: (row) => short(row.to) },
+      { label: "Weights", numeric: true, value: (row) => row.number, cell: (row) => count(row.number) },
+      { label: "Reconstructed", numeric: true, value: (row) => row.after, cell: (row) => count(row.after) },
+    ],
+    rows,
+  });
+}
+
+function occupancy({ occupancy: held, unused, palette }) {
+  const all = held.reduce((sum, number) => sum + number, 0);
+  const rows = held.map((number, index) => ({ index, number }));
+  const isOne = palette?.length === held.length;
+  return chart({
+    title: "How much each entry is used", name: "occupancy", height: 240,
+    note: `Indices that point at each palette entry, ${isOne ? "in the order of their values" : "over all palettes"}; ${unused ? `${count(unused)} never used` : "every entry is used"}.`,
+    draw: (colours) => ({
+      data: [{ type: "bar", x: held.map((_, at) => at), y: held, hoverinfo: "text", marker: { color: colours.accent, line: { width: 0 } },
+        hovertext: rows.map((row) => `entry ${row.index}${isOne ? ` = ${short(palette[row.index])}` : ""}<br>${count(row.number)} indices, ${((row.number / (all || 1)) * 100).toFixed(2)} %`) }],
+      layout: layout(colours, { xaxis: { title: "entry", showgrid: false }, yaxis: { title: "indices", rangemode: "tozero" } }),
+    }),
+    columns: [
+      { label: "Entry", numeric: true, value: (row) => row.index },
+      isOne && { label: "Value", numeric: true, value: (row) => palette[row.index], cell: (row) => short(palette[row.index]) },
+      { label: "Indices", numeric: true, value: (row) => row.number, cell: (row) => count(row.number) },
+    ].filter(Boolean),
+    rows,
+  });
+}
+
+function groupErrors({ group_mse: errors, groups_each: each }) {
+  const rows = errors.map((mse, at) => ({ first: at * each, mse }));
+  const name = (row) => (each === 1 ? `palette ${row.first}` : `palettes ${row.first} to ${row.first + each - 1}`);
+  return chart({
+    title: "Where in the tensor the error is", name: "group-errors", height: 130,
+    note: `Mean squared error of ${each === 1 ? "each palette's weights" : `each run of ${count(each)} palettes' weights`}; the yellower, the larger.`,
+    draw: (colours) => ({
+      data: [{ type: "heatmap", z: [errors], x: rows.map((row) => row.first), colorscale: SCALE, zmin: 0, hoverinfo: "text", text: [rows.map((row) => `${name(row)}<br>mean squared error ${short(row.mse)}`)],
+        colorbar: { thickness: 10, len: 1.4, tickfont: { size: 10, color: colours.muted }, outlinewidth: 0, exponentformat: "power", nticks: 3 } }],
+      layout: layout(colours, { xaxis: { title: "palette", showgrid: false }, yaxis: { visible: false } }),
+    }),
+    columns: [
+      { label: "Palettes", value: name, sort: (row) => row.first },
+      { label: "Mean squared error", numeric: true, value: (row) => row.mse, cell: (row) => short(row.mse) },
+    ],
+    rows,
+  });
+}

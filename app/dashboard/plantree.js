@@ -1,0 +1,117 @@
+// A plan as a tree of modules: what each tensor gets, and which rule won.
+
+import { button, fill, h } from "./dom.js";
+import { bytes, count, counted, percent, ratio, shape, spec } from "./format.js";
+import { facts, unmatchedList, warningList } from "./results.js";
+
+const OPEN_UP_TO = 12;
+const MOST_OPENED = 200;
+/** How the contents of each module are made, once it is opened. */
+const made = new WeakMap();
+
+/** All that a plan says. */
+export function planView(plan) {
+  const done = plan.tensors.filter((tensor) => tensor.action === "palettize");
+  const tree = h("div", { class: "plantree" });
+  const wanted = h("input", { type: "search", placeholder: "Filter tensors", "aria-label": "Filter tensors of the plan", autocomplete: "off", oninput: () => draw(tree, plan, wanted.value) });
+  draw(tree, plan, "");
+  return [
+    unmatchedList(plan.unmatched), warningList(plan.warnings), exportList(plan.exports ?? []), misfits(plan),
+    facts([
+      ["Predicted size", `${bytes(plan.size_before_bytes)} → ${bytes(plan.predicted_size_bytes)}`],
+      ["Smaller by", ratio(plan.size_before_bytes, plan.predicted_size_bytes)],
+      ["To palettize", `${count(done.length)} of ${counted(plan.tensors.length, "tensor")}`],
+      ["Of the bytes", percent(done.reduce((sum, tensor) => sum + tensor.size_bytes, 0), plan.size_before_bytes)],
+    ]),
+    h("div", { class: "tablebar" }, wanted, button("Open all", () => openAll(tree), { class: "small" })),
+    tree,
+  ];
+}
+
+function exportList(exports) {
+  const lacking = exports.filter((each) => Object.keys(each.inexpressible).length > 0);
+  return lacking.map(({ format, inexpressible }) => h("div", { class: "notice warn" },
+    h("strong", null, `${format} cannot express ${counted(Object.keys(inexpressible).length, "tensor")}`),
+    h("p", null, "Without “keep dense” such a job is refused; with it, these are dense in that form."),
+    h("details", null, h("summary", null, "Which"), h("ul", null, Object.entries(inexpressible).map(([name, why]) => h("li", null, h("code", null, name), ` ${why}`))))));
+}
+
+/** Tensors that a rule asks for and that cannot take what it asks. */
+function misfits(plan) {
+  const found = plan.tensors.filter((tensor) => tensor.incompatible);
+  return found.length > 0 && h("div", { class: "notice warn" }, h("strong", null, `${counted(found.length, "tensor")} cannot take what a rule asks for`),
+    h("details", null, h("summary", null, "Which"), h("ul", null, found.map((tensor) => h("li", null, h("code", null, tensor.name), ` ${tensor.reason}`)))));
+}
+
+function draw(place, plan, wanted) {
+  const sought = wanted.toLowerCase();
+  const tensors = sought ? plan.tensors.filter((tensor) => tensor.name.toLowerCase().includes(sought)) : plan.tensors;
+  const root = { name: "", label: "(root)", children: new Map(), tensors: [], before: 0, after: 0, total: 0, done: 0, type: null };
+  for (const tensor of tensors) insert(root, tensor);
+  fill(place, tensors.length ? contents(root) : h("p", { class: "hint" }, "No tensor has such a name."));
+  if (sought && tensors.length <= MOST_OPENED) openAll(place);
+}
+
+/** Open every module, those that are made by opening others too. */
+function openAll(place) {
+  for (let closed = place.querySelectorAll("details:not([open])"); closed.length > 0; closed = place.querySelectorAll("details:not([open])")) {
+    for (const details of closed) {
+      made.get(details)?.();
+      details.open = true;
+    }
+  }
+}
+
+function insert(root, tensor) {
+  let node = root;
+  const path = [root];
+  for (const word of tensor.module ? tensor.module.split(".") : []) {
+    const name = node.name ? `${node.name}.${word}` : word;
+    if (!node.children.has(word)) node.children.set(word, { name, label: word, children: new Map(), tensors: [], before: 0, after: 0, total: 0, done: 0, type: null });
+    node = node.children.get(word);
+    path.push(node);
+  }
+  node.tensors.push(tensor);
+  node.type = tensor.module_type;
+  for (const each of path) {
+    each.before += tensor.size_bytes;
+    each.after += tensor.predicted_bytes;
+    each.total += 1;
+    each.done += Number(tensor.action === "palettize");
+  }
+}
+
+function contents(node, depth = 0) {
+  return [node.tensors.map(leaf), [...node.children.values()].map((child) => branch(child, node.children.size, depth))];
+}
+
+/** A module; chains of modules that hold one each are one line. */
+function branch(given, siblings, depth) {
+  let node = given;
+  let label = node.label;
+  while (node.children.size === 1 && node.tensors.length === 0) {
+    node = node.children.values().next().value;
+    label += `.${node.label}`;
+  }
+  const details = h("details", null, h("summary", null,
+    h("span", { class: "module" }, label, node.type && h("span", { class: "hint" }, ` ${node.type.split(".").pop()}`)),
+    h("span", { class: "hint number" }, `${count(node.done)}/${count(node.total)} · ${bytes(node.before)} → ${bytes(node.after)}`)));
+  const open = () => details.children.length === 1 && details.append(h("div", { class: "inner" }, contents(node, depth + 1)));
+  made.set(details, open);
+  details.addEventListener("toggle", open);
+  if (depth === 0 ? siblings <= OPEN_UP_TO : siblings === 1 && node.total <= OPEN_UP_TO) {
+    open();
+    details.open = true;
+  }
+  return details;
+}
+
+function leaf(tensor) {
+  const isDone = tensor.action === "palettize";
+  const local = tensor.module && tensor.name.startsWith(`${tensor.module}.`) ? tensor.name.slice(tensor.module.length + 1) : tensor.name;
+  return h("div", { class: `leaf ${isDone ? "palettized" : "kept"}` },
+    h("div", null, h("span", { class: "name", title: tensor.name }, local), h("span", { class: "hint" }, ` ${shape(tensor.shape)} ${tensor.dtype}${tensor.aliases.length ? `, also ${tensor.aliases.join(", ")}` : ""}`)),
+    h("div", null, isDone ? [spec(tensor.spec), h("span", { class: "hint" }, `, ${tensor.groups === 1 ? "1 palette" : `${count(tensor.groups)} palettes`}${tensor.weighted ? ", weighted" : ""}`)] : h("span", { class: "hint" }, `kept: ${tensor.reason}`)),
+    h("code", { class: "rule" }, tensor.rule ?? "no rule"),
+    h("span", { class: "number" }, isDone ? `${bytes(tensor.size_bytes)} → ${bytes(tensor.predicted_bytes)}` : bytes(tensor.size_bytes)));
+}

@@ -1,0 +1,132 @@
+// A report, section by section; the page of a job and the report of its own show the same.
+
+import { button, h } from "./dom.js";
+import { bytes, count, counted, decibels, duration, fixed, percent, ratio, shape, short, spec, specBrief } from "./format.js";
+import { table } from "./table.js";
+
+/** A section of a page, with its heading. */
+export function section(title, ...children) {
+  return h("section", { class: "card" }, h("h2", null, title), ...children);
+}
+
+/** Names and values, side by side. */
+export function facts(pairs) {
+  return h("dl", { class: "facts" }, pairs.filter(Boolean).map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))));
+}
+
+/** Signal over noise of all palettized tensors together, in dB; null where there is no error. */
+export function overallSnr(report) {
+  let [signal, noise] = [0, 0];
+  for (const { action, snr_db, sse } of report.tensors) {
+    if (action !== "palettized" || snr_db === null) continue;
+    signal += sse * 10 ** (snr_db / 10);
+    noise += sse;
+  }
+  return noise > 0 ? 10 * Math.log10(signal / noise) : null;
+}
+
+const palettized = (report) => report.tensors.filter((tensor) => tensor.action === "palettized");
+
+/** What it comes to: bars of bytes to one scale, and the numbers. */
+export function summary(report) {
+  const { size_before_bytes: before, size_after_bytes: after } = report;
+  const [chosen, chosenAfter] = [report.palettized_size_before_bytes, report.palettized_size_after_bytes];
+  const done = palettized(report);
+  const seconds = done.reduce((sum, tensor) => sum + tensor.seconds, 0);
+  return section(
+    "What it comes to",
+    h("div", { class: "bars" }, sizeBar("Before", chosen, before, before), sizeBar("After", chosenAfter, after, before)),
+    h("p", { class: "legend hint" }, h("span", { class: "key palettized" }), "palettized ", h("span", { class: "key kept" }), "kept as they are"),
+    facts([
+      ["Smaller by", ratio(before, after)],
+      ["Bits per weight", fixed(report.bits_per_weight)],
+      ["SNR of the palettized", decibels(overallSnr(report))],
+      ["Palettized", `${count(done.length)} of ${counted(report.tensors.length, "tensor")}`],
+      ["Kernel time", duration(seconds)],
+      ["Reused results", count(done.filter((tensor) => tensor.reused).length)],
+    ]),
+  );
+}
+
+function sizeBar(label, part, whole, scale) {
+  const width = (size) => ({ width: `${(size / (scale || 1)) * 100}%` });
+  return h("div", { class: "sizebar" }, h("span", { class: "label" }, label),
+    h("div", { class: "track" }, h("span", { class: "palettized", style: width(part) }), h("span", { class: "kept", style: width(whole - part) })),
+    h("span", { class: "number" }, bytes(whole)));
+}
+
+/** Columns of the table of tensors; `link(row)` is where a tensor's name leads. */
+function columns(link) {
+  return [
+    { label: "Tensor", value: (row) => row.name, cell: (row) => name(row, link) },
+    { label: "Shape", value: (row) => shape(row.shape), sort: (row) => row.shape.reduce((a, b) => a * b, 1), cell: (row) => h("span", { class: "brief" }, `${shape(row.shape)} ${row.dtype}`) },
+    { label: "Spec", value: (row) => (row.spec ? spec(row.spec) : "kept"), cell: (row) => (row.spec ? h("span", { class: "brief", title: spec(row.spec) }, specBrief(row.spec)) : "kept") },
+    { label: "SNR dB", numeric: true, value: (row) => row.snr_db, cell: (row) => (row.action === "kept" ? "–" : row.snr_db === null ? "exact" : fixed(row.snr_db, 1)) },
+    { label: "Max error", numeric: true, value: (row) => (row.action === "kept" ? null : row.max_error), cell: (row) => (row.action === "kept" ? "–" : short(row.max_error)) },
+    { label: "Bits/weight", numeric: true, value: (row) => row.bits_per_weight, cell: (row) => fixed(row.bits_per_weight) },
+    { label: "Before", numeric: true, value: (row) => row.size_before_bytes, cell: (row) => bytes(row.size_before_bytes) },
+    { label: "After", numeric: true, value: (row) => row.size_after_bytes, cell: (row) => bytes(row.size_after_bytes) },
+    { label: "Rule", value: (row) => row.rule, cell: (row) => row.rule && h("code", null, row.rule) },
+  ];
+}
+
+function name(row, link) {
+  const where = row.action === "palettized" && link(row);
+  const shown = where ? (typeof where === "string" ? h("a", { href: where }, row.name) : button(row.name, where, { class: "link" })) : row.name;
+  return h("span", { class: "tensorname" }, shown, row.aliases.length > 0 && h("span", { class: "hint" }, ` also ${row.aliases.join(", ")}`));
+}
+
+/** The table of all tensors, the worst first. */
+export function tensorTable(report, link, onpick, file) {
+  return table(columns(link), report.tensors, {
+    name: file, caption: "Tensors", search: (row) => `${row.name} ${row.module_type ?? ""} ${row.aliases.join(" ")}`,
+    key: (row) => row.name, onpick, order: { by: 3, down: false }, page: 25,
+  });
+}
+
+/** Tensors that were left as they are, by reason. */
+export function keptSection(report) {
+  const reasons = new Map();
+  for (const tensor of report.tensors.filter((each) => each.action === "kept")) {
+    const why = tensor.reason ?? "no reason was given";
+    reasons.set(why, [...(reasons.get(why) ?? []), tensor]);
+  }
+  const groups = [...reasons].sort((one, other) => other[1].length - one[1].length).map(([why, tensors]) => {
+    const size = tensors.reduce((sum, tensor) => sum + tensor.size_before_bytes, 0);
+    const details = h("details", { class: "reason" }, h("summary", null, why, h("span", { class: "hint" }, ` ${counted(tensors.length, "tensor")}, ${bytes(size)}, ${percent(size, report.size_before_bytes)}`)));
+    details.addEventListener("toggle", () => {
+      if (details.open && details.children.length === 1) details.append(table([
+        { label: "Tensor", value: (row) => row.name },
+        { label: "Shape", value: (row) => shape(row.shape) },
+        { label: "Bytes", numeric: true, value: (row) => row.size_before_bytes, cell: (row) => bytes(row.size_before_bytes) },
+        { label: "Rule", value: (row) => row.rule, cell: (row) => row.rule && h("code", null, row.rule) },
+      ], tensors, { name: "kept", caption: why, page: 20 }).element);
+    });
+    return details;
+  });
+  return section("Kept as they are", groups.length ? groups : h("p", { class: "hint" }, "Every tensor was palettized."));
+}
+
+/** Config keys that reached nothing. */
+export function unmatchedList(unmatched) {
+  return unmatched.length > 0 && h("div", { class: "notice warn" }, h("strong", null, `${counted(unmatched.length, "key")} of the config reached no tensor`),
+    h("ul", null, unmatched.map((each) => h("li", null, h("code", null, each.path), ` ${each.reason}`,
+      each.suggestions.length > 0 && h("span", { class: "hint" }, ` Would have matched: ${each.suggestions.join(", ")}`)))));
+}
+
+/** What else there is to know. */
+export function warningList(warnings) {
+  return warnings.length > 0 && h("div", { class: "notice warn" }, h("strong", null, counted(warnings.length, "warning")), h("ul", null, warnings.map((each) => h("li", null, each))));
+}
+
+/** Bits per weight of each module. */
+export function moduleSection(report) {
+  const modules = report.modules ?? [];
+  return modules.length > 0 && section("Modules", table([
+    { label: "Module", value: (row) => row.name, cell: (row) => row.name || "(root)" },
+    { label: "Weights", numeric: true, value: (row) => row.weights, cell: (row) => count(row.weights) },
+    { label: "Bits/weight", numeric: true, value: (row) => row.bits_per_weight, cell: (row) => fixed(row.bits_per_weight) },
+    { label: "Before", numeric: true, value: (row) => row.size_before_bytes, cell: (row) => bytes(row.size_before_bytes) },
+    { label: "After", numeric: true, value: (row) => row.size_after_bytes, cell: (row) => bytes(row.size_after_bytes) },
+  ], modules, { name: "modules", caption: "Bits per weight by module", search: (row) => row.name, order: { by: 4, down: true }, page: 20 }).element);
+}

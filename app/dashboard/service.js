@@ -1,0 +1,111 @@
+// What runs, what waits, what there is room for; and whose key is in use.
+
+import { ApiError, ask, key, pause, useKey } from "./api.js";
+import { button, fill, h } from "./dom.js";
+import { ago, bytes, count, fixed, moment, percent } from "./format.js";
+import { askForKey } from "./key.js";
+import { loading, problem } from "./notice.js";
+import { facts, section } from "./results.js";
+import { table } from "./table.js";
+
+const LOOK_EVERY_MS = 2_000;
+
+export const title = () => "Service";
+
+export async function show(root, _, signal) {
+  const head = h("div", { class: "pagehead" }, h("h1", { tabindex: -1 }, "Service"));
+  const view = { said: h("div"), parts: Object.fromEntries(["queue", "workers", "storage", "who", "versions"].map((name) => [name, h("div")])), drawn: {} };
+  fill(root, head, view.said, loading("Asking…"));
+  const first = await Promise.all([ask("/v1/service", { signal }), ask("/v1/me", { signal })]);
+  const { queue, workers, storage, who, versions } = view.parts;
+  fill(root, head, view.said, h("div", { class: "halves" }, queue, storage), workers, who, versions);
+  draw(view, ...first);
+  watch(view, signal);
+}
+
+/** Look again and again, while the page is seen. */
+async function watch(view, signal) {
+  for (;;) {
+    await pause(LOOK_EVERY_MS, signal);
+    if (signal.aborted) return;
+    if (document.hidden) continue;
+    try {
+      draw(view, ...(await Promise.all([ask("/v1/service", { signal }), ask("/v1/me", { signal })])));
+      fill(view.said);
+    } catch (error) {
+      if (error instanceof ApiError) fill(view.said, problem(error));
+    }
+  }
+}
+
+/** Draw what has changed, so that nobody's place in the rest is lost. */
+function draw(view, service, me) {
+  const drawings = { queue: queueCard(service), workers: workersCard(service), storage: storageCard(service), who: whoCard(service, me), versions: versionsCard(service) };
+  for (const [name, [seen, card]] of Object.entries(drawings)) {
+    const told = JSON.stringify(seen);
+    if (view.drawn[name] === told) continue;
+    view.drawn[name] = told;
+    fill(view.parts[name], card());
+  }
+}
+
+function queueCard({ queue }) {
+  const rows = [["Running", "running"], ["Queued", "queued"]];
+  return [queue, () => section("Queue", h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Queue" }, h("table", null, h("caption", { class: "unseen" }, "Jobs that have not ended"),
+    h("thead", null, h("tr", null, h("th", { scope: "col" }, "Jobs"), h("th", { scope: "col", class: "number" }, "Yours"), h("th", { scope: "col", class: "number" }, "Everybody's"))),
+    h("tbody", null, rows.map(([label, name]) => h("tr", null, h("th", { scope: "row" }, label), h("td", { class: "number" }, count(queue.own[name])), h("td", { class: "number" }, count(queue.all[name]))))))))];
+}
+
+function storageCard({ store, used, limits, database }) {
+  const taken = store.size_bytes === null ? null : store.size_bytes - store.free_bytes;
+  return [[store.kind, rough(store.free_bytes), used, limits, database], () => section("Storage",
+    taken !== null && meter("Disk of the store", taken, store.size_bytes, `${bytes(store.free_bytes)} free of ${bytes(store.size_bytes)}`),
+    limits.stored_bytes !== null && meter("Your share", used.stored_bytes, limits.stored_bytes, `${bytes(used.stored_bytes)} of ${bytes(limits.stored_bytes)}`),
+    facts([
+      ["Store", store.kind === "file" ? "folder" : store.kind], ["Database", database],
+      limits.stored_bytes === null && ["You store", bytes(used.stored_bytes)],
+      ["Largest upload", limits.upload_bytes === null ? "no limit" : bytes(limits.upload_bytes)],
+    ]))];
+}
+
+/** Free bytes change all the time; what nobody would see does not count. */
+function rough(size) {
+  return size === null ? null : Math.round(size / 10_000_000);
+}
+
+function meter(label, part, whole, told) {
+  return h("div", { class: "meter" }, h("span", null, label), h("progress", { max: 1, value: whole ? Math.min(1, part / whole) : 0, "aria-label": label }), h("span", { class: "hint" }, `${percent(part, whole)} used, ${told}`));
+}
+
+function workersCard({ workers, controllers, role }) {
+  const processes = workers.processes ?? [];
+  return [[workers, controllers, role], () => section("Workers",
+    facts([["Workers", count(workers.count)], ["Busy", workers.busy === null ? "not known here" : count(workers.busy)], ["Idle", workers.idle === null ? "not known here" : count(workers.idle)], ["Controllers", count(controllers.length)]]),
+    processes.length > 0 && table([
+      { label: "Worker", numeric: true, value: (row) => row.number },
+      { label: "State", value: (row) => row.state },
+      { label: "CPU %", numeric: true, value: (row) => row.cpu_percent, cell: (row) => fixed(row.cpu_percent, 0) },
+      { label: "Memory", numeric: true, value: (row) => row.memory_bytes, cell: (row) => bytes(row.memory_bytes) },
+      { label: "Memory limit", numeric: true, value: (row) => row.memory_limit_bytes, cell: (row) => (row.memory_limit_bytes === null ? "none" : bytes(row.memory_limit_bytes)) },
+    ], processes.map((each, at) => ({ ...each, number: at + 1 })), { name: "workers", caption: "Workers", page: 20 }).element,
+    controllers.length > 0 && table([
+      { label: "Controller", value: (row) => row.executor_id },
+      { label: "Version", value: (row) => row.version },
+      { label: "Workers", numeric: true, value: (row) => row.workers },
+      { label: "Heard of", value: (row) => row.seen_at, cell: (row) => h("time", { datetime: row.seen_at, title: moment(row.seen_at) }, ago(row.seen_at)) },
+    ], controllers, { name: "controllers", caption: "Controllers", page: 20 }).element)];
+}
+
+function whoCard({ has_keys }, me) {
+  const held = key();
+  const acts = held ? button("Forget this key", () => useKey("")) : button("Enter a key", () => askForKey());
+  return [[has_keys, me.owner, me.scopes, held !== ""], () => section("Your key",
+    facts([["Owner", me.owner], ["May", me.scopes.join(", ")], ["Key", held ? "kept in this tab until it is closed" : has_keys ? "none" : "none is needed"]]),
+    (has_keys || held) && h("div", { class: "row" }, acts))];
+}
+
+function versionsCard({ version, software, role, started_at }) {
+  return [[version, software, role, started_at], () => section("Versions",
+    facts([["Palettery", version], ["Role", role], ["Up since", moment(started_at)]]),
+    table([{ label: "Software", value: ([name]) => name }, { label: "Version", value: ([, each]) => each }], Object.entries(software), { name: "software", caption: "Software", page: 30 }).element)];
+}

@@ -1,0 +1,48 @@
+// Stages of a job, as its events tell them.
+
+import { fill, h } from "./dom.js";
+import { between, duration, moment } from "./format.js";
+import { hasEnded } from "./progress.js";
+
+const WRITTEN = /artifact is written/;
+const LABELS = { queued: "waiting", running: "palettizing", checking: "reading back" };
+
+/** Takes events in their order; shows how long each stage took: `{element, state(job), log(line)}`. */
+export function timeline() {
+  const stages = [];
+  let last = null;
+  const bar = h("div", { class: "stages", role: "img" });
+  const list = h("ol", { class: "stagelist" });
+
+  function open(kind, at) {
+    const current = stages.at(-1);
+    if (current && current.to === null) current.to = at;
+    if (kind) stages.push({ kind, from: at, to: null });
+    last = at;
+    draw();
+  }
+
+  function state(job) {
+    const current = stages.at(-1);
+    if (hasEnded(job)) open(null, job.ended_at ?? last);
+    else if (current?.kind !== job.state || current.to !== null) {
+      open(job.state, job.state === "queued" ? (stages.length ? last : job.created_at) : (job.started_at ?? last));
+    }
+  }
+
+  function log(line) {
+    last = line.at;
+    if (WRITTEN.test(line.message) && stages.at(-1)?.kind === "running") open("checking", line.at);
+  }
+
+  function draw() {
+    const end = Date.now();
+    const seconds = (stage) => Math.max(0, between(stage.from, stage.to ?? new Date(end).toISOString()));
+    const whole = stages.reduce((sum, stage) => sum + seconds(stage), 0) || 1;
+    fill(bar, stages.map((stage) => h("span", { class: `stage ${stage.kind}`, style: { "flex-grow": String(Math.max(seconds(stage) / whole, 0.004)) } })));
+    bar.setAttribute("aria-label", stages.map((stage) => `${LABELS[stage.kind]} ${stage.to ? duration(seconds(stage)) : "now"}`).join(", "));
+    fill(list, stages.map((stage) => h("li", null, h("span", { class: `key ${stage.kind}` }), h("strong", null, LABELS[stage.kind]), ` ${stage.to ? duration(seconds(stage)) : "now"} `, h("span", { class: "hint" }, `from ${moment(stage.from)}`))));
+  }
+
+  return { element: h("div", { class: "timeline" }, bar, list), state, log };
+}

@@ -1,0 +1,149 @@
+// Files in parts that can be resumed, several at a time, each with its digest.
+
+import { all, ApiError, ask, authorization, Away, noteAway, pause, refusal } from "./api.js";
+import { Sha256 } from "./sha256.js";
+
+const LEAST_PART_BYTES = 8 << 20;
+const MOST_PARTS = 9_000;
+const AT_ONCE = 4;
+const TRIES = 8;
+const LONGEST_WAIT_MS = 15_000;
+const REMEMBERED = "palettery-digest";
+
+/** Make a model of files; `advance` gets what is done ("reading" or "sending"), bytes done, and of all. */
+export async function upload(files, { signal, advance }) {
+  const announced = await digests(files, signal, advance);
+  const whole = files.reduce((sum, file) => sum + file.size, 0);
+  let going = (await unfinished(announced, signal)) ?? (await announce(announced, whole, signal));
+  for (let round = 0; ; round += 1) {
+    await send(going, files, announced, whole, signal, advance);
+    try {
+      return await ask(`/v1/uploads/${going.id}/complete`, { method: "POST", signal });
+    } catch (error) {
+      // A file that was damaged on its way is asked for again; the server says which parts.
+      if (round > 0 || !(error instanceof ApiError) || ![409, 422].includes(error.status)) throw error;
+      going = await ask(`/v1/uploads/${going.id}`, { signal });
+      if (going.parts.every((part) => part.is_received)) throw error;
+    }
+  }
+}
+
+/** Uploads that were interrupted, newest first. */
+export async function interrupted(signal) {
+  return (await all("/v1/uploads", 300, signal)).filter((each) => each.state === "open");
+}
+
+async function digests(files, signal, advance) {
+  const whole = files.reduce((sum, file) => sum + file.size, 0);
+  const announced = [];
+  let before = 0;
+  for (const file of files) {
+    const sha256 = await digest(file, signal, (done) => advance("reading", before + done, whole));
+    before += file.size;
+    announced.push({ name: file.name, size_bytes: file.size, sha256 });
+  }
+  return announced;
+}
+
+/** SHA-256 of a file; remembered for as long as the tab lives, as a second try need not read 20 GB. */
+async function digest(file, signal, advance) {
+  const key = `${REMEMBERED}:${file.name}:${file.size}:${file.lastModified}`;
+  const known = sessionStorage.getItem(key);
+  if (known) return known;
+  const sha256 = await hashed(file, signal, advance);
+  sessionStorage.setItem(key, sha256);
+  return sha256;
+}
+
+function hashed(file, signal, advance) {
+  return new Promise((resolve, reject) => {
+    const worker = new Worker("/digester.js", { type: "module" });
+    const end = (settle, value) => { worker.terminate(); settle(value); };
+    signal.addEventListener("abort", () => end(reject, signal.reason), { once: true });
+    worker.addEventListener("error", () => end(reject, new Error(`${file.name} could not be hashed; load the page again`)));
+    worker.addEventListener("message", ({ data }) => {
+      if (data.done) advance(data.done);
+      else if (data.sha256) end(resolve, data.sha256);
+      else end(reject, new Error(data.failed));
+    });
+    worker.postMessage(file);
+  });
+}
+
+/** An upload of the very same files that was begun before, with its parts; null if there is none. */
+async function unfinished(announced, signal) {
+  const named = (files) => JSON.stringify(files.map((file) => [file.name, file.size_bytes, file.sha256]).sort());
+  const wanted = named(announced);
+  for (const each of await interrupted(signal)) {
+    if (named(each.files) !== wanted) continue;
+    const found = await ask(`/v1/uploads/${each.id}`, { signal }).catch((error) => {
+      if (error instanceof ApiError && [404, 410].includes(error.status)) return null;
+      throw error;
+    });
+    if (found) return found;
+  }
+  return null;
+}
+
+function announce(files, whole, signal) {
+  const part_size_bytes = Math.max(LEAST_PART_BYTES, Math.ceil(whole / MOST_PARTS / 1_048_576) * 1_048_576);
+  return ask("/v1/uploads", { method: "POST", json: { files, part_size_bytes }, signal });
+}
+
+/** Send what is missing. */
+async function send(going, files, announced, whole, signal, advance) {
+  const missing = going.parts.filter((part) => !part.is_received);
+  const sent = new Map();
+  const absent = missing.reduce((sum, part) => sum + part.size_bytes, 0);
+  const tell = () => advance("sending", whole - absent + [...sent.values()].reduce((sum, each) => sum + each, 0), whole);
+  const source = (part) => files[announced.findIndex((file) => file.sha256 === going.files[part.file].sha256)];
+  tell();
+  const next = missing.values();
+  const sender = async () => {
+    for (const part of next) {
+      const bytes = source(part).slice(part.offset, part.offset + part.size_bytes);
+      await sendPart(part, bytes, signal, (done) => { sent.set(part.number, done); tell(); });
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, sender));
+}
+
+/** A part, again and again while the server or the network is away. */
+async function sendPart(part, bytes, signal, advance) {
+  const digest = await base64Digest(new Uint8Array(await bytes.arrayBuffer()));
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await put(part.url, bytes, { ...authorization(), "Content-Digest": `sha-256=:${digest}:` }, signal, advance);
+    } catch (error) {
+      const mayPass = error instanceof Away || (error instanceof ApiError && [408, 429, 500, 502, 503, 504].includes(error.status));
+      if (!mayPass || attempt === TRIES || signal.aborted) throw error;
+      advance(0);
+      await pause(Math.min(2 ** attempt * 250, LONGEST_WAIT_MS), signal);
+    }
+  }
+}
+
+async function base64Digest(bytes) {
+  const digest = crypto.subtle ? new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)) : new Sha256().update(bytes).digest();
+  return btoa(String.fromCharCode(...digest));
+}
+
+/** PUT with progress, which fetch does not tell of. */
+function put(url, bytes, headers, signal, advance) {
+  return new Promise((resolve, reject) => {
+    const sending = new XMLHttpRequest();
+    sending.open("PUT", url);
+    for (const [name, value] of Object.entries(headers)) sending.setRequestHeader(name, value);
+    sending.upload.addEventListener("progress", (event) => advance(event.loaded));
+    sending.addEventListener("error", () => { noteAway(); reject(new Away()); });
+    sending.addEventListener("abort", () => reject(signal.reason));
+    sending.addEventListener("load", async () => {
+      if (sending.status < 300) {
+        advance(bytes.size);
+        resolve();
+      } else reject(await refusal(new Response(sending.response, { status: sending.status, statusText: sending.statusText })));
+    });
+    signal.addEventListener("abort", () => sending.abort(), { once: true });
+    sending.send(bytes);
+  });
+}
