@@ -33,6 +33,8 @@ class SliceOutcome(Schema):
     """Hex digest of the bytes it was computed from; None when nobody asked for it."""
     reused: bool = False
     """Whether it was taken from an earlier job's result."""
+    statistics_bytes: NonNegativeInt = 0
+    """Of the line of its statistics in the part, behind those of the slices before it."""
 
 
 class TensorReport(Schema):
@@ -71,7 +73,7 @@ class TensorReport(Schema):
     size_after_bytes: NonNegativeInt
     """In the artifact: indices, LUTs and scales, or the tensor as it is."""
     bits_per_weight: NonNegativeFloat
-    """Stored bits, LUTs and scales included, per weight."""
+    """Bits of indices, LUTs and scales per weight, as coreai-opt's `bits_per_weight` has it."""
     sse: NonNegativeFloat = 0.0
     """Sum of squared errors."""
     snr_db: float | None = None
@@ -84,6 +86,21 @@ class TensorReport(Schema):
     """Whether an earlier job had palettized the same bytes by the same spec and kernels."""
 
 
+class ModuleReport(Schema):
+    """A module's own tensors, those of its children not counted."""
+
+    name: str
+    """Its dotted path; empty for the root."""
+    weights: NonNegativeInt
+    """Elements of its tensors."""
+    size_before_bytes: NonNegativeInt
+    """Of its dense tensors."""
+    size_after_bytes: NonNegativeInt
+    """Of its tensors in the artifact."""
+    bits_per_weight: NonNegativeFloat
+    """Over all its weights, as coreai-opt's `bits_per_weight` counts them."""
+
+
 class Report(Schema):
     """The account of a finished job, one entry per distinct tensor."""
 
@@ -91,6 +108,8 @@ class Report(Schema):
     """Goes up when a reader of the old would misread the new."""
     tensors: tuple[TensorReport, ...]
     """One entry per distinct tensor."""
+    modules: tuple[ModuleReport, ...] = ()
+    """One entry per module that has tensors, in their order."""
     unmatched: tuple[UnmatchedKey, ...] = ()
     """Config keys that reached no tensor."""
     warnings: tuple[str, ...] = ()
@@ -104,7 +123,7 @@ class Report(Schema):
     palettized_size_after_bytes: NonNegativeInt
     """Bytes after, of the palettized tensors alone."""
     bits_per_weight: NonNegativeFloat
-    """Over all weights of the model."""
+    """Over all weights of the model, as coreai-opt's `bits_per_weight` counts them."""
     artifact_sha256: dict[str, str]
     """File name -> hex digest of the artifact's bytes."""
     exports: tuple[Exported, ...] = Field(default=(), exclude_if=lambda exports: not exports)

@@ -26,6 +26,15 @@ class StoredRows(Schema):
     """Hex digest of that whole file; None when it was read in place."""
 
 
+class StoredBytes(Schema):
+    """Where some bytes lie."""
+
+    path: str
+    """File in its store."""
+    offset: NonNegativeInt
+    size_bytes: NonNegativeInt
+
+
 class StoredSlice(Schema):
     """A palettized slice as it lies in the store: in a part, or in an artifact."""
 
@@ -34,6 +43,8 @@ class StoredSlice(Schema):
     outcome: SliceOutcome
     tensors: dict[str, StoredTensor]
     """`indices`, `lut` and so on -> where the array lies; empty when the slice was kept."""
+    statistics: StoredBytes | None = None
+    """The line of its statistics; None when it was kept, or made before there were any."""
 
 
 class TensorSlice(StoredRows):

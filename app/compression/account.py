@@ -1,15 +1,16 @@
 """The account of a job: what every tensor became, and at what cost."""
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from app.artifacts.writer import Entry
+from app.compression.bits import palettized_bits
 from app.software import SOFTWARE
 from schemas.exports import Exported
 from schemas.plan import Plan, PlannedTensor
-from schemas.report import Report, SliceOutcome, TensorReport
+from schemas.report import ModuleReport, Report, SliceOutcome, TensorReport
 from schemas.tasks import StoredSlice
 
 MOST_REASONS = 20
@@ -36,6 +37,16 @@ class Piece:
         """Bytes in the artifact."""
         return sum(entry.size_bytes for entry in self.entries)
 
+    @property
+    def weights(self) -> int:
+        """Elements of the dense tensor."""
+        return math.prod(self.planned.shape)
+
+    @property
+    def bits(self) -> int:
+        """What it costs, as coreai-opt counts."""
+        return palettized_bits(self.planned) if self.palettized else 8 * self.planned.size_bytes
+
 
 def account(
     plan: Plan,
@@ -46,17 +57,16 @@ def account(
     """One entry per distinct tensor, in the plan's order, and the sums over them."""
     tensors = tuple(tensor_report(piece) for piece in pieces)
     done = [tensor for tensor in tensors if tensor.action == "palettized"]
-    weights = sum(math.prod(tensor.shape) for tensor in tensors)
-    after = sum(tensor.size_after_bytes for tensor in tensors)
     return Report(
         tensors=tensors,
+        modules=tuple(_modules(pieces)),
         unmatched=plan.unmatched,
         warnings=plan.warnings,
         size_before_bytes=sum(tensor.size_before_bytes for tensor in tensors),
-        size_after_bytes=after,
+        size_after_bytes=sum(tensor.size_after_bytes for tensor in tensors),
         palettized_size_before_bytes=sum(tensor.size_before_bytes for tensor in done),
         palettized_size_after_bytes=sum(tensor.size_after_bytes for tensor in done),
-        bits_per_weight=8 * after / weights if weights else 0.0,
+        bits_per_weight=_bits_per_weight(pieces),
         artifact_sha256=digests,
         exports=tuple(exports),
         software=SOFTWARE,
@@ -74,14 +84,13 @@ def kept(report: Report) -> dict[str, int]:
 def tensor_report(piece: Piece) -> TensorReport:
     """What one tensor became."""
     planned, outcomes = piece.planned, [part.outcome for part in piece.slices]
-    count = math.prod(planned.shape)
     said = planned.model_dump(
         include={"name", "aliases", "module", "module_type", "dtype", "shape", "rule"}
     )
     sizes = {
         "size_before_bytes": planned.size_bytes,
         "size_after_bytes": piece.size_bytes,
-        "bits_per_weight": 8 * piece.size_bytes / count if count else 0.0,
+        "bits_per_weight": _bits_per_weight([piece]),
     }
     if not piece.palettized:
         failed = next((outcome.reason for outcome in outcomes if outcome.reason), planned.reason)
@@ -102,6 +111,25 @@ def tensor_report(piece: Piece) -> TensorReport:
         seconds=math.fsum(outcome.seconds for outcome in outcomes),
         reused=all(outcome.reused for outcome in outcomes),
     )
+
+
+def _modules(pieces: Sequence[Piece]) -> Iterator[ModuleReport]:
+    owned = defaultdict(list)
+    for piece in pieces:
+        owned[piece.planned.module].append(piece)
+    for name, own in owned.items():
+        yield ModuleReport(
+            name=name,
+            weights=sum(piece.weights for piece in own),
+            size_before_bytes=sum(piece.planned.size_bytes for piece in own),
+            size_after_bytes=sum(piece.size_bytes for piece in own),
+            bits_per_weight=_bits_per_weight(own),
+        )
+
+
+def _bits_per_weight(pieces: Sequence[Piece]) -> float:
+    weights = sum(piece.weights for piece in pieces)
+    return sum(piece.bits for piece in pieces) / weights if weights else 0.0
 
 
 def _snr_db(outcomes: Sequence[SliceOutcome], sse: float) -> float | None:

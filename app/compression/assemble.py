@@ -8,6 +8,7 @@ from app.artifacts.writer import Chunks, arranged, stream
 from app.compression.account import Piece, account
 from app.compression.layout import INDEX, SHARD_BYTES, Shards, Stores, index, lay_out
 from app.compression.parts import read_parts
+from app.compression.statistics import collected
 from app.compression.stop import StopCheck
 from app.compression.verify import verify
 from app.planning.exports import palettized_weight
@@ -37,7 +38,7 @@ def assemble(
     config: KMeansPalettizerConfig,
     shard_bytes: int = SHARD_BYTES,
 ) -> Report:
-    """Write `<prefix>/artifact/*` and `<prefix>/report.json` from finished parts, all in one.
+    """Write a job's artifact, statistics and report below `prefix` from finished parts, all in one.
 
     The artifact is read back and compared with the source before the report is written, so a
     report stands for a sound artifact.
@@ -45,7 +46,7 @@ def assemble(
     Raises:
         InvalidArtifact: the artifact as read back is not what the kernels promised.
     """
-    parts = read_parts(store, tasks)
+    parts = collected(store, read_parts(store, tasks), statistics_path(prefix))
     shards = lay_out(plan, checkpoint, parts, Stores(source, store), shard_bytes)
     check = StopCheck(store, None)
     request = JobRequest(config=config, checkpoint=checkpoint, plan=plan)
@@ -101,6 +102,11 @@ def artifact_path(prefix: str, name: str) -> str:
 def export_path(prefix: str, to: str) -> str:
     """Where another form of a job's artifact lies."""
     return f"{prefix}/{EXPORTS}/{to}"
+
+
+def statistics_path(prefix: str) -> str:
+    """Where the statistics of a job's tensors lie, line by line."""
+    return f"{prefix}/statistics.jsonl"
 
 
 def report_path(prefix: str) -> str:

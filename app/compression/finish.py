@@ -15,6 +15,7 @@ from app.compression.assemble import (
     artifact_path,
     export_path,
     said,
+    statistics_path,
     write_index,
     write_report,
     write_shard,
@@ -22,6 +23,7 @@ from app.compression.assemble import (
 from app.compression.job import parts_path, published, read_request, read_tasks
 from app.compression.layout import Shards, Stores, batches, in_artifact, lay_out
 from app.compression.parts import Parts, read_parts
+from app.compression.statistics import collected
 from app.compression.stop import StopCheck
 from app.compression.verify import verify
 from app.errors import Cancelled
@@ -99,7 +101,8 @@ class _Job:
         self._stop = StopCheck(self._store, task.cancel_path)
 
     def read_parts(self) -> None:
-        self._parts = read_parts(self._store, self._tasks)
+        parts = read_parts(self._store, self._tasks)
+        self._parts = collected(self._store, parts, statistics_path(self._prefix))
 
     def gather(self) -> Layout:
         self.read_parts()

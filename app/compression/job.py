@@ -1,12 +1,16 @@
 """What a job is in the store: the files that say what to do, and where its results go."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from pydantic import TypeAdapter
 
 from app.compression.account import kept
-from app.compression.assemble import EXPORTS, artifact_path, report_path
+from app.compression.assemble import EXPORTS, artifact_path, report_path, statistics_path
+from app.compression.statistics import read_all
+from app.errors import ObjectMissing
 from app.storage import Storage
+from schemas.base import Schema
 from schemas.report import Report
 from schemas.tasks import CompressionTask, JobRequest, Published, Result
 
@@ -59,9 +63,28 @@ def published(
     )
 
 
+def report_documents(store: Storage, prefix: str) -> dict[str, Iterable[bytes | memoryview]]:
+    """A job's report and its statistics as JSON, in pieces; read as they are asked for."""
+    path = report_path(prefix)
+    return {
+        "report": store.chunks(path, 0, store.size_bytes(path)),
+        "statistics": _array(read_all(store, statistics_path(prefix))),
+    }
+
+
+def _array(items: Iterable[Schema]) -> Iterator[bytes]:
+    comma = b"["
+    with suppress(ObjectMissing):  # of a job from before there were any
+        for item in items:
+            yield comma + item.model_dump_json().encode()
+            comma = b",\n"
+    yield b"]" if comma != b"[" else b"[]"
+
+
 def discard_artifact(store: Storage, prefix: str) -> None:
     """Remove a job's artifact; its report first, since a report stands for a sound artifact."""
     store.delete(report_path(prefix))
+    store.delete(statistics_path(prefix))
     store.delete_folder(f"{prefix}/artifact")
     store.delete_folder(f"{prefix}/{EXPORTS}")
 

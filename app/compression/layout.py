@@ -105,7 +105,7 @@ def in_artifact(
                 name = f"{piece.planned.name}.{key}"
                 tensors[key] = tensor.model_copy(update={"file": 0, "offset": starts[name]})
                 starts[name] += tensor.size_bytes
-            moved = StoredSlice(path=path, outcome=part.outcome, tensors=tensors)
+            moved = part.model_copy(update={"path": path, "tensors": tensors})
             found[piece.planned.name, part.outcome.first_row] = moved
     return found
 

@@ -13,6 +13,7 @@ import kernels
 from app.artifacts.dtypes import NUMPY
 from app.artifacts.writer import Entry
 from app.compression.dense import laid_out
+from app.compression.statistics import line_of, statistics
 from app.compression.stop import StopCheck
 from app.errors import InvalidSensitivities
 from app.storage import Storage
@@ -37,6 +38,8 @@ class Palettized:
     arrays: Arrays = field(default_factory=dict)
     outcome: SliceOutcome | None = None
     """None until the streamed entries were written."""
+    statistics: bytes = b""
+    """A line; known as soon as the outcome is."""
     streamed: tuple[Entry, ...] = ()
     """Arrays that are computed while they are written."""
 
@@ -113,10 +116,12 @@ def _whole(
         sha256 = hashed.hexdigest()
     arrays: Arrays = {key: getattr(palette, key) for key in PALETTE_KEYS}
     arrays["indices"] = kernels.pack(palette.indices, item.spec.n_bits, threads)
+    arrays = {key: array for key, array in arrays.items() if array is not None}
     assert palette.metrics is not None  # noqa: S101 - palettize always measures
     return Palettized(
-        {key: array for key, array in arrays.items() if array is not None},
+        arrays,
         _outcome(item, palette.metrics, time.perf_counter() - started, sha256),
+        line_of(statistics(item, palette.metrics, arrays)),
     )
 
 
@@ -150,6 +155,7 @@ def _in_blocks(
         assert palette.metrics is not None  # noqa: S101 - known at the end of a pass
         sha256 = content_sha256(source, beside, item) if digest else None
         found.outcome = _outcome(item, palette.metrics, time.perf_counter() - started, sha256)
+        found.statistics = line_of(statistics(item, palette.metrics, arrays))
 
     size = (math.prod(item.shape) * item.spec.n_bits + 7) // 8
     found.streamed = (Entry("indices", "U8", (size,), size, indices),)

@@ -10,14 +10,14 @@ from app.settings import Limits
 from app.storage import Storage
 from schemas.checkpoint import StoredTensor
 from schemas.report import SliceOutcome
-from schemas.tasks import CompressionTask, StoredSlice
+from schemas.tasks import CompressionTask, StoredBytes, StoredSlice
 
 Parts = Mapping[str, tuple[StoredSlice, ...]]
 """Tensor name -> its slices, rows in order."""
 
 OUTCOMES = TypeAdapter(tuple[SliceOutcome, ...])
-OUTCOMES_KEY = "outcomes"
-"""The last tensor of a part: what became of its slices, as JSON bytes."""
+OUTCOMES_KEY, STATISTICS_KEY = "outcomes", "statistics"
+"""The last tensors of a part: what became of its slices, as JSON, and lines of their statistics."""
 
 
 def read_parts(store: Storage, tasks: Sequence[CompressionTask]) -> Parts:
@@ -29,13 +29,22 @@ def read_parts(store: Storage, tasks: Sequence[CompressionTask]) -> Parts:
         said = by_name.pop(OUTCOMES_KEY)
         text = store.read(task.part_path, said.offset, said.size_bytes)
         outcomes = OUTCOMES.validate_json(bytes(text))
+        told = by_name.pop(STATISTICS_KEY, None)
+        place = told.offset if told else 0
         arrays: dict[int, dict[str, StoredTensor]] = defaultdict(dict)
         for tensor in by_name.values():
-            place, _, key = tensor.name.partition(".")
-            arrays[int(place)][key] = tensor
+            slice_, _, key = tensor.name.partition(".")
+            arrays[int(slice_)][key] = tensor
         for number, outcome in enumerate(outcomes):
+            line = None
+            if outcome.statistics_bytes:
+                size = outcome.statistics_bytes
+                line = StoredBytes(path=task.part_path, offset=place, size_bytes=size)
+                place += size
             found[outcome.name].append(
-                StoredSlice(path=task.part_path, outcome=outcome, tensors=arrays[number])
+                StoredSlice(
+                    path=task.part_path, outcome=outcome, tensors=arrays[number], statistics=line
+                )
             )
     return {
         name: tuple(sorted(slices, key=lambda part: part.outcome.first_row))

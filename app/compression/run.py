@@ -9,17 +9,18 @@ from numpy.typing import NDArray
 from app.artifacts.dtypes import NUMPY
 from app.artifacts.writer import Entry, arranged, array_entry, stream
 from app.compression.palettize import Palettized, palettize
-from app.compression.parts import OUTCOMES, OUTCOMES_KEY
+from app.compression.parts import OUTCOMES, OUTCOMES_KEY, STATISTICS_KEY
+from app.compression.statistics import renamed
 from app.compression.stop import StopCheck
 from app.errors import ObjectMissing
 from app.storage import Storage, shared_storage
 from schemas.report import SliceOutcome
 from schemas.tasks import CompressionTask, TensorSlice
 
-ROOM_BYTES = 16 << 10
-"""For the outcome of a slice that is known only once its indices were written.
+ROOM_BYTES = 24 << 10
+"""For the outcome of a slice that is known only once its indices were written, or for its line.
 
-The longest names alone take 4,000 bytes.
+The longest names alone take 4,000 bytes, the most statistics some 11,000.
 """
 
 
@@ -45,7 +46,8 @@ def run_task(task: CompressionTask, threads: int | None = None) -> None:
         stop()
         known = _known(store, item) if item.known else None
         slices.append(known or palettize(source, beside, item, task.digests, threads, stop))
-    store.write(task.part_path, stream([*_entries(slices), _outcomes(slices)], {}))
+    entries = [*_entries(slices), _outcomes(slices), _statistics(slices)]
+    store.write(task.part_path, stream(entries, {}))
 
 
 def _known(store: Storage, item: TensorSlice) -> Palettized | None:
@@ -53,14 +55,17 @@ def _known(store: Storage, item: TensorSlice) -> Palettized | None:
     assert item.known is not None  # noqa: S101 - callers checked
     path, outcome = item.known.path, item.known.outcome
     arrays: dict[str, NDArray[np.generic]] = {}
+    line, statistics = item.known.statistics, b""
     try:
         for key, tensor in item.known.tensors.items():
             data = store.read(path, tensor.offset, tensor.size_bytes)
             arrays[key] = np.frombuffer(data, NUMPY[tensor.dtype]).reshape(tensor.shape)
+        if line is not None:
+            statistics = renamed(bytes(store.read(line.path, line.offset, line.size_bytes)), item)
     except ObjectMissing:
         return None
     here = {"name": item.name, "first_row": item.first_row, "reused": True}
-    return Palettized(arrays, outcome.model_copy(update=here))
+    return Palettized(arrays, outcome.model_copy(update=here), statistics)
 
 
 def _entries(slices: Sequence[Palettized]) -> list[Entry]:
@@ -76,14 +81,30 @@ def _entries(slices: Sequence[Palettized]) -> list[Entry]:
 
 def _outcomes(slices: Sequence[Palettized]) -> Entry:
     """What became of the slices, written last: of some it is not known before."""
-    known = OUTCOMES.dump_json(tuple(found.outcome for found in slices if found.outcome))
+    known = OUTCOMES.dump_json(tuple(_outcome(found) for found in slices if found.outcome))
     size = len(known) + ROOM_BYTES * sum(found.outcome is None for found in slices)
 
     def chunks() -> Iterator[bytes]:
-        outcomes: list[SliceOutcome] = []
-        for found in slices:
-            assert found.outcome is not None  # noqa: S101 - all entries were written
-            outcomes.append(found.outcome)
-        yield OUTCOMES.dump_json(tuple(outcomes)).ljust(size)
+        yield OUTCOMES.dump_json(tuple(map(_outcome, slices))).ljust(size)
 
     return Entry(OUTCOMES_KEY, "U8", (size,), size, chunks)
+
+
+def _outcome(found: Palettized) -> SliceOutcome:
+    assert found.outcome is not None  # noqa: S101 - all entries were written
+    return found.outcome.model_copy(update={"statistics_bytes": _line_bytes(found)})
+
+
+def _statistics(slices: Sequence[Palettized]) -> Entry:
+    """A line for each slice that has any, written last, too."""
+    size = sum(map(_line_bytes, slices))
+
+    def chunks() -> Iterator[bytes]:
+        for found in slices:
+            yield found.statistics[:-1].ljust(_line_bytes(found) - 1) + found.statistics[-1:]
+
+    return Entry(STATISTICS_KEY, "U8", (size,), size, chunks)
+
+
+def _line_bytes(found: Palettized) -> int:
+    return ROOM_BYTES if found.streamed else len(found.statistics)

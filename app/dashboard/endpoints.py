@@ -1,17 +1,14 @@
 """The page and its files, which anybody may have: what they show, they ask the API for."""
 
 import asyncio
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Header, HTTPException, Response
 from fastapi.responses import RedirectResponse
 
-from app.dashboard.files import MEDIA_TYPES, body_of
+from app.dashboard.files import HERE, MEDIA_TYPES, PLOTLY, body_of
 
-HERE = Path(__file__).parent
-PLOTLY = Path(str(distribution("plotly").locate_file("plotly/package_data/plotly.min.js")))
 POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",

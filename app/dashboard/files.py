@@ -4,9 +4,14 @@ import gzip
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import distribution
 from pathlib import Path
 from threading import Lock
 
+HERE = Path(__file__).parent
+"""Where the page's own files lie."""
+PLOTLY = Path(str(distribution("plotly").locate_file("plotly/package_data/plotly.min.js")))
+"""What draws the charts, out of its package."""
 LEVEL = 6
 """Of gzip; 9 takes twice as long for one per cent less."""
 MEDIA_TYPES = {

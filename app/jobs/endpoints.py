@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.answer import json_answer
 from app.body import JSON
+from app.checkpoints.safetensors import NAME_CHARACTERS
+from app.dashboard.report_page import POLICY
 from app.idempotency import REPLAYED, IdempotencyKey
 from app.jobs.bodies import BODIES
 from app.jobs.download import respond
@@ -15,9 +17,10 @@ from app.keys.guard import Reader, Writer
 from app.paging import Cursor, Limit
 from app.problems import problems
 from app.storage.prefetch import prefetched
-from schemas.jobs import Job, JobPage
+from schemas.jobs import Job, JobPage, JobState
 from schemas.plan import Plan
 from schemas.report import Report
+from schemas.statistics import TensorStatistics
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
@@ -31,6 +34,7 @@ REFUSED = problems(
 )
 OVER_QUOTA = "the owner has as many jobs or bytes as it may"
 UNKNOWN = problems(_404="no such job")
+MODEL_ID = "^[0-9a-f]{64}$"
 UNFINISHED = problems(_404="no such job", _409="the job has not succeeded")
 
 
@@ -72,15 +76,21 @@ async def submit(
     return accepted.job
 
 
-@router.get("/jobs", responses=problems(_422="limit or cursor is not valid"))
+@router.get("/jobs", responses=problems(_422="a parameter is not valid"))
 def page(
     jobs: Service,
     caller: Reader,
+    state: Annotated[
+        list[JobState] | None, Query(max_length=5, description="Only jobs in one of these.")
+    ] = None,
+    model_id: Annotated[
+        str | None, Query(pattern=MODEL_ID, description="Only jobs that were made of this model.")
+    ] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> JobPage:
     """Jobs, newest first."""
-    return jobs.page(caller.owner, limit, cursor)
+    return jobs.page(caller.owner, limit, cursor, state or (), model_id)
 
 
 @router.get("/jobs/{job_id}", responses=UNKNOWN)
@@ -146,6 +156,48 @@ def report_as_csv(job_id: str, jobs: Service, caller: Reader) -> StreamingRespon
     rows = jobs.report_csv(caller.owner, job_id)
     name = {"Content-Disposition": f'attachment; filename="{job_id}.csv"'}
     return StreamingResponse(rows, 200, name, "text/csv; charset=utf-8")
+
+
+@router.get(
+    "/jobs/{job_id}/report.html",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "one page that needs nothing else: charts, tables, every tensor",
+            "content": {"text/html": {"schema": {"type": "string"}}},
+        },
+        **UNFINISHED,
+    },
+)
+def report_as_page(job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
+    """What happened to every tensor, to look at."""
+    page = jobs.report_html(caller.owner, job_id)
+    headers = {
+        "Content-Disposition": f'inline; filename="{job_id}.html"',
+        "Content-Security-Policy": POLICY,
+        "X-Content-Type-Options": "nosniff",
+    }
+    return StreamingResponse(page, 200, headers, "text/html; charset=utf-8")
+
+
+@router.get(
+    "/jobs/{job_id}/statistics",
+    responses=problems(
+        _404="no such job, or no statistics of such a tensor",
+        _409="the job has not succeeded",
+        _422="no tensor was named",
+    ),
+)
+def statistics(
+    job_id: str,
+    jobs: Service,
+    caller: Reader,
+    tensor: Annotated[
+        str, Query(max_length=NAME_CHARACTERS, description="Its name, as the report has it.")
+    ],
+) -> TensorStatistics:
+    """What palettizing did inside one tensor: its weights, its palette and its error as charts."""
+    return jobs.statistics(caller.owner, job_id, tensor)
 
 
 DOWNLOAD: dict[str, Any] = {

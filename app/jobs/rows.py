@@ -150,5 +150,6 @@ def _links(row: JobRow | Row[Any]) -> dict[str, str]:
             "artifact": f"{here}/artifact",
             "report": f"{here}/report",
             "report_csv": f"{here}/report.csv",
+            "report_html": f"{here}/report.html",
         }
     return links

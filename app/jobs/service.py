@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
 from starlette.requests import Request
 
 from app.artifacts.export.formats import FORMATS
-from app.compression.assemble import artifact_path, export_path, report_path
-from app.compression.job import job_folder
-from app.errors import Conflict, DatabaseFailed, NotFound
+from app.compression.assemble import artifact_path, export_path, report_path, statistics_path
+from app.compression.job import job_folder, report_documents
+from app.compression.statistics import find
+from app.dashboard.report_page import report_page
+from app.errors import Conflict, DatabaseFailed, NotFound, ObjectMissing
 from app.idempotency import keyed
 from app.jobs.accept import Acceptance, Accepted
 from app.jobs.control import Control
@@ -30,8 +33,9 @@ from app.storage import Storage
 from app.uploads.records import FileRecords
 from app.webhooks.address import checked_url
 from schemas.exports import Exported
-from schemas.jobs import Job, JobPage
+from schemas.jobs import Job, JobPage, JobState
 from schemas.report import Report
+from schemas.statistics import TensorStatistics
 
 DOWNLOADS = 1_000
 """Artifacts whose digests are held, for those who fetch them in ranges."""
@@ -136,9 +140,17 @@ class Jobs:
         """The same, for those who ask over and over."""
         return await self._records.look_up(job_id, owner)
 
-    def page(self, owner: str, limit: int, cursor: str | None) -> JobPage:
-        """An owner's jobs, newest first."""
-        found = self._records.page(limit + 1, unsealed_key(cursor, ID), owner)
+    def page(
+        self,
+        owner: str,
+        limit: int,
+        cursor: str | None,
+        states: Collection[JobState] = (),
+        model_id: str | None = None,
+    ) -> JobPage:
+        """An owner's jobs, newest first; those in some states or of one model alone, if named."""
+        before = unsealed_key(cursor, ID)
+        found = self._records.page(limit + 1, before, owner, states, model_id)
         items = tuple(found[:limit])
         return JobPage(items=items, next_cursor=sealed_key(items[-1].id) if found[limit:] else None)
 
@@ -158,6 +170,34 @@ class Jobs:
             Conflict: the job has not succeeded.
         """
         return report_csv(self._store, self.report(owner, job_id))
+
+    def statistics(self, owner: str, job_id: str, tensor: str) -> TensorStatistics:
+        """What palettizing did inside a tensor.
+
+        Raises:
+            Conflict: the job has not succeeded.
+            NotFound: the tensor was not palettized, or there is none of that name.
+        """
+        self._succeeded(owner, job_id, "statistics")
+        path, found = statistics_path(job_folder(job_id)), None
+        with suppress(ObjectMissing):  # of a job from before there were any
+            found = find(self._store, path, tensor)
+        if found is None:
+            raise NotFound(
+                f"there are no statistics of a tensor {tensor[:64]!r}: the job's report tells the "
+                "names of its tensors, and which were palettized"
+            )
+        return found
+
+    def report_html(self, owner: str, job_id: str) -> Iterator[bytes]:
+        """The report and all statistics as a page of their own, in pieces.
+
+        Raises:
+            Conflict: the job has not succeeded.
+        """
+        job = self._succeeded(owner, job_id, "report")
+        told = {"job": [job.model_dump_json().encode()]}
+        return report_page(told | report_documents(self._store, job_folder(job_id)))
 
     def artifact(self, owner: str, job_id: str, name: str | None) -> StoredDownload:
         """A file of a job's artifact; None asks for the only one, or the index of several.

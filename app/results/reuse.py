@@ -3,7 +3,13 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from app.compression.assemble import artifact_path, export_path, report_path, write_report
+from app.compression.assemble import (
+    artifact_path,
+    export_path,
+    report_path,
+    statistics_path,
+    write_report,
+)
 from app.compression.job import job_folder, published
 from app.compression.palettize import content_sha256
 from app.errors import NotFound, ObjectMissing
@@ -89,6 +95,7 @@ class Reuse:
                 self._store.copy(artifact_path(theirs, name), artifact_path(prefix, name))
             for each in report.exports:
                 self._store.copy(export_path(theirs, each.format), export_path(prefix, each.format))
+            self._store.copy(statistics_path(theirs), statistics_path(prefix))
         except ObjectMissing:
             return None
         tensors = tuple(

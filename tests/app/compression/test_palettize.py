@@ -12,6 +12,7 @@ from app.errors import InvalidSensitivities
 from app.storage import open_storage
 from kernels import rows as by_rows
 from kernels.scalar import cpu, large
+from schemas.statistics import SliceStatistics
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
 
 JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"
@@ -52,16 +53,22 @@ def make(tmp_path, monkeypatch):
 
 
 def outcome(job):
-    """What became of the tensor."""
+    """What became of the tensor, and its statistics if it has any."""
     ((part,),) = read_parts(job.store, job.tasks()).values()
-    return part.outcome
+    told = line = part.statistics
+    if line is not None:
+        text = job.store.read(line.path, line.offset, line.size_bytes)
+        told = SliceStatistics.model_validate_json(bytes(text))
+    return part.outcome.model_copy(update={"statistics_bytes": 0}), told
 
 
 def assert_same(one, other):
     """But for the time that it took, and the order in which squares were added up."""
+    (one, told), (other, expected) = one, other
     summed = {"sse": pytest.approx(other.sse, rel=1e-12), "signal": pytest.approx(other.signal)}
     said = one.model_dump() | {"seconds": other.seconds}
     assert said == other.model_dump() | summed
+    assert told == expected
 
 
 def reads(monkeypatch):
@@ -92,7 +99,7 @@ def test_in_blocks_is_as_whole(make, monkeypatch, spec, weighted, dtype):
     assert_same(outcome(in_blocks), outcome(whole))
     hashed = hashlib.sha256(arrays["a.weight"].tobytes())
     hashed.update(beside["a.weight"].tobytes() if beside else b"")
-    assert outcome(whole).content_sha256 == hashed.hexdigest()
+    assert outcome(whole)[0].content_sha256 == hashed.hexdigest()
     for job in (whole, in_blocks):
         job.finish()
     assert in_blocks.artifact() == whole.artifact()
@@ -104,7 +111,8 @@ def test_weights_that_are_not_finite_are_kept_with_the_reason(make, how, value):
     arrays = draws(3, a=SHAPE)
     arrays["a.weight"][250, 31] = value
     job = make(how, "tensor", arrays)
-    told = outcome(job)
+    told, statistics = outcome(job)
+    assert statistics is None
     assert told.action == "kept"
     assert "not finite" in told.reason
     assert told.weights == arrays["a.weight"].size
@@ -124,7 +132,7 @@ def test_bad_sensitivities_end_the_work(make, how, value):
 def test_huge_tensor_with_a_long_name(make):
     name = f"{chr(0x1F5DC) * 993}.weight"  # 4 bytes each, and no name may be longer
     job = make("blocks", "tensor", {name: draws(3, a=SHAPE)["a.weight"]})
-    assert outcome(job).name == name
+    assert outcome(job)[0].name == name
     job.finish()
 
 

@@ -35,7 +35,7 @@ def test_life_of_a_job_that_succeeds(records):
     job = records.get(job_id)
     assert (job.state, job.progress, job.size_after_bytes) == ("succeeded", done, 7)
     assert job.created_at <= job.started_at <= job.ended_at
-    assert set(job.links) == {"self", "artifact", "report", "report_csv"}
+    assert set(job.links) == {"self", "artifact", "report", "report_csv", "report_html"}
 
 
 def test_links_are_those_of_the_state(records):
@@ -148,6 +148,31 @@ def test_known_are_the_ids_of_jobs(records):
     ids = {add(records) for _ in range(3)}
     assert records.states([*ids, new_id(), ""]) == dict.fromkeys(ids, "queued")
     assert records.states([]) == {}
+
+
+def test_pages_by_state_and_model(records):
+    models = {name: name * 64 for name in "ab"}
+    made = [
+        ended(records, state, model_id=models[name], owner=owner)
+        for _ in range(3)
+        for owner in ("one", "two")
+        for name in models
+        for state in ENDS
+    ]
+    made += [add(records, owner="one") for _ in range(2)]
+    jobs = [job for job in map(records.get, made[::-1]) if job.owner == "one"]
+    for states in ((), ("failed",), ("queued", "succeeded"), ("failed", "failed"), ("running",)):
+        for model_id in (None, models["a"], "c" * 64):
+            expected = [
+                job
+                for job in jobs
+                if (not states or job.state in states) and model_id in (None, job.model_id)
+            ]
+            found, before = [], None
+            while page := records.page(2, before, "one", states, model_id):
+                found += page
+                before = page[-1].id
+            assert found == expected
 
 
 def test_counts_by_state(records):

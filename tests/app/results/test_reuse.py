@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
-from app.compression.assemble import report_path
+from app.compression.assemble import report_path, statistics_path
 from app.compression.parts import read_parts
+from app.compression.statistics import find
 from app.compression.work import perform
 from app.jobs.records import Records
 from app.jobs.rows import NewJob
@@ -109,6 +110,11 @@ def test_same_file_is_known_by_where_its_bytes_lie(service):
     assert service.run(second) == ARRAYS.keys()
     assert service.workers.done == [], "nothing was digested"
     assert second.artifact() == first.artifact()
+    for name in ARRAYS:
+        path = statistics_path(second.prefix)
+        assert find(second.store, path, name) == find(
+            first.store, statistics_path(first.prefix), name
+        )
 
 
 @pytest.mark.usefixtures("by_workers")
@@ -195,6 +201,8 @@ def test_twin_is_taken_over(service):
     first, second = service.add(ARRAYS, W4), service.add(ARRAYS, W4)
     service.run(first)
     size = service.take_over_twin(second).size_bytes
+    told = [job.store.read(statistics_path(job.prefix)) for job in (first, second)]
+    assert told[0] == told[1] != b""
     assert size == sum(map(len, first.artifact().values()))
     assert second.artifact() == first.artifact()
     told = Report.model_validate_json(bytes(service.store.read(report_path(second.prefix))))

@@ -1,0 +1,171 @@
+"""Statistics of tensors: made beside their palettes, kept as lines of JSON, added up when read."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from itertools import groupby
+from operator import add
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.artifacts.dtypes import NUMPY
+from app.compression.parts import Parts
+from app.storage import Storage
+from kernels.distribution import CELLS, Distribution
+from kernels.lut import dense_lut
+from kernels.metrics import Metrics
+from kernels.source import widened
+from schemas.statistics import SliceStatistics, TensorStatistics
+from schemas.tasks import StoredBytes, StoredSlice, TensorSlice
+
+MOST_ENTRIES = 256
+"""Of LUTs that are told one by one."""
+MOST_GROUPS = 256
+"""Numbers that tell the errors of groups."""
+DIGITS = 6
+"""Significant ones, of numbers that are there to be drawn."""
+PIECE_BYTES = 1 << 20
+
+
+def statistics(
+    item: TensorSlice, metrics: Metrics, arrays: Mapping[str, NDArray[Any]]
+) -> SliceStatistics:
+    """Statistics of a slice from what its kernel measured and from the arrays of its palette."""
+    groups = len(metrics.group_sse)
+    mse = (metrics.group_sse * (groups / np.prod(item.shape, dtype=np.float64))).tolist()
+    each = -(-groups // MOST_GROUPS)
+    return SliceStatistics(
+        name=item.name,
+        first_row=item.first_row,
+        palette=_palette(arrays, NUMPY[item.dtype]),
+        occupancy=tuple(metrics.occupancy.sum(axis=0).tolist()),
+        unused=int(np.count_nonzero(metrics.occupancy == 0)),
+        groups_each=each,
+        group_mse=_means(mse, each),
+        **_histograms(metrics.distribution),
+    )
+
+
+def merged(slices: Sequence[SliceStatistics]) -> TensorStatistics:
+    """Statistics of a tensor from those of its slices, in the order of their rows."""
+    first = slices[0]
+    if len(slices) == 1:
+        return TensorStatistics(**first.model_dump(exclude={"first_row"}))
+    mse = [mean for part in slices for mean in part.group_mse]
+    times = -(-len(mse) // MOST_GROUPS)
+    return TensorStatistics(
+        name=first.name,
+        palette=_joined([part.palette for part in slices]),
+        occupancy=tuple(map(sum, zip(*(part.occupancy for part in slices), strict=True))),
+        unused=sum(part.unused for part in slices),
+        groups_each=first.groups_each * times,
+        group_mse=_means(mse, times),
+        **_histograms(reduce(add, map(_distribution, slices))),
+    )
+
+
+def line_of(found: SliceStatistics) -> bytes:
+    """A slice's statistics as a line."""
+    return found.model_dump_json().encode() + b"\n"
+
+
+def renamed(line: bytes, item: TensorSlice) -> bytes:
+    """The line of the same numbers under a slice's own name."""
+    here = {"name": item.name, "first_row": item.first_row}
+    return line_of(SliceStatistics.model_validate_json(line).model_copy(update=here))
+
+
+def collected(store: Storage, parts: Parts, path: str) -> Parts:
+    """Write the lines of all slices into one file; the parts, with their lines in there."""
+    offset = 0
+
+    def moved(part: StoredSlice) -> StoredSlice:
+        nonlocal offset
+        if part.statistics is None:
+            return part
+        size = part.statistics.size_bytes
+        line = StoredBytes(path=path, offset=offset, size_bytes=size)
+        offset += size
+        return part.model_copy(update={"statistics": line})
+
+    slices = [part.statistics for found in parts.values() for part in found]
+    store.write(path, _lines(store, [line for line in slices if line is not None]))
+    return {name: tuple(map(moved, found)) for name, found in parts.items()}
+
+
+def find(store: Storage, path: str, name: str) -> TensorStatistics | None:
+    """Statistics of a tensor among the lines of a file; None if it has none."""
+    begin = b'{"name":' + json.dumps(name, ensure_ascii=False).encode() + b","
+    found = [line for line in _read_lines(store, path) if line.startswith(begin)]
+    return merged([SliceStatistics.model_validate_json(line) for line in found]) if found else None
+
+
+def read_all(store: Storage, path: str) -> Iterator[TensorStatistics]:
+    """Statistics of every tensor, in the order of the file."""
+    lines = map(SliceStatistics.model_validate_json, _read_lines(store, path))
+    for _, slices in groupby(lines, lambda part: part.name):
+        yield merged(list(slices))
+
+
+def _lines(store: Storage, lines: Sequence[StoredBytes]) -> Iterator[memoryview]:
+    """The lines' bytes; those that lie side by side are read at once."""
+    start = 0
+    for number, line in enumerate(lines, 1):
+        end = line.offset + line.size_bytes
+        after = lines[number] if number < len(lines) else None
+        if after is not None and (after.path, after.offset) == (line.path, end):
+            continue
+        first = lines[start]
+        yield from store.chunks(line.path, first.offset, end - first.offset)
+        start = number
+
+
+def _read_lines(store: Storage, path: str) -> Iterator[bytes]:
+    size, rest = store.size_bytes(path), b""
+    for start in range(0, size, PIECE_BYTES):
+        *whole, rest = (rest + store.read(path, start, min(PIECE_BYTES, size - start))).split(b"\n")
+        yield from whole
+
+
+def _palette(arrays: Mapping[str, NDArray[Any]], dtype: np.dtype[Any]) -> tuple[float, ...] | None:
+    lut = arrays["lut"]
+    if lut.size > MOST_ENTRIES or "per_channel_scale" in arrays:
+        return None
+    dense = dense_lut(lut, dtype, arrays.get("lut_scale"), arrays.get("lut_zero_point"))
+    return tuple(map(_rounded, widened(dense).reshape(-1).tolist()))
+
+
+def _joined(palettes: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
+    known = [entry for palette in palettes for entry in palette or ()]
+    return None if None in palettes or len(known) > MOST_ENTRIES else tuple(known)
+
+
+def _histograms(found: Distribution) -> dict[str, Any]:
+    used = np.flatnonzero(found.weights + found.reconstructed)
+    first, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+    return {
+        "sampled": found.sampled,
+        "cell_exponent": found.exponent,
+        "first_cell": first - CELLS // 2,
+        "weights": tuple(found.weights[first:end].tolist()),
+        "reconstructed": tuple(found.reconstructed[first:end].tolist()),
+    }
+
+
+def _distribution(found: SliceStatistics) -> Distribution:
+    cells = np.zeros((2, CELLS), np.int64)
+    first = found.first_cell + CELLS // 2
+    cells[:, first : first + len(found.weights)] = found.weights, found.reconstructed
+    return Distribution(found.cell_exponent, *cells)
+
+
+def _means(numbers: Sequence[float], each: int) -> tuple[float, ...]:
+    """Means of so many numbers in a row."""
+    runs = (numbers[start : start + each] for start in range(0, len(numbers), each))
+    return tuple(_rounded(sum(run) / len(run)) for run in runs)
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.{DIGITS}g}")
