@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from app.client.connection import Connection, parsed
 from app.client.downloads import Download, download
-from app.client.events import JobEvent, events, log_lines
+from app.client.events import JobEvent, events, log_lines, watch
 from app.client.requests import (
     Config,
     Paths,
@@ -25,13 +25,14 @@ from app.client.uploads import Advance, FilesUpload
 from app.errors import Conflict, NotFound, PaletteryError
 from app.progress import progress
 from schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
-from schemas.events import LogLine
+from schemas.events import GoneJob, LogLine
 from schemas.exports import ExportFormat
-from schemas.jobs import Job, JobPage, Progress
+from schemas.jobs import Job, JobPage, JobState, Progress
 from schemas.keys import CreatedKey, Key, KeyPage, Me, NewKey
 from schemas.models import Model, ModelPage, ModelSummary
 from schemas.plan import Plan
 from schemas.report import Report
+from schemas.service import Service
 from schemas.webhooks import WebhookSecret
 
 LOCAL_SERVER = "http://127.0.0.1:8400"
@@ -79,6 +80,10 @@ class AsyncClient:
     async def me(self) -> Me:
         """Whose key this is, and what that may have and has."""
         return await self._connection.get(Me, "/v1/me")
+
+    async def service(self) -> Service:
+        """What runs on the server, what waits there, and what there is room for."""
+        return await self._connection.get(Service, "/v1/service")
 
     async def upload(
         self,
@@ -219,9 +224,13 @@ class AsyncClient:
         """A job as it stands."""
         return await self._connection.get(Job, f"/v1/jobs/{job_id}")
 
-    async def jobs(self) -> AsyncIterator[Job]:
-        """Every job, newest first."""
-        async for page in self._connection.pages(JobPage, "/v1/jobs"):
+    async def jobs(
+        self, *, state: JobState | Sequence[JobState] = (), model_id: str | None = None
+    ) -> AsyncIterator[Job]:
+        """Every job, newest first; only those in a state, or made of a model, if one is named."""
+        states = [state] if isinstance(state, str) else list(state)
+        asked = {"state": states or None, "model_id": model_id}
+        async for page in self._connection.pages(JobPage, "/v1/jobs", **asked):
             for job in page.items:
                 yield job
 
@@ -253,6 +262,13 @@ class AsyncClient:
         It begins behind event number `after`, so 0 tells all from the beginning.
         """
         return events(self._connection, job_id, after)
+
+    def watch(self) -> AsyncIterator[Job | GoneJob]:
+        """Every job that there is, then every change of one as it happens; reconnects by itself.
+
+        It never ends. What was missed while there was no connection is told with the next one.
+        """
+        return watch(self._connection)
 
     async def wait(self, job_id: str) -> Job:
         """The job once it has ended, however it did; a terminal or a notebook shows a bar."""

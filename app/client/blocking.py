@@ -125,6 +125,7 @@ class Client:
 
     ready = waiting(AsyncClient.ready)
     me = waiting(AsyncClient.me)
+    service = waiting(AsyncClient.service)
     upload = waiting(AsyncClient.upload)
     models = iterating(AsyncClient.models)
     model = waiting(AsyncClient.model)
@@ -142,6 +143,7 @@ class Client:
     retry = waiting(AsyncClient.retry)
     delete = waiting(AsyncClient.delete)
     events = iterating(AsyncClient.events)
+    watch = iterating(AsyncClient.watch)
     wait = waiting(AsyncClient.wait)
     log = iterating(AsyncClient.log)
     report = waiting(AsyncClient.report)

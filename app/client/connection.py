@@ -89,11 +89,11 @@ class Connection:
         """What a change comes to."""
         return parsed(kind, await self.call("POST", path, **request))
 
-    async def pages(self, kind: type[Page], path: str) -> AsyncIterator[Page]:
+    async def pages(self, kind: type[Page], path: str, **query: object) -> AsyncIterator[Page]:
         """Every page of a list; each is fetched when it is needed."""
         cursor: str | None = None
         while True:
-            page = await self.get(kind, path, limit=100, cursor=cursor)
+            page = await self.get(kind, path, limit=100, cursor=cursor, **query)
             yield page
             cursor = page.next_cursor
             if cursor is None:

@@ -1,6 +1,6 @@
-"""A job's events as they happen, and its log, over as many connections as it takes."""
+"""What happens to jobs, as it happens, and their logs, over as many connections as it takes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -12,12 +12,15 @@ from pydantic import BaseModel, ValidationError
 
 from app.client.connection import Connection
 from app.errors import PaletteryError
-from schemas.events import LogLine, LogPage
-from schemas.jobs import ENDED, Job, Progress
+from schemas.events import GoneJob, LogLine, LogPage
+from schemas.jobs import ENDED, Job, JobPage, Progress
 
 RECONNECT_S = 1
 """Between the loss of a connection and the next, as browsers do it."""
 KINDS: dict[str, type[BaseModel]] = {"state": Job, "progress": Progress, "log": LogLine}
+OPEN = "open"
+"""Event of a list that can be fetched now."""
+CHANGES: dict[str, type[BaseModel]] = {"job": Job, "gone": GoneJob}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ async def events(connection: Connection, job_id: str, after: int) -> AsyncIterat
     while True:
         has_ended = False
         async with AsyncExitStack() as opened:
-            response = await _opened(connection, job_id, last, opened)
+            path = f"/v1/jobs/{job_id}/events"
+            response = await _opened(connection, path, {"Last-Event-ID": str(last)}, opened)
             if response.status_code == HTTPStatus.NO_CONTENT:
                 return  # the job has ended, and nothing follows what we have seen
             with suppress(httpx.TransportError):
@@ -72,13 +76,44 @@ async def log_lines(connection: Connection, job_id: str, after: int) -> AsyncIte
         after = page.next_after
 
 
+async def watch(connection: Connection) -> AsyncIterator[Job | GoneJob]:
+    """Every job that there is, then every change of one, for ever.
+
+    Raises:
+        Unavailable: the server cannot be reached.
+    """
+    known: set[str] = set()
+    while True:
+        async with AsyncExitStack() as opened:
+            response = await _opened(connection, "/v1/events", {}, opened)
+            with suppress(httpx.TransportError):
+                async for sent in EventSource(response).aiter_sse():
+                    if sent.event == OPEN:
+                        found = {job.id: job async for job in _listed(connection)}
+                        for job_id in known - found.keys():
+                            yield GoneJob(id=job_id)
+                        for job in found.values():
+                            yield job
+                        known = set(found)
+                    elif (change := _read(sent, CHANGES)) is not None:
+                        assert isinstance(change, Job | GoneJob)  # noqa: S101 - of CHANGES
+                        (known.add if isinstance(change, Job) else known.discard)(change.id)
+                        yield change
+        await anyio.sleep(RECONNECT_S)
+
+
+async def _listed(connection: Connection) -> AsyncIterator[Job]:
+    async for page in connection.pages(JobPage, "/v1/jobs"):
+        for job in page.items:
+            yield job
+
+
 async def _opened(
-    connection: Connection, job_id: str, last: int, opened: AsyncExitStack
+    connection: Connection, path: str, headers: dict[str, str], opened: AsyncExitStack
 ) -> httpx.Response:
-    headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last)}
-    path = f"/v1/jobs/{job_id}/events"
+    asked = {"Accept": "text/event-stream", **headers}
     response = await connection.again(
-        lambda: opened.enter_async_context(connection.stream(path, headers))
+        lambda: opened.enter_async_context(connection.stream(path, asked))
     )
     kind = response.headers.get("Content-Type", "")
     if response.status_code != HTTPStatus.NO_CONTENT and not kind.startswith("text/event-stream"):
@@ -87,13 +122,20 @@ async def _opened(
 
 
 def _parsed(sent: ServerSentEvent, last: int) -> JobEvent | None:
-    """An event; None for one of a kind that a newer server has."""
-    kind = KINDS.get(sent.event)
+    """An event of a job; None for one of a kind that a newer server has."""
+    data = _read(sent, KINDS)
+    if data is None:
+        return None
+    assert isinstance(data, Job | Progress | LogLine)  # noqa: S101 - of KINDS
+    return JobEvent(last, data)
+
+
+def _read(sent: ServerSentEvent, kinds: Mapping[str, type[BaseModel]]) -> BaseModel | None:
+    """What an event says; None for one of another kind."""
+    kind = kinds.get(sent.event)
     if kind is None:
         return None
     try:
-        data = kind.model_validate_json(sent.data, extra="ignore")
+        return kind.model_validate_json(sent.data, extra="ignore")
     except ValidationError as error:
         raise PaletteryError(f"an event {sent.event!r} that this client cannot read") from error
-    assert isinstance(data, Job | Progress | LogLine)  # noqa: S101 - of KINDS
-    return JobEvent(last, data)

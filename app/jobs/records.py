@@ -18,6 +18,7 @@ from app.events.records import record
 from app.idempotency import KeyedRequest, KeyTaken
 from app.jobs.engine import Call
 from app.jobs.hooks import Enqueue, Notify, OnEnd
+from app.jobs.pages import newest
 from app.jobs.rows import ALIVE, ID, RETRIED, NewJob, change, new_row, shown
 from app.keys.caller import LOCAL, UNLIMITED
 from app.keys.quota import check_room, within_limits
@@ -135,13 +136,18 @@ class Records:
         """As `get`, for those who ask over and over."""
         return await self._database.quickly(self.get, job_id, owner)
 
-    def page(self, limit: int, before: str | None, owner: str = LOCAL) -> Sequence[Job]:
-        """An owner's jobs, newest first, older than the one with this id; ids go by time."""
-        query = select(JobRow).where(JobRow.owner == owner).order_by(JobRow.id.desc()).limit(limit)
-        if before is not None:
-            query = query.where(JobRow.id < before)
-        with self._database.transaction() as session:
-            return [shown(row) for row in session.scalars(query)]
+    def page(
+        self,
+        limit: int,
+        before: str | None,
+        owner: str = LOCAL,
+        states: Collection[JobState] = (),
+        model_id: str | None = None,
+    ) -> Sequence[Job]:
+        """See `newest`."""
+        query = newest(owner, limit, before, states, model_id)
+        with self._database.reading() as connection:
+            return [shown(row) for row in connection.execute(query)]
 
     def alive(self) -> Sequence[Job]:
         """Jobs that have not ended, oldest first."""

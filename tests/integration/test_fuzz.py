@@ -60,6 +60,7 @@ def test_no_request_fails_the_server_or_meets_what_is_not_documented(guarded, id
             *(SCHEMATHESIS, "--config-file", config, "--no-color", "run"),
             f"{guarded.http.base_url}/openapi.json",
             *("--checks", ",".join(CHECKS), "--max-time", str(BUDGET_S), "--seed", "1"),
+            *("--exclude-path", "/v1/events"),  # which goes on and on, as it should
             *("--continue-on-failure", "--suppress-health-check", "all", "--warnings", "off"),
             *("--generation-database", "none", "--header", f"Authorization: Bearer {KEY}"),
         ],

@@ -1,12 +1,13 @@
 import asyncio
 
 import pytest
+from pydantic import BaseModel
 
 from app.client import AsyncClient, events
 from app.client.events import JobEvent
 from app.errors import NotFound, PaletteryError
-from schemas.events import LogLine
-from schemas.jobs import Job, Progress
+from schemas.events import GoneJob, LogLine
+from schemas.jobs import Job, JobPage, Progress
 from tests.app.client.conftest import Answer, told
 
 QUEUED, RUNNING, DONE = (
@@ -117,3 +118,32 @@ def test_asynchronously(scripted):
             return [event async for event in client.events("j")]
 
     assert asyncio.run(followed()) == ALL
+
+
+def test_list_of_jobs_is_fetched_anew_after_each_connection(scripted, client):
+    other = RUNNING.model_copy(update={"id": "k"})
+    gone = GoneJob(id="j")
+
+    def page(*jobs):
+        return Answer(body=JobPage(items=jobs).model_dump_json().encode())
+
+    class Nothing(BaseModel):
+        pass
+
+    opened = (None, "open", Nothing())
+    scripted.answers = [
+        sent(opened, (None, "job", RUNNING), (None, "colour", HALF), (None, "job", other)),
+        page(QUEUED),
+        sent(opened, (None, "gone", GoneJob(id="k"))),
+        page(other),
+        sent(opened),
+        page(),
+        sent(opened, (None, "job", DONE)),
+        page(),
+    ]
+    watched = client.watch()
+    told = [next(watched) for _ in range(7)]
+    assert told == [QUEUED, RUNNING, other, gone, other, GoneJob(id="k"), DONE]
+    paths = ["GET /v1/events", "GET /v1/jobs?limit=100"]
+    assert scripted.asked() == paths * 4
+    watched.close()

@@ -1,0 +1,135 @@
+"""The caller's jobs as they change, over HTTP: nothing lost, nobody else's, over stops too."""
+
+import json
+import threading
+from contextlib import contextmanager, suppress
+
+import httpx
+import pytest
+
+from schemas.events import GoneJob
+from schemas.jobs import Job
+from tests.integration.service import DEADLINE_S, wait_until
+
+
+class Watcher:
+    """Does what a page does: reads, fetches the list at `open`, and comes back when it ends."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._url, self._headers = str(http.base_url), http.headers
+        self.jobs: dict[str, Job] = {}
+        self.told: list[Job] = []
+        self.opened = self.clean_ends = 0
+        self.is_over = threading.Event()
+
+    def read_on(self) -> None:
+        with httpx.Client(
+            base_url=self._url, headers=self._headers, timeout=httpx.Timeout(DEADLINE_S, read=30)
+        ) as http:
+            while not self.is_over.is_set():
+                with suppress(httpx.TransportError, httpx.HTTPStatusError):
+                    self._read(http)
+                self.is_over.wait(0.05)
+
+    def _read(self, http: httpx.Client) -> None:
+        with http.stream("GET", "/v1/events") as answer:
+            answer.raise_for_status()
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            said: dict[str, str] = {}
+            for line in answer.iter_lines():
+                if self.is_over.is_set():
+                    return
+                if line:
+                    name, _, value = line.partition(": ")
+                    said[name] = value
+                    continue
+                if "data" in said:
+                    self._take(http, said["event"], said["data"])
+                said = {}
+            self.clean_ends += 1
+
+    def _take(self, http: httpx.Client, kind: str, data: str) -> None:
+        if kind == "open":
+            assert json.loads(data) == {}
+            page = http.get("/v1/jobs", params={"limit": 1000}).raise_for_status().json()
+            self.jobs = {item["id"]: Job.model_validate(item) for item in page["items"]}
+            self.opened += 1
+        elif kind == "gone":
+            self.jobs.pop(GoneJob.model_validate_json(data).id, None)
+        else:
+            assert kind == "job"
+            job = Job.model_validate_json(data)
+            self.jobs[job.id] = job
+            self.told.append(job)
+
+    def states(self, job_id: str) -> list[str]:
+        """States that were told of a job, each once."""
+        return list(dict.fromkeys(job.state for job in self.told if job.id == job_id))
+
+
+@contextmanager
+def watching(http: httpx.Client):
+    watcher = Watcher(http)
+    thread = threading.Thread(target=watcher.read_on)
+    thread.start()
+    try:
+        wait_until(lambda: watcher.opened, "the stream is open")
+        yield watcher
+    finally:
+        watcher.is_over.set()
+        with suppress(httpx.TransportError):  # so that something is said
+            http.post("/v1/jobs", data={"preset": "w4"})
+        thread.join(DEADLINE_S)
+
+
+def test_own_jobs_are_seen_as_they_change_and_nobody_elses(holder, model, large_model):
+    ours, theirs = holder("watcher"), holder("watched")
+    with watching(ours.http) as seen, watching(theirs.http) as other:
+        large = ours.seen.submit(large_model, reuse="false")
+        wait_until(lambda: "running" in seen.states(large), "it is seen to run")
+        wait_until(
+            lambda: any(job.id == large and job.progress.tensors_done for job in seen.told),
+            "its progress is seen",
+        )
+        ours.http.post(f"/v1/jobs/{large}/cancel").raise_for_status()
+        small = ours.seen.submit(model)
+        done = ours.seen.succeeded(small)
+        wait_until(lambda: seen.jobs.get(small) == Job.model_validate(done), "its end is seen")
+        wait_until(lambda: seen.jobs[large].state == "cancelled", "the cancel is seen")
+        ours.http.delete(f"/v1/jobs/{small}").raise_for_status()
+        wait_until(lambda: small not in seen.jobs, "it is seen to be gone")
+        assert seen.jobs.keys() == {large}
+        mine = theirs.seen.submit(model)
+        theirs.seen.succeeded(mine)
+        wait_until(lambda: "succeeded" in other.states(mine), "the other one sees its own")
+        assert {job.owner for job in seen.told} == {"watcher"}
+        assert {job.owner for job in other.told} == {"watched"}
+        assert seen.opened == other.opened == 1
+
+
+def test_key_is_needed(keyed):
+    answer = httpx.get(f"{keyed.http.base_url}/v1/events")
+    assert answer.status_code == 401
+    assert answer.json()["code"] == "unauthenticated"
+
+
+@pytest.mark.heavy
+def test_page_is_right_again_after_kills_and_stops(serve, tmp_path, model, large_model):
+    with serve(tmp_path / "data") as server:
+        gone, job_id = server.submit(model), server.submit(large_model)
+        server.succeeded(gone)
+        with watching(server.http) as seen:
+            server.some_parts(job_id, 2)
+            server.kill_all()
+            server.start()
+            wait_until(lambda: seen.opened >= 2, "it has come back")
+            assert server.program.stop() == 0
+            server.start()
+            wait_until(lambda: seen.opened >= 3, "it has come back again")
+            assert seen.clean_ends, "a stop ends it as a whole answer does"
+            server.http.delete(f"/v1/jobs/{gone}").raise_for_status()
+            done = Job.model_validate(server.succeeded(job_id))
+            wait_until(lambda: seen.jobs == {job_id: done}, "the page shows what there is")
+        told = server.program.log.read_text()
+        assert '"level": "ERROR"' not in told
+        assert "Traceback" not in told
