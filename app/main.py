@@ -12,7 +12,7 @@ import uvloop
 from fastapi import FastAPI
 from filelock import FileLock, Timeout
 
-from app import catalog, health, logs
+from app import catalog, health, logs, overview
 from app.configs import endpoints as configs
 from app.dashboard import endpoints as dashboard
 from app.errors import BadInput
@@ -37,6 +37,7 @@ KEYED = {
     "events": events.router,
     "keys": keys.router,
     "webhooks": webhooks.router,
+    "service": overview.router,
 }
 """Routers whose every endpoint asks for a key."""
 REFUSED = problems(_401="no valid key", _403="the key has not the scope")

@@ -2,10 +2,11 @@
 
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from app.database import Clock, Database, insert, utc_now
 from app.rows import ControllerRow
+from schemas.service import Controller
 
 SILENT_AFTER = timedelta(seconds=30)
 """A controller that was not heard of for so long is taken for gone."""
@@ -24,9 +25,22 @@ class Controllers:
             made = insert(session, ControllerRow).values(executor_id=executor_id, **seen)
             session.execute(made.on_conflict_do_update(index_elements=["executor_id"], set_=seen))
 
+    def alive(self) -> list[Controller]:
+        """Controllers that were heard of lately."""
+        since = self._now() - SILENT_AFTER
+        query = select(ControllerRow).where(ControllerRow.seen_at > since)
+        with self._database.transaction() as session:
+            rows = session.scalars(query.order_by(ControllerRow.executor_id)).all()
+        return [
+            Controller(
+                executor_id=row.executor_id,
+                version=row.version,
+                workers=row.workers,
+                seen_at=row.seen_at,
+            )
+            for row in rows
+        ]
+
     def workers(self) -> int:
         """The most workers that any living controller sees."""
-        since = self._now() - SILENT_AFTER
-        query = select(func.max(ControllerRow.workers)).where(ControllerRow.seen_at > since)
-        with self._database.transaction() as session:
-            return session.scalar(query) or 0
+        return max((each.workers for each in self.alive()), default=0)

@@ -24,6 +24,7 @@ from app.errors import WorkerDied, WorkersLost
 from app.metrics import Metrics
 from app.settings import Settings
 from app.tracing import Tracing
+from schemas.service import WorkerProcess
 from schemas.tasks import KINDS, Answer, CompressionTask, Task
 
 NEWS = "all"
@@ -126,7 +127,7 @@ class Workers:
 
     def count(self) -> int:
         """Workers that can take a task now."""
-        if self._client is None or self._client.status != "running":
+        if self._client is None or not self._is_connected():
             return 0
         return len(self._client.scheduler_info(n_workers=-1)["workers"])
 
@@ -136,9 +137,19 @@ class Workers:
         Raises:
             WorkersLost: the scheduler does not answer.
         """
-        client: Any = self._client
-        if client is None or client.status != "running":
+        if not self._is_connected():
             return {}
+        return {"busy": 0, "idle": 0} | Counter(each.state for each in self.processes())
+
+    def processes(self) -> list[WorkerProcess]:
+        """Every worker, as it said lately; waits, so not for the event loop.
+
+        Raises:
+            WorkersLost: the scheduler does not answer.
+        """
+        client: Any = self._client
+        if not self._is_connected():
+            return []
         asked = asyncio.run_coroutine_threadsafe(
             client.scheduler.identity(n_workers=-1), client.loop.asyncio_loop
         )
@@ -146,7 +157,10 @@ class Workers:
             workers = asked.result(STATES_WITHIN_S)["workers"].values()
         except (OSError, TimeoutError) as error:
             raise WorkersLost("the scheduler of the workers does not answer") from error
-        return {"busy": 0, "idle": 0} | Counter(map(_doing, workers))
+        return [_process(worker) for worker in workers]
+
+    def _is_connected(self) -> bool:
+        return self._client is not None and self._client.status == "running"
 
     async def reach(self) -> None:
         """Connect, so that the first job need not wait for it.
@@ -202,6 +216,17 @@ def _told(waiting: Mapping[Future[Answer], Task], error: KilledWorker) -> str:
         f"{error.allowed_failures + 1} workers died while {what}, most likely for lack of memory; "
         "use workers with more, a smaller PALETTERY_TASK_BYTES, or a granularity with smaller "
         "groups, and retry the job"
+    )
+
+
+def _process(worker: Mapping[str, Any]) -> WorkerProcess:
+    """A worker as its scheduler tells of it; what it said last of itself may lack."""
+    said = worker["metrics"]
+    return WorkerProcess(
+        state=_doing(worker),
+        cpu_percent=said.get("cpu"),
+        memory_bytes=said.get("memory"),
+        memory_limit_bytes=worker["memory_limit"] or None,
     )
 
 

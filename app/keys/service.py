@@ -134,6 +134,11 @@ class Keys:
         """Whether any key is asked for."""
         return self._records.are_there()
 
+    def are_asked_for(self) -> bool:
+        """Whether nobody is let in without a key."""
+        is_shut = self._admin_sha256 or not self._settings.is_loopback()
+        return bool(is_shut) or self._records.are_there()
+
     def me(self, caller: Caller) -> Me:
         """Who asks, what it may have and what it has."""
         return Me(
@@ -145,8 +150,7 @@ class Keys:
 
     def _without_key(self) -> Caller:
         """Whoever is here; nobody on an address that others reach, were the last key revoked."""
-        is_shut = self._admin_sha256 or not self._settings.is_loopback()
-        if not is_shut and not self._records.are_there():
+        if not self.are_asked_for():
             return Caller(limits=self._limits())
         raise Unauthenticated(
             "this server asks for a key; send it as `Authorization: Bearer plt_...`"

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from app.errors import BadInput
+from app.jobs.fanout import Workers
 from app.keys.records import KeyRecords
 from app.keys.service import Keys
 from app.roles.answering import State, answering
@@ -52,8 +53,8 @@ async def running(
         keys = Keys(settings, KeyRecords(common.database))
         if role != "controller":  # which says nothing but how it is
             await asyncio.to_thread(keys.check_address)
-        count_workers = common.controllers.workers
+        workers: Workers | None = None
         if role != "api":
             control = controlling(common, traces, stop, is_alone=role == "all")
-            count_workers = await stack.enter_async_context(control)
-        yield await stack.enter_async_context(answering(common, keys, count_workers))
+            workers = await stack.enter_async_context(control)
+        yield await stack.enter_async_context(answering(common, role, keys, workers))

@@ -1,6 +1,6 @@
 """What answers requests: all that endpoints ask."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypedDict
 
@@ -11,13 +11,15 @@ from app.events.live import Live
 from app.events.records import Events
 from app.events.streams import Streams
 from app.health import Health, health_of
+from app.jobs.fanout import Workers
 from app.jobs.orders import Orders
 from app.jobs.service import Jobs
 from app.keys.service import Keys
 from app.metrics import Gauge, Metrics
 from app.models.service import Models
+from app.overview import Overview
 from app.readers import Readers
-from app.roles.shared import Shared
+from app.roles.shared import Role, Shared
 from app.storage import Storage
 from app.uploads.completion import Completion
 from app.uploads.service import Uploads
@@ -39,20 +41,22 @@ class State(TypedDict):
     live: Live
     webhooks: WebhookRecords
     health: Health
+    overview: Overview
     metrics: Metrics
 
 
 @asynccontextmanager
 async def answering(
-    of: Shared, keys: Keys, count_workers: Callable[[], int]
+    of: Shared, role: Role, keys: Keys, workers: Workers | None
 ) -> AsyncIterator[State]:
-    """The state of a server."""
+    """The state of a server, with the workers that this process has, if it has any."""
     limits, readers = of.settings.limits, Readers()
     async with AsyncExitStack() as stack:
         models = Models(limits, of.models, of.files, of.store, readers)
         completion = Completion(of.sessions, models, of.models, of.files, of.store)
         stack.push_async_callback(completion.stop)
         of.metrics.registry.register(Gauge("jobs", "Jobs that there are.", of.jobs.counts))
+        count_workers = workers.count if workers else of.controllers.workers
         health = health_of(of.database, of.store, count_workers)
         stack.callback(health.close)
         configs = Configs(ConfigRecords(of.database), readers, limits.config_bytes)
@@ -60,6 +64,8 @@ async def answering(
         jobs = Jobs(
             of.settings, of.jobs, of.files, of.store, of.engine, of.control, orders, readers
         )
+        see_workers = workers.processes if workers else None
+        overview = Overview(role, of.database, of.store, of.controllers, keys, see_workers)
         yield State(
             keys=keys,
             jobs=jobs,
@@ -73,5 +79,6 @@ async def answering(
             live=Live(of.changes),
             webhooks=of.webhooks,
             health=health,
+            overview=overview,
             metrics=of.metrics,
         )

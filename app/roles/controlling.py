@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from app.errors import WorkersLost
 from app.jobs.cluster import local_workers, remote_workers
+from app.jobs.fanout import Workers
 from app.jobs.keeper import Keeper
 from app.jobs.lease import leased
 from app.jobs.steps import Steps
@@ -24,8 +25,8 @@ from app.webhooks.deliveries import Deliveries
 @asynccontextmanager
 async def controlling(
     of: Shared, traces: Tracing, stop: Callable[[], None], *, is_alone: bool
-) -> AsyncIterator[Callable[[], int]]:
-    """Jobs of the service, run by this process; how many workers it has is asked by a call.
+) -> AsyncIterator[Workers]:
+    """Jobs of the service, run by this process with these workers.
 
     `stop` ends the process when it must not go on. `is_alone` says that it is all of the service.
 
@@ -53,7 +54,7 @@ async def controlling(
         keeper = Keeper(settings, of.jobs, of.controllers, of.engine, of.control, sweep, workers)
         stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
         metrics.registry.register(Gauge("workers", "Workers of the scheduler.", workers.states))
-        yield workers.count
+        yield workers
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:

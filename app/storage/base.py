@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from app.errors import BadInput, ObjectMissing
 from app.storage.streams import AsyncPieces, Hashed, Pieces
@@ -20,6 +21,13 @@ class StoredObject:
     path: str
     size_bytes: int
     modified_at: datetime
+
+
+class Room(NamedTuple):
+    """What a store that has an end can hold."""
+
+    free_bytes: int
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,10 @@ class Storage(ABC):
         except ObjectMissing:
             return False
         return True
+
+    def room(self) -> Room | None:
+        """What can be stored still; None for a store without an end, or that does not tell."""
+        return None
 
     @abstractmethod
     def is_reachable(self) -> bool:

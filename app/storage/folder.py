@@ -5,6 +5,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 
 from app.errors import BadInput, ObjectMissing, StorageFailed, StorageFull
 from app.storage.aside import ASIDE, BUFFER_BYTES, Aside, aside, in_folder, rename, unlink
-from app.storage.base import CHUNK_BYTES, Storage, StoredObject
+from app.storage.base import CHUNK_BYTES, Room, Storage, StoredObject
 from app.storage.streams import AsyncPieces, Pieces, gathered
 
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
@@ -107,6 +108,14 @@ class Folder(Storage):
         if not stat.S_ISREG(found.st_mode):
             raise ObjectMissing(f"nothing is stored at {path}")
         return found.st_size
+
+    def room(self) -> Room | None:
+        """See `Storage.room`."""
+        try:
+            found = shutil.disk_usage(self.root)
+        except OSError:
+            return None
+        return Room(found.free, found.total)
 
     def is_reachable(self) -> bool:
         """Whether the folder is there, and may be written."""

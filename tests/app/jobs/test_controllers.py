@@ -42,6 +42,15 @@ def test_silent_ones_are_taken_for_gone(at):
     assert at(SILENT_AFTER + 12 * SECOND).workers() == 5
 
 
+def test_living_ones_are_named(at):
+    at(0 * SECOND).note("two", 5, "1.0")
+    at(SECOND).note("one", 2, "1.1")
+    first, second = at(SILENT_AFTER - SECOND).alive()
+    assert (first.executor_id, first.version, first.workers) == ("one", "1.1", 2)
+    assert (first.seen_at, second.executor_id) == (NOW + SECOND, "two")
+    assert at(SILENT_AFTER).alive() == [first]
+
+
 def test_names_as_long_as_settings_allow(at):
     at(0 * SECOND).note("x" * 64, 1, "1.0")
     assert at(0 * SECOND).workers() == 1
