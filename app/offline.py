@@ -10,6 +10,8 @@ from app.artifacts.export.formats import export as run_export
 from app.artifacts.export.order import Export, Source
 from app.artifacts.files import open_files
 from app.compression.assemble import assemble
+from app.compression.job import report_documents
+from app.dashboard.report_page import report_page
 from app.errors import BadInput, PaletteryError
 from app.jobs.inline import run_tasks
 from app.local_files import expanded, stored_files
@@ -49,12 +51,14 @@ def compress(
     *,
     sensitivities: Sequence[Path] = (),
     strict: bool = False,
+    page: Path | None = None,
 ) -> Report:
     """Palettize the model in these files into `out`: a file, or a folder when it is sharded.
 
-    Nothing appears at `out` unless all of it is verified.
+    Nothing appears at `out` unless all of it is verified. The report goes as a page to `page`.
     """
-    _check_out(out, model=paths, sensitivities=sensitivities)
+    for each in filter(None, (out, page)):
+        _check_out(each, model=paths, sensitivities=sensitivities)
     settings, (model, beside) = read_settings(), _uploads(paths, sensitivities)
     intake = take_in(config, model, beside, settings.limits, strict=strict)
     with _aside(out) as folder:
@@ -79,6 +83,9 @@ def compress(
             prefix="job",
             config=config,
         )
+        if page is not None:
+            with page.open("wb") as file:
+                file.writelines(report_page(report_documents(store, "job")))
         _publish(folder / "job" / "artifact", out)
     return report
 

@@ -33,6 +33,7 @@ from schemas.models import Model, ModelPage, ModelSummary
 from schemas.plan import Plan
 from schemas.report import Report
 from schemas.service import Service
+from schemas.statistics import TensorStatistics
 from schemas.webhooks import WebhookSecret
 
 LOCAL_SERVER = "http://127.0.0.1:8400"
@@ -286,6 +287,15 @@ class AsyncClient:
     async def report(self, job_id: str) -> Report:
         """What happened to every tensor of a finished job."""
         return await self._connection.get(Report, f"/v1/jobs/{job_id}/report")
+
+    async def report_page(self, job_id: str) -> bytes:
+        """The same as a page of HTML that needs nothing else."""
+        return (await self._connection.call("GET", f"/v1/jobs/{job_id}/report.html")).content
+
+    async def statistics(self, job_id: str, tensor: str) -> TensorStatistics:
+        """What palettizing did inside a tensor: its weights, its palette, its error by group."""
+        path = f"/v1/jobs/{job_id}/statistics"
+        return await self._connection.get(TensorStatistics, path, tensor=tensor)
 
     async def download(
         self,

@@ -147,6 +147,8 @@ class Client:
     wait = waiting(AsyncClient.wait)
     log = iterating(AsyncClient.log)
     report = waiting(AsyncClient.report)
+    report_page = waiting(AsyncClient.report_page)
+    statistics = waiting(AsyncClient.statistics)
     download = waiting(AsyncClient.download)
     download_export = waiting(AsyncClient.download_export)
     webhook_secret = waiting(AsyncClient.webhook_secret)

@@ -13,9 +13,11 @@ from app.commands.options import (
     Model,
     Out,
     Preset,
+    ReportFile,
     Sensitivities,
     Strict,
     config_of,
+    is_page,
 )
 from schemas.exports import ExportFormat
 
@@ -30,7 +32,7 @@ def compress(
     preset: Preset = None,
     sensitivities: Sensitivities = None,
     strict: Strict = False,
-    report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
+    report: ReportFile = None,
 ) -> None:
     """Palettize a model here, without a server."""
     from app.offline import compress as run
@@ -45,8 +47,9 @@ def compress(
             advance,
             sensitivities=sensitivities or (),
             strict=strict,
+            page=report if is_page(report) else None,
         )
-    if report:
+    if report and not is_page(report):
         report.write_text(done.model_dump_json(indent=2) + "\n")
     print_report(done)
     for warning in done.warnings:

@@ -1,7 +1,7 @@
 """Arguments and options that several commands take, and what they stand for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 
 import typer
 
@@ -37,6 +37,10 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 KeepDense = Annotated[
     bool, typer.Option("--keep-dense", help="Keep dense what a form cannot express.")
 ]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option("--report", help="Also write the report: a page if it ends in .html, or JSON."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LOCAL_SERVER = "http://127.0.0.1:8400"
@@ -47,6 +51,11 @@ def settings_of(**said: Any) -> "Settings":
     from app.settings import read_settings
 
     return read_settings(**{name: value for name, value in said.items() if value is not None})
+
+
+def is_page(report: Path | None) -> TypeGuard[Path]:
+    """Whether a report is to be looked at."""
+    return report is not None and report.suffix.lower() in (".html", ".htm")
 
 
 def text_of(config: Path | None) -> str | None:

@@ -15,10 +15,12 @@ from app.commands.options import (
     Model,
     Out,
     Preset,
+    ReportFile,
     Sensitivities,
     Server,
     Strict,
     connected,
+    is_page,
 )
 from schemas.exports import EXPORT_FORMATS, ExportFormat
 
@@ -184,7 +186,7 @@ def download(
     out: Out,
     server: Server = LOCAL_SERVER,
     key: ApiKey = None,
-    report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
+    report: ReportFile = None,
     export: Annotated[
         ExportFormat | None, typer.Option(help="Fetch this form of it instead.")
     ] = None,
@@ -197,5 +199,7 @@ def download(
             client.download(job_id, out, advance=advance)
         else:
             client.download_export(job_id, export, out, advance=advance)
-        if report:
+        if is_page(report):
+            report.write_bytes(client.report_page(job_id))
+        elif report:
             report.write_text(client.report(job_id).model_dump_json(indent=2) + "\n")

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from schemas.report import Report
+from tests.app.report_documents import documents_of
 
 PALETTIZED = {"encoder.0.weight", "encoder.1.weight", "stem.weight"}
 
@@ -50,6 +51,18 @@ def test_report_accounts_for_every_tensor(palettery, model, arrays, tmp_path):
         assert (tensor.reason is None) == (tensor.action == "palettized")
     assert {tensor.name for tensor in report.tensors if tensor.spec} == PALETTIZED
     assert report.size_before_bytes == sum(array.nbytes for array in arrays.values())
+
+
+def test_report_is_a_page_where_its_name_says_so(palettery, model, arrays, tmp_path):
+    page = tmp_path / "r.html"
+    code, _, told = palettery(
+        "compress", model, "--preset", "w4", "-o", tmp_path / "out", "--report", page
+    )
+    assert code == 0, told
+    embedded = documents_of(page.read_bytes())
+    assert {tensor["name"] for tensor in embedded["report"]["tensors"]} == arrays.keys()
+    assert {tensor["name"] for tensor in embedded["statistics"]} == PALETTIZED
+    assert set(tmp_path.iterdir()) == {model, tmp_path / "out", page}
 
 
 def test_reported_error_is_the_error_of_the_decompressed_weights(

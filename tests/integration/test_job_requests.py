@@ -14,6 +14,8 @@ from app.client import Client
 from schemas.config import w4
 from schemas.plan import Plan
 from schemas.problem import Problem
+from schemas.statistics import TensorStatistics
+from tests.app.report_documents import documents_of
 
 AT_ONCE = 6
 
@@ -236,6 +238,51 @@ def test_large_config_in_either_form(server, model, model_id):
     told = refused(ask(server, "plans", model_id=model_id, config=config), 422, "invalid_config")
     assert [error.pointer for error in told.errors] == ["/config/global_config"]
     assert server.leftovers() == []
+
+
+def test_report_as_a_page(server, model_id):
+    job = server.succeeded(ask(server, model_id=model_id, preset="w4").json()["id"])
+    answer = server.http.get(job["links"]["report_html"])
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "sandbox" in answer.headers["content-security-policy"], "it reaches no key and no API"
+    embedded = documents_of(answer.content)
+    assert embedded["report"] == server.report(job["id"])
+    assert embedded["job"]["id"] == job["id"]
+    for told in embedded["statistics"]:
+        path = f"/v1/jobs/{job['id']}/statistics"
+        assert server.http.get(path, params={"tensor": told["name"]}).json() == told
+    refused(server.http.get(f"/v1/jobs/{uuid.uuid4()}/report.html"), 404, "not_found")
+
+
+def test_statistics_of_a_tensor(server, model_id):
+    job = server.succeeded(ask(server, model_id=model_id, preset="w4").json()["id"])
+    path = f"/v1/jobs/{job['id']}/statistics"
+    for tensor in server.report(job["id"])["tensors"]:
+        answer = server.http.get(path, params={"tensor": tensor["name"]})
+        if tensor["action"] == "kept":
+            assert "which were palettized" in refused(answer, 404, "not_found").detail
+            continue
+        told = TensorStatistics.model_validate_json(answer.content)
+        assert told.name == tensor["name"]
+        assert sum(told.occupancy) == np.prod(tensor["shape"])
+        assert len(told.group_mse) == tensor["groups"]
+        assert sum(told.group_mse) / tensor["groups"] == pytest.approx(
+            tensor["sse"] / np.prod(tensor["shape"]), rel=1e-4
+        )
+    refused(server.http.get(path, params={"tensor": "no.such"}), 404, "not_found")
+    refused(server.http.get(path), 422, "bad_input")
+    other = f"/v1/jobs/{uuid.uuid4()}/statistics"
+    refused(server.http.get(other, params={"tensor": "x"}), 404, "not_found")
+
+
+def test_statistics_of_results_taken_over(server, model_id):
+    told = []
+    for _ in range(2):
+        job = server.succeeded(ask(server, model_id=model_id, preset="w6").json()["id"])
+        report = server.report(job["id"])
+        (name, *_) = (each["name"] for each in report["tensors"] if each["action"] != "kept")
+        told.append(server.http.get(f"/v1/jobs/{job['id']}/statistics", params={"tensor": name}))
+    assert told[0].json() == told[1].json()
 
 
 def test_report_as_csv(server, model_id):
