@@ -126,9 +126,9 @@ def export(
         store = open_storage(folder.as_uri())
         source = None if model is None else _source(model)
         wanted = Export(artifact, store, "export", source=source)
-        kept = run_export(wanted, to, keep_dense=keep_dense)
+        made = run_export(wanted, to, keep_dense=keep_dense)
         (folder / "export").replace(out)
-    return sorted(kept)
+    return made.dense
 
 
 def evaluate(model: Path, paths: Sequence[Path], inputs: Path) -> Sequence[ComparedOutput]:

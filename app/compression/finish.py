@@ -1,6 +1,5 @@
 """Finish a job in a worker: lay its parts out, write, verify and publish the artifact."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -131,19 +130,12 @@ class _Job:
         verify(self._artifact(), tensors, checkpoint, self._store, self._stop, threads)
 
     def export(self, to: ExportFormat) -> Exported:
-        store, path = self._store, export_path(self._prefix, to)
         source, checkpoint = None, self._request.checkpoint
         if checkpoint.format == "pt2":
-            source = Source(store, checkpoint.files[0])
-        wanted = Export(self._artifact(), store, path, source=source)
-        dense = write_and_check(wanted, to, keep_dense=True)
-        size_bytes, digest = store.size_bytes(path), hashlib.sha256()
-        for chunk in store.chunks(path, 0, size_bytes):
-            self._stop()
-            digest.update(chunk)
-        return Exported(
-            format=to, sha256=digest.hexdigest(), size_bytes=size_bytes, dense=tuple(sorted(dense))
-        )
+            source = Source(self._store, checkpoint.files[0])
+        path = export_path(self._prefix, to)
+        wanted = Export(self._artifact(), self._store, path, source=source)
+        return write_and_check(wanted, to, keep_dense=True)
 
     def publish(self, digests: dict[str, str], exports: Sequence[Exported]) -> Published:
         self._stop.now()

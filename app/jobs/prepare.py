@@ -7,6 +7,8 @@ them, as `app.readers` has it.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from app.artifacts.export.formats import FORMATS
+from app.checkpoints.pt2_runnable import read_runnable
 from app.checkpoints.read import read_checkpoint
 from app.compression.job import write_job
 from app.configs.read import Document, read_config
@@ -95,7 +97,8 @@ def plan(order: Order, store_url: str, limits: Limits) -> bytes:
     """What a job would do, as JSON of `Plan`.
 
     Raises:
-        BadInput: see `read_config`, `read_checkpoint` and `take_in_checkpoint`.
+        BadInput: see `read_config`, `read_checkpoint`, `take_in_checkpoint`, `with_exports` and
+            `read_runnable`.
     """
     return _intake(order, shared_storage(store_url), limits).plan.model_dump_json().encode()
 
@@ -104,7 +107,7 @@ def prepare(order: Order, store_url: str, limits: Limits, place: Place) -> Prepa
     """Store what a job needs to run.
 
     Raises:
-        BadInput: see `read_config`, `read_checkpoint`, `take_in_checkpoint` and `with_exports`.
+        BadInput: as `plan`.
         Inexpressible: a form cannot express all of it, and that is not wanted.
     """
     store = shared_storage(store_url)
@@ -151,6 +154,8 @@ def _intake(order: Order, store: Storage, limits: Limits) -> Intake:
         beside = _checkpoint(order.sensitivities, store, limits)
     intake = take_in_checkpoint(config, model, beside, limits, strict=order.strict)
     has_graph = model.format == "pt2"
+    if has_graph and any(FORMATS[to].runs for to in order.formats):
+        read_runnable(store, model.files[0], limits)
     return replace(intake, plan=with_exports(intake.plan, order.formats, has_graph=has_graph))
 
 

@@ -100,3 +100,22 @@ def test_a_form_that_takes_a_graph_is_refused_without_one(server, tmp_path, mode
         for ask in (client.plan, client.submit):
             with pytest.raises(UnsupportedFormat, match="coreai is a model that runs"):
                 ask(path, preset="w4", formats=["coreai"])
+
+
+def with_an_op_of_its_own(data):
+    """The archive, where one operator is of a library that nobody has."""
+    target, made = b'"torch.ops.aten.relu.default"', io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as sound, zipfile.ZipFile(made, "w") as changed:
+        for name in sound.namelist():
+            changed.writestr(name, sound.read(name).replace(target, b'"torch.ops.mine.op.default"'))
+    return made.getvalue()
+
+
+def test_a_graph_that_torch_must_not_see_is_refused_before_any_work(server, tmp_path):
+    path = tmp_path / "m.pt2"
+    path.write_bytes(with_an_op_of_its_own(network()))
+    with Client(str(server.http.base_url)) as client:
+        assert client.plan(path, preset="w4").tensors, "it can be palettized all the same"
+        for ask in (client.plan, client.submit):
+            with pytest.raises(UnsupportedFormat, match=r"torch\.ops\.mine\.op"):
+                ask(path, preset="w4", formats=["coreai"])

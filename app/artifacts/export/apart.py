@@ -47,8 +47,8 @@ class Answer(Schema):
     detail: str = ""
 
 
-def write_apart(to: ExportFormat, wanted: Export) -> None:
-    """Write a form of a model that runs.
+def write_apart(to: ExportFormat, wanted: Export) -> str:
+    """Write a form of a model that runs; the digest of its file.
 
     Raises:
         UnsupportedFormat: the graph cannot be handed to torch, or the converter cannot take it.
@@ -62,7 +62,7 @@ def write_apart(to: ExportFormat, wanted: Export) -> None:
         _run(folder, wanted.artifact)
         _check_answer(to, folder)
         with (folder / OUT).open("rb") as file:
-            wanted.store.write(wanted.path, iter(lambda: file.read(CHUNK_BYTES), b""))
+            return wanted.put(iter(lambda: file.read(CHUNK_BYTES), b""))
 
 
 def _lay_out(to: ExportFormat, wanted: Export, source: Source, folder: Path) -> None:

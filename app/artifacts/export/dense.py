@@ -12,7 +12,7 @@ from app.errors import InvalidArtifact
 from app.settings import Limits
 
 
-def write_dense(wanted: Export) -> None:
+def write_dense(wanted: Export) -> str:
     """Write every tensor, decoded; memory is bounded by a block of rows.
 
     A name that shares another one's tensor stands in the metadata with that name, as
@@ -20,7 +20,7 @@ def write_dense(wanted: Export) -> None:
     """
     artifact = wanted.artifact
     entries = arranged([*_decoded(artifact), *_kept(artifact)])
-    wanted.store.write(wanted.path, stream(entries, {"format": "pt"} | artifact.tied()))
+    return wanted.put(stream(entries, {"format": "pt"} | artifact.tied()))
 
 
 def check_dense(wanted: Export) -> None:

@@ -2,31 +2,34 @@
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import ModuleType
 
 from app.artifacts.export.apart import write_apart
 from app.artifacts.export.dense import check_dense, write_dense
 from app.artifacts.export.order import Export
 from app.errors import ExtraMissing, Inexpressible, UnsupportedFormat
 from schemas.artifact import PalettizedWeight
-from schemas.exports import ExportFormat
+from schemas.exports import Exported, ExportFormat
 from schemas.problem import InvalidField
 
 EXTRA = "export"
 DTYPES = {"F64": "float64", "BF16": "bfloat16", "F16": "float16"}
 """As messages name those that a form may lack."""
-Do = Callable[[Export], None]
+Write = Callable[[Export], str]
+"""Gives the hex digest of what was written."""
+Check = Callable[[Export], None]
+"""Raises InvalidArtifact where what was written is not LUT[indices]."""
 
 
 @dataclass(frozen=True)
 class Format:
     """A form of an artifact; whatever is written in it is read back and compared."""
 
-    write: Do
-    check: Do
-    """Raises InvalidArtifact where what was written is not LUT[indices]."""
+    write: Write
+    check: Check
     lacks: Callable[[PalettizedWeight, bool], str | None]
     """What it has not that this weight needs, which may have a per-channel scale; None: nothing."""
     suffix: str
@@ -37,14 +40,9 @@ class Format:
     """Whether it is a whole model, which takes a graph: a `.pt2`."""
 
 
-def _of_torchao(function: str) -> Do:
-    """A function of its module, which brings torch, so that only who calls it waits for that."""
-
-    def call(wanted: Export) -> None:
-        module = importlib.import_module("app.artifacts.export.torchao")
-        getattr(module, function)(wanted)
-
-    return call
+def _torchao() -> ModuleType:
+    """Its module, which brings torch, so that only who calls it waits for that."""
+    return importlib.import_module("app.artifacts.export.torchao")
 
 
 def _checked_apart(_: Export) -> None:
@@ -80,8 +78,8 @@ def _lacking_in_coreml(weight: PalettizedWeight, is_scaled: bool) -> str | None:
 FORMATS: Mapping[ExportFormat, Format] = {
     "dense": Format(write_dense, check_dense, _nothing, ".safetensors"),
     "torchao": Format(
-        _of_torchao("write_torchao"),
-        _of_torchao("check_torchao"),
+        lambda wanted: _torchao().write_torchao(wanted),
+        lambda wanted: _torchao().check_torchao(wanted),
         _lacking_in_torchao,
         ".pt",
         "torchao",
@@ -105,8 +103,8 @@ FORMATS: Mapping[ExportFormat, Format] = {
 }
 
 
-def export(wanted: Export, to: ExportFormat, *, keep_dense: bool) -> Collection[str]:
-    """Write an artifact in a format, and see that it is right; the weights that are dense in it.
+def export(wanted: Export, to: ExportFormat, *, keep_dense: bool) -> Exported:
+    """Write an artifact in a format, and see that it is right.
 
     Raises:
         Inexpressible: the format cannot express a weight, and `keep_dense` is not given.
@@ -125,9 +123,14 @@ def export(wanted: Export, to: ExportFormat, *, keep_dense: bool) -> Collection[
     if lacking and not keep_dense:
         raise inexpressible(to, lacking)
     wanted = replace(wanted, dense=tuple(lacking))
-    form.write(wanted)
+    sha256 = form.write(wanted)
     form.check(wanted)
-    return lacking
+    return Exported(
+        format=to,
+        sha256=sha256,
+        size_bytes=wanted.store.size_bytes(wanted.path),
+        dense=tuple(sorted(lacking)),
+    )
 
 
 def check_installed(to: ExportFormat) -> None:

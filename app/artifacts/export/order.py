@@ -1,9 +1,11 @@
 """What is to be exported, and where to."""
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from app.artifacts.reader import Artifact
+from app.artifacts.writer import Chunks
 from app.storage import Storage
 from schemas.checkpoint import StoredFile
 
@@ -29,3 +31,16 @@ class Export:
     """Weights that are dense in it."""
     source: Source | None = None
     """Needed by forms of models that run."""
+
+    def put(self, chunks: Chunks) -> str:
+        """Write its file; the hex digest of that."""
+        digest = hashlib.sha256()
+
+        def hashed() -> Chunks:
+            for chunk in chunks:
+                self.artifact.check()
+                digest.update(chunk)
+                yield chunk
+
+        self.store.write(self.path, hashed())
+        return digest.hexdigest()

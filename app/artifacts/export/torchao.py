@@ -20,8 +20,8 @@ from app.storage.base import CHUNK_BYTES
 from schemas.artifact import PalettizedWeight
 
 
-def write_torchao(wanted: Export) -> None:
-    """Write codes and codebooks of palettized tensors but for the `dense`, the others as they are.
+def write_torchao(wanted: Export) -> str:
+    """Write codes and codebooks of palettized tensors but for the `dense`, others as they are.
 
     All of it is held in memory: a byte for each index.
     """
@@ -36,7 +36,7 @@ def write_torchao(wanted: Export) -> None:
     with tempfile.TemporaryFile() as file:
         torch.save(state, file)
         file.seek(0)
-        wanted.store.write(wanted.path, iter(lambda: file.read(CHUNK_BYTES), b""))
+        return wanted.put(iter(lambda: file.read(CHUNK_BYTES), b""))
 
 
 def check_torchao(wanted: Export) -> None:

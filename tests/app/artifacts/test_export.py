@@ -61,7 +61,7 @@ def assert_same(found, artifact):
 def test_dense_holds_what_the_palettes_give(store, tmp_path, cluster_dim, lut, dtype):
     artifact = artifact_of(store, dtype, n_bits=3, cluster_dim=cluster_dim, lut_qspec=lut)
     assert len(artifact.weights) == 2
-    assert not export(Export(artifact, store, "dense"), "dense", keep_dense=False)
+    assert not export(Export(artifact, store, "dense"), "dense", keep_dense=False).dense
     assert_same(load_file(tmp_path / "dense"), artifact)
 
 
@@ -82,7 +82,7 @@ def codebooks(path):
 @pytest.mark.parametrize("lut", LUTS.values(), ids=LUTS)
 def test_torchao_decodes_what_the_palettes_give(store, tmp_path, lut, granularity, n_bits):
     artifact = artifact_of(store, np.float16, n_bits=n_bits, granularity=granularity, lut_qspec=lut)
-    assert not export(Export(artifact, store, "ao.pt"), "torchao", keep_dense=False)
+    assert not export(Export(artifact, store, "ao.pt"), "torchao", keep_dense=False).dense
     decoded, is_codebook = codebooks(tmp_path / "ao.pt")
     assert_same(decoded, artifact)
     assert is_codebook == {"linear.weight": True, "conv.weight": True, "linear.bias": False}
@@ -107,7 +107,7 @@ def test_what_torchao_lacks_is_told_or_kept_dense(store, tmp_path, spec, dtype, 
     assert all(lacks in error.detail for error in told.value.errors)
     assert not store.exists("ao.pt")
     assert (
-        set(export(Export(artifact, store, "ao.pt"), "torchao", keep_dense=True))
+        set(export(Export(artifact, store, "ao.pt"), "torchao", keep_dense=True).dense)
         == artifact.weights.keys()
     )
     decoded, is_codebook = codebooks(tmp_path / "ao.pt")
