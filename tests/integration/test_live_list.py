@@ -1,6 +1,7 @@
 """The caller's jobs as they change, over HTTP: nothing lost, nobody else's, over stops too."""
 
 import json
+import socket
 import threading
 from contextlib import contextmanager, suppress
 
@@ -20,25 +21,30 @@ class Watcher:
         self.jobs: dict[str, Job] = {}
         self.told: list[Job] = []
         self.opened = self.clean_ends = 0
-        self.is_over = threading.Event()
+        self._socket: socket.socket | None = None
+        self._is_over = threading.Event()
 
     def read_on(self) -> None:
         with httpx.Client(
             base_url=self._url, headers=self._headers, timeout=httpx.Timeout(DEADLINE_S, read=30)
         ) as http:
-            while not self.is_over.is_set():
+            while not self._is_over.is_set():
                 with suppress(httpx.TransportError, httpx.HTTPStatusError):
                     self._read(http)
-                self.is_over.wait(0.05)
+                self._is_over.wait(0.05)
+
+    def end(self) -> None:
+        self._is_over.set()
+        with suppress(OSError):  # it has ended already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _read(self, http: httpx.Client) -> None:
         with http.stream("GET", "/v1/events") as answer:
             answer.raise_for_status()
+            self._socket = answer.extensions["network_stream"].get_extra_info("socket")
             assert answer.headers["content-type"].startswith("text/event-stream")
             said: dict[str, str] = {}
             for line in answer.iter_lines():
-                if self.is_over.is_set():
-                    return
                 if line:
                     name, _, value = line.partition(": ")
                     said[name] = value
@@ -76,9 +82,7 @@ def watching(http: httpx.Client):
         wait_until(lambda: watcher.opened, "the stream is open")
         yield watcher
     finally:
-        watcher.is_over.set()
-        with suppress(httpx.TransportError):  # so that something is said
-            http.post("/v1/jobs", data={"preset": "w4"})
+        watcher.end()
         thread.join(DEADLINE_S)
 
 
