@@ -8,12 +8,6 @@ const CONFIG = { displayModeBar: false, responsive: true, displaylogo: false, do
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-/** Cividis, which reads the same with every kind of colour vision. */
-export const SCALE = [
-  [0, "#00224e"], [0.125, "#123570"], [0.25, "#3b496c"], [0.375, "#575d6d"], [0.5, "#707173"],
-  [0.625, "#8a8678"], [0.75, "#a59c74"], [0.875, "#c3b369"], [1, "#fee838"],
-];
-
 let loaded = null;
 
 /** plotly.js, which is fetched when the first chart is drawn. */

@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { chart, layout, MARKS, plain, series } from "./charts.js";
 import { fill, h } from "./dom.js";
-import { brief, bytes, counted, decibels, fixed, moment, ratio, spec } from "./format.js";
+import { brief, bytes, counted, decibels, fixed, moment, ratio, spec, specBrief } from "./format.js";
 import { loading, notice, problem } from "./notice.js";
 import { overallSnr, section } from "./results.js";
 import { table } from "./table.js";
@@ -75,12 +75,21 @@ function chooser(jobs, wanted) {
   return element;
 }
 
-const labelled = ({ letter, job }) => `${letter} ${job.config_name ?? brief(job.id)}`;
+/** What tells a job from the others: its config's name, else what most of its tensors got. */
+function called({ job, report }) {
+  if (job.config_name) return job.config_name;
+  const counts = new Map();
+  for (const { spec: given } of report.tensors) if (given) counts.set(specBrief(given), (counts.get(specBrief(given)) ?? 0) + 1);
+  const [most] = [...counts].sort((one, other) => other[1] - one[1]);
+  return most ? most[0] : brief(job.id);
+}
+
+const labelled = (each) => `${each.letter} ${called(each)}`;
 
 /** Which letter is which job. */
 function key(jobs) {
   const columns = [
-    { label: "Job", value: (row) => labelled(row), cell: (row) => h("span", null, h("strong", null, `${row.letter} `), h("a", { href: `#/jobs/${row.job.id}` }, row.job.config_name ?? brief(row.job.id))) },
+    { label: "Job", value: (row) => labelled(row), cell: (row) => h("span", null, h("strong", null, `${row.letter} `), h("a", { href: `#/jobs/${row.job.id}` }, called(row)), h("span", { class: "hint" }, ` ${brief(row.job.id)}`)) },
     { label: "Bits/weight", numeric: true, value: (row) => row.report.bits_per_weight, cell: (row) => fixed(row.report.bits_per_weight) },
     { label: "SNR dB", numeric: true, value: (row) => row.snr, cell: (row) => (row.snr === null ? "exact" : fixed(row.snr, 1)) },
     { label: "Tensors", numeric: true, value: (row) => row.report.size_after_bytes, cell: (row) => bytes(row.report.size_after_bytes) },
@@ -178,7 +187,7 @@ async function configs(jobs, signal) {
   const rows = [...asks.values()].sort((one, other) => other.tensors - one.tensors);
   const columns = [
     { label: "Tensors", numeric: true, value: (row) => row.tensors },
-    ...jobs.map((job, at) => ({ label: labelled(job), value: (row) => row.said[at], cell: (row) => h("span", null, row.said[at], row.rules[at] && h("span", { class: "hint" }, h("code", null, row.rules[at]))) })),
+    ...jobs.map((job, at) => ({ label: labelled(job), value: (row) => row.said[at], cell: (row) => h("span", null, row.said[at], row.rules[at] && h("code", { class: "below" }, row.rules[at])) })),
   ];
   const named = jobs.filter(({ job }) => job.config_name);
   return section("How the configs differ", rows.length

@@ -32,7 +32,7 @@ export function treemapChart(report, onopen) {
   const leaves = nodes.filter((node) => node.tensor);
   const narrow = matchMedia("(max-width: 700px)").matches;
   const trace = (colours, size, whole, domain, isFirst) => ({
-    type: "treemap", branchvalues: "total", ids: nodes.map((node) => node.id || "model"), domain, maxdepth: 3, sort: true,
+    type: "treemap", branchvalues: "total", ids: nodes.map((node) => node.id || "model"), domain, maxdepth: 4, sort: true,
     labels: nodes.map((node) => plain(node.id ? node.label : isFirst ? "Before" : "After")),
     parents: nodes.map((node) => (node.parent === null ? "" : node.parent || "model")), values: nodes.map((node) => node[size]),
     customdata: nodes.map((node) => node.tensor?.name ?? null),

@@ -52,6 +52,7 @@ export function ratio(before, after) {
 export function percent(part, whole) {
   if (!whole) return "0 %";
   const value = (part / whole) * 100;
+  if (value > 0 && value < 0.1) return "< 0.1 %";
   return `${value.toFixed(value < 10 && value > 0 ? 1 : 0)} %`;
 }
 
@@ -86,9 +87,9 @@ export function ago(at, now = Date.now()) {
   return new Date(at).toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric" });
 }
 
-/** The first characters of an id. */
+/** The part of an id that tells it from others: jobs' ids begin with the time. */
 export function brief(id) {
-  return id.slice(0, 8);
+  return id.length === 36 ? id.slice(-8) : id.slice(0, 8);
 }
 
 /** `[384, 1536]` as `384 × 1536`. */

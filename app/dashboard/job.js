@@ -77,14 +77,14 @@ function draw(view, job) {
 function about(job) {
   const model = job.links.model;
   return facts([
-    ["Config", job.config_name ?? "came with the request"],
+    ["Config", job.config_name ?? "without a name"],
     model && ["Model", h("code", null, brief(job.model_id))],
     ["Model size", bytes(job.size_before_bytes)],
     ["Submitted", moment(job.created_at)],
     ["Priority", `${job.priority} of 9`],
     job.attempt > 0 && ["Attempt", count(job.attempt + 1)],
     job.deadline_at && ["Deadline", moment(job.deadline_at)],
-    job.expires_at && ["Is removed", moment(job.expires_at)],
+    job.expires_at && ["Removed on", moment(job.expires_at)],
   ]);
 }
 

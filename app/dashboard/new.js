@@ -4,7 +4,7 @@ import { all, ask } from "./api.js";
 import { dropZone } from "./drop.js";
 import { editor } from "./editor.js";
 import { button, field, fill, freshId, h, tick } from "./dom.js";
-import { bytes, counted } from "./format.js";
+import { brief, bytes, counted } from "./format.js";
 import { loading, notice, problem } from "./notice.js";
 import { planView } from "./plantree.js";
 import { section } from "./results.js";
@@ -54,7 +54,7 @@ function modelCard(view, models) {
 }
 
 function option(model) {
-  return h("option", { value: model.id }, `${model.name} (${bytes(model.size_bytes)}, ${model.id.slice(0, 8)})`);
+  return h("option", { value: model.id }, `${model.name} (${bytes(model.size_bytes)}, ${brief(model.id)})`);
 }
 
 function configCard(view, presets, configs) {

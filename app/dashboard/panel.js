@@ -1,6 +1,6 @@
 // One palettized tensor: what became of its weights.
 
-import { chart, layout, SCALE } from "./charts.js";
+import { chart, layout } from "./charts.js";
 import { h } from "./dom.js";
 import { bytes, count, counted, decibels, duration, fixed, ratio, shape, short, spec } from "./format.js";
 import { facts } from "./results.js";
@@ -98,15 +98,17 @@ function occupancy({ occupancy: held, unused, palette }) {
 }
 
 function groupErrors({ group_mse: errors, groups_each: each }) {
+  const title = "Where in the tensor the error is";
+  if (errors.length === 1) return { element: h("div", null, h("h3", null, title), h("p", { class: "hint" }, `It has one palette; the mean squared error is ${short(errors[0])}.`)) };
   const rows = errors.map((mse, at) => ({ first: at * each, mse }));
   const name = (row) => (each === 1 ? `palette ${row.first}` : `palettes ${row.first} to ${row.first + each - 1}`);
   return chart({
-    title: "Where in the tensor the error is", name: "group-errors", height: 130,
-    note: `Mean squared error of ${each === 1 ? "each palette's weights" : `each run of ${count(each)} palettes' weights`}; the yellower, the larger.`,
+    title, name: "group-errors", height: 170,
+    note: `Mean squared error of ${each === 1 ? "each palette's weights" : `each run of ${count(each)} palettes' weights`}, in the order of the channels.`,
     draw: (colours) => ({
-      data: [{ type: "heatmap", z: [errors], x: rows.map((row) => row.first), colorscale: SCALE, zmin: 0, hoverinfo: "text", text: [rows.map((row) => `${name(row)}<br>mean squared error ${short(row.mse)}`)],
-        colorbar: { thickness: 10, len: 1.4, tickfont: { size: 10, color: colours.muted }, outlinewidth: 0, exponentformat: "power", nticks: 3 } }],
-      layout: layout(colours, { xaxis: { title: "palette", showgrid: false }, yaxis: { visible: false } }),
+      data: [{ type: "bar", x: rows.map((row) => row.first), y: errors, width: each, hoverinfo: "text", marker: { color: colours.warm, line: { width: errors.length > 64 ? 0 : 1, color: colours.surface } },
+        hovertext: rows.map((row) => `${name(row)}<br>mean squared error ${short(row.mse)}`) }],
+      layout: layout(colours, { bargap: 0, xaxis: { title: "palette", showgrid: false }, yaxis: { rangemode: "tozero", nticks: 4, exponentformat: "power" } }),
     }),
     columns: [
       { label: "Palettes", value: name, sort: (row) => row.first },

@@ -82,7 +82,7 @@ function workersCard({ workers, controllers, role }) {
   return [[workers, controllers, role], () => section("Workers",
     facts([["Workers", count(workers.count)], ["Busy", workers.busy === null ? "not known here" : count(workers.busy)], ["Idle", workers.idle === null ? "not known here" : count(workers.idle)], ["Controllers", count(controllers.length)]]),
     processes.length > 0 && table([
-      { label: "Worker", numeric: true, value: (row) => row.number },
+      { label: "Worker", value: (row) => String(row.number) },
       { label: "State", value: (row) => row.state },
       { label: "CPU %", numeric: true, value: (row) => row.cpu_percent, cell: (row) => fixed(row.cpu_percent, 0) },
       { label: "Memory", numeric: true, value: (row) => row.memory_bytes, cell: (row) => bytes(row.memory_bytes) },

@@ -4,8 +4,9 @@ import { fill, h } from "./dom.js";
 import { between, duration, moment } from "./format.js";
 import { hasEnded } from "./progress.js";
 
-const WRITTEN = /artifact is written/;
-const LABELS = { queued: "waiting", running: "palettizing", checking: "reading back" };
+/** Lines of the log that begin another stage. */
+const MARKS = [[/artifact is written/, "checking"], [/read back, and agrees/, "finishing"]];
+const LABELS = { queued: "waiting", running: "palettizing", checking: "reading back", finishing: "other forms, report" };
 
 /** Takes events in their order; shows how long each stage took: `{element, state(job), log(line)}`. */
 export function timeline() {
@@ -32,7 +33,9 @@ export function timeline() {
 
   function log(line) {
     last = line.at;
-    if (WRITTEN.test(line.message) && stages.at(-1)?.kind === "running") open("checking", line.at);
+    const current = stages.at(-1);
+    const mark = MARKS.find(([words]) => words.test(line.message));
+    if (mark && current?.to === null && current.kind !== mark[1]) open(mark[1], line.at);
   }
 
   function draw() {
