@@ -34,7 +34,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-"""Where plotly.js comes from: it writes styles of maps, which the policy refuses; none is drawn."""
+    """Stopped with its module: its event loop runs as long, and other tests need their own."""
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("no chromium is installed; `apt-get install chromium`")
