@@ -360,8 +360,17 @@ def test_catalog(server):
     assert server.http.get("/livez").is_success
 
 
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_reference_needs_no_other_server(server, path):
+    page = server.http.get(path).text
+    addresses = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert any(address.endswith(".js") for address in addresses)
+    for address in addresses:
+        assert address.startswith("/"), address
+        assert server.http.get(address).is_success, address
+
+
 def test_openapi_documents_forms_and_problems(server):
-    assert server.http.get("/docs").is_success
     paths = server.http.get("/openapi.json").json()["paths"]
     form = paths["/v1/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     fields = {"model", "sensitivities", "config", "preset", "strict"}
