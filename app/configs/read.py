@@ -1,10 +1,13 @@
 """Config documents as what they say; these functions may take seconds for megabytes."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from app.errors import InvalidConfig
+from app.planning.pattern_keys import check_patterns
+from app.planning.patterns import Patterns
 from schemas.config import ConfigError, KMeansPalettizerConfig, config_of, parse_config
 from schemas.config.lines import with_lines
 from schemas.config.text import load_json
@@ -45,19 +48,21 @@ def read_config(document: Document) -> KMeansPalettizerConfig:
     try:
         return _parsed(document)
     except ConfigError as error:
-        count = len(error.errors)
-        fields = "field is" if count == 1 else "fields are"
-        faults = [_below(document.below, fault) for fault in error.errors]
-        raise InvalidConfig(f"the config is not valid: {count} {fields} wrong", faults) from error
+        raise _invalid(error, document) from error
 
 
 def normalised(document: Document) -> Normalised:
     """The one form of all documents that say the same.
 
     Raises:
-        InvalidConfig: every field at fault, at once.
+        InvalidConfig: every field at fault, at once; or every pattern that is none.
     """
-    text = read_config(document).model_dump_json()
+    config = read_config(document)
+    try:
+        _check_patterns(config, document)
+    except ConfigError as error:
+        raise _invalid(error, document) from error
+    text = config.model_dump_json()
     return Normalised(text, hashlib.sha256(text.encode()).hexdigest())
 
 
@@ -65,6 +70,7 @@ def validated(document: Document) -> bytes:
     """What is to be said of a document, as JSON of `ValidatedConfig`."""
     try:
         config = _parsed(document)
+        _check_patterns(config, document)
     except ConfigError as error:
         found = ValidatedConfig(is_valid=False, errors=error.errors)
     else:
@@ -82,6 +88,25 @@ def _parsed(document: Document) -> KMeansPalettizerConfig:
         return config_of(data)
     except ConfigError as error:
         raise with_lines(error, document.text) from error
+
+
+def _check_patterns(config: KMeansPalettizerConfig, document: Document) -> None:
+    """See that every pattern is one; a plan looks by itself.
+
+    Raises:
+        ConfigError: every pattern that is none, with its line.
+    """
+    try:
+        check_patterns(config, Patterns(math.inf))
+    except InvalidConfig as error:
+        raise with_lines(ConfigError(*error.errors), document.text) from error
+
+
+def _invalid(error: ConfigError, document: Document) -> InvalidConfig:
+    count = len(error.errors)
+    fields = "field is" if count == 1 else "fields are"
+    faults = [_below(document.below, fault) for fault in error.errors]
+    return InvalidConfig(f"the config is not valid: {count} {fields} wrong", faults)
 
 
 def _below(pointer: str, fault: InvalidField) -> InvalidField:

@@ -1,6 +1,6 @@
 """From a config and a checkpoint to a plan: every tensor's fate, and the rule that decided it."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from app.checkpoints.ops import REGISTERED
@@ -13,14 +13,14 @@ from app.planning.decide import (
 )
 from app.planning.fit import group_count, misfit, palettized_bytes, settle
 from app.planning.govern import ModuleTree, govern
-from app.planning.paths import pointer
+from app.planning.pattern_keys import check_patterns
 from app.planning.patterns import Patterns
 from app.planning.strict import asked_in_vain
 from app.planning.unmatched import find_unmatched
 from app.settings import Limits
 from schemas.artifact import PALETTE_KEYS
 from schemas.checkpoint import Checkpoint, Module, StoredTensor
-from schemas.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig, PalettizationSpec
+from schemas.config import KMeansPalettizerConfig, PalettizationSpec
 from schemas.plan import Clustering, Plan, PlannedTensor
 
 
@@ -31,7 +31,7 @@ def resolve(config: KMeansPalettizerConfig, checkpoint: Checkpoint, limits: Limi
         InvalidConfig: a pattern that is no regular expression, or that takes too long to match.
     """
     patterns = Patterns(limits.regex_timeout_s)
-    _check_patterns(config, patterns)
+    check_patterns(config, patterns)
     tree = ModuleTree(checkpoint.modules)
     government = govern(config, tree, patterns)
     verdicts = decide(checkpoint, tree, government.rules, patterns)
@@ -128,22 +128,3 @@ def _unfit(tensor: StoredTensor) -> str | None:
 
 def _is_registered(decision: Decision) -> bool:
     return decision.op is not None and decision.op.type in REGISTERED
-
-
-def _check_patterns(config: KMeansPalettizerConfig, patterns: Patterns) -> None:
-    """Compile every pattern before anything is matched, so that a bad one is always found."""
-    for pattern in config.module_name_configs:
-        patterns.check(pattern, pointer("module_name_configs", pattern))
-    for path, held in _module_configs(config):
-        for pattern in held.op_name_config if held else ():
-            patterns.check(pattern, pointer(*path, "op_name_config", pattern))
-
-
-def _module_configs(
-    config: KMeansPalettizerConfig,
-) -> Iterator[tuple[tuple[str, ...], ModuleKMeansPalettizerConfig | None]]:
-    yield ("global_config",), config.global_config
-    for key, held in config.module_type_configs.items():
-        yield ("module_type_configs", key), held
-    for key, held in config.module_name_configs.items():
-        yield ("module_name_configs", key), held

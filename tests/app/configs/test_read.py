@@ -74,3 +74,28 @@ def test_faults_of_a_document_within_another():
 @pytest.mark.parametrize("text", ["", "[]", "a: *a", "\xff", "{" * 100])
 def test_documents_that_are_no_mapping(text):
     assert [fault.pointer for fault in told(text).errors] == [""]
+
+
+BAD_PATTERNS = """\
+module_name_configs:
+  "encoder\\\\..*": null
+  "a(b": null
+  "ok":
+    op_name_config:
+      "*x": null
+"""
+
+
+def test_every_pattern_that_is_none_with_its_place():
+    found = told(BAD_PATTERNS)
+    assert not found.is_valid
+    assert {fault.pointer: fault.line for fault in found.errors} == {
+        "/module_name_configs/a(b": 3,
+        "/module_name_configs/ok/op_name_config/*x": 6,
+    }
+    with pytest.raises(InvalidConfig, match="2 fields are wrong") as caught:
+        normalised(Document(BAD_PATTERNS, below="/config"))
+    assert [fault.pointer for fault in caught.value.errors] == [
+        "/config/module_name_configs/a(b",
+        "/config/module_name_configs/ok/op_name_config/*x",
+    ]

@@ -1,0 +1,48 @@
+"""The patterns of a config, where each stands, and whether all of them can be used."""
+
+from collections.abc import Iterator
+
+from app.errors import InvalidConfig
+from app.planning.paths import pointer
+from app.planning.patterns import Patterns
+from schemas.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig
+from schemas.config.limits import FAULTS
+from schemas.problem import InvalidField
+
+
+def check_patterns(config: KMeansPalettizerConfig, patterns: Patterns) -> None:
+    """Compile every pattern before anything is matched, so that a bad one is always found.
+
+    Raises:
+        InvalidConfig: tells of the first hundred that are no regular expressions.
+    """
+    faults: list[InvalidField] = []
+    for pattern, place in _patterns(config):
+        try:
+            patterns.check(pattern, place)
+        except InvalidConfig as error:
+            faults.extend(error.errors)
+        if len(faults) == FAULTS:
+            break
+    if faults:
+        fields = "field is" if len(faults) == 1 else "fields are"
+        raise InvalidConfig(f"the config is not valid: {len(faults)} {fields} wrong", faults)
+
+
+def module_configs(
+    config: KMeansPalettizerConfig,
+) -> Iterator[tuple[tuple[str, ...], ModuleKMeansPalettizerConfig | None]]:
+    """Every rule for modules, with the path to it."""
+    yield ("global_config",), config.global_config
+    for key, held in config.module_type_configs.items():
+        yield ("module_type_configs", key), held
+    for key, held in config.module_name_configs.items():
+        yield ("module_name_configs", key), held
+
+
+def _patterns(config: KMeansPalettizerConfig) -> Iterator[tuple[str, str]]:
+    for pattern in config.module_name_configs:
+        yield pattern, pointer("module_name_configs", pattern)
+    for path, held in module_configs(config):
+        for pattern in held.op_name_config if held else ():
+            yield pattern, pointer(*path, "op_name_config", pattern)
