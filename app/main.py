@@ -58,9 +58,7 @@ def create_app(state: State, role: Role = "all") -> FastAPI:
     served = {"health": health.router}
     if role != "controller":
         served = KEYED | {"catalog": catalog.router, "dashboard": dashboard.router} | served
-    app = FastAPIOffline(
-        title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan
-    )
+    app = FastAPIOffline(title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan)
     for tag, router in served.items():
         app.include_router(router, tags=[tag], responses=REFUSED if tag in KEYED else None)
     answer_with_problems(app, [route for router in served.values() for route in router.routes])
