@@ -16,6 +16,7 @@ COMMANDS = (
     ["benchmarks.events"],
     ["benchmarks.api"],
     ["benchmarks.transfer"],
+    ["benchmarks.dashboard"],
 )
 
 if __name__ == "__main__":

@@ -26,6 +26,11 @@ function plotly() {
   return loaded;
 }
 
+/** Have the browser fetch plotly.js while other things are waited for; it is run when it is needed. */
+export function expectCharts() {
+  if (!window.Plotly && !document.querySelector("link[as=script]")) document.head.append(h("link", { rel: "preload", as: "script", href: PLOTLY }));
+}
+
 /** Text that plotly.js shows as it is: it reads some markup in labels. */
 export function plain(text) {
   return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
@@ -88,6 +93,8 @@ export function chart({ title, note, controls, height = 280, draw, columns, rows
   const paint = async () => {
     try {
       const library = await plotly();
+      // Each in a task of its own, so that the page answers in between.
+      await new Promise((resolve) => setTimeout(resolve));
       if (!place.isConnected) return;
       const made = draw(theme());
       await library.react(place, made.data, made.layout, CONFIG);

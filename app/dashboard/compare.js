@@ -6,7 +6,7 @@ import { fill, h } from "./dom.js";
 import { brief, bytes, counted, decibels, fixed, moment, ratio, spec, specBrief } from "./format.js";
 import { loading, notice, problem } from "./notice.js";
 import { overallSnr, section } from "./results.js";
-import { table } from "./table.js";
+import { amount, table } from "./table.js";
 
 const MOST = 5;
 
@@ -125,7 +125,7 @@ function paretoChart(jobs) {
     columns: [
       { label: "Job", value: labelled },
       { label: "Bits per weight", numeric: true, value: (row) => row.report.bits_per_weight, cell: (row) => fixed(row.report.bits_per_weight, 3) },
-      { label: "SNR dB", numeric: true, value: (row) => row.snr, cell: (row) => fixed(row.snr) },
+      amount("SNR dB", "snr", fixed),
       { label: "On the front", value: (row) => (front.includes(row) ? "yes" : "no") },
     ],
     rows: jobs,
@@ -153,7 +153,7 @@ function differences(jobs) {
       { label: `${job.letter} SNR dB`, numeric: true, value: (row) => row.each[at]?.snr_db, cell: (row) => ({ kept: "kept", palettized: decibels(row.each[at]?.snr_db) })[row.each[at]?.action] ?? "–" },
       { label: `${job.letter} bits`, numeric: true, value: (row) => row.each[at]?.bits_per_weight, cell: (row) => fixed(row.each[at]?.bits_per_weight) },
     ]),
-    { label: "Spread dB", numeric: true, value: (row) => row.spread, cell: (row) => fixed(row.spread, 1) },
+    amount("Spread dB", "spread", (value) => fixed(value, 1)),
   ];
   return [
     h("section", { class: "card" }, snrLines(jobs, rows, columns).element),
@@ -186,7 +186,7 @@ async function configs(jobs, signal) {
   }
   const rows = [...asks.values()].sort((one, other) => other.tensors - one.tensors);
   const columns = [
-    { label: "Tensors", numeric: true, value: (row) => row.tensors },
+    amount("Tensors", "tensors"),
     ...jobs.map((job, at) => ({ label: labelled(job), value: (row) => row.said[at], cell: (row) => h("span", null, row.said[at], row.rules[at] && h("code", { class: "below" }, row.rules[at])) })),
   ];
   const named = jobs.filter(({ job }) => job.config_name);

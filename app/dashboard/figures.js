@@ -3,6 +3,7 @@
 import { blend, chart, layout, plain } from "./charts.js";
 import { freshId, h } from "./dom.js";
 import { bytes, decibels, fixed, percent, shape, spec } from "./format.js";
+import { amount, words } from "./table.js";
 
 /** Modules and tensors as a tree with their bytes, for a treemap. */
 function tree(report) {
@@ -52,9 +53,9 @@ export function treemapChart(report, onopen) {
       layout: layout(colours, { margin: { l: 0, r: 0, t: 0, b: 0 } }),
     }),
     columns: [
-      { label: "Tensor", value: (row) => row.name },
-      { label: "Before", numeric: true, value: (row) => row.before },
-      { label: "After", numeric: true, value: (row) => row.after },
+      words("Tensor", "name"),
+      amount("Before", "before", bytes),
+      amount("After", "after", bytes),
       { label: "Part of after", numeric: true, value: (row) => (row.after / report.size_after_bytes) * 100, cell: (row) => percent(row.after, report.size_after_bytes) },
     ],
     rows: leaves,
@@ -69,6 +70,30 @@ const ORDERS = {
   "as in the model": null,
 };
 const low = (tensor) => tensor.snr_db ?? Number.POSITIVE_INFINITY;
+
+/** Beyond these, an outline is drawn: a page cannot be used while thousands of shapes are made. */
+const MOST_BARS = 300;
+
+/** What every form of the bars has in common. */
+function heights(tensors) {
+  const top = Math.max(1, ...tensors.map((tensor) => tensor.snr_db ?? 0));
+  return {
+    x: tensors.map((_, at) => at + 1), y: tensors.map((tensor) => tensor.snr_db ?? top), customdata: tensors.map((tensor) => tensor.name), hoverinfo: "text",
+    hovertext: tensors.map((tensor) => `${plain(tensor.name)}<br>${decibels(tensor.snr_db)} · ${fixed(tensor.bits_per_weight)} bits per weight<br>${shape(tensor.shape)}, ${bytes(tensor.size_before_bytes)}<br>${spec(tensor.spec)}`),
+  };
+}
+
+function bars(tensors, picked, colours) {
+  return [{ type: "bar", ...heights(tensors), marker: { color: tensors.map((tensor) => (tensor.name === picked ? colours.warm : colours.accent)), line: { width: 0 } } }];
+}
+
+function silhouette(tensors, picked, colours) {
+  const made = heights(tensors);
+  const at = tensors.findIndex((tensor) => tensor.name === picked);
+  const outline = { type: "scatter", mode: "lines", fill: "tozeroy", fillcolor: colours.accent, line: { shape: "hvh", width: 1, color: colours.accent }, ...made };
+  const mark = { type: "scatter", mode: "lines", x: [at + 1, at + 1], y: [0, made.y[at]], line: { width: 3, color: colours.warm }, hoverinfo: "skip" };
+  return at < 0 ? [outline] : [outline, mark];
+}
 
 /** SNR of each palettized tensor, in an order that can be chosen: `{element, pick(name)}`. */
 export function snrChart(report, onpick) {
@@ -85,21 +110,15 @@ export function snrChart(report, onpick) {
     note: "Signal-to-noise ratio of every palettized tensor: a higher bar is a truer copy. Click a bar to find its row in the table.",
     draw: (colours) => {
       const tensors = sorted();
-      const top = Math.max(1, ...tensors.map((tensor) => tensor.snr_db ?? 0));
       return {
-        data: [{
-          type: "bar", x: tensors.map((_, at) => at + 1), y: tensors.map((tensor) => tensor.snr_db ?? top),
-          customdata: tensors.map((tensor) => tensor.name), hoverinfo: "text",
-          hovertext: tensors.map((tensor) => `${plain(tensor.name)}<br>${decibels(tensor.snr_db)} · ${fixed(tensor.bits_per_weight)} bits per weight<br>${shape(tensor.shape)}, ${bytes(tensor.size_before_bytes)}<br>${spec(tensor.spec)}`),
-          marker: { color: tensors.map((tensor) => (tensor.name === state.picked ? colours.warm : colours.accent)), line: { width: 0 } },
-        }],
-        layout: layout(colours, { bargap: tensors.length > 200 ? 0 : 0.15, xaxis: { title: `tensors, ${state.how}`, showgrid: false }, yaxis: { title: "SNR in dB" } }),
+        data: tensors.length > MOST_BARS ? silhouette(tensors, state.picked, colours) : bars(tensors, state.picked, colours),
+        layout: layout(colours, { hovermode: "x", bargap: 0.15, xaxis: { title: `tensors, ${state.how}`, showgrid: false }, yaxis: { title: "SNR in dB", rangemode: "tozero" } }),
       };
     },
     columns: [
-      { label: "Tensor", value: (row) => row.name },
+      words("Tensor", "name"),
       { label: "SNR dB", numeric: true, value: (row) => row.snr_db, cell: (row) => (row.snr_db === null ? "exact" : fixed(row.snr_db, 2)) },
-      { label: "Bits per weight", numeric: true, value: (row) => row.bits_per_weight, cell: (row) => fixed(row.bits_per_weight, 3) },
+      amount("Bits per weight", "bits_per_weight", (value) => fixed(value, 3)),
       { label: "Weights", numeric: true, value: (row) => row.shape.reduce((a, b) => a * b, 1) },
     ],
     rows: all,

@@ -1,5 +1,7 @@
 // How numbers, times and specs are written.
 
+const WHOLE = new Intl.NumberFormat("en-US");
+const MOMENT = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 const UNITS = ["bytes", "kB", "MB", "GB", "TB", "PB"];
 
 /** Bytes with three digits that matter. */
@@ -17,7 +19,7 @@ export function bytes(count) {
 
 /** A whole number with separators. */
 export function count(value) {
-  return value === null || value === undefined ? "–" : value.toLocaleString("en-US");
+  return value === null || value === undefined ? "–" : WHOLE.format(value);
 }
 
 /** `1 tensor`, `2 tensors`. */
@@ -74,8 +76,7 @@ export function between(from, to) {
 
 /** A moment, in the reader's own time zone. */
 export function moment(at) {
-  if (!at) return "–";
-  return new Date(at).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" });
+  return at ? MOMENT.format(new Date(at)) : "–";
 }
 
 /** A moment as a `<time>`'s short text. */

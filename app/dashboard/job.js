@@ -2,6 +2,7 @@
 
 import { actions } from "./actions.js";
 import { ask, follow } from "./api.js";
+import { expectCharts } from "./charts.js";
 import { button, fill, h } from "./dom.js";
 import { download } from "./downloads.js";
 import { snrChart, treemapChart } from "./figures.js";
@@ -17,6 +18,7 @@ export const title = ({ words }) => `Job ${brief(words[0])}`;
 
 export async function show(root, { words: [id] }, signal) {
   const path = `/v1/jobs/${encodeURIComponent(id)}`;
+  expectCharts();
   const job = await ask(path, { signal });
   const view = { ...skeleton(job), path, signal, job: null, told: "" };
   fill(root, view.head, view.said, view.bar.element, view.facts, view.results, section("Course", view.stages.element, view.log));

@@ -4,6 +4,7 @@ import { chart, layout } from "./charts.js";
 import { h } from "./dom.js";
 import { bytes, count, counted, decibels, duration, fixed, ratio, shape, short, spec } from "./format.js";
 import { facts } from "./results.js";
+import { amount } from "./table.js";
 
 /** The numbers that the report has of a tensor. */
 export function numbers(tensor) {
@@ -67,10 +68,10 @@ function histogram({ sampled, cell_exponent, first_cell, weights, reconstructed,
       };
     },
     columns: [
-      { label: "From", numeric: true, value: (row) => row.from, cell: (row) => short(row.from) },
-      { label: "To", numeric: true, value: (row) => row.to, cell: (row) => short(row.to) },
-      { label: "Weights", numeric: true, value: (row) => row.number, cell: (row) => count(row.number) },
-      { label: "Reconstructed", numeric: true, value: (row) => row.after, cell: (row) => count(row.after) },
+      amount("From", "from", short),
+      amount("To", "to", short),
+      amount("Weights", "number", count),
+      amount("Reconstructed", "after", count),
     ],
     rows,
   });
@@ -89,9 +90,9 @@ function occupancy({ occupancy: held, unused, palette }) {
       layout: layout(colours, { xaxis: { title: "entry", showgrid: false }, yaxis: { title: "indices", rangemode: "tozero" } }),
     }),
     columns: [
-      { label: "Entry", numeric: true, value: (row) => row.index },
+      amount("Entry", "index"),
       isOne && { label: "Value", numeric: true, value: (row) => palette[row.index], cell: (row) => short(palette[row.index]) },
-      { label: "Indices", numeric: true, value: (row) => row.number, cell: (row) => count(row.number) },
+      amount("Indices", "number", count),
     ].filter(Boolean),
     rows,
   });
@@ -112,7 +113,7 @@ function groupErrors({ group_mse: errors, groups_each: each }) {
     }),
     columns: [
       { label: "Palettes", value: name, sort: (row) => row.first },
-      { label: "Mean squared error", numeric: true, value: (row) => row.mse, cell: (row) => short(row.mse) },
+      amount("Mean squared error", "mse", short),
     ],
     rows,
   });

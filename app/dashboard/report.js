@@ -6,7 +6,7 @@ import { brief, bytes, counted, moment } from "./format.js";
 import { notice } from "./notice.js";
 import { charts, numbers } from "./panel.js";
 import { facts, keptSection, moduleSection, section, summary, tensorTable, unmatchedList, warningList } from "./results.js";
-import { table } from "./table.js";
+import { amount, table, words } from "./table.js";
 
 /** JSON that lies in the page; null if it does not. */
 function stored(id) {
@@ -34,8 +34,8 @@ function panel(report, statistics) {
 function exported(report) {
   const exports = report.exports ?? [];
   return exports.length > 0 && section("Other forms", table([
-    { label: "Form", value: (row) => row.format },
-    { label: "Size", numeric: true, value: (row) => row.size_bytes, cell: (row) => bytes(row.size_bytes) },
+    words("Form", "format"),
+    amount("Size", "size_bytes", bytes),
     { label: "Dense in it", value: (row) => (row.dense ?? []).join(", ") || "nothing" },
     { label: "SHA-256", value: (row) => row.sha256, cell: (row) => h("code", null, row.sha256) },
   ], exports, { name: "exports", caption: "Other forms of the artifact" }).element);

@@ -2,7 +2,7 @@
 
 import { button, h } from "./dom.js";
 import { bytes, count, counted, decibels, duration, fixed, percent, ratio, shape, short, spec, specBrief } from "./format.js";
-import { table } from "./table.js";
+import { amount, table, words } from "./table.js";
 
 /** A section of a page, with its heading. */
 export function section(title, ...children) {
@@ -63,9 +63,9 @@ function columns(link) {
     { label: "Spec", value: (row) => (row.spec ? spec(row.spec) : "kept"), cell: (row) => (row.spec ? h("span", { class: "brief", title: spec(row.spec) }, specBrief(row.spec)) : "kept") },
     { label: "SNR dB", numeric: true, value: (row) => row.snr_db, cell: (row) => (row.action === "kept" ? "–" : row.snr_db === null ? "exact" : fixed(row.snr_db, 1)) },
     { label: "Max error", numeric: true, value: (row) => (row.action === "kept" ? null : row.max_error), cell: (row) => (row.action === "kept" ? "–" : short(row.max_error)) },
-    { label: "Bits/weight", numeric: true, value: (row) => row.bits_per_weight, cell: (row) => fixed(row.bits_per_weight) },
-    { label: "Before", numeric: true, value: (row) => row.size_before_bytes, cell: (row) => bytes(row.size_before_bytes) },
-    { label: "After", numeric: true, value: (row) => row.size_after_bytes, cell: (row) => bytes(row.size_after_bytes) },
+    amount("Bits/weight", "bits_per_weight", fixed),
+    amount("Before", "size_before_bytes", bytes),
+    amount("After", "size_after_bytes", bytes),
     { label: "Rule", value: (row) => row.rule, cell: (row) => row.rule && h("code", null, row.rule) },
   ];
 }
@@ -96,9 +96,9 @@ export function keptSection(report) {
     const details = h("details", { class: "reason" }, h("summary", null, why, h("span", { class: "hint" }, ` ${counted(tensors.length, "tensor")}, ${bytes(size)}, ${percent(size, report.size_before_bytes)}`)));
     details.addEventListener("toggle", () => {
       if (details.open && details.children.length === 1) details.append(table([
-        { label: "Tensor", value: (row) => row.name },
+        words("Tensor", "name"),
         { label: "Shape", value: (row) => shape(row.shape) },
-        { label: "Bytes", numeric: true, value: (row) => row.size_before_bytes, cell: (row) => bytes(row.size_before_bytes) },
+        amount("Bytes", "size_before_bytes", bytes),
         { label: "Rule", value: (row) => row.rule, cell: (row) => row.rule && h("code", null, row.rule) },
       ], tensors, { name: "kept", caption: why, page: 20 }).element);
     });
@@ -124,9 +124,9 @@ export function moduleSection(report) {
   const modules = report.modules ?? [];
   return modules.length > 0 && section("Modules", table([
     { label: "Module", value: (row) => row.name, cell: (row) => row.name || "(root)" },
-    { label: "Weights", numeric: true, value: (row) => row.weights, cell: (row) => count(row.weights) },
-    { label: "Bits/weight", numeric: true, value: (row) => row.bits_per_weight, cell: (row) => fixed(row.bits_per_weight) },
-    { label: "Before", numeric: true, value: (row) => row.size_before_bytes, cell: (row) => bytes(row.size_before_bytes) },
-    { label: "After", numeric: true, value: (row) => row.size_after_bytes, cell: (row) => bytes(row.size_after_bytes) },
+    amount("Weights", "weights", count),
+    amount("Bits/weight", "bits_per_weight", fixed),
+    amount("Before", "size_before_bytes", bytes),
+    amount("After", "size_after_bytes", bytes),
   ], modules, { name: "modules", caption: "Bits per weight by module", search: (row) => row.name, order: { by: 4, down: true }, page: 20 }).element);
 }

@@ -6,7 +6,7 @@ import { ago, bytes, count, fixed, moment, percent } from "./format.js";
 import { askForKey } from "./key.js";
 import { loading, problem } from "./notice.js";
 import { facts, section } from "./results.js";
-import { table } from "./table.js";
+import { amount, table, words } from "./table.js";
 
 const LOOK_EVERY_MS = 2_000;
 
@@ -83,15 +83,15 @@ function workersCard({ workers, controllers, role }) {
     facts([["Workers", count(workers.count)], ["Busy", workers.busy === null ? "not known here" : count(workers.busy)], ["Idle", workers.idle === null ? "not known here" : count(workers.idle)], ["Controllers", count(controllers.length)]]),
     processes.length > 0 && table([
       { label: "Worker", value: (row) => String(row.number) },
-      { label: "State", value: (row) => row.state },
-      { label: "CPU %", numeric: true, value: (row) => row.cpu_percent, cell: (row) => fixed(row.cpu_percent, 0) },
-      { label: "Memory", numeric: true, value: (row) => row.memory_bytes, cell: (row) => bytes(row.memory_bytes) },
+      words("State", "state"),
+      amount("CPU %", "cpu_percent", (value) => fixed(value, 0)),
+      amount("Memory", "memory_bytes", bytes),
       { label: "Memory limit", numeric: true, value: (row) => row.memory_limit_bytes, cell: (row) => (row.memory_limit_bytes === null ? "none" : bytes(row.memory_limit_bytes)) },
     ], processes.map((each, at) => ({ ...each, number: at + 1 })), { name: "workers", caption: "Workers", page: 20 }).element,
     controllers.length > 0 && table([
-      { label: "Controller", value: (row) => row.executor_id },
-      { label: "Version", value: (row) => row.version },
-      { label: "Workers", numeric: true, value: (row) => row.workers },
+      words("Controller", "executor_id"),
+      words("Version", "version"),
+      amount("Workers", "workers"),
       { label: "Heard of", value: (row) => row.seen_at, cell: (row) => h("time", { datetime: row.seen_at, title: moment(row.seen_at) }, ago(row.seen_at)) },
     ], controllers, { name: "controllers", caption: "Controllers", page: 20 }).element)];
 }

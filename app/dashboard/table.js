@@ -5,6 +5,16 @@ import { count, csv } from "./format.js";
 
 const PAGE = 50;
 
+/** A column of numbers, as they are or as `show` writes them. */
+export function amount(label, name, show) {
+  return { label, numeric: true, value: (row) => row[name], cell: show && ((row) => show(row[name])) };
+}
+
+/** A column of text. */
+export function words(label, name) {
+  return { label, value: (row) => row[name] };
+}
+
 /**
  * A table. A column is `{label, value(row), cell?(row), numeric?, sort?}`; `options` may have `name`
  * (of the CSV file), `caption`, `search` (a row's text), `key(row)`, `onpick(row)`, `order` and `page`.

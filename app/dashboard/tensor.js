@@ -1,6 +1,7 @@
 // One tensor of a job.
 
 import { ApiError, ask } from "./api.js";
+import { expectCharts } from "./charts.js";
 import { fill, h } from "./dom.js";
 import { brief } from "./format.js";
 import { loading, notice, problem } from "./notice.js";
@@ -11,6 +12,7 @@ export const title = ({ words }) => words[1];
 
 export async function show(root, { words: [id, name] }, signal) {
   const path = `/v1/jobs/${encodeURIComponent(id)}`;
+  expectCharts();
   const [job, report] = await Promise.all([ask(path, { signal }), ask(`${path}/report`, { signal })]);
   const at = report.tensors.findIndex((each) => each.name === name || each.aliases.includes(name));
   const tensor = report.tensors[at];

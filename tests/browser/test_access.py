@@ -10,6 +10,7 @@ from tests.browser.conftest import NARROW, WIDE
 
 SHOTS = Path(".cache/screenshots")
 VIEWS = ["jobs", "new", "job", "tensor", "compare", "service"]
+CHARTS = {"job": 2, "tensor": 3, "compare": 2}
 
 
 def address(view: str, jobs: dict[str, str], tensor: str) -> str:
@@ -35,8 +36,7 @@ def settle(page: Page, view: str) -> None:
         expect(page.locator(".faults li")).to_have_count(1)
         page.get_by_role("textbox", name="Config").fill("module_name_configs: {nothing: null}")
         expect(page.get_by_text("1 key of the config reached no tensor")).to_be_visible()
-    if view == "compare":
-        expect(page.get_by_text("How the configs differ")).to_be_visible()
+    expect(page.locator(".plot")).to_have_count(CHARTS.get(view, 0))
     for plot in page.locator(".plot").all():
         plot.scroll_into_view_if_needed()
         expect(plot).to_have_attribute("data-drawn", "yes")

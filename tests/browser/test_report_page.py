@@ -1,0 +1,67 @@
+"""A report's own page, opened from the disk: it needs no server."""
+
+import re
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+from safetensors.numpy import save
+
+from tests.browser.conftest import NARROW, WIDE
+from tests.browser.test_access import SHOTS
+
+
+@pytest.fixture(scope="module")
+def page_file(server, jobs, tmp_path_factory):
+    """The page of the job `w4`, as it was downloaded."""
+    answer = server.http.get(f"/v1/jobs/{jobs['w4']}/report.html").raise_for_status()
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_bytes(answer.content)
+    return path
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW], ids=["1280", "390"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_shows_all_without_a_server(server, look, jobs, page_file, scheme, width):
+    page = look(None, color_scheme=scheme, viewport=width)
+    asked: list[str] = []
+    page.on("request", lambda each: asked.append(each.url))
+    page.goto(page_file.as_uri())
+    report = server.report(jobs["w4"])
+    done = [each for each in report["tensors"] if each["action"] == "palettized"]
+    expect(page.get_by_role("heading", name="What it comes to")).to_be_visible()
+    bars = page.get_by_role("img", name=re.compile("^Where the error is"))
+    bars.scroll_into_view_if_needed()
+    expect(bars.locator(".bars .point")).to_have_count(len(done))
+    page.get_by_role("button", name=done[0]["name"], exact=True).first.click()
+    title = page.get_by_role("heading", name=done[0]["name"])
+    expect(title).to_be_focused()
+    for plot in page.locator(".plot").all():
+        plot.scroll_into_view_if_needed()
+        expect(plot).to_have_attribute("data-drawn", "yes")
+    page.evaluate("scrollTo(0, 0)")
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"report-{scheme}-{width['width']}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width["width"]
+    assert [each for each in asked if not each.startswith(("data:", "blob:"))] == [
+        page_file.as_uri()
+    ]
+    found = Axe().run(page).response["violations"]
+    assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+
+
+def test_names_with_markup_are_text_there_too(server, look, tmp_path):
+    name = "</script><img src=x onerror=window.hit=1>.weight"
+    rng = np.random.default_rng(3)
+    body = save({name: rng.normal(size=(64, 64)).astype(np.float32)})
+    job_id = server.submit(body, "evil.safetensors")
+    server.succeeded(job_id)
+    path = tmp_path / "report.html"
+    path.write_bytes(server.http.get(f"/v1/jobs/{job_id}/report.html").content)
+    page = look(None)
+    page.goto(path.as_uri())
+    page.get_by_role("button", name=name).click()
+    expect(page.get_by_role("heading", name=name)).to_be_visible()
+    assert page.evaluate("window.hit") is None
+    assert page.locator("img[src=x]").count() == 0
