@@ -19,7 +19,7 @@ export async function show(root, _, signal) {
   view.search.addEventListener("input", () => { view.wanted = view.search.value.toLowerCase(); sift(view); });
   view.states.addEventListener("change", (event) => { view.state = event.target.value; load(view).catch((error) => fill(view.said, problem(error))); });
   view.more.addEventListener("click", () => load(view, view.cursor).catch((error) => fill(view.said, problem(error))));
-  fill(root, view.head, view.said, view.bar, view.list, view.more);
+  fill(root, view.head, view.bar, view.said, view.list, view.more);
   fill(view.said, loading("Loading jobs…"));
   await load(view);
   // From `open` on nothing is missed; what changed before is in the list that is fetched then.

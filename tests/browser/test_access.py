@@ -6,11 +6,18 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import NARROW, WIDE
+from tests.browser.conftest import MINILM, NARROW, WIDE
 
 SHOTS = Path(".cache/screenshots")
 VIEWS = ["jobs", "new", "job", "tensor", "compare", "service"]
 CHARTS = {"job": 2, "tensor": 3, "compare": 2}
+
+
+def shot(model: Path, view: str, scheme: str, width: dict[str, int]) -> Path:
+    """Where the picture of a view lies."""
+    folder = SHOTS / ("minilm" if model == MINILM.resolve() else "small")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{view}-{scheme}-{width['width']}.png"
 
 
 def address(view: str, jobs: dict[str, str], tensor: str) -> str:
@@ -27,6 +34,10 @@ def address(view: str, jobs: dict[str, str], tensor: str) -> str:
 def settle(page: Page, view: str) -> None:
     """Have all of a view drawn, charts and all, and open what is folded."""
     expect(page.get_by_role("heading", level=1)).to_be_visible()
+    if view == "jobs":
+        expect(page.locator(".job").first).to_be_visible()
+    if view == "service":
+        expect(page.get_by_role("region", name="Workers")).to_be_visible()
     if view == "new":
         page.locator("select").first.select_option(index=1)
         page.get_by_text("Write one", exact=True).click()
@@ -49,14 +60,13 @@ def settle(page: Page, view: str) -> None:
 @pytest.mark.parametrize("width", [WIDE, NARROW], ids=["1280", "390"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("view", VIEWS)
-def test_no_view_has_barriers(server, look, jobs, view, scheme, width):
+def test_no_view_has_barriers(server, look, jobs, model, view, scheme, width):
     page = look(server, color_scheme=scheme, viewport=width)
     tensors = server.report(jobs["w4"])["tensors"]
     tensor = next(each["name"] for each in tensors if each["action"] == "palettized")
     page.goto(address(view, jobs, tensor))
     settle(page, view)
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / f"{view}-{scheme}-{width['width']}.png", full_page=True)
+    page.screenshot(path=shot(model, view, scheme, width), full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width["width"]
     found = Axe().run(page).response["violations"]
     assert [

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from safetensors.numpy import save
 
 from tests.browser.conftest import NARROW, WIDE
-from tests.browser.test_access import SHOTS
+from tests.browser.test_access import shot
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def page_file(server, jobs, tmp_path_factory):
 
 @pytest.mark.parametrize("width", [WIDE, NARROW], ids=["1280", "390"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_shows_all_without_a_server(server, look, jobs, page_file, scheme, width):
+def test_it_shows_all_without_a_server(server, look, jobs, model, page_file, scheme, width):
     page = look(None, color_scheme=scheme, viewport=width)
     asked: list[str] = []
     page.on("request", lambda each: asked.append(each.url))
@@ -41,8 +41,7 @@ def test_it_shows_all_without_a_server(server, look, jobs, page_file, scheme, wi
         plot.scroll_into_view_if_needed()
         expect(plot).to_have_attribute("data-drawn", "yes")
     page.evaluate("scrollTo(0, 0)")
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / f"report-{scheme}-{width['width']}.png", full_page=True)
+    page.screenshot(path=shot(model, "report", scheme, width), full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width["width"]
     assert [each for each in asked if not each.startswith(("data:", "blob:"))] == [
         page_file.as_uri()
