@@ -56,8 +56,11 @@ TARGETS = re.compile(
     r"|math\.(ceil|floor|trunc|sqrt)"
 )
 """Functions that a node may call: those that compute, and nothing else."""
-OTHER = re.compile(r"torch\.ops\.aten\.(from_file|_?save|load)[._].*")
-"""Among them, those that open files."""
+OTHER = re.compile(
+    r"torch\.ops\.aten\.((from_file|_?save|load)[._]|__|_?sparse_|_nested_|_test_|_print|set_|"
+    r"_?resize|_?index_put_impl|_?to_sparse|_coalesce|_?mkldnn|_weight_int|record_stream).*"
+)
+"""Among them, those that open files, or take addresses and sizes at their word."""
 TREES = frozenset(("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"))
 """Containers that inputs and outputs may lie in."""
 DEPTH = 64
@@ -75,7 +78,16 @@ def _check_expression(text: str) -> str:
     for node in ast.walk(body):
         if not _is_plain(node):
             raise ValueError(f"an expression with more than sizes in it: {text[:80]!r}")
+        if _is_power(node) and sum(map(_is_power, ast.walk(node))) > 1:
+            raise ValueError(f"an expression with a power of a power: {text[:80]!r}")
     return text
+
+
+def _is_power(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Name(id="Pow")) | ast.BinOp(op=ast.Pow()):
+            return True
+    return False
 
 
 def _is_plain(node: ast.AST) -> bool:
@@ -117,7 +129,7 @@ def _check_tree(text: str) -> str:
     """Refuse containers that would be made by code from elsewhere; the others are written anew."""
     try:
         version, tree = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError("no description of inputs or outputs") from error
     if version != 1:
         raise ValueError(f"a description of inputs of version {str(version)[:20]}; 1 is read")
@@ -131,7 +143,7 @@ def _tree(tree: Any, room: int) -> dict[str, object]:
     held = tree.get("children_spec")
     if not isinstance(held, list) or (kind is None and (held or context is not None)):
         raise ValueError("no description of inputs or outputs")
-    if kind is not None and kind not in TREES:
+    if kind is not None and (not isinstance(kind, str) or kind not in TREES):
         raise ValueError(f"inputs or outputs lie in a {str(kind)[:80]!r}; use tuples and dicts")
     children = [_tree(child, room - 1) for child in held]
     return {"type": kind, "context": _context(context), "children_spec": children}
@@ -141,13 +153,19 @@ def _context(text: object) -> object:
     """The keys of a dict, as JSON in a text."""
     if text is None:
         return None
-    keys = json.loads(text) if isinstance(text, str) else text
+    try:
+        keys = json.loads(text) if isinstance(text, str) else text
+    except (ValueError, RecursionError) as error:
+        raise ValueError("a description of inputs or outputs whose keys are no JSON") from error
     is_plain = keys is None or (
         isinstance(keys, list) and all(isinstance(key, str | int | bool) for key in keys)
     )
     if not isinstance(text, str) or not is_plain:
         raise ValueError("a description of inputs or outputs with more than keys in it")
     return json.dumps(keys)
+
+
+_Int = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
 
 
 class _Closed(BaseModel):
@@ -185,7 +203,7 @@ class _Device(_Closed):
 
 
 class _Hint(_OneOf):
-    as_int: int | None = None
+    as_int: _Int | None = None
     as_bool: bool | None = None
     as_float: Number | None = None
 
@@ -197,7 +215,7 @@ class _SymExpr(_Closed):
 
 class _SymInt(_OneOf):
     as_expr: _SymExpr | None = None
-    as_int: int | None = None
+    as_int: _Int | None = None
 
 
 class _SymFloat(_OneOf):
@@ -226,7 +244,7 @@ class _Named(_Closed):
 
 class _SymIntArgument(_OneOf):
     as_name: Value | None = None
-    as_int: int | None = None
+    as_int: _Int | None = None
 
 
 class _SymFloatArgument(_OneOf):
@@ -258,7 +276,7 @@ class _Argument(_OneOf):
     as_none: bool | None = None
     as_tensor: _Named | None = None
     as_tensors: list[_Named] | None = None
-    as_int: int | None = None
+    as_int: _Int | None = None
     as_ints: list[int] | None = None
     as_float: Number | None = None
     as_floats: list[Number] | None = None
@@ -336,7 +354,7 @@ class _TensorConstant(_Closed):
 
 class _Constant(_OneOf):
     as_none: bool | None = None
-    as_int: int | None = None
+    as_int: _Int | None = None
     as_float: Number | None = None
     as_string: Word | None = None
     as_bool: bool | None = None
@@ -371,8 +389,8 @@ class _Signature(_Closed):
 
 
 class _Range(_Closed):
-    min_val: int | None
-    max_val: int | None
+    min_val: _Int | None
+    max_val: _Int | None
 
 
 class _CallSignature(_Closed):
@@ -463,4 +481,8 @@ def _checked(said: object, what: str) -> RunnableProgram:
         raise UnsupportedFormat(
             f"{what} cannot be handed to torch: {told} (at {place[:200]}); export the model with "
             "plain tensors in and out, and without functions of its own"
+        ) from error
+    except RecursionError as error:
+        raise UnsupportedFormat(
+            f"{what} cannot be handed to torch: containers lie too deep in each other"
         ) from error
