@@ -14,6 +14,7 @@ from schemas.base import Schema
 from schemas.report import Report
 from schemas.tasks import CompressionTask, JobRequest, Published, Result
 
+ARRAY_BYTES = 256 << 10
 JOBS = "jobs"
 """Folder of all jobs' folders."""
 _TASKS = TypeAdapter(list[CompressionTask])
@@ -73,12 +74,16 @@ def report_documents(store: Storage, prefix: str) -> dict[str, Iterable[bytes | 
 
 
 def _array(items: Iterable[Schema]) -> Iterator[bytes]:
-    comma = b"["
+    """A list of them, in pieces that are worth a change of threads each."""
+    held, comma = b"[", b""
     with suppress(ObjectMissing):  # of a job from before there were any
         for item in items:
-            yield comma + item.model_dump_json().encode()
+            held += comma + item.model_dump_json().encode()
             comma = b",\n"
-    yield b"]" if comma != b"[" else b"[]"
+            if len(held) >= ARRAY_BYTES:
+                yield held
+                held = b""
+    yield held + b"]"
 
 
 def discard_artifact(store: Storage, prefix: str) -> None:

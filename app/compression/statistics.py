@@ -1,7 +1,7 @@
 """Statistics of tensors: made beside their palettes, kept as lines of JSON, added up when read."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import groupby
 from operator import add
@@ -98,15 +98,25 @@ def collected(store: Storage, parts: Parts, path: str) -> Parts:
 def find(store: Storage, path: str, name: str) -> TensorStatistics | None:
     """Statistics of a tensor among the lines of a file; None if it has none."""
     begin = b'{"name":' + json.dumps(name, ensure_ascii=False).encode() + b","
-    found = [line for line in _read_lines(store, path) if line.startswith(begin)]
-    return merged([SliceStatistics.model_validate_json(line) for line in found]) if found else None
+    for beginning, lines in groupby(_read_lines(store, path), _beginning):
+        if beginning == begin:
+            return _merged(lines)
+    return None
 
 
 def read_all(store: Storage, path: str) -> Iterator[TensorStatistics]:
     """Statistics of every tensor, in the order of the file."""
-    lines = map(SliceStatistics.model_validate_json, _read_lines(store, path))
-    for _, slices in groupby(lines, lambda part: part.name):
-        yield merged(list(slices))
+    for _, lines in groupby(_read_lines(store, path), _beginning):
+        yield _merged(lines)
+
+
+def _merged(lines: Iterable[bytes]) -> TensorStatistics:
+    return merged([SliceStatistics.model_validate_json(line) for line in lines])
+
+
+def _beginning(line: bytes) -> bytes:
+    """A line up to its second member: the tensor's name. Lines of one tensor lie together."""
+    return line[: line.index(b'","sampled":') + 2]
 
 
 def _lines(store: Storage, lines: Sequence[StoredBytes]) -> Iterator[memoryview]:

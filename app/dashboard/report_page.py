@@ -30,9 +30,7 @@ def report_page(documents: Mapping[str, Document]) -> Iterator[bytes]:
         elif part == "style":
             yield f"<style>\n{_read('style.css')}</style>".encode()
         elif part == "plotly":
-            yield (
-                b"<script>" + PLOTLY.read_bytes().replace(b"</script", b"<\\/script") + b"</script>"
-            )
+            yield _plotly()
         elif part == "modules":
             yield _modules()
         else:
@@ -45,6 +43,12 @@ def _embedded(documents: Mapping[str, Document]) -> Iterator[bytes]:
         for piece in pieces:  # in JSON, a < is in a text: no name ends the element
             yield bytes(piece).replace(b"<", b"\\u003c")
         yield b"</script>\n"
+
+
+@cache
+def _plotly() -> bytes:
+    """What draws the charts; held once for all readers, the slow ones too."""
+    return b"<script>" + PLOTLY.read_bytes().replace(b"</script", b"<\\/script") + b"</script>"
 
 
 @cache
@@ -73,5 +77,6 @@ def _address(text: str) -> str:
     return f"data:text/javascript;base64,{base64.b64encode(text.encode()).decode()}"
 
 
+@cache
 def _read(name: str) -> str:
     return Path(HERE / name).read_text(encoding="utf-8")
