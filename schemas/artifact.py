@@ -6,6 +6,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from schemas.base import Schema
 
+METADATA_KEY = "palettery"
+"""Of the metadata of its files, where the one that they have in common stands."""
 PALETTE_KEYS = ("indices", "lut", "lut_scale", "lut_zero_point", "per_channel_scale")
 """What a palettized `<name>` is stored as, each under `<name>.<key>`; absent ones are left out."""
 

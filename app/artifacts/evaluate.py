@@ -41,7 +41,7 @@ def evaluate(
     for states in (before, after):
         with tempfile.TemporaryDirectory(prefix="palettery-evaluate-") as folder:
             program = load_program(runnable, states, source, Path(folder))
-        found.append(call(program, _given(program, inputs)))
+        found.append(_run(program, _given(program, inputs), inputs))
     return [
         compared(pytree.keystr(path), ours, theirs)
         for (path, ours), (_, theirs) in zip(*map(_leaves, found), strict=True)
@@ -64,6 +64,15 @@ def compared(name: str, before: torch.Tensor, after: torch.Tensor) -> ComparedOu
 
 def _leaves(output: object) -> list[tuple[pytree.KeyPath, object]]:
     return pytree.tree_flatten_with_path(output)[0]
+
+
+def _run(program: ExportedProgram, given: Mapping[str, torch.Tensor], inputs: Path) -> object:
+    try:
+        return call(program, given)
+    except Exception as error:
+        said = str(error).strip().rpartition("\n")[2] or type(error).__name__
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in given.items())
+        raise BadInput(f"the model cannot run on {inputs} ({shapes}): {said}") from error
 
 
 def _given(program: ExportedProgram, inputs: Path) -> Mapping[str, torch.Tensor]:

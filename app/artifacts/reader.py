@@ -20,7 +20,7 @@ from app.storage import Storage
 from kernels import Palette
 from kernels.lut import dense_lut
 from kernels.threads import Check, unchecked
-from schemas.artifact import PALETTE_KEYS, ArtifactMetadata, PalettizedWeight
+from schemas.artifact import METADATA_KEY, PALETTE_KEYS, ArtifactMetadata, PalettizedWeight
 from schemas.checkpoint import StoredTensor
 
 BLOCK_BYTES = 16 << 20
@@ -146,7 +146,7 @@ def open_artifact(storage: Storage, paths: Sequence[str], limits: Limits) -> Art
 
 
 def _parse_metadata(path: str, metadata: Mapping[str, str]) -> ArtifactMetadata:
-    text = metadata.get("palettery")
+    text = metadata.get(METADATA_KEY)
     if text is None:
         raise InvalidArtifact(
             f"{path} is a safetensors file without a `palettery` entry in its metadata, "

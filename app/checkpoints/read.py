@@ -16,6 +16,7 @@ from app.checkpoints.zip_members import read_members
 from app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
 from app.storage import Storage
+from schemas.artifact import METADATA_KEY
 from schemas.checkpoint import Checkpoint, Module, StoredFile, StoredTensor
 
 READER_VERSION = 1
@@ -120,7 +121,13 @@ def _read_exported(storage: Storage, files: Sequence[StoredFile], limits: Limits
 def _read_safetensors(
     storage: Storage, file: StoredFile, number: int, limits: Limits
 ) -> Sequence[StoredTensor]:
-    return read_header(storage, file.path, limits, name=file.name, file=number).tensors
+    header = read_header(storage, file.path, limits, name=file.name, file=number)
+    if METADATA_KEY in header.metadata:
+        raise InvalidModel(
+            f"{file.name} is palettized already: it is an artifact of Palettery; send the model it "
+            "was made of, or `palettery decompress` it first"
+        )
+    return header.tensors
 
 
 def _read_zip(

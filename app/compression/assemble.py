@@ -15,7 +15,7 @@ from app.planning.exports import palettized_weight
 from app.settings import Limits
 from app.software import SOFTWARE
 from app.storage import Storage
-from schemas.artifact import ArtifactMetadata
+from schemas.artifact import METADATA_KEY, ArtifactMetadata
 from schemas.base import Schema
 from schemas.checkpoint import Checkpoint
 from schemas.config import KMeansPalettizerConfig
@@ -132,7 +132,7 @@ def said(request: JobRequest, shard: Sequence[Piece]) -> dict[str, str]:
         sensitivities_sha256=request.plan.sensitivities_sha256,
         software=SOFTWARE,
     )
-    return {"format": "pt", "palettery": metadata.model_dump_json()}
+    return {"format": "pt", METADATA_KEY: metadata.model_dump_json()}
 
 
 def sha256_of(schema: Schema) -> str:

@@ -36,6 +36,13 @@ def test_the_name_of_a_file_says_nothing(read, shard):
     assert found.format == "safetensors"
 
 
+def test_what_is_palettized_already_is_refused(read, safetensors_bytes, tensor):
+    """To palettize it again would keep its indices, and lose what they are indices of."""
+    header = {"x.weight.indices": tensor(0, 8), "__metadata__": {"palettery": "{}"}}
+    with pytest.raises(InvalidModel, match=r"m\.safetensors is palettized already.*decompress"):
+        read({"m.safetensors": safetensors_bytes(header, bytes(8))})
+
+
 def test_shards_are_merged_with_or_without_their_index(read, shard):
     shards = {"1.safetensors": shard("b.x", "a.x"), "2.safetensors": shard("c.x")}
     bare = read(shards)
