@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.errors import NonFiniteError
 from kernels.settings import PaletteSettings
 
 FloatRange = tuple[float | None, float | None]
@@ -39,16 +40,30 @@ def stored_lut(
 
     Shapes: as in `Palette`.
     """
-    lut = centroids.astype(dtype)
-    if settings.lut_dtype is None:
-        return lut, None, None
-    return quantize_lut(
-        lut,
-        settings.lut_dtype,
-        settings.lut_scheme,
-        settings.lut_float_range,
-        settings.lut_scale_dtype,
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it fails `check_span`
+        lut = centroids.astype(dtype)
+        if settings.lut_dtype is None:
+            return lut, None, None
+        return quantize_lut(
+            lut,
+            settings.lut_dtype,
+            settings.lut_scheme,
+            settings.lut_float_range,
+            settings.lut_scale_dtype,
+        )
+
+
+def check_span(lut: NDArray[Any]) -> None:
+    """See that differences of a LUT's values can be told, in float32 or the weight's float64.
+
+    Raises:
+        NonFiniteError: they cannot.
+    """
+    wide = lut if lut.dtype == np.float64 else lut.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        span = wide.max() - wide.min()
+    if not np.isfinite(span):
+        raise NonFiniteError
 
 
 def dense_lut(
@@ -60,7 +75,7 @@ def dense_lut(
     """The LUT's values in the weight's dtype."""
     if scale is None:
         return lut
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return dequantize_lut(lut, scale, zero_point).astype(dtype)
 
 

@@ -1,5 +1,6 @@
 """Palettize one tensor."""
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,6 +77,9 @@ def palettize_on(
             is_counted(array.dtype, layout, settings),
         )
         palette = run(source, settings, threads, accelerator, check)
+        assert palette.metrics is not None  # noqa: S101 - for mypy
+        if not isfinite(palette.metrics.sse + palette.metrics.signal):
+            raise NonFiniteError
     except NonFiniteError:
         raise_non_finite([array], array.shape)
     return _as_torch(palette, weight.dtype) if is_torch(weight) else palette

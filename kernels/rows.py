@@ -15,7 +15,7 @@ from kernels.distribution import distribution, step_of
 from kernels.errors import NonFiniteError, WeightError
 from kernels.groups import Layout, layout_of
 from kernels.halves import BFLOAT16, FLOAT16
-from kernels.lut import dense_lut, stored_lut
+from kernels.lut import check_span, dense_lut, stored_lut
 from kernels.metrics import Errors, Metrics
 from kernels.packing import pack
 from kernels.palette import look_up
@@ -118,11 +118,13 @@ def palettize_rows(
         scale = work.row_scale() if settings.per_channel_scale else None
         work = replace(work, scale=scale)
         fit = work.clustered()
+        shape = layout.lut_shape(2**settings.n_bits, 1)
+        stored = stored_lut(fit.centroids.reshape(shape), rows.dtype, settings)
+        lut = dense_lut(stored[0], rows.dtype, *stored[1:])
+        check_span(lut)
     except NonFiniteError:
         raise_non_finite((work.read(*run) for run in work.runs()), rows.shape)
-    shape = layout.lut_shape(2**settings.n_bits, 1)
-    stored = stored_lut(fit.centroids.reshape(shape), rows.dtype, settings)
-    last = partial(work.packed, fit, dense_lut(stored[0], rows.dtype, *stored[1:]))
+    last = partial(work.packed, fit, lut)
     return RowsPalette(rows.shape, rows.dtype, *stored, scale, last)
 
 

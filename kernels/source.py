@@ -112,7 +112,7 @@ def raise_non_finite(blocks: Iterable[NDArray[Any]], shape: tuple[int, ...]) -> 
             first = block[at], [row + int(at[0]), *map(int, at[1:])]
         row += len(block)
     if first is None:
-        raise NonFiniteError("the weight's magnitudes are beyond float32")
+        raise NonFiniteError("the weights are so large that their differences or squares overflow")
     raise NonFiniteError(
         f"{count} of {prod(shape)} weights are not finite; the first is {first[0]} "
         f"at index {first[1]}"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from kernels import metrics
 from kernels.distribution import Distribution, distribution, step_of
 from kernels.groups import Layout
-from kernels.lut import dense_lut, stored_lut
+from kernels.lut import check_span, dense_lut, stored_lut
 from kernels.metrics import Metrics
 from kernels.palette import Palette, look_up
 from kernels.scalar import cpu
@@ -42,6 +42,7 @@ def palettize_scalar(
     shape = layout.lut_shape(k, 1)
     stored, lut_scale, zero_point = stored_lut(fit.centroids.reshape(shape), weight.dtype, settings)
     lut = dense_lut(stored, weight.dtype, lut_scale, zero_point)
+    check_span(lut)
     totals = cpu.Totals(layout.groups, k)
     indices = nearest(source, widened(lut).reshape(-1, k), totals, threads, check)
     total = totals.errors()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from kernels import metrics
 from kernels.distribution import distribution, step_of
 from kernels.errors import NonFiniteError
-from kernels.lut import dense_lut, stored_lut
+from kernels.lut import check_span, dense_lut, stored_lut
 from kernels.metrics import Metrics
 from kernels.palette import Palette, look_up
 from kernels.settings import PaletteSettings
@@ -44,6 +44,7 @@ def palettize_vector(
     shape = layout.lut_shape(*centroids.shape[1:])
     stored, lut_scale, zero_point = stored_lut(centroids.reshape(shape), weight.dtype, settings)
     lut = dense_lut(stored, weight.dtype, lut_scale, zero_point)
+    check_span(lut)
     dense = look_up(indices, lut, weight.shape, source.scale, threads, check)
     total = metrics.errors(weight, dense, threads, check)
     return Palette(

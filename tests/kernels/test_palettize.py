@@ -243,3 +243,28 @@ def test_numpy_callers_never_pay_for_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+LARGE = {
+    "float32": (np.float32, 3.4e38),
+    "bfloat16": (ml_dtypes.bfloat16, 3.3e38),
+    "float64": (np.float64, 1.7e308),
+    "squares of float64": (np.float64, 1e160),
+}
+
+
+@pytest.mark.parametrize(("dtype", "magnitude"), LARGE.values(), ids=LARGE)
+@pytest.mark.parametrize("lut_dtype", [None, "int8", "float8_e4m3fn"])
+@pytest.mark.parametrize("settings", [{}, {"group_size": 16}, {"cluster_dim": 2}])
+def test_weights_that_differ_by_more_than_can_be_told_are_refused(
+    dtype, magnitude, lut_dtype, settings
+):
+    weight = (np.random.default_rng(0).uniform(-1, 1, (64, 64)) * magnitude).astype(dtype)
+    with pytest.raises(NonFiniteError, match="so large that their differences or squares overflow"):
+        palettize(weight, PaletteSettings(n_bits=4, lut_dtype=lut_dtype, **settings))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_largest_weights_that_can_be_told_apart(dtype):
+    weight = np.triu(np.full((16, 16), -np.finfo(np.float32).max, dtype), 1)
+    assert_array_equal(reconstruct(palettize(weight, PaletteSettings(n_bits=1))), weight)
