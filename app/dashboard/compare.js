@@ -170,7 +170,7 @@ function snrLines(jobs, rows, columns) {
         marker: { size: rows.length > 300 ? 4 : 7, color: series(colours)[at], symbol: MARKS[at] }, hoverinfo: "text",
         hovertext: rows.map((row) => `${job.letter} ${plain(row.name)}<br>${decibels(row.each[at]?.snr_db)} · ${fixed(row.each[at]?.bits_per_weight)} bits per weight`),
       })),
-      layout: layout(colours, { showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, margin: { l: 48, r: 12, t: 8, b: 40 }, xaxis: { title: "tensors", showgrid: false }, yaxis: { title: "SNR in dB" } }),
+      layout: layout(colours, { showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, margin: { l: 48, r: 12, t: 8, b: 40 }, xaxis: { title: "tensors", showgrid: false, dtick: rows.length <= 12 ? 1 : null }, yaxis: { title: "SNR in dB" } }),
     }),
   });
 }

@@ -5,19 +5,15 @@ import { freshId, h } from "./dom.js";
 import { bytes, decibels, fixed, percent, shape, spec } from "./format.js";
 import { amount, words } from "./table.js";
 
-/** Modules and tensors as a tree with their bytes, for a treemap. */
+/** Modules and tensors as a tree with their bytes, for a treemap; ids are no names, which may be any text. */
 function tree(report) {
-  const nodes = new Map([["", { id: "", label: "model", parent: null, before: 0, after: 0, chosen: 0, name: "" }]]);
+  const nodes = new Map([["0:", { id: "0:", label: "model", parent: "", before: 0, after: 0, chosen: 0, name: "" }]]);
   for (const tensor of report.tensors) {
     const words = tensor.name.split(".");
-    words.forEach((word, depth) => {
-      const id = words.slice(0, depth + 1).join(".");
-      const isLeaf = depth === words.length - 1;
-      const key = isLeaf ? `${id}\u0000` : id;
-      if (!nodes.has(key)) nodes.set(key, { id: key, label: word, parent: words.slice(0, depth).join("."), before: 0, after: 0, chosen: 0, name: id, tensor: isLeaf ? tensor : null });
-    });
+    const key = (depth) => (depth === words.length ? `tensor:${tensor.name}` : `${depth}:${words.slice(0, depth).join(".")}`);
     for (let depth = 0; depth <= words.length; depth += 1) {
-      const id = depth === words.length ? `${tensor.name}\u0000` : words.slice(0, depth).join(".");
+      const id = key(depth);
+      if (!nodes.has(id)) nodes.set(id, { id, label: words[depth - 1] || "·", parent: key(depth - 1), before: 0, after: 0, chosen: 0, name: words.slice(0, depth).join("."), tensor: depth === words.length ? tensor : null });
       const node = nodes.get(id);
       node.before += tensor.size_before_bytes;
       node.after += tensor.size_after_bytes;
@@ -33,9 +29,9 @@ export function treemapChart(report, onopen) {
   const leaves = nodes.filter((node) => node.tensor);
   const narrow = matchMedia("(max-width: 700px)").matches;
   const trace = (colours, size, whole, domain, isFirst) => ({
-    type: "treemap", branchvalues: "total", ids: nodes.map((node) => node.id || "model"), domain, maxdepth: 4, sort: true,
-    labels: nodes.map((node) => plain(node.id ? node.label : isFirst ? "Before" : "After")),
-    parents: nodes.map((node) => (node.parent === null ? "" : node.parent || "model")), values: nodes.map((node) => node[size]),
+    type: "treemap", branchvalues: "total", ids: nodes.map((node) => node.id), domain, maxdepth: 4, sort: true,
+    labels: nodes.map((node) => plain(node.parent ? node.label : isFirst ? "Before" : "After")),
+    parents: nodes.map((node) => node.parent), values: nodes.map((node) => node[size]),
     customdata: nodes.map((node) => node.tensor?.name ?? null),
     text: nodes.map((node) => bytes(node[size])), texttemplate: "%{label}<br>%{text}",
     hovertext: nodes.map((node) => `${plain(node.name || "model")}<br>${bytes(node.before)} → ${bytes(node.after)}<br>${percent(node[size], whole)} of all${node.tensor ? `<br>${node.tensor.action === "kept" ? "kept" : `${fixed(node.tensor.bits_per_weight)} bits per weight`}` : ""}`),
@@ -112,7 +108,7 @@ export function snrChart(report, onpick) {
       const tensors = sorted();
       return {
         data: tensors.length > MOST_BARS ? silhouette(tensors, state.picked, colours) : bars(tensors, state.picked, colours),
-        layout: layout(colours, { hovermode: "x", bargap: 0.15, xaxis: { title: `tensors, ${state.how}`, showgrid: false }, yaxis: { title: "SNR in dB", rangemode: "tozero" } }),
+        layout: layout(colours, { hovermode: "x", bargap: 0.15, xaxis: { title: `tensors, ${state.how}`, showgrid: false, dtick: tensors.length <= 12 ? 1 : null }, yaxis: { title: "SNR in dB", rangemode: "tozero" } }),
       };
     },
     columns: [

@@ -64,3 +64,21 @@ def test_names_with_markup_are_text_there_too(server, look, tmp_path):
     expect(page.get_by_role("heading", name=name)).to_be_visible()
     assert page.evaluate("window.hit") is None
     assert page.locator("img[src=x]").count() == 0
+
+
+def test_bytes_are_drawn_whatever_modules_are_called(server, look, tmp_path):
+    """As all of a hub's language models are, and as JavaScript's own objects."""
+    names = ["model.layers.0", "__proto__", "constructor.prototype", ".hidden", "a..b"]
+    rng = np.random.default_rng(3)
+    body = save({f"{n}.weight": rng.normal(size=(64, 64)).astype(np.float32) for n in names})
+    job_id = server.submit(body, "odd.safetensors")
+    server.succeeded(job_id)
+    path = tmp_path / "report.html"
+    path.write_bytes(server.http.get(f"/v1/jobs/{job_id}/report.html").content)
+    page = look(None)
+    page.goto(path.as_uri())
+    plot = page.get_by_role("img", name=re.compile("^Where the bytes are"))
+    plot.scroll_into_view_if_needed()
+    before = plot.locator(".trace.treemap").first
+    for label in ("model", "__proto__", "constructor", "hidden", "a"):
+        expect(before.get_by_text(label, exact=True).first).to_be_visible()
