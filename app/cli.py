@@ -1,9 +1,10 @@
 """The `palettery` command. Every command imports what it needs when it runs, so help is instant."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from app.commands.configs import configs
 from app.commands.keys import keys
@@ -11,7 +12,23 @@ from app.commands.local import local
 from app.commands.remote import remote
 from app.commands.service import service
 
+FAILED, BAD_INPUT = 1, 2
+
+
+class Commands(TyperGroup):
+    """Commands whose errors leave out what pydantic puts before those of typer."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 cli = typer.Typer(
+    cls=Commands,
     help="Palettize neural-network weights, and account for every tensor.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -22,19 +39,24 @@ for commands in (service, local, remote):
 cli.add_typer(configs, name="config")
 cli.add_typer(keys, name="keys")
 
-FAILED, BAD_INPUT = 1, 2
 
-
-@cli.callback()
-def options(
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
-) -> None:
-    """Palettize neural-network weights, and account for every tensor."""
-    if version:
+def show_version(is_asked: bool) -> None:
+    """Show the version, and do nothing else."""
+    if is_asked:
         from app.software import VERSION
 
         typer.echo(VERSION)
         raise typer.Exit
+
+
+@cli.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Palettize neural-network weights, and account for every tensor."""
 
 
 def main() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from app.artifacts.export.formats import export as run_export
 from app.artifacts.export.order import Export, Source
 from app.artifacts.files import open_files
+from app.checkpoints.kinds import HEAD_BYTES, tell_kind
 from app.compression.assemble import assemble
 from app.compression.job import report_documents
 from app.dashboard.report_page import report_page
-from app.errors import BadInput, PaletteryError
+from app.errors import BadInput, PaletteryError, UnsupportedFormat
 from app.jobs.inline import run_tasks
 from app.local_files import expanded, stored_files
 from app.planning.intake import Upload, take_in
@@ -124,7 +125,7 @@ def export(
     artifact = open_files(paths)
     with _aside(out) as folder:
         store = open_storage(folder.as_uri())
-        source = None if model is None else _source(model)
+        source = None if model is None else _source(model, "export --model")
         wanted = Export(artifact, store, "export", source=source)
         made = run_export(wanted, to, keep_dense=keep_dense)
         (folder / "export").replace(out)
@@ -139,12 +140,25 @@ def evaluate(model: Path, paths: Sequence[Path], inputs: Path) -> Sequence[Compa
     """
     from app.artifacts.evaluate import evaluate as run  # which brings torch
 
-    return run(_source(model), open_files(paths), inputs, read_settings().limits)
+    return run(_source(model, "evaluate"), open_files(paths), inputs, read_settings().limits)
 
 
-def _source(model: Path) -> Source:
+def _source(model: Path, taker: str) -> Source:
+    """The `.pt2` that an artifact was made of.
+
+    Raises:
+        UnsupportedFormat: it is another kind of file.
+    """
     stored = stored_files([model], digests=False)
-    return Source(stored.storage, stored.files[0])
+    storage, file = stored.storage, stored.files[0]
+    head = bytes(storage.read(file.path, 0, min(HEAD_BYTES, file.size_bytes)))
+    kind = tell_kind(head, file.name)
+    if kind != "zip":
+        raise UnsupportedFormat(
+            f"{file.name} is a {kind} file; {taker} takes the .pt2 that was palettized "
+            "(torch.export.save)"
+        )
+    return Source(storage, file)
 
 
 def _run(tasks: Sequence[CompressionTask], advance: Advance) -> None:

@@ -42,13 +42,14 @@ class Connection:
     """One server.
 
     Raises:
-        BadInput: the URL is none.
+        BadInput: the URL is none, or the key.
     """
 
     def __init__(self, url: str, key: str | None, attempts: int = ATTEMPTS) -> None:
         self.url = url
         self._attempts = attempts
         self._was_answered = False
+        key = _sendable(key or "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self.elsewhere = httpx.AsyncClient(timeout=TIMEOUT, limits=limits)
@@ -213,6 +214,17 @@ class Connection:
 
     def _attempts_now(self) -> int:
         return self._attempts if self._was_answered else min(FIRST_ATTEMPTS, self._attempts)
+
+
+def _sendable(key: str) -> str:
+    """A key as it goes into a header; what is wrong with one is told without it."""
+    key = key.strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise BadInput(
+            "the key holds spaces, or characters that are not printable ASCII, as no key does; "
+            "see that it was copied right"
+        )
+    return key
 
 
 async def _awaited(work: Callable[[], Awaitable[Result]]) -> Result:

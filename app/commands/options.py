@@ -1,5 +1,7 @@
 """Arguments and options that several commands take, and what they stand for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 
@@ -74,11 +76,24 @@ def text_of(config: Path | None) -> str | None:
         raise BadInput(f"cannot read the config {config}: {error}") from error
 
 
-def connected(server: str, key: str | None) -> "Client":
-    """A client of a server."""
-    from app.client import Client
+@contextmanager
+def connected(server: str, key: str | None) -> "Iterator[Client]":
+    """A client of a server.
 
-    return Client(server, key=key)
+    Raises:
+        Unauthenticated: no key is given, and the server asks for one.
+    """
+    from app.client import Client
+    from app.errors import Unauthenticated
+
+    with Client(server, key=key) as client:
+        try:
+            yield client
+        except Unauthenticated as error:
+            if key:
+                raise
+            told = f"{server} asks for a key; give it as `--key` or in PALETTERY_KEY"
+            raise Unauthenticated(told) from error
 
 
 def config_of(config: Path | None, preset: str | None) -> "KMeansPalettizerConfig":

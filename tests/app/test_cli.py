@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from app.software import VERSION
 from schemas.report import Report
 from tests.app.report_documents import documents_of
 
@@ -227,6 +228,24 @@ def test_decompress_of_what_is_no_artifact(palettery, model, tmp_path):
 def test_a_server_that_is_away_is_said_to_be(palettery):
     code, _, error = palettery("jobs", "--server", "http://127.0.0.1:9")
     assert (code, "palettery serve" in error) == (1, True)
+
+
+def test_version(palettery):
+    assert palettery("--version") == (0, f"{VERSION}\n", "")
+    assert palettery("--version", "jobs") == (0, f"{VERSION}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("export", "a", "-o", "b", "--to", "onnx"), "'--to': 'onnx' is not one of 'dense'"),
+        (("keys", "create", "--scope", "all"), "'--scope': 'all' is not one of 'read'"),
+    ],
+)
+def test_a_choice_that_is_none(palettery, words, expected):
+    code, _, error = palettery(*words)
+    assert code == 2
+    assert f"Invalid value for {expected}" in " ".join(error.split())
 
 
 @pytest.mark.parametrize("words", [["--help"], ["plan", "--help"]])

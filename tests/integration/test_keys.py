@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ import pytest
 from app.client import Client
 from app.errors import Unauthenticated
 from tests.integration.conftest import ADMIN_KEY, http_of
-from tests.integration.service import PALETTERY
+from tests.integration.service import DEADLINE_S, PALETTERY
 
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
 BURST = 12
@@ -47,6 +48,21 @@ def test_no_key_and_what_is_none(keyed, sent):
     answer = keyed.http.get("/v1/jobs", headers={"Authorization": sent} if sent else {})
     assert_problem(answer, 401, "unauthenticated")
     assert answer.headers["www-authenticate"].startswith("Bearer ")
+
+
+def test_command_without_a_key_tells_its_own_way_to_give_one(keyed):
+    environment = {name: value for name, value in os.environ.items() if name != "PALETTERY_KEY"}
+    url = str(keyed.http.base_url)
+    asked = subprocess.run(
+        [PALETTERY, "jobs", "--server", url],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
+    )
+    told = f"palettery: {url} asks for a key; give it as `--key` or in PALETTERY_KEY\n"
+    assert (asked.returncode, asked.stdout, asked.stderr) == (1, "", told)
 
 
 def test_upload_without_a_key_leaves_nothing(keyed, model):

@@ -87,3 +87,30 @@ def test_an_artifact_of_another_model(made, palettery, tmp_path):
     code, _, told = palettery("evaluate", other, artifact, "--inputs", inputs)
     assert code == 2
     assert "is it of another model?" in " ".join(told.split())
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (torch.zeros(4, 16), "to be equal to 3, but got 4"),
+        (torch.zeros(3, 16, dtype=torch.int64), "must have the same dtype, but got Long and Float"),
+    ],
+)
+def test_inputs_that_the_model_cannot_run_on(made, palettery, tmp_path, x, said):
+    _, path, artifact = made
+    inputs = saved(tmp_path, x=x, factor=torch.tensor(2.0))
+    code, out, told = palettery("evaluate", path, artifact, "--inputs", inputs)
+    assert (code, out, told.count("\n")) == (2, "", 1)
+    assert f"the model cannot run on {inputs} (" in told
+    assert f"x {list(x.shape)}" in told
+    assert said in told
+
+
+def test_a_model_that_is_no_pt2(made, palettery, tmp_path):
+    _, _, artifact = made
+    told = "is a safetensors file; {} takes the .pt2 that was palettized (torch.export.save)\n"
+    failed = palettery("evaluate", artifact, artifact, "--inputs", artifact)
+    assert failed == (2, "", f"palettery: {artifact.name} {told.format('evaluate')}")
+    out = tmp_path / "out"
+    failed = palettery("export", artifact, "--to", "coreai", "--model", artifact, "-o", out)
+    assert failed == (2, "", f"palettery: {artifact.name} {told.format('export --model')}")

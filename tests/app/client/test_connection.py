@@ -139,6 +139,21 @@ def test_the_key_is_sent(scripted, monkeypatch):
     assert sent == [None, "Bearer plt_a", "Bearer plt_b"]
 
 
+def test_what_surrounds_a_key_is_not_sent(scripted, monkeypatch):
+    scripted.answers = [FOUND]
+    monkeypatch.setenv("PALETTERY_KEY", " plt_a\r\n")
+    with Client(scripted.url) as client:
+        client.job("j")
+    assert scripted.requests[0][1]["Authorization"] == "Bearer plt_a"
+
+
+@pytest.mark.parametrize("key", ["plt_\u00e9", "plt_a b", "plt_a\nX: b", "plt_\udcff", "plt_\x7f"])
+def test_a_key_that_is_none_is_not_told(key):
+    with pytest.raises(BadInput, match="the key holds") as raised:
+        Client("http://127.0.0.1:9", key=key)
+    assert "plt_" not in raised.value.detail
+
+
 @pytest.mark.parametrize("url", ["", "localhost:8400", "ftp://a", "http://", "http://a:b"])
 def test_a_url_that_is_none(url):
     with pytest.raises(BadInput, match="URL"):
