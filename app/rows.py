@@ -73,7 +73,7 @@ class JobRow(Base):
     owner: Mapped[str] = mapped_column(OWNER, server_default=text("'local'"))
     model_id: Mapped[str | None] = mapped_column(DIGEST)
     config_name: Mapped[str | None] = mapped_column(String(80))
-    """`name@version`, if the config was named."""
+    """`name@version` if the config was named, or the preset's name."""
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     idempotency_sha256: Mapped[str | None] = mapped_column(DIGEST)
     """Of the request that the key stands for."""

@@ -81,7 +81,7 @@ class Job(Schema):
     model_id: str | None = None
     """The model that it was made of; null when it came with the request."""
     config_name: str | None = None
-    """`name@version` of its config; null when that had no name."""
+    """`name@version` of its config, or the name of its preset; null when it was written out."""
     created_at: datetime
     """When it was submitted."""
     started_at: datetime | None = None

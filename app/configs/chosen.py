@@ -52,4 +52,4 @@ def _preset(name: str) -> Document:
         near = difflib.get_close_matches(name[:64], PRESETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise UnknownPreset(f"no preset {name[:64]!r}{hint} There are: {', '.join(PRESETS)}")
-    return Document(PRESETS[name]().model_dump_json(), "json")
+    return Document(PRESETS[name]().model_dump_json(), "json", name=name)

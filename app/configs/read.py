@@ -27,7 +27,7 @@ class Document:
     below: str = ""
     """JSON pointer to where it stood in what was sent."""
     name: str | None = None
-    """`name@version` under which it is stored."""
+    """`name@version` under which it is stored, or the preset's."""
 
 
 @dataclass(frozen=True)

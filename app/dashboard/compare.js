@@ -189,7 +189,7 @@ async function configs(jobs, signal) {
     amount("Tensors", "tensors"),
     ...jobs.map((job, at) => ({ label: labelled(job), value: (row) => row.said[at], cell: (row) => h("span", null, row.said[at], row.rules[at] && h("code", { class: "below" }, row.rules[at])) })),
   ];
-  const named = jobs.filter(({ job }) => job.config_name);
+  const named = jobs.filter(({ job }) => job.config_name?.includes("@")); // others are presets
   return section("How the configs differ", rows.length
     ? table(columns, rows, { name: "configs", caption: "What the configs ask for where they differ" }).element
     : h("p", { class: "hint" }, "They ask for the same of every tensor."), await texts(named, signal));

@@ -127,6 +127,11 @@ def test_job_of_a_model(server, model_id):
     assert server.leftovers() == []
 
 
+def test_job_tells_its_preset(server, model_id):
+    job = server.succeeded(ask(server, model_id=model_id, preset="w6").json()["id"])
+    assert job["config_name"] == "w6"
+
+
 def test_plan_of_a_model_is_what_its_job_does(server, model_id):
     plans = [
         ask(server, "plans", model_id=model_id, **how)
