@@ -176,8 +176,8 @@ def test_an_upload_goes_on_after_a_reload(server, look, tmp_path):
     with page.expect_response(lambda each: "/parts/" in each.url and each.ok):
         page.get_by_label("Drop a model's files here").set_input_files(path)
     server.wait_until(lambda: received(server, path.name) == 2, "two parts are there")
+    page.reload()  # before the route is opened, or what waits there would get through
     page.unroute("**/parts/2")
-    page.reload()
     page.get_by_text("broke off").click()
     expect(page.get_by_text(path.name)).to_be_visible()
     sent = parts_sent(page)
