@@ -18,6 +18,7 @@ PaletteryError
 ├── Unauthenticated          no key, or one that is not valid
 ├── Forbidden                the key has not the scope
 ├── OverQuota                the owner would have more than it may
+├── TooManyStreams           too many event streams are open, the owner's or all together
 ├── NotFound                 no such job, model, upload, artifact, schema
 ├── UploadExpired            what was sent of it is removed
 ├── Conflict                 the job's state does not allow it
@@ -184,6 +185,13 @@ class OverQuota(PaletteryError):
     title = "This is more than the owner may have"
 
 
+class TooManyStreams(PaletteryError):
+    """As many event streams are open as may be."""
+
+    code = "too_many_streams"
+    title = "Too many event streams are open"
+
+
 class NotFound(PaletteryError):
     """There is no such thing."""
 
@@ -322,6 +330,7 @@ STATUS: dict[str, int] = {
     "unauthenticated": 401,
     "forbidden": 403,
     "over_quota": 429,
+    "too_many_streams": 429,
     "not_found": 404,
     "upload_expired": 410,
     "conflict": 409,

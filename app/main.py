@@ -23,7 +23,7 @@ from app.keys import endpoints as keys
 from app.models import endpoints as models
 from app.problems import answer_with_problems, problems
 from app.roles import Role, State, check, running
-from app.serving import server
+from app.serving import server, within_files
 from app.settings import Settings
 from app.tracing import tracing
 from app.uploads import endpoints as uploads
@@ -74,6 +74,7 @@ def serve(settings: Settings, role: Role = "all") -> None:
     """
     logs.configure(settings)
     check(settings, role)
+    settings = settings.model_copy(update={"clients": within_files(settings.clients)})
     # What is loaded by now stays; to look it through over and over would delay the end most.
     gc.freeze()
     # Requests wait for no thread that computes, such as the engine's when it looks at its queue.

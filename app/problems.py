@@ -28,6 +28,7 @@ HEADERS = {
     "unauthenticated": {"WWW-Authenticate": 'Bearer realm="palettery"'},
     "forbidden": {"WWW-Authenticate": 'Bearer realm="palettery", error="insufficient_scope"'},
     "over_quota": {"Retry-After": "30"},
+    "too_many_streams": {"Retry-After": "5"},
     "too_large": {"Connection": "close"},  # or the rest of the body would be read, to be dropped
 }
 """What else is said with the errors of these codes. Source: RFC 6750, section 3; RFC 6585."""

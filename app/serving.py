@@ -61,10 +61,7 @@ def server(
     app: ASGIApp, clients: Clients, metrics: Metrics, on_stop: OnStop | None = None
 ) -> Server:
     """A server of an app, which still has to be told to serve."""
-    connections = min(clients.connections, _room() - OTHER_FILES)
-    if connections < clients.connections:
-        log.warning("files that may be open leave room for %d connections", connections)
-    clients = clients.model_copy(update={"connections": max(1, connections)})
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files(), _most_files()))
     return Server(
         uvicorn.Config(
             observed(app, metrics),
@@ -78,8 +75,14 @@ def server(
     )
 
 
-def _room() -> int:
-    """Files that this process may open, after it has asked for all that it can have."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return most
+def within_files(clients: Clients) -> Clients:
+    """The same, with no more connections than files leave room for."""
+    connections = max(1, min(clients.connections, _most_files() - OTHER_FILES))
+    if connections < clients.connections:
+        log.warning("files that may be open leave room for %d connections", connections)
+    return clients.model_copy(update={"connections": connections})
+
+
+def _most_files() -> int:
+    """Files that this process may open, once it asks for all that it can have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]

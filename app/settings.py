@@ -83,6 +83,8 @@ class Clients(BaseSettings):
     """A connection that moves fewer is given up; with its timeout, that is 1 kB/s."""
     connections: PositiveInt = 4_096
     """Open at once; those with no request under way make room for others."""
+    owner_streams: PositiveInt = 1_000
+    """Event streams of one owner open at once; all together may take half of the connections."""
 
 
 class Settings(BaseSettings):

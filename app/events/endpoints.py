@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from app.events.records import Event, Standing
+from app.keys.caller import Caller
 from app.keys.guard import Reader
 from app.problems import problems
 from schemas.events import LogPage
@@ -18,6 +19,7 @@ RECONNECT_AFTER_MS = 1_000
 LARGEST = 2**31 - 1
 NUMBER = {"ge": 0, "le": LARGEST}
 UNKNOWN = problems(_404="no such job", _422="not the number of an event")
+FULL = problems(_429="the owner has as many event streams open as it may, or all owners together")
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,20 @@ class Position:
     """Of the job; None if there is nothing left to tell."""
 
 
+async def follower(request: Request, caller: Reader) -> AsyncIterator[Caller]:
+    """Who asks for a stream; it has a place until its answer or its connection has ended."""
+    with request.state.places.taken(caller.owner):
+        yield caller
+
+
+Follower = Annotated[Caller, Depends(follower)]
+
+
 def position_of(
     job_id: str,
     request: Request,
     response: Response,
-    caller: Reader,
+    caller: Follower,
     after: Annotated[
         int | None, Query(**NUMBER, description="Number of the last event that was seen.")
     ] = None,
@@ -56,7 +67,7 @@ def position_of(
 @router.get(
     "/jobs/{job_id}/events",
     response_class=EventSourceResponse,
-    responses={204: {"description": "the job has ended, and all was told"}, **UNKNOWN},
+    responses={204: {"description": "the job has ended, and all was told"}, **UNKNOWN, **FULL},
 )
 async def stream(
     request: Request, position: Annotated[Position, Depends(position_of)]
@@ -64,7 +75,8 @@ async def stream(
     """What happens to a job, from its first event on, or from the one after `Last-Event-ID`.
 
     Events are `state` (data: the job as it was then) and `log` (a line of its log), each with an
-    id, and `progress` without one. The stream ends behind the last `state`.
+    id, and `progress` without one. The stream ends behind the last `state`; after a while, too, to
+    be asked for anew with `Last-Event-ID`. Where nothing will follow, the answer is 204.
     """
     if position.standing is None:
         return
@@ -77,8 +89,12 @@ async def stream(
             yield ServerSentEvent(raw_data=told.model_dump_json(), event="progress")
 
 
-@router.get("/events", response_class=EventSourceResponse)
-async def live(request: Request, caller: Reader) -> AsyncIterator[ServerSentEvent]:
+@router.get(
+    "/events",
+    response_class=EventSourceResponse,
+    responses=FULL,
+)
+async def live(request: Request, caller: Follower) -> AsyncIterator[ServerSentEvent]:
     """What becomes of all jobs of the caller's.
 
     Events are `open` (nothing is missed from then on: fetch the list of jobs now), then `job`

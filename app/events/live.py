@@ -11,12 +11,11 @@ from typing import Literal, NamedTuple
 
 from app.errors import PaletteryError
 from app.events.changes import Changes, Look, News, Position
+from app.events.places import STAYS_S
 from schemas.events import GoneJob
 
 LOOK_EVERY_S = 0.5
 """Between two looks at the jobs of those who watch; the most often that a job's progress shows."""
-STAYS_S = 600.0
-"""How long a reader stays before it has to come again, with a key that is still valid."""
 MOST_UNTOLD = 10_000
 """Jobs that a slow reader may have yet to hear of; it has to fetch the list anew then."""
 

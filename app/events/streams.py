@@ -7,10 +7,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from app.errors import PaletteryError
+from app.events.places import STAYS_S
 from app.events.records import Event, Events, Standing
 from schemas.jobs import Progress
 
@@ -73,11 +74,14 @@ class Streams:
     ) -> AsyncIterator[Event | Progress]:
         """A job's events behind that number, then those that happen, and its progress meanwhile.
 
-        Ends with the job, or with this process; a database that is away is waited for.
+        Ends with the job, after a while, or with this process; a database that is away is waited
+        for.
         """
+        time = asyncio.get_running_loop().time
+        until = time() + STAYS_S
         shown: Progress | None = None
         with self._watching(job_id, standing) as watched:
-            while not self._is_closed and (now := watched.standing):
+            while not self._is_closed and (now := watched.standing) and time() < until:
                 changed = watched.changed
                 if number < now.newest:
                     page = await self._page(job_id, number, watched)
@@ -92,7 +96,9 @@ class Streams:
                 if now.progress != shown:
                     shown = now.progress
                     yield shown
-                await changed.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(until):
+                        await changed.wait()
 
     async def close(self) -> None:
         """End every stream, now and from now on."""

@@ -8,6 +8,7 @@ from app.configs.records import ConfigRecords
 from app.configs.service import Configs
 from app.database import Database
 from app.events.live import Live
+from app.events.places import Places
 from app.events.records import Events
 from app.events.streams import Streams
 from app.health import Health, health_of
@@ -39,6 +40,7 @@ class State(TypedDict):
     events: Events
     streams: Streams
     live: Live
+    places: Places
     webhooks: WebhookRecords
     health: Health
     overview: Overview
@@ -77,6 +79,7 @@ async def answering(
             events=of.events,
             streams=Streams(of.events),
             live=Live(of.changes),
+            places=Places(of.settings.clients),
             webhooks=of.webhooks,
             health=health,
             overview=overview,

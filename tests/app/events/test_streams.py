@@ -7,6 +7,7 @@ import json
 import pytest
 
 from app.errors import DatabaseFailed, StorageFull, problem
+from app.events import streams as module
 from app.events.lines import Line
 from app.events.records import Events
 from app.events.streams import PAGE, RECENT, Streams
@@ -231,5 +232,42 @@ def test_many_readers_cost_one_look_a_tick(records, events):
             await reader.ended()
             assert reader.ids == [1, 2, 3, 4]
         assert fetched == [], "what is new comes with the look"
+
+    run(main)
+
+
+def test_readers_have_to_come_again_after_a_while_and_miss_nothing(records, events, monkeypatch):
+    async def main():
+        streams, job_id = Streams(events), add(records)
+        staying = Reader(streams, events, job_id).start()
+        await until(lambda: staying.progress)
+        monkeypatch.setattr(module, "STAYS_S", 0.3)
+        first = await Reader(streams, events, job_id).start().ended()
+        assert first.kinds[-1] != "cancelled", "the job goes on"
+        assert not staying.task.done()
+        records.start(job_id)
+        second = await Reader(streams, events, job_id, first.ids[-1]).start().ended()
+        monkeypatch.setattr(module, "STAYS_S", TIMEOUT_S)
+        records.cancel(job_id)
+        last = await Reader(streams, events, job_id, second.ids[-1]).start().ended()
+        await staying.ended()
+        assert first.ids + second.ids + last.ids == staying.ids
+        assert staying.kinds[-1] == "cancelled"
+        assert streams._watched == {}
+
+    run(main)
+
+
+def test_reader_with_much_to_read_has_to_come_again_too(records, events, monkeypatch):
+    async def main():
+        streams, job_id = Streams(events), add(records)
+        events.log(job_id, *(Line(f"{n}") for n in range(PAGE * 3)))
+        monkeypatch.setattr(module, "STAYS_S", 0.2)
+        follow = streams.follow(job_id, 0, events.standings([job_id])[job_id])
+        seen = [(await anext(follow)).number]
+        end = asyncio.get_running_loop().time() + 0.2
+        await until(lambda: asyncio.get_running_loop().time() > end)
+        seen += [told.number async for told in follow]
+        assert seen == list(range(1, PAGE + 1)), "what was fetched already, and no more"
 
     run(main)
