@@ -62,7 +62,7 @@ class Protocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._clients, self._given_up = clients, given_up
-        self._held_bytes = 0
+        self._held_bytes, self._fault = 0, ""
         self._phase, self._since = Phase.IDLE, 0.0
         self._coming, self._going = (
             Pace(clients.stall_timeout_s, clients.stall_bytes) for _ in range(2)
@@ -91,6 +91,10 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A head is complete."""
         self._held_bytes = 0
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts != 1 and self.parser.get_http_version() == "1.1":
+            self._fault = f"A request of HTTP/1.1 has one Host header, this one {hosts}; send one."
+            raise ValueError(self._fault)  # which ends the parsing, and comes to a 400
         self._enter(Phase.BODY)
         self._coming.restart(self._since)
         super().on_headers_complete()
@@ -120,7 +124,7 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
-        self._refuse(http_problem(400, msg))
+        self._refuse(http_problem(400, self._fault or msg))
 
     def check(self, now: float) -> None:
         """Give the client up if it is too slow; to be called now and then."""

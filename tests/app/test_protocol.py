@@ -1,6 +1,7 @@
 """Request heads that do not end, on a real port: refused soon, and nothing of them is kept."""
 
 import itertools
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -98,3 +99,42 @@ def test_many_requests_on_one_connection(port):
         for number in range(40):
             answer = http.post("/", content=str(number), headers={"A": "x" * 4096})
             assert answer.text == str(number)
+
+
+@pytest.mark.parametrize(
+    ("head", "counted"),
+    [
+        (b"GET /a HTTP/1.1\r\n", 0),
+        (b"POST /a HTTP/1.1\r\nContent-Length: 3\r\n", 0),
+        (b"GET /a HTTP/1.1\r\nHost: x\r\nhost: y\r\n", 2),
+    ],
+    ids=["none", "none with a body", "two"],
+)
+def test_one_host_is_asked_for(port, head, counted):
+    """Source: RFC 9112, section 3.2."""
+    with connected(port) as connection:
+        connection.sendall(head + b"X-Request-ID: my-own\r\n\r\nabc")
+        said = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    start, body = said.split(b"\r\n\r\n")
+    assert start.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nx-request-id: my-own\r\n" in start + b"\r\n"
+    told = json.loads(body)
+    assert told["code"] == "bad_request"
+    assert f"one Host header, this one {counted};" in told["detail"]
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET /a HTTP/1.0\r\n", b"GET /a HTTP/1.1\r\nHost:\r\nConnection: close\r\n"]
+)
+def test_host_may_be_empty_and_older_clients_have_none(port, head):
+    with connected(port) as connection:
+        connection.sendall(head + b"\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+def test_second_request_needs_a_host_too(port):
+    with connected(port) as connection:
+        connection.sendall(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"GET /a HTTP/1.1\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 400 ")

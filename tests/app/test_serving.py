@@ -306,7 +306,7 @@ def test_next_head_may_wait_for_the_answer_before(patient):
     """Pipelined: the time to send a head begins when its turn comes."""
     patient.release.clear()
     with connected(patient) as connection:
-        connection.sendall(post(b"/late", 0) + b"GET /echo HTTP/1.1\r\nConn")
+        connection.sendall(post(b"/late", 0) + b"GET /echo HTTP/1.1\r\nHost: x\r\nConn")
         for _ in range(2):
             with connected(patient) as other:
                 assert rest(other) == b""
