@@ -127,14 +127,14 @@ class Database:
         running = asyncio.get_running_loop()
         return await running.run_in_executor(self._readers, partial(read, *args, **kwargs))
 
-    def is_reachable(self) -> bool:
-        """Whether the database answers."""
+    def fault(self) -> str | None:
+        """Why the database does not answer; None if it does."""
         try:
             with self.engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
-        except errors.SQLAlchemyError:
-            return False
-        return True
+        except errors.SQLAlchemyError as error:
+            return _first_line(error)
+        return None
 
     def close(self) -> None:
         """Let go of the database."""
@@ -191,9 +191,15 @@ def reported() -> Iterator[None]:
 
 
 def _failed(error: errors.SQLAlchemyError) -> DatabaseFailed:
-    told = str(getattr(error, "orig", None) or error).strip().splitlines() or [""]
-    log.warning("the database failed: %s", told[0])
-    return DatabaseFailed(f"the database failed: {told[0]}")
+    told = _first_line(error)
+    log.warning("the database failed: %s", told)
+    return DatabaseFailed(f"the database failed: {told}")
+
+
+def _first_line(error: errors.SQLAlchemyError) -> str:
+    """What the driver said."""
+    told = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return told[0] if told else type(error).__name__
 
 
 def _postgres(address: URL) -> Engine:

@@ -1,6 +1,7 @@
 """Whether the process lives, whether the service can do its work, and its numbers."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
@@ -17,21 +18,26 @@ from schemas.problem import InvalidField
 WITHIN_S = 2.5
 """How long a part is waited for."""
 
+Check = Callable[[], str | None]
+"""Says why a part is not well; None if it is."""
+
+log = logging.getLogger(__name__)
 router = APIRouter(responses=problems(default="an error of another kind"))
 
 
 class Health:
     """Asks each part of the service whether it is well, side by side.
 
-    A part that hangs is not asked again before it has answered, so that it holds one thread.
+    A part that hangs is not asked again before it has answered, so that it holds one thread. When
+    one goes away or comes back, the log has a line of it, however often it is asked meanwhile.
     """
 
-    def __init__(
-        self, checks: Mapping[str, Callable[[], bool]], within_s: float = WITHIN_S
-    ) -> None:
+    def __init__(self, checks: Mapping[str, Check], within_s: float = WITHIN_S) -> None:
         self._checks, self._within_s = checks, within_s
         self._threads = ThreadPoolExecutor(len(checks), thread_name_prefix="health")
-        self._asked: dict[str, asyncio.Future[bool]] = {}
+        self._asked: dict[str, asyncio.Future[str | None]] = {}
+        self._away: frozenset[str] = frozenset()
+        """As the log has it."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -44,26 +50,39 @@ class Health:
             if name not in self._asked or self._asked[name].done():
                 loop = asyncio.get_running_loop()
                 self._asked[name] = loop.run_in_executor(self._threads, _answer, check)
-        await asyncio.wait(self._asked.values(), timeout=self._within_s)
+        asked = dict(self._asked)  # others may ask anew meanwhile
+        await asyncio.wait(asked.values(), timeout=self._within_s)
         late = f"does not answer within {self._within_s:g} s"
+        faults = {
+            name: answer.result() if answer.done() else late for name, answer in asked.items()
+        }
+        self._note({name: fault for name, fault in faults.items() if fault is not None})
         return {
-            name: "does not answer" if asked.done() else late
-            for name, asked in self._asked.items()
-            if not (asked.done() and asked.result())
+            name: "does not answer" if asked[name].done() else late
+            for name, fault in faults.items()
+            if fault is not None
         }
 
     def close(self) -> None:
         """Wait for nobody."""
         self._threads.shutdown(wait=False)
 
+    def _note(self, away: dict[str, str]) -> None:
+        """Log what has changed since somebody asked last."""
+        for name in away.keys() - self._away:
+            log.warning("%s is away: %s", name, away[name])
+        for name in self._away - away.keys():
+            log.info("%s is back", name)
+        self._away = frozenset(away)
+
 
 def health_of(database: Database, store: Storage, count_workers: Callable[[], int]) -> Health:
     """How it stands with what the service needs."""
     return Health(
         {
-            "database": database.is_reachable,
-            "store": store.is_reachable,
-            "workers": lambda: count_workers() > 0,
+            "database": database.fault,
+            "store": store.fault,
+            "workers": lambda: None if count_workers() > 0 else "there is none",
         }
     )
 
@@ -97,8 +116,8 @@ def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response
     return Response(encode(request.state.metrics.registry), headers={"Content-Type": media_type})
 
 
-def _answer(check: Callable[[], bool]) -> bool:
+def _answer(check: Check) -> str | None:
     try:
         return check()
-    except DatabaseFailed:
-        return False
+    except DatabaseFailed as error:
+        return error.detail

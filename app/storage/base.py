@@ -119,8 +119,8 @@ class Storage(ABC):
         return None
 
     @abstractmethod
-    def is_reachable(self) -> bool:
-        """Whether the store answers, asked for two seconds at most."""
+    def fault(self) -> str | None:
+        """Why the store does not answer, asked for two seconds at most; None if it does."""
 
     @abstractmethod
     def delete(self, *paths: str) -> None:

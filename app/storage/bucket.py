@@ -119,14 +119,15 @@ class Bucket(Storage):
         """See `Storage.size_bytes`."""
         return int(self._persist(path, lambda: obstore.head(self.store, path))["size"])
 
-    def is_reachable(self) -> bool:
-        """See `Storage.is_reachable`; the bucket is there, and lets us in."""
+    def fault(self) -> str | None:
+        """See `Storage.fault`; the bucket must be there, and let us in."""
         path = "palettery-asks-whether-the-store-answers"
         try:
             obstore.get(self._probe, path)
         except (BaseError, OSError) as error:
-            return isinstance(translated(error, path, self.url), ObjectMissing)
-        return True
+            failed = translated(error, path, self.url)
+            return None if isinstance(failed, ObjectMissing) else failed.detail
+        return None
 
     def delete(self, *paths: str) -> None:
         """See `Storage.delete`."""

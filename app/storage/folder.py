@@ -117,9 +117,13 @@ class Folder(Storage):
             return None
         return Room(found.free, found.total)
 
-    def is_reachable(self) -> bool:
-        """Whether the folder is there, and may be written."""
-        return self.root.is_dir() and os.access(self.root, os.R_OK | os.W_OK | os.X_OK)
+    def fault(self) -> str | None:
+        """See `Storage.fault`; the folder must be there, and may be written."""
+        if not self.root.is_dir():
+            return f"there is no folder {self.root}"
+        if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
+            return f"the folder {self.root} may not be read and written"
+        return None
 
     def delete(self, *paths: str) -> None:
         """See `Storage.delete`; folders that this leaves empty go too."""

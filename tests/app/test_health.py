@@ -1,6 +1,7 @@
 """Whether the service is well: told soon, even when a part of it hangs."""
 
 import asyncio
+import logging
 import threading
 
 import pytest
@@ -15,28 +16,31 @@ def never():
     over = threading.Event()
     asked = []
 
-    def hang() -> bool:
+    def hang() -> None:
         asked.append(None)
         over.wait(60)
-        return True
 
     hang.asked = asked
     yield hang
     over.set()
 
 
-def failing() -> bool:
-    raise DatabaseFailed("away")
+def failing() -> str:
+    raise DatabaseFailed("the database failed: why")
+
+
+def well() -> None:
+    pass
 
 
 def test_every_part_is_well():
-    health = Health({"database": lambda: True, "store": lambda: True})
+    health = Health({"database": well, "store": well})
     assert asyncio.run(health.away()) == {}
     assert health.parts == ("database", "store")
 
 
 def test_parts_that_are_not_are_named():
-    health = Health({"database": failing, "store": lambda: False, "workers": lambda: True})
+    health = Health({"database": failing, "store": lambda: "no folder", "workers": well})
     assert asyncio.run(health.away()) == {
         "database": "does not answer",
         "store": "does not answer",
@@ -44,7 +48,7 @@ def test_parts_that_are_not_are_named():
 
 
 def test_part_that_hangs_holds_nobody_up_and_one_thread(never):
-    health = Health({"database": lambda: True, "store": never}, within_s=0.1)
+    health = Health({"database": well, "store": never}, within_s=0.1)
 
     async def ask() -> list[dict[str, str]]:
         return await asyncio.gather(*(health.away() for _ in range(50))) + [await health.away()]
@@ -55,11 +59,10 @@ def test_part_that_hangs_holds_nobody_up_and_one_thread(never):
 
 
 def test_part_that_hung_is_asked_again():
-    over, answers = threading.Event(), [True, True]
+    over = threading.Event()
 
-    def hang_once() -> bool:
+    def hang_once() -> None:
         over.wait(60)
-        return answers.pop()
 
     health = Health({"store": hang_once}, within_s=0.1)
 
@@ -71,3 +74,46 @@ def test_part_that_hung_is_asked_again():
         assert await health.away() == {}
 
     asyncio.run(asyncio.wait_for(ask(), 60))
+
+
+def lines(caplog):
+    return [(record.levelname, record.message) for record in caplog.records]
+
+
+def test_log_tells_once_that_a_part_went_and_why_and_once_that_it_is_back(caplog):
+    caplog.set_level(logging.INFO, "app.health")
+    fault = "no folder /srv/store"
+    health = Health({"database": well, "store": lambda: fault})
+
+    async def ask_often() -> None:
+        await asyncio.gather(*(health.away() for _ in range(20)))
+        await health.away()
+
+    asyncio.run(ask_often())
+    assert lines(caplog) == [("WARNING", "store is away: no folder /srv/store")]
+    fault = None
+    asyncio.run(ask_often())
+    assert lines(caplog)[1:] == [("INFO", "store is back")]
+    fault = "no folder again"
+    asyncio.run(ask_often())
+    assert lines(caplog)[2:] == [("WARNING", "store is away: no folder again")]
+
+
+def test_who_asks_while_others_do_is_told_what_was_found(caplog):
+    """A part that is asked anew has not gone away meanwhile."""
+    health = Health({"store": well})
+
+    async def ask_on() -> None:
+        for _ in range(50):
+            assert await health.away() == {}
+
+    async def ask() -> None:
+        await asyncio.gather(*(ask_on() for _ in range(8)))
+
+    asyncio.run(ask())
+    assert lines(caplog) == []
+
+
+def test_log_tells_of_a_part_that_hangs(caplog, never):
+    asyncio.run(Health({"store": never}, within_s=0.05).away())
+    assert lines(caplog) == [("WARNING", "store is away: does not answer within 0.05 s")]

@@ -1,12 +1,27 @@
 """The service as who runs it sees it: its log, its numbers, how it is, clients that hold on."""
 
 import json
+import os
+import re
+import shutil
+import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import httpx
+import obstore
 import pytest
+from obstore.store import S3Store
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.integration.cluster import own_database
+from tests.integration.service import DEADLINE_S, group, wait_until
+from tests.object_store import ROLES
+from tests.ports import free_port
+
+PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 KEY = "plt_" + "k" * 43
 
 
@@ -40,7 +55,8 @@ def test_requests_are_counted_by_endpoint(server):
 
 
 def log_lines(program) -> list[dict[str, object]]:
-    return [json.loads(line) for line in program.log.read_text().splitlines()[1:]]
+    told = program.log.read_text().splitlines()
+    return [json.loads(line) for line in told if not line.startswith("palettery is ready at ")]
 
 
 @pytest.mark.heavy
@@ -60,6 +76,24 @@ def test_log_is_json_and_tells_who_asked(serve, tmp_path):
         told = server.program.log.read_text()
         assert made["secret"] not in told
         assert KEY not in told
+
+
+@pytest.mark.heavy
+def test_log_tells_once_why_a_part_is_away_and_that_it_is_back(serve, tmp_path):
+    with serve(tmp_path / "data") as server:
+        store = server.data_dir / "store"
+        moved = store.rename(server.data_dir / "elsewhere")
+        for _ in range(3):
+            away = server.http.get("/readyz")
+            assert away.status_code == 503
+            assert [field["pointer"] for field in away.json()["errors"]] == ["/store"]
+        moved.rename(store)
+        assert server.http.get("/readyz").is_success
+        lines = [line for line in log_lines(server.program) if "store is" in line["message"]]
+        assert [(line["level"], line["message"]) for line in lines] == [
+            ("WARNING", f"store is away: there is no folder {store.resolve()}"),
+            ("INFO", "store is back"),
+        ]
 
 
 @pytest.mark.heavy
@@ -139,3 +173,108 @@ def numbers_of_controller(service) -> dict[tuple[str, frozenset[tuple[str, str]]
     words = service.programs["controller"].words
     page = httpx.get(f"http://127.0.0.1:{words[words.index('--port') + 1]}/metrics")
     return read(page.raise_for_status().text)
+
+
+def shown(what: str, instead: dict[str, object]) -> str:
+    """The block of docs/operations.md with a command in it, with other words for some patterns."""
+    (block,) = [block for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) if what in block]
+    for pattern, word in instead.items():
+        block, count = re.subn(pattern, str(word), block)
+        assert count, pattern
+    return block
+
+
+def run(script: str, folder: Path, **environment: str) -> int:
+    """Have a shell run what the page shows; the process group of what it leaves running."""
+    path = f"{Path(sys.executable).parent}:{environment.pop('PATH', os.environ['PATH'])}"
+    shell = subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=os.environ | {"PATH": path} | environment,
+        start_new_session=True,
+    )
+    try:
+        assert shell.wait(DEADLINE_S) == 0, script
+    except BaseException:
+        os.killpg(shell.pid, signal.SIGKILL)
+        raise
+    return shell.pid
+
+
+def answers(url: str) -> bool:
+    try:
+        httpx.get(url)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+@pytest.mark.heavy
+def test_object_store_of_the_page_is_open_to_its_keys_alone(tmp_path):
+    http, grpc = ([free_port() for _ in ROLES] for _ in range(2))
+    flags = [
+        f"-{role}.port={one} -{role}.port.grpc={other}"
+        for role, one, other in zip(ROLES, http, grpc, strict=True)
+    ]
+    own = "-s3.port.iceberg=0 -s3.port.lance=0 -s3.localSocket=s3.sock -filer.localSocket=f.sock"
+    script = shown(
+        "weed server",
+        {
+            "createdb palettery": "",
+            "/tmp/palettery-store": tmp_path / "store",  # noqa: S108 - the page's
+            "weed server": f"weed server {own} {' '.join(flags)}",
+            "127.0.0.1:9333": f"127.0.0.1:{http[0]}.{grpc[0]}",
+            "8333": http[-1],
+        },
+    )
+    left = run(script, tmp_path, HOME=str(tmp_path), TMPDIR=str(tmp_path), GOMEMLIMIT="512MiB")
+    try:
+        endpoint = f"http://127.0.0.1:{http[-1]}"
+        wait_until(lambda: answers(endpoint), "S3 answers")
+        assert httpx.get(f"{endpoint}/palettery").status_code == 403
+        keys = dict(re.findall(r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY)=(\S+)", script))
+        store = S3Store(
+            "palettery",
+            endpoint=endpoint,
+            **{f"aws_{name.lower()}": key for name, key in keys.items()},
+            client_options={"allow_http": True},
+        )
+        obstore.put(store, "a", b"bytes")
+        assert obstore.get(store, "a").bytes() == b"bytes"
+    finally:
+        os.killpg(left, signal.SIGKILL)
+        wait_until(lambda: not group(left), "the store is gone")
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(not shutil.which("sqlite3"), reason="sqlite3 is not installed")
+@pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed")
+def test_backup_is_restored(serve, tmp_path, model):
+    backup = {"/backup": tmp_path / "backup"}
+    with serve(tmp_path / "data") as server:
+        job = server.succeeded(server.submit(model))
+        artifact = server.artifact(job["id"])
+        run(shown("rsync", {"/var/lib/palettery": tmp_path / "data", **backup}), tmp_path)
+        server.http.delete(f"/v1/jobs/{job['id']}").raise_for_status()
+    restored = {"/var/lib/restored": tmp_path / "restored", "palettery serve .*": ""}
+    run(shown("cp -a", backup | restored), tmp_path)
+    with serve(tmp_path / "restored") as server:
+        assert server.artifact(job["id"]) == artifact
+        server.succeeded(server.submit(model, preset="w6"))
+
+
+@pytest.mark.heavy
+def test_dump_is_restored(serve, tmp_path, model, postgres):
+    with own_database(postgres) as url:
+        name, data = url.rpartition("/")[2], tmp_path / "data"
+        with serve(data, PALETTERY_DATABASE_URL=url) as server:
+            job = server.succeeded(server.submit(model))
+            artifact = server.artifact(job["id"])
+        again = f"{name}_restored"
+        words = {"pg_dump palettery": f"pg_dump {name}", "restored": again}
+        script = shown("pg_dump", words | {"//127.0.0.1": f"//palettery@127.0.0.1:{postgres.port}"})
+        reached = {"PGHOST": "127.0.0.1", "PGPORT": str(postgres.port), "PGUSER": "palettery"}
+        run(script, tmp_path, PATH=f"{postgres.programs}:{os.environ['PATH']}", **reached)
+    with serve(data, PALETTERY_DATABASE_URL=url.replace(name, again)) as server:
+        assert server.artifact(job["id"]) == artifact
+        server.succeeded(server.submit(model, preset="w6"))

@@ -65,7 +65,7 @@ def outlives(store, proxy, behaviour, work, *, faults=1):
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(work, store)
         if isinstance(behaviour, Refuse):
-            wait_until(lambda: not store.is_reachable())
+            wait_until(store.fault)
         else:
             wait_until(lambda: proxy.faults >= faults or done.done())
         assert not done.done()
@@ -98,9 +98,9 @@ def test_work_on_a_slow_store_gets_done(proxied, fault_proxy, work):
 @pytest.mark.parametrize("behaviour", [Unavailable(), Refuse(), Stall()], ids=str)
 def test_a_store_that_is_away_is_unreachable_until_it_is_back(proxied, fault_proxy, behaviour):
     fault_proxy.behave(behaviour)
-    assert not proxied.is_reachable()
+    assert proxied.fault()
     fault_proxy.behave(Pass())
-    assert proxied.is_reachable()
+    assert proxied.fault() is None
 
 
 @pytest.mark.parametrize("behaviour", [Unavailable(), Refuse()], ids=str)
@@ -132,7 +132,7 @@ def test_twenty_seconds_without_a_store_cost_a_delay(proxied, fault_proxy, fault
         with ThreadPoolExecutor(3) as pool:
             done = [pool.submit(work, proxied) for work in (read, read_range, write_parts)]
             while time.monotonic() < ends:
-                assert not proxied.is_reachable()
+                assert proxied.fault()
             assert not any(one.done() for one in done)
             fault_proxy.behave(Pass())
             for one in done:

@@ -118,3 +118,11 @@ def test_joining_that_is_cut_off_leaves_nothing(folder, monkeypatch):
 
     asyncio.run(cut_off())
     assert [file.name for file in folder.root.rglob("*")] == ["a"]
+
+
+def test_folder_that_is_gone_is_named(folder):
+    assert folder.fault() is None
+    moved = folder.root.rename(folder.root.with_name("moved"))
+    assert folder.fault() == f"there is no folder {folder.root}"
+    moved.rename(folder.root)
+    assert folder.fault() is None
