@@ -44,7 +44,7 @@ def test_every_method_of_the_client_is_shown():
 
 
 def test_commands(here):
-    (script,) = [block for block in blocks("sh") if "npm" not in block]
+    (script,) = [block for block in blocks("sh") if "palettery " in block]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
