@@ -195,9 +195,7 @@ def test_jobs_of_one_model_are_compared(server, look, jobs):
     page.get_by_role("link", name="Compare 3").click()
     heading(page, "Compare")
     found = page.get_by_role("region", name="Jobs that are compared").locator("tbody tr")
-    expect(found).to_have_text(
-        [re.compile(f"^{each}") for each in ("A 4 bit", "B 6 bit", "C 8 bit")]
-    )
+    expect(found).to_have_text([re.compile(f"^{each}") for each in ("A w4", "B w6", "C w8")])
     expect(page.get_by_text("no other one beats in both: A, B, C.")).to_be_visible()
     points = page.get_by_role("img", name=re.compile("^Bits against truth"))
     expect(points.locator("path.point")).to_have_count(3)
