@@ -8,6 +8,8 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import MINILM, NARROW, WIDE
 
+pytestmark = pytest.mark.heavy
+
 SHOTS = Path(".cache/screenshots")
 VIEWS = ["jobs", "new", "job", "tensor", "compare", "service"]
 CHARTS = {"job": 2, "tensor": 3, "compare": 2}
@@ -55,6 +57,12 @@ def settle(page: Page, view: str) -> None:
         if summary.is_visible():
             summary.click()
     page.evaluate("scrollTo(0, 0)")
+
+
+@pytest.fixture(scope="module")
+def model() -> Path:
+    """One is enough for the looks of things: MiniLM, as people would have it."""
+    return MINILM.resolve()
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW], ids=["1280", "390"])
