@@ -129,7 +129,7 @@ def test_weights_of_two_bytes(tmp_path, to):
     model.write_bytes(exported(Half().half().eval(), torch.randn(2, SIDE).half()))
     config = KMeansPalettizerConfig.model_validate({"global_config": rule(n_bits=4)})
     offline.compress([model], config, artifact, lambda *_: None)
-    assert offline.export([artifact], to, tmp_path / "out", model=model) == []
+    assert offline.export([artifact], to, tmp_path / "out", model=model) == ()
 
 
 @pytest.mark.parametrize("to", ["coreai", "coreml"])

@@ -186,6 +186,7 @@ KEPT = {
         value["device"].update(type="cuda", index=7)
         for value in document["graph_module"]["graph"]["tensor_values"].values()
     ],
+    "an operator with an attribute's name": node(target="torch.ops.aten.__and__.Tensor"),
     "guards": lambda document: document.update(guards_code=[HOSTILE]),
     "metadata": node(metadata={"source_fn_stack": f"x,{HOSTILE}", "custom": HOSTILE}),
 }
