@@ -79,6 +79,12 @@ class InvalidConfig(BadInput):
     code = "invalid_config"
     title = "The config is not valid"
 
+    @classmethod
+    def of(cls, faults: Sequence[InvalidField]) -> Self:
+        """The error of a config with these faults."""
+        fields = "field is" if len(faults) == 1 else "fields are"
+        return cls(f"the config is not valid: {len(faults)} {fields} wrong", faults)
+
 
 class UnknownPreset(BadInput):
     """No preset has that name."""

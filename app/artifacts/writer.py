@@ -1,5 +1,6 @@
 """Write safetensors files as streams, from entries whose bytes need not be in memory."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.artifacts.dtypes import NAMES
+from app.storage import Storage
 
 Chunks: TypeAlias = Iterable[bytes | memoryview]
 
@@ -66,6 +68,24 @@ def stream(entries: Sequence[Entry], metadata: Mapping[str, str]) -> Iterator[by
     yield header(entries, metadata)
     for entry in entries:
         yield from entry.chunks()
+
+
+def write_hashed(store: Storage, path: str, chunks: Chunks, check: Callable[[], None]) -> str:
+    """Write a file, looking at `check` before each chunk; its hex digest.
+
+    Raises:
+        Exception: what `check` raises; nothing was written.
+    """
+    digest = hashlib.sha256()
+
+    def hashed() -> Chunks:
+        for chunk in chunks:
+            check()
+            digest.update(chunk)
+            yield chunk
+
+    store.write(path, hashed())
+    return digest.hexdigest()
 
 
 def _alignment(entry: Entry) -> int:

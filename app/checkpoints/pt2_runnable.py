@@ -58,7 +58,8 @@ TARGETS = re.compile(
 """Functions that a node may call: those that compute, and nothing else."""
 OTHER = re.compile(
     r"torch\.ops\.aten\.((from_file|_?save|load)[._]|__(?!i?(and|x?or|[lr]shift)__)|_?sparse_|"
-    r"_nested_|_test_|_print|set_|_?resize|_?index_put_impl|_?to_sparse|_coalesce|_?mkldnn|_weight_int|record_stream).*"
+    r"_nested_|_test_|_print|set_|_?resize|_?index_put_impl|_?to_sparse|_coalesce|_?mkldnn|"
+    r"_weight_int|record_stream).*"
 )
 """Among them, those that open files, or take addresses and sizes at their word."""
 TREES = frozenset(("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"))

@@ -1,10 +1,10 @@
 """Write the files of an artifact and its report."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from app.artifacts.reader import open_artifact
-from app.artifacts.writer import Chunks, arranged, stream
+from app.artifacts.writer import arranged, stream, write_hashed
 from app.compression.account import Piece, account
 from app.compression.layout import INDEX, SHARD_BYTES, Shards, Stores, index, lay_out
 from app.compression.parts import read_parts
@@ -75,9 +75,7 @@ def write_shard(
         Cancelled: see `StopCheck`; nothing was written.
     """
     entries = arranged(entry for piece in shard for entry in piece.entries)
-    digest = hashlib.sha256()
-    store.write(path, _hashed(stream(entries, metadata), digest, check))
-    return digest.hexdigest()
+    return write_hashed(store, path, stream(entries, metadata), check)
 
 
 def write_index(store: Storage, prefix: str, shards: Shards) -> dict[str, str]:
@@ -138,12 +136,3 @@ def said(request: JobRequest, shard: Sequence[Piece]) -> dict[str, str]:
 def sha256_of(schema: Schema) -> str:
     """Hex digest of a document's canonical JSON."""
     return hashlib.sha256(schema.model_dump_json().encode()).hexdigest()
-
-
-def _hashed(
-    chunks: Chunks, digest: "hashlib._Hash", check: StopCheck
-) -> Iterator[bytes | memoryview]:
-    for chunk in chunks:
-        check()
-        digest.update(chunk)
-        yield chunk

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,10 +46,7 @@ def read_config(document: Document) -> KMeansPalettizerConfig:
     Raises:
         InvalidConfig: every field at fault, at once.
     """
-    try:
-        return _parsed(document)
-    except ConfigError as error:
-        raise _invalid(error, document) from error
+    return _read(document, _parsed)
 
 
 def normalised(document: Document) -> Normalised:
@@ -57,20 +55,14 @@ def normalised(document: Document) -> Normalised:
     Raises:
         InvalidConfig: every field at fault, at once; or every pattern that is none.
     """
-    config = read_config(document)
-    try:
-        _check_patterns(config, document)
-    except ConfigError as error:
-        raise _invalid(error, document) from error
-    text = config.model_dump_json()
+    text = _read(document, _checked).model_dump_json()
     return Normalised(text, hashlib.sha256(text.encode()).hexdigest())
 
 
 def validated(document: Document) -> bytes:
     """What is to be said of a document, as JSON of `ValidatedConfig`."""
     try:
-        config = _parsed(document)
-        _check_patterns(config, document)
+        config = _checked(document)
     except ConfigError as error:
         found = ValidatedConfig(is_valid=False, errors=error.errors)
     else:
@@ -90,23 +82,25 @@ def _parsed(document: Document) -> KMeansPalettizerConfig:
         raise with_lines(error, document.text) from error
 
 
-def _check_patterns(config: KMeansPalettizerConfig, document: Document) -> None:
-    """See that every pattern is one; a plan looks by itself.
-
-    Raises:
-        ConfigError: every pattern that is none, with its line.
-    """
+def _checked(document: Document) -> KMeansPalettizerConfig:
+    """The same, of which every pattern is one; a plan looks by itself."""
+    config = _parsed(document)
     try:
         check_patterns(config, Patterns(math.inf))
     except InvalidConfig as error:
         raise with_lines(ConfigError(*error.errors), document.text) from error
+    return config
 
 
-def _invalid(error: ConfigError, document: Document) -> InvalidConfig:
-    count = len(error.errors)
-    fields = "field is" if count == 1 else "fields are"
-    faults = [_below(document.below, fault) for fault in error.errors]
-    return InvalidConfig(f"the config is not valid: {count} {fields} wrong", faults)
+def _read(
+    document: Document, how: Callable[[Document], KMeansPalettizerConfig]
+) -> KMeansPalettizerConfig:
+    """The config, its faults told as those of what was sent."""
+    try:
+        return how(document)
+    except ConfigError as error:
+        faults = [_below(document.below, fault) for fault in error.errors]
+        raise InvalidConfig.of(faults) from error
 
 
 def _below(pointer: str, fault: InvalidField) -> InvalidField:

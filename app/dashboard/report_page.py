@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from pathlib import Path
 
 from app.dashboard.files import HERE, PLOTLY
 
@@ -79,4 +78,4 @@ def _address(text: str) -> str:
 
 @cache
 def _read(name: str) -> str:
-    return Path(HERE / name).read_text(encoding="utf-8")
+    return (HERE / name).read_text(encoding="utf-8")

@@ -21,6 +21,7 @@ from schemas.jobs import Job, JobPage, JobState
 from schemas.plan import Plan
 from schemas.report import Report
 from schemas.statistics import TensorStatistics
+from schemas.uploads import Digest
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
@@ -34,7 +35,6 @@ REFUSED = problems(
 )
 OVER_QUOTA = "the owner has as many jobs or bytes as it may"
 UNKNOWN = problems(_404="no such job")
-MODEL_ID = "^[0-9a-f]{64}$"
 UNFINISHED = problems(_404="no such job", _409="the job has not succeeded")
 
 
@@ -84,7 +84,7 @@ def page(
         list[JobState] | None, Query(max_length=5, description="Only jobs in one of these.")
     ] = None,
     model_id: Annotated[
-        str | None, Query(pattern=MODEL_ID, description="Only jobs that were made of this model.")
+        Digest | None, Query(description="Only jobs that were made of this model.")
     ] = None,
     limit: Limit = 100,
     cursor: Cursor = None,

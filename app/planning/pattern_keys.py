@@ -25,11 +25,10 @@ def check_patterns(config: KMeansPalettizerConfig, patterns: Patterns) -> None:
         if len(faults) == FAULTS:
             break
     if faults:
-        fields = "field is" if len(faults) == 1 else "fields are"
-        raise InvalidConfig(f"the config is not valid: {len(faults)} {fields} wrong", faults)
+        raise InvalidConfig.of(faults)
 
 
-def module_configs(
+def _module_configs(
     config: KMeansPalettizerConfig,
 ) -> Iterator[tuple[tuple[str, ...], ModuleKMeansPalettizerConfig | None]]:
     """Every rule for modules, with the path to it."""
@@ -43,6 +42,6 @@ def module_configs(
 def _patterns(config: KMeansPalettizerConfig) -> Iterator[tuple[str, str]]:
     for pattern in config.module_name_configs:
         yield pattern, pointer("module_name_configs", pattern)
-    for path, held in module_configs(config):
+    for path, held in _module_configs(config):
         for pattern in held.op_name_config if held else ():
             yield pattern, pointer(*path, "op_name_config", pattern)

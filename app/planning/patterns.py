@@ -153,6 +153,4 @@ def _chunks(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 
 def _invalid(pointer: str, detail: str) -> InvalidConfig:
-    return InvalidConfig(
-        "the config is not valid: 1 field is wrong", [InvalidField(pointer=pointer, detail=detail)]
-    )
+    return InvalidConfig.of([InvalidField(pointer=pointer, detail=detail)])

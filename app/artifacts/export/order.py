@@ -1,11 +1,10 @@
 """What is to be exported, and where to."""
 
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from app.artifacts.reader import Artifact
-from app.artifacts.writer import Chunks
+from app.artifacts.writer import Chunks, write_hashed
 from app.storage import Storage
 from schemas.checkpoint import StoredFile
 
@@ -34,13 +33,4 @@ class Export:
 
     def put(self, chunks: Chunks) -> str:
         """Write its file; the hex digest of that."""
-        digest = hashlib.sha256()
-
-        def hashed() -> Chunks:
-            for chunk in chunks:
-                self.artifact.check()
-                digest.update(chunk)
-                yield chunk
-
-        self.store.write(self.path, hashed())
-        return digest.hexdigest()
+        return write_hashed(self.store, self.path, chunks, self.artifact.check)
