@@ -71,14 +71,15 @@ def distribution(
     lut: NDArray[Any],
     scale: NDArray[np.float32] | None,
     layout: Layout,
-    sampling: tuple[int, int],
+    sampling: tuple[int, int] | None = None,
 ) -> Distribution:
-    """Histograms of every `step`-th weight, where `weight` begins with number `start` of a tensor.
+    """Histograms of a tensor's sample, or of what of it lies in some of its rows.
 
-    Shapes: weight, indices, lut in the weight's dtype, and scale as in `Palette`; sampling is
-        (start, step).
+    `sampling` is the number of the first weight and the step of the whole tensor; None: this is it.
+
+    Shapes: weight, indices, lut in the weight's dtype, and scale as in `Palette`.
     """
-    start, step = sampling
+    start, step = sampling or (0, step_of(weight.shape))
     entries, dim = lut.shape[-2:]
     at = np.unravel_index(np.arange(-start % step, weight.size, step), weight.shape)
     cells = indices[(at[0] // dim, *at[1:])]

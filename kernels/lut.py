@@ -15,6 +15,8 @@ from kernels.errors import NonFiniteError
 from kernels.settings import PaletteSettings
 
 FloatRange = tuple[float | None, float | None]
+Stored = tuple[NDArray[Any], NDArray[np.float32] | None, NDArray[Any] | None]
+"""Entries, scale and zero point."""
 
 _ENTRY_DTYPE: dict[str, np.dtype[np.generic]] = {
     "int8": np.dtype(np.int8),
@@ -35,12 +37,12 @@ _SMALLEST_SCALE = float(np.finfo(np.float32).eps)
 
 def stored_lut(
     centroids: NDArray[np.float64], dtype: np.dtype[Any], settings: PaletteSettings
-) -> tuple[NDArray[Any], NDArray[np.float32] | None, NDArray[Any] | None]:
+) -> Stored:
     """The LUT of a weight of this dtype as it is stored, its scale and its zero point.
 
     Shapes: as in `Palette`.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it fails `check_span`
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not usable
         lut = centroids.astype(dtype)
         if settings.lut_dtype is None:
             return lut, None, None
@@ -53,17 +55,22 @@ def stored_lut(
         )
 
 
-def check_span(lut: NDArray[Any]) -> None:
-    """See that differences of a LUT's values can be told, in float32 or the weight's float64.
+def usable_lut(
+    centroids: NDArray[np.float64], dtype: np.dtype[Any], settings: PaletteSettings
+) -> tuple[Stored, NDArray[Any]]:
+    """What `stored_lut` gives, and the values of that, whose differences can be told.
 
     Raises:
-        NonFiniteError: they cannot.
+        NonFiniteError: they overflow float32, or the weight's float64.
     """
+    stored = stored_lut(centroids, dtype, settings)
+    lut = dense_lut(stored[0], dtype, *stored[1:])
     wide = lut if lut.dtype == np.float64 else lut.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         span = wide.max() - wide.min()
     if not np.isfinite(span):
         raise NonFiniteError
+    return stored, lut
 
 
 def dense_lut(

@@ -15,7 +15,7 @@ from kernels.distribution import distribution, step_of
 from kernels.errors import NonFiniteError, WeightError
 from kernels.groups import Layout, layout_of
 from kernels.halves import BFLOAT16, FLOAT16
-from kernels.lut import check_span, dense_lut, stored_lut
+from kernels.lut import usable_lut
 from kernels.metrics import Errors, Metrics
 from kernels.packing import pack
 from kernels.palette import look_up
@@ -119,9 +119,7 @@ def palettize_rows(
         work = replace(work, scale=scale)
         fit = work.clustered()
         shape = layout.lut_shape(2**settings.n_bits, 1)
-        stored = stored_lut(fit.centroids.reshape(shape), rows.dtype, settings)
-        lut = dense_lut(stored[0], rows.dtype, *stored[1:])
-        check_span(lut)
+        stored, lut = usable_lut(fit.centroids.reshape(shape), rows.dtype, settings)
     except NonFiniteError:
         raise_non_finite((work.read(*run) for run in work.runs()), rows.shape)
     last = partial(work.packed, fit, lut)

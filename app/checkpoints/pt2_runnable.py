@@ -230,7 +230,7 @@ class _SymBool(_OneOf):
 
 
 class _TensorMeta(_Closed):
-    dtype: int
+    dtype: _Int
     sizes: list[_SymInt]
     requires_grad: bool
     device: _Device
@@ -278,15 +278,15 @@ class _Argument(_OneOf):
     as_tensor: _Named | None = None
     as_tensors: list[_Named] | None = None
     as_int: _Int | None = None
-    as_ints: list[int] | None = None
+    as_ints: list[_Int] | None = None
     as_float: Number | None = None
     as_floats: list[Number] | None = None
     as_string: Word | None = None
     as_strings: list[Word] | None = None
     as_sym_int: _SymIntArgument | None = None
     as_sym_ints: list[_SymIntArgument] | None = None
-    as_scalar_type: int | None = None
-    as_memory_format: int | None = None
+    as_scalar_type: _Int | None = None
+    as_memory_format: _Int | None = None
     as_layout: Literal[7] | None = None
     as_device: _Device | None = None
     as_bool: bool | None = None
@@ -300,7 +300,7 @@ class _Argument(_OneOf):
     as_sym_floats: list[_SymFloatArgument] | None = None
     as_complex: _Complex | None = None
     as_nested_tensors: list[list[_Named]] | None = None
-    as_int_lists: list[list[int]] | None = None
+    as_int_lists: list[list[_Int]] | None = None
     as_float_lists: list[list[Number]] | None = None
 
 
@@ -426,7 +426,7 @@ class _GraphModule(_Closed):
 
 class _Version(_Closed):
     major: Literal[8]
-    minor: int
+    minor: _Int
 
 
 class RunnableProgram(_Closed):

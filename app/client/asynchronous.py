@@ -269,7 +269,7 @@ class AsyncClient:
 
         It never ends. What was missed while there was no connection is told with the next one.
         """
-        return watch(self._connection)
+        return watch(self._connection, self.jobs)
 
     async def wait(self, job_id: str) -> Job:
         """The job once it has ended, however it did; a terminal or a notebook shows a bar."""

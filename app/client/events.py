@@ -1,6 +1,6 @@
 """What happens to jobs, as it happens, and their logs, over as many connections as it takes."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from app.client.connection import Connection
 from app.errors import PaletteryError
 from schemas.events import GoneJob, LogLine, LogPage
-from schemas.jobs import ENDED, Job, JobPage, Progress
+from schemas.jobs import ENDED, Job, Progress
 
 RECONNECT_S = 1
 """Between the loss of a connection and the next, as browsers do it."""
@@ -76,8 +76,10 @@ async def log_lines(connection: Connection, job_id: str, after: int) -> AsyncIte
         after = page.next_after
 
 
-async def watch(connection: Connection) -> AsyncIterator[Job | GoneJob]:
-    """Every job that there is, then every change of one, for ever.
+async def watch(
+    connection: Connection, listed: Callable[[], AsyncIterator[Job]]
+) -> AsyncIterator[Job | GoneJob]:
+    """Every job that there is, as `listed` gives them, then every change of one, for ever.
 
     Raises:
         Unavailable: the server cannot be reached.
@@ -89,7 +91,7 @@ async def watch(connection: Connection) -> AsyncIterator[Job | GoneJob]:
             with suppress(httpx.TransportError):
                 async for sent in EventSource(response).aiter_sse():
                     if sent.event == OPEN:
-                        found = {job.id: job async for job in _listed(connection)}
+                        found = {job.id: job async for job in listed()}
                         for job_id in known - found.keys():
                             yield GoneJob(id=job_id)
                         for job in found.values():
@@ -100,12 +102,6 @@ async def watch(connection: Connection) -> AsyncIterator[Job | GoneJob]:
                         (known.add if isinstance(change, Job) else known.discard)(change.id)
                         yield change
         await anyio.sleep(RECONNECT_S)
-
-
-async def _listed(connection: Connection) -> AsyncIterator[Job]:
-    async for page in connection.pages(JobPage, "/v1/jobs"):
-        for job in page.items:
-            yield job
 
 
 async def _opened(

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, HTTPException, Response
 from fastapi.responses import RedirectResponse
 
 from app.dashboard.files import HERE, MEDIA_TYPES, PLOTLY, body_of
+from app.etags import lists
 
 POLICY = {
     "default-src": "'none'",
@@ -73,7 +74,7 @@ async def _answer(
     headers = HEADERS | {"ETag": body.etag, "Vary": vary}
     if body.is_packed:
         headers["Content-Encoding"] = "gzip"
-    if body.etag in known.replace("W/", "").replace(" ", "").split(","):
+    if lists(known, body.etag):
         return Response(status_code=304, headers=headers)
     return Response(body.data, headers=headers, media_type=body.media_type)
 

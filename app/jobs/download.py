@@ -11,6 +11,7 @@ from urllib.parse import quote
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
+from app.etags import lists
 from app.storage import Storage
 from app.storage.prefetch import prefetched
 
@@ -43,7 +44,7 @@ def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
         "Content-Disposition": _disposition(file.name),
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
     }
-    if _lists(request.headers.get("if-none-match", ""), etag):
+    if lists(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
     size = store.size_bytes(file.path)
     first, end = _range(request, size, etag)
@@ -56,12 +57,6 @@ def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
         end = first
     pieces = prefetched(store, file.path, first, end)
     return StreamingResponse(pieces, 206 if is_part else 200, headers, kind)
-
-
-def _lists(header: str, etag: str) -> bool:
-    """Whether an If-None-Match header names the tag, compared weakly as it asks for."""
-    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
-    return "*" in tags or etag in tags
 
 
 def _range(request: Request, size: int, etag: str) -> tuple[int, int]:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import metrics
-from kernels.distribution import Distribution, distribution, step_of
+from kernels.distribution import Distribution, distribution
 from kernels.groups import Layout
-from kernels.lut import check_span, dense_lut, stored_lut
+from kernels.lut import usable_lut
 from kernels.metrics import Metrics
 from kernels.palette import Palette, look_up
 from kernels.scalar import cpu
@@ -40,16 +40,16 @@ def palettize_scalar(
     cluster, nearest = _path(accelerator)
     fit = cluster(source, k, decimals, threads, check)
     shape = layout.lut_shape(k, 1)
-    stored, lut_scale, zero_point = stored_lut(fit.centroids.reshape(shape), weight.dtype, settings)
-    lut = dense_lut(stored, weight.dtype, lut_scale, zero_point)
-    check_span(lut)
+    (stored, lut_scale, zero_point), lut = usable_lut(
+        fit.centroids.reshape(shape), weight.dtype, settings
+    )
     totals = cpu.Totals(layout.groups, k)
     indices = nearest(source, widened(lut).reshape(-1, k), totals, threads, check)
     total = totals.errors()
     if source.scale is not None:
         dense = look_up(indices, lut, weight.shape, source.scale, threads, check)
         total = metrics.errors(weight, dense, threads, check)
-    spread = distribution(weight, indices, lut, source.scale, layout, (0, step_of(weight.shape)))
+    spread = distribution(weight, indices, lut, source.scale, layout)
     return Palette(
         indices=indices,
         lut=stored,

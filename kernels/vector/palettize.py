@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import metrics
-from kernels.distribution import distribution, step_of
+from kernels.distribution import distribution
 from kernels.errors import NonFiniteError
-from kernels.lut import check_span, dense_lut, stored_lut
+from kernels.lut import usable_lut
 from kernels.metrics import Metrics
 from kernels.palette import Palette, look_up
 from kernels.settings import PaletteSettings
@@ -42,9 +42,9 @@ def palettize_vector(
         source, settings, _path(accelerator, threads, check), check
     )
     shape = layout.lut_shape(*centroids.shape[1:])
-    stored, lut_scale, zero_point = stored_lut(centroids.reshape(shape), weight.dtype, settings)
-    lut = dense_lut(stored, weight.dtype, lut_scale, zero_point)
-    check_span(lut)
+    (stored, lut_scale, zero_point), lut = usable_lut(
+        centroids.reshape(shape), weight.dtype, settings
+    )
     dense = look_up(indices, lut, weight.shape, source.scale, threads, check)
     total = metrics.errors(weight, dense, threads, check)
     return Palette(
@@ -62,9 +62,7 @@ def palettize_vector(
             group_sse=metrics.group_sse(weight, dense, layout, threads, check),
             occupancy=occupancy,
             iterations=iterations,
-            distribution=distribution(
-                weight, indices, lut, source.scale, layout, (0, step_of(weight.shape))
-            ),
+            distribution=distribution(weight, indices, lut, source.scale, layout),
         ),
     )
 

@@ -152,6 +152,8 @@ ATTACKS = {
     "a power of a sum of powers": size("(2 + 9**16)**16"),
     "a power in a call": size("Pow(Pow(Symbol('s0'), Integer(16)), Integer(16))"),
     "a number beyond 64 bits": argument(as_int=1 << 64),
+    "such a number among others": argument(as_ints=[1, 1 << 64]),
+    "such a number deeper": argument(as_int_lists=[[1 << 64]]),
     "too long a size": size("1+" * 1_000 + "1"),
     "a dict with a factory": tree(leafless("collections.defaultdict", '["os", "system"]')),
     "an enum in a tree": tree(
