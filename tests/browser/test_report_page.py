@@ -50,16 +50,22 @@ def test_it_shows_all_without_a_server(server, look, jobs, model, page_file, sch
     assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
 
 
-def test_names_with_markup_are_text_there_too(server, look, tmp_path):
-    name = "</script><img src=x onerror=window.hit=1>.weight"
+def opened(server, look, tmp_path, names):
+    """The page of a job whose tensors have these names, from the disk."""
     rng = np.random.default_rng(3)
-    body = save({name: rng.normal(size=(64, 64)).astype(np.float32)})
-    job_id = server.submit(body, "evil.safetensors")
+    body = save({name: rng.normal(size=(64, 64)).astype(np.float32) for name in names})
+    job_id = server.submit(body, "odd.safetensors")
     server.succeeded(job_id)
     path = tmp_path / "report.html"
     path.write_bytes(server.http.get(f"/v1/jobs/{job_id}/report.html").content)
     page = look(None)
     page.goto(path.as_uri())
+    return page
+
+
+def test_names_with_markup_are_text_there_too(server, look, tmp_path):
+    name = "</script><img src=x onerror=window.hit=1>.weight"
+    page = opened(server, look, tmp_path, [name])
     page.get_by_role("button", name=name).click()
     expect(page.get_by_role("heading", name=name)).to_be_visible()
     assert page.evaluate("window.hit") is None
@@ -69,14 +75,7 @@ def test_names_with_markup_are_text_there_too(server, look, tmp_path):
 def test_bytes_are_drawn_whatever_modules_are_called(server, look, tmp_path):
     """As all of a hub's language models are, and as JavaScript's own objects."""
     names = ["model.layers.0", "__proto__", "constructor.prototype", ".hidden", "a..b"]
-    rng = np.random.default_rng(3)
-    body = save({f"{n}.weight": rng.normal(size=(64, 64)).astype(np.float32) for n in names})
-    job_id = server.submit(body, "odd.safetensors")
-    server.succeeded(job_id)
-    path = tmp_path / "report.html"
-    path.write_bytes(server.http.get(f"/v1/jobs/{job_id}/report.html").content)
-    page = look(None)
-    page.goto(path.as_uri())
+    page = opened(server, look, tmp_path, [f"{each}.weight" for each in names])
     plot = page.get_by_role("img", name=re.compile("^Where the bytes are"))
     plot.scroll_into_view_if_needed()
     before = plot.locator(".trace.treemap").first

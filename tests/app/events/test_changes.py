@@ -6,16 +6,10 @@ import pytest
 
 from app.events import changes as module
 from app.events.changes import Changes, note
-from app.jobs.records import Records
 from schemas.jobs import Job, Progress
 from tests.app.jobs.made_jobs import WHY, add, ended
 
 HERE = {"local"}
-
-
-@pytest.fixture
-def records(database):
-    return Records(database)
 
 
 @pytest.fixture

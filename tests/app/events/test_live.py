@@ -9,12 +9,10 @@ from app.errors import DatabaseFailed
 from app.events import live as module
 from app.events.changes import Changes
 from app.events.live import Live
-from app.jobs.records import Records
 from schemas.events import GoneJob
 from schemas.jobs import Job, Progress
+from tests.app.events.timed import TIMEOUT_S, run, until
 from tests.app.jobs.made_jobs import add, ended
-
-TIMEOUT_S = 60
 
 
 class Faulty(Changes):
@@ -28,11 +26,6 @@ class Faulty(Changes):
         if self.is_away:
             raise DatabaseFailed("the database is away")
         return super().look(since, owners)
-
-
-@pytest.fixture
-def records(database):
-    return Records(database)
 
 
 @pytest.fixture
@@ -70,24 +63,17 @@ class Page:
         await asyncio.wait_for(self.task, TIMEOUT_S)
 
 
-def run(main):
-    async def within():
-        async with asyncio.timeout(TIMEOUT_S):
-            await main()
-
-    asyncio.run(within())
-
-
-async def until(holds):
-    while not await asyncio.to_thread(holds):
-        await asyncio.sleep(0.01)
+async def opened(live, records):
+    """A page that shows what there is."""
+    page = Page(live, records)
+    await until(lambda: page.jobs is not None)
+    return page
 
 
 def test_pages_show_what_there_is_whatever_happens(records, changes):
     async def main():
         live, old = Live(changes), ended(records, "succeeded")
-        first = Page(live, records)
-        await until(lambda: first.jobs is not None)
+        first = await opened(live, records)
         assert first.jobs.keys() == {old}
         done, failed, running = add(records), add(records), add(records)
         second, other = Page(live, records), Page(live, records, "other")
@@ -117,8 +103,7 @@ def test_nothing_is_said_of_what_has_not_changed(records, changes):
     async def main():
         live, job_id = Live(changes), add(records)
         records.start(job_id)
-        page = Page(live, records)
-        await until(lambda: page.jobs is not None)
+        page = await opened(live, records)
         looks = changes.looks
         await until(lambda: changes.looks > looks + 5)
         assert len(page.told) <= 1, "at most how it stood when somebody began to look"
@@ -133,8 +118,7 @@ def test_nothing_is_said_of_what_has_not_changed(records, changes):
 def test_job_that_lives_between_two_looks_is_told(records, changes):
     async def main():
         live = Live(changes)
-        page = Page(live, records)
-        await until(lambda: page.jobs is not None)
+        page = await opened(live, records)
         changes.is_away = True
         short, gone = ended(records, "failed"), ended(records, "cancelled")
         records.delete(gone)
@@ -150,8 +134,7 @@ def test_job_that_lives_between_two_looks_is_told(records, changes):
 def test_database_that_is_away_is_waited_for(records, changes):
     async def main():
         live = Live(changes)
-        early = Page(live, records)
-        await until(lambda: early.jobs is not None)
+        early = await opened(live, records)
         changes.is_away = True
         looks = changes.looks
         await until(lambda: changes.looks > looks + 2)
@@ -199,8 +182,7 @@ def test_reader_that_does_not_read_gets_the_latest_alone(records, changes, monke
 def test_streams_end_where_too_much_was_missed_and_after_a_while(records, changes, monkeypatch):
     async def main():
         live = Live(changes)
-        page = Page(live, records)
-        await until(lambda: page.jobs is not None)
+        page = await opened(live, records)
         changes.is_away = True
         monkeypatch.setattr("app.events.changes.KEPT", 1)
         for _ in range(3):
@@ -208,8 +190,7 @@ def test_streams_end_where_too_much_was_missed_and_after_a_while(records, change
         changes.forget_old()
         changes.is_away = False
         await page.ended()
-        again = Page(live, records)
-        await until(lambda: again.jobs is not None)
+        again = await opened(live, records)
         assert len(again.jobs) == 3
         monkeypatch.setattr(module, "STAYS_S", 0.05)
         await Page(live, records).ended()
@@ -239,8 +220,7 @@ def test_nobody_looks_where_nobody_watches(records, changes):
     async def main():
         live = Live(changes)
         for _ in range(2):
-            page = Page(live, records)
-            await until(lambda: page.jobs is not None)  # noqa: B023
+            page = await opened(live, records)
             page.task.cancel()
             await asyncio.wait([page.task])
             await until(live._task.done)

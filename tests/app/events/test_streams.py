@@ -11,13 +11,12 @@ from app.events import streams as module
 from app.events.lines import Line
 from app.events.records import Events
 from app.events.streams import PAGE, RECENT, Streams
-from app.jobs.records import Records
 from app.jobs.rows import NewJob
 from schemas.jobs import Progress
+from tests.app.events.timed import TIMEOUT_S, run, until
 
 numbers = itertools.count()
 WHY = problem(StorageFull("the store is full"))
-TIMEOUT_S = 60
 
 
 class Faulty(Events):
@@ -38,11 +37,6 @@ class Faulty(Events):
     def _check(self):
         if self.is_away:
             raise DatabaseFailed("the database is away")
-
-
-@pytest.fixture
-def records(database):
-    return Records(database)
 
 
 @pytest.fixture
@@ -79,19 +73,6 @@ class Reader:
     async def ended(self):
         await asyncio.wait_for(self.task, TIMEOUT_S)
         return self
-
-
-def run(main):
-    async def within():
-        async with asyncio.timeout(TIMEOUT_S):
-            await main()
-
-    asyncio.run(within())
-
-
-async def until(holds):
-    while not holds():
-        await asyncio.sleep(0.01)
 
 
 def test_readers_see_all_that_was_and_all_that_comes(records, events):
@@ -265,8 +246,9 @@ def test_reader_with_much_to_read_has_to_come_again_too(records, events, monkeyp
         monkeypatch.setattr(module, "STAYS_S", 0.2)
         follow = streams.follow(job_id, 0, events.standings([job_id])[job_id])
         seen = [(await anext(follow)).number]
-        end = asyncio.get_running_loop().time() + 0.2
-        await until(lambda: asyncio.get_running_loop().time() > end)
+        time = asyncio.get_running_loop().time
+        end = time() + 0.2
+        await until(lambda: time() > end)
         seen += [told.number async for told in follow]
         assert seen == list(range(1, PAGE + 1)), "what was fetched already, and no more"
 
