@@ -25,7 +25,7 @@ from schemas.jobs import ENDED
 
 DEADLINE_S = 300
 """Of whatever should happen; on an overloaded machine, what takes seconds takes minutes."""
-SAID = (" is ready at ", "there are no keys")
+SAID = (" is ready at ", "there are no keys", "workers is away: there is none")
 POLL_EVERY_S = 0.05
 """Rarely enough that those who look on leave the processor to what they look at."""
 PALETTERY = str(Path(sys.executable).with_name("palettery"))
