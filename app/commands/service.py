@@ -1,5 +1,8 @@
 """Commands that run the service, or a part of it."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +22,17 @@ class Role(StrEnum):
     CONTROLLER = "controller"
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Around imports of what stays: the collector would look it all through over and over."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @service.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
@@ -30,7 +44,8 @@ def serve(
     ] = Role.ALL,
 ) -> None:
     """Start the service: API, queue and workers, in one command."""
-    from app.main import serve as run
+    with loading():
+        from app.main import serve as run
 
     run(settings_of(host=host, port=port, data_dir=data_dir, workers=workers), role.value)
 
@@ -41,8 +56,9 @@ def scheduler(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8786,
 ) -> None:
     """Bring controllers and workers on many machines together."""
-    from app import logs
-    from app.jobs.cluster import run_scheduler
+    with loading():
+        from app import logs
+        from app.jobs.cluster import run_scheduler
 
     logs.configure(settings_of())
     run_scheduler(host, port)
@@ -57,8 +73,9 @@ def worker(
     workers: Workers = None,
 ) -> None:
     """Work for a scheduler: a process per GPU, or else per core."""
-    from app import logs
-    from app.jobs.cluster import run_worker
+    with loading():
+        from app import logs
+        from app.jobs.cluster import run_worker
 
     settings = settings_of(scheduler_url=scheduler, workers=workers)
     logs.configure(settings)
