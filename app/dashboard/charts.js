@@ -6,7 +6,6 @@ import { table } from "./table.js";
 const PLOTLY = "/assets/plotly.min.js";
 const CONFIG = { displayModeBar: false, responsive: true, displaylogo: false, doubleClick: "reset", showTips: false };
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 let loaded = null;
 
@@ -39,7 +38,7 @@ export function plain(text) {
 /** Colours of the style sheet, as they are just now. */
 export function theme() {
   const style = getComputedStyle(document.documentElement);
-  const names = ["surface", "ink", "muted", "line", "accent", "warm", "kept", "green", "violet", "sky"];
+  const names = ["surface", "ink", "muted", "line", "accent", "warm", "kept", "green", "violet", "sky", "on-accent"];
   return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
 
@@ -112,13 +111,8 @@ export function chart({ title, note, controls, height = 280, draw, columns, rows
 
 function listen(library, place, onclick) {
   if (onclick) place.on("plotly_click", (event) => event.points[0] && onclick(event.points[0]));
-  // Who wants less motion gets to the next level of a treemap at once.
-  if (calm.matches) {
-    place.on("plotly_treemapclick", (event) => {
-      if (event.nextLevel !== undefined) library.restyle(place, { level: event.nextLevel });
-      return false;
-    });
-  }
+  // Its own way into a treemap would need all that lies below drawn beforehand.
+  place.on("plotly_treemapclick", (event) => { onclick?.(event.points[0]); return false; });
 }
 
 /** Draw when it comes near the window; again when the colours change. */

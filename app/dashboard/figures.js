@@ -1,63 +1,9 @@
-// Charts of one report.
+// The errors of one report.
 
-import { blend, chart, layout, plain } from "./charts.js";
+import { chart, layout, plain } from "./charts.js";
 import { freshId, h } from "./dom.js";
-import { bytes, decibels, fixed, percent, shape, spec } from "./format.js";
+import { bytes, decibels, fixed, shape, spec } from "./format.js";
 import { amount, words } from "./table.js";
-
-/** Modules and tensors as a tree with their bytes, for a treemap; ids are no names, which may be any text. */
-function tree(report) {
-  const nodes = new Map([["0:", { id: "0:", label: "model", parent: "", before: 0, after: 0, chosen: 0, name: "" }]]);
-  for (const tensor of report.tensors) {
-    const words = tensor.name.split(".");
-    const key = (depth) => (depth === words.length ? `tensor:${tensor.name}` : `${depth}:${words.slice(0, depth).join(".")}`);
-    for (let depth = 0; depth <= words.length; depth += 1) {
-      const id = key(depth);
-      if (!nodes.has(id)) nodes.set(id, { id, label: words[depth - 1] || "·", parent: key(depth - 1), before: 0, after: 0, chosen: 0, name: words.slice(0, depth).join("."), tensor: depth === words.length ? tensor : null });
-      const node = nodes.get(id);
-      node.before += tensor.size_before_bytes;
-      node.after += tensor.size_after_bytes;
-      if (tensor.action === "palettized") node.chosen += tensor.size_before_bytes;
-    }
-  }
-  return [...nodes.values()];
-}
-
-/** Where the bytes are, before and after; `onopen` gets the tensor that was clicked. */
-export function treemapChart(report, onopen) {
-  const nodes = tree(report);
-  const leaves = nodes.filter((node) => node.tensor);
-  const narrow = matchMedia("(max-width: 700px)").matches;
-  const trace = (colours, size, whole, domain, isFirst) => ({
-    type: "treemap", branchvalues: "total", ids: nodes.map((node) => node.id), domain, maxdepth: 4, sort: true,
-    labels: nodes.map((node) => plain(node.parent ? node.label : isFirst ? "Before" : "After")),
-    parents: nodes.map((node) => node.parent), values: nodes.map((node) => node[size]),
-    customdata: nodes.map((node) => node.tensor?.name ?? null),
-    text: nodes.map((node) => bytes(node[size])), texttemplate: "%{label}<br>%{text}",
-    hovertext: nodes.map((node) => `${plain(node.name || "model")}<br>${bytes(node.before)} → ${bytes(node.after)}<br>${percent(node[size], whole)} of all${node.tensor ? `<br>${node.tensor.action === "kept" ? "kept" : `${fixed(node.tensor.bits_per_weight)} bits per weight`}` : ""}`),
-    hoverinfo: "text", pathbar: { visible: true, thickness: 18, textfont: { size: 11 } }, tiling: { pad: 1 },
-    marker: { colors: nodes.map((node) => blend(colours.kept, colours.accent, node.before ? node.chosen / node.before : 0)), line: { width: 1, color: colours.surface }, pad: { t: 20, l: 2, r: 2, b: 2 } }, textfont: { size: 12 },
-  });
-  return chart({
-    title: "Where the bytes are", name: "bytes", height: narrow ? 620 : 400, search: (row) => row.name,
-    note: "Each side is all bytes of the model, before and after: blue is palettized, grey is kept, and what is between is a module with both. Click a module to go into it.",
-    draw: (colours) => ({
-      data: [
-        trace(colours, "before", report.size_before_bytes, narrow ? { x: [0, 1], y: [0.51, 1] } : { x: [0, 0.495], y: [0, 1] }, true),
-        trace(colours, "after", report.size_after_bytes, narrow ? { x: [0, 1], y: [0, 0.49] } : { x: [0.505, 1], y: [0, 1] }, false),
-      ],
-      layout: layout(colours, { margin: { l: 0, r: 0, t: 0, b: 0 } }),
-    }),
-    columns: [
-      words("Tensor", "name"),
-      amount("Before", "before", bytes),
-      amount("After", "after", bytes),
-      { label: "Part of after", numeric: true, value: (row) => (row.after / report.size_after_bytes) * 100, cell: (row) => percent(row.after, report.size_after_bytes) },
-    ],
-    rows: leaves,
-    onclick: (point) => point.customdata && onopen?.(point.customdata),
-  });
-}
 
 const ORDERS = {
   "worst first": (one, other) => low(one) - low(other),

@@ -5,12 +5,13 @@ import { ask, follow } from "./api.js";
 import { expectCharts } from "./charts.js";
 import { button, fill, h } from "./dom.js";
 import { download } from "./downloads.js";
-import { snrChart, treemapChart } from "./figures.js";
+import { snrChart } from "./figures.js";
 import { brief, bytes, count, moment } from "./format.js";
 import { loading, notice, problem } from "./notice.js";
 import { badge, hasEnded, progress } from "./progress.js";
 import { facts, keptSection, moduleSection, section, summary, tensorTable, unmatchedList, warningList } from "./results.js";
 import { timeline } from "./timeline.js";
+import { treemapChart } from "./treemap.js";
 
 const MOST_LINES = 2_000;
 

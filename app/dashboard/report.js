@@ -1,12 +1,13 @@
 // A report of its own: all that it shows is in its file.
 
 import { fill, h } from "./dom.js";
-import { snrChart, treemapChart } from "./figures.js";
+import { snrChart } from "./figures.js";
 import { brief, bytes, counted, moment } from "./format.js";
 import { notice } from "./notice.js";
 import { charts, numbers } from "./panel.js";
 import { facts, keptSection, moduleSection, section, summary, tensorTable, unmatchedList, warningList } from "./results.js";
 import { amount, table, words } from "./table.js";
+import { treemapChart } from "./treemap.js";
 
 /** JSON that lies in the page; null if it does not. */
 function stored(id) {
