@@ -99,7 +99,7 @@ export function treemapChart(report, onopen) {
     drawn = seen(node);
     const above = [];
     for (let at = node.parent; at; at = at.parent) above.unshift(at);
-    fill(way, above.map((each) => [button(each.label, () => enter(each), { class: "link" }), " › "]), h("span", { "aria-current": "location" }, node.label));
+    fill(way, above.map((each) => [button(each.label, () => enter(each), { class: "link" }), " / "]), h("span", { "aria-current": "location" }, node.label));
   }
 
   function enter(node) {

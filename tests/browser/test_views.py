@@ -132,7 +132,7 @@ def test_a_job_shows_where_bytes_and_errors_are(server, look, jobs, model, tmp_p
     expect(way).to_have_text("model")
     treemap.evaluate("(plot) => plot.scrollIntoView({ block: 'center' })")
     treemap.get_by_text("encoder", exact=True).first.click(force=True)
-    expect(way).to_have_text("model › encoder")
+    expect(way).to_have_text("model / encoder")
     expect(treemap.get_by_text("After: encoder", exact=True)).to_be_visible()
     way.get_by_role("button", name="model").press("Enter")
     expect(way).to_have_text("model")
