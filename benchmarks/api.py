@@ -9,7 +9,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -21,7 +21,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from benchmarks.service import VECTOR, row
-from benchmarks.serving import Service, embedded
+from benchmarks.serving import embedded
+from benchmarks.transfer import bare
 
 WORKERS = 1
 """On a machine of two cores the other one is the server's."""
@@ -101,13 +102,16 @@ async def _asked(address: str, path: str) -> list[float]:
 
 
 def large_configs(folder: Path) -> None:
-    """Latency of `GET /livez` while configs of 5 MB are submitted, beside that of an idle server.
+    """Latency of `GET /livez` while configs of 5 MB are submitted, beside what the machine takes.
 
-    The model is small, and no rule matches it but the last, so that planning is nearly all work.
+    Every request is followed by one to a bare server that has nothing else to do: whatever holds up
+    its answers is the machine. The model is small, and no rule matches it but the last, so that
+    planning is nearly all work.
     """
     model = save({"encoder.weight": np.random.default_rng(0).normal(size=(64, 64)).astype("f4")})
     document = _document()
-    with embedded(folder, WORKERS) as service:
+    (folder / "small").write_bytes(b"{}")
+    with embedded(folder, WORKERS) as service, bare(folder) as peer:
         submit: dict[str, Callable[[], httpx.Response]] = {
             "as a form": lambda: service.http.post(
                 "/v1/jobs", files={"model": ("m.safetensors", model)}, data={"config": document}
@@ -116,14 +120,15 @@ def large_configs(folder: Path) -> None:
                 "/v1/configs/large", content=document, headers={"Content-Type": "application/json"}
             ),
         }
+        asked = (f"{service.url}/livez", str(peer.base_url.join("/small")))
         for send in submit.values():  # the first one starts the process that others are forked from
             send().raise_for_status()
-        with _polled(service) as idle:
+        with _polled(*asked) as idle:
             time.sleep(IDLE_S)
-        _tell("idle", idle, None)
+        _tell("idle", idle)
         for how, send in submit.items():
             taken = []
-            with _polled(service) as busy:
+            with _polled(*asked) as busy:
                 for _ in range(SUBMISSIONS):
                     started = time.perf_counter()
                     send().raise_for_status()
@@ -134,14 +139,14 @@ def large_configs(folder: Path) -> None:
 
 
 @contextmanager
-def _polled(service: Service) -> Iterator[list[float]]:
-    """Seconds that each of many `GET /livez` takes, one after the other; in the list at the end.
+def _polled(*urls: str) -> Iterator[list[list[float]]]:
+    """Seconds that each of many `GET`s of each address takes, in turns; in the list at the end.
 
-    A process of its own asks, so that it waits for nobody but the server.
+    A process of its own asks, so that it waits for nobody but the servers.
     """
-    found: list[float] = []
+    found: list[list[float]] = []
     ours, theirs = multiprocessing.Pipe()
-    polling = _SPAWNED.Process(target=_poll, args=(service.url, theirs))
+    polling = _SPAWNED.Process(target=_poll, args=(urls, theirs))
     polling.start()
     ours.recv()
     try:
@@ -152,26 +157,38 @@ def _polled(service: Service) -> Iterator[list[float]]:
         polling.join()
 
 
-def _poll(url: str, caller: Connection) -> None:
-    found: list[float] = []
-    with httpx.Client(base_url=url) as client:
-        client.get("/livez").raise_for_status()
+def _poll(urls: Sequence[str], caller: Connection) -> None:
+    found: list[list[float]] = [[] for _ in urls]
+    with httpx.Client() as client:
+        for url in urls:
+            client.get(url).raise_for_status()
         caller.send(None)
         while not caller.poll(POLL_EVERY_S):
-            started = time.perf_counter()
-            client.get("/livez").raise_for_status()
-            found.append(time.perf_counter() - started)
+            for url, times in zip(urls, found, strict=True):
+                started = time.perf_counter()
+                client.get(url).raise_for_status()
+                times.append(time.perf_counter() - started)
     caller.send(found)
 
 
-def _tell(when: str, found: list[float], goal: float | None) -> None:
+def _tell(when: str, polled: list[list[float]], goal: float | None = None) -> None:
+    """Latencies, and those of the bare server meanwhile."""
+    found, beside = polled
+    row(f"a file of 2 bytes from a bare server, {when}", _shown(beside))
+    if goal is None:
+        row(f"GET /livez, {when}", _shown(found))
+    else:
+        row(f"GET /livez, {when}", _shown(found), max(found) / goal, f"worst {goal * 1e3:.0f} ms")
+
+
+def _shown(found: Sequence[float]) -> str:
     ranked = sorted(found)
     middle, most, worst = (ranked[int(len(ranked) * part)] * 1e3 for part in (0.5, 0.99, 0.99999))
-    shown = f"{middle:.1f} ms; p99 {most:.1f} ms; worst {worst:.1f} ms of {len(found):,}"
-    if goal is None:
-        row(f"GET /livez, {when}", shown)
-    else:
-        row(f"GET /livez, {when}", shown, worst / 1e3 / goal, f"worst {goal * 1e3:.0f} ms")
+    late = sum(each > GOAL_S for each in found)
+    return (
+        f"{middle:.1f} ms; p99 {most:.1f} ms; worst {worst:.1f} ms of {len(found):,}, "
+        f"{late} over {GOAL_S * 1e3:.0f} ms"
+    )
 
 
 def _document() -> str:
