@@ -20,7 +20,7 @@ OF_ONE_OWNER = AT_ONCE - 1
 """At once, so that a turn is left for others."""
 LARGE_BYTES = 64 << 10
 """From here on a process of its own; less is read in milliseconds."""
-LOADED = ["app.configs.read", "app.jobs.prepare", "app.cli"]
+LOADED = ["app.configs.read", "app.jobs.prepare", "app.results.take_over", "app.cli"]
 """Modules of the process that others are forked from; the last one is the program itself."""
 
 _P = ParamSpec("_P")

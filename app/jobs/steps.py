@@ -72,7 +72,7 @@ class Steps:
         if job is None:
             await asyncio.to_thread(self._tidy, job_id, attempt)  # a crash may have left it so
             return
-        if await asyncio.to_thread(self._take_over_twin, job):
+        if await self._take_over_twin(job):
             return
         tasks, exist = await asyncio.to_thread(self._work, job)
         missing = [task for task in tasks if task.part_path not in exist]
@@ -164,9 +164,11 @@ class Steps:
         stop = stop_path(prefix, job.attempt)
         return kind(store_url=self._store.url, prefix=prefix, cancel_path=stop, **more)
 
-    def _take_over_twin(self, job: Job) -> bool:
+    async def _take_over_twin(self, job: Job) -> bool:
         """Succeed at once where another job has done the very same; whether that was so."""
-        taken = self._reuse.take_over_twin(job, job_folder(job.id)) if job.reuse else None
+        if not job.reuse:
+            return False
+        taken = await self._reuse.take_over_twin(job, job_folder(job.id))
         if taken is None:
             return False
         done = Progress(
@@ -176,7 +178,7 @@ class Steps:
             bytes_done=job.progress.bytes_total,
             bytes_total=job.progress.bytes_total,
         )
-        self._succeed(job, taken, done, (lines.TAKEN_OVER,))
+        await asyncio.to_thread(self._succeed, job, taken, done, (lines.TAKEN_OVER,))
         self._metrics.reused(done.tensors_total)
         return True
 

@@ -3,23 +3,18 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from app.compression.assemble import (
-    artifact_path,
-    export_path,
-    report_path,
-    statistics_path,
-    write_report,
-)
-from app.compression.job import job_folder, published
+from app.compression.assemble import report_path
+from app.compression.job import job_folder
 from app.compression.palettize import content_sha256
-from app.errors import NotFound, ObjectMissing
+from app.errors import NotFound, ObjectMissing, WorkerDied
 from app.jobs.fanout import Workers
 from app.jobs.records import Records
+from app.readers import Readers
 from app.results.keys import content_key, origin_key, recipe
 from app.results.records import ResultRecords
+from app.results.take_over import take_over
 from app.storage import Storage
 from schemas.jobs import Job
-from schemas.report import Report
 from schemas.tasks import (
     Answer,
     CompressionTask,
@@ -45,8 +40,11 @@ class Reuse:
     a task wants them.
     """
 
-    def __init__(self, results: ResultRecords, jobs: Records, store: Storage) -> None:
+    def __init__(
+        self, results: ResultRecords, jobs: Records, store: Storage, readers: Readers
+    ) -> None:
         self._results, self._jobs, self._store = results, jobs, store
+        self._readers = readers
 
     async def with_known(
         self, job: Job, tasks: Sequence[CompressionTask], around: JobTask, workers: Workers
@@ -80,30 +78,22 @@ class Reuse:
         except NotFound:
             return
 
-    def take_over_twin(self, job: Job, prefix: str) -> Published | None:
+    async def take_over_twin(self, job: Job, prefix: str) -> Published | None:
         """Make the artifact of a job with the very same request this one's; None if there is none.
 
-        Source: object stores copy on their side, and a local folder links.
+        A large report is read and written in a process of its own: requests would wait for it.
         """
-        twin = self._jobs.twin(job.id)
+        twin = await asyncio.to_thread(self._jobs.twin, job.id)
         if twin is None:
             return None
         theirs = job_folder(twin)
         try:
-            report = Report.model_validate_json(bytes(self._store.read(report_path(theirs))))
-            for name in report.artifact_sha256:
-                self._store.copy(artifact_path(theirs, name), artifact_path(prefix, name))
-            for each in report.exports:
-                self._store.copy(export_path(theirs, each.format), export_path(prefix, each.format))
-            self._store.copy(statistics_path(theirs), statistics_path(prefix))
-        except ObjectMissing:
+            size = await asyncio.to_thread(self._store.size_bytes, report_path(theirs))
+            return await self._readers.run(
+                job.owner, size, take_over, self._store.url, theirs, prefix
+            )
+        except (ObjectMissing, WorkerDied):  # then it is done anew
             return None
-        tensors = tuple(
-            tensor.model_copy(update={"reused": tensor.action == "palettized"})
-            for tensor in report.tensors
-        )
-        write_report(self._store, prefix, report.model_copy(update={"tensors": tensors}))
-        return published(self._store, prefix, report)
 
     def _by_origin(
         self, owner: str, items: Sequence[TensorSlice], recipes: Sequence[str]

@@ -5,12 +5,14 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
+from app import readers
 from app.compression.assemble import report_path, statistics_path
 from app.compression.parts import read_parts
 from app.compression.statistics import find
 from app.compression.work import perform
 from app.jobs.records import Records
 from app.jobs.rows import NewJob
+from app.readers import Readers
 from app.results import reuse as module
 from app.results.keys import request_sha256
 from app.results.records import ResultRecords
@@ -49,7 +51,7 @@ class Service:
     def __init__(self, store, database):
         self.store, self.workers, self.jobs = store, Inline(), 0
         self.records, self.results = Records(database), ResultRecords(database)
-        self.reuse = Reuse(self.results, self.records, store)
+        self.reuse = Reuse(self.results, self.records, store, Readers())
 
     def add(self, arrays, config, owner="local", **options):
         """A job with its row."""
@@ -81,7 +83,8 @@ class Service:
         return {outcome.name for outcome in outcomes if outcome.reused}
 
     def take_over_twin(self, job):
-        return self.reuse.take_over_twin(self.records.get(job.job_id), job.prefix)
+        row = self.records.get(job.job_id)
+        return asyncio.run(self.reuse.take_over_twin(row, job.prefix))
 
 
 def parts_of(job):
@@ -197,7 +200,10 @@ def test_results_of_a_job_that_was_deleted_meanwhile_are_not_noted(service, data
         assert session.scalar(text("SELECT count(*) FROM results")) == 0
 
 
-def test_twin_is_taken_over(service):
+@pytest.mark.parametrize("large_bytes", [0, 64 << 10])
+def test_twin_is_taken_over(service, monkeypatch, large_bytes):
+    """Here, and in a process of its own."""
+    monkeypatch.setattr(readers, "LARGE_BYTES", large_bytes)
     first, second = service.add(ARRAYS, W4), service.add(ARRAYS, W4)
     service.run(first)
     size = service.take_over_twin(second).size_bytes

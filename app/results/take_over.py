@@ -1,0 +1,38 @@
+"""Make another job's artifact this one's."""
+
+from app.compression.assemble import (
+    artifact_path,
+    export_path,
+    report_path,
+    statistics_path,
+    write_report,
+)
+from app.compression.job import published
+from app.errors import ObjectMissing
+from app.storage import shared_storage
+from schemas.report import Report
+from schemas.tasks import Published
+
+
+def take_over(store_url: str, theirs: str, ours: str) -> Published | None:
+    """Copy an artifact, its other forms and its report from one job's folder to another's.
+
+    None if it has gone meanwhile. Source: object stores copy on their side, and a local folder
+    links.
+    """
+    store = shared_storage(store_url)
+    try:
+        report = Report.model_validate_json(bytes(store.read(report_path(theirs))))
+        for name in report.artifact_sha256:
+            store.copy(artifact_path(theirs, name), artifact_path(ours, name))
+        for each in report.exports:
+            store.copy(export_path(theirs, each.format), export_path(ours, each.format))
+        store.copy(statistics_path(theirs), statistics_path(ours))
+    except ObjectMissing:
+        return None
+    tensors = tuple(
+        tensor.model_copy(update={"reused": tensor.action == "palettized"})
+        for tensor in report.tensors
+    )
+    write_report(store, ours, report.model_copy(update={"tensors": tensors}))
+    return published(store, ours, report)
