@@ -21,8 +21,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from benchmarks.service import VECTOR, row
-from benchmarks.serving import embedded
-from benchmarks.transfer import bare
+from benchmarks.serving import bare, embedded
 
 WORKERS = 1
 """On a machine of two cores the other one is the server's."""

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +58,7 @@ def embedded(folder: Path, workers: int, **environment: str) -> Iterator[Service
     command = ["serve", "--port", port, "--data-dir", data_dir, "--workers", workers]
     with _started([command], folder, **environment) as leaders:
         service = Service(f"http://127.0.0.1:{port}", data_dir / "store", leaders)
-        _wait_until_ready(service)
+        _wait_until(service.client.ready, service.url)
         yield service
 
 
@@ -77,8 +77,26 @@ def apart(folder: Path, workers: int) -> Iterator[Service]:
     }
     with _started(commands, folder, **environment) as leaders:
         service = Service(f"http://127.0.0.1:{port}", data_dir / "store", leaders)
-        _wait_until_ready(service)
+        _wait_until(service.client.ready, service.url)
         yield service
+
+
+@contextmanager
+def bare(folder: Path) -> Iterator[httpx.Client]:
+    """The app of `benchmarks.bare`, on files in a folder; to measure ours beside."""
+    port = free_port()
+    words = ["benchmarks.bare:app", "--port", str(port), "--http", "httptools", "--no-access-log"]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", *words, "--log-level", "warning"],
+        env=os.environ | {"BARE_FOLDER": str(folder)},
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as http:
+            _wait_until(lambda: _answers(http), "the bare app")
+            yield http
+    finally:
+        program.terminate()
+        program.wait()
 
 
 @contextmanager
@@ -136,12 +154,20 @@ def _started(
             process.wait(timeout=60)
 
 
-def _wait_until_ready(service: Service) -> None:
+def _wait_until(is_there: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + READY_WITHIN_S
-    while not service.client.ready():
+    while not is_there():
         if time.monotonic() > end:
-            raise SystemExit(f"{service.url} is not ready within {READY_WITHIN_S} s")
+            raise SystemExit(f"{what} is not ready within {READY_WITHIN_S} s")
         time.sleep(0.05)
+
+
+def _answers(http: httpx.Client) -> bool:
+    try:
+        http.get("/")
+    except httpx.TransportError:
+        return False
+    return True
 
 
 def _command(pid: int) -> bytes:

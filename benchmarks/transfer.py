@@ -6,15 +6,11 @@ Run as `python -m benchmarks.transfer`. Needs 4 GB of disk in the temporary fold
 import base64
 import hashlib
 import io
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +19,13 @@ import numpy as np
 from safetensors.numpy import save
 
 from benchmarks.service import row
-from benchmarks.serving import Service, embedded, free_port
+from benchmarks.serving import Service, bare, embedded
 from schemas.jobs import ENDED
 from schemas.uploads import PART_BYTES, Upload
 
 PIECE_BYTES = 1 << 20
 SHAPE, RUNS = (32 << 10, 4096), 3
 KEEP_ALL = '{"global_config": null}'
-READY_WITHIN_S = 30.0
 GOAL = 0.5
 
 
@@ -95,24 +90,6 @@ def downloads(service: Service, peer: httpx.Client, folder: Path, model: Model) 
     _tell("GET of an artifact", len(artifact), ours, least)
 
 
-@contextmanager
-def bare(folder: Path) -> Iterator[httpx.Client]:
-    """The bare app, on files in a folder."""
-    port = free_port()
-    words = ["benchmarks.bare:app", "--port", str(port), "--http", "httptools", "--no-access-log"]
-    program = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", *words, "--log-level", "warning"],
-        env=os.environ | {"BARE_FOLDER": str(folder)},
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as http:
-            _wait_until_there(http)
-            yield http
-    finally:
-        program.terminate()
-        program.wait()
-
-
 def _put(peer: httpx.Client, model: Model) -> float:
     started = time.perf_counter()
     peer.put("/peer", **_streamed(model.body)).raise_for_status()
@@ -175,18 +152,6 @@ def _tell(what: str, size_bytes: int, times: Sequence[float], peer_s: float | No
 
 def _content_digest(data: bytes) -> str:
     return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
-
-
-def _wait_until_there(http: httpx.Client) -> None:
-    end = time.monotonic() + READY_WITHIN_S
-    while time.monotonic() < end:
-        try:
-            http.get("/")
-        except httpx.TransportError:
-            time.sleep(0.05)
-        else:
-            return
-    raise SystemExit(f"the bare app is not there within {READY_WITHIN_S} s")
 
 
 if __name__ == "__main__":
