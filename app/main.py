@@ -1,7 +1,6 @@
 """Put the service together and serve it."""
 
 import asyncio
-import gc
 import signal
 import socket
 import sys
@@ -75,8 +74,6 @@ def serve(settings: Settings, role: Role = "all") -> None:
     logs.configure(settings)
     check(settings, role)
     settings = settings.model_copy(update={"clients": within_files(settings.clients)})
-    # What is loaded by now stays; to look it through over and over would delay the end most.
-    gc.freeze()
     # Requests wait for no thread that computes, such as the engine's when it looks at its queue.
     sys.setswitchinterval(SWITCH_S)
     # uvicorn stops in good order, then raises the signal again; a wanted end is no failure.

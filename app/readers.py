@@ -1,4 +1,4 @@
-"""Read what strangers send, a few at a time; what is large, in a process of its own.
+"""Read documents, those of strangers too, a few at a time; what is large, in its own process.
 
 Whatever parses a document of megabytes holds the interpreter's lock for long, and every other
 request waits for it. Each process is forked from one that has the code loaded, so that it costs
@@ -31,7 +31,7 @@ _FORKS.set_forkserver_preload(LOADED)
 
 
 class Readers:
-    """Whoever reads, for all requests together."""
+    """Whoever reads, for all who ask together."""
 
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(AT_ONCE)

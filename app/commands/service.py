@@ -24,7 +24,7 @@ class Role(StrEnum):
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Around imports of what stays: the collector would look it all through over and over."""
+    """Around imports of what stays: the collector would look it all through, now and at the end."""
     gc.disable()
     try:
         yield

@@ -12,7 +12,6 @@ from app.compression.statistics import find
 from app.compression.work import perform
 from app.jobs.records import Records
 from app.jobs.rows import NewJob
-from app.readers import Readers
 from app.results import reuse as module
 from app.results.keys import request_sha256
 from app.results.records import ResultRecords
@@ -51,7 +50,7 @@ class Service:
     def __init__(self, store, database):
         self.store, self.workers, self.jobs = store, Inline(), 0
         self.records, self.results = Records(database), ResultRecords(database)
-        self.reuse = Reuse(self.results, self.records, store, Readers())
+        self.reuse = Reuse(self.results, self.records, store, readers.Readers())
 
     def add(self, arrays, config, owner="local", **options):
         """A job with its row."""
