@@ -22,11 +22,13 @@ from app.artifacts.reader import Artifact
 from app.artifacts.writer import arranged, array_entry, stream
 from app.compression.assemble import report_path, statistics_path
 from app.compression.job import report_documents
+from app.compression.statistics import line_of
 from app.dashboard.files import PLOTLY
 from app.dashboard.report_page import report_page
 from app.storage import open_storage
 from benchmarks.service import row
 from schemas.config import w4
+from schemas.statistics import SliceStatistics
 
 TENSORS, SIDE = 32, 2_048
 """256 MB of float16, four bits of which are kept."""
@@ -106,10 +108,10 @@ def _report(folder: Path) -> None:
     )
     told = re.search(rb'id="statistics">(.*?)</script>', page.read_bytes(), re.DOTALL)
     assert told is not None  # noqa: S101 - the page has them
-    lines = b"".join(json.dumps(each).encode() + b"\n" for each in json.loads(told[1]))
+    slices = [SliceStatistics(first_row=0, **each) for each in json.loads(told[1])]
     store = open_storage(folder.as_uri())
     store.write(report_path("job"), report.model_dump_json().encode())
-    store.write(statistics_path("job"), lines)
+    store.write(statistics_path("job"), b"".join(map(line_of, slices)))
     seconds = _best_s(lambda: b"".join(report_page(report_documents(store, "job"))))
     own = len(page.read_bytes()) - len(PLOTLY.read_bytes())
     what = f"report of {REPORTED:,} tensors as a page"
