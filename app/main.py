@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from filelock import FileLock, Timeout
 
-from app import catalog, health, logs, overview
+from app import catalog, health, overview
 from app.configs import endpoints as configs
 from app.dashboard import endpoints as dashboard
 from app.errors import BadInput
@@ -71,7 +71,6 @@ def serve(settings: Settings, role: Role = "all") -> None:
         BadInput: an address that must not be listened on, settings that do not fit together, a
             folder or an executor id that another server works with, a database of another version.
     """
-    logs.configure(settings)
     check(settings, role)
     settings = settings.model_copy(update={"clients": within_files(settings.clients)})
     # Requests wait for no thread that computes, such as the engine's when it looks at its queue.

@@ -2,6 +2,8 @@
 
 import ipaddress
 import os
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +21,10 @@ from app.errors import BadInput
 
 ADMIN_KEY_LENGTH = 32
 """The least of it, so that it cannot be guessed."""
+PREFIX = "PALETTERY_"
+"""Of everything in the environment that is ours."""
+CLIENTS_OWN = (f"{PREFIX}SERVER", f"{PREFIX}KEY")
+"""What of the environment is the command line's, as a client."""
 
 
 def names_loopback(host: str) -> bool:
@@ -43,7 +49,7 @@ class Limits(BaseSettings):
     """The most of everything whose size a stranger chooses."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PALETTERY_LIMIT_", frozen=True, use_attribute_docstrings=True
+        env_prefix=f"{PREFIX}LIMIT_", frozen=True, use_attribute_docstrings=True
     )
 
     upload_bytes: PositiveInt = 100 << 30
@@ -70,7 +76,7 @@ class Clients(BaseSettings):
     """How much of the service's patience a client may use."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PALETTERY_CLIENTS_", frozen=True, use_attribute_docstrings=True
+        env_prefix=f"{PREFIX}CLIENTS_", frozen=True, use_attribute_docstrings=True
     )
 
     head_timeout_s: PositiveFloat = 20.0
@@ -90,9 +96,7 @@ class Clients(BaseSettings):
 class Settings(BaseSettings):
     """Everything a deployment chooses."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="PALETTERY_", frozen=True, use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
 
     data_dir: Path = Path("data")
     """Folder of the embedded database and store."""
@@ -175,3 +179,22 @@ def read_settings(**said: object) -> Settings:
             for fault in error.errors()
         ]
         raise BadInput(f"the settings are not valid: {'; '.join(faults)}") from error
+
+
+def unknown_settings(names: Iterable[str]) -> Iterator[str]:
+    """A line on each variable that looks like a setting and is none, such as one mistyped.
+
+    They are no errors: Kubernetes sets `PALETTERY_SERVICE_HOST` where a service is called so.
+    """
+    settings = [
+        f"{kind.model_config['env_prefix']}{field}".upper()
+        for kind in (Settings, Limits, Clients)
+        for field in kind.model_fields
+    ]
+    known = [name.removeprefix(PREFIX) for name in (*CLIENTS_OWN, *settings)]
+    for name in sorted(names):
+        what = name.removeprefix(PREFIX)
+        if what != name and what not in known:
+            like = get_close_matches(what, known, 1)
+            told = f"; did you mean {PREFIX}{like[0]}?" if like else ""
+            yield f"{name} is in the environment, and is no setting{told}"

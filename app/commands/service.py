@@ -1,17 +1,23 @@
 """Commands that run the service, or a part of it."""
 
 import gc
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.commands.options import Workers, settings_of
 
+if TYPE_CHECKING:
+    from app.settings import Settings
+
 service = typer.Typer()
+log = logging.getLogger(__name__)
 
 
 class Role(StrEnum):
@@ -33,6 +39,16 @@ def loading() -> Iterator[None]:
         gc.enable()
 
 
+def _set_up_log(settings: "Settings") -> None:
+    """Have this process log, and say first what of its environment has no effect."""
+    from app import logs
+    from app.settings import unknown_settings
+
+    logs.configure(settings)
+    for line in unknown_settings(os.environ):
+        log.warning("%s", line)
+
+
 @service.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
@@ -47,7 +63,9 @@ def serve(
     with loading():
         from app.main import serve as run
 
-    run(settings_of(host=host, port=port, data_dir=data_dir, workers=workers), role.value)
+    settings = settings_of(host=host, port=port, data_dir=data_dir, workers=workers)
+    _set_up_log(settings)
+    run(settings, role.value)
 
 
 @service.command()
@@ -57,10 +75,9 @@ def scheduler(
 ) -> None:
     """Bring controllers and workers on many machines together."""
     with loading():
-        from app import logs
         from app.jobs.cluster import run_scheduler
 
-    logs.configure(settings_of())
+    _set_up_log(settings_of())
     run_scheduler(host, port)
 
 
@@ -74,11 +91,10 @@ def worker(
 ) -> None:
     """Work for a scheduler: a process per GPU, or else per core."""
     with loading():
-        from app import logs
         from app.jobs.cluster import run_worker
 
     settings = settings_of(scheduler_url=scheduler, workers=workers)
-    logs.configure(settings)
+    _set_up_log(settings)
     run_worker(settings)
 
 

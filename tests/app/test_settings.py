@@ -1,9 +1,14 @@
 """Settings that are not valid are one line that names them, whichever command reads them."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from app.errors import BadInput
-from app.settings import Settings, read_settings
+from app.settings import Settings, read_settings, unknown_settings
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 BAD = {
     "PALETTERY_PORT": "no port",
@@ -47,3 +52,22 @@ def test_executor_ids(name):
 def test_executor_ids_that_are_none(name):
     with pytest.raises(BadInput, match="PALETTERY_EXECUTOR_ID"):
         read_settings(executor_id=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("PALETTERY_TASK_THREAD", "; did you mean PALETTERY_TASK_THREADS?"),
+        ("PALETTERY_LIMITS_TENSORS", "; did you mean PALETTERY_LIMIT_TENSORS?"),
+        ("PALETTERY_X", ""),
+    ],
+)
+def test_what_is_no_setting_is_told(name, told):
+    (line,) = unknown_settings([name, "PATH", "PALETTERY_SERVER", "PALETTERY_KEY"])
+    assert line == f"{name} is in the environment, and is no setting{told}"
+
+
+def test_every_setting_is_one():
+    names = re.findall(r"\bPALETTERY_[A-Z_]*[A-Z]\b", OPERATIONS.read_text())
+    assert "PALETTERY_LIMIT_UPLOAD_BYTES" in names
+    assert list(unknown_settings(names)) == []
