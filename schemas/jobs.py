@@ -107,8 +107,8 @@ class Job(Schema):
     error: Problem | None = None
     """Why it failed."""
     links: dict[str, str]
-    """`self`, maybe `model`; `cancel` until it ends; then `artifact`, `report`, `report_csv` and
-    `report_html`, or `retry`."""
+    """`self` and `config`, maybe `model`; `cancel` until it ends; then `artifact`, `report`,
+    `report_csv` and `report_html`, or `retry`."""
 
 
 class JobPage(Schema):

@@ -24,6 +24,7 @@ from app.client.retries import ATTEMPTS, Transient
 from app.client.uploads import Advance, FilesUpload
 from app.errors import Conflict, NotFound, PaletteryError
 from app.progress import progress
+from schemas.config import KMeansPalettizerConfig
 from schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
 from schemas.events import GoneJob, LogLine
 from schemas.exports import ExportFormat
@@ -283,6 +284,10 @@ class AsyncClient:
     def log(self, job_id: str, *, after: int = 0) -> AsyncIterator[LogLine]:
         """The lines of a job's log so far, oldest first."""
         return log_lines(self._connection, job_id, after)
+
+    async def job_config(self, job_id: str) -> KMeansPalettizerConfig:
+        """The config that a job was given, every default filled in."""
+        return await self._connection.get(KMeansPalettizerConfig, f"/v1/jobs/{job_id}/config")
 
     async def report(self, job_id: str) -> Report:
         """What happened to every tensor of a finished job."""

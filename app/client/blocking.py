@@ -146,6 +146,7 @@ class Client:
     watch = iterating(AsyncClient.watch)
     wait = waiting(AsyncClient.wait)
     log = iterating(AsyncClient.log)
+    job_config = waiting(AsyncClient.job_config)
     report = waiting(AsyncClient.report)
     report_page = waiting(AsyncClient.report_page)
     statistics = waiting(AsyncClient.statistics)

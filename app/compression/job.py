@@ -23,11 +23,18 @@ _TASKS = TypeAdapter(list[CompressionTask])
 def write_job(
     store: Storage, prefix: str, request: JobRequest, tasks: Sequence[CompressionTask]
 ) -> int:
-    """Store what a job needs to run, on any machine, at any later time; its bytes."""
-    said, cut = request.model_dump_json().encode(), _TASKS.dump_json(list(tasks))
-    store.write(f"{prefix}/request.json", said)
-    store.write(f"{prefix}/tasks.json", cut)
-    return len(said) + len(cut)
+    """Store what a job needs to run, on any machine, at any later time; its bytes.
+
+    The config lies by itself, too, for those who ask for it: a request has megabytes of tensors.
+    """
+    documents = {
+        config_path(prefix): request.config.model_dump_json().encode(),
+        f"{prefix}/request.json": request.model_dump_json().encode(),
+        f"{prefix}/tasks.json": _TASKS.dump_json(list(tasks)),
+    }
+    for path, document in documents.items():
+        store.write(path, document)
+    return sum(map(len, documents.values()))
 
 
 def read_request(store: Storage, prefix: str) -> JobRequest:
@@ -97,6 +104,11 @@ def discard_artifact(store: Storage, prefix: str) -> None:
 def job_folder(job_id: str) -> str:
     """Where everything of a job lies."""
     return f"{JOBS}/{job_id}"
+
+
+def config_path(prefix: str) -> str:
+    """Where a job's config lies, as JSON with every default filled in."""
+    return f"{prefix}/config.json"
 
 
 def parts_path(prefix: str) -> str:

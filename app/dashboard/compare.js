@@ -175,7 +175,7 @@ function snrLines(jobs, rows, columns) {
   });
 }
 
-/** How the configs differ in what they ask for; and their texts, where they have names. */
+/** How the configs differ in what they ask for; and their texts. */
 async function configs(jobs, signal) {
   const asks = new Map();
   for (const { each } of matched(jobs)) {
@@ -189,17 +189,15 @@ async function configs(jobs, signal) {
     amount("Tensors", "tensors"),
     ...jobs.map((job, at) => ({ label: labelled(job), value: (row) => row.said[at], cell: (row) => h("span", null, row.said[at], row.rules[at] && h("code", { class: "below" }, row.rules[at])) })),
   ];
-  const named = jobs.filter(({ job }) => job.config_name?.includes("@")); // others are presets
   return section("How the configs differ", rows.length
     ? table(columns, rows, { name: "configs", caption: "What the configs ask for where they differ" }).element
-    : h("p", { class: "hint" }, "They ask for the same of every tensor."), await texts(named, signal));
+    : h("p", { class: "hint" }, "They ask for the same of every tensor."), await texts(jobs, signal));
 }
 
-async function texts(named, signal) {
-  if (named.length === 0) return null;
-  const found = await Promise.all(named.map(async (each) => {
-    const config = await ask(`/v1/configs/${encodeURIComponent(each.job.config_name)}`, { signal }).catch(() => null);
-    return h("div", null, h("h3", null, labelled(each)), config ? h("pre", { tabindex: 0 }, JSON.stringify(config.config, null, 1)) : h("p", { class: "hint" }, "This config is not stored any more."));
+async function texts(jobs, signal) {
+  const found = await Promise.all(jobs.map(async (each) => {
+    const config = await ask(each.job.links.config, { signal }).catch((error) => error);
+    return h("div", null, h("h3", null, labelled(each)), config instanceof Error ? problem(config) : h("pre", { tabindex: 0 }, JSON.stringify(config, null, 1)));
   }));
-  return h("details", null, h("summary", null, `Text of ${counted(named.length, "config")}`), h("div", { class: "columns" }, found));
+  return h("details", null, h("summary", null, `Text of ${counted(jobs.length, "config")}`), h("div", { class: "columns" }, found));
 }

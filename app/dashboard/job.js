@@ -121,6 +121,7 @@ function files(job, found) {
     ({ path: `${path}/artifact/${encodeURIComponent(name)}`, name, label: name, sha256, size: all.length === 1 ? job.size_after_bytes : undefined, command: `palettery download ${job.id}` }));
   const exported = (found.exports ?? []).map(({ format, sha256, size_bytes }) => ({ path: `${path}/exports/${format}`, name: `${job.model_name}.${format}`, label: format, sha256, size: size_bytes }));
   const reports = ["json", "csv", "html"].map((kind) => ({ path: `${path}/report${kind === "json" ? "" : `.${kind}`}`, name: `report-${brief(job.id)}.${kind}`, label: kind.toUpperCase() }));
+  const config = [{ path: job.links.config, name: `config-${brief(job.id)}.json`, label: "config.json" }];
   const group = (name, items) => items.length > 0 && h("div", null, h("h3", null, name), h("ul", { class: "files" }, items.map(download)));
-  return section("Downloads", h("div", { class: "columns" }, group("Artifact", own), group("Other forms", exported), group("Report", reports)));
+  return section("Downloads", h("div", { class: "columns" }, group("Artifact", own), group("Other forms", exported), group("Report", reports), group("Config", config)));
 }

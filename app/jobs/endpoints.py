@@ -16,7 +16,9 @@ from app.jobs.service import Jobs
 from app.keys.guard import Reader, Writer
 from app.paging import Cursor, Limit
 from app.problems import problems
+from app.storage import Storage
 from app.storage.prefetch import prefetched
+from schemas.config import KMeansPalettizerConfig
 from schemas.jobs import Job, JobPage, JobState
 from schemas.plan import Plan
 from schemas.report import Report
@@ -130,10 +132,24 @@ def delete(job_id: str, jobs: Service, caller: Writer) -> None:
     jobs.delete(caller.owner, job_id)
 
 
+@router.get(
+    "/jobs/{job_id}/config",
+    response_model=KMeansPalettizerConfig,
+    responses=problems(_404="no such job, or one from before configs were kept"),
+)
+def config(request: Request, job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
+    """The config that a job was given, every default filled in; another job may be given it."""
+    return _document(request.state.store, jobs.config(caller.owner, job_id))
+
+
 @router.get("/jobs/{job_id}/report", response_model=Report, responses=UNFINISHED)
 def report(request: Request, job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
     """What happened to every tensor."""
-    store, path = request.state.store, jobs.report(caller.owner, job_id)
+    return _document(request.state.store, jobs.report(caller.owner, job_id))
+
+
+def _document(store: Storage, path: str) -> StreamingResponse:
+    """JSON that lies in the store."""
     size_bytes = store.size_bytes(path)
     length = {"Content-Length": str(size_bytes)}
     return StreamingResponse(prefetched(store, path, 0, size_bytes), 200, length, JSON)

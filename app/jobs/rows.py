@@ -138,7 +138,7 @@ def shown(row: JobRow | Row[Any]) -> Job:
 
 def _links(row: JobRow | Row[Any]) -> dict[str, str]:
     here = f"/v1/jobs/{row.id}"
-    links = {"self": here}
+    links = {"self": here, "config": f"{here}/config"}
     if row.model_id is not None:
         links["model"] = f"/v1/models/{row.model_id}"
     if row.state in ALIVE:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from app.artifacts.export.formats import FORMATS
 from app.compression.assemble import artifact_path, export_path, report_path, statistics_path
-from app.compression.job import job_folder, report_documents
+from app.compression.job import config_path, job_folder, report_documents
 from app.compression.statistics import find
 from app.dashboard.report_page import report_page
 from app.errors import Conflict, DatabaseFailed, NotFound, ObjectMissing
@@ -153,6 +153,18 @@ class Jobs:
         found = self._records.page(limit + 1, before, owner, states, model_id)
         items = tuple(found[:limit])
         return JobPage(items=items, next_cursor=sealed_key(items[-1].id) if found[limit:] else None)
+
+    def config(self, owner: str, job_id: str) -> str:
+        """Where the config of a job lies, as JSON of `KMeansPalettizerConfig`.
+
+        Raises:
+            NotFound: there is no such job, or it is from before configs were kept.
+        """
+        self.get(owner, job_id)
+        path = config_path(job_folder(job_id))
+        if not self._store.exists(path):
+            raise NotFound(f"the config of job {job_id} was not kept; its report has every spec")
+        return path
 
     def report(self, owner: str, job_id: str) -> str:
         """Where the account of a job that succeeded lies, as JSON of `Report`.

@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 from safetensors.numpy import load_file
 
+from schemas.config import KMeansPalettizerConfig, w4
 from tests.browser.conftest import SLOW
 
 WORST = "Where the error is"
@@ -165,6 +166,9 @@ def test_a_job_shows_where_bytes_and_errors_are(server, look, jobs, model, tmp_p
     arrived.value.save_as(tmp_path / "artifact")
     assert f"{worst}.indices" in load_file(tmp_path / "artifact")
     with page.expect_download() as arrived:
+        page.get_by_role("link", name="config.json").click()
+    assert KMeansPalettizerConfig.model_validate_json(arrived.value.path().read_bytes()) == w4()
+    with page.expect_download() as arrived:
         page.locator(".tabled").filter(has=table).get_by_role("button", name="CSV").click()
     rows = csv.DictReader(arrived.value.path().read_text().splitlines())
     assert {each["Tensor"] for each in rows} == {each["name"] for each in report["tensors"]}
@@ -213,6 +217,9 @@ def test_jobs_of_one_model_are_compared(server, look, jobs):
     asked = page.get_by_role("region", name="What the configs ask for where they differ")
     expect(asked).to_contain_text("4 bits, a palette per 16 channels of axis 0")
     expect(asked).to_contain_text("8 bits, one palette")
+    page.get_by_text("Text of 3 configs").click()
+    for n_bits in (4, 6, 8):
+        expect(page.locator("pre").get_by_text(f'"n_bits": {n_bits}')).to_be_visible()
 
 
 @pytest.mark.usefixtures("jobs")

@@ -18,6 +18,9 @@ from schemas.statistics import TensorStatistics
 from tests.app.report_documents import documents_of
 
 AT_ONCE = 6
+PER_TENSOR = {
+    "global_config": {"op_state_spec": {"weight": {"granularity": {"type": "per_tensor"}}}}
+}
 
 
 def add_model(server, path, weights):
@@ -125,6 +128,26 @@ def test_job_of_a_model(server, model_id):
     report = server.report(job["id"])
     assert "more.weight" in {tensor["name"] for tensor in report["tensors"]}
     assert server.leftovers() == []
+
+
+@pytest.mark.parametrize("how", [{"preset": "w6"}, {"config": PER_TENSOR}])
+def test_job_of_the_config_of_a_job_does_the_same(server, model_id, how):
+    first = ask(server, model_id=model_id, **how).json()
+    config = server.http.get(first["links"]["config"]).json()
+    second = ask(server, model_id=model_id, config=config).json()
+    assert server.http.get(second["links"]["config"]).json() == config
+    digests = [
+        server.report(server.succeeded(job["id"])["id"])["artifact_sha256"]
+        for job in (first, second)
+    ]
+    assert digests[0] == digests[1]
+
+
+def test_config_that_was_not_kept(server, model_id):
+    job = server.succeeded(ask(server, model_id=model_id, preset="w4").json()["id"])
+    server.store.delete(f"jobs/{job['id']}/config.json")
+    told = refused(server.http.get(job["links"]["config"]), 404, "not_found")
+    assert "its report has every spec" in told.detail
 
 
 def test_job_tells_its_preset(server, model_id):

@@ -35,15 +35,17 @@ def test_life_of_a_job_that_succeeds(records):
     job = records.get(job_id)
     assert (job.state, job.progress, job.size_after_bytes) == ("succeeded", done, 7)
     assert job.created_at <= job.started_at <= job.ended_at
-    assert set(job.links) == {"self", "artifact", "report", "report_csv", "report_html"}
+    of_success = {"artifact", "report", "report_csv", "report_html"}
+    assert set(job.links) == {"self", "config", *of_success}
 
 
 def test_links_are_those_of_the_state(records):
     job_id = add(records)
-    assert set(records.get(job_id).links) == {"self", "cancel"}
+    assert set(records.get(job_id).links) == {"self", "config", "cancel"}
     records.cancel(job_id)
+    here = f"/v1/jobs/{job_id}"
     links = records.get(job_id).links
-    assert links == {"self": f"/v1/jobs/{job_id}", "retry": f"/v1/jobs/{job_id}/retry"}
+    assert links == {"self": here, "config": f"{here}/config", "retry": f"{here}/retry"}
 
 
 @pytest.mark.parametrize("second", ENDS)
