@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.options import LOCAL_SERVER, ApiKey, Json, Server, connected
+from app.commands.options import LOCAL_SERVER, ApiKey, JobId, Json, Server, connected
 
 BAD_INPUT = 2
 
@@ -37,6 +37,16 @@ def get(
     """Print a config as YAML, with every default filled in."""
     with connected(server, key) as client:
         config = client.config(reference).config
+    typer.echo(config.to_json() if as_json else config.to_yaml())
+
+
+@configs.command()
+def of(
+    job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None, as_json: Json = False
+) -> None:
+    """Print the config that a job was given as YAML, with every default filled in."""
+    with connected(server, key) as client:
+        config = client.job_config(job_id)
     typer.echo(config.to_json() if as_json else config.to_yaml())
 
 

@@ -78,8 +78,24 @@ def test_configs(palettery, tmp_path):
     assert palettery("config", "get", "commands@7")[0] == 2
 
 
+def test_the_config_of_a_job_is_one_for_another(palettery, model_file, tmp_path):
+    first = palettery("submit", model_file, "--preset", "w6")[1]
+    code, text, told = palettery("config", "of", first)
+    assert (code, told, "n_bits: 6" in text) == (0, "", True)
+    config = tmp_path / "of.yaml"
+    config.write_text(text)
+    second = palettery("submit", model_file, "--config", config)[1]
+    assert palettery("config", "of", second) == (0, text, "")
+
+
 def test_what_is_not_there(palettery):
-    for words in (["wait", "none"], ["events", "none"], ["log", "none"], ["cancel", "none"]):
+    for words in (
+        ["config", "of", "none"],
+        ["wait", "none"],
+        ["events", "none"],
+        ["log", "none"],
+        ["cancel", "none"],
+    ):
         code, out, told = palettery(*words)
         assert (code, out) == (2, "")
         assert told.startswith("palettery: ")
