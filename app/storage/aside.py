@@ -36,7 +36,10 @@ class Aside:
             self._file.write(piece)
 
     def append(self, descriptor: int, offset: int, size_bytes: int) -> None:
-        """Add a range of a file; the kernel copies it, where the file system can."""
+        """Add a range of a file, and sync it; the kernel copies it, where the file system can.
+
+        Whoever adds many, with other work beside each, waits for none of them at the end.
+        """
         self._file.flush()
         end = offset + size_bytes
         while offset < end:
@@ -51,8 +54,9 @@ class Aside:
                 copied = self._file.write(data)
                 self._file.flush()
             if copied == 0:
-                return
+                break
             offset += copied
+        os.fsync(self._file.fileno())
 
     def settle(self) -> None:
         """Sync the file and give it its name, so that a power cut leaves all of it or none."""
