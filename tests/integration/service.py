@@ -25,6 +25,15 @@ from schemas.jobs import ENDED
 
 DEADLINE_S = 300
 """Of whatever should happen; on an overloaded machine, what takes seconds takes minutes."""
+SLOW = json.dumps(
+    {
+        "global_config": {
+            "op_state_spec": {"weight": {"n_bits": 8, "cluster_dim": 4}},
+            "enable_fast_kmeans_mode": False,
+        }
+    }
+)
+"""A config that takes long on every machine, for jobs that something happens to meanwhile."""
 SAID = (" is ready at ", "there are no keys", "workers is away: there is none")
 POLL_EVERY_S = 0.05
 """Rarely enough that those who look on leave the processor to what they look at."""

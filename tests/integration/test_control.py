@@ -1,6 +1,5 @@
 """Job control on real services: cancel, retry, priority, deadline, delete, expiry, limits."""
 
-import json
 import time
 
 import numpy as np
@@ -8,12 +7,11 @@ import pytest
 from safetensors.numpy import save
 
 from schemas.problem import Problem
-from tests.integration.service import cpu_ticks, measured
+from tests.integration.service import SLOW, cpu_ticks, measured
 
 TICK_S = 0.01
 FINE_S = 0.2
 """Processor time that a process may use in a second and count as idle."""
-VECTOR = {"n_bits": 8, "cluster_dim": 4}
 ONE_AT_A_TIME = {
     "PALETTERY_RUNNING_JOBS": "1",
     "PALETTERY_TASK_BYTES": str(1 << 20),
@@ -26,13 +24,6 @@ def service(service_of):
     """One job at a time, one tensor a task, and nothing known from other jobs."""
     with service_of(**ONE_AT_A_TIME) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def vector() -> str:
-    """A config that takes long."""
-    module = {"op_state_spec": {"weight": VECTOR}, "enable_fast_kmeans_mode": False}
-    return json.dumps({"kmeans_palettization_config": {"global_config": module}})
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +68,8 @@ def refused(answer, status, said):
     assert said in told.detail
 
 
-def test_cancelled_work_stops_and_the_next_job_runs(service, long_model, model, vector):
-    job_id = service.submit(long_model, config=vector)
+def test_cancelled_work_stops_and_the_next_job_runs(service, long_model, model):
+    job_id = service.submit(long_model, config=SLOW)
     is_being_worked_on(service, job_id)
     assert change(service, job_id, "cancel").json()["state"] == "cancelled"
     service.wait_until(lambda: not is_busy(service), "all work has stopped")
@@ -89,8 +80,8 @@ def test_cancelled_work_stops_and_the_next_job_runs(service, long_model, model, 
 
 
 @pytest.mark.heavy
-def test_deadline_ends_the_job_and_its_tasks(service, long_model, vector):
-    job_id = service.submit(long_model, config=vector, deadline_s=8)
+def test_deadline_ends_the_job_and_its_tasks(service, long_model):
+    job_id = service.submit(long_model, config=SLOW, deadline_s=8)
     assert service.job(job_id)["deadline_at"]
     service.wait_until(lambda: service.job(job_id)["started_at"], "the job runs")
     job = service.ended(job_id)
@@ -102,8 +93,8 @@ def test_deadline_ends_the_job_and_its_tasks(service, long_model, vector):
 
 
 @pytest.mark.heavy
-def test_retry_goes_on_from_the_parts_there_are(service, medium_model, vector):
-    job_id = service.submit(medium_model, config=vector)
+def test_retry_goes_on_from_the_parts_there_are(service, medium_model):
+    job_id = service.submit(medium_model, config=SLOW)
     service.some_parts(job_id)
     refused(change(service, job_id, "retry"), 409, "the job is running")
     refused(service.http.delete(f"/v1/jobs/{job_id}"), 409, "cancel it")
@@ -121,8 +112,8 @@ def test_retry_goes_on_from_the_parts_there_are(service, medium_model, vector):
     refused(change(service, job_id, "cancel"), 409, "the job is succeeded")
 
 
-def test_urgent_job_overtakes_those_that_wait(service, medium_model, model, vector):
-    first = service.submit(medium_model, config=vector)
+def test_urgent_job_overtakes_those_that_wait(service, medium_model, model):
+    first = service.submit(medium_model, config=SLOW)
     service.wait_until(lambda: service.job(first)["state"] == "running", "the first runs")
     patient = [service.submit(model, priority=1) for _ in range(4)]
     urgent = service.submit(model, priority=9)

@@ -10,7 +10,7 @@ import pytest
 
 from schemas.events import GoneJob
 from schemas.jobs import Job
-from tests.integration.service import DEADLINE_S, wait_until
+from tests.integration.service import DEADLINE_S, SLOW, wait_until
 
 
 class Watcher:
@@ -89,7 +89,7 @@ def watching(http: httpx.Client):
 def test_own_jobs_are_seen_as_they_change_and_nobody_elses(holder, model, large_model):
     ours, theirs = holder("watcher"), holder("watched")
     with watching(ours.http) as seen, watching(theirs.http) as other:
-        large = ours.seen.submit(large_model, reuse="false")
+        large = ours.seen.submit(large_model, config=SLOW, reuse="false")
         wait_until(lambda: "running" in seen.states(large), "it is seen to run")
         wait_until(
             lambda: any(job.id == large and job.progress.tensors_done for job in seen.told),

@@ -7,6 +7,7 @@ import pytest
 from app.software import VERSION
 from schemas.jobs import JobPage
 from schemas.service import Depth, Service
+from tests.integration.service import SLOW
 
 
 def service_of(server) -> Service:
@@ -65,7 +66,7 @@ def test_api_alone_knows_no_workers_but_how_many_there_are(cluster):
 
 def test_queue_is_told_for_the_owner_and_for_all(holder, large_model):
     ours, theirs = holder("busy"), holder("waiting", queued_jobs=7)
-    job_id = ours.seen.submit(large_model, reuse="false")
+    job_id = ours.seen.submit(large_model, config=SLOW, reuse="false")
     mine, other = service_of(ours.seen), service_of(theirs.seen)
     assert mine.queue.own.queued + mine.queue.own.running == 1
     assert other.queue.own == Depth()
@@ -80,7 +81,7 @@ def test_queue_is_told_for_the_owner_and_for_all(holder, large_model):
 def test_jobs_by_state_and_model(holder, model, large_model):
     ours, theirs = holder("sorter"), holder("nobody")
     done = [ours.seen.submit(model) for _ in range(3)]
-    stopped = [ours.seen.submit(large_model, reuse="false") for _ in range(3)]
+    stopped = [ours.seen.submit(large_model, config=SLOW, reuse="false") for _ in range(3)]
     for job_id in stopped:
         ours.http.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
     for job_id in done:
