@@ -25,15 +25,17 @@ from schemas.jobs import ENDED
 
 DEADLINE_S = 300
 """Of whatever should happen; on an overloaded machine, what takes seconds takes minutes."""
-SLOW = json.dumps(
-    {
-        "global_config": {
-            "op_state_spec": {"weight": {"n_bits": 8, "cluster_dim": 4}},
-            "enable_fast_kmeans_mode": False,
-        }
-    }
-)
-"""A config that takes long on every machine, for jobs that something happens to meanwhile."""
+
+
+def _vectors(n_bits: int, dim: int) -> str:
+    spec = {"op_state_spec": {"weight": {"n_bits": n_bits, "cluster_dim": dim}}}
+    return json.dumps({"global_config": spec | {"enable_fast_kmeans_mode": False}})
+
+
+SLOW = _vectors(8, 4)
+"""A config that takes long on every machine, for jobs that never get to their end."""
+LONG = _vectors(4, 2)
+"""One that takes a tenth of a second for a million weights, for jobs that are interrupted."""
 SAID = (" is ready at ", "there are no keys", "workers is away: there is none")
 POLL_EVERY_S = 0.05
 """Rarely enough that those who look on leave the processor to what they look at."""

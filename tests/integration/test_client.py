@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from app.client import AsyncClient, Client
 from app.errors import NotFound
 from tests.fault_proxy import Cut, FaultProxy, Pass, Slow
-from tests.integration.service import PALETTERY, wait_until
+from tests.integration.service import LONG, PALETTERY, wait_until
 
 
 def url_of(server):
@@ -145,7 +145,7 @@ def test_waiting_goes_on_when_the_server_was_killed(serve, tmp_path, large_model
         patient(url_of(server)) as client,
         ThreadPoolExecutor() as threads,
     ):
-        job = client.submit(path, preset="w4")
+        job = client.submit(path, config=LONG)
         waiting = threads.submit(client.wait, job.id)
         server.some_parts(job.id)
         server.kill_all()

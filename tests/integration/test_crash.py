@@ -8,13 +8,13 @@ import subprocess
 import pytest
 from safetensors.numpy import load
 
-from tests.integration.service import DEADLINE_S, PALETTERY, cpu_ticks, measured
+from tests.integration.service import DEADLINE_S, LONG, PALETTERY, SLOW, cpu_ticks, measured
 from tests.ports import free_port
 
 
 def test_killed_job_finishes_after_a_restart_and_keeps_its_parts(serve, tmp_path, large_model):
     with serve(tmp_path / "data") as first:
-        job_id = first.submit(large_model)
+        job_id = first.submit(large_model, config=LONG)
         first.some_parts(job_id)
         first.kill_all()
         before = measured(first, job_id)
@@ -36,7 +36,7 @@ def test_killed_job_finishes_after_a_restart_and_keeps_its_parts(serve, tmp_path
 @pytest.mark.heavy
 def test_nothing_outlives_a_killed_server(serve, tmp_path, large_model):
     with serve(tmp_path / "data") as server:
-        server.some_parts(server.submit(large_model))
+        server.some_parts(server.submit(large_model, config=LONG))
         assert len(server.processes()) > 2
         server.program.kill_leader()
         server.wait_until(lambda: server.processes() == [], "workers follow their server")
@@ -45,7 +45,7 @@ def test_nothing_outlives_a_killed_server(serve, tmp_path, large_model):
 @pytest.mark.heavy
 def test_killed_worker_costs_nothing_but_its_task(serve, tmp_path, large_model):
     with serve(tmp_path / "data") as server:
-        job_id = server.submit(large_model)
+        job_id = server.submit(large_model, config=LONG)
         server.some_parts(job_id)
         busiest = max(
             (pid for pid in server.processes() if pid != server.program.pid), key=cpu_ticks
@@ -68,7 +68,7 @@ def stop_by_ctrl_c(server):
 @pytest.mark.parametrize("stop", [stop_by_sigterm, stop_by_ctrl_c])
 def test_stopped_server_leaves_no_process_and_goes_on_later(serve, tmp_path, large_model, stop):
     with serve(tmp_path / "data", PALETTERY_LOG_LEVEL="warning") as first:
-        job_id = first.submit(large_model)
+        job_id = first.submit(large_model, config=LONG)
         first.some_parts(job_id)
         stop(first)
         first.wait_until(lambda: first.processes() == [], "every process has ended")
@@ -98,7 +98,7 @@ def test_broken_upload_is_gone_after_a_restart(serve, tmp_path):
 @pytest.mark.heavy
 def test_cancelled_job_stops(serve, tmp_path, large_model):
     with serve(tmp_path / "data", PALETTERY_RUNNING_JOBS="1") as server:
-        running, queued = server.submit(large_model), server.submit(large_model)
+        running, queued = (server.submit(large_model, config=SLOW) for _ in range(2))
         server.some_parts(running)
         for job_id in (queued, running):
             answer = server.http.post(f"/v1/jobs/{job_id}/cancel")
@@ -116,7 +116,7 @@ def test_cancelled_job_stops(serve, tmp_path, large_model):
 
 
 def test_artifact_of_an_unfinished_job_says_the_state(embedded, large_model):
-    job_id = embedded.submit(large_model, reuse="false")
+    job_id = embedded.submit(large_model, config=SLOW, reuse="false")
     embedded.some_parts(job_id)
     for what in ("artifact", "artifact/model.safetensors", "report"):
         answer = embedded.http.get(f"/v1/jobs/{job_id}/{what}")

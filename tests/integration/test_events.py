@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from schemas.events import LogPage
 from schemas.jobs import Job, Progress
-from tests.integration.service import cpu_ticks
+from tests.integration.service import LONG, SLOW, cpu_ticks
 
 READERS, JOBS = 120, 3
 DEADLINE_S = 120
@@ -139,7 +139,7 @@ def test_bad_requests_for_events(server, model):
 @pytest.mark.heavy
 def test_readers_come_back_over_kills_and_lose_nothing(serve, tmp_path, large_model):
     with serve(tmp_path / "data") as server:
-        job_id = server.submit(large_model)
+        job_id = server.submit(large_model, config=LONG)
         readers = [reader_of(server, job_id) for _ in range(3)]
         threads = [reader.start() for reader in readers]
         for count in (2, 6):
@@ -160,7 +160,7 @@ def test_readers_come_back_over_kills_and_lose_nothing(serve, tmp_path, large_mo
 @pytest.mark.heavy
 def test_death_of_a_worker_is_in_the_log(serve, tmp_path, large_model):
     with serve(tmp_path / "data") as server:
-        job_id = server.submit(large_model)
+        job_id = server.submit(large_model, config=LONG)
         server.some_parts(job_id)
         busiest = max(
             (pid for pid in server.processes() if pid != server.program.pid), key=cpu_ticks
@@ -177,7 +177,7 @@ def test_death_of_a_worker_is_in_the_log(serve, tmp_path, large_model):
 @pytest.mark.heavy
 def test_stop_ends_streams_at_once_and_in_good_order(serve, tmp_path, large_model):
     with serve(tmp_path / "data") as server:
-        reader = reader_of(server, server.submit(large_model))
+        reader = reader_of(server, server.submit(large_model, config=SLOW))
         opened = threading.Event()
         ended = []
 

@@ -229,13 +229,18 @@ def test_running_server_gets_its_first_key_and_loses_it(serve, tmp_path, model):
         job_id = server.submit(model)
         made = palettery("keys", "create", "--owner", "local", "--name", "me", data_dir=tmp_path)
         secret = made.stdout.strip()
+        # What another process does to keys counts within a second.
+        server.wait_until(lambda: server.http.get("/v1/jobs").is_error, "a key is asked for")
         assert_problem(server.http.get("/v1/jobs"), 401, "unauthenticated")
         url = str(server.http.base_url)
         with Client(url, key=secret) as client:
             assert client.job(job_id).owner == "local"
         (key_id,) = made.stderr.split(":")[:1]
         palettery("keys", "revoke", key_id, data_dir=tmp_path)
-        assert server.http.get(f"/v1/jobs/{job_id}").is_success
+        here = f"/v1/jobs/{job_id}"
+        server.wait_until(lambda: server.http.get(here).is_success, "none is asked for again")
+        bearer = {"Authorization": f"Bearer {secret}"}
+        server.wait_until(lambda: server.http.get(here, headers=bearer).is_error, "it is refused")
         with Client(url, key=secret) as client, pytest.raises(Unauthenticated, match="revoked"):
             client.job(job_id)
 

@@ -10,7 +10,7 @@ import pytest
 
 from schemas.events import GoneJob
 from schemas.jobs import Job
-from tests.integration.service import DEADLINE_S, SLOW, wait_until
+from tests.integration.service import DEADLINE_S, LONG, SLOW, wait_until
 
 
 class Watcher:
@@ -120,7 +120,7 @@ def test_key_is_needed(keyed):
 @pytest.mark.heavy
 def test_page_is_right_again_after_kills_and_stops(serve, tmp_path, model, large_model):
     with serve(tmp_path / "data") as server:
-        gone, job_id = server.submit(model), server.submit(large_model)
+        gone, job_id = server.submit(model), server.submit(large_model, config=LONG)
         server.succeeded(gone)
         with watching(server.http) as seen:
             server.some_parts(job_id, 2)
