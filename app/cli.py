@@ -70,5 +70,6 @@ def main() -> None:
             raise
         typer.echo(f"palettery: {error.detail}", err=True)
         for field in error.errors:
-            typer.echo(f"  {field.pointer or '/'}: {field.detail}", err=True)
+            line = "" if field.line is None else f"line {field.line}, "
+            typer.echo(f"  {line}{field.pointer or '/'}: {field.detail}", err=True)
         sys.exit(BAD_INPUT if isinstance(error, BadInput | NotFound | Conflict) else FAILED)

@@ -1,5 +1,6 @@
 """What the command line shows: tables, and how jobs end."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -18,11 +19,15 @@ from schemas.evaluation import ComparedOutput
 from schemas.jobs import Job
 from schemas.keys import Key
 from schemas.models import ModelSummary
-from schemas.plan import Clustering, Plan, UnmatchedKey
+from schemas.plan import Clustering, Plan, PlannedTensor, UnmatchedKey
 from schemas.report import Report
 
 OUT = Console(width=max(100, Console().width))
 WIDEST = 10_000
+SHARE = 0.01
+"""Of the kept bytes, from which a kept tensor has a line of its own."""
+NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+"""A part of a dotted name that is a number."""
 
 
 def follow(client: Client, job_id: str) -> Job:
@@ -62,18 +67,27 @@ def print_report(report: Report) -> None:
     OUT.print(f"{report.bits_per_weight:.2f} bits per weight over the whole model")
 
 
-def print_plan(plan: Plan) -> None:
-    """What would happen to every tensor."""
-    table = _table("to palettize", "as", "predicted", "rule")
+def print_plan(plan: Plan, *, every: bool = False) -> None:
+    """What would happen to tensors, most bytes first; alike ones share a line unless `every`."""
+    palettized = _alike(plan.palettized(), every=every)
+    table = _table("to palettize", "tensors", "type", "as", "before", "after", "rule")
+    for name, tensors in palettized.items():
+        first = tensors[0]
+        table.add_row(
+            escape(name),
+            str(len(tensors)),
+            _type(first),
+            _as(first.spec, first.clustering),
+            decimal(_bytes(tensors)),
+            decimal(sum(tensor.predicted_bytes for tensor in tensors)),
+            escape(first.rule or ""),
+        )
+    _show(table)
     kept: dict[str, list[tuple[str, int]]] = {}
     for tensor in plan.tensors:
         if tensor.action == "keep":
             kept.setdefault(tensor.reason or "", []).append((tensor.name, tensor.size_bytes))
-            continue
-        what, predicted = _as(tensor.spec, tensor.clustering), decimal(tensor.predicted_bytes)
-        table.add_row(escape(tensor.name), what, predicted, escape(tensor.rule or ""))
-    _show(table)
-    _print_kept(kept)
+    _print_kept(kept, every=every)
     _print_unmatched(plan.unmatched)
     for warning in plan.warnings:
         OUT.print(f"[yellow]warning[/]: {escape(warning)}")
@@ -171,13 +185,51 @@ def _show(table: Table) -> None:
     Console(width=max(OUT.width, whole)).print(table, soft_wrap=True)
 
 
-def _print_kept(kept: Mapping[str, Sequence[tuple[str, int]]]) -> None:
-    """Untouched tensors below the reason they share."""
+def _print_kept(kept: Mapping[str, Sequence[tuple[str, int]]], *, every: bool = False) -> None:
+    """Untouched tensors below the reason they share; small ones are counted by their last name."""
+    large = SHARE * sum(size_bytes for tensors in kept.values() for _, size_bytes in tensors)
     for reason, tensors in kept.items():
         OUT.print(f"[bold]kept[/], since {escape(reason)}:")
-        for name, size_bytes in tensors:
-            OUT.print(f"  {escape(name)} [dim]{decimal(size_bytes)}[/]", soft_wrap=True)
+        small: dict[str, list[tuple[str, int]]] = {}
+        for name, size_bytes in sorted(tensors, key=lambda tensor: -tensor[1]):
+            if every or size_bytes >= large:
+                OUT.print(f"  {escape(name)} [dim]{decimal(size_bytes)}[/]", soft_wrap=True)
+            else:
+                small.setdefault(name.rpartition(".")[2], []).append((name, size_bytes))
+        for last, few in small.items():
+            what = few[0][0] if len(few) == 1 else f"{len(few):,} named {last}"
+            size_bytes = sum(size_bytes for _, size_bytes in few)
+            OUT.print(f"  {escape(what)} [dim]{decimal(size_bytes)}[/]", soft_wrap=True)
         OUT.print()
+
+
+def _alike(
+    tensors: Iterable[PlannedTensor], *, every: bool
+) -> Mapping[str, Sequence[PlannedTensor]]:
+    """Tensors that differ in the numbers of their names alone, under `*` in place of these.
+
+    Those of most bytes come first.
+    """
+    groups: dict[object, tuple[str, list[PlannedTensor]]] = {}
+    for tensor in tensors:
+        name = tensor.name if every else NUMBER.sub("*", tensor.name)
+        what = (name, tensor.module_type, tensor.spec, tensor.clustering, tensor.rule)
+        groups.setdefault(what, (name, []))[1].append(tensor)
+    lines: dict[str, Sequence[PlannedTensor]] = {}
+    for name, alike in sorted(groups.values(), key=lambda group: -_bytes(group[1])):
+        is_shared = len(alike) > 1 and name not in lines
+        lines[name if is_shared else alike[0].name] = alike
+    return lines
+
+
+def _bytes(tensors: Iterable[PlannedTensor]) -> int:
+    return sum(tensor.size_bytes for tensor in tensors)
+
+
+def _type(tensor: PlannedTensor) -> str:
+    """Class name of the module, and whether it is known or guessed."""
+    name = (tensor.module_type or "").rpartition(".")[2]
+    return escape(f"{name}, inferred") if tensor.type_source == "inferred" else escape(name)
 
 
 def _as(spec: PalettizationSpec | None, clustering: Clustering | None) -> str:

@@ -1,7 +1,8 @@
 """Modules inferred from the names and shapes of their parameters, where nothing better is there.
 
-The types are what `torch.nn` modules with such parameters have; where several fit, the one that
-leads to palettizing less is taken. Every one is marked as inferred, and the plan shows it.
+The types are what modules with such parameters have. A bias has one entry per output channel, which
+rules out every type whose weight has its output channels elsewhere; where several types still fit,
+the one that leads to palettizing less is taken. Every module is marked as inferred.
 """
 
 import re
@@ -12,12 +13,29 @@ from app.errors import TooLarge
 from app.settings import Limits
 from schemas.checkpoint import Module, StoredTensor
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
 """Local parameter name -> shape."""
 
 _NN = "torch.nn.modules"
-_EMBEDDING = re.compile(r"embed|\bwte\b|\bwpe\b|token_type", re.IGNORECASE)
+_LINEAR = f"{_NN}.linear.Linear"
+_CONV1D = "transformers.pytorch_utils.Conv1D"
+"""A linear layer whose weight is [inputs, outputs], as in GPT-2; coreai-opt keeps it."""
+_EMBEDDING = re.compile(
+    r"embed|token_type|(?<![a-z])(?:emb|wte|wpe)(?![a-z])"
+    r"|(?:^|\.)(?:shared|lookup|vocab|codebook|tok(?:en)?s?|pos(?:ition)?s?"
+    r"|rel(?:ative)?_(?:attention_|pos(?:ition)?_)?(?:bias|pos(?:ition)?|table))(?:\.\d+)?$",
+    re.IGNORECASE,
+)
+"""Paths of tables of vectors."""
+_NO_CONVOLUTION = re.compile(r"linear|expert|(?<![a-z])moe(?![a-z])|bilin|biaffine", re.IGNORECASE)
+"""Paths of modules whose weights have three axes and are no convolution's."""
+_CONVOLUTION = re.compile(r"conv|cnn", re.IGNORECASE)
+_TRANSPOSED = re.compile(r"deconv|transpos|conv_?tr(?![a-z])", re.IGNORECASE)
+_KERNEL_LENGTH = 11
+"""Longest kernel of a Conv1d that nothing else tells of; a longer axis may be that of features."""
 _GATES = {1: "RNN", 3: "GRU", 4: "LSTM"}
+_ATTENTION = f"{_NN}.activation.MultiheadAttention"
 _OUT_PROJECTION = f"{_NN}.linear.NonDynamicallyQuantizableLinear"
 
 
@@ -40,9 +58,15 @@ def infer_modules(tensors: Sequence[StoredTensor], limits: Limits) -> tuple[Modu
                 f"the tensor names tell of over {2 * limits.tensors:,} modules, the most allowed"
             )
     types = {path: infer_type(path, parameters.get(path, {})) for path in paths}
+    if _CONV1D in types.values():
+        types |= {
+            path: _CONV1D
+            for path, type_ in types.items()
+            if type_ == _LINEAR and _is_square_with_bias(parameters[path])
+        }
     for path in list(types):
         parent, _, last = path.rpartition(".")
-        if last == "out_proj" and types[parent] == f"{_NN}.activation.MultiheadAttention":
+        if last == "out_proj" and types[parent] == _ATTENTION:
             types[path] = _OUT_PROJECTION
     return tuple(
         Module(name=path, type=types[path], type_source="inferred") for path in _depth_first(types)
@@ -50,31 +74,75 @@ def infer_modules(tensors: Sequence[StoredTensor], limits: Limits) -> tuple[Modu
 
 
 def infer_type(path: str, shapes: Shapes) -> str | None:
-    """The fully qualified type of a module with these parameters; None when nothing fits."""
+    """The fully qualified type of a module with these parameters; None when none fits for sure."""
     if "in_proj_weight" in shapes or {"q_proj_weight", "k_proj_weight"} <= shapes.keys():
-        return f"{_NN}.activation.MultiheadAttention"
+        return _ATTENTION if _is_attention(shapes) else None
     if "running_mean" in shapes:
         return f"{_NN}.batchnorm.BatchNorm2d"
     if (recurrent := _recurrent_type(shapes)) is not None:
         return recurrent
-    weight = shapes.get("weight")
+    weight, bias = shapes.get("weight"), shapes.get("bias")
     if weight is None:
         return None
     if len(weight) == 1:
-        return f"{_NN}.normalization.{'LayerNorm' if 'bias' in shapes else 'RMSNorm'}"
+        return f"{_NN}.normalization.{'RMSNorm' if bias is None else 'LayerNorm'}"
     if len(weight) == 2:
-        # An embedding has no bias, so a projection among the embeddings is told from one.
-        embedding = _EMBEDDING.search(path) and "bias" not in shapes
-        return f"{_NN}.sparse.Embedding" if embedding else f"{_NN}.linear.Linear"
+        return _matrix_type(path, weight, bias)
     if 3 <= len(weight) <= 5:
-        return f"{_NN}.conv.Conv{_transpose(weight, shapes.get('bias'))}{len(weight) - 2}d"
+        return _convolution_type(path, weight, bias)
     return None
 
 
-def _transpose(weight: tuple[int, ...], bias: tuple[int, ...] | None) -> str:
-    """A bias has one entry per output channel, which a transposed convolution has on axis 1."""
-    transposed = bias is not None and bias != weight[:1] and bias == weight[1:2]
-    return "Transpose" if transposed else ""
+def _is_attention(shapes: Shapes) -> bool:
+    """Whether three projections lie one below the other, with a bias as long, or are apart."""
+    joined = shapes.get("in_proj_weight")
+    if joined is None:
+        return True
+    rows = joined[0] if len(joined) == 2 else 0
+    fits = len(joined) == 2 and rows == 3 * joined[1]
+    return fits and shapes.get("in_proj_bias", (rows,)) == (rows,)
+
+
+def _matrix_type(path: str, weight: Shape, bias: Shape | None) -> str | None:
+    if bias is None:
+        return f"{_NN}.sparse.Embedding" if _EMBEDDING.search(path) else _LINEAR
+    if bias == weight[:1]:
+        return _LINEAR
+    return _CONV1D if bias == weight[1:] else None
+
+
+def _is_square_with_bias(shapes: Shapes) -> bool:
+    weight = shapes["weight"]
+    return "bias" in shapes and weight[0] == weight[1]
+
+
+def _convolution_type(path: str, weight: Shape, bias: Shape | None) -> str | None:
+    if len(weight) == 3 and not _may_be_conv1d(path, weight):
+        return None
+    plain, transposed = (f"{_NN}.conv.Conv{kind}{len(weight) - 2}d" for kind in ("", "Transpose"))
+    fits_plain = bias is None or bias == weight[:1]
+    if fits_plain and not (_TRANSPOSED.search(path) and _fits_transposed(weight, bias)):
+        return plain
+    return transposed if _fits_transposed(weight, bias) else None
+
+
+def _may_be_conv1d(path: str, weight: Shape) -> bool:
+    """Whether three axes are more likely those of a kernel than of experts or a bilinear form."""
+    if _NO_CONVOLUTION.search(path):
+        return False
+    is_short = weight[2] <= _KERNEL_LENGTH or weight[1] == 1
+    return is_short or _CONVOLUTION.search(path) is not None
+
+
+def _fits_transposed(weight: Shape, bias: Shape | None) -> bool:
+    """A transposed convolution's weight is [inputs, outputs / groups, kernel]."""
+    if bias is None:
+        return True
+    inputs, outputs_of_a_group = weight[:2]
+    if len(bias) != 1 or not outputs_of_a_group or bias[0] % outputs_of_a_group:
+        return False
+    groups = bias[0] // outputs_of_a_group
+    return groups > 0 and inputs % groups == 0
 
 
 def _recurrent_type(shapes: Shapes) -> str | None:

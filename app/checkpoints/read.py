@@ -19,7 +19,7 @@ from app.storage import Storage
 from schemas.artifact import METADATA_KEY
 from schemas.checkpoint import Checkpoint, Module, StoredFile, StoredTensor
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Goes up when the same files give another checkpoint than before."""
 
 Reader = Callable[[Storage, StoredFile, int, Limits], Sequence[StoredTensor]]
@@ -97,6 +97,11 @@ def _modules(
             warnings.append(str(error))
         else:
             return told.tensors, told.modules, ()
+    else:
+        warnings.append(
+            "module types are inferred from names and shapes; send the model's config.json beside "
+            "its weights, or a .pt2 of torch.export, for exact ones"
+        )
     named = [one for tensor in tensors for one in _by_each_name(tensor)]
     return tensors, infer_modules(named, limits), tuple(warnings)
 

@@ -63,6 +63,7 @@ def plan(
     preset: Preset = None,
     sensitivities: Sensitivities = None,
     strict: Strict = False,
+    every: Annotated[bool, typer.Option("--all", help="A line for every tensor.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show what would happen to every tensor; nothing runs."""
@@ -74,7 +75,7 @@ def plan(
     if as_json:
         typer.echo(planned.model_dump_json(indent=2))
     else:
-        print_plan(planned)
+        print_plan(planned, every=every)
 
 
 @local.command()

@@ -81,7 +81,7 @@ class ConfigRecords:
                 row = session.scalar(query)
                 if row is not None:
                     return _stored(row)
-        raise NotFound(f"there is no config {reference[:80]!r}; GET /v1/configs lists them")
+        raise NotFound(f"there is no config {reference[:80]!r}; see the list of your configs")
 
     def page(self, owner: str, limit: int, after: str | None) -> Sequence[ConfigSummary]:
         """The newest version of each name behind this one, in the order of the names."""
@@ -117,7 +117,7 @@ class ConfigRecords:
             _hold(session, owner)
             gone = session.connection().execute(change).rowcount
         if not gone:
-            raise NotFound(f"there is no config {name[:80]!r}; GET /v1/configs lists them")
+            raise NotFound(f"there is no config {name[:80]!r}; see the list of your configs")
 
 
 def _hold(session: Session, owner: str) -> None:

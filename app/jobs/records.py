@@ -129,7 +129,7 @@ class Records:
             asked = {"own": job_id}
             row = connection.execute(_OWN, asked).one_or_none() if ID.fullmatch(job_id) else None
         if row is None or owner not in (None, row.owner):
-            raise NotFound(f"there is no job {job_id[:64]!r}; GET /v1/jobs lists them")
+            raise NotFound(f"there is no job {job_id[:64]!r}; see the list of your jobs")
         return shown(row)
 
     async def look_up(self, job_id: str, owner: str) -> Job:

@@ -91,7 +91,7 @@ class KeyRecords:
 def _existing(session: Session, key_id: str) -> KeyRow:
     row = session.get(KeyRow, key_id) if ID.fullmatch(key_id) else None
     if row is None:
-        raise NotFound(f"there is no key {key_id[:64]!r}; GET /v1/keys lists them")
+        raise NotFound(f"there is no key {key_id[:64]!r}; see the list of your keys")
     return row
 
 

@@ -200,7 +200,7 @@ def _checked(model_id: str) -> str:
 
 
 def _unknown(model_id: str) -> NotFound:
-    return NotFound(f"there is no model {model_id[:64]!r}; GET /v1/models lists them")
+    return NotFound(f"there is no model {model_id[:64]!r}; see the list of your models")
 
 
 def _summary(row: ModelRow, files: Sequence[ModelFile]) -> ModelSummary:

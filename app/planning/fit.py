@@ -34,7 +34,7 @@ def settle(
 def misfit(
     shape: Sequence[int], spec: PalettizationSpec, clustering: Clustering, op_type: str | None
 ) -> str | None:
-    """Why a tensor cannot take a spec; None when it can.
+    """Why a tensor cannot take a spec, and which specs it can take; None when it fits.
 
     coreai-opt 0.3.0 keeps tensors whose length does not divide, and fails on the other cases.
     """
@@ -42,18 +42,49 @@ def misfit(
     registered = REGISTERED.get(op_type or "")
     flattens = registered is not None and registered.flattens
     if rank == 1 and flattens:
-        return f"it has one axis, and {op_type} takes no palettized bias"
+        return f"it has one axis, and {op_type} takes no palettized bias: use null"
     if rank == 1 and (group_size or spec.cluster_dim > 1 or spec.enable_per_channel_scale):
-        return "it has one axis, which takes neither groups nor vectors nor a per-channel scale"
+        return (
+            "it has one axis, which takes neither groups nor vectors nor a per-channel scale: use "
+            "per_tensor, cluster_dim 1 and no scale"
+        )
     if group_size is not None and shape[axis] % group_size:
-        return f"group_size {group_size} does not divide axis {axis} of length {shape[axis]}"
+        reason = f"group_size {group_size} does not divide axis {axis} of length {shape[axis]}"
+        return f"{reason}: use {_other_granularities(shape, spec, group_size, axis)}"
     if spec.cluster_dim > 1 and rank > 2 and not flattens:
-        return f"cluster_dim {spec.cluster_dim} takes two axes or a convolution; it has {rank} axes"
+        return (
+            f"cluster_dim {spec.cluster_dim} takes two axes or a convolution; it has {rank} axes: "
+            "use cluster_dim 1"
+        )
     if axis == 0 and group_size is not None and group_size % spec.cluster_dim:
-        return f"cluster_dim {spec.cluster_dim} does not divide group_size {group_size}"
+        reason = f"cluster_dim {spec.cluster_dim} does not divide group_size {group_size}"
+        return f"{reason}: use cluster_dim {math.gcd(spec.cluster_dim, group_size)}"
     if shape[0] % spec.cluster_dim:
-        return f"cluster_dim {spec.cluster_dim} does not divide axis 0 of length {shape[0]}"
+        reason = f"cluster_dim {spec.cluster_dim} does not divide axis 0 of length {shape[0]}"
+        return f"{reason}: use cluster_dim {_largest_divisor(shape[0], spec.cluster_dim)}"
     return None
+
+
+def _other_granularities(
+    shape: Sequence[int], spec: PalettizationSpec, group_size: int, axis: int
+) -> str:
+    """The granularities nearest to one that does not fit, in words."""
+    ways = []
+    if len(shape) > 1 and shape[1 - axis] % group_size == 0:
+        ways.append(f"axis {1 - axis}")
+    ways.append("per_tensor")
+    unit = spec.cluster_dim if axis == 0 else 1
+    if shape[axis] % unit == 0 and group_size > unit:
+        smaller = unit * _largest_divisor(shape[axis] // unit, group_size // unit)
+        if smaller > 1:
+            ways.append(f"group_size {smaller}")
+    *most, last = ways
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _largest_divisor(length: int, most: int) -> int:
+    """The largest divisor of a length that is no larger than `most`."""
+    return next((size for size in range(min(most, length), 1, -1) if length % size == 0), 1)
 
 
 def group_count(shape: Sequence[int], clustering: Clustering) -> int:

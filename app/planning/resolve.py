@@ -4,6 +4,7 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from app.checkpoints.ops import REGISTERED
+from app.planning.advice import EMBEDDING, replaced_fields, tensor_warnings
 from app.planning.decide import (
     FLOAT_BYTES,
     OUT_OF_REACH,
@@ -42,10 +43,11 @@ def resolve(config: KMeansPalettizerConfig, checkpoint: Checkpoint, limits: Limi
         _plan(tensor, tree.owner(tensor.name), verdicts.tensors.get(tensor.name), taken)
         for tensor in checkpoint.tensors
     )
+    replaced = replaced_fields(config, checkpoint, tree, government)
     return Plan(
         tensors=tensors,
         unmatched=find_unmatched(config, checkpoint, government, verdicts),
-        warnings=checkpoint.warnings,
+        warnings=(*checkpoint.warnings, *replaced, *tensor_warnings(tensors, government)),
         size_before_bytes=checkpoint.tensor_bytes(),
         predicted_size_bytes=sum(tensor.predicted_bytes for tensor in tensors),
     )
@@ -111,6 +113,8 @@ def _kept_because(tensor: StoredTensor, module: Module, decision: Decision | Non
         return reason
     if decision is None and module.type in OUT_OF_REACH:
         return "a recurrent module reads its parameters as one list, out of reach of every rule"
+    if module.type == EMBEDDING:
+        return "embeddings are palettized only where a module_state_spec names them"
     if decision is None or (decision.rule is None and not _is_registered(decision)):
         return "no registered op reads it, so only a module_state_spec could name it"
     if decision.rule is None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from app.errors import StrictViolation
@@ -10,22 +11,26 @@ from app.planning.govern import ModuleTree, Rules
 from app.planning.paths import pointer
 from app.planning.patterns import Patterns
 from schemas.checkpoint import Checkpoint
-from schemas.plan import Plan
+from schemas.plan import Plan, PlannedTensor
 from schemas.problem import InvalidField
 
 _STEP = re.compile(r'(\w+)(?:\[("(?:[^"\\]|\\.)*")\])?\.?')
 """One field of a path into the config, with its key when it has one."""
+
+NAMED = 3
+"""Tensors of one fault that are listed by name."""
 
 
 def check_strict(plan: Plan) -> None:
     """That every config key matched, and that every tensor fits what a rule asks for it.
 
     Raises:
-        StrictViolation: one entry for each key that did not, and each tensor that does not.
+        StrictViolation: one entry for each key that matches nothing, and for each kind of misfit.
     """
     faults = [*_idle_keys(plan), *_unfit_tensors(plan)]
     if faults:
-        keys, tensors = len(plan.unmatched), len(faults) - len(plan.unmatched)
+        keys = len(plan.unmatched)
+        tensors = sum(tensor.incompatible for tensor in plan.tensors)
         raise StrictViolation.about(
             f"strict: {keys:,} config {'key matches' if keys == 1 else 'keys match'} nothing, and "
             f"{tensors:,} {'tensor' if tensors == 1 else 'tensors'} cannot take what a rule asks "
@@ -69,13 +74,20 @@ def _idle_keys(plan: Plan) -> Iterator[InvalidField]:
 
 
 def _unfit_tensors(plan: Plan) -> Iterator[InvalidField]:
+    """One entry for all tensors that cannot take the same rule for the same reason."""
+    alike: dict[tuple[str, str], list[PlannedTensor]] = defaultdict(list)
     for tensor in plan.tensors:
         if tensor.incompatible:
-            yield InvalidField(
-                pointer=_pointer(tensor.rule or ""),
-                detail=f"{tensor.name} of shape {list(tensor.shape)} cannot take this: "
-                f"{tensor.reason}; give it a spec that fits, or null to keep it as it is",
-            )
+            alike[tensor.rule or "", tensor.reason or ""].append(tensor)
+    for (rule, reason), tensors in alike.items():
+        names = ", ".join(tensor.name for tensor in tensors[:NAMED])
+        more = len(tensors) - NAMED
+        others = f" and {more:,} more" if more > 0 else ""
+        yield InvalidField(
+            pointer=_pointer(rule),
+            detail=f"{names}{others} cannot take this: {reason}; give what does not fit a spec "
+            "that fits, or null to keep it",
+        )
 
 
 def _pointer(path: str) -> str:

@@ -232,7 +232,7 @@ def _has_key(owner: str, keyed: KeyedRequest) -> ColumnElement[bool]:
 
 
 def _unknown(upload_id: str) -> NotFound:
-    return NotFound(f"there is no upload {upload_id[:64]!r}; GET /v1/uploads lists them")
+    return NotFound(f"there is no upload {upload_id[:64]!r}; see the list of your uploads")
 
 
 def _session(row: UploadRow) -> UploadSession:

@@ -98,7 +98,7 @@ def test_every_tensor_has_an_outcome_and_a_reason(plan, checkpoint):
     assert "I64" in reasons["steps"]
     assert "F8_E4M3" in reasons["eight.weight"]
     assert reasons["none.weight"] == "it holds no more than one value"
-    assert "no registered op" in reasons["embed.weight"]
+    assert "only where a module_state_spec names them" in reasons["embed.weight"]
     assert "no registered op" in reasons["encoder.norm.weight"]
     assert reasons["encoder.0.fc.bias"] == "global_config has no spec for 'bias'"
     assert reasons["up.weight"] == "module_name_configs[\"up\"] has no spec for 'weight'"
@@ -188,7 +188,9 @@ def test_what_does_not_fit_is_kept_under_its_rule(plan):
     found = plan({"global_config": {"op_state_spec": {"weight": {"granularity": granularity}}}})
     kept = {tensor.name: tensor for tensor in found.tensors}["odd.weight"]
     assert (kept.action, kept.rule) == ("keep", 'global_config.op_state_spec["weight"]')
-    assert kept.reason == "group_size 16 does not divide axis 0 of length 3"
+    assert kept.reason == (
+        "group_size 16 does not divide axis 0 of length 3: use per_tensor or group_size 3"
+    )
     assert "encoder.1.fc.weight" not in bits(found)
     up = {tensor.name: tensor for tensor in found.tensors}["up.weight"]
     assert (up.module_type, up.clustering.axis, up.groups) == (

@@ -95,7 +95,7 @@ def test_tensor_that_a_rule_wants_and_that_does_not_fit(plan, name, spec, reason
     assert "0 config keys match nothing, and 1 tensor cannot" in error.detail
     (field,) = error.errors
     assert field.pointer == f"/module_name_configs/{name}/op_state_spec/weight"
-    assert field.detail.startswith(f"{name}.weight of shape ")
+    assert field.detail.startswith(f"{name}.weight cannot take this: ")
     assert reason in field.detail
 
 
@@ -137,8 +137,19 @@ def test_inner_keys_have_their_place_too(plan):
 
 def test_a_thousand_are_listed_and_the_rest_counted(plan):
     count = MOST_LISTED + 234
-    arrays = {f"l{number}.weight": np.ones((3, 2), np.float32) for number in range(count)}
+    rows = range(3, 3 + 2 * count, 2)
+    arrays = {f"l{number}.weight": np.ones((number, 1), np.float32) for number in rows}
     error = violation(plan({"global_config": {"op_state_spec": {"*": grouped(2)}}}, arrays))
     assert len(error.errors) == MOST_LISTED
     assert error.detail.startswith("strict: 0 config keys match nothing, and 1,234 tensors")
     assert error.detail.endswith("234 more are not listed")
+
+
+def test_alike_tensors_share_one_entry(plan):
+    arrays = {f"l{number}.weight": np.ones((3, 2), np.float32) for number in range(37)}
+    arrays["other.weight"] = np.ones((5, 2), np.float32)
+    error = violation(plan({"global_config": {"op_state_spec": {"*": grouped(2)}}}, arrays))
+    alike, other = (field.detail for field in error.errors)
+    assert alike.startswith("l0.weight, l1.weight, l10.weight and 34 more cannot take this: ")
+    assert other.startswith("other.weight cannot take this: ")
+    assert "38 tensors cannot take" in error.detail

@@ -1,0 +1,141 @@
+"""What a user should know of a plan beyond the outcome of each tensor."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Final
+
+from app.checkpoints.ops import REGISTERED
+from app.planning.fit import palettized_bytes
+from app.planning.govern import Government, ModuleTree
+from app.planning.paths import keyed
+from schemas.base import Schema
+from schemas.checkpoint import Checkpoint
+from schemas.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig, PalettizationSpec
+from schemas.plan import PlannedTensor
+
+EMBEDDING: Final = "torch.nn.modules.sparse.Embedding"
+_LARGE_SHARE = 0.05
+"""Of a model's bytes, from which kept embeddings are worth a word."""
+_VALUE_BYTES: Mapping[str, int] = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
+_RANKS = {"global_config": 0, "module_type_configs": 1, "module_name_configs": 2}
+"""Levels of rules, the most general first."""
+_MODULE_FIELDS = (
+    "enable_fast_kmeans_mode",
+    "rounding_precision",
+    "op_type_config",
+    "op_name_config",
+)
+
+
+def tensor_warnings(tensors: Sequence[PlannedTensor], government: Government) -> Iterator[str]:
+    """Plans that palettize nothing, make tensors larger, or leave most bytes in embeddings."""
+    palettized = [tensor for tensor in tensors if tensor.action == "palettize"]
+    if not palettized:
+        yield (
+            "the config palettizes nothing: every tensor is kept, each with its reason; see which "
+            "rules reach which modules, or start from the preset w4"
+        )
+    larger = [tensor for tensor in palettized if tensor.predicted_bytes > tensor.size_bytes]
+    if larger:
+        most = max(larger, key=lambda tensor: tensor.predicted_bytes - tensor.size_bytes)
+        bits = 8 * most.predicted_bytes / math.prod(most.shape)
+        yield (
+            f"{_counted(len(larger), 'tensor takes', 'tensors take')} more bytes than before, as "
+            f"tables outweigh what indices save: {most.name} of shape {list(most.shape)} goes from "
+            f"{most.size_bytes:,} to {most.predicted_bytes:,} bytes ({bits:.0f} bits a weight); "
+            "use fewer n_bits or larger groups there, or null"
+        )
+    switched_off = {name for name, rules in government.rules.items() if rules.config is None}
+    yield from _embeddings(tensors, switched_off)
+
+
+def _embeddings(tensors: Sequence[PlannedTensor], switched_off: Set[str]) -> Iterator[str]:
+    kept = [
+        tensor
+        for tensor in tensors
+        if tensor.action == "keep"
+        and tensor.module_type == EMBEDDING
+        and tensor.rule is None
+        and tensor.module not in switched_off
+        and tensor.dtype in _VALUE_BYTES
+        and len(tensor.shape) > 1
+    ]
+    size, total = (sum(tensor.size_bytes for tensor in some) for some in (kept, tensors))
+    if not kept or size < _LARGE_SHARE * total:
+        return
+    default = PalettizationSpec()
+    saved = size - sum(
+        palettized_bytes(tensor.shape, _VALUE_BYTES[tensor.dtype], default, 1) for tensor in kept
+    )
+    rule = f"module_type_configs: {{{EMBEDDING}: {{module_state_spec: {{weight: {{n_bits: 4}}}}}}}}"
+    yield (
+        f"{_counted(len(kept), 'embedding is', 'embeddings are')} kept, {size / 1e6:,.1f} MB "
+        f"({size / total:.0%} of the model), as in coreai-opt, unless a module_state_spec names "
+        f"them; `{rule}` would save {saved / 1e6:,.1f} MB"
+    )
+
+
+def replaced_fields(
+    config: KMeansPalettizerConfig, checkpoint: Checkpoint, tree: ModuleTree, government: Government
+) -> Iterator[str]:
+    """Rules that leave out what a more general rule sets for the same modules.
+
+    A more specific rule replaces a more general one whole; nothing is merged, as in coreai-opt.
+    """
+    running = {tree.canonical(op.module) for op in checkpoint.ops if op.type in REGISTERED}
+    configs = {"global_config": config.global_config}
+    pairs: dict[tuple[str, str], bool] = {}
+    for module in tree.modules.values():
+        rules, by_type = (
+            government.rules[module.name],
+            keyed("module_type_configs", f"{module.type}"),
+        )
+        configs[rules.path] = rules.config
+        configs[by_type] = config.module_type_configs.get(module.type or "")
+        for general in (by_type, "global_config"):
+            pair = rules.path, general
+            pairs[pair] = pairs.get(pair, False) or module.name in running
+    for (specific, general), runs_op in pairs.items():
+        if _RANKS[specific.partition("[")[0]] <= _RANKS[general.partition("[")[0]]:
+            continue
+        if fields := list(_left_out(configs[general], configs[specific], with_specs=runs_op)):
+            yield (
+                f"{specific} replaces {general} whole for the modules it names, so that it leaves "
+                f"out {', '.join(fields)} there; write it in {specific}, too, to have it"
+            )
+
+
+def _left_out(
+    general: ModuleKMeansPalettizerConfig | None,
+    specific: ModuleKMeansPalettizerConfig | None,
+    *,
+    with_specs: bool,
+) -> Iterator[str]:
+    """What one config sets, and the other neither sets nor has."""
+    if general is None or specific is None:
+        return
+    yield from _differences(general, specific, _MODULE_FIELDS)
+    if not with_specs or "op_state_spec" not in general.model_fields_set:
+        return
+    specs, others = general.op_state_spec or {}, specific.op_state_spec or {}
+    found = dict[str, None]()
+    for key, spec in specs.items():
+        other = others.get(key, others.get("*"))
+        if spec is not None and other is not None:
+            found |= dict.fromkeys(_differences(spec, other, type(spec).model_fields))
+    yield from found
+
+
+def _differences(one: Schema, other: Schema, fields: Iterable[str]) -> Iterator[str]:
+    """Fields that one sets, and the other leaves at another value."""
+    for field in fields:
+        value = getattr(one, field)
+        is_left_out = field in one.model_fields_set and field not in other.model_fields_set
+        if is_left_out and value != getattr(other, field):
+            written = json.dumps(one.model_dump(mode="json", include={field})[field])
+            yield f"{field}: {written}"
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
