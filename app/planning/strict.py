@@ -80,7 +80,7 @@ def _unfit_tensors(plan: Plan) -> Iterator[InvalidField]:
         if tensor.incompatible:
             alike[tensor.rule or "", tensor.reason or ""].append(tensor)
     for (rule, reason), tensors in alike.items():
-        names = ", ".join(tensor.name for tensor in tensors[:NAMED])
+        names = ", ".join(f"{tensor.name} {list(tensor.shape)}" for tensor in tensors[:NAMED])
         more = len(tensors) - NAMED
         others = f" and {more:,} more" if more > 0 else ""
         yield InvalidField(

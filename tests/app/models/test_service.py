@@ -60,7 +60,7 @@ def test_files_are_read_again_where_need_be(world, monkeypatch, how):
     if how == "gone":
         world.store.delete_folder("models")
     else:
-        monkeypatch.setattr(index, "READER_VERSION", 2)
+        monkeypatch.setattr(index, "READER_VERSION", index.READER_VERSION + 1)
         assert not world.store.exists(index.index_path(id_))
     assert world.checkpoint("a", id_) == first
     assert world.store.exists(index.index_path(id_))

@@ -95,7 +95,7 @@ def test_tensor_that_a_rule_wants_and_that_does_not_fit(plan, name, spec, reason
     assert "0 config keys match nothing, and 1 tensor cannot" in error.detail
     (field,) = error.errors
     assert field.pointer == f"/module_name_configs/{name}/op_state_spec/weight"
-    assert field.detail.startswith(f"{name}.weight cannot take this: ")
+    assert field.detail.startswith(f"{name}.weight [")
     assert reason in field.detail
 
 
@@ -150,6 +150,8 @@ def test_alike_tensors_share_one_entry(plan):
     arrays["other.weight"] = np.ones((5, 2), np.float32)
     error = violation(plan({"global_config": {"op_state_spec": {"*": grouped(2)}}}, arrays))
     alike, other = (field.detail for field in error.errors)
-    assert alike.startswith("l0.weight, l1.weight, l10.weight and 34 more cannot take this: ")
-    assert other.startswith("other.weight cannot take this: ")
+    assert alike.startswith(
+        "l0.weight [3, 2], l1.weight [3, 2], l10.weight [3, 2] and 34 more cannot take this: "
+    )
+    assert other.startswith("other.weight [5, 2] cannot take this: ")
     assert "38 tensors cannot take" in error.detail
