@@ -1,0 +1,198 @@
+"""Restrictions that a process puts on itself, for good, before it touches what strangers sent.
+
+Two kernel features that need no privileges, so that they work in a container, too: Landlock keeps
+files, seccomp keeps the network, other processes and the rest of the kernel from it. Namespaces
+would do as much, but containers forbid them.
+"""
+
+import ctypes
+import errno
+import importlib
+import os
+import resource
+import signal
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from app.sandbox.syscalls import (
+    ALLOWED,
+    IGNORED,
+    NETWORK,
+    REFUSED,
+    Condition,
+    conditional,
+)
+
+
+def _imported(name: str) -> Any:
+    """A module, or None where it, or the C library that it needs, is missing."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError):
+        return None
+
+
+# Both find C libraries by starting a process, which is forbidden later.
+landlockpy, pyseccomp = _imported("landlockpy"), _imported("pyseccomp")
+if landlockpy is not None:
+    landlockpy.abi_version()
+
+OPEN_FILES = 512
+"""Descriptors at once."""
+_PR_SET_PDEATHSIG = 1
+_CAPABILITY_VERSION = 0x20080522
+_UNKNOWN_CALL = -1
+"""Number that libseccomp gives a name that it does not know; such a call fails."""
+
+
+def confine(
+    *,
+    read: Sequence[Path] = (),
+    write: Sequence[Path] = (),
+    memory_bytes: int | None = None,
+    cpu_s: int | None = None,
+    file_bytes: int | None = None,
+    network: bool = False,
+) -> tuple[str, ...]:
+    """Restrict this process for good; the protections that this machine does not give, if any.
+
+    It must have one thread yet. From then on it opens no file but those below `read` and `write`,
+    reaches no network (but with `network`), starts no process, signals and traces none, changes no
+    file's mode or owner, and has no capabilities. Links, sockets and devices cannot be made, not
+    even below `write`. Descriptors that are open stay so.
+
+    Args:
+        read: Folders and files to read; those that do not exist are left out.
+        write: Folders and files to read and change.
+        memory_bytes: Address space beyond what is mapped by now.
+        cpu_s: Processor time; the kernel ends the process after it.
+        file_bytes: The most of each file that is written.
+        network: Whether sockets work.
+
+    Returns:
+        A sentence on each protection that is missing; empty if all hold. Limits always do.
+
+    Raises:
+        RuntimeError: other threads run, which the kernel would not confine.
+    """
+    _check_alone()
+    _drop_capabilities()
+    limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_NOFILE, OPEN_FILES)
+    if cpu_s is not None:
+        limit(resource.RLIMIT_CPU, cpu_s)
+    if file_bytes is not None:
+        limit(resource.RLIMIT_FSIZE, file_bytes)
+    if memory_bytes is not None:
+        limit_memory(memory_bytes)
+    faults = (_confine_files(read, write, network=network), _confine_calls(network=network))
+    return tuple(fault for fault in faults if fault is not None)
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent, the process of this id, ends.
+
+    Linux only; it is the thread that started this process whose end counts.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:  # it ended before
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def limit(kind: int, most: int) -> None:
+    """Lower a limit of this process; one that is lower already stays."""
+    _, hard = resource.getrlimit(kind)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
+
+
+def limit_memory(more_bytes: int) -> None:
+    """Limit address space to what is mapped by now, and so much more."""
+    mapped = Path("/proc/self/statm")  # absent where the kernel does not enforce the limit either
+    if mapped.exists():
+        pages = int(mapped.read_text().split()[0])
+        limit(resource.RLIMIT_AS, pages * resource.getpagesize() + more_bytes)
+
+
+def _check_alone() -> None:
+    threads = Path("/proc/self/task")
+    count = sum(1 for _ in threads.iterdir()) if threads.is_dir() else 1
+    if count > 1:
+        raise RuntimeError(f"{count} threads run; confine a process before it starts any")
+
+
+def _drop_capabilities() -> None:
+    """Give up what root may do beyond its own files, such as to raise limits again."""
+    if sys.platform == "linux":
+        header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+        none = (ctypes.c_uint32 * 6)()
+        if ctypes.CDLL(None, use_errno=True).capset(header, none):
+            raise OSError(ctypes.get_errno(), "the process cannot drop its capabilities")
+
+
+def _confine_files(read: Sequence[Path], write: Sequence[Path], *, network: bool) -> str | None:
+    """Open nothing else from now on; why that cannot be had, if so."""
+    if landlockpy is None:
+        return "no protection of files: the system is not Linux, or landlockpy is not installed"
+    rights = landlockpy.AccessFS
+    reading = rights.READ_FILE | rights.READ_DIR
+    changing = rights.WRITE_FILE | rights.TRUNCATE | rights.MAKE_REG | rights.MAKE_DIR
+    changing |= rights.REMOVE_FILE | rights.REMOVE_DIR | rights.REFER
+    of_files = rights.READ_FILE | rights.WRITE_FILE | rights.TRUNCATE
+    try:
+        handled_net = landlockpy.AccessNet.NONE if network else None
+        scoped = (
+            landlockpy.Scope.SIGNAL
+            if network
+            else landlockpy.Scope.SIGNAL | landlockpy.Scope.ABSTRACT_UNIX_SOCKET
+        )
+        with landlockpy.Ruleset(handled_net=handled_net, scoped=scoped) as rules:
+            for access, paths in ((reading, read), (reading | changing, write)):
+                for path in filter(Path.exists, paths):
+                    is_folder = stat.S_ISDIR(path.stat().st_mode)
+                    rules.allow_path(path, access if is_folder else access & of_files)
+            rules.restrict()
+    except landlockpy.LandlockError as error:
+        return (
+            f"no protection of files: the kernel gives no Landlock ({error.strerror}); it takes "
+            "Linux 5.13, Landlock among the LSMs of its start, and a container that permits it"
+        )
+    return None
+
+
+def _confine_calls(*, network: bool) -> str | None:
+    """Ask the kernel for nothing else from now on; why that cannot be had, if so."""
+    if pyseccomp is None:
+        return (
+            "no protection of the network and of processes: the system is not Linux, or has no "
+            "libseccomp.so.2"
+        )
+
+    def add(action: int, names: Sequence[str], condition: Condition | None = None) -> None:
+        arguments = []
+        if condition is not None:
+            argument, mask, value = condition
+            arguments = [pyseccomp.Arg(argument, pyseccomp.MASKED_EQ, mask, value)]
+        for name in names:
+            number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
+            if number != _UNKNOWN_CALL:
+                rules.add_rule(action, number, *arguments)
+
+    try:
+        rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.ENOSYS))
+        rules.set_attr(pyseccomp.Attr.CTL_TSYNC, 1)
+        rules.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
+        add(pyseccomp.ALLOW, ALLOWED)
+        for name, condition in conditional():
+            add(pyseccomp.ALLOW, [name], condition)
+        add(pyseccomp.ERRNO(errno.EPERM), REFUSED)
+        add(pyseccomp.ALLOW if network else pyseccomp.ERRNO(errno.EPERM), NETWORK)
+        add(pyseccomp.ERRNO(0), IGNORED)
+        rules.load()
+    except OSError as error:
+        return f"no protection of the network and of processes: seccomp fails ({error.strerror})"
+    return None
