@@ -29,6 +29,9 @@ PaletteryError
 ├── DeadlineExceeded         the job had not ended when its time was up
 ├── OutOfMemory              a task takes more memory than a worker has
 ├── WorkerDied               workers died of a task, one after the other
+├── SandboxCrashed           the process that ran a model failed; names the signal, if it was one
+├── SandboxTimeout           it took longer than it may
+├── SandboxMissing           this machine has no sandbox, and the operator requires one
 └── Unavailable
     ├── StorageFull
     ├── StorageFailed
@@ -268,6 +271,27 @@ class WorkerDied(PaletteryError):
     title = "Workers died of this work"
 
 
+class SandboxCrashed(PaletteryError):
+    """The process that ran a stranger's model ended without a result."""
+
+    code = "sandbox_crashed"
+    title = "The process that ran the model failed"
+
+
+class SandboxTimeout(PaletteryError):
+    """The process that ran a stranger's model took longer than it may."""
+
+    code = "sandbox_timeout"
+    title = "The process that ran the model took too long"
+
+
+class SandboxMissing(PaletteryError):
+    """A stranger's model would run without protection of network or files."""
+
+    code = "sandbox_missing"
+    title = "This machine cannot run models of others safely"
+
+
 class Unavailable(PaletteryError):
     """Something that the service needs is away."""
 
@@ -347,6 +371,9 @@ STATUS: dict[str, int] = {
     "deadline_exceeded": 504,
     "out_of_memory": 500,
     "worker_died": 500,
+    "sandbox_crashed": 500,
+    "sandbox_timeout": 500,
+    "sandbox_missing": 501,
     "unavailable": 503,
     "storage_full": 507,
     "storage_failed": 503,

@@ -126,7 +126,9 @@ def export(
     with _aside(out) as folder:
         store = open_storage(folder.as_uri())
         source = None if model is None else _source(model, "export --model")
-        wanted = Export(artifact, store, "export", source=source)
+        wanted = Export(
+            artifact, store, "export", source=source, sandbox=read_settings().limits.sandbox
+        )
         made = run_export(wanted, to, keep_dense=keep_dense)
         (folder / "export").replace(out)
     return made.dense

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -45,6 +45,22 @@ def _check_admin_key(key: SecretStr) -> SecretStr:
     return key
 
 
+class Sandbox(BaseSettings):
+    """Processes of their own, in which strangers' models run and their configs are built."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=f"{PREFIX}SANDBOX_", frozen=True, use_attribute_docstrings=True
+    )
+
+    required: bool | None = None
+    """Whether such work is refused where the kernel does not protect network and files; None for
+    yes on a service that others reach, and for a warning elsewhere."""
+    memory_bytes: PositiveInt = 8 << 30
+    """Address space of such a process, beyond a multiple of the model's size."""
+    timeout_s: PositiveFloat = 3_600.0
+    """From its start to its end, when it runs a model."""
+
+
 class Limits(BaseSettings):
     """The most of everything whose size a stranger chooses."""
 
@@ -70,6 +86,7 @@ class Limits(BaseSettings):
     """Processor time for all patterns of one config together."""
     hf_timeout_s: PositiveFloat = 60.0
     """To build, without weights, the model that an uploaded config.json describes."""
+    sandbox: Sandbox = Field(default_factory=Sandbox)
 
 
 class Clients(BaseSettings):
@@ -154,6 +171,14 @@ class Settings(BaseSettings):
         """Whether only this machine reaches the address that is listened on."""
         return names_loopback(self.host)
 
+    def with_sandbox(self, *, required: bool) -> Self:
+        """These settings, where they leave open whether a sandbox is required, with an answer."""
+        sandbox = self.limits.sandbox
+        if sandbox.required is not None:
+            return self
+        limits = {"sandbox": sandbox.model_copy(update={"required": required})}
+        return self.model_copy(update={"limits": self.limits.model_copy(update=limits)})
+
     def resolved_storage_url(self) -> str:
         """The object store's URL, the embedded default filled in."""
         return self.storage_url or (self.data_dir / "store").resolve().as_uri()
@@ -172,7 +197,7 @@ def read_settings(**said: object) -> Settings:
     try:
         return Settings(**said)  # type: ignore[arg-type] # checked here
     except ValidationError as error:
-        kinds = {kind.__name__: kind for kind in (Limits, Clients)}
+        kinds = {kind.__name__: kind for kind in (Limits, Clients, Sandbox)}
         prefix = kinds.get(error.title, Settings).model_config["env_prefix"]
         faults = [
             f"{prefix}{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
@@ -188,7 +213,7 @@ def unknown_settings(names: Iterable[str]) -> Iterator[str]:
     """
     settings = [
         f"{kind.model_config['env_prefix']}{field}".upper()
-        for kind in (Settings, Limits, Clients)
+        for kind in (Settings, Limits, Clients, Sandbox)
         for field in kind.model_fields
     ]
     known = [name.removeprefix(PREFIX) for name in (*CLIENTS_OWN, *settings)]

@@ -1,25 +1,35 @@
-"""Run a model before and after, on the same inputs."""
+"""Run a model before and after, on the same inputs, in a sandbox."""
 
-import math
-import tempfile
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 
-from app.artifacts.export.live import States, call, load_program, states_of, uploaded_states
+from app.artifacts.export.inputs import Inputs, bounds_of, lay_out
 from app.artifacts.export.order import Source
 from app.artifacts.reader import Artifact
-from app.checkpoints.pt2 import read_pt2
-from app.checkpoints.pt2_runnable import read_runnable
-from app.errors import BadInput, InvalidArtifact
+from app.errors import BadInput, SandboxCrashed
+from app.sandbox import run, working_folder
 from app.settings import Limits
-from kernels.metrics import errors
+from schemas.base import Schema
 from schemas.evaluation import ComparedOutput
+
+INPUTS = "inputs.safetensors"
+"""File of the model's inputs in the sandbox's folder."""
+MEMORY_TIMES = 64
+"""Tensors of the size of the inputs that a model has room for."""
+OUTPUTS = TypeAdapter(list[ComparedOutput])
+
+
+class Request(Schema):
+    """What the process is asked for."""
+
+    inputs: Inputs
+    tensors_name: str
+    """Of the file of the model's inputs, for messages."""
+    limits: Limits
 
 
 def evaluate(
@@ -32,67 +42,32 @@ def evaluate(
     Raises:
         BadInput: see `read_pt2` and `read_runnable`; or the inputs are not the model's.
         InvalidArtifact: it is of another model.
+        PaletteryError: see `app.sandbox.run`.
     """
-    storage, file = source.storage, source.file
-    before, after = uploaded_states(read_pt2(storage, file, limits), storage), states_of(artifact)
-    _check_same(before, after)
-    runnable = read_runnable(storage, file, limits)
-    found = []
-    for states in (before, after):
-        with tempfile.TemporaryDirectory(prefix="palettery-evaluate-") as folder:
-            program = load_program(runnable, states, source, Path(folder))
-        found.append(_run(program, _given(program, inputs), inputs))
-    return [
-        compared(pytree.keystr(path), ours, theirs)
-        for (path, ours), (_, theirs) in zip(*map(_leaves, found), strict=True)
-        if isinstance(ours, torch.Tensor)
-    ]
-
-
-def compared(name: str, before: torch.Tensor, after: torch.Tensor) -> ComparedOutput:
-    """How far two outputs are apart."""
-    was, now = (each.detach().double().reshape(-1) for each in (before, after))
-    apart, length = errors(was, now), float(was.norm() * now.norm())
-    return ComparedOutput(
-        name=name,
-        shape=tuple(before.shape),
-        snr_db=apart.snr_db if math.isfinite(apart.snr_db) else None,
-        cosine=float(was @ now) / length if length else 1.0,
-        max_error=apart.max_error,
-    )
-
-
-def _leaves(output: object) -> list[tuple[pytree.KeyPath, object]]:
-    return pytree.tree_flatten_with_path(output)[0]
-
-
-def _run(program: ExportedProgram, given: Mapping[str, torch.Tensor], inputs: Path) -> object:
+    _check_readable(inputs)
+    with working_folder() as folder:
+        laid = lay_out(artifact, source, folder)
+        shutil.copyfile(inputs, folder / INPUTS)
+        request = Request(inputs=laid, tensors_name=str(inputs), limits=limits)
+        more_bytes = MEMORY_TIMES * inputs.stat().st_size
+        answer = run(
+            "app.artifacts.evaluate_worker",
+            request.model_dump_json().encode(),
+            folder,
+            bounds_of(laid, limits.sandbox, more_bytes),
+            what="running the model",
+            required=limits.sandbox.required,
+            check=artifact.check,
+        )
     try:
-        return call(program, given)
-    except Exception as error:
-        said = str(error).strip().rpartition("\n")[2] or type(error).__name__
-        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in given.items())
-        raise BadInput(f"the model cannot run on {inputs} ({shapes}): {said}") from error
+        return OUTPUTS.validate_json(answer)
+    except ValidationError as error:
+        raise SandboxCrashed("running the model gave an answer that cannot be read") from error
 
 
-def _given(program: ExportedProgram, inputs: Path) -> Mapping[str, torch.Tensor]:
-    wanted = program.graph_signature.user_inputs
+def _check_readable(inputs: Path) -> None:
     try:
-        found = load_file(inputs)
+        with safe_open(inputs, "numpy"):
+            pass
     except (OSError, SafetensorError) as error:
         raise BadInput(f"the inputs {inputs} are no safetensors file: {error}") from error
-    missing = [name for name in wanted if name not in found]
-    if missing or len(found) > len(wanted):
-        raise BadInput(
-            f"the model's inputs are {', '.join(map(str, wanted))}; {inputs} has "
-            f"{', '.join(found) or 'none'}: name its tensors so"
-        )
-    return found
-
-
-def _check_same(before: States, after: States) -> None:
-    for name, shape in before.shapes().items():
-        if after.shapes().get(name) != shape:
-            raise InvalidArtifact(
-                f"the artifact has no {name} of shape {list(shape)}; is it of another model?"
-            )

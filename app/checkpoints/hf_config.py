@@ -1,26 +1,21 @@
 """Modules as a Hugging Face config.json tells of them, where transformers is installed.
 
-The config is handed to `app.checkpoints.hf_worker`, a process with limits; what it builds is used
-only when it has every weight of the checkpoint, under the same name and in the same shape.
+The config is handed to `app.checkpoints.hf_worker` in a sandbox; what it builds is used only when
+it has every weight of the checkpoint, under the same name and in the same shape.
 """
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
 from app.checkpoints.hf_match import BuiltModel, Fit, best_fit, is_weight, modules_of, with_ties
 from app.checkpoints.json_scan import shown
-from app.confined import environment
+from app.errors import PaletteryError, SandboxMissing, SandboxTimeout
+from app.sandbox import Bounds, run, working_folder
 from app.settings import Limits
 from schemas.base import Schema
 from schemas.checkpoint import Module, StoredTensor
@@ -39,6 +34,8 @@ _SAID: Mapping[Problem, str] = {
 }
 ALONE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 """No network, one thread."""
+MEMORY_BYTES = 4 << 30
+"""Models on the meta device have no weights."""
 _OUTPUT_BYTES = 64 << 20
 _SPARE_MODULES, _MODULES_PER_TENSOR = 10_000, 20
 
@@ -81,7 +78,7 @@ def modules_from_config(
     """
     if not any(is_weight(tensor) for tensor in tensors):
         raise ConfigUnusable("the checkpoint holds no weight matrix to compare with it")
-    answer = _ask(text, _SPARE_MODULES + _MODULES_PER_TENSOR * len(tensors), limits.hf_timeout_s)
+    answer = _ask(text, _SPARE_MODULES + _MODULES_PER_TENSOR * len(tensors), limits)
     if answer.problem is not None:
         raise ConfigUnusable(_SAID[answer.problem].format(said=shown(answer.said)))
     fit = best_fit(answer.models, tensors)
@@ -102,49 +99,38 @@ def _unfit(fit: Fit) -> str:
     )
 
 
-def _ask(text: str, modules_most: int, timeout_s: float) -> Answer:
-    """Start the worker, wait for its answer, and leave nothing behind.
+def _ask(text: str, modules_most: int, limits: Limits) -> Answer:
+    """Have transformers build the models, in a sandbox.
 
     Raises:
-        ConfigUnusable: it gave none.
+        ConfigUnusable: there is no answer.
     """
-    request = {
-        "config": text,
-        "modules_most": modules_most,
-        "cpu_s": math.ceil(timeout_s),
-        "output_bytes": _OUTPUT_BYTES,
-    }
-    with tempfile.TemporaryDirectory(prefix="palettery-hf-") as folder:
-        here, answered = Path(folder, "empty"), Path(folder, "answer")
-        here.mkdir()
-        with answered.open("wb") as out:
-            _run(json.dumps(request).encode(), out.fileno(), here, timeout_s)
-        with answered.open("rb") as written:
-            answer = written.read(_OUTPUT_BYTES)
-    try:
-        return Answer.model_validate_json(answer)
-    except ValidationError as error:
-        raise ConfigUnusable("building the model went over the limits of memory or time") from error
-
-
-def _run(request: bytes, out: int, here: Path, timeout_s: float) -> None:
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "app.checkpoints.hf_worker"],
-        stdin=subprocess.PIPE,
-        stdout=out,
-        stderr=subprocess.DEVNULL,
-        cwd=here,
-        env=environment(here, **ALONE),
-        start_new_session=True,
+    request = json.dumps({"config": text, "modules_most": modules_most}).encode()
+    timeout_s = limits.hf_timeout_s
+    bounds = Bounds(
+        memory_bytes=MEMORY_BYTES,
+        cpu_s=math.ceil(timeout_s),
+        wall_s=timeout_s,
+        file_bytes=_OUTPUT_BYTES,
+        answer_bytes=_OUTPUT_BYTES,
     )
-    with worker:
-        try:
-            worker.communicate(request, timeout=timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise ConfigUnusable(
-                f"building the model took over the {timeout_s:g} s allowed "
-                "(PALETTERY_LIMIT_HF_TIMEOUT_S)"
-            ) from error
-        finally:
-            if worker.poll() is None:
-                os.killpg(worker.pid, signal.SIGKILL)
+    try:
+        with working_folder() as folder:
+            answer = run(
+                "app.checkpoints.hf_worker",
+                request,
+                folder,
+                bounds,
+                what="building the model",
+                required=limits.sandbox.required,
+                variables=ALONE,
+            )
+        return Answer.model_validate_json(answer)
+    except SandboxTimeout as error:
+        raise ConfigUnusable(f"{error} (PALETTERY_LIMIT_HF_TIMEOUT_S)") from error
+    except SandboxMissing as error:
+        raise ConfigUnusable("the server lacks the sandbox that transformers takes") from error
+    except PaletteryError as error:
+        raise ConfigUnusable(error.detail) from error
+    except ValidationError as error:
+        raise ConfigUnusable("transformers' answer cannot be read") from error

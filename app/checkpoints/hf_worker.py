@@ -1,23 +1,15 @@
-"""Builds the models that a config.json describes, without weights; a process of its own.
+"""Builds the models that a config.json describes, without weights, in a sandbox.
 
-`python -m app.checkpoints.hf_worker` reads a request from stdin and answers on stdout, as
-`app.checkpoints.hf_config` defines both. It shares no memory, no environment and no network with
-the service, limits itself, and runs no code but that of the installed transformers.
+`answer` takes a request and gives an answer as `app.checkpoints.hf_config` defines both; it runs no
+code but that of the installed transformers.
 """
 
-import contextlib
 import importlib
 import json
-import resource
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from app.confined import limit, limit_memory
-
-MEMORY_BYTES = 4 << 30
-"""Address space beyond what importing the libraries takes; models on the meta device have none."""
 SAID_LENGTH = 200
 """Characters kept of what transformers says about a config."""
 DROPPED = (
@@ -33,6 +25,17 @@ DROPPED = (
 """Keys with these in them name code, files or kernels, or change only what values look like."""
 
 
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+torch, transformers = _imported("torch"), _imported("transformers")
+"""Imported before memory is limited."""
+
+
 class Refused(Exception):
     """The config yields no model; `problem` is one of `hf_config.Problem`."""
 
@@ -41,35 +44,27 @@ class Refused(Exception):
         self.answer = {"problem": problem, "said": " ".join(said.split())[:SAID_LENGTH]}
 
 
-def main() -> None:
-    """Answer the one request on stdin."""
-    request = json.load(sys.stdin)
-    with contextlib.redirect_stdout(sys.stderr):  # so that no library writes into the answer
-        try:
-            answer = _answer(request)
-        except Refused as refused:
-            answer = refused.answer
-        except OSError:  # its message would name files of this machine
-            answer = Refused("does_not_build", "it asks for files or for the network").answer
-        except Exception as error:  # noqa: BLE001 - the request ends here
-            answer = Refused("does_not_build", f"{type(error).__name__}: {error}").answer
-    json.dump(answer, sys.stdout)
-
-
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    limit(resource.RLIMIT_CPU, request["cpu_s"])
-    limit(resource.RLIMIT_CORE, 0)
-    limit(resource.RLIMIT_FSIZE, request["output_bytes"])
+def answer(request: bytes) -> bytes:
+    """The models of a request, or why there are none."""
     try:
-        torch, transformers = (importlib.import_module(name) for name in ("torch", "transformers"))
-    except ImportError as error:
-        raise Refused("no_extra") from error
-    limit_memory(MEMORY_BYTES)
-    _count_modules(torch, request["modules_most"])
-    config = json.loads(request["config"])
-    if not isinstance(config, dict):
+        found = _answer(**json.loads(request))
+    except Refused as refused:
+        found = refused.answer
+    except OSError:  # its message would name files of this machine
+        found = Refused("does_not_build", "it asks for files or for the network").answer
+    except Exception as error:  # noqa: BLE001 - the request ends here
+        found = Refused("does_not_build", f"{type(error).__name__}: {error}").answer
+    return json.dumps(found).encode()
+
+
+def _answer(config: str, modules_most: int) -> dict[str, Any]:
+    if torch is None or transformers is None:
+        raise Refused("no_extra")
+    _count_modules(torch, modules_most)
+    described = json.loads(config)
+    if not isinstance(described, dict):
         raise Refused("does_not_build", "it is not a JSON object")
-    return {"models": list(_models(torch, transformers, config))}
+    return {"models": list(_models(torch, transformers, described))}
 
 
 def _count_modules(torch: Any, most: int) -> None:
@@ -168,7 +163,3 @@ def _described(model: Any) -> dict[str, Any]:
 
 def _qualified(module: object) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,32 @@
-"""Processes of their own for what strangers send: no network, no files but their own, limits."""
+"""Processes of their own for what strangers send: no network, no files but their own, limits.
 
-from app.sandbox.confinement import confine, end_with_parent
+`run` starts one and returns its answer; `confine` is for a process that restricts itself.
+"""
+
+from app.sandbox.confinement import (
+    confine,
+    confine_calls,
+    confine_files,
+    end_with_parent,
+    limit,
+    limit_memory,
+)
+from app.sandbox.folder import open_regular, working_folder
 from app.sandbox.installation import readable, writable
+from app.sandbox.messages import Bounds
+from app.sandbox.run import run
 
-__all__ = ["confine", "end_with_parent", "readable", "writable"]
+__all__ = [
+    "Bounds",
+    "confine",
+    "confine_calls",
+    "confine_files",
+    "end_with_parent",
+    "limit",
+    "limit_memory",
+    "open_regular",
+    "readable",
+    "run",
+    "working_folder",
+    "writable",
+]

@@ -42,6 +42,8 @@ if landlockpy is not None:
 
 OPEN_FILES = 512
 """Descriptors at once."""
+_AFTER_SIGNAL_S = 5
+"""From SIGXCPU, which says that the processor time is over, to SIGKILL."""
 _PR_SET_PDEATHSIG = 1
 _CAPABILITY_VERSION = 0x20080522
 _UNKNOWN_CALL = -1
@@ -83,12 +85,15 @@ def confine(
     limit(resource.RLIMIT_CORE, 0)
     limit(resource.RLIMIT_NOFILE, OPEN_FILES)
     if cpu_s is not None:
-        limit(resource.RLIMIT_CPU, cpu_s)
+        limit(resource.RLIMIT_CPU, cpu_s, cpu_s + _AFTER_SIGNAL_S)
     if file_bytes is not None:
         limit(resource.RLIMIT_FSIZE, file_bytes)
     if memory_bytes is not None:
         limit_memory(memory_bytes)
-    faults = (_confine_files(read, write, network=network), _confine_calls(network=network))
+    faults = (
+        confine_files(read=read, write=write, network=network),
+        confine_calls(network=network),
+    )
     return tuple(fault for fault in faults if fault is not None)
 
 
@@ -103,11 +108,12 @@ def end_with_parent(parent: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def limit(kind: int, most: int) -> None:
-    """Lower a limit of this process; one that is lower already stays."""
-    _, hard = resource.getrlimit(kind)
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(kind, (most, most))
+def limit(kind: int, most: int, hard: int | None = None) -> None:
+    """Lower a limit of this process, the hard one with it; one that is lower already stays."""
+    _, before = resource.getrlimit(kind)
+    after = most if hard is None else hard
+    after = after if before == resource.RLIM_INFINITY else min(after, before)
+    resource.setrlimit(kind, (min(most, after), after))
 
 
 def limit_memory(more_bytes: int) -> None:
@@ -134,15 +140,27 @@ def _drop_capabilities() -> None:
             raise OSError(ctypes.get_errno(), "the process cannot drop its capabilities")
 
 
-def _confine_files(read: Sequence[Path], write: Sequence[Path], *, network: bool) -> str | None:
-    """Open nothing else from now on; why that cannot be had, if so."""
+def confine_files(
+    *,
+    read: Sequence[Path] = (),
+    write: Sequence[Path] = (),
+    programs: bool = False,
+    network: bool = False,
+) -> str | None:
+    """Open no other files from now on; the reason if the kernel does not see to that.
+
+    With `programs`, what is read may be run as well: such a process may still start others, which
+    are confined as it is.
+    """
     if landlockpy is None:
         return "no protection of files: the system is not Linux, or landlockpy is not installed"
     rights = landlockpy.AccessFS
     reading = rights.READ_FILE | rights.READ_DIR
+    if programs:
+        reading |= rights.EXECUTE
     changing = rights.WRITE_FILE | rights.TRUNCATE | rights.MAKE_REG | rights.MAKE_DIR
     changing |= rights.REMOVE_FILE | rights.REMOVE_DIR | rights.REFER
-    of_files = rights.READ_FILE | rights.WRITE_FILE | rights.TRUNCATE
+    of_files = rights.READ_FILE | rights.WRITE_FILE | rights.TRUNCATE | rights.EXECUTE
     try:
         handled_net = landlockpy.AccessNet.NONE if network else None
         scoped = (
@@ -164,19 +182,22 @@ def _confine_files(read: Sequence[Path], write: Sequence[Path], *, network: bool
     return None
 
 
-def _confine_calls(*, network: bool) -> str | None:
-    """Ask the kernel for nothing else from now on; why that cannot be had, if so."""
+def confine_calls(*, network: bool = False) -> str | None:
+    """Make only harmless system calls from now on; the reason if the kernel does not see to that.
+
+    See `app.sandbox.syscalls`; no other process can be started or touched.
+    """
     if pyseccomp is None:
         return (
             "no protection of the network and of processes: the system is not Linux, or has no "
             "libseccomp.so.2"
         )
 
-    def add(action: int, names: Sequence[str], condition: Condition | None = None) -> None:
-        arguments = []
-        if condition is not None:
-            argument, mask, value = condition
-            arguments = [pyseccomp.Arg(argument, pyseccomp.MASKED_EQ, mask, value)]
+    def add(action: int, names: Sequence[str], conditions: Sequence[Condition] = ()) -> None:
+        arguments = [
+            pyseccomp.Arg(argument, pyseccomp.MASKED_EQ, mask, value)
+            for argument, mask, value in conditions
+        ]
         for name in names:
             number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
             if number != _UNKNOWN_CALL:
@@ -187,8 +208,10 @@ def _confine_calls(*, network: bool) -> str | None:
         rules.set_attr(pyseccomp.Attr.CTL_TSYNC, 1)
         rules.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
         add(pyseccomp.ALLOW, ALLOWED)
-        for name, condition in conditional():
-            add(pyseccomp.ALLOW, [name], condition)
+        for name, conditions in conditional():
+            add(pyseccomp.ALLOW, [name], conditions)
+        if network:
+            add(pyseccomp.ALLOW, ["socketpair", "sendto"])
         add(pyseccomp.ERRNO(errno.EPERM), REFUSED)
         add(pyseccomp.ALLOW if network else pyseccomp.ERRNO(errno.EPERM), NETWORK)
         add(pyseccomp.ERRNO(0), IGNORED)

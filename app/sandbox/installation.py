@@ -1,12 +1,17 @@
 """Files that a confined process reads: of Python, of its packages and ours, and of Linux."""
 
+import os
 import site
 import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
+from platformdirs import user_cache_dir
+
 OURS = ("app", "schemas", "kernels")
+COMPILED = "SANDBOX_COMPILED_KERNELS"
+"""Environment variable: folder where the process that starts a sandbox has numba's machine code."""
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")
 _OF_LINUX = (
     *("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/zero", "/proc/cpuinfo"),
@@ -23,12 +28,29 @@ def readable() -> Sequence[Path]:
     packages |= {_root() / name for name in OURS}
     system = [Path(path) for path in (*_LIBRARIES, *_OF_LINUX)]
     itself = [Path("/proc/self", name) for name in _OF_ITSELF]
-    return [*sorted(packages), *system, *itself]
+    compiled = [Path(path) for path in (os.environ.get(COMPILED),) if path]
+    return [*sorted(packages), *compiled, *system, *itself]
 
 
 def writable() -> Sequence[Path]:
     """Devices that anybody may write to."""
     return [Path("/dev/null")]
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Nothing of ours but where programs and modules are; files go to this folder."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(_root())))),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "USER": "sandbox",
+        "NUMBA_CACHE_DIR": str(folder / "compiled"),
+        "NUMBA_CACHE_LOCATOR_CLASSES": "app.sandbox.compiled.Copied",
+        COMPILED: os.environ.get("NUMBA_CACHE_DIR") or user_cache_dir("numba", appauthor=False),
+        **more,
+    }
 
 
 def _of_python() -> Sequence[str]:

@@ -20,7 +20,8 @@ ALLOWED: Sequence[str] = (
     *("pwritev2", "lseek", "_llseek", "close", "close_range", "dup", "dup2", "dup3", "flock"),
     *("fsync", "fdatasync", "ftruncate", "fallocate", "fadvise64", "copy_file_range", "sendfile"),
     *("pipe", "pipe2", "poll", "ppoll", "select", "pselect6", "epoll_create", "epoll_create1"),
-    *("epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2", "memfd_create"),
+    *("epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2", "memfd_create", "timerfd_create"),
+    *("timerfd_settime", "timerfd_gettime"),
     # Files by name, which Landlock judges; and what tells of a file.
     *("open", "openat", "stat", "fstat", "lstat", "newfstatat", "statx", "access", "faccessat"),
     *("faccessat2", "readlink", "readlinkat", "getdents", "getdents64", "getcwd", "chdir"),
@@ -43,11 +44,12 @@ ALLOWED: Sequence[str] = (
     *("getresgid", "capget", "getrusage", "getrlimit", "times", "sysinfo", "uname"),
     # Limits only go down: the capability to raise them is dropped before.
     "setrlimit",
+    # On the one kind of sockets that there are, see below.
+    *("recvfrom", "getsockopt", "getsockname", "shutdown"),
 )
 NETWORK: Sequence[str] = (
-    *("socket", "socketpair", "connect", "bind", "listen", "accept", "accept4", "shutdown"),
-    *("sendto", "recvfrom", "sendmsg", "recvmsg", "sendmmsg", "recvmmsg", "getsockopt"),
-    *("setsockopt", "getsockname", "getpeername"),
+    *("socket", "connect", "bind", "listen", "accept", "accept4", "sendmsg", "recvmsg"),
+    *("sendmmsg", "recvmmsg", "setsockopt", "getpeername"),
 )
 """Allowed, too, where the network is."""
 REFUSED: Sequence[str] = (
@@ -57,7 +59,7 @@ REFUSED: Sequence[str] = (
 """Fail as not permitted; all others fail as if the kernel had none such, so that libraries use
 what came before."""
 IGNORED: Sequence[str] = (
-    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchown", "fchownat"),
+    *("chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchown", "fchownat"),
     *("utime", "utimes", "futimesat", "utimensat", "setpriority"),
 )
 """Do nothing and succeed: files are copied with modes and times, and Landlock would let these reach
@@ -68,8 +70,10 @@ _INT = 0xFFFFFFFF
 _CLONE_THREAD = 0x00010000
 _PRCTL = (3, 15, 16, 0x53564D41)
 """PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME, PR_SET_VMA."""
-_IOCTL = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)
-"""TCGETS, TIOCGWINSZ, FIONREAD, FIONCLEX, FIOCLEX."""
+_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+"""TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
+_LONG = 0xFFFFFFFFFFFFFFFF
+_AF_UNIX, _SOCK_STREAM, _SOCK_TYPE = 1, 1, 0xF
 _F_DUPFD_CLOEXEC, _F_GETPIPE_SZ, _F_ADD_SEALS, _F_GET_SEALS = 1030, 1032, 1033, 1034
 _FCNTL = (
     *(fcntl.F_DUPFD, _F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL),
@@ -79,16 +83,22 @@ _FCNTL = (
 """None of those that have the kernel send a signal to a process."""
 
 
-def conditional() -> Sequence[tuple[str, Condition]]:
-    """Calls that this process may make with such arguments only."""
+def conditional() -> Sequence[tuple[str, Sequence[Condition]]]:
+    """Calls that this process may make where all conditions hold."""
     own = os.getpid()
     return (
-        ("clone", (0, _CLONE_THREAD, _CLONE_THREAD)),
-        ("kill", (0, _INT, own)),
-        ("tgkill", (0, _INT, own)),
-        ("sched_setaffinity", (0, _INT, 0)),
-        ("prlimit64", (0, _INT, 0)),
-        *(("prctl", (0, _INT, option)) for option in _PRCTL),
-        *(("fcntl", (1, _INT, command)) for command in _FCNTL),
-        *(("ioctl", (1, _INT, request)) for request in _IOCTL),
+        ("clone", [(0, _CLONE_THREAD, _CLONE_THREAD)]),
+        ("kill", [(0, _INT, own)]),
+        ("tgkill", [(0, _INT, own)]),
+        ("rt_tgsigqueueinfo", [(0, _INT, own)]),
+        ("sched_setaffinity", [(0, _INT, 0)]),
+        ("prlimit64", [(0, _INT, 0)]),
+        *(("prctl", [(0, _INT, option)]) for option in _PRCTL),
+        *(("fcntl", [(1, _INT, command)]) for command in _FCNTL),
+        *(("ioctl", [(1, _INT, request)]) for request in _IOCTL),
+        # Of a file that it has open: its owner may read it still, and no more people write to it.
+        ("fchmod", [(1, 0o7422, 0o400)]),
+        # An event loop wakes itself through a pair of sockets. Datagrams could be sent to others.
+        ("socketpair", [(0, _INT, _AF_UNIX), (1, _SOCK_TYPE, _SOCK_STREAM)]),
+        ("sendto", [(4, _LONG, 0)]),
     )

@@ -104,6 +104,11 @@ def call(program: ExportedProgram, given: Mapping[str, torch.Tensor]) -> Any:
         return program.module()(*args, **kwargs)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch raised an error because it got no memory."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def looked_up(
     program: ExportedProgram, artifact: Artifact, dense: Collection[str]
 ) -> dict[str, str]:

@@ -1,10 +1,11 @@
 """What is to be exported, and where to."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.artifacts.reader import Artifact
 from app.artifacts.writer import Chunks, write_hashed
+from app.settings import Sandbox
 from app.storage import Storage
 from schemas.checkpoint import StoredFile
 
@@ -30,6 +31,8 @@ class Export:
     """Weights that are dense in it."""
     source: Source | None = None
     """Needed by forms of models that run."""
+    sandbox: Sandbox = field(default_factory=Sandbox)
+    """In which they are made."""
 
     def put(self, chunks: Chunks) -> str:
         """Write its file; the hex digest of that."""

@@ -1,0 +1,58 @@
+"""What a sandboxed process runs: `python -P -m app.sandbox.child ORDER`, started by `run`.
+
+It confines itself before it imports anything large or reads anything of strangers, then calls one
+function with the request that lies in its folder, and leaves the answer there.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from app.errors import OutOfMemory, PaletteryError, SandboxCrashed, SandboxMissing
+from app.sandbox.confinement import confine, end_with_parent, limit_memory
+from app.sandbox.installation import readable, writable
+from app.sandbox.messages import ANSWER, DETAIL_CHARACTERS, OUTCOME, REQUEST, Order, Outcome
+
+
+def main() -> None:
+    """Carry out the order in the first argument."""
+    order = Order.model_validate_json(sys.argv[1])
+    end_with_parent(order.parent)
+    folder = Path.cwd()
+    missing = confine(
+        read=[*readable(), *map(Path, order.read)],
+        write=[folder, *writable()],
+        cpu_s=order.cpu_s,
+        file_bytes=order.file_bytes,
+    )
+    try:
+        if missing and order.required:
+            raise SandboxMissing("; ".join(missing))
+        (folder / ANSWER).write_bytes(_answer(order, (folder / REQUEST).read_bytes()))
+        outcome = Outcome(missing=missing)
+    except PaletteryError as error:
+        outcome = Outcome(code=error.code, detail=error.detail[:DETAIL_CHARACTERS], missing=missing)
+    except MemoryError:
+        outcome = Outcome(code=OutOfMemory.code, missing=missing)
+    except Exception as error:  # noqa: BLE001 - the request ends here
+        outcome = Outcome(
+            code=SandboxCrashed.code,
+            detail=f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS],
+            missing=missing,
+        )
+    (folder / OUTCOME).write_text(outcome.model_dump_json())
+
+
+def _answer(order: Order, request: bytes) -> bytes:
+    """Import the code, which takes memory that no model is charged for; then call the function."""
+    module = importlib.import_module(order.module)
+    for name in order.imports:
+        importlib.import_module(name)
+    limit_memory(order.memory_bytes)
+    function: Callable[[bytes], bytes] = module.answer
+    return function(request)
+
+
+if __name__ == "__main__":
+    main()
