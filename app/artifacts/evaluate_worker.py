@@ -1,5 +1,6 @@
 """Runs a model before and after, in a sandbox; `app.artifacts.evaluate` asks for it."""
 
+import json
 import math
 import tempfile
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from app.artifacts.evaluate import INPUTS, OUTPUTS, Request
+from app.artifacts.evaluate import INPUTS, Request
 from app.artifacts.export.inputs import opened
 from app.artifacts.export.live import (
     States,
@@ -41,13 +42,13 @@ def answer(request: bytes) -> bytes:
         with tempfile.TemporaryDirectory(dir=folder) as between:
             program = load_program(runnable, states, source, Path(between))
         found.append(_run(program, _given(program, asked.tensors_name), asked.tensors_name))
-    return OUTPUTS.dump_json(
-        [
-            compared(pytree.keystr(path), ours, theirs)
-            for (path, ours), (_, theirs) in zip(*map(_leaves, found), strict=True)
-            if isinstance(ours, torch.Tensor)
-        ]
-    )
+    outputs = [
+        compared(pytree.keystr(path), ours, theirs)
+        for (path, ours), (_, theirs) in zip(*map(_leaves, found), strict=True)
+        if isinstance(ours, torch.Tensor)
+    ]
+    # Not pydantic's JSON, which has null where a number is infinite.
+    return json.dumps([output.model_dump() for output in outputs]).encode()
 
 
 def compared(name: str, before: torch.Tensor, after: torch.Tensor) -> ComparedOutput:

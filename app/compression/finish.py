@@ -134,7 +134,9 @@ class _Job:
         if checkpoint.format == "pt2":
             source = Source(self._store, checkpoint.files[0])
         path = export_path(self._prefix, to)
-        wanted = Export(self._artifact(), self._store, path, source=source)
+        wanted = Export(
+            self._artifact(), self._store, path, source=source, sandbox=Limits().sandbox
+        )
         return write_and_check(wanted, to, keep_dense=True)
 
     def publish(self, digests: dict[str, str], exports: Sequence[Exported]) -> Published:

@@ -18,6 +18,7 @@ from distributed import Client, Nanny, Scheduler
 from app.jobs import wall_clock
 from app.jobs.fanout import Workers
 from app.metrics import Metrics
+from app.sandbox import note_sandbox
 from app.settings import Settings
 from app.tracing import Tracing
 from kernels.devices import visible_devices
@@ -109,12 +110,13 @@ def run_scheduler(host: str, port: int) -> None:
 def run_worker(settings: Settings) -> None:
     """Work for a scheduler until SIGTERM or SIGINT; workers that die are replaced."""
     assert settings.scheduler_url is not None  # noqa: S101 - callers checked
-    address = settings.scheduler_url
+    address, settings = settings.scheduler_url, settings.with_sandbox(required=True)
 
     async def serve() -> None:
         async with _configured(), _working(address, _workers(settings), _say_ready):
             await _stopped()
 
+    note_sandbox(settings.limits.sandbox)
     asyncio.run(serve())
 
 
@@ -202,7 +204,10 @@ def _workers(settings: Settings) -> list[dict[str, Any]]:
     devices = visible_devices()
     count = devices or settings.workers
     threads = settings.task_threads or max(1, available_threads() // count)
-    shared = {"PALETTERY_TASK_THREADS": str(threads)}
+    shared = {
+        "PALETTERY_TASK_THREADS": str(threads),
+        "PALETTERY_SANDBOX_REQUIRED": str(bool(settings.limits.sandbox.required)).lower(),
+    }
     own: list[dict[str, str]] = [{} for _ in range(count)]
     if devices:
         given = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(devices))))

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 from app.errors import BadInput
 from app.jobs.fanout import Workers
@@ -11,6 +12,7 @@ from app.keys.service import Keys
 from app.roles.answering import State, answering
 from app.roles.controlling import controlling
 from app.roles.shared import Role, migrate, shared
+from app.sandbox import note_sandbox
 from app.settings import Settings
 from app.tracing import Tracing
 
@@ -53,6 +55,9 @@ async def running(
         keys = Keys(settings, KeyRecords(common.database))
         if role != "controller":  # which says nothing but how it is
             await asyncio.to_thread(keys.check_address)
+        others = role != "all" or await asyncio.to_thread(keys.are_asked_for)
+        common = replace(common, settings=settings.with_sandbox(required=others))
+        note_sandbox(common.settings.limits.sandbox)
         workers: Workers | None = None
         if role != "api":
             control = controlling(common, traces, stop, is_alone=role == "all")

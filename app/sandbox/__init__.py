@@ -10,10 +10,12 @@ from app.sandbox.confinement import (
     end_with_parent,
     limit,
     limit_memory,
+    missing,
 )
 from app.sandbox.folder import open_regular, working_folder
 from app.sandbox.installation import readable, writable
 from app.sandbox.messages import Bounds
+from app.sandbox.notice import note_sandbox
 from app.sandbox.run import run
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "end_with_parent",
     "limit",
     "limit_memory",
+    "missing",
+    "note_sandbox",
     "open_regular",
     "readable",
     "run",

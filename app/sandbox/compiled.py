@@ -10,7 +10,7 @@ from numba.core.caching import UserProvidedCacheLocator
 from app.sandbox.installation import COMPILED
 
 
-class Copied(UserProvidedCacheLocator):  # type: ignore[misc] # numba has no types
+class Copied(UserProvidedCacheLocator):
     """A folder of the process's own, begun with what is compiled beside the source or for the user.
 
     numba finds this class by NUMBA_CACHE_LOCATOR_CLASSES.

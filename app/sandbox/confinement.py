@@ -13,7 +13,8 @@ import resource
 import signal
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,14 @@ landlockpy, pyseccomp = _imported("landlockpy"), _imported("pyseccomp")
 if landlockpy is not None:
     landlockpy.abi_version()
 
+NO_FILES = (
+    "no protection of files: that takes Linux 5.13 or newer with Landlock, permitted by the "
+    "container if there is one, and landlockpy"
+)
+NO_CALLS = (
+    "no protection of the network and of other processes: that takes Linux with seccomp, and "
+    "libseccomp.so.2 with pyseccomp"
+)
 OPEN_FILES = 512
 """Descriptors at once."""
 _AFTER_SIGNAL_S = 5
@@ -97,6 +106,16 @@ def confine(
     return tuple(fault for fault in faults if fault is not None)
 
 
+def missing() -> tuple[str, ...]:
+    """A sentence on each protection that `confine` does not have here."""
+    faults = []
+    if landlockpy is None or not landlockpy.supported():
+        faults.append(NO_FILES)
+    if pyseccomp is None or pyseccomp.get_api() < 1:
+        faults.append(NO_CALLS)
+    return tuple(faults)
+
+
 def end_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent, the process of this id, ends.
 
@@ -122,6 +141,13 @@ def limit_memory(more_bytes: int) -> None:
     if mapped.exists():
         pages = int(mapped.read_text().split()[0])
         limit(resource.RLIMIT_AS, pages * resource.getpagesize() + more_bytes)
+
+
+def _present(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
+    """The paths that are there, and whether they are folders."""
+    for path in paths:
+        with suppress(OSError):
+            yield path, stat.S_ISDIR(path.stat().st_mode)
 
 
 def _check_alone() -> None:
@@ -152,8 +178,8 @@ def confine_files(
     With `programs`, what is read may be run as well: such a process may still start others, which
     are confined as it is.
     """
-    if landlockpy is None:
-        return "no protection of files: the system is not Linux, or landlockpy is not installed"
+    if landlockpy is None or not landlockpy.supported():
+        return NO_FILES
     rights = landlockpy.AccessFS
     reading = rights.READ_FILE | rights.READ_DIR
     if programs:
@@ -170,15 +196,11 @@ def confine_files(
         )
         with landlockpy.Ruleset(handled_net=handled_net, scoped=scoped) as rules:
             for access, paths in ((reading, read), (reading | changing, write)):
-                for path in filter(Path.exists, paths):
-                    is_folder = stat.S_ISDIR(path.stat().st_mode)
+                for path, is_folder in _present(paths):
                     rules.allow_path(path, access if is_folder else access & of_files)
             rules.restrict()
     except landlockpy.LandlockError as error:
-        return (
-            f"no protection of files: the kernel gives no Landlock ({error.strerror}); it takes "
-            "Linux 5.13, Landlock among the LSMs of its start, and a container that permits it"
-        )
+        return f"{NO_FILES} ({error})"
     return None
 
 
@@ -188,10 +210,7 @@ def confine_calls(*, network: bool = False) -> str | None:
     See `app.sandbox.syscalls`; no other process can be started or touched.
     """
     if pyseccomp is None:
-        return (
-            "no protection of the network and of processes: the system is not Linux, or has no "
-            "libseccomp.so.2"
-        )
+        return NO_CALLS
 
     def add(action: int, names: Sequence[str], conditions: Sequence[Condition] = ()) -> None:
         arguments = [
@@ -217,5 +236,5 @@ def confine_calls(*, network: bool = False) -> str | None:
         add(pyseccomp.ERRNO(0), IGNORED)
         rules.load()
     except OSError as error:
-        return f"no protection of the network and of processes: seccomp fails ({error.strerror})"
+        return f"{NO_CALLS} ({error})"
     return None
