@@ -5,6 +5,7 @@ function with the request that lies in its folder, and leaves the answer there.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,9 @@ def main() -> None:
     end_with_parent(order.parent)
     folder = Path.cwd()
     missing = confine(
-        read=[*readable(), *map(Path, order.read)],
+        read=readable(),
         write=[folder, *writable()],
+        known=[Path(path) for path in order.known],
         cpu_s=order.cpu_s,
         file_bytes=order.file_bytes,
     )
@@ -42,6 +44,7 @@ def main() -> None:
             missing=missing,
         )
     (folder / OUTCOME).write_text(outcome.model_dump_json())
+    os._exit(0)  # threads may run still, and libraries crash at their end
 
 
 def _answer(order: Order, request: bytes) -> bytes:

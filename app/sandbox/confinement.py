@@ -63,6 +63,7 @@ def confine(
     *,
     read: Sequence[Path] = (),
     write: Sequence[Path] = (),
+    known: Sequence[Path] = (),
     memory_bytes: int | None = None,
     cpu_s: int | None = None,
     file_bytes: int | None = None,
@@ -78,6 +79,7 @@ def confine(
     Args:
         read: Folders and files to read; those that do not exist are left out.
         write: Folders and files to read and change.
+        known: Folders whose files are read by name; they cannot be listed.
         memory_bytes: Address space beyond what is mapped by now.
         cpu_s: Processor time; the kernel ends the process after it.
         file_bytes: The most of each file that is written.
@@ -100,7 +102,7 @@ def confine(
     if memory_bytes is not None:
         limit_memory(memory_bytes)
     faults = (
-        confine_files(read=read, write=write, network=network),
+        confine_files(read=read, write=write, known=known, network=network),
         confine_calls(network=network),
     )
     return tuple(fault for fault in faults if fault is not None)
@@ -170,6 +172,7 @@ def confine_files(
     *,
     read: Sequence[Path] = (),
     write: Sequence[Path] = (),
+    known: Sequence[Path] = (),
     programs: bool = False,
     network: bool = False,
 ) -> str | None:
@@ -187,6 +190,7 @@ def confine_files(
     changing = rights.WRITE_FILE | rights.TRUNCATE | rights.MAKE_REG | rights.MAKE_DIR
     changing |= rights.REMOVE_FILE | rights.REMOVE_DIR | rights.REFER
     of_files = rights.READ_FILE | rights.WRITE_FILE | rights.TRUNCATE | rights.EXECUTE
+    granted = ((reading, read), (reading | changing, write), (rights.READ_FILE, known))
     try:
         handled_net = landlockpy.AccessNet.NONE if network else None
         scoped = (
@@ -195,7 +199,7 @@ def confine_files(
             else landlockpy.Scope.SIGNAL | landlockpy.Scope.ABSTRACT_UNIX_SOCKET
         )
         with landlockpy.Ruleset(handled_net=handled_net, scoped=scoped) as rules:
-            for access, paths in ((reading, read), (reading | changing, write)):
+            for access, paths in granted:
                 for path, is_folder in _present(paths):
                     rules.allow_path(path, access if is_folder else access & of_files)
             rules.restrict()

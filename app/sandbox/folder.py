@@ -47,11 +47,10 @@ def open_regular(path: Path) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise FileNotFoundError(error.errno, f"no regular file {path.name}") from error
-    file = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
+        os.close(descriptor)
         raise FileNotFoundError(f"no regular file {path.name}")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def remove(folder: Path) -> None:

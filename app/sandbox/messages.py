@@ -34,8 +34,8 @@ class Order(Schema):
     """Its function `answer` takes the request and returns the answer."""
     imports: tuple[str, ...] = ()
     """Further modules to import before memory is limited."""
-    read: tuple[str, ...] = ()
-    """Files and folders to read, beside those of the installation."""
+    known: tuple[str, ...] = ()
+    """Folders whose files it reads by name, beside what it reads of the installation."""
     parent: int
     """Process id of whoever started it."""
     required: bool

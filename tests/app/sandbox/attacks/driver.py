@@ -1,3 +1,4 @@
+# ruff: noqa: RUF005, S105, T201
 """A process that runs attacks, in a sandbox or without, as whatever user it is started as.
 
 `driver.py ORDER` prints one line of JSON: the answer, or the error.
@@ -41,7 +42,7 @@ def main() -> None:
                 bounds = BOUNDS.model_copy(update=order.get("bounds", {}))
                 answer = run(
                     "hostile", request, folder, bounds, what="the work",
-                    required=order.get("required", True), read=order.get("read", []),
+                    required=order.get("required", True), known=order.get("known", []),
                 )  # fmt: skip
             print(json.dumps({"answer": json.loads(answer), "left": folder.exists()}))
         except PaletteryError as error:
@@ -72,7 +73,7 @@ def targets(data: Path, other: Path) -> dict[str, object]:
         "parent": os.getpid(),
         "address": ctypes.addressof(secret),
         "data": str(data / "{}"),
-        "outside": str(data / "new"),
+        "outside": str(data / "new {}"),
         "inherited": str(inherited),
         "other": str(other / "theirs"),
         "home": os.environ.get("HOME", "/"),

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG005, PTH102, PTH116, PTH208, S108, S605, S606
 """What code that broke out of a model would try. Each attack returns if it works, else it raises.
 
 `answer` is for `app.sandbox.run`; the request names the attack, and what is at hand for it.
@@ -174,7 +175,7 @@ def outlive(_):
 
 def parent_memory(at):
     class Range(ctypes.Structure):
-        _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]  # noqa: RUF012
+        _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
 
     room = ctypes.create_string_buffer(8)
     here = Range(ctypes.cast(room, ctypes.c_void_p), 8)
@@ -353,7 +354,9 @@ def attempt(names, at):
             found[name] = OTHERS[name](at)
             continue
         try:
-            found[name] = repr(ATTACKS[name]({**at, "data": at["data"].format(name)}))
+            found[name] = repr(
+                ATTACKS[name]({**at, **{key: at[key].format(name) for key in ("data", "outside")}})
+            )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             found[name] = None
             del error
