@@ -4,6 +4,9 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY app app
 COPY schemas schemas
 COPY kernels kernels
+# The sandbox of strangers' models takes libseccomp; docs/security.md.
+RUN apt-get update && apt-get install -y --no-install-recommends libseccomp2 \
+    && rm -rf /var/lib/apt/lists/*
 # The CPU build of torch; for GPUs, build with TORCH_INDEX=https://download.pytorch.org/whl/cu130
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --no-cache-dir --extra-index-url ${TORCH_INDEX} --constraint constraints.txt . \

@@ -8,7 +8,7 @@ import pytest
 from app.errors import BadInput
 from app.settings import Settings, read_settings, unknown_settings
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 BAD = {
     "PALETTERY_PORT": "no port",
@@ -16,6 +16,8 @@ BAD = {
     "PALETTERY_RETAIN_DAYS": "0",
     "PALETTERY_REUSE_RESULTS": "perhaps",
     "PALETTERY_LIMIT_UPLOAD_BYTES": "many",
+    "PALETTERY_SANDBOX_MEMORY_BYTES": "0",
+    "PALETTERY_SANDBOX_REQUIRED": "maybe",
 }
 
 
@@ -67,7 +69,16 @@ def test_what_is_no_setting_is_told(name, told):
     assert line == f"{name} is in the environment, and is no setting{told}"
 
 
-def test_every_setting_is_one():
-    names = re.findall(r"\bPALETTERY_[A-Z_]*[A-Z]\b", OPERATIONS.read_text())
-    assert "PALETTERY_LIMIT_UPLOAD_BYTES" in names
-    assert list(unknown_settings(names)) == []
+@pytest.mark.parametrize("page", ["operations", "security"])
+def test_every_setting_is_one(page):
+    names = re.findall(r"\bPALETTERY_[A-Z_]*[A-Z]\b", (DOCS / f"{page}.md").read_text())
+    assert len(names) > 5
+    assert list(unknown_settings({*names} - {"PALETTERY_LIMIT"})) == []
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_whether_a_sandbox_is_required_is_answered_where_it_is_left_open(monkeypatch, required):
+    assert Settings().limits.sandbox.required is None
+    assert Settings().with_sandbox(required=required).limits.sandbox.required is required
+    monkeypatch.setenv("PALETTERY_SANDBOX_REQUIRED", str(not required))
+    assert Settings().with_sandbox(required=required).limits.sandbox.required is not required

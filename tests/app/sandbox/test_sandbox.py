@@ -193,6 +193,7 @@ def test_an_end_is_reported_as_what_it_is(attack, temporary, name):
     assert list(temporary.glob(f"*{PREFIX}*")) == []
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("user", ["this user"], indirect=True)
 def test_folders_in_folders_in_folders_are_removed(attack, temporary):
     found = attack("nest")
