@@ -3,7 +3,7 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from numba.core.caching import UserProvidedCacheLocator
 
@@ -17,9 +17,10 @@ class Copied(UserProvidedCacheLocator):
     """
 
     @classmethod
-    def from_function(cls, py_func: Any, py_file: str) -> Self | None:
+    def from_function(cls, py_func: Any, py_file: str) -> Any:
         """The folder for a function's machine code, with the code that there is."""
-        locator: Self | None = super().from_function(py_func, py_file)
+        parent: Any = super()
+        locator = parent.from_function(py_func, py_file)
         if locator is not None:
             line = py_func.__code__.co_firstlineno
             to = locator.get_cache_path()

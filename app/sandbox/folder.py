@@ -27,7 +27,8 @@ def working_folder() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))
     lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # some network file systems have no locks; nothing is removed there
+            fcntl.flock(lock, fcntl.LOCK_EX)
         folder = made.rename(made.with_name(made.name.removeprefix(".")))
         try:
             yield folder
