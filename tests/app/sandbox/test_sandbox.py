@@ -137,6 +137,15 @@ def test_its_own_folder_threads_and_event_loops_work(attack):
     assert attack("work")["answer"] == {"work": "abc"}
 
 
+@pytest.mark.parametrize("user", ["this user"], indirect=True)
+def test_kernels_are_not_compiled_anew(attack):
+    attack("kernels", plain=True)
+    hits, misses = attack("kernels", bounds={"memory_bytes": 8 << 30, "file_bytes": 64 << 20})[
+        "answer"
+    ]["kernels"]
+    assert (hits > 0, misses) == (True, 0)
+
+
 def test_it_works_in_a_container_that_forbids_namespaces(attack):
     found = attack("work", "connect by TCP", "read a system file", outer="container")
     assert found["answer"] == {

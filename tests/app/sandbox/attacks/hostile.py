@@ -279,6 +279,17 @@ def in_folder(_):
     return found
 
 
+def use_kernels(_):
+    """Machine code that is found, and that is compiled anew, of kernels that are used."""
+    from kernels import packing
+
+    indices = np.zeros((3, 5), np.uint8)
+    packing.unpack(packing.pack(indices, 4), 4, indices.shape)
+    stats = [each.stats for each in vars(packing).values() if hasattr(each, "stats")]
+    hits = sum(sum(each.cache_hits.values()) for each in stats)
+    return [hits, sum(sum(each.cache_misses.values()) for each in stats)]
+
+
 def nest(_):
     for _ in range(3_000):
         os.mkdir("n")
@@ -319,6 +330,7 @@ OTHERS = {
     "nothing": lambda at: at,
     "work": in_folder,
     "nest": nest,
+    "kernels": use_kernels,
     "wait": lambda at: signal.pause(),
     "sleep": lambda at: time.sleep(3_600),
     "spin": spin,
