@@ -46,15 +46,15 @@ def evaluate(
     """
     _check_readable(inputs)
     with working_folder() as folder:
-        laid = lay_out(artifact, source, folder)
+        copied = lay_out(artifact, source, folder)
         shutil.copyfile(inputs, folder / INPUTS)
-        request = Request(inputs=laid, tensors_name=str(inputs), limits=limits)
+        request = Request(inputs=copied, tensors_name=str(inputs), limits=limits)
         more_bytes = MEMORY_TIMES * inputs.stat().st_size
         answer = run(
             "app.artifacts.evaluate_worker",
             request.model_dump_json().encode(),
             folder,
-            bounds_of(laid, limits.sandbox, more_bytes),
+            bounds_of(copied, limits.sandbox, more_bytes),
             what="running the model",
             required=limits.sandbox.required,
             check=artifact.check,

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from app.artifacts.evaluate import INPUTS, Request
-from app.artifacts.export.inputs import opened
+from app.artifacts.export.inputs import open_inputs
 from app.artifacts.export.live import (
     States,
     call,
@@ -31,7 +31,7 @@ from schemas.evaluation import ComparedOutput
 def answer(request: bytes) -> bytes:
     """Each output of a model, compared with what it is with an artifact's weights."""
     asked, folder = Request.model_validate_json(request), Path.cwd()
-    artifact, source = opened(asked.inputs, folder)
+    artifact, source = open_inputs(asked.inputs, folder)
     storage, file = source.storage, source.file
     uploaded = read_pt2(storage, file, asked.limits)
     before, after = uploaded_states(uploaded, storage), states_of(artifact)

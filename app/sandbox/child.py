@@ -24,7 +24,7 @@ def main() -> None:
     missing = confine(
         read=readable(),
         write=[folder, *writable()],
-        known=[Path(path) for path in order.known],
+        by_name=[Path(path) for path in order.by_name],
         cpu_s=order.cpu_s,
         file_bytes=order.file_bytes,
     )

@@ -63,7 +63,7 @@ def confine(
     *,
     read: Sequence[Path] = (),
     write: Sequence[Path] = (),
-    known: Sequence[Path] = (),
+    by_name: Sequence[Path] = (),
     memory_bytes: int | None = None,
     cpu_s: int | None = None,
     file_bytes: int | None = None,
@@ -79,7 +79,7 @@ def confine(
     Args:
         read: Folders and files to read; those that do not exist are left out.
         write: Folders and files to read and change.
-        known: Folders whose files are read by name; they cannot be listed.
+        by_name: Folders whose files are read by name; they cannot be listed.
         memory_bytes: Address space beyond what is mapped by now.
         cpu_s: Processor time; the kernel ends the process after it.
         file_bytes: The most of each file that is written.
@@ -102,7 +102,7 @@ def confine(
     if memory_bytes is not None:
         limit_memory(memory_bytes)
     faults = (
-        confine_files(read=read, write=write, known=known, network=network),
+        confine_files(read=read, write=write, by_name=by_name, network=network),
         confine_calls(network=network),
     )
     return tuple(fault for fault in faults if fault is not None)
@@ -172,7 +172,7 @@ def confine_files(
     *,
     read: Sequence[Path] = (),
     write: Sequence[Path] = (),
-    known: Sequence[Path] = (),
+    by_name: Sequence[Path] = (),
     programs: bool = False,
     network: bool = False,
 ) -> str | None:
@@ -190,7 +190,7 @@ def confine_files(
     changing = rights.WRITE_FILE | rights.TRUNCATE | rights.MAKE_REG | rights.MAKE_DIR
     changing |= rights.REMOVE_FILE | rights.REMOVE_DIR | rights.REFER
     of_files = rights.READ_FILE | rights.WRITE_FILE | rights.TRUNCATE | rights.EXECUTE
-    granted = ((reading, read), (reading | changing, write), (rights.READ_FILE, known))
+    granted = ((reading, read), (reading | changing, write), (rights.READ_FILE, by_name))
     try:
         handled_net = landlockpy.AccessNet.NONE if network else None
         scoped = (

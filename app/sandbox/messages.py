@@ -34,7 +34,7 @@ class Order(Schema):
     """Its function `answer` takes the request and returns the answer."""
     imports: tuple[str, ...] = ()
     """Further modules to import before memory is limited."""
-    known: tuple[str, ...] = ()
+    by_name: tuple[str, ...] = ()
     """Folders whose files it reads by name, beside what it reads of the installation."""
     parent: int
     """Process id of whoever started it."""

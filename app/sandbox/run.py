@@ -42,7 +42,7 @@ def run(
     what: str,
     required: bool | None,
     imports: Sequence[str] = (),
-    known: Sequence[str] = (),
+    by_name: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> bytes:
@@ -56,7 +56,7 @@ def run(
         what: The work, as messages name it, such as "running the model".
         required: Whether the work is refused where a protection is missing; None for a warning.
         imports: Modules to import before memory is limited.
-        known: Further folders whose files it may read, by their names.
+        by_name: Further folders whose files it may read, by their names.
         variables: For the environment of the process, which is empty otherwise.
         check: Called several times a second; what it raises ends the process.
 
@@ -71,7 +71,7 @@ def run(
     order = Order(
         module=module,
         imports=tuple(imports),
-        known=tuple(known),
+        by_name=tuple(by_name),
         parent=os.getpid(),
         required=bool(required),
         memory_bytes=bounds.memory_bytes,

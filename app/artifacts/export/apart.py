@@ -16,7 +16,7 @@ from schemas.exports import ExportFormat
 
 OUT = "out"
 """File in the folder that the process writes."""
-KNOWN: Mapping[str, Sequence[str]] = {"coreai": ["/proc"]}
+BY_NAME: Mapping[str, Sequence[str]] = {"coreai": ["/proc"]}
 """What a converter reads beside its own files. Core AI's runtime looks at its threads, as
 /proc/<thread>/stat, and crashes without; other processes' memory and environments are kept from it
 all the same."""
@@ -50,7 +50,7 @@ def write_apart(to: ExportFormat, wanted: Export) -> str:
             what=f"making the artifact {to}",
             required=wanted.sandbox.required,
             imports=["app.artifacts.export.live", f"app.artifacts.export.{to}"],
-            known=KNOWN.get(to, ()),
+            by_name=BY_NAME.get(to, ()),
             variables={"PYTHONWARNINGS": "ignore"},
             check=wanted.artifact.check,
         )

@@ -47,7 +47,7 @@ def lay_out(artifact: Artifact, source: Source, folder: Path) -> Inputs:
     return Inputs(files=tuple(files), name=source.file.name, dense_bytes=sum(sizes))
 
 
-def opened(inputs: Inputs, folder: Path) -> tuple[Artifact, Source]:
+def open_inputs(inputs: Inputs, folder: Path) -> tuple[Artifact, Source]:
     """The artifact and the model in a folder."""
     artifact = open_files([folder / ARTIFACT / name for name in inputs.files])
     size_bytes = (folder / UPLOAD).stat().st_size

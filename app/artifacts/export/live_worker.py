@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.artifacts.export.apart import OUT, Request
-from app.artifacts.export.inputs import opened
+from app.artifacts.export.inputs import open_inputs
 from app.artifacts.export.live import is_out_of_memory, load_program, states_of
 from app.checkpoints.pt2_runnable import read_runnable
 from app.errors import PaletteryError, UnsupportedFormat
@@ -29,7 +29,7 @@ def answer(request: bytes) -> bytes:
 
 def _export(folder: Path, request: Request) -> None:
     converter: Any = importlib.import_module(f"app.artifacts.export.{request.to}")
-    artifact, source = opened(request.inputs, folder)
+    artifact, source = open_inputs(request.inputs, folder)
     runnable = read_runnable(source.storage, source.file, Limits())
     package = folder / PACKAGES[request.to]
     with _told(f"torch and the converter to {request.to}"):

@@ -158,7 +158,7 @@ def test_it_works_in_a_container_that_forbids_namespaces(attack):
 def test_proc_shows_no_memory_environment_or_descriptors_of_others(attack):
     """As the Core AI runtime gets to read it."""
     names = [name for name in hostile.ATTACKS if "parent" in name or "environment" in name]
-    found = attack(*names, known=["/proc"])["answer"]
+    found = attack(*names, by_name=["/proc"])["answer"]
     assert len(found) > 10
     assert {name for name, gave in found.items() if gave is not None} == set()
 

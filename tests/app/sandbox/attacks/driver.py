@@ -42,7 +42,7 @@ def main() -> None:
                 bounds = BOUNDS.model_copy(update=order.get("bounds", {}))
                 answer = run(
                     "hostile", request, folder, bounds, what="the work",
-                    required=order.get("required", True), known=order.get("known", []),
+                    required=order.get("required", True), by_name=order.get("by_name", []),
                 )  # fmt: skip
             print(json.dumps({"answer": json.loads(answer), "left": folder.exists()}))
         except PaletteryError as error:
