@@ -87,6 +87,7 @@ class Limits(BaseSettings):
     hf_timeout_s: PositiveFloat = 60.0
     """To build, without weights, the model that an uploaded config.json describes."""
     sandbox: Sandbox = Field(default_factory=Sandbox)
+    """Of the processes that run strangers' models."""
 
 
 class Clients(BaseSettings):
