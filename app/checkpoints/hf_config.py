@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from app.checkpoints.hf_match import BuiltModel, Fit, best_fit, is_weight, modules_of, with_ties
 from app.checkpoints.json_scan import shown
-from app.errors import PaletteryError, SandboxMissing, SandboxTimeout
+from app.errors import PaletteryError, SandboxMissing
 from app.sandbox import Bounds, run, working_folder
 from app.settings import Limits
 from schemas.base import Schema
@@ -113,6 +113,7 @@ def _ask(text: str, modules_most: int, limits: Limits) -> Answer:
         wall_s=timeout_s,
         file_bytes=_OUTPUT_BYTES,
         answer_bytes=_OUTPUT_BYTES,
+        wall_setting="PALETTERY_LIMIT_HF_TIMEOUT_S",
     )
     try:
         with working_folder() as folder:
@@ -126,8 +127,6 @@ def _ask(text: str, modules_most: int, limits: Limits) -> Answer:
                 variables=ALONE,
             )
         return Answer.model_validate_json(answer)
-    except SandboxTimeout as error:
-        raise ConfigUnusable(f"{error} (PALETTERY_LIMIT_HF_TIMEOUT_S)") from error
     except SandboxMissing as error:
         raise ConfigUnusable("the server lacks the sandbox that transformers takes") from error
     except PaletteryError as error:

@@ -25,6 +25,10 @@ class Bounds(Schema):
     """Size of each file that it writes."""
     answer_bytes: PositiveInt = 64 << 20
     """Size of its answer."""
+    wall_setting: str = "PALETTERY_SANDBOX_TIMEOUT_S"
+    """The setting that `wall_s` comes from."""
+    memory_setting: str = "PALETTERY_SANDBOX_MEMORY_BYTES"
+    """The one that `memory_bytes` comes from."""
 
 
 class Order(Schema):

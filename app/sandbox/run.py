@@ -137,7 +137,9 @@ def _wait(
             while process.poll() is None:
                 check()
                 if time.monotonic() > ends:
-                    raise SandboxTimeout(f"{what} took over the {bounds.wall_s:g} s allowed")
+                    raise SandboxTimeout(
+                        f"{what} took over the {bounds.wall_s:g} s allowed ({bounds.wall_setting})"
+                    )
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(min(LOOK_EVERY_S, bounds.wall_s))
         finally:
@@ -166,7 +168,7 @@ def _error(outcome: Outcome, what: str, bounds: Bounds) -> PaletteryError:
     if kind is OutOfMemory:
         return OutOfMemory(
             f"{what} took more than the {bounds.memory_bytes:,} bytes of memory that it may; send "
-            "a smaller model, or raise PALETTERY_SANDBOX_MEMORY_BYTES"
+            f"a smaller model, or raise {bounds.memory_setting}"
         )
     if kind is SandboxCrashed:
         return SandboxCrashed(f"{what} failed ({outcome.detail})")

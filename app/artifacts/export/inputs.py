@@ -18,6 +18,9 @@ ARTIFACT, UPLOAD = "artifact", "upload.pt2"
 MEMORY_TIMES = 8
 """Copies of the model, all weights decoded, that the process has room for."""
 
+FILE_BYTES = 1 << 30
+"""The least that each file of the process may have."""
+
 
 class Inputs(Schema):
     """What was laid into a folder."""
@@ -62,7 +65,7 @@ def bounds_of(inputs: Inputs, sandbox: Sandbox, more_bytes: int = 0) -> Bounds:
         memory_bytes=room,
         cpu_s=math.ceil(sandbox.timeout_s) * (os.cpu_count() or 1),
         wall_s=sandbox.timeout_s,
-        file_bytes=room,
+        file_bytes=max(room, FILE_BYTES),
     )
 
 

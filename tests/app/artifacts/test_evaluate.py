@@ -1,6 +1,10 @@
 """What a model computes before and after, by the command, against the live model."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,6 +69,51 @@ def test_outputs_before_and_after(made, palettery, tmp_path):
     assert (untouched["cosine"], untouched["max_error"]) == (pytest.approx(1), 0)
     _, table, _ = palettery("evaluate", path, artifact, "--inputs", inputs)
     assert "equal" in table
+
+
+@pytest.fixture
+def evaluation(made, tmp_path, monkeypatch):
+    """A function: `palettery evaluate` as a user runs it, where the library of Landlock is not."""
+    shim = tmp_path / "shim"
+    shim.mkdir()
+    (shim / "landlockpy.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(shim))
+    _, path, artifact = made
+    inputs = saved(tmp_path, x=torch.randn(3, 16), factor=torch.tensor(2.0))
+    program = Path(sys.executable).with_name("palettery")
+
+    def run(**environment):
+        return subprocess.run(
+            [program, "evaluate", path, artifact, "--inputs", inputs, "--json"],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.mark.heavy
+def test_without_a_sandbox_a_line_warns(evaluation):
+    done = evaluation()
+    assert (done.returncode, len(json.loads(done.stdout))) == (0, 2)
+    [line] = done.stderr.splitlines()
+    assert "no protection of files" in line
+
+
+@pytest.mark.heavy
+def test_without_a_sandbox_nothing_runs_where_one_is_required(evaluation):
+    done = evaluation(PALETTERY_SANDBOX_REQUIRED="true")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("palettery: running the model takes a sandbox")
+
+
+def test_a_model_that_takes_too_long_is_reported_as_that(made, palettery, tmp_path, monkeypatch):
+    _, path, artifact = made
+    inputs = saved(tmp_path, x=torch.randn(3, 16), factor=torch.tensor(2.0))
+    monkeypatch.setenv("PALETTERY_SANDBOX_TIMEOUT_S", "0.5")
+    code, _, told = palettery("evaluate", path, artifact, "--inputs", inputs)
+    assert (code, "running the model took over the 0.5 s allowed" in told) == (1, True)
 
 
 def test_inputs_of_another_model(made, palettery, tmp_path):
