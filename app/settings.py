@@ -71,6 +71,11 @@ class Limits(BaseSettings):
     hf_timeout_s: PositiveFloat = 60.0
     """To build, without weights, the model that an uploaded config.json describes."""
 
+    def allowed(self, limit: str) -> str:
+        """How a message names a limit: the most that it allows, and the setting that raises it."""
+        most = getattr(self, limit)
+        return f"{most:,} are allowed (PALETTERY_LIMIT_{limit.upper()})"
+
 
 class Clients(BaseSettings):
     """How much of the service's patience a client may use."""
