@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from app.errors import InvalidModel, TooLarge
 from app.settings import Limits
 
-VALUES_PER_TENSOR = 16
-"""Most values of a JSON document, for each tensor that a checkpoint may have."""
+VALUES_PER_TENSOR, SPARE_VALUES = 16, 10_000
+"""Most values of a JSON document, for each tensor that a checkpoint may have, and beside those."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -35,11 +35,11 @@ def check_values(text: str, limits: Limits, what: str) -> None:
     Raises:
         TooLarge: over the limit, as far as brackets, braces and commas tell.
     """
-    count, most = sum(map(text.count, "[{,")), VALUES_PER_TENSOR * limits.tensors
+    count, most = sum(map(text.count, "[{,")), SPARE_VALUES + VALUES_PER_TENSOR * limits.tensors
     if count > most:
         raise TooLarge(
-            f"{what} holds up to {count:,} JSON values; {VALUES_PER_TENSOR} for each of "
-            f"{limits.allowed('tensors')}"
+            f"{what} holds up to {count:,} JSON values; {SPARE_VALUES:,} are allowed, and "
+            f"{VALUES_PER_TENSOR} for each tensor, of which {limits.allowed('tensors')}"
         )
 
 

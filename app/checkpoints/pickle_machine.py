@@ -30,9 +30,9 @@ from app.checkpoints.torch_records import (
 from app.errors import TooLarge
 from app.settings import Limits
 
-OPCODES_PER_TENSOR = 20
-"""Most opcodes of a pickle, for each tensor that a checkpoint may have. A tensor takes about 40, so
-one pickle may describe half as many tensors as all shards together."""
+OPCODES_PER_TENSOR, SPARE_OPCODES = 20, 10_000
+"""Most opcodes of a pickle, for each tensor that a checkpoint may have, and beside those. A tensor
+takes about 40, so one pickle may describe half as many tensors as all shards together."""
 
 _DOTTED = re.compile(r"[A-Za-z_][\w.]{0,199}", re.ASCII)
 _NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
@@ -71,7 +71,7 @@ class PickleMachine:
             NotPlain: it holds what only code can make.
             TooLarge: over a limit.
         """
-        data, most = self._data, OPCODES_PER_TENSOR * self._limits.tensors
+        data, most = self._data, SPARE_OPCODES + OPCODES_PER_TENSOR * self._limits.tensors
         self.stack, self._below, self._memo = [], [], []
         for _ in range(most):
             if self.at >= len(data):
@@ -85,8 +85,8 @@ class PickleMachine:
                 raise self._unknown(code)
             step(self)
         raise TooLarge(
-            f"its pickle has over {most:,} opcodes; {OPCODES_PER_TENSOR} for each of "
-            f"{self._limits.allowed('tensors')}"
+            f"its pickle has over {most:,} opcodes; {SPARE_OPCODES:,} are allowed, and "
+            f"{OPCODES_PER_TENSOR} for each tensor, of which {self._limits.allowed('tensors')}"
         )
 
     def _result(self) -> object:
@@ -252,7 +252,8 @@ class PickleMachine:
         """Put the storage that an id stands for on the stack."""
         whole, part = storage(self.stack.pop())
         known = self.storages.setdefault(whole.key, whole)
-        if known.size_bytes() != whole.size_bytes():
+        is_same = known.numel == whole.numel and known.dtype == whole.dtype
+        if not is_same and known.size_bytes() != whole.size_bytes():
             raise Malformed(f"its storage {whole.key} has two sizes")
         self.stack.append(part)
 
@@ -293,6 +294,7 @@ _STEPS: Mapping[int, Callable[[PickleMachine], object]] = {
         "SHORT_BINBYTES": lambda m: m.push(m.take(m.whole(1))),
         "BINBYTES": lambda m: m.push(m.take(m.whole(4))),
         "BINBYTES8": lambda m: m.push(m.take(m.whole(8))),
+        "BYTEARRAY8": lambda m: m.push(m.take(m.whole(8))),
         "BINPUT": lambda m: m.put(m.whole(1)),
         "LONG_BINPUT": lambda m: m.put(m.whole(4)),
         "MEMOIZE": PickleMachine.memoize,

@@ -124,7 +124,7 @@ def check_index(
 def _shards(
     index: Index, files: Sequence[StoredFile], numbers: Sequence[int]
 ) -> dict[str, int | None]:
-    """Each shard that an index names -> the number of its file, if that was sent."""
+    """Each shard that an index names -> the number of its file, up to the first not sent."""
     whole = {_parts(files[number].name): number for number in numbers}
     last: dict[str, int | None] = {}
     for parts, number in whole.items():
@@ -134,6 +134,8 @@ def _shards(
         parts = _parts(shard)
         is_inside = bool(parts) and ".." not in parts and not shard.startswith("/")
         found[shard] = whole.get(parts, last.get(parts[-1])) if is_inside else None
+        if found[shard] is None:
+            break
     return found
 
 

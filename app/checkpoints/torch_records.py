@@ -1,5 +1,7 @@
 """Inert records that stand in for what a PyTorch state dict's pickle names; none runs any code.
 
+Those of which a checkpoint has many are not frozen, which would double the time to make them.
+
 Source: `torch/_utils.py`, `torch/_weights_only_unpickler.py` and `torch/serialization.py` of torch
 2.13.
 """
@@ -83,7 +85,7 @@ class StorageType:
     """None for untyped bytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StorageRef:
     """Bytes that lie in a member of the archive, or behind the pickles; or a part of them."""
 
@@ -102,7 +104,7 @@ class StorageRef:
         return self.numel * _ITEM_BYTES[self.dtype]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TensorRef:
     """A view of a storage; offset and strides count elements."""
 
@@ -362,6 +364,16 @@ _FUNCTIONS: Mapping[str, object] = {
     "torch._utils._rebuild_meta_tensor_no_storage": _unreadable(
         "a tensor on the meta device, which has no values", "save the model with its weights"
     ),
+    "torch._utils._rebuild_wrapper_subclass": _unreadable(
+        "a tensor of a class that wraps others", f"unwrap it {_SAVE_AGAIN}"
+    ),
+    "torch._utils._rebuild_device_tensor_from_numpy": _unreadable(
+        "a tensor pickled by way of numpy", f"move it to the CPU {_SAVE_AGAIN}"
+    ),
+    "torch.storage.TypedStorage": _unreadable(
+        "a storage without its tensor", f"make it a tensor {_SAVE_AGAIN}"
+    ),
+    **{f"torch.{place}sparse.{kind}Tensor": _SPARSE for place in ("", "cuda.") for kind in _KINDS},
     "torch._utils._rebuild_nested_tensor": _unreadable(
         "a nested tensor", f"call .unbind() on it, for the tensors in it, {_SAVE_AGAIN}"
     ),
@@ -393,8 +405,6 @@ _NAMED: Mapping[str, str] = {
     "numpy": f"make tensors or plain numbers of numpy's {_SAVE_AGAIN}, or {WAY_OUT}",
     "torch.distributed": f"call .full_tensor() on distributed tensors {_SAVE_AGAIN}",
     "torch.nested": f"call .unbind() on nested tensors {_SAVE_AGAIN}",
-    "torch.sparse": f"call .to_dense() on sparse tensors {_SAVE_AGAIN}",
-    "torch.cuda.sparse": f"call .to_dense() on sparse tensors {_SAVE_AGAIN}",
 }
 
 

@@ -103,7 +103,7 @@ def _find_directory(storage: Storage, path: str, limits: Limits, name: str) -> t
 def _check_limits(size: int, count: int, limits: Limits, name: str) -> None:
     if count > limits.tensors + BOOKKEEPING:
         raise TooLarge(
-            f"{name} holds {count:,} members; {BOOKKEEPING} and one for each tensor are allowed, "
+            f"{name} holds {count:,} members; {BOOKKEEPING} are allowed, and one for each tensor, "
             f"of which {limits.allowed('tensors')}"
         )
     if size > limits.header_bytes:
