@@ -84,7 +84,8 @@ def among(values: bytes) -> bytes:
 def honest_legacy(size: int) -> bytes:
     """As torch writes it, which remembers what it writes again."""
     first = [text("storage"), b"ctorch\nFloatStorage\n", text("cpu"), _TENSOR, _ORDERED]
-    items, keys = [value + put(at) + b"0" for at, value in enumerate(first)], []
+    items = [value + put(at) + b"0" for at, value in enumerate(first)]
+    keys: list[str] = []
     items.append(get(4) + b")R" + put(5) + b"(")
     at, taken = count(6), 0
     while taken < size:

@@ -463,14 +463,14 @@ REFUSED: Mapping[str, Refused] = {
     "pt2, a name of 60,000 characters": Refused(
         lambda _: {
             "model.pt2": archived(
-                *{
-                    name.replace("/model", "/" + "m" * 60_000): held
+                *(
+                    (name.replace("/model", "/" + "m" * 60_000), held)
                     for name, held in sound_pt2().items()
-                }.items()
+                )
             )
         },
-        "invalid_model",
-        "a name of 60,000 characters",
+        "unsupported_format",
+        "did not write",
     ),
     # Other
     "ONNX": Refused(one(b"\x08\x08\x12\x07pytorch\x1a\x052.0.0"), "unsupported_format", "ONNX"),

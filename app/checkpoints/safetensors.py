@@ -68,7 +68,7 @@ def read_header(
     size = storage.size_bytes(path)
     text, data_start = _read_text(storage, path, size, what, limits)
     scanner = JsonScanner(text, f"the header of {what}", limits)
-    metadata: dict[str, str] = {}
+    metadata: Mapping[str, str] = {}
     tensors: list[StoredTensor] = []
     for key in scanner.members():
         if key == "__metadata__":

@@ -178,9 +178,8 @@ def storage(persistent_id: object) -> tuple[StorageRef, StorageRef]:
 
 def _part(whole: StorageRef, view: object) -> StorageRef:
     match view:
-        case (str(), start, numel) if count(start) + count(numel) <= whole.numel:
-            end = start + numel
-            return StorageRef(whole.dtype, whole.key, whole.location, end, start)
+        case (str(), start, numel) if (end := count(start) + count(numel)) <= whole.numel:
+            return StorageRef(whole.dtype, whole.key, whole.location, end, count(start))
     raise Malformed("it refers to a part of a storage that reaches out of it")
 
 
