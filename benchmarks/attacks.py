@@ -7,9 +7,9 @@ Each function gives a file of about so many bytes; tests count the steps that re
 import json
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
-from itertools import count, islice
+from itertools import count
 
 from app.checkpoints.pytorch_legacy import MAGIC
 
@@ -121,8 +121,8 @@ def called_again(arguments: bytes, function: bytes) -> Build:
             made = b"(" + made[:128] + b"t\x85"
         else:
             made = b"](" + made + b"e\x85"
-        calls = _repeated(b"h\1h\2R0", size // 2)
-        return among(function + b"q\x010" + made + b"q\x020" + calls + b"N")
+        calls = _repeated(b"h\1h\2R", size // 2)
+        return among(function + b"q\x010" + made + b"q\x020](" + calls + b"e")
 
     return build
 
@@ -166,21 +166,32 @@ def colliding_shapes(size: int) -> bytes:
     return legacy(state_dict(*items), "0")
 
 
-def _chain(bits: int) -> Iterator[int]:
-    """Numbers that fill the places of a dict of 2**bits in the order in which it searches them."""
-    at = 1
-    while True:
-        yield at
-        at = (5 * at + 1) % (1 << bits)
+def _chain(bits: int) -> tuple[int, list[int]]:
+    """A number, and numbers that fill the places in which a dict of 2**bits looks for it.
+
+    Source: `lookdict` in CPython's `Objects/dictobject.c`; a small whole number is its own hash.
+    """
+    wanted = (1 << bits) + 7
+    at, perturb, filled = wanted, wanted, dict.fromkeys([wanted & ((1 << bits) - 1)])
+    while len(filled) < (1 << bits) * 5 // 8:
+        perturb >>= 5
+        at = (5 * at + perturb + 1) & ((1 << bits) - 1)
+        filled[at] = None
+    return wanted, [*filled]
 
 
 def colliding_keys(size: int) -> bytes:
     """A dict of numbers, searched through from one end to the other for each further one."""
-    bits = max((size // 16).bit_length(), 4)
-    filled = [*islice(_chain(bits), (1 << bits) * 5 // 8)]
-    last = number(filled[-1] + (1 << bits))
+    wanted, filled = _chain(max((size // 16).bit_length(), 4))
     numbers = b"}(" + b"".join(number(n) + b"N" for n in filled) + b"u"
-    return among(numbers + _repeated(last + b"Ns", size // 2))
+    return among(numbers + _repeated(number(wanted) + b"Ns", size // 2))
+
+
+def far_memo(size: int) -> bytes:
+    """Numbers of what is remembered, searched through in the same way."""
+    wanted, filled = _chain(max((size // 16).bit_length(), 4))
+    puts = b"".join(map(put, [*filled, wanted]))
+    return among(b"N" + puts + _repeated(get(wanted) + b"0", size // 2))
 
 
 def equal_keys(size: int) -> bytes:
@@ -188,11 +199,6 @@ def equal_keys(size: int) -> bytes:
     long = text("a" * (size // 4))
     made = long + b"q\x010" + long + b"q\x020"
     return among(made + b"}" + _repeated(b"h\1Nsh\2Ns", size // 2))
-
-
-def far_memo(size: int) -> bytes:
-    """Numbers of what is remembered that fill a dict in the order in which it searches them."""
-    return among(b"N" + b"".join(put(n) for n in islice(_chain(24), size // 5)))
 
 
 def opcodes(piece: bytes, end: bytes = b"") -> Build:
