@@ -35,7 +35,8 @@ def expanded(path: Path) -> list[Path]:
         BadInput: there are none.
     """
     if path.is_dir():
-        found = sorted([*path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")])
+        named = [*path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")]
+        found = sorted(file for file in named if not file.name.startswith("."))  # `._x` of macOS
         if not found:
             raise BadInput(f"no .safetensors file lies in {path}")
         return found

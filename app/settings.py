@@ -77,9 +77,10 @@ class Limits(BaseSettings):
     upload_files: PositiveInt = 1_000
     """Files in one request."""
     header_bytes: PositiveInt = 64 << 20
-    """Of one safetensors header or index file."""
+    """Of one safetensors header, index file, pickle, graph or zip directory."""
     tensors: PositiveInt = 250_000
-    """In one checkpoint."""
+    """In one checkpoint; it also bounds a pickle's opcodes, a JSON document's values and a zip
+    archive's members."""
     config_bytes: PositiveInt = 8 << 20
     """Of one config document."""
     regex_timeout_s: PositiveFloat = 5.0
@@ -88,6 +89,11 @@ class Limits(BaseSettings):
     """To build, without weights, the model that an uploaded config.json describes."""
     sandbox: Sandbox = Field(default_factory=Sandbox)
     """Of the processes that run strangers' models."""
+
+    def allowed(self, limit: str) -> str:
+        """How a message names a limit: the most that it allows, and the setting that raises it."""
+        most = getattr(self, limit)
+        return f"{most:,} are allowed (PALETTERY_LIMIT_{limit.upper()})"
 
 
 class Clients(BaseSettings):

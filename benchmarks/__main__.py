@@ -7,6 +7,7 @@ COMMANDS = (
     ["benchmarks.compress", *sys.argv[1:]],
     ["benchmarks.planning"],
     ["benchmarks.reading"],
+    ["benchmarks.parsers"],
     ["benchmarks.artifacts"],
     ["benchmarks.storage"],
     ["benchmarks.kernels"],

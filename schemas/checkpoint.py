@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from schemas.base import Schema
 
 TypeSource = Literal["graph", "hf_config", "inferred"]
-ModelFormat = Literal["safetensors", "pytorch_zip", "pt2"]
+ModelFormat = Literal["safetensors", "pytorch_zip", "pytorch_legacy", "pt2"]
 
 
 class StoredFile(Schema):

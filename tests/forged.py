@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import struct
+import tarfile
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -27,6 +28,15 @@ def zipped(members=(("m/a", b"one"), ("m/b", b"three")), **how):
     with zipfile.ZipFile(buffer, "w", **how) as archive, warnings.catch_warnings(action="ignore"):
         for name, content in members:
             archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tarred(name, content):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import attacks
 from tests.forged import (
     Call,
     archived,
@@ -27,6 +28,7 @@ from tests.forged import (
     safetensors_bytes,
     saved,
     sparse,
+    tarred,
     tensor,
     weight,
     zipped,
@@ -83,6 +85,16 @@ def index(**weight_map: str) -> Callable[[Path], Files]:
 def stored(thing: Callable[[Path], object], **how: object) -> Callable[[Path], Files]:
     """What torch.save makes of a thing with a bomb in it."""
     return lambda canary: {"model.pt": saved(thing(canary), **how)}
+
+
+def old(thing: Callable[[Path], object]) -> Callable[[Path], Files]:
+    """What torch.save made of it before version 1.6."""
+    return stored(thing, _use_new_zipfile_serialization=False)
+
+
+@cache
+def sound_legacy() -> bytes:
+    return saved({"w": torch.ones(4, 4)}, _use_new_zipfile_serialization=False)
 
 
 def lie(*said: object) -> Callable[[Path], Files]:
@@ -167,7 +179,7 @@ def take_custom_object(said: dict) -> None:
 
 def many_members(_: Path) -> Files:
     with tempfile.NamedTemporaryFile() as file:
-        sparse(Path(file.name), [0] * 100_001)
+        sparse(Path(file.name), [0] * 250_065)
         return {"model.pt": Path(file.name).read_bytes()}
 
 
@@ -213,18 +225,50 @@ REFUSED: Mapping[str, Refused] = {
     "a name of 1 MB": Refused(
         header(b'{"%b":%b}' % (b"n" * (1 << 20), ENTRY)), "invalid_model", "1,048,576 characters"
     ),
-    "a deep header": Refused(header(b'{"x":' + b'{"a":' * 9**6), "invalid_model", "not a small"),
+    "a deep header": Refused(header(b'{"x":' + b'{"a":' * 9**6), "invalid_model", "too deep"),
     "a header of deep lists": Refused(
-        header(b'{"x":{"shape":' + b"[" * 6000 + b"]" * 6000 + b"}}"), "invalid_model", "sound JSON"
+        header(b'{"x":{"shape":' + b"[" * 6000 + b"]" * 6000 + b"}}"), "invalid_model", "too deep"
     ),
     "a length of 400 digits": Refused(
         header(b'{"x":%b}' % ENTRY.replace(b"[2]", b"[1%b]" % (b"0" * 400))),
         "invalid_model",
-        r"\[huge\]",
+        r"whole numbers from 0 to 2\*\*63",
+    ),
+    "a length of 100,000 digits": Refused(
+        header(b'{"x":%b}' % ENTRY.replace(b"[2]", b"[1%b]" % (b"0" * 100_000))),
+        "invalid_model",
+        "sound JSON",
+    ),
+    "lengths that multiply to none": Refused(
+        header(b'{"x":%b}' % ENTRY.replace(b"[2]", b"[0,9%b]" % (b"9" * 30)), 0),
+        "invalid_model",
+        "whole numbers from 0",
+    ),
+    "a header of 5,000,000 values": Refused(
+        header(b'{"x":[%b0]}' % (b"0," * 5_000_000)), "too_large", "LIMIT_TENSORS"
+    ),
+    "names of 500 parts": Refused(
+        one(attacks.empty_tensors("{n}" + ".a" * 490)(2 << 20)), "too_large", "shorter paths"
     ),
     # index.json
     "an index that points above": Refused(index(a="../../etc/passwd"), "invalid_model", "lacks"),
     "an index of an absolute path": Refused(index(a="/etc/passwd"), "invalid_model", "lacks"),
+    "an index of a path out and in": Refused(
+        index(a="x/../1.safetensors"), "invalid_model", "lacks"
+    ),
+    "an index of 200,000 shards": Refused(
+        lambda _: {
+            "1.safetensors": safetensors_bytes({"a": tensor()}, bytes(8)),
+            "i.json": attacks.many_shards(4 << 20),
+        },
+        "invalid_model",
+        "which the upload lacks",
+    ),
+    "a shard of a million": Refused(
+        one(safetensors_bytes({"a": tensor()}, bytes(8)), "x-00001-of-999999.safetensors"),
+        "invalid_model",
+        "1 of the 999,999 shards",
+    ),
     "an index of deep JSON": Refused(
         one(b'{"weight_map":' + b'{"a":' * 100_000, "a.index.json"), "invalid_model", "string must"
     ),
@@ -240,13 +284,16 @@ REFUSED: Mapping[str, Refused] = {
     "a member twice": Refused(
         one(zipped([("m/data.pkl", b"1"), ("m/data.pkl", b"2")])), "invalid_model", "twice"
     ),
-    "100,001 members": Refused(many_members, "too_large", "100,001 members; 100,000 are allowed"),
+    "250,065 members": Refused(
+        many_members, "too_large", "250,065 members; 64 are allowed, and one for each tensor"
+    ),
     "strides of 0": Refused(lie(6, 0, (2**40,), (0,)), "invalid_model", "share bytes"),
     "2**40 elements in one": Refused(
         stored(lambda _: {"w": SAME_BYTES}), "invalid_model", "share bytes"
     ),
     "strides behind the end": Refused(lie(6, 0, (2,), (6,)), "invalid_model", "ends at byte 28"),
-    "huge strides": Refused(lie(6, 0, (2,), (2**70,)), "invalid_model", "ends at byte more than"),
+    "huge strides": Refused(lie(6, 0, (2,), (2**62,)), "invalid_model", "ends at byte more than"),
+    "absurd strides": Refused(lie(6, 0, (2,), (2**70,)), "invalid_model", "whole number from 0"),
     "a storage said too long": Refused(
         lie(2**50, 0, (2**50,), (1,)), "invalid_model", "should have .* and has 24"
     ),
@@ -266,9 +313,80 @@ REFUSED: Mapping[str, Refused] = {
         "posix.system",
     ),
     "a legacy .pt": Refused(
-        stored(lambda canary: {"w": W, "x": bomb(canary)}, _use_new_zipfile_serialization=False),
+        old(lambda canary: {"w": W, "x": bomb(canary)}),
         "unsupported_format",
-        "Python pickle .*never opened",
+        "pickled posix.system: loading it would run code",
+    ),
+    "a legacy module": Refused(
+        old(module_with_bomb), "unsupported_format", r"pickled torch\.nn\.modules\.linear"
+    ),
+    "a legacy .pt, a bomb for its machine": Refused(
+        lambda canary: {"model.pt": sound_legacy()[:21] + pickled_bomb(canary)},
+        "unsupported_format",
+        "posix.system",
+    ),
+    "a legacy .pt, a bomb for its keys": Refused(
+        lambda canary: {
+            "model.pt": sound_legacy()[: sound_legacy().rindex(b"\x80\x02")] + pickled_bomb(canary)
+        },
+        "unsupported_format",
+        "posix.system",
+    ),
+    "a legacy .pt cut short": Refused(
+        one(sound_legacy()[:-8], "model.pt"), "invalid_model", "is truncated"
+    ),
+    "a legacy .pt with a tail": Refused(
+        one(sound_legacy() + bytes(8), "model.pt"), "invalid_model", "bytes behind its end"
+    ),
+    "a legacy storage of 2**60 elements": Refused(
+        one(
+            attacks.legacy(
+                attacks.state_dict(
+                    ("w", attacks.tensor("0", b"K\1\x85", b"K\1\x85", numel=1 << 60))
+                ),
+                "0",
+            ),
+            "model.pt",
+        ),
+        "invalid_model",
+        "is truncated",
+    ),
+    "a legacy text of 2**32 bytes": Refused(
+        one(sound_legacy()[:21] + b"\x80\x02X\xff\xff\xff\xff", "model.pt"),
+        "invalid_model",
+        "too early",
+    ),
+    "a legacy pickle of 70 MB": Refused(
+        one(sound_legacy()[:21] + b"\x80\x02" + b"]0" * (35 << 20), "model.pt"),
+        "too_large",
+        "over 5,010,000 opcodes.*LIMIT_TENSORS",
+    ),
+    "a tar archive of PyTorch 0.1": Refused(
+        one(tarred("pickle", b"x"), "model.pt"), "unsupported_format", "before 0.2"
+    ),
+    "a call again and again": Refused(
+        one(attacks.LEGACY["OrderedDict called again"](1 << 20), "model.pt"),
+        "too_large",
+        "one for each byte",
+    ),
+    "bytes made again and again": Refused(
+        one(attacks.LEGACY["encode called again"](1 << 20), "model.pt"),
+        "too_large",
+        "one for each byte",
+    ),
+    "a tensor of 80,000 names": Refused(
+        one(attacks.one_tensor_many_names(1 << 20), "model.pt"),
+        "too_large",
+        "save each tensor once",
+    ),
+    "memo numbers that collide": Refused(
+        one(attacks.far_memo(1 << 20), "model.pt"), "invalid_model", "a number in its memo"
+    ),
+    "shapes that collide": Refused(
+        one(attacks.colliding_shapes(1 << 20), "model.pt"), "invalid_model", "whole number from 0"
+    ),
+    "1,000,000 marks": Refused(
+        one(attacks.LEGACY["marks"](1 << 20), "model.pt"), "invalid_model", "damaged"
     ),
     "a bare pickle": Refused(
         lambda canary: {"model.pt": pickled_bomb(canary, 4)}, "unsupported_format", "never opened"
@@ -336,8 +454,23 @@ REFUSED: Mapping[str, Refused] = {
     "pt2, a weight twice": Refused(
         pt2_with(WEIGHTS, b'{"config": {"w": {}, "w": {}}}'), "invalid_model", "'w' occurs twice"
     ),
-    "pt2, 3,000,000 values": Refused(
-        pt2_with(GRAPH, b"[%b0]" % (b"0," * 3_000_000)), "too_large", "2,000,000 are allowed"
+    "pt2, 5,000,000 values": Refused(
+        pt2_with(GRAPH, b"[%b0]" % (b"0," * 5_000_000)), "too_large", "16 for each tensor"
+    ),
+    "pt2, 100,000 keys and one twice": Refused(
+        one(attacks.keys_twice(1 << 20), "model.pt2"), "invalid_model", "occurs twice"
+    ),
+    "pt2, a name of 60,000 characters": Refused(
+        lambda _: {
+            "model.pt2": archived(
+                *(
+                    (name.replace("/model", "/" + "m" * 60_000), held)
+                    for name, held in sound_pt2().items()
+                )
+            )
+        },
+        "unsupported_format",
+        "did not write",
     ),
     # Other
     "ONNX": Refused(one(b"\x08\x08\x12\x07pytorch\x1a\x052.0.0"), "unsupported_format", "ONNX"),
@@ -358,7 +491,18 @@ def not_floats(_: Path) -> Files:
     return {"model.pt": saved({str(kind): torch.ones(8, 8).to(kind) for kind in OTHER_DTYPES})}
 
 
+def attacked(attack: str) -> Callable[[Path], Files]:
+    """A legacy checkpoint with much beside its tensor, which nothing should look at for long."""
+    return one(attacks.LEGACY[attack](1 << 20), "model.pt")
+
+
 ACCEPTED: Mapping[str, Callable[[Path], Files]] = {
+    "a legacy .pt of a big-endian machine": lambda _: {
+        "model.pt": sound_legacy().replace(b"little_endianq\2\x88", b"little_endianq\2\x89")
+    },
+    "lists in every value": attacked("shared lists"),
+    "numbers that collide as keys": attacked("numbers that collide as keys"),
+    "long keys that are equal": attacked("long keys, equal and not the same"),
     "names that are paths": oddly_named,
     "dtypes that are no floats": not_floats,
     "pt2, pickled sample inputs": pt2(bombs=("data/sample_inputs/model.pt",)),

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from app.checkpoints.hf_match import BuiltModel, Fit, best_fit, is_weight, modules_of, with_ties
 from app.checkpoints.json_scan import shown
+from app.checkpoints.safetensors import shown_shape
 from app.errors import PaletteryError, SandboxMissing
 from app.sandbox import Bounds, run, working_folder
 from app.settings import Limits
@@ -91,10 +92,11 @@ def modules_from_config(
 def _unfit(fit: Fit) -> str:
     example = fit.missing[0]
     shape = fit.parameters.get(example.name)
-    known = "which it has not" if shape is None else f"which it has in shape {shape}"
+    known = "which it has not" if shape is None else f"which it has in shape {shown_shape(shape)}"
+    missing = f"{shown(example.name)} of shape {shown_shape(example.shape)}"
     return (
         f"transformers' {fit.model.name} has {fit.found:,} of the checkpoint's {fit.weights:,} "
-        f"weights; not, for example, {shown(example.name)} of shape {example.shape}, {known} "
+        f"weights; not, for example, {missing}, {known} "
         "(some models' weights are renamed or fused when transformers loads them)"
     )
 

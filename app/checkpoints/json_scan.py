@@ -1,23 +1,56 @@
-"""A JSON object read member by member, so that a hostile one is refused before it is built."""
+"""JSON of strangers: within bounds, no key twice, and read member by member where it is large."""
 
 import json
 import re
 from collections.abc import Iterator
 
-from app.errors import InvalidModel
+from app.errors import InvalidModel, TooLarge
+from app.settings import Limits
 
-FLAT_CHARACTERS = 1 << 14
-"""Of one member that holds no further object."""
+VALUES_PER_TENSOR, SPARE_VALUES = 16, 10_000
+"""Most values of a JSON document, for each tensor that a checkpoint may have, and beside those."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_FLAT = re.compile(rf"\{{[^{{}}]{{0,{FLAT_CHARACTERS}}}\}}")
-_DECODER = json.JSONDecoder()
+
+
+def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The object that a JSON parser found.
+
+    Raises:
+        ValueError: it has a key twice, which is named.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen = set[str]()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {shown(key)} occurs twice in one object")
+            seen.add(key)
+    return found
+
+
+def check_values(text: str, limits: Limits, what: str) -> None:
+    """Refuse JSON of very many values, which take far more memory than their text.
+
+    Raises:
+        TooLarge: over the limit, as far as brackets, braces and commas tell.
+    """
+    count, most = sum(map(text.count, "[{,")), SPARE_VALUES + VALUES_PER_TENSOR * limits.tensors
+    if count > most:
+        raise TooLarge(
+            f"{what} holds up to {count:,} JSON values; {SPARE_VALUES:,} are allowed, and "
+            f"{VALUES_PER_TENSOR} for each tensor, of which {limits.allowed('tensors')}"
+        )
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unique)
 
 
 class JsonScanner:
     """Walks a JSON text; each value behind a key of `members` is consumed before the next key."""
 
-    def __init__(self, text: str, what: str) -> None:
+    def __init__(self, text: str, what: str, limits: Limits) -> None:
+        check_values(text, limits, what)
         self._text, self._what, self._at = text, what, 0
 
     def members(self) -> Iterator[str]:
@@ -53,16 +86,18 @@ class JsonScanner:
             raise self._broken(f"a string that does not end well ({error})") from error
         return str(found)
 
-    def flat(self) -> dict[str, object]:
-        """Consume a small object that holds no further object."""
+    def value(self) -> object:
+        """Consume any value; no object in it has a key twice.
+
+        Raises:
+            InvalidModel: no sound JSON, or nested too deep.
+        """
         self._next()
-        match = _FLAT.match(self._text, self._at)
-        if match is None:
-            raise self._broken("a member that is not a small flat object")
-        self._at = match.end()
         try:
-            found: dict[str, object] = json.loads(match[0], object_pairs_hook=self._unique)
-        except (ValueError, RecursionError) as error:
+            found, self._at = _DECODER.raw_decode(self._text, self._at)
+        except RecursionError as error:
+            raise self._broken("a member that is nested too deep") from error
+        except ValueError as error:
             raise self._broken(f"a member that is not sound JSON ({error})") from error
         return found
 
@@ -70,12 +105,6 @@ class JsonScanner:
         """Assert that only white space is left."""
         if self._next():
             raise self._broken("more text behind its closing brace")
-
-    def _unique(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a key occurs twice")
-        return found
 
     def _next(self) -> str:
         space = _SPACE.match(self._text, self._at)
@@ -99,3 +128,10 @@ class JsonScanner:
 def shown(name: str) -> str:
     """A stranger's name, fit for a message: control characters escaped, cut when long."""
     return repr(name if len(name) <= 80 else f"{name[:77]}...")
+
+
+def shown_value(value: object) -> str:
+    """A value of JSON, fit for a message however large it is, or deep."""
+    if isinstance(value, dict):
+        return "an object of " + (", ".join(shown(str(key)) for key in [*value][:3]) or "nothing")
+    return "a list" if isinstance(value, list) else shown(str(value)[:100])

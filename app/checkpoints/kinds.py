@@ -4,15 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from app.checkpoints.pytorch_legacy import MAGIC, MAGIC_OPCODE
 from app.errors import InvalidModel, UnsupportedFormat
 
 HEAD_BYTES = 512
 """How much of a file is looked at."""
 
-Kind = Literal["safetensors", "zip", "json"]
+Kind = Literal["safetensors", "zip", "legacy", "json"]
 
 ACCEPTED = (
-    "safetensors files or zip checkpoints of torch.save(model.state_dict(), …) (one, or shards "
+    "safetensors files or checkpoints of torch.save(model.state_dict(), …) (one, or shards "
     "with or without their index.json), or one .pt2 of torch.export.save"
 )
 _RESAVE = (
@@ -34,8 +35,13 @@ def _begins(*starts: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(starts)
 
 
+def _is_legacy(head: bytes) -> bool:
+    """A checkpoint of PyTorch before 1.6, which begins with a magic number in a pickle."""
+    return _is_pickle(head) and MAGIC_OPCODE in head[:64]
+
+
 def _is_pickle(head: bytes) -> bool:
-    """A pickle of protocol 2 to 5; legacy .pt files are several in a row."""
+    """A pickle of protocol 2 to 5."""
     return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
@@ -47,8 +53,23 @@ def _is_onnx(head: bytes) -> bool:
 _REFUSALS = (
     Refusal(
         _is_pickle,
-        "a Python pickle (a legacy .pt file, or a pickled object)",
+        "a Python pickle, and no checkpoint that torch.save wrote",
         f"loading one runs code, so it is never opened here; {_RESAVE}",
+    ),
+    Refusal(
+        _begins(b"L%dL\n." % MAGIC),
+        "a legacy PyTorch checkpoint of a text pickle (protocol 0 or 1)",
+        f"protocols from 2 on are read; {_RESAVE}",
+    ),
+    Refusal(
+        lambda head: head[257:262] == b"ustar",
+        "a tar archive (of PyTorch before 0.2, or of a toolkit's own)",
+        f"weights are read in place; if it is a checkpoint, {_RESAVE}; else send what is inside",
+    ),
+    Refusal(
+        _begins(b"\x00\x05\x16\x07"),
+        "what macOS keeps beside a file on other disks (its name begins with ._)",
+        "leave it out, and send the file of the same name without ._",
     ),
     Refusal(
         _begins(b"\x1f\x8b"),
@@ -91,6 +112,8 @@ def tell_kind(head: bytes, name: str) -> Kind:
         raise InvalidModel(f"{name} is empty; send {ACCEPTED}")
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
+    if _is_legacy(head):
+        return "legacy"
     length = head[:8]
     if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") and 0 not in length:
         return "json"

@@ -17,6 +17,9 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 """Local parameter name -> shape."""
 
+MODULES_PER_NAME, SPARE_MODULES = 4, 1_000
+"""Most modules for each name of a tensor or module, and beside those."""
+
 _NN = "torch.nn.modules"
 _LINEAR = f"{_NN}.linear.Linear"
 _CONV1D = "transformers.pytorch_utils.Conv1D"
@@ -43,7 +46,7 @@ def infer_modules(tensors: Sequence[StoredTensor], limits: Limits) -> tuple[Modu
     """The module tree that dotted tensor names tell of, parents before children.
 
     Raises:
-        TooLarge: names nested so deep that they make more modules than tensors are allowed.
+        TooLarge: names nested so deep that there are far more modules than tensors.
     """
     parameters: dict[str, dict[str, tuple[int, ...]]] = {}
     paths: dict[str, None] = {"": None}
@@ -53,10 +56,7 @@ def infer_modules(tensors: Sequence[StoredTensor], limits: Limits) -> tuple[Modu
         while path not in paths:
             paths[path] = None
             path = path.rpartition(".")[0]
-        if len(paths) > 2 * limits.tensors:
-            raise TooLarge(
-                f"the tensor names tell of over {2 * limits.tensors:,} modules, the most allowed"
-            )
+        check_modules(len(paths), len(tensors), limits)
     types = {path: infer_type(path, parameters.get(path, {})) for path in paths}
     if _CONV1D in types.values():
         types |= {
@@ -71,6 +71,25 @@ def infer_modules(tensors: Sequence[StoredTensor], limits: Limits) -> tuple[Modu
     return tuple(
         Module(name=path, type=types[path], type_source="inferred") for path in _depth_first(types)
     )
+
+
+def check_modules(modules: int, names: int, limits: Limits) -> None:
+    """Refuse a tree that takes far more memory than the names that it was made of.
+
+    Raises:
+        TooLarge: over `MODULES_PER_NAME`, or over twice the limit of tensors.
+    """
+    most = SPARE_MODULES + MODULES_PER_NAME * names
+    if modules > most:
+        raise TooLarge(
+            f"{names:,} names tell of over {most:,} modules; there may be {MODULES_PER_NAME} for "
+            f"each name, and {SPARE_MODULES:,}: give the tensors shorter paths"
+        )
+    if modules > 2 * limits.tensors:
+        raise TooLarge(
+            f"the names tell of over {2 * limits.tensors:,} modules; 2 for each of "
+            f"{limits.allowed('tensors')}"
+        )
 
 
 def infer_type(path: str, shapes: Shapes) -> str | None:

@@ -14,14 +14,15 @@ from app.checkpoints.pt2_json import EXPORT_AGAIN
 from app.checkpoints.pt2_modules import build_modules, build_ops, canonical_paths, order_modules
 from app.checkpoints.pt2_weights import place
 from app.checkpoints.safetensors import check_name
+from app.checkpoints.state_dict import VIEWS
 from app.checkpoints.zip_members import Member, below_root, read_member, read_members
 from app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
 from app.storage import Storage
 from schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
 
-VIEWS = 8
-"""Most bytes that all tensors together may take, in files: views of one storage add up."""
+MODEL_NAME_CHARACTERS = 100
+"""Of the model in the archive; messages name it."""
 _OLD = "serialized_exported_program.json"
 _MARK_BYTES = 64
 _WEIGHTS = "data/weights/"
@@ -71,7 +72,7 @@ class Archive:
         for mark, wanted in _MARKS.items():
             if (member := self.members.get(mark)) is None and mark == "archive_version":
                 continue
-            found = self._read(member, _MARK_BYTES) if member else b"nothing"
+            found = self._read(member)[:_MARK_BYTES] if member else b"nothing"
             if found.strip() != wanted:
                 raise UnsupportedFormat(
                     f"{self.name}: {mark!r} says {shown(found.decode(errors='replace'))}, and "
@@ -87,6 +88,11 @@ class Archive:
                 "torch.export.save writes it: send one model per file"
             )
         name = found[0].removeprefix("models/").removesuffix(".json")
+        if len(name) > MODEL_NAME_CHARACTERS:
+            raise InvalidModel(
+                f"{self.name} holds a model with a name of {len(name):,} characters; "
+                f"{MODEL_NAME_CHARACTERS} are allowed: {EXPORT_AGAIN}"
+            )
         for legacy in (f"{_WEIGHTS}{name}.pt", f"{_CONSTANTS}{name}.pt"):
             if legacy in self.members:
                 raise UnsupportedFormat(
@@ -98,12 +104,14 @@ class Archive:
     def program(self, model: str) -> Program:
         """The graph."""
         what = f"{self.name}, models/{model}.json"
-        return read_program(pt2_json.parse(self.document(model), what, graph=True), what)
+        said = pt2_json.parse(self.document(model), what, self.limits, graph=True)
+        return read_program(said, what)
 
     def config(self, name: str) -> Mapping[str, object]:
         """The one field of a config of weights or constants."""
         what = f"{self.name}, {name}"
-        return pt2_json.field(pt2_json.parse(self._text(name), what), "config", dict, what)
+        said = pt2_json.parse(self._text(name), what, self.limits)
+        return pt2_json.field(said, "config", dict, what)
 
     def check_constants(self, model: str) -> None:
         """Refuse constants that are pickles; plain tensors are the graph's own, and left alone."""
@@ -141,10 +149,10 @@ class Archive:
     def _text(self, name: str) -> bytes:
         if (member := self.members.get(name)) is None:
             raise InvalidModel(f"{self.name} lacks its member {shown(name)}; {EXPORT_AGAIN}")
-        return self._read(member, self.limits.header_bytes)
+        return self._read(member)
 
-    def _read(self, member: Member, limit_bytes: int) -> bytes:
-        return read_member(self._storage, self._path, member, limit_bytes, name=self.name)
+    def _read(self, member: Member) -> bytes:
+        return read_member(self._storage, self._path, member, self.limits, name=self.name)
 
 
 class _Weights:
@@ -155,8 +163,7 @@ class _Weights:
         said = archive.config(f"{_WEIGHTS}{model}_weights_config.json")
         if len(said) > archive.limits.tensors:
             raise TooLarge(
-                f"{archive.name} holds {len(said):,} tensors; "
-                f"{archive.limits.tensors:,} are allowed"
+                f"{archive.name} holds {len(said):,} tensors; {archive.limits.allowed('tensors')}"
             )
         if not said:
             raise InvalidModel(f"{archive.name} holds no weights; export the model with them")

@@ -17,6 +17,9 @@ from app.errors import InvalidModel, UnsupportedFormat
 SCHEMA_MAJOR = 8
 """Major version of the graph schema that this reads; torch 2.9 to 2.13 write it."""
 
+DEPTH = 32
+"""Most graphs within each other."""
+
 _REPEAT = re.compile(r"@\d+$")
 _VARIADIC = frozenset(("einsum", "block_diag", "cartesian_prod", "chain_matmul", "meshgrid"))
 """Functions that take their tensors one by one, though the graph holds them as one list."""
@@ -112,17 +115,22 @@ class _Walk:
         self._calls: dict[tuple[str, str], Call] = {}
         self._overloads: list[tuple[str, str, Call]] = []
 
-    def graph(self, graph: Mapping[str, object], names: Mapping[str, str]) -> None:
+    def graph(self, graph: Mapping[str, object], names: Mapping[str, str], depth: int = 0) -> None:
         """Note all calls; `names` are those of the values that are parameters or buffers."""
         for number, node in enumerate(pt2_json.field(graph, "nodes", list, self._what)):
             what = f"{self._what}, node {number}"
             args = _arguments(node, what)
-            inner = [value for kind, value in args if kind == "as_graph"]
+            inner = [number for number, (kind, _) in enumerate(args) if kind == "as_graph"]
             if not inner:
                 self._node(node, args, names, what)
-            for held in inner:
-                nested = pt2_json.field(held, "graph", dict, what)
-                self.graph(nested, _bound(nested, args, names, what))
+                continue
+            if depth == DEPTH:
+                raise InvalidModel(f"{what}: graphs lie over {DEPTH} deep; {EXPORT_AGAIN}")
+            behind = args[inner[-1] + 1 :]
+            operands = [name for kind, value in behind for name in _operands(kind, value)]
+            for at in inner:
+                nested = pt2_json.field(args[at][1], "graph", dict, what)
+                self.graph(nested, _bound(nested, operands, names, what), depth + 1)
 
     def finished(self) -> list[Call]:
         """The calls, in order of their first node.
@@ -213,13 +221,11 @@ def _tensors(args: Sequence[tuple[str, object]], function: str) -> Iterator[str]
 
 def _bound(
     graph: Mapping[str, object],
-    args: Sequence[tuple[str, object]],
+    operands: Sequence[str],
     names: Mapping[str, str],
     what: str,
 ) -> Mapping[str, str]:
     """Value of an inner graph -> parameter; its inputs are the operands behind the graphs."""
-    last = max(number for number, (kind, _) in enumerate(args) if kind == "as_graph")
-    operands = [name for kind, value in args[last + 1 :] for name in _operands(kind, value)]
     inputs = [
         name
         for said in pt2_json.field(graph, "inputs", list, what)

@@ -3,11 +3,10 @@
 import json
 from typing import TypeVar
 
-from app.checkpoints.json_scan import shown
-from app.errors import InvalidModel, TooLarge
+from app.checkpoints.json_scan import check_values, shown_value, unique
+from app.errors import InvalidModel
+from app.settings import Limits
 
-VALUES = 2_000_000
-"""Most values of one document, which bounds the memory that parsing takes."""
 EXPORT_AGAIN = "export the model again with torch.export.save"
 
 Kind = TypeVar("Kind", str, int, bool, list[object], dict[str, object])
@@ -16,21 +15,20 @@ _WITHOUT_USE = frozenset(("stack_trace", "from_node", "source_fn_stack", "custom
 _WORDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list"}
 
 
-def parse(data: bytes, what: str, *, graph: bool = False) -> dict[str, object]:
+def parse(data: bytes, what: str, limits: Limits, *, graph: bool = False) -> dict[str, object]:
     """The object that a JSON document holds, no key twice.
 
     `graph` leaves out, while parsing, what is never read and makes up most of a graph.
 
     Raises:
         InvalidModel: no sound JSON, or nested too deep.
-        TooLarge: over `VALUES` values.
+        TooLarge: very many values.
     """
-    count = sum(map(data.count, (b"[", b"{", b",")))
-    if count > VALUES:
-        raise TooLarge(f"{what} holds up to {count:,} JSON values; {VALUES:,} are allowed")
     try:
+        text = data.decode()
+        check_values(text, limits, what)
         found = json.loads(
-            data.decode(), object_pairs_hook=_pruned if graph else _unique, parse_constant=_number
+            text, object_pairs_hook=_pruned if graph else unique, parse_constant=_number
         )
     except RecursionError as error:
         raise InvalidModel(f"{what} is nested too deep; {EXPORT_AGAIN}") from error
@@ -51,7 +49,7 @@ def field(said: object, key: str, kind: type[Kind], what: str) -> Kind:
     if type(value) is not kind:
         raise InvalidModel(
             f"{what}: {key!r} must be {_WORDS.get(kind, 'an object')}, got "
-            f"{shown(repr(value)[:100])}; {EXPORT_AGAIN}"
+            f"{shown_value(value)}; {EXPORT_AGAIN}"
         )
     return value
 
@@ -61,18 +59,9 @@ def _number(text: str) -> float:
     return float(text)
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in found if keys.count(key) > 1)
-        raise ValueError(f"the key {shown(twice)} occurs twice in one object")
-    return found
-
-
 def _pruned(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object without the fields that nothing reads; empty where it describes a tensor."""
-    found = _unique(pairs)
+    found = unique(pairs)
     if "sizes" in found and "layout" in found:
         return {}
     if not _WITHOUT_USE.isdisjoint(found):

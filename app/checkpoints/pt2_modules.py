@@ -3,9 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from app.checkpoints.module_types import check_modules
 from app.checkpoints.ops import MULTI_HEAD_ATTENTION, OP_OF_MODULE
 from app.checkpoints.pt2_graph import Program
-from app.errors import TooLarge
 from app.settings import Limits
 from schemas.checkpoint import Module, Op
 
@@ -21,20 +21,20 @@ def order_modules(program: Program, names: Iterable[str], limits: Limits) -> lis
     """Paths of all modules, depth first, siblings as registered; the graph lists most of them.
 
     Raises:
-        TooLarge: more modules than tensors are allowed twice over.
+        TooLarge: far more modules than tensors and paths.
     """
     children: dict[str, list[str]] = {"": []}
-    owners = (name.rpartition(".")[0] for name in names)
+    owners = [name.rpartition(".")[0] for name in names]
+    listed = len(program.modules) + len(owners)
     for path in (path for paths in (program.modules, owners) for path in paths):
         missing = []
-        while path not in children and path not in missing:
+        while path not in children:
             missing.append(path)
             path = path.rpartition(".")[0]
         for new in reversed(missing):
             children[new] = []
             children[new.rpartition(".")[0]].append(new)
-        if len(children) > 2 * limits.tensors:
-            raise TooLarge(f"the model has over {2 * limits.tensors:,} modules, the most allowed")
+        check_modules(len(children), listed, limits)
     ordered, waiting = [], [""]
     while waiting:
         path = waiting.pop()

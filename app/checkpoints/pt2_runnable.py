@@ -469,7 +469,8 @@ def read_runnable(storage: Storage, file: StoredFile, limits: Limits) -> Runnabl
     model = archive.model_name()
     constants = archive.constants(model)
     what = f"{file.name}, models/{model}.json"
-    return Runnable(_checked(pt2_json.parse(archive.document(model), what), what), constants)
+    said = pt2_json.parse(archive.document(model), what, limits)
+    return Runnable(_checked(said, what), constants)
 
 
 def _checked(said: object, what: str) -> RunnableProgram:

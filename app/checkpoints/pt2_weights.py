@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from app.checkpoints import pt2_json
-from app.checkpoints.json_scan import shown
+from app.checkpoints.json_scan import shown, shown_value
 from app.checkpoints.pt2_json import EXPORT_AGAIN
 from app.checkpoints.safetensors import DTYPE_BITS, RANK, shown_shape
+from app.checkpoints.state_dict import is_row_major
 from app.checkpoints.zip_members import Member
 from app.errors import InvalidModel, UnsupportedFormat
 from schemas.checkpoint import StoredTensor
@@ -66,7 +67,7 @@ def place(name: str, meta: Mapping[str, object], member: Member, what: str) -> S
         name=name,
         dtype=dtype,
         shape=shape,
-        strides=None if not reach or _is_row_major(shape, steps) else steps,
+        strides=None if not reach or is_row_major(shape, steps) else steps,
         file=0,
         offset=member.offset + (skipped * item_bytes if reach else 0),
         size_bytes=reach * item_bytes,
@@ -88,11 +89,11 @@ def _counts(said: Sequence[object], key: str, what: str) -> tuple[int, ...]:
     found = []
     for value in said:
         number = value.get("as_int") if isinstance(value, dict) and len(value) == 1 else None
-        if type(number) is not int or number < 0:
+        if type(number) is not int or not 0 <= number < 1 << 63:
             symbolic = isinstance(value, dict) and "as_expr" in value
             raise InvalidModel(
                 f"{what} has {key} with {'a symbolic expression' if symbolic else 'no number'} in "
-                f"it ({shown(str(value)[:100])}); a weight's must be plain whole numbers from 0, "
+                f"it ({shown_value(value)}); a weight's must be plain whole numbers from 0, "
                 f"and expressions are never evaluated: {EXPORT_AGAIN}"
             )
         found.append(number)
@@ -112,12 +113,3 @@ def _reach(shape: Sequence[int], steps: Sequence[int], what: str) -> int:
             )
         reach += step * (length - 1)
     return reach
-
-
-def _is_row_major(shape: Sequence[int], steps: Sequence[int]) -> bool:
-    wanted = 1
-    for step, length in zip(reversed(steps), reversed(shape), strict=True):
-        if length > 1 and step != wanted:
-            return False
-        wanted *= length
-    return True

@@ -2,30 +2,31 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import PurePosixPath
 
 from app.checkpoints.hf_config import ConfigUnusable, modules_from_config
-from app.checkpoints.json_scan import JsonScanner, shown
+from app.checkpoints.json_scan import shown
 from app.checkpoints.kinds import ACCEPTED, HEAD_BYTES, Kind, parsed_bytes, tell_kind
 from app.checkpoints.module_types import infer_modules
 from app.checkpoints.ops import derive_ops
 from app.checkpoints.pt2 import read_pt2
+from app.checkpoints.pytorch_legacy import read_pytorch_legacy
 from app.checkpoints.pytorch_zip import read_pytorch_zip, tell_archive
 from app.checkpoints.safetensors import read_header
+from app.checkpoints.shards import Index, check_index, read_index, select
 from app.checkpoints.zip_members import read_members
 from app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
 from app.storage import Storage
 from schemas.artifact import METADATA_KEY
-from schemas.checkpoint import Checkpoint, Module, StoredFile, StoredTensor
+from schemas.checkpoint import Checkpoint, ModelFormat, Module, StoredFile, StoredTensor
 
 READER_VERSION = 2
 """Goes up when the same files give another checkpoint than before."""
 
 Reader = Callable[[Storage, StoredFile, int, Limits], Sequence[StoredTensor]]
 """What finds the tensors of one shard, whose number is given."""
-WeightMap = Mapping[str, str]
-"""Tensor name -> the shard that the index says holds it."""
+TENSOR_KINDS = ("safetensors", "zip", "legacy")
+"""Kinds of files that hold tensors; all but the first are of torch.save."""
 
 
 def bytes_to_parse(storage: Storage, files: Sequence[StoredFile]) -> int:
@@ -41,39 +42,48 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
         UnsupportedFormat: a kind of file that is not accepted, with the way out.
         TooLarge: over a limit.
     """
-    shards: dict[Kind, list[int]] = {"safetensors": [], "zip": []}
-    indexes: list[WeightMap] = []
+    kinds: dict[int, Kind] = {}
+    indexes: list[Index] = []
     configs: list[str] = []
     for number, file in enumerate(files):
         kind = tell_kind(_head(storage, file), file.name)
         if kind != "json":
-            shards[kind].append(number)
+            kinds[number] = kind
         elif isinstance(said := _read_json(storage, file, limits), str):
             configs.append(said)
         else:
             indexes.append(said)
-    if shards["safetensors"] and shards["zip"]:
-        one, other = (files[numbers[0]].name for numbers in shards.values())
-        raise InvalidModel(
-            f"the upload mixes safetensors ({one}) and zip archives ({other}); send one model, in "
-            "one format"
-        )
-    if not any(shards.values()):
+    if not kinds:
         raise InvalidModel(f"no file in the upload holds tensors; send {ACCEPTED}")
-    if shards["zip"] and _is_exported(storage, [files[number] for number in shards["zip"]], limits):
+    selection = select(files, [*kinds], indexes)
+    chosen = {number: kinds[number] for number in selection.files}
+    archives = [files[number] for number, kind in chosen.items() if kind == "zip"]
+    if archives and _is_exported(storage, archives, limits):
         return _read_exported(storage, files, limits)
-    read = _read_zip if shards["zip"] else _read_safetensors
-    tensors = _merge(storage, files, shards["zip"] or shards["safetensors"], limits, read)
-    _check_indexes(indexes, files, tensors)
+    _check_mixed(files, chosen)
+    tensors = _merge(storage, files, chosen, limits)
+    check_index(selection, files, tensors)
     named, modules, warnings = _modules(configs, tensors, limits)
     return Checkpoint(
-        format="pytorch_zip" if shards["zip"] else "safetensors",
+        format=_FORMATS[max(chosen.values(), key=TENSOR_KINDS.index)],
         files=tuple(files),
         tensors=tuple(named),
         modules=modules,
         ops=derive_ops(modules, (name for tensor in named for name in _names(tensor))),
-        warnings=warnings,
+        warnings=(*selection.warnings, *warnings),
     )
+
+
+def _check_mixed(files: Sequence[StoredFile], chosen: Mapping[int, Kind]) -> None:
+    """Refuse safetensors among checkpoints of torch.save: they are two models."""
+    one = next((number for number, kind in chosen.items() if kind == "safetensors"), None)
+    other = next((number for number, kind in chosen.items() if kind != "safetensors"), None)
+    if one is not None and other is not None:
+        what = "zip archives" if chosen[other] == "zip" else "legacy checkpoints"
+        raise InvalidModel(
+            f"the upload mixes safetensors ({files[one].name}) and {what} ({files[other].name}); "
+            "send one model, in one format"
+        )
 
 
 def _head(storage: Storage, file: StoredFile) -> bytes:
@@ -141,6 +151,24 @@ def _read_zip(
     return read_pytorch_zip(storage, file.path, limits, name=file.name, file=number)
 
 
+def _read_legacy(
+    storage: Storage, file: StoredFile, number: int, limits: Limits
+) -> Sequence[StoredTensor]:
+    return read_pytorch_legacy(storage, file.path, limits, name=file.name, file=number)
+
+
+_READERS: Mapping[Kind, Reader] = {
+    "safetensors": _read_safetensors,
+    "zip": _read_zip,
+    "legacy": _read_legacy,
+}
+_FORMATS: Mapping[Kind, ModelFormat] = {
+    "safetensors": "safetensors",
+    "zip": "pytorch_zip",
+    "legacy": "pytorch_legacy",
+}
+
+
 def _names(tensor: StoredTensor) -> tuple[str, ...]:
     return (tensor.name, *tensor.aliases)
 
@@ -153,16 +181,15 @@ def _by_each_name(tensor: StoredTensor) -> tuple[StoredTensor, ...]:
 def _merge(
     storage: Storage,
     files: Sequence[StoredFile],
-    shards: Sequence[int],
+    chosen: Mapping[int, Kind],
     limits: Limits,
-    read: Reader,
 ) -> list[StoredTensor]:
     """The tensors of all shards, in the order of the shards and that within each."""
     found: list[StoredTensor] = []
     lies_in: dict[str, str] = {}
-    for number in shards:
+    for number, kind in chosen.items():
         file = files[number]
-        for tensor in read(storage, file, number, limits):
+        for tensor in _READERS[kind](storage, file, number, limits):
             found.append(tensor)
             for name in _names(tensor):
                 if name in lies_in:
@@ -172,49 +199,37 @@ def _merge(
                     )
                 lies_in[name] = file.name
         if len(lies_in) > limits.tensors:
-            raise TooLarge(f"the shards hold over {limits.tensors:,} tensors, the most allowed")
+            raise TooLarge(
+                f"the files hold over {limits.tensors:,} tensors; {limits.allowed('tensors')}"
+            )
     if not found:
         raise InvalidModel("the model holds no tensors; save it again, with its weights")
     return found
 
 
-def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> WeightMap | str:
-    """The weight map of an index, or the text of a Hugging Face config.json.
+def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> Index | str:
+    """An index of shards, or the text of a Hugging Face config.json.
 
     Raises:
         UnsupportedFormat: JSON of any other kind.
     """
     if file.size_bytes > limits.header_bytes:
         raise TooLarge(
-            f"{file.name} is JSON of {file.size_bytes:,} bytes; {limits.header_bytes:,} are allowed"
+            f"{file.name} is JSON of {file.size_bytes:,} bytes; {limits.allowed('header_bytes')}"
         )
     try:
         text = str(storage.read(file.path), "utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidModel(f"{file.name} is neither a model nor UTF-8 text") from error
-    if '"weight_map"' in text:
-        return _read_weight_map(text, file.name, limits)
+    index = read_index(text, file.name, limits) if '"weight_map"' in text else None
+    if index is not None:
+        return index
     if _is_model_config(text, limits):
         return text
     raise UnsupportedFormat(
         f"{file.name} is JSON, but neither an index of shards (it has no weight_map) nor a "
         f"model's config.json (it has no model_type); leave it out and send {ACCEPTED}"
     )
-
-
-def _read_weight_map(text: str, name: str, limits: Limits) -> WeightMap:
-    scanner = JsonScanner(text, name)
-    weight_map: dict[str, str] = {}
-    for key in scanner.members():
-        if key != "weight_map":
-            scanner.flat()
-            continue
-        for tensor in scanner.members():
-            if len(weight_map) == limits.tensors:
-                raise TooLarge(f"{name} names over {limits.tensors:,} tensors, the most allowed")
-            weight_map[tensor] = scanner.string()
-    scanner.end()
-    return weight_map
 
 
 def _is_model_config(text: str, limits: Limits) -> bool:
@@ -227,30 +242,3 @@ def _is_model_config(text: str, limits: Limits) -> bool:
     except (ValueError, RecursionError):  # a number of many digits, or nested too deep for us
         return '"model_type"' in text
     return isinstance(said, dict) and ("model_type" in said or "architectures" in said)
-
-
-def _check_indexes(
-    indexes: Sequence[WeightMap], files: Sequence[StoredFile], tensors: Sequence[StoredTensor]
-) -> None:
-    """That every shard an index names was sent, and holds the tensors it should.
-
-    An index's file names are compared with those of the upload and used for nothing else.
-    """
-    if len(indexes) > 1:
-        raise InvalidModel("the upload holds more than one index; send the one of these shards")
-    lies_in = {
-        name: PurePosixPath(files[tensor.file].name).name
-        for tensor in tensors
-        for name in _names(tensor)
-    }
-    sent = {PurePosixPath(file.name).name for file in files}
-    for name, shard in (pair for index in indexes for pair in index.items()):
-        if shard not in sent:
-            raise InvalidModel(
-                f"the index names the shard {shown(shard)}, which the upload lacks; send it too"
-            )
-        if lies_in.get(name) != shard:
-            raise InvalidModel(
-                f"the index says that tensor {shown(name)} lies in {shard}, and it does not; "
-                "send shards and index of the same model"
-            )

@@ -31,6 +31,8 @@ RANK = 64
 """Most axes of a tensor; numpy and torch can hold no more."""
 NAME_CHARACTERS = 1_000
 """Of a tensor's name."""
+_KEYS = frozenset(("dtype", "shape", "data_offsets"))
+_END = 1 << 63
 LENGTH_BYTES = 8
 """Of the header's length, at the start of the file."""
 
@@ -65,17 +67,19 @@ def read_header(
     what = name or path
     size = storage.size_bytes(path)
     text, data_start = _read_text(storage, path, size, what, limits)
-    scanner = JsonScanner(text, f"the header of {what}")
-    metadata: dict[str, str] = {}
+    scanner = JsonScanner(text, f"the header of {what}", limits)
+    metadata: Mapping[str, str] = {}
     tensors: list[StoredTensor] = []
     for key in scanner.members():
         if key == "__metadata__":
-            metadata = {inner: scanner.string() for inner in scanner.members()}
+            metadata = _metadata(scanner.value(), what)
             continue
         if len(tensors) == limits.tensors:
-            raise TooLarge(f"{what} holds more than {limits.tensors:,} tensors, the most allowed")
+            raise TooLarge(
+                f"{what} holds more than {limits.tensors:,} tensors; {limits.allowed('tensors')}"
+            )
         check_name(key, what, name_characters)
-        tensors.append(_tensor(key, scanner.flat(), what, data_start, file))
+        tensors.append(_tensor(key, scanner.value(), what, data_start, file))
     scanner.end()
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.size_bytes))
     _check_ranges(tensors, data_start, size, what)
@@ -117,7 +121,7 @@ def _read_text(
     length = int.from_bytes(storage.read(path, 0, LENGTH_BYTES), "little")
     if length > limits.header_bytes:
         raise TooLarge(
-            f"{what} announces a header of {length:,} bytes; {limits.header_bytes:,} are allowed"
+            f"{what} announces a header of {length:,} bytes; {limits.allowed('header_bytes')}"
         )
     if LENGTH_BYTES + length > size:
         raise InvalidModel(
@@ -134,22 +138,34 @@ def _read_text(
     return text, LENGTH_BYTES + length
 
 
-def _tensor(
-    name: str, said: Mapping[str, object], what: str, data_start: int, file: int
-) -> StoredTensor:
+def _metadata(said: object, what: str) -> Mapping[str, str]:
+    """The texts of `__metadata__`, which may be null."""
+    if said is None:
+        return {}
+    if not isinstance(said, dict) or not all(type(value) is str for value in said.values()):
+        raise InvalidModel(
+            f"the header of {what} holds a '__metadata__' that is no object of texts; write the "
+            "file again"
+        )
+    return said
+
+
+def _tensor(name: str, said: object, what: str, data_start: int, file: int) -> StoredTensor:
+    """A tensor by its entry; keys that the format does not know are for other readers."""
+
     def broken(complaint: str) -> InvalidModel:
         return InvalidModel(f"{what}: tensor {shown(name)} {complaint}; write the file again")
 
-    if set(said) != {"dtype", "shape", "data_offsets"}:
-        raise broken(
-            f"is described by {_listed(said)}, but must be by 'dtype', 'shape', 'data_offsets'"
-        )
+    if not isinstance(said, dict):
+        raise broken("is not described by an object")
+    if not said.keys() >= _KEYS:
+        raise broken(f"is described by {_listed(said)}, but must be by {', '.join(sorted(_KEYS))}")
     dtype = said["dtype"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise broken(f"has dtype {shown(str(dtype))}; known are {', '.join(DTYPE_BITS)}")
     shape, offsets = _counts(said["shape"]), _counts(said["data_offsets"])
     if shape is None:
-        raise broken("has a shape that is not a list of whole numbers from 0")
+        raise broken("has a shape that is not a list of whole numbers from 0 to 2**63")
     if len(shape) > RANK:
         raise broken(f"has {len(shape)} axes; {RANK} are allowed")
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -194,10 +210,10 @@ def _check_ranges(tensors: Sequence[StoredTensor], data_start: int, size: int, w
 
 
 def _counts(value: object) -> tuple[int, ...] | None:
-    """A JSON list of whole numbers from 0; None for anything else. True is no number here."""
+    """A JSON list of whole numbers from 0 of 63 bits; None for anything else, and for True."""
     if not isinstance(value, list):
         return None
-    if not all(type(item) is int and item >= 0 for item in value):
+    if not all(type(item) is int and 0 <= item < _END for item in value):
         return None
     return tuple(value)
 

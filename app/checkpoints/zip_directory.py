@@ -14,8 +14,6 @@ from app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
 from app.storage import Storage
 
-MEMBERS = 100_000
-"""Most members of an archive."""
 BOOKKEEPING = 64
 """Members that an archive may hold beside one per tensor."""
 LONG = 0xFFFFFFFF
@@ -103,12 +101,14 @@ def _find_directory(storage: Storage, path: str, limits: Limits, name: str) -> t
 
 
 def _check_limits(size: int, count: int, limits: Limits, name: str) -> None:
-    most = min(MEMBERS, limits.tensors + BOOKKEEPING)
-    if count > most:
-        raise TooLarge(f"{name} holds {count:,} members; {most:,} are allowed")
+    if count > limits.tensors + BOOKKEEPING:
+        raise TooLarge(
+            f"{name} holds {count:,} members; {BOOKKEEPING} are allowed, and one for each tensor, "
+            f"of which {limits.allowed('tensors')}"
+        )
     if size > limits.header_bytes:
         raise TooLarge(
-            f"{name} announces a directory of {size:,} bytes; {limits.header_bytes:,} are allowed"
+            f"{name} announces a directory of {size:,} bytes; {limits.allowed('header_bytes')}"
         )
 
 

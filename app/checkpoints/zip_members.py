@@ -1,12 +1,11 @@
 """A zip archive's members as byte ranges; nothing is ever unpacked."""
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from app.checkpoints.json_scan import shown
+from app.checkpoints.scattered import Piece, read_pieces
 from app.checkpoints.zip_directory import (
     FETCH_AGAIN,
     LONG,
@@ -18,13 +17,6 @@ from app.checkpoints.zip_directory import (
 from app.errors import InvalidModel, TooLarge
 from app.settings import Limits
 from app.storage import Storage
-
-GAP_BYTES = 64 << 10
-"""Local headers nearer to each other than this are read at once."""
-WINDOW_BYTES = 1 << 20
-"""Most bytes of local headers, and of what lies between them, that are read at once."""
-READERS = 8
-"""Windows read at the same time, which matters where the store is far away."""
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _SIZES_BEHIND = 1 << 3
@@ -53,10 +45,9 @@ def read_members(storage: Storage, path: str, limits: Limits, *, name: str) -> M
     """
     entries, start = list_entries(storage, path, limits, name)
     _check_order(entries, start, name)
-    windows = list(_windows(entries))
-    with ThreadPoolExecutor(READERS) as pool:
-        read = pool.map(lambda window: _read_window(storage, path, window, name), windows)
-        found = [member for members in read for member in members]
+    headers = [Piece(entry.header, _LOCAL.size + len(entry.raw_name)) for entry in entries]
+    read = read_pieces(storage, path, headers)
+    found = [_member(entry, local, name) for entry, local in zip(entries, read, strict=True)]
     bounds = [*(entry.header for entry in entries[1:]), start]
     for member, bound in zip(found, bounds, strict=True):
         if member.offset + member.size_bytes > bound:
@@ -67,18 +58,16 @@ def read_members(storage: Storage, path: str, limits: Limits, *, name: str) -> M
     return {member.name: member for member in found if not member.name.endswith("/")}
 
 
-def read_member(
-    storage: Storage, path: str, member: Member, limit_bytes: int, *, name: str
-) -> bytes:
-    """A member's bytes.
+def read_member(storage: Storage, path: str, member: Member, limits: Limits, *, name: str) -> bytes:
+    """The bytes of a member that is parsed.
 
     Raises:
-        TooLarge: over `limit_bytes`.
+        TooLarge: over the limit of headers.
     """
-    if member.size_bytes > limit_bytes:
+    if member.size_bytes > limits.header_bytes:
         raise TooLarge(
             f"{name}: the member {shown(member.name)} has {member.size_bytes:,} bytes; "
-            f"{limit_bytes:,} are allowed"
+            f"{limits.allowed('header_bytes')}"
         )
     return bytes(storage.read(path, member.offset, member.size_bytes))
 
@@ -116,27 +105,7 @@ def _check_order(entries: Sequence[Entry], end: int, name: str) -> None:
             )
 
 
-def _windows(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """Neighbours whose local headers are worth reading at once."""
-    first = 0
-    for number, (left, right) in enumerate(pairwise(entries), start=1):
-        apart = right.header - left.header > GAP_BYTES
-        if apart or right.header - entries[first].header > WINDOW_BYTES:
-            yield entries[first:number]
-            first = number
-    yield entries[first:]
-
-
-def _read_window(
-    storage: Storage, path: str, window: Sequence[Entry], name: str
-) -> Sequence[Member]:
-    start, last = window[0].header, window[-1]
-    length = last.header + _LOCAL.size + len(last.raw_name) - start
-    data = storage.read(path, start, length)
-    return [_member(entry, data[entry.header - start :], name) for entry in window]
-
-
-def _member(entry: Entry, local: memoryview, name: str) -> Member:
+def _member(entry: Entry, local: bytes, name: str) -> Member:
     """A member by its local header, which must say what the directory says."""
     magic, _, flags, method, _, _, _, packed, size, n, extra_n = _LOCAL.unpack(local[: _LOCAL.size])
     same_name = local[_LOCAL.size : _LOCAL.size + n] == entry.raw_name

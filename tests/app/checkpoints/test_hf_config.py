@@ -166,7 +166,7 @@ def nested(depth):
 
 
 UNUSABLE = {
-    "another size": (BERT | {"intermediate_size": 64}, r"of shape \(32, 16\), which it has in"),
+    "another size": (BERT | {"intermediate_size": 64}, r"of shape \[32, 16\], which it has in"),
     "huge widths": (BERT | {"hidden_size": 10**12, "num_attention_heads": 1}, "no model from it"),
     "endless layers": (BERT | {"num_hidden_layers": 10**9}, "far larger model"),
     "a type that is a path": (BERT | {"model_type": "../../x"}, r"'\.\./\.\./x' is none"),

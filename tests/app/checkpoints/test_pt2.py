@@ -7,6 +7,7 @@ import pickle
 import random
 import warnings
 import zipfile
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ import torch
 from torch import nn
 
 from app.artifacts.dtypes import NUMPY
-from app.checkpoints import pt2_json
+from app.checkpoints import json_scan
 from app.checkpoints.pt2 import read_pt2
+from app.checkpoints.pt2_graph import DEPTH
 from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
 from app.storage import open_storage
@@ -361,7 +363,7 @@ def test_expressions_are_never_evaluated(sound, read, tmp_path):
         ({"sizes": ints(4, 4), "strides": ints(1, 1)}, "share bytes"),
         ({"sizes": ints(2), "strides": ints(1 << 62)}, "beyond the 64 bytes"),
         ({"sizes": ints(17)}, "beyond the 64 bytes"),
-        ({"sizes": ints(10**4000)}, "beyond the 64 bytes"),
+        ({"sizes": ints(10**4000)}, "plain whole numbers"),
         ({"storage_offset": {"as_int": 9}}, "beyond the 64 bytes"),
         ({"storage_offset": {"as_int": -1}}, "storage_offset with no number"),
         ({"sizes": ints(-8)}, "sizes with no number"),
@@ -477,9 +479,32 @@ def test_limits_hold(sound, read, monkeypatch):
         read(sound, tensors=3)
     with pytest.raises(TooLarge, match="bytes"):
         read(sound, header_bytes=20_000)
-    monkeypatch.setattr(pt2_json, "VALUES", 100)
-    with pytest.raises(TooLarge, match="100 are allowed"):
-        read(sound)
+    monkeypatch.setattr(json_scan, "SPARE_VALUES", 100)
+    with pytest.raises(
+        TooLarge, match=r"JSON values; 100 are allowed, and 16 for each.*of which 50"
+    ):
+        read(sound, tensors=50)
+
+
+def test_graphs_within_graphs_are_read_to_a_depth(sound, read):
+    for depth, refused in ((DEPTH, False), (DEPTH + 1, True)):
+
+        def nest(said, depth=depth):
+            graph = {"nodes": [], "inputs": []}
+            for _ in range(depth):
+                held = {"name": "a", "arg": {"as_graph": {"name": "g", "graph": graph}}}
+                graph = {"nodes": [{"inputs": [held]}], "inputs": []}
+            said["graph_module"]["graph"]["nodes"] += graph["nodes"]
+
+        content = changed(sound, "models/model.json", nest)
+        with pytest.raises(InvalidModel, match="deep") if refused else nullcontext():
+            read(content)
+
+
+def test_a_model_has_a_short_name(sound, read):
+    long = {name.replace("/model", "/" + "m" * 200): held for name, held in sound.items()}
+    with pytest.raises(InvalidModel, match="a name of 200 characters; 100 are allowed"):
+        read(long)
 
 
 def test_many_views_of_one_storage_are_refused(sound, read):

@@ -11,7 +11,7 @@ import torch
 
 from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
-from tests.forged import saved
+from tests.forged import saved, tarred
 
 
 @pytest.fixture
@@ -28,6 +28,11 @@ def shard(safetensors_bytes, tensor):
 def index(**weight_map):
     weight_map = {name.replace("__", "."): file for name, file in weight_map.items()}
     return json.dumps({"metadata": {"total_size": 16}, "weight_map": weight_map}).encode()
+
+
+def of_files(found):
+    """A checkpoint's warnings about its files, beside those about the types of its modules."""
+    return [said for said in found.warnings if "module types are inferred" not in said]
 
 
 def test_the_name_of_a_file_says_nothing(read, shard):
@@ -69,6 +74,10 @@ INDEXES = {
     "a tensor that its shard lacks": (index(a="1.safetensors", z="1.safetensors"), "'z'"),
     "a tensor twice": (b'{"weight_map":{"a":"1.safetensors","a":"1.safetensors"}}', "twice"),
     "a number for a shard": (b'{"weight_map":{"a":1}}', "string must stand"),
+    "no tensors": (b'{"weight_map":{}}', "names no tensor"),
+    "a path out and in": (index(a="../1.safetensors"), r"'\.\./1\.safetensors'"),
+    "another key twice": (b'{"metadata":{"a":1,"a":2},"weight_map":{"a":"1"}}', "'a' occurs twice"),
+    "a member of deep lists": (b'{"x":%b,"weight_map":{}}' % (b"[" * 100_000), "nested too deep"),
     "deep nesting": (b'{"weight_map":' + b'{"a":' * 100_000, "string must stand"),
     "a cut end": (index(a="1.safetensors")[:-2], "sudden end"),
 }
@@ -83,8 +92,112 @@ def test_an_index_must_fit_its_shards(read, shard, fault):
 
 def test_two_indexes_are_refused(read, shard):
     said = index(a="1.safetensors")
-    with pytest.raises(InvalidModel, match="more than one index"):
+    with pytest.raises(InvalidModel, match=r"more than one index \(x\.json, y\.json\)"):
         read({"1.safetensors": shard("a"), "x.json": said, "y.json": said})
+    missing = index(a="2.safetensors")
+    with pytest.raises(InvalidModel, match="more than one index"):
+        read({"1.safetensors": shard("a"), "x.json": missing, "y.json": missing})
+
+
+def test_an_index_whose_shards_were_not_sent_is_left_out_with_a_warning(read, shard):
+    found = read(
+        {
+            "1.safetensors": shard("a"),
+            "model.safetensors.index.json": index(a="1.safetensors"),
+            "pytorch_model.bin.index.json": index(a="1.bin", b="2.bin"),
+        }
+    )
+    assert [tensor.name for tensor in found.tensors] == ["a"]
+    assert of_files(found) == [
+        "left out, for model.safetensors.index.json does not name it: pytorch_model.bin.index.json"
+    ]
+
+
+TWO = ("x-00001-of-00002.safetensors", "x-00002-of-00002.safetensors")
+
+
+def test_an_index_decides_which_files_are_the_model(read, shard):
+    """A Mistral folder holds its weights twice, under two sets of names."""
+    first, second = TWO
+    files = {first: shard("a.w"), second: shard("b.w")}
+    said = index(a__w=first, b__w=second)
+    for other in ("consolidated.safetensors", "a.safetensors", "z-00001-of-00009.safetensors"):
+        found = read({**files, other: shard("layers.w", "a.w"), "i.json": said})
+        assert [tensor.name for tensor in found.tensors] == ["a.w", "b.w"]
+        assert {found.files[tensor.file].name for tensor in found.tensors} == {first, second}
+        assert of_files(found) == [f"left out, for i.json does not name it: {other}"]
+    found = read({**files, "i.json": said, "consolidated.00.pth": saved({"w": torch.ones(1)})})
+    assert found.format == "safetensors"
+    assert "consolidated.00.pth" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "files", [("config.json", *TWO), (*TWO, "other.safetensors"), (TWO[0], TWO[1], TWO[0][1:])]
+)
+def test_numbered_shards_need_no_index(read, shard, files):
+    content = {
+        name: b'{"model_type":"x"}' if name == "config.json" else shard(f"{n}.w")
+        for n, name in enumerate(files)
+    }
+    content.pop("config.json", None)
+    if len(content) == 2:
+        assert of_files(read(content)) == []
+    elif "other.safetensors" in content:
+        (warning,) = of_files(read(content))
+        assert warning.startswith("x-…-of-2.safetensors, other.safetensors are read as one model")
+
+
+MISSING = {
+    "the last": (["x-00001-of-00002.safetensors"], "1 of the 2 shards .* lacks number 2:"),
+    "the first": (["x-00002-of-00002.safetensors"], "lacks number 1:"),
+    "from 0": (["x-00000-of-00003.bin", "x-00002-of-00003.bin"], "lacks number 1:"),
+    "many": (["x-1-of-999999.st"], "lacks number 2, 3, 4, 5, 6 and more:"),
+    "of one of two sets": ([*TWO, "y-00001-of-00002.safetensors"], r"shards y-…-of-2.* number 2:"),
+    "beside another file": (["model.safetensors", TWO[0]], "lacks number 2"),
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_numbered_shards_without_an_index_are_all_there(read, shard, kind):
+    names, said = MISSING[kind]
+    with pytest.raises(InvalidModel, match=said):
+        read({name: shard(f"{n}.w") for n, name in enumerate(names)})
+    with pytest.raises(InvalidModel, match="which the upload lacks"):
+        read({names[0]: shard("a"), "i.json": index(a=names[0], b="y-00002-of-00002.safetensors")})
+
+
+@pytest.mark.parametrize(
+    "named",
+    ["1.safetensors", "./1.safetensors", "transformer/1.safetensors", "a//b/./1.safetensors"],
+)
+def test_shards_are_matched_by_what_an_index_means(read, shard, named):
+    assert read({"1.safetensors": shard("a"), "i.json": index(a=named)}).tensors
+
+
+INDEX_TEXTS = {
+    "a scalar": '{"dtype": "float16", "weight_map": {"a": "1"}}',
+    "a number and null": '{"n": 1.5e3, "x": null, "weight_map": {"a": "1"}, "y": true}',
+    "a nested object": '{"metadata": {"total_size": 8, "by": {"a": {"b": [1]}}}, '
+    '"weight_map": {"a": "1"}}',
+    "no metadata": '{"metadata": null, "weight_map": {"a": "1"}}',
+    "a brace in a text": '{"metadata": {"note": "{ not } an [object"}, "weight_map": {"a": "1"}}',
+    "a quote in a text": '{"metadata": "\\"}{", "weight_map": {"a": "1"}}',
+    "a long text": '{"metadata": {"note": "%s"}, "weight_map": {"a": "1"}}' % ("x" * 20_000),
+    "metadata behind": ' {"weight_map": {"a": "1"}, "metadata": {}}\n',
+    "a byte order mark": '\ufeff{"weight_map": {"a": "1"}}',
+    "an escaped name": '{"weight_map": {"\\u0061": "1"}}',
+}
+
+
+@pytest.mark.parametrize("kind", INDEX_TEXTS)
+def test_an_index_is_read_as_json(read, shard, kind):
+    assert read({"1": shard("a"), "i.json": INDEX_TEXTS[kind].encode()}).tensors
+
+
+def test_a_config_that_speaks_of_a_weight_map_is_a_config(read, shard):
+    config = {"model_type": "x", "quantization": {"weight_map": {"a": 1}}}
+    found = read({"1": shard("fc.weight"), "config.json": json.dumps(config).encode()})
+    assert "config.json was not used" in found.warnings[0]
 
 
 def test_a_tensor_in_two_shards_is_refused(read, shard):
@@ -116,11 +229,13 @@ def zipped(name="x/data.pkl"):
 
 REFUSED = {
     "a pickle": (pickle.dumps(Canary()), UnsupportedFormat, "save_file"),
-    "a legacy .pt": (
-        saved({"w": torch.ones(1)}, _use_new_zipfile_serialization=False),
+    "a pickle of PyTorch 0.1": (tarred("pickle", b"x"), UnsupportedFormat, "tar archive.*0.2"),
+    "a legacy .pt of text": (
+        saved({}, _use_new_zipfile_serialization=False, pickle_protocol=0),
         UnsupportedFormat,
-        "save_file",
+        "protocols from 2 on",
     ),
+    "a file that macOS keeps": (b"\0\5\x16\7" + bytes(60), UnsupportedFormat, "without ._"),
     "a pickled module": (
         saved(torch.nn.Linear(1, 1)),
         UnsupportedFormat,

@@ -1,0 +1,98 @@
+"""Seconds that hostile files take to read, beside honest ones of as many bytes.
+
+`python -m benchmarks.parsers [KILOBYTES]` prints, for each parser and attack, the seconds at one,
+two and four times the size, what doubling it costs, and the ratio to an honest file (goal: 3).
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from app.checkpoints.read import read_checkpoint
+from app.errors import BadInput
+from app.settings import Limits
+from app.storage import open_storage
+from benchmarks import attacks
+from benchmarks.attacks import Build
+from schemas.checkpoint import StoredFile
+
+KILOBYTES = 500
+SIZES = (1, 2, 4)
+GOAL = 3.0
+
+PARSERS: Mapping[str, tuple[Build, Mapping[str, Build]]] = {
+    "legacy": (attacks.honest_legacy, attacks.LEGACY),
+    "safetensors": (attacks.honest_safetensors, attacks.SAFETENSORS),
+    "zip": (attacks.honest_zip, attacks.ZIP),
+    "index": (attacks.honest_index, attacks.INDEX),
+    "graph": (attacks.honest_graph, attacks.GRAPH),
+}
+"""Parser -> an honest file for it, and the hostile ones."""
+
+
+def stored(folder: Path, **files: bytes) -> Sequence[StoredFile]:
+    """Files of an upload, in a folder."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return [
+        StoredFile(name=name, path=name, size_bytes=len(content)) for name, content in files.items()
+    ]
+
+
+def read_seconds(folder: Path, parser: str, content: bytes) -> float:
+    """The best of three, refused or not."""
+    files = {"model": attacks.honest_safetensors(100)} if parser == "index" else {}
+    upload = stored(folder, **files, file=content)
+    storage = open_storage(folder.as_uri())
+
+    def once() -> float:
+        started = time.perf_counter()
+        with suppress(BadInput):
+            read_checkpoint(storage, upload, Limits())
+        return time.perf_counter() - started
+
+    return min(once() for _ in range(3))
+
+
+def main() -> None:
+    """Measure and print."""
+    base = int(sys.argv[1] if len(sys.argv) > 1 else KILOBYTES) << 10
+    worst = 0.0
+    with tempfile.TemporaryDirectory() as name:
+        for parser, (honest, hostile) in PARSERS.items():
+            fair = [_measured(Path(name), parser, honest, base * n) for n in SIZES]
+            _print(parser, "honest", fair, fair)
+            for attack, build in hostile.items():
+                times = [_measured(Path(name), parser, build, base * n) for n in SIZES]
+                worst = max(worst, _print(parser, attack, times, fair))
+    print(f"worst ratio: {worst:.1f} (goal {GOAL:g})")
+
+
+def _measured(folder: Path, parser: str, build: Build, size: int) -> tuple[float, int]:
+    content = build(size)
+    return read_seconds(folder, parser, content), len(content)
+
+
+def _print(
+    parser: str,
+    attack: str,
+    times: Sequence[tuple[float, int]],
+    fair: Sequence[tuple[float, int]],
+) -> float:
+    """A line of the table; the ratio at the largest size, per byte."""
+    seconds = " ".join(f"{taken:7.3f}" for taken, _ in times)
+    growth = times[-1][0] / times[0][0] / (times[-1][1] / times[0][1])
+    ratio = (times[-1][0] / times[-1][1]) / (fair[-1][0] / fair[-1][1])
+    megabytes = times[-1][1] / 1e6
+    print(
+        f"{parser:12} {attack:36} {megabytes:6.2f} MB {seconds} s, growth {growth:5.2f}, "
+        f"ratio {ratio:6.2f}"
+    )
+    return ratio
+
+
+if __name__ == "__main__":
+    main()
