@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -102,20 +103,24 @@ def test_a_form_that_takes_a_graph_is_refused_without_one(server, tmp_path, mode
                 ask(path, preset="w4", formats=["coreai"])
 
 
-def with_an_op_of_its_own(data):
-    """The archive, where one operator is of a library that nobody has."""
+def with_an_op_of_its_own(data, operator):
+    """The archive, where one operator is another."""
     target, made = b'"torch.ops.aten.relu.default"', io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as sound, zipfile.ZipFile(made, "w") as changed:
         for name in sound.namelist():
-            changed.writestr(name, sound.read(name).replace(target, b'"torch.ops.mine.op.default"'))
+            changed.writestr(name, sound.read(name).replace(target, b'"%b"' % operator.encode()))
     return made.getvalue()
 
 
-def test_a_graph_that_torch_must_not_see_is_refused_before_any_work(server, tmp_path):
+@pytest.mark.parametrize(
+    "operator",
+    ["torch.ops.mine.op.default", "torch.ops.aten.max_pool2d_with_indices_backward.default"],
+)
+def test_a_graph_that_torch_must_not_see_is_refused_before_any_work(server, tmp_path, operator):
     path = tmp_path / "m.pt2"
-    path.write_bytes(with_an_op_of_its_own(network()))
+    path.write_bytes(with_an_op_of_its_own(network(), operator))
     with Client(str(server.http.base_url)) as client:
         assert client.plan(path, preset="w4").tensors, "it can be palettized all the same"
         for ask in (client.plan, client.submit):
-            with pytest.raises(UnsupportedFormat, match=r"torch\.ops\.mine\.op"):
+            with pytest.raises(UnsupportedFormat, match=re.escape(operator)):
                 ask(path, preset="w4", formats=["coreai"])

@@ -20,6 +20,7 @@ from torch.export.pt2_archive import PT2ArchiveWriter
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
+from app.artifacts.export.operator_checks import CheckedOperators
 from app.artifacts.export.order import Source
 from app.artifacts.reader import Artifact, Stored
 from app.checkpoints.pt2_runnable import Runnable
@@ -100,7 +101,7 @@ def call(program: ExportedProgram, given: Mapping[str, torch.Tensor]) -> Any:
     """What a model returns for inputs by their names."""
     flat = [given[str(name)] for name in program.graph_signature.user_inputs]
     args, kwargs = pytree.tree_unflatten(flat, program.call_spec.in_spec)
-    with torch.no_grad():
+    with torch.no_grad(), CheckedOperators():
         return program.module()(*args, **kwargs)
 
 

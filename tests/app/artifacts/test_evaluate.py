@@ -1,9 +1,11 @@
 """What a model computes before and after, by the command, against the live model."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from app.artifacts import load
-from tests.forged import export
+from tests.forged import archived, export
 
 CONFIG = {"global_config": {"op_state_spec": {"weight": {"n_bits": 2}}}}
 
@@ -163,3 +165,52 @@ def test_a_model_that_is_no_pt2(made, palettery, tmp_path):
     out = tmp_path / "out"
     failed = palettery("export", artifact, "--to", "coreai", "--model", artifact, "-o", out)
     assert failed == (2, "", f"palettery: {artifact.name} {told.format('export --model')}")
+
+
+def with_an_unsafe_operator(data, *, dead):
+    """The archive with a call that writes to a chosen place beyond a tensor."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (graph,) = (name for name in members if "/models/" in name)
+    document = json.loads(members[graph])
+    inner = document["graph_module"]["graph"]
+    given = {name: {"as_tensor": {"name": "x"}} for name in ("grad_output", "self", "indices")}
+    given |= {name: {"as_ints": [2, 2]} for name in ("kernel_size", "stride", "dilation")}
+    given |= {"padding": {"as_ints": [0, 0]}, "ceil_mode": {"as_bool": False}}
+    inner["nodes"].insert(
+        0,
+        {
+            "target": "torch.ops.aten.max_pool2d_with_indices_backward.default",
+            "inputs": [{"name": name, "arg": arg, "kind": 1} for name, arg in given.items()],
+            "outputs": [{"as_tensor": {"name": "elsewhere"}}],
+            "metadata": {},
+        },
+    )
+    inner["tensor_values"]["elsewhere"] = inner["tensor_values"]["x"]
+    if not dead:
+        linear = next(node for node in inner["nodes"] if "linear" in node["target"])
+        linear["inputs"][0]["arg"] = {"as_tensor": {"name": "elsewhere"}}
+    members[graph] = json.dumps(document).encode()
+    return archived(*((name.partition("/")[2], content) for name, content in members.items()))
+
+
+def test_an_operator_that_writes_elsewhere_is_refused_by_name(made, palettery, tmp_path):
+    _, path, artifact = made
+    path.write_bytes(with_an_unsafe_operator(path.read_bytes(), dead=False))
+    inputs = saved(tmp_path, x=torch.randn(3, 16), factor=torch.tensor(2.0))
+    code, _, said = palettery("evaluate", path, artifact, "--inputs", inputs)
+    assert code == 2
+    assert "max_pool2d_with_indices_backward" in said
+    assert "elsewhere" in said
+    assert "nothing of it was run" in " ".join(said.split())
+
+
+def test_such_an_operator_that_nothing_uses_is_left_out(made, palettery, tmp_path):
+    _, path, artifact = made
+    inputs = saved(tmp_path, x=torch.randn(3, 16), factor=torch.tensor(2.0))
+    code, expected, _ = palettery("evaluate", path, artifact, "--inputs", inputs, "--json")
+    assert code == 0
+    path.write_bytes(with_an_unsafe_operator(path.read_bytes(), dead=True))
+    code, found, _ = palettery("evaluate", path, artifact, "--inputs", inputs, "--json")
+    assert code == 0
+    assert found == expected

@@ -188,7 +188,13 @@ KEPT = {
         value["device"].update(type="cuda", index=7)
         for value in document["graph_module"]["graph"]["tensor_values"].values()
     ],
-    "an operator with an attribute's name": node(target="torch.ops.aten.__and__.Tensor"),
+    "an operator with an attribute's name": node(
+        target="torch.ops.aten.__and__.Tensor",
+        inputs=[
+            {"name": name, "arg": {"as_tensor": {"name": "x"}}, "kind": 1}
+            for name in ("self", "other")
+        ],
+    ),
     "guards": lambda document: document.update(guards_code=[HOSTILE]),
     "metadata": node(metadata={"source_fn_stack": f"x,{HOSTILE}", "custom": HOSTILE}),
 }
@@ -199,3 +205,215 @@ def test_what_is_harmless_or_left_out_is_read(sound, read, change):
     document = read(changed(sound, GRAPH, change)).program.document()
     assert "__import__" not in document
     assert "cuda" not in document
+
+
+UNSAFE = (
+    *("max_pool2d_with_indices_backward.default", "max_unpool2d.default", "as_strided.default"),
+    *(
+        "_fft_c2c.out",
+        "_index_put_impl_.default",
+        "_unsafe_index_put.default",
+        "set_.source_Tensor",
+    ),
+    *("_embedding_bag_dense_backward.default", "embedding_renorm_.default", "resize_.default"),
+    *("_segment_reduce_backward.default", "segment_reduce.default", "_foreach_add.Scalar"),
+    *("_unsafe_masked_index.default", "_cdist_backward.default", "bincount.default"),
+    *("ctc_loss.IntList", "_ctc_loss.default", "grid_sampler_2d_backward.default"),
+    *("_cudnn_rnn.default", "quantize_per_tensor.default", "_nested_view_from_buffer.default"),
+    *("_scaled_dot_product_flash_attention_for_cpu_backward.default", "unsafe_split.Tensor"),
+    *(
+        "_slow_conv2d_forward.default",
+        "mkldnn_rnn_layer.default",
+        "add.out",
+        "_thnn_fused_lstm_cell.default",
+    ),
+    *("_standard_gamma.default", "no_such_operator.default", "gather.no_such_overload"),
+)
+
+
+@pytest.mark.parametrize("operator", UNSAFE)
+def test_an_operator_beyond_the_list_is_refused_by_name(sound, read, operator):
+    target = f"torch.ops.aten.{operator}"
+    with pytest.raises(UnsupportedFormat) as raised:
+        read(changed(sound, GRAPH, node(target=target)))
+    said = raised.value.detail
+    assert f"'{target}' (node 'conv2d')" in said
+    assert "nothing of it was run" in said
+    assert "export the model without it" in said
+    assert "open an issue that names the operator" in said
+
+
+def call(target, *, gives, **inputs):
+    """A node as the graph of an export has it."""
+    return {
+        "target": target,
+        "inputs": [{"name": name, "arg": arg, "kind": 1} for name, arg in inputs.items()],
+        "outputs": [{"as_tensor": {"name": gives}}],
+        "metadata": {},
+    }
+
+
+def with_node(made, at=1):
+    """A change that puts a node in, whose result has the shape of the input."""
+
+    def change(document):
+        graph = document["graph_module"]["graph"]
+        graph["nodes"].insert(at, made)
+        for output in made["outputs"]:
+            graph["tensor_values"][output["as_tensor"]["name"]] = graph["tensor_values"]["x"]
+
+    return change
+
+
+X = {"as_tensor": {"name": "x"}}
+POOL_BACKWARD = call(
+    "torch.ops.aten.max_pool2d_with_indices_backward.default",
+    gives="written_elsewhere",
+    **dict.fromkeys(("grad_output", "self", "indices"), X),
+    kernel_size={"as_ints": [2, 2]},
+    stride={"as_ints": [2, 2]},
+    padding={"as_ints": [0, 0]},
+    dilation={"as_ints": [1, 1]},
+    ceil_mode={"as_bool": False},
+)
+DEAD = {
+    "a write to anywhere": POOL_BACKWARD,
+    "an operator of the list": call("torch.ops.aten.relu.default", gives="unused", self=X),
+    "wrong arguments": call("torch.ops.aten.relu.default", gives="unused", what=X),
+    "a fast Fourier transform": call("torch.ops.aten._fft_c2c.default", gives="unused", self=X),
+    "numbers without an end": {
+        **call("_operator.pow", gives="unused", a={"as_int": 9}, b={"as_int": 1 << 60}),
+        "outputs": [],
+        "name": "unused",
+    },
+}
+
+
+@pytest.mark.parametrize("dead", DEAD.values(), ids=DEAD)
+def test_a_node_that_nothing_uses_is_left_out(sound, read, dead):
+    runnable = read(changed(sound, GRAPH, with_node(dead)))
+    document = json.loads(runnable.program.document())
+    assert document == json.loads(read(sound).program.document())
+
+
+def test_what_only_a_dead_node_uses_is_left_out_too(sound, read):
+    first = call("torch.ops.aten.relu.default", gives="first", self=X)
+    second = call(POOL_BACKWARD["target"], gives="second", self={"as_tensor": {"name": "first"}})
+    members = changed(changed(sound, GRAPH, with_node(second)), GRAPH, with_node(first))
+    document = read(members).program.document()
+    assert '"first"' not in document
+    assert '"second"' not in document
+
+
+KEPT_OR_REFUSED = {
+    "an operator that changes its input": call(
+        "torch.ops.aten.set_.source_Tensor", gives="unused", self=X, source=X
+    ),
+    "one with a result to write to": call("torch.ops.aten.add.out", gives="unused", self=X),
+    "one that changes statistics": call(
+        "torch.ops.aten._batch_norm_with_update.default", gives="unused"
+    ),
+    "one of a library": call("torch.ops.mine.run.default", gives="unused", self=X),
+    "a function of Python": call("torch.os.system", gives="unused"),
+    "a change of an input": call("torch.ops.aten.relu_.default", gives="unused", self=X),
+}
+
+
+@pytest.mark.parametrize("used", KEPT_OR_REFUSED.values(), ids=KEPT_OR_REFUSED)
+def test_a_node_that_may_do_more_than_compute_is_not_left_out(sound, read, used):
+    with pytest.raises(UnsupportedFormat, match="nothing of it was run"):
+        read(changed(sound, GRAPH, with_node(used)))
+
+
+def softmax(**arguments):
+    return node(
+        target="torch.ops.aten.softmax.int", inputs=call("", gives="", **arguments)["inputs"]
+    )
+
+
+WRONG_ARGUMENTS = {
+    "a number for a dtype": ({"self": X, "dim": {"as_int": 0}, "dtype": {"as_int": -1}}, "'dtype'"),
+    "a flag for a dtype": (
+        {"self": X, "dim": {"as_int": 0}, "dtype": {"as_bool": True}},
+        "'dtype'",
+    ),
+    "none for a tensor": ({"self": {"as_none": True}, "dim": {"as_int": 0}}, "'self'"),
+    "a text for a number": ({"self": X, "dim": {"as_string": "0"}}, "'dim'"),
+    "several numbers for one": ({"self": X, "dim": {"as_ints": [0]}}, "'dim'"),
+    "tensors for a tensor": (
+        {"self": {"as_tensors": [{"name": "x"}]}, "dim": {"as_int": 0}},
+        "'self'",
+    ),
+    "an unknown argument": ({"self": X, "dim": {"as_int": 0}, "what": {"as_int": 0}}, "'what'"),
+    "an argument too few": ({"self": X}, "'dim'"),
+}
+
+
+@pytest.mark.parametrize(("inputs", "said"), WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS)
+def test_arguments_of_another_type_are_refused(sound, read, inputs, said):
+    with pytest.raises(UnsupportedFormat, match=f"softmax.int.*{said}"):
+        read(changed(sound, GRAPH, softmax(**inputs)))
+
+
+def test_an_argument_that_occurs_twice_is_refused(sound, read):
+    twice = [{"name": "self", "arg": X, "kind": 1}] * 2
+    with pytest.raises(UnsupportedFormat, match="occurs twice"):
+        read(changed(sound, GRAPH, node(target="torch.ops.aten.relu.default", inputs=twice)))
+
+
+def number(target, *arguments):
+    return {
+        "target": target,
+        "inputs": [{"name": "", "arg": argument, "kind": 1} for argument in arguments],
+        "outputs": [{"as_sym_int": {"as_name": "n0"}}],
+        "metadata": {},
+    }
+
+
+def squares(count):
+    """A size squared again and again, which the result depends on."""
+
+    def change(document):
+        graph = document["graph_module"]["graph"]
+        last = {"as_int": 1 << 62}
+        for step in range(count):
+            made = number("_operator.mul", last, last)
+            made["outputs"] = [{"as_sym_int": {"as_name": f"n{step}"}}]
+            graph["nodes"].insert(step, made)
+            last = {"as_sym_int": {"as_name": f"n{step}"}}
+        use = call("torch.ops.aten.add.Tensor", gives="used", self=X, other=last)
+        graph["nodes"].insert(count, use)
+        graph["tensor_values"]["used"] = graph["tensor_values"]["x"]
+        graph["nodes"][count + 1]["inputs"][0]["arg"] = {"as_tensor": {"name": "used"}}
+
+    return change
+
+
+def used(made):
+    def change(document):
+        squares(1)(document)
+        document["graph_module"]["graph"]["nodes"][0] = made
+
+    return change
+
+
+NUMBERS = {
+    "forty squares": squares(40),
+    "a power of numbers": used(number("_operator.pow", {"as_int": 9}, {"as_int": 1 << 60})),
+    "a power by a size": used(
+        number("_operator.pow", {"as_int": 9}, {"as_sym_int": {"as_name": "sym_size_int"}})
+    ),
+    "a repeated text": used(number("_operator.mul", {"as_string": "a"}, {"as_int": 1 << 40})),
+    "a format of a text": used(number("_operator.mod", {"as_string": "%99999999d"}, {"as_int": 1})),
+    "a repeated list": used(number("_operator.mul", {"as_ints": [1]}, {"as_int": 1 << 40})),
+}
+
+
+@pytest.mark.parametrize("change", NUMBERS.values(), ids=NUMBERS)
+def test_numbers_without_an_end_are_refused(sound, read, change):
+    with pytest.raises(UnsupportedFormat, match="nothing of it was run"):
+        read(changed(sound, GRAPH, change))
+
+
+def test_a_few_products_of_sizes_are_read(sound, read):
+    assert read(changed(sound, GRAPH, squares(5)))

@@ -1,0 +1,77 @@
+"""Expressions of sizes in a graph: sums, products and the like, and nothing that runs code.
+
+torch evaluates them, so each is parsed and refused unless every part of it is known.
+"""
+
+import ast
+import re
+
+EXPRESSION_CHARACTERS = 1_000
+POWERS = 16
+"""Highest exponent in an expression of sizes; a tower of them would never be worked out."""
+FUNCTIONS = frozenset(
+    (
+        *("Add", "Mul", "Pow", "Integer", "Max", "Min", "And", "Or", "Not"),
+        *("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "Equality", "Unequality"),
+        *("LessThan", "GreaterThan", "StrictLessThan", "StrictGreaterThan"),
+        *("FloorDiv", "ModularIndexing", "Where", "PythonMod", "Mod", "CleanDiv", "CeilToInt"),
+        *("FloorToInt", "CeilDiv", "IntTrueDiv", "FloatTrueDiv", "TruncToFloat", "TruncToInt"),
+        *("RoundToInt", "ToFloat", "Identity", "floor", "ceiling"),
+    )
+)
+"""That expressions of sizes are made of."""
+SYMBOL = re.compile(r"(s|u|zuf|zf)\d{1,9}")
+ASSUMPTIONS = frozenset(("integer", "positive", "nonnegative", "real"))
+"""That a symbol may be made with."""
+
+
+def check_expression(text: str) -> str:
+    """Refuse anything but sums, products and the like of numbers and of sizes left open."""
+    if len(text) > EXPRESSION_CHARACTERS:
+        raise ValueError(f"an expression has over {EXPRESSION_CHARACTERS:,} characters")
+    try:
+        body = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"no expression of sizes: {text[:80]!r}") from error
+    for node in ast.walk(body):
+        if not _is_plain(node):
+            raise ValueError(f"an expression with more than sizes in it: {text[:80]!r}")
+        if _is_power(node) and sum(map(_is_power, ast.walk(node))) > 1:
+            raise ValueError(f"an expression with a power of a power: {text[:80]!r}")
+    return text
+
+
+def _is_power(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Name(id="Pow")) | ast.BinOp(op=ast.Pow()):
+            return True
+    return False
+
+
+def _is_plain(node: ast.AST) -> bool:
+    match node:
+        case ast.Constant(value=value):
+            if isinstance(value, str):
+                return SYMBOL.fullmatch(value) is not None
+            return isinstance(value, int | float) and abs(value) < 1 << 63
+        case ast.Name(id=name):
+            return SYMBOL.fullmatch(name) is not None or name in FUNCTIONS or name == "Symbol"
+        case ast.Call(func=ast.Name(id="Symbol"), args=[ast.Constant(value=str(name))]):
+            return SYMBOL.fullmatch(name) is not None
+        case ast.Call(
+            func=ast.Name(id="Pow"), args=[_, ast.Call(args=[ast.Constant(value=power)])]
+        ):
+            return power in range(POWERS + 1)
+        case ast.Call(func=ast.Name(id=name), keywords=[]):
+            return name in FUNCTIONS - {"Pow"}
+        case ast.keyword(arg=name, value=ast.Constant(value=value)):
+            return name in ASSUMPTIONS and type(value) is bool
+        case ast.BinOp(op=ast.Pow(), right=power):
+            return isinstance(power, ast.Constant) and power.value in range(POWERS + 1)
+        case ast.BinOp(op=operator):
+            return isinstance(operator, ast.Add | ast.Sub | ast.Mult | ast.Div | ast.FloorDiv)
+        case ast.UnaryOp(op=operator):
+            return isinstance(operator, ast.USub | ast.UAdd)
+        case ast.Compare() | ast.operator() | ast.unaryop() | ast.cmpop() | ast.Load():
+            return True
+    return False

@@ -1,0 +1,154 @@
+"""Operators of graphs: those of known architectures are on the list, and none on it is unsafe."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.checkpoints.pt2_operators import ATEN, LIST, operators
+from app.checkpoints.pt2_runnable import read_runnable
+from app.errors import UnsupportedFormat
+from app.settings import Limits
+from app.storage import open_storage
+from schemas.checkpoint import StoredFile
+from tests.architectures import ARCHITECTURES, HAND_WRITTEN
+from tests.exported_operators import programs
+from tests.operator_fuzz import CALLS, overload
+
+ROOT = Path(__file__).parents[3]
+FUZZ_S = float(os.environ.get("PALETTERY_FUZZ_S", "60"))
+FAST = ("MobileNet and EfficientNet",)
+UNSAFE = re.compile(
+    r"backward|\.out\b|_out\b|as_strided|set_|resize|sparse|quant|nested|file|storage|foreach|"
+    r"fused_|unsafe_(?!view)|unpool|mkldnn|csr|from_blob|segment_reduce|_print|_cudnn|record_stream"
+)
+IN_PLACE = re.compile(r"[a-z0-9]_\.")
+
+
+def declared():
+    return [line for line in LIST.read_text().splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("line", declared(), ids=lambda line: line.partition("(")[0])
+def test_an_operator_is_listed_as_torch_declares_it(line):
+    name = line.partition("(")[0]
+    schema = str(overload(ATEN + name)._schema).removeprefix("aten::")
+    assert line == (f"{name}{schema[schema.index('(') :]}")
+
+
+def test_no_operator_that_trusts_its_arguments_is_listed():
+    assert [name for name in operators() if UNSAFE.search(name)] == []
+
+
+def test_what_an_operator_changes_is_known():
+    for name, operator in operators().items():
+        schema = overload(name)._schema
+        changed = {
+            argument.name
+            for argument in schema.arguments
+            if argument.alias_info is not None and argument.alias_info.is_write
+        }
+        assert changed <= operator.written, name
+        assert bool(IN_PLACE.search(name)) <= bool(operator.written), name
+        assert operator.written <= {"self", "running_mean", "running_var"}, name
+
+
+def test_every_operator_has_an_honest_call():
+    calls = json.loads(CALLS.read_text())
+    assert calls.keys() == operators().keys()
+    assert all(calls.values())
+
+
+def refusals(program, folder):
+    """Why a program, saved and read, is not run."""
+    path = folder / "model.pt2"
+    torch.export.save(program, path)
+    file = StoredFile(name="model.pt2", path="model.pt2", size_bytes=path.stat().st_size)
+    try:
+        read_runnable(open_storage(folder.as_uri()), file, Limits())
+    except UnsupportedFormat as error:
+        return [error.detail]
+    return []
+
+
+def check(name, folder, *, training):
+    found = [
+        refusals(program, folder) for program in programs(ARCHITECTURES[name], training=training)
+    ]
+    assert found == [[], [], []]
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_small_networks_are_accepted(name, tmp_path):
+    check(name, tmp_path, training=False)
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_known_architecture_is_accepted(name, tmp_path):
+    check(name, tmp_path, training=False)
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", HAND_WRITTEN)
+def test_a_network_in_training_is_accepted(name, tmp_path):
+    check(name, tmp_path, training=True)
+
+
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory):
+    """Environment of a process that dies of accesses beyond tensors, if a compiler is there."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return {}
+    library = tmp_path_factory.mktemp("guard") / "guard.so"
+    source = ROOT / "tests" / "guarded_memory.c"
+    flags = ("-O2", "-shared", "-fPIC", "-o", library, source, "-ldl", "-lpthread")
+    subprocess.run([compiler, *flags], check=True)
+    return {"LD_PRELOAD": str(library)}
+
+
+@pytest.mark.heavy
+def test_the_guard_notices_a_write_beyond_a_tensor(guard):
+    if not guard:
+        pytest.skip("no C compiler is installed")
+    code = (
+        "import torch; i = torch.full((1, 1, 1, 1), {0}); one = torch.ones(1, 1, 1, 1);"
+        "torch.ops.aten.max_pool2d_with_indices_backward"
+        "(one, torch.zeros(1, 1, 2, 2), [2, 2], [2, 2], [0, 0], [1, 1], False, i)"
+    )
+    ends = [
+        subprocess.run(
+            [sys.executable, "-c", code.format(index)], env=os.environ | guard, capture_output=True
+        ).returncode
+        for index in (3, 2_000, 4)
+    ]
+    assert ends[0] == 0
+    assert ends[1] < 0
+    assert ends[2] < 0
+
+
+@pytest.mark.heavy
+def test_hostile_arguments_end_no_process_and_change_nothing(guard, tmp_path):
+    """PALETTERY_FUZZ_S gives it more time than a minute, PALETTERY_FUZZ_SEED other numbers."""
+    seed = os.environ.get("PALETTERY_FUZZ_SEED", "0")
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.operator_fuzz", seed, str(FUZZ_S)],
+        cwd=ROOT,
+        env=os.environ | guard | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2_000:]
+    counted = json.loads(run.stdout)
+    assert counted["deaths"] == []
+    assert [target for target, count in counted["made"].items() if count < 5] == []
+    assert [*tmp_path.iterdir()] == []
