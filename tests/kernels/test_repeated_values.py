@@ -96,11 +96,19 @@ def distinct(values: Doubles, mass: Doubles) -> tuple[Doubles, Doubles]:
     return points, np.bincount(rank, mass)
 
 
-def excess(values: Doubles, mass: Doubles, entries: Doubles, k: int, held: Doubles = NONE) -> float:
+def excess(
+    values: Doubles,
+    mass: Doubles,
+    entries: Doubles,
+    k: int,
+    *,
+    held: Doubles = NONE,
+    rounding: float = 1e-15,
+) -> float:
     """By which share the error of the nearest entries is above the least; 0 for rounding errors."""
     points, masses = distinct(values, mass)
     found = float((masses * np.abs(points[:, None] - entries).min(1) ** 2).sum())
-    nothing = 1e-24 * float((masses * points**2).sum())
+    nothing = rounding**2 * float((masses * points**2).sum())
     least = least_error(points, masses, held, k)
     return 0.0 if found <= least + nothing else found / max(least, nothing) - 1
 
