@@ -124,7 +124,9 @@ def total_error(points: NDArray[np.floating], mass: Floats, entries: Floats) -> 
     """Sum of squared errors with every point at its nearest entry. Shapes: (n,), (n,), (K,)."""
     total, j = 0.0, 0
     for i in range(points.size):
-        while j + 1 < entries.size and abs(points[i] - entries[j + 1]) <= abs(points[i] - entries[j]):
+        while j + 1 < entries.size and abs(points[i] - entries[j + 1]) <= abs(
+            points[i] - entries[j]
+        ):
             j += 1
         total += mass[i] * (points[i] - entries[j]) ** 2
     return total
