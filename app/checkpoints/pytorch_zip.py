@@ -8,9 +8,10 @@ import math
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
+from app.checkpoints.dtypes import DTYPE_BITS, DTYPES
 from app.checkpoints.json_scan import shown
 from app.checkpoints.restricted_pickle import WAY_OUT, read_pickle
-from app.checkpoints.safetensors import DTYPE_BITS, check_name, shown_shape
+from app.checkpoints.safetensors import check_name, shown_shape
 from app.checkpoints.torch_records import TensorRef
 from app.checkpoints.zip_members import Member, below_root, read_member, read_members
 from app.errors import InvalidModel, TooLarge, UnsupportedFormat
@@ -29,12 +30,7 @@ VIEWS = 8
 """Most bytes that all tensors together may take, in files: views of one storage add up."""
 
 _DTYPES: Mapping[str, str] = {
-    **{"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16"},
-    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
-    **{"bool": "BOOL", "complex64": "C64", "float8_e8m0fnu": "F8_E8M0"},
-    **{"float8_e4m3fn": "F8_E4M3", "float8_e4m3fnuz": "F8_E4M3FNUZ"},
-    **{"float8_e5m2": "F8_E5M2", "float8_e5m2fnuz": "F8_E5M2FNUZ"},
+    dtype.torch: name for name, dtype in DTYPES.items() if dtype.torch and dtype.bits >= 8
 }
 """Dtypes of torch, and what safetensors calls them."""
 
