@@ -1,5 +1,6 @@
 """What the README shows must run as written."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from app.artifacts import load
 from app.offline import compress, export
 from app.settings import Limits
 from schemas.config import parse_config
@@ -71,6 +73,26 @@ def test_a_module_gets_its_weights(tmp_path, monkeypatch):
     exec(block("python"), {"model": module})  # noqa: S102 - our own README
     assert torch.equal(module.bias, before.bias)
     assert torch.allclose(module.weight, before.weight, atol=0.1)
+
+
+MINILM = Path(__file__).parents[1] / ".cache" / "minilm"
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(not (MINILM / "model.safetensors").exists(), reason="make .cache/minilm first")
+def test_a_model_of_transformers_gets_its_weights(tmp_path, monkeypatch):
+    from transformers import AutoModel, BertConfig
+
+    monkeypatch.chdir(tmp_path)
+    settings = json.loads((MINILM / "config.json").read_text())
+    model, decoded = (AutoModel.from_config(BertConfig(**settings)).eval() for _ in range(2))
+    compress([MINILM / "model.safetensors"], w4(), Path("packed.safetensors"), lambda *_: None)
+    exec(block("python"), {"model": model})  # noqa: S102 - our own README
+    decoded.load_state_dict(load("packed.safetensors"), strict=False)
+    words = torch.arange(100, 120)[None]
+    with torch.no_grad():
+        ours, theirs = (each(words).last_hidden_state for each in (model, decoded))
+    assert torch.equal(ours, theirs)
 
 
 def test_limits_are_the_ones_in_the_code():

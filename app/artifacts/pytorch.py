@@ -1,9 +1,9 @@
 """Artifacts for PyTorch: as dense tensors, or looked up in a module where they are used."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from app.artifacts.files import open_files
 from app.artifacts.reader import Artifact
-from app.errors import InvalidArtifact
+from app.checkpoints.dtypes import DTYPES
+from app.errors import InvalidArtifact, UnsupportedFormat
 from kernels.arrays import to_torch
 from schemas.artifact import PalettizedWeight
 
@@ -30,31 +31,50 @@ def load(artifact: Files) -> dict[str, torch.Tensor]:
 
     Raises:
         InvalidArtifact: it is none, or damaged.
+        UnsupportedFormat: a tensor has a dtype that torch has not.
     """
     opened = _opened(artifact)
-    state = {name: tensor_of(opened.dense(name)) for name in opened.weights} | _kept(opened)
+    state = {name: kept_tensor(opened, name) for name in opened.kept}
+    state |= {name: tensor_of(opened.dense(name)) for name in opened.weights}
     return state | {alias: state[name] for alias, name in opened.tied().items()}
 
 
-def load_into(module: nn.Module, artifact: Files) -> None:
+class Incompatible(NamedTuple):
+    """Names that only the module or only the artifact has, as `load_state_dict` returns them."""
+
+    missing_keys: list[str]
+    """Of the module; these tensors stay as they were."""
+    unexpected_keys: list[str]
+    """Of the artifact."""
+
+
+def load_into(module: nn.Module, artifact: Files, *, strict: bool = True) -> Incompatible:
     """Give a module an artifact's tensors; palettized weights stay packed until they are used.
 
     Each becomes a parametrization (`torch.nn.utils.parametrize`) that holds packed indices and
     palette, and looks the weight up whenever it is read; it can no longer be trained. Memory is the
-    artifact's, and that of the weight in use.
+    artifact's, and that of the weight in use. With `strict=False` a tensor that only one of both
+    has is named in what is returned, instead of refused. Buffers that the module does not save
+    (`persistent=False`) are not missing.
 
     Raises:
         InvalidArtifact: it is none, or damaged, or of another model, which stays as it was.
+        UnsupportedFormat: a tensor has a dtype that torch has not.
     """
     opened = _opened(artifact)
     firsts = opened.firsts()
-    _check(module, opened, firsts)
-    kept = _kept(opened)
+    has = module.state_dict(keep_vars=True)
+    apart = Incompatible(sorted(has.keys() - firsts.keys()), sorted(firsts.keys() - has.keys()))
+    if strict:
+        _check_names(apart)
+    shared = {name: first for name, first in firsts.items() if name in has}
+    kept = {first: kept_tensor(opened, first) for first in {*shared.values()} & {*opened.kept}}
+    _check_shapes(has, opened, shared, kept)
     module.load_state_dict(
-        {name: kept[first] for name, first in firsts.items() if first in kept}, strict=False
+        {name: kept[first] for name, first in shared.items() if first in kept}, strict=False
     )
-    stored = {name: _stored(opened, name) for name in opened.weights}
-    for name, first in firsts.items():
+    stored = {name: _stored(opened, name) for name in opened.weights if name in shared.values()}
+    for name, first in shared.items():
         if first in stored:
             path, _, own = name.rpartition(".")
             look_up, owner = (
@@ -64,6 +84,7 @@ def load_into(module: nn.Module, artifact: Files) -> None:
             delattr(owner, own)
             owner.register_buffer(own, torch.empty(0))  # in a parameter's place come others
             register_parametrization(owner, own, look_up, unsafe=True)
+    return apart
 
 
 class LookUp(nn.Module):
@@ -110,20 +131,45 @@ def _opened(artifact: Files) -> Artifact:
     return open_files([Path(path) for path in paths])
 
 
-def _kept(artifact: Artifact) -> dict[str, torch.Tensor]:
-    return {name: tensor_of(artifact.array(stored)) for name, stored in artifact.kept.items()}
+def kept_tensor(artifact: Artifact, name: str) -> torch.Tensor:
+    """An untouched tensor, with the bytes that the artifact has.
+
+    Raises:
+        UnsupportedFormat: torch has no such dtype.
+    """
+    stored = artifact.kept[name].tensor
+    dtype, shape = DTYPES[stored.dtype], list(stored.shape)
+    if dtype.bits == 4 and shape:  # two in each element
+        shape[-1], odd = divmod(shape[-1], 2)
+    if dtype.torch is None or (dtype.bits == 4 and (not shape or odd)):
+        raise UnsupportedFormat(
+            f"{name} is stored as {stored.dtype} of shape {list(stored.shape)}, which torch cannot "
+            "hold; read its bytes with the safetensors library, or leave it out of the model"
+        )
+    raw = torch.empty(stored.size_bytes, dtype=torch.uint8)
+    raw.numpy()[:] = np.frombuffer(artifact.data(artifact.kept[name]), np.uint8)
+    made: torch.Tensor = raw.view(getattr(torch, dtype.torch)).reshape(shape)
+    return made
 
 
-def _check(module: nn.Module, artifact: Artifact, firsts: dict[str, str]) -> None:
+def _check_names(apart: Incompatible) -> None:
     """See that a module has what the artifact has, and nothing else."""
-    has = module.state_dict(keep_vars=True)
-    if missing := sorted(has.keys() - firsts.keys()):
-        raise InvalidArtifact(f"the artifact lacks {_named(missing)}; is it of another model?")
-    if unknown := sorted(firsts.keys() - has.keys()):
-        raise InvalidArtifact(f"the module has no {_named(unknown)}; is it another model?")
-    for name, first in firsts.items():
+    hint = "is it {} model? load_into(..., strict=False) leaves out what does not fit"
+    if missing := apart.missing_keys:
+        raise InvalidArtifact(f"the artifact lacks {_named(missing)}; {hint.format('of another')}")
+    if unknown := apart.unexpected_keys:
+        raise InvalidArtifact(f"the module has no {_named(unknown)}; {hint.format('another')}")
+
+
+def _check_shapes(
+    has: Mapping[str, torch.Tensor],
+    artifact: Artifact,
+    shared: Mapping[str, str],
+    kept: Mapping[str, torch.Tensor],
+) -> None:
+    for name, first in shared.items():
         weight = artifact.weights.get(first)
-        shape = weight.shape if weight else artifact.kept[first].tensor.shape
+        shape = weight.shape if weight else kept[first].shape
         if has[name].shape != shape:
             raise InvalidArtifact(
                 f"{name} has the shape {list(has[name].shape)} in the module and {list(shape)} in "

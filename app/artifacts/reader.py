@@ -53,10 +53,14 @@ class Artifact:
     """Called now and then while weights are decoded; raises to end that."""
 
     def array(self, stored: Stored) -> NDArray[np.generic]:
-        """One stored tensor as it is."""
-        tensor = stored.tensor
-        data = self.storage.read(stored.path, tensor.offset, tensor.size_bytes)
-        return np.frombuffer(data, NUMPY[tensor.dtype]).reshape(tensor.shape)
+        """One stored tensor as it is, of a dtype that numpy has."""
+        return np.frombuffer(self.data(stored), NUMPY[stored.tensor.dtype]).reshape(
+            stored.tensor.shape
+        )
+
+    def data(self, stored: Stored) -> memoryview:
+        """The bytes of one stored tensor."""
+        return self.storage.read(stored.path, stored.tensor.offset, stored.tensor.size_bytes)
 
     def blocks(
         self, name: str, threads: int | None = None

@@ -3,34 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 from app.checkpoints import pt2_json
+from app.checkpoints.dtypes import DTYPE_BITS, DTYPES
 from app.checkpoints.json_scan import shown, shown_value
 from app.checkpoints.pt2_json import EXPORT_AGAIN
-from app.checkpoints.safetensors import DTYPE_BITS, RANK, shown_shape
+from app.checkpoints.safetensors import RANK, shown_shape
 from app.checkpoints.state_dict import is_row_major
 from app.checkpoints.zip_members import Member
 from app.errors import InvalidModel, UnsupportedFormat
 from schemas.checkpoint import StoredTensor
 
-DTYPES: Mapping[int, str] = {
-    1: "U8",
-    2: "I8",
-    3: "I16",
-    4: "I32",
-    5: "I64",
-    6: "F16",
-    7: "F32",
-    8: "F64",
-    10: "C64",
-    12: "BOOL",
-    13: "BF16",
-    28: "U16",
-    29: "F8_E4M3",
-    30: "F8_E5M2",
-    31: "F8_E4M3FNUZ",
-    32: "F8_E5M2FNUZ",
-    33: "F8_E8M0",
-    34: "U32",
-    35: "U64",
+NUMBERED: Mapping[int, str] = {
+    dtype.number: name for name, dtype in DTYPES.items() if dtype.number is not None
 }
 """Number of a dtype in the graph schema -> its safetensors name, of those that have one."""
 
@@ -76,12 +59,12 @@ def place(name: str, meta: Mapping[str, object], member: Member, what: str) -> S
 
 def _dtype(meta: Mapping[str, object], what: str) -> str:
     code = pt2_json.field(meta, "dtype", int, what)
-    if code not in DTYPES:
+    if code not in NUMBERED:
         raise UnsupportedFormat(
             f"{what} has the dtype with number {shown(str(code))}, which safetensors lacks; "
-            f"convert it to one of {', '.join(DTYPES.values())}"
+            f"convert it to one of {', '.join(NUMBERED.values())}"
         )
-    return DTYPES[code]
+    return NUMBERED[code]
 
 
 def _counts(said: Sequence[object], key: str, what: str) -> tuple[int, ...]:

@@ -9,23 +9,12 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from app.checkpoints.dtypes import DTYPE_BITS
 from app.checkpoints.json_scan import JsonScanner, shown
 from app.errors import InvalidModel, TooLarge
 from app.settings import Limits
 from app.storage import Storage
 from schemas.checkpoint import StoredTensor
-
-DTYPE_BITS: Mapping[str, int] = {
-    "F4": 4,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    **dict.fromkeys(("BOOL", "U8", "I8"), 8),
-    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
-    **dict.fromkeys(("U32", "I32", "F32"), 32),
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
-}
-"""Every dtype of safetensors 0.8 and its width."""
 
 RANK = 64
 """Most axes of a tensor; numpy and torch can hold no more."""

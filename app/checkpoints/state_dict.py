@@ -6,8 +6,9 @@ Each value of the pickle is looked at once, however many places it is in.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from app.checkpoints.dtypes import DTYPE_BITS, DTYPES
 from app.checkpoints.json_scan import shown
-from app.checkpoints.safetensors import DTYPE_BITS, check_name, shown_shape
+from app.checkpoints.safetensors import check_name, shown_shape
 from app.checkpoints.torch_records import WAY_OUT, OtherKey, TensorRef, Unreadable
 from app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
@@ -21,12 +22,7 @@ ALIAS_BYTES, SPARE_ALIASES = 64, 1_000
 """A pickle may give one further name to its tensors for so many of its bytes, beside some."""
 
 _DTYPES: Mapping[str, str] = {
-    **{"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16"},
-    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
-    **{"bool": "BOOL", "complex64": "C64", "float8_e8m0fnu": "F8_E8M0"},
-    **{"float8_e4m3fn": "F8_E4M3", "float8_e4m3fnuz": "F8_E4M3FNUZ"},
-    **{"float8_e5m2": "F8_E5M2", "float8_e5m2fnuz": "F8_E5M2FNUZ"},
+    dtype.torch: name for name, dtype in DTYPES.items() if dtype.torch and dtype.bits >= 8
 }
 """Dtypes of torch, and what safetensors calls them."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.checkpoints.safetensors import DTYPE_BITS
+from app.checkpoints.dtypes import DTYPE_BITS
 from app.storage import CHUNK_BYTES, Storage
 from schemas.checkpoint import StoredTensor
 

@@ -14,14 +14,14 @@ from torch import Tensor
 from kernels.errors import NonFiniteError
 from kernels.groups import Layout
 from kernels.scalar.cpu import Fit, Totals, settle_groups
-from kernels.scalar.torch import assign, cluster, rounded
+from kernels.scalar.torch import CANDIDATES, assign, cluster, rounded
 from kernels.source import Source
 from kernels.threads import Check
 
 MEMORY_BYTES = 4 << 30
 """Most device memory that a batch takes, and half of what is free."""
-_VALUE_BYTES, _CANDIDATE_BYTES, _WINDOW_BYTES = 100, 24 << 20, 3 << 10
-"""What `kernels.scalar.torch.cluster` takes: a value; a group; a group, times k^2."""
+_VALUE_BYTES, _CANDIDATE_BYTES, _WINDOW_BYTES, _CELL_BYTES = 100, 24 << 20, 3 << 10, 120
+"""What `kernels.scalar.torch.cluster` takes: a value; a group; a group, times k^2; a cell."""
 _ROUNDING_BYTES = 100
 """What rounding adds, a value."""
 
@@ -44,6 +44,8 @@ def cluster_on(
     left = 0
     value_bytes = _VALUE_BYTES + (0 if decimals is None else _ROUNDING_BYTES)
     group_bytes = layout.elements * value_bytes + _CANDIDATE_BYTES + _WINDOW_BYTES * k * k
+    if layout.elements <= CANDIDATES:
+        group_bytes += _CELL_BYTES * (layout.elements + 1) ** 2
     for groups in _batches(device, layout, group_bytes):
         check()
         values = _sent(source.entries(groups), device)

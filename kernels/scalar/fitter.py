@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kernels.errors import NonFiniteError
 from kernels.halves import FLOAT16
 from kernels.scalar.counting import count, points_of, weigh
-from kernels.scalar.points import count_distinct, merged, solve
+from kernels.scalar.points import count_distinct, merged, solve, worth_merging
 from kernels.scalar.rounding import (
     LARGEST,
     MORE_DECIMALS,
@@ -121,7 +121,7 @@ class Fitter:
             if not (np.isfinite(ordered[0]) and np.isfinite(ordered[-1])):
                 raise NonFiniteError
             distinct = count_distinct(ordered)
-            if 2 * distinct <= ordered.size:
+            if worth_merging(ordered.size, distinct):
                 return merged(ordered, _NO_MASS, distinct)
             return ordered, _NO_MASS
         if not np.isfinite(values).all():

@@ -21,6 +21,10 @@ MOMENT: Final = 1
 COST: Final = 2
 """Columns of the sums that a path is searched in, side by side so that they share cache lines."""
 MAX_PATHS = 60
+GUESSES: Final = 10
+"""Paths after which the penalty is halved in its logarithm rather than foreseen."""
+SMALLEST_PENALTY: Final = 1e-18
+"""As a share of what one cell for all costs; below that, costs are rounding errors."""
 NEAR: Final = 4
 """Ends from the first one on that a new start of a cell is tried on at once."""
 
@@ -141,8 +145,9 @@ def cheapest_cells(
     few: Integers = np.array([0, n])
     many: Integers = np.arange(n + 1)
     few_cost, many_cost = cut_gain(weights, moments, few), cut_gain(weights, moments, many)
-    low, high = 0.0, np.inf
-    paths, between = 0, False
+    high = few_cost - many_cost  # one cell is best from here on
+    low = SMALLEST_PENALTY * high
+    paths, chord = 0, False
     while paths < MAX_PATHS:
         cheapest_path(sums, penalty, parents, links)
         paths += 1
@@ -150,17 +155,23 @@ def cheapest_cells(
         if cells == k:
             return cuts, penalty, paths
         nearer = False
-        if cells > k and cells < many.size - 1:
-            many, many_cost, low, nearer = cuts, cut_gain(weights, moments, cuts), penalty, True
-        if cells < k and cells > few.size - 1:
-            few, few_cost, high, nearer = cuts, cut_gain(weights, moments, cuts), penalty, True
-        if between and not nearer:
+        if cells > k:
+            low = max(low, penalty)
+            if cells < many.size - 1:
+                many, many_cost, nearer = cuts, cut_gain(weights, moments, cuts), True
+        else:
+            high = min(high, penalty)
+            if cells > few.size - 1:
+                few, few_cost, nearer = cuts, cut_gain(weights, moments, cuts), True
+        if chord and not nearer:
             break
         # In the companding limit the number of cells goes with penalty^(-1/3).
         ratio = cells / k
         penalty *= min(max(ratio * ratio * ratio, 0.05), 20.0)
-        between = many.size - few.size <= 2 + k // 32 or not low < penalty < high
-        if between:
+        if paths > GUESSES:
+            penalty = np.sqrt(low) * np.sqrt(high)
+        chord = many.size - few.size <= 2 + k // 32 or not low < penalty < high
+        if chord:
             penalty = (few_cost - many_cost) / (many.size - few.size)
     return spliced(weights, moments, few, many, k), penalty, paths
 

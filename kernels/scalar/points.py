@@ -13,6 +13,8 @@ CANDIDATES_PER_CELL = 8
 LEAST_CANDIDATES = 128
 DIRECT_POINTS = 1024
 """Up to here the cost of every cell is tabulated where prefix sums are too coarse."""
+UNEQUAL = 32
+"""One value in so many may equal another before equal ones are merged."""
 CANCELLED = 1e-6
 """Error, as a share of the second moment, below which prefix sums are too coarse."""
 
@@ -30,7 +32,7 @@ def solve(
     (3, n+1) is written to.
     """
     n, distinct = values.size, count_distinct(values)
-    if 2 * distinct <= n or distinct <= k:
+    if worth_merging(n, distinct) or distinct <= k:
         values, mass = merged(values, mass, distinct)
         n = distinct
     if n <= k:
@@ -44,8 +46,17 @@ def solve(
     cuts, paths = optimal_cuts(points, mass, weights, moments, k)
     for j in range(k):
         a, b = cuts[j], cuts[j + 1]
-        centroids[j] = values[a] + mean_above(points[a:b], mass[a:b]) / scale
+        centroids[j] = np.float64(values[a]) + mean_above(points[a:b], mass[a:b]) / scale
     return paths
+
+
+@compiled_inline
+def worth_merging(n: int, distinct: int) -> bool:
+    """Whether so many of n values are equal to another that one of each, with its mass, is quicker.
+
+    The optimum is the same either way: equal points obey the quadrangle inequality, too.
+    """
+    return n - distinct > n // UNEQUAL
 
 
 @compiled
@@ -90,7 +101,7 @@ def optimal_cuts(
     if squares + cut_gain(weights, moments, cuts) > CANCELLED * squares:
         return cuts, paths + refine(weights, moments, cuts, penalty)
     if points.size <= DIRECT_POINTS:
-        return direct_cuts(points, mass, k), 1
+        return direct_cuts(points, mass, k), paths
     nearer = shortened(points, mass, cut_error(points, mass, weights, cuts))
     prefix_sums(nearer, mass, weights, moments)
     cuts, penalty, paths = first_cuts(nearer, weights, moments, k)
@@ -143,9 +154,9 @@ def shortened(points: Floats, mass: Floats, error: float) -> Floats:
 def _unit(values: NDArray[np.floating]) -> tuple[float, float]:
     """A power of two that brings the values near 1, and a centre."""
     n = values.size
-    most = max(abs(float(values[0])), abs(float(values[n - 1])))
+    most = max(abs(np.float64(values[0])), abs(np.float64(values[n - 1])))
     exponent = np.floor(np.log2(most)) if most > 0 else 0.0
-    return 2.0**-exponent, float(values[n // 2])
+    return 2.0**-exponent, np.float64(values[n // 2])
 
 
 @compiled

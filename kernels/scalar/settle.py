@@ -19,6 +19,8 @@ from kernels.scalar.points import count_distinct, merged
 Floats = NDArray[np.float64]
 
 MAX_SWEEPS = 12
+ROUNDING = 1e-15
+"""Share of all squares that differences of their sums may be off by."""
 FEW_POINTS = 512
 """Distinct values up to which cells are also chosen by their error about rounded means.
 
@@ -33,14 +35,16 @@ def settled(
 
     Shapes: values ascending (n,), mass (n,) or (0,), centroids (K,) ascending -> (K,).
     """
+    entries, distinct = centroids.astype(dtype).astype(np.float64), count_distinct(values)
+    if distinct <= len(centroids):
+        return entries
     sums, held = _sums(values, mass), held_values(dtype)
-    best = _descended(values, sums, centroids.astype(dtype).astype(np.float64), held)
-    distinct = count_distinct(values)
-    if len(centroids) < distinct <= FEW_POINTS:
+    best = _descended(values, sums, entries, held)
+    if distinct <= FEW_POINTS:
         points, weights = merged(values, mass, distinct)
         start = _rounded_optimum(points.astype(np.float64), weights, len(centroids), dtype)
         other = _descended(values, sums, start.astype(np.float64), held)
-        if total_error(values, sums, other) < total_error(values, sums, best):
+        if total_error(points, weights, other) < total_error(points, weights, best):
             return other
     return best
 
@@ -99,7 +103,7 @@ def _sweep(
 
     Steps are those from where the entry was when its turn came.
     """
-    moved = False
+    moved, noise = False, ROUNDING * sums[-1, 2]
     for j in range(entries.size):
         best, start = _around(values, sums, entries, j, entries[j]), places[j]
         for step in (-1, 1):
@@ -110,21 +114,21 @@ def _sweep(
             ):
                 continue
             error = _around(values, sums, entries, j, place)
-            if error < best - 1e-12 * abs(best):
+            if error < best - max(1e-12 * abs(best), noise):
                 best, entries[j], places[j], moved = error, place, at, True
     return moved
 
 
 @compiled
-def total_error(values: NDArray[np.floating], sums: Floats, entries: Floats) -> float:
-    """Sum of squared errors with every value at its nearest entry."""
-    total, start = 0.0, 0
-    for j in range(entries.size):
-        end = values.size
-        if j + 1 < entries.size:
-            end = np.searchsorted(values, (entries[j] + entries[j + 1]) / 2)
-        total += _error(sums, start, end, entries[j])
-        start = end
+def total_error(points: NDArray[np.floating], mass: Floats, entries: Floats) -> float:
+    """Sum of squared errors with every point at its nearest entry. Shapes: (n,), (n,), (K,)."""
+    total, j = 0.0, 0
+    for i in range(points.size):
+        while j + 1 < entries.size and abs(points[i] - entries[j + 1]) <= abs(
+            points[i] - entries[j]
+        ):
+            j += 1
+        total += mass[i] * (points[i] - entries[j]) ** 2
     return total
 
 

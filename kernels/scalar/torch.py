@@ -14,6 +14,7 @@ from torch import Tensor
 from kernels.scalar.rounding import FINEST, LARGEST, MORE_DECIMALS, ROUNDED_PER_ENTRY
 from kernels.threads import Check, unchecked
 
+Moments = tuple[Tensor, Tensor, Tensor]
 CANDIDATES = 1024
 _MEASURE_ROUNDS = 24
 _PASSES, _FINEST_PASSES = 2, 8
@@ -24,7 +25,8 @@ def cluster(values: Tensor, mass: Tensor | None, k: int, check: Check = unchecke
 
     With fewer than k distinct values the last centroid repeats. Values without mass are left out,
     unless all of a group have none. Peak memory is about 100 bytes a value and, a group,
-    24 MB of candidates and 3 KB k^2 of windows; call it with as many groups as fit.
+    24 MB of candidates and 3 KB k^2 of windows, or 120 bytes n^2 of cells where n is at most
+    `CANDIDATES`; call it with as many groups as fit.
 
     `check` is called between passes.
 
@@ -39,12 +41,14 @@ def cluster(values: Tensor, mass: Tensor | None, k: int, check: Check = unchecke
     scale = torch.exp2(-values.abs().amax(1, keepdim=True).log2().floor())
     scale = torch.where(scale.isfinite(), scale, 1)
     points = (values - middle) * scale
-    sums = _prefix_sums(points, mass)
     check()
-    cuts = _first_cuts(points, sums, k)
-    cuts = _refined(sums, cuts, check)
-    weight, moment = (part.gather(1, cuts).diff() for part in sums)
-    means = torch.where(weight > 0, moment / weight, points.gather(1, cuts[:, :-1]))
+    if count <= CANDIDATES:
+        cuts, means = _optimal_cuts(points, mass, k)
+    else:
+        sums = _prefix_sums(points, mass)
+        cuts = _refined(sums, _first_cuts(points, sums, k), check)
+        weight, moment = (part.gather(1, cuts).diff() for part in sums)
+        means = torch.where(weight > 0, moment / weight, points.gather(1, cuts[:, :-1]))
     means = means / scale + middle
     start, last = values.gather(1, cuts[:, :-1]), values.gather(1, cuts[:, 1:] - 1)
     means = torch.where(start == last, start, means)
@@ -137,16 +141,60 @@ def _first_cuts(points: Tensor, sums: tuple[Tensor, Tensor], k: int) -> Tensor:
     candidates = torch.nn.functional.pad(inner, (1, 1))
     candidates[:, -1] = points.shape[1]
     gains = _gains(sums, candidates.repeat(1, 2), wanted + 1).squeeze(1)
-    cost, choices = gains[:, 0], []
+    return candidates.gather(1, _cheapest_cuts(gains, k))
+
+
+def _cheapest_cuts(costs: Tensor, k: int) -> Tensor:
+    """Cuts into the k cells of least cost; costs (G, n, n) of cells from place to place."""
+    cost, choices = costs[:, 0], []
     for _ in range(k - 1):
-        cost, choice = (cost[:, :, None] + gains).min(1)
+        cost, choice = (cost[:, :, None] + costs).min(1)
         choices.append(choice)
-    at = torch.full_like(candidates[:, :1], wanted)
+    at = torch.full_like(cost[:, :1], costs.shape[1] - 1, dtype=torch.int64)
     chosen = [at]
     for choice in reversed(choices):
         at = choice.gather(1, at)
         chosen.append(at)
-    return candidates.gather(1, torch.cat([torch.zeros_like(at), *chosen[::-1]], 1))
+    return torch.cat([torch.zeros_like(at), *chosen[::-1]], 1)
+
+
+def _optimal_cuts(points: Tensor, mass: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The best cuts of few points, and the means of their cells.
+
+    The cost of every cell is put together from those of runs of 1, 2, 4, ... points, which loses
+    no digits where prefix sums do.
+
+    Shapes: points, mass (G, n) -> (G, k + 1), (G, k).
+    Source: Chan, Golub and LeVeque 1979.
+    """
+    groups, count = points.shape
+    place = torch.arange(count + 1, device=points.device)
+    length = (place - place[:, None]).clamp(min=0)
+    start = place[:, None].expand_as(length)
+    pad = torch.nn.functional.pad
+    run = (pad(mass, (0, 1)), pad(points, (0, 1)), torch.zeros_like(pad(points, (0, 1))))
+    nothing = torch.zeros_like(length, dtype=points.dtype).repeat(groups, 1, 1)
+    cell = (nothing, nothing, nothing)
+    for bit in range(count.bit_length()):
+        size = 1 << bit
+        part = (length & size) > 0
+        mass, mean, cost = (torch.where(part, each[:, start], 0) for each in run)
+        cell = _joined(cell, (mass, torch.where(part, mean, cell[1]), cost))
+        start = start + torch.where(part, size, 0)
+        beyond = (place + size).clamp(max=count)
+        run = _joined(run, (run[0][:, beyond], run[1][:, beyond], run[2][:, beyond]))
+    cuts = _cheapest_cuts(cell[2].masked_fill(length == 0, torch.inf), k)
+    rows = cell[1].gather(1, cuts[:, :-1, None].expand(-1, -1, count + 1))
+    return cuts, rows.gather(2, cuts[:, 1:, None]).squeeze(2)
+
+
+def _joined(left: Moments, right: Moments) -> Moments:
+    """Mass, mean and squared error of two cells that become one."""
+    mass = left[0] + right[0]
+    share = torch.where(mass > 0, right[0] / mass, 0)
+    away = right[1] - left[1]
+    mean = torch.where(left[0] > 0, left[1] + away * share, right[1])
+    return mass, mean, left[2] + right[2] + left[0] * share * away.square()
 
 
 def _spread_apart(positions: Tensor, count: int) -> Tensor:

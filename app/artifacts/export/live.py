@@ -23,15 +23,15 @@ from torch.utils import _pytree as pytree
 from app.artifacts.export.operator_checks import CheckedOperators
 from app.artifacts.export.order import Source
 from app.artifacts.reader import Artifact, Stored
+from app.checkpoints.dtypes import DTYPES
 from app.checkpoints.pt2_runnable import Runnable
-from app.checkpoints.pt2_weights import DTYPES
 from app.compression.dense import dense_chunks
+from app.errors import InvalidArtifact
 from app.storage import Storage
 from schemas.checkpoint import Checkpoint, StoredTensor
 
 MODEL = "model"
 """Name of the one model in an archive."""
-NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -167,18 +167,24 @@ def _decoded(artifact: Artifact, name: str) -> bytes:
 
 
 def _kept(artifact: Artifact, held: Stored) -> bytes:
-    return artifact.array(held).tobytes()
+    return bytes(artifact.data(held))
 
 
 def _payload(member: str, dtype: str, shape: tuple[int, ...], is_parameter: bool) -> dict[str, Any]:
     """What an archive says of a row-major tensor."""
+    number = DTYPES[dtype].number
+    if number is None:
+        raise InvalidArtifact(
+            f"the artifact has a tensor of dtype {dtype}, which no .pt2 can hold; "
+            "is it of another model?"
+        )
     steps = np.cumprod((1, *shape[:0:-1]), dtype=np.int64)[::-1][: len(shape)]
     return {
         "path_name": member,
         "is_param": is_parameter,
         "use_pickle": False,
         "tensor_meta": {
-            "dtype": NUMBERS[dtype],
+            "dtype": number,
             "sizes": [{"as_int": length} for length in shape],
             "requires_grad": False,
             "device": {"type": "cpu", "index": None},

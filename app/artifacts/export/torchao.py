@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from app.artifacts.export.order import Export
-from app.artifacts.pytorch import tensor_of
+from app.artifacts.pytorch import kept_tensor, tensor_of
 from app.artifacts.reader import Artifact
 from app.errors import InvalidArtifact
 from app.storage import Storage
@@ -30,7 +30,7 @@ def write_torchao(wanted: Export) -> str:
         name: tensor_of(artifact.dense(name)) if name in wanted.dense else _codebook(artifact, name)
         for name in artifact.weights
     }
-    state |= {name: tensor_of(artifact.array(kept)) for name, kept in artifact.kept.items()}
+    state |= {name: kept_tensor(artifact, name) for name in artifact.kept}
     for alias, name in artifact.tied().items():
         state[alias] = state[name]
     with tempfile.TemporaryFile() as file:
@@ -51,8 +51,8 @@ def check_torchao(wanted: Export) -> None:
     for name in artifact.weights:
         is_right = _is_dense if name in wanted.dense else _is_decoded
         _check(name, is_right(artifact, name, state.pop(name, None)))
-    for name, kept in artifact.kept.items():
-        _check(name, _is_same(state.pop(name, None), tensor_of(artifact.array(kept))))
+    for name in artifact.kept:
+        _check(name, _is_same(state.pop(name, None), kept_tensor(artifact, name)))
     _check(next(iter(state), ""), not state)
 
 

@@ -115,6 +115,56 @@ def test_tied_weights_are_held_once(tmp_path):
     assert len(places) == 1
 
 
+class Positions(nn.Module):
+    """As models of transformers: buffers that are not saved, which older checkpoints have."""
+
+    def __init__(self, persistent):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.register_buffer("position_ids", torch.arange(4.0), persistent=persistent)
+        self.register_buffer("scratch", torch.ones(3), persistent=False)
+
+
+@pytest.mark.parametrize("n_bits", [2, 4])
+def test_what_does_not_fit_is_returned_on_demand(packed, n_bits):
+    saved, module = Positions(persistent=True), Positions(persistent=False)
+    artifact = packed(saved, n_bits=n_bits)
+    with pytest.raises(InvalidArtifact, match=r"has no position_ids.*strict=False"):
+        load_into(module, artifact)
+    apart = load_into(module, artifact, strict=False)
+    assert apart == ([], ["position_ids"])
+    assert apart.unexpected_keys == ["position_ids"]
+    assert torch.equal(module.linear.bias, saved.linear.bias)
+    assert torch.equal(module.linear.weight, load(artifact)["linear.weight"])
+    assert torch.equal(module.position_ids, torch.arange(4.0))
+
+
+def test_what_the_artifact_lacks_stays_as_it_was(packed):
+    saved, module = network(), network()
+    artifact = packed(saved[:1], n_bits=2)
+    before = module[3].weight.clone()
+    apart = load_into(module, artifact, strict=False)
+    assert apart.missing_keys == ["2.bias", "2.weight", "3.bias", "3.weight"]
+    assert apart.unexpected_keys == []
+    assert torch.equal(module[3].weight, before)
+    assert torch.equal(module[0].weight, load(artifact)["0.weight"])
+    assert load_into(network(), packed(network(), n_bits=2)) == ([], [])
+
+
+def test_a_palette_that_the_module_has_no_place_for_is_returned(packed):
+    artifact, module = packed(network(), n_bits=2), network()[:1]
+    apart = load_into(module, artifact, strict=False)
+    assert apart.unexpected_keys == ["2.bias", "2.weight", "3.bias", "3.weight"]
+    assert "0.parametrizations.weight.original0" in module.state_dict()
+
+
+def test_another_shape_is_refused_all_the_same(packed):
+    artifact, module = packed(network(), n_bits=2), network()
+    module[3] = nn.Linear(13, 8)
+    with pytest.raises(InvalidArtifact, match=r"3\.weight has the shape"):
+        load_into(module, artifact, strict=False)
+
+
 def renamed(module):
     module.register_parameter("more", nn.Parameter(torch.ones(2)))
 
