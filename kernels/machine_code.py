@@ -6,6 +6,7 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numba
 from llvmlite import binding as llvm
@@ -20,46 +21,49 @@ X86_64_V3 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 """What a processor has that is of this level, in LLVM's names.
 Source: the x86-64 psABI, "Micro-Architecture Levels"."""
 
+CONFIG: Any = numba.config
+
 log = logging.getLogger(__name__)
 
 
 def prepare() -> None:
     """See to a place for compiled kernels, and to a processor that runs them, before the first."""
     _choose_processor()
-    if _has_place():
+    if CONFIG.DISABLE_JIT or _has_place():
         return
-    compiled = numba.config.CACHE_DIR
+    compiled = CONFIG.CACHE_DIR
     for folder in (_named_folder, _folder_of_user, _folder_of_process):
         _keep_in(folder() / fingerprint())
         if _has_place():
             break
-    _copy_compiled(Path(compiled) if compiled else None, Path(numba.config.CACHE_DIR))
+    _copy_compiled(Path(compiled) if compiled else None, Path(CONFIG.CACHE_DIR))
     log.warning(
         "compiled kernels are kept in %s, since %s be written; NUMBA_CACHE_DIR names another",
-        numba.config.CACHE_DIR,
+        CONFIG.CACHE_DIR,
         f"{compiled} cannot" if compiled else "neither the installation nor a home folder can",
     )
 
 
 def _has_place() -> bool:
-    """Whether numba finds a folder for compiled functions; it raises where there is none.
+    """Whether numba keeps compiled functions where it is told to, or else anywhere.
 
-    A home folder that nobody knows is one called `~`, wherever the process happens to work.
+    It raises where there is no place. A home folder that nobody knows is one called `~`, wherever
+    the process happens to work.
     """
     try:
-        found = njit(cache=True)(_has_place)
+        found = Path(njit(cache=True)(_has_place).stats.cache_path or "")
     except RuntimeError:
         return False
-    return Path(found.stats.cache_path).is_absolute()
+    return found.is_relative_to(CONFIG.CACHE_DIR) if CONFIG.CACHE_DIR else found.is_absolute()
 
 
 def _choose_processor() -> None:
     """Compile for this machine where NUMBA_CPU_NAME names a processor that has more."""
-    level, has = numba.config.CPU_NAME, llvm.get_host_cpu_features()
+    level, has = CONFIG.CPU_NAME, llvm.get_host_cpu_features()
     if level == "x86-64-v3" and not all(has.get(feature) for feature in X86_64_V3):
         log.warning("this processor is not of the level %s; kernels are compiled for it", level)
         for name in ("CPU_NAME", "CPU_FEATURES"):
-            setattr(numba.config, name, None)
+            setattr(CONFIG, name, None)
             os.environ.pop(f"NUMBA_{name}", None)
 
 
@@ -85,7 +89,7 @@ def _folder_of_process() -> Path:
 
 def _keep_in(folder: Path) -> None:
     """Have this process and those that it starts keep what they compile in a folder."""
-    numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = str(folder)
+    CONFIG.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = str(folder)
 
 
 def _copy_compiled(source: Path | None, target: Path) -> None:

@@ -1,5 +1,6 @@
 """Compiled kernels have a place wherever the installation cannot be written."""
 
+import json
 import os
 import shlex
 import shutil
@@ -28,9 +29,9 @@ class Installation:
         cached = shutil.ignore_patterns("__pycache__")
         shutil.copytree(Path(kernels.__file__).parent, self.folder / "kernels", ignore=cached)
 
-    def run(self, program, **environment):
+    def run(self, program, *arguments, **environment):
         """The last line that a program prints, and what it logs."""
-        words = shlex.join([sys.executable, "-c", program])
+        words = shlex.join([sys.executable, "-c", program, *map(str, arguments)])
         folder = shlex.quote(str(self.folder))
         if os.geteuid() == 0:  # who may write everywhere, but on a file system that is read-only
             mount = f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}"
@@ -86,6 +87,25 @@ def test_the_caller_names_a_place(installation, tmp_path):
 
 
 @pytest.mark.heavy
+def test_the_service_names_a_place_below_its_data_folder(installation, tmp_path):
+    for package in ("app", "schemas"):
+        source = Path(kernels.__file__).parents[1] / package
+        shutil.copytree(source, installation.folder / package)
+    data = tmp_path / "data"
+    program = (
+        "from app.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "import numba; print(numba.config.CACHE_DIR)"
+    )
+    nobodys = "192.0.2.1"  # so that it ends before it starts workers
+    words = ["serve", "--host", nobodys, "--data-dir", data]
+    folder, told = installation.run(program, *words)
+    assert folder.parent == data / "kernels"
+    line, end = told.splitlines()
+    assert json.loads(line)["logger"] == "kernels.machine_code"
+    assert f"cannot listen on {nobodys}" in end
+
+
+@pytest.mark.heavy
 def test_a_named_place_that_cannot_be_written_is_passed_over(installation):
     folder, _ = installation.run(IMPORT, KERNELS_CACHE_DIR=str(installation.folder / "no"))
     assert folder.parent == installation.temporary
@@ -126,6 +146,23 @@ def test_what_was_compiled_before_is_copied_where_it_cannot_be_written(installat
         " if hasattr(f, 'stats')))"
     )
     assert installation.run(hits + stats, **words)[0] == Path("0")
+
+
+@pytest.mark.heavy
+def test_a_home_folder_does_not_hide_what_was_compiled_before(installation, tmp_path):
+    built = installation.folder / "built"
+    shutil.move(installation.run(COMPILE)[0], built)
+    words = {"NUMBA_CACHE_DIR": str(built), "HOME": str(tmp_path)}
+    folder, _ = installation.run(IMPORT, **words)
+    assert folder.parent == installation.temporary
+    assert list(folder.rglob("*.nbi"))
+
+
+@pytest.mark.heavy
+def test_a_relative_place_is_one(installation, tmp_path):
+    program = f"import os; os.chdir({str(tmp_path)!r})\n{COMPILE}"
+    assert installation.run(program, NUMBA_CACHE_DIR="own") == (Path("own"), "")
+    assert list((tmp_path / "own").rglob("*.nbi"))
 
 
 @pytest.mark.heavy
