@@ -146,7 +146,7 @@ def open_database(url: str) -> Database:
     """The database at a SQLAlchemy URL; it is not asked for anything yet.
 
     Raises:
-        BadInput: the URL is none, or one of another kind of database.
+        BadInput: the URL is none, or one of another kind of database, or SQLite's with options.
     """
     try:
         address = make_url(url)
@@ -155,6 +155,11 @@ def open_database(url: str) -> Database:
     kind = address.drivername
     if kind not in DRIVERS:
         raise BadInput(f"the database is {kind[:64]!r}; sqlite and postgresql can be used")
+    if kind == "sqlite" and "?" in url:
+        raise BadInput(
+            "the database URL has a ? that ends the path of the file; write %3F where it is part "
+            "of it"
+        )
     address = address.set(drivername=DRIVERS[kind])
     return Database(_sqlite(address) if kind == "sqlite" else _postgres(address))
 

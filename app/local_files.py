@@ -5,17 +5,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.errors import BadInput
+from app.input_files import check_readable
 from app.planning.intake import Upload
 from app.storage import open_storage
 from schemas.checkpoint import StoredFile
 
 
 def stored_files(paths: Sequence[Path], *, digests: bool) -> Upload:
-    """Files of one folder, as a store sees them; a folder stands for the model files in it."""
-    files = [found for path in paths for found in expanded(path)]
-    folders = {file.resolve().parent for file in files}
+    """Files of one folder, as a store sees them; a folder stands for the model files in it.
+
+    A link keeps its own name and folder, and is read where it leads.
+
+    Raises:
+        BadInput: a file cannot be read, or they lie in several folders.
+    """
+    files = [file for path in paths for file in expanded(path)]
+    folders = {_identity(file.parent): file.parent.absolute() for file in files}
     if len(folders) != 1:
-        raise BadInput(f"the files of one model lie in one folder; these lie in {len(folders)}")
+        raise BadInput(
+            f"the files of one model lie in one folder; these lie in {len(folders)}: "
+            f"{', '.join(map(str, folders.values()))}; make a folder of links to them"
+        )
     stored = [
         StoredFile(
             name=file.name,
@@ -25,24 +35,38 @@ def stored_files(paths: Sequence[Path], *, digests: bool) -> Upload:
         )
         for file in files
     ]
-    return Upload(open_storage(folders.pop().as_uri()), stored)
+    (folder,) = folders.values()
+    return Upload(open_storage(folder.as_uri()), stored)
 
 
 def expanded(path: Path) -> list[Path]:
     """The files that a path stands for: itself, or the model files of a folder.
 
     Raises:
-        BadInput: there are none.
+        BadInput: there are none, or one cannot be read.
     """
-    if path.is_dir():
+    found = [path]
+    if _is_folder(path):
         named = [*path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")]
         found = sorted(file for file in named if not file.name.startswith("."))  # `._x` of macOS
         if not found:
             raise BadInput(f"no .safetensors file lies in {path}")
-        return found
-    if not path.is_file():
-        raise BadInput(f"there is no file {path}")
-    return [path]
+    for file in found:
+        check_readable(file)
+    return found
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # such as a name that is too long, which `check_readable` tells
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Equal for two names of one folder."""
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 def _sha256(path: Path) -> str:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from app import catalog, health, overview
 from app.configs import endpoints as configs
 from app.dashboard import endpoints as dashboard
+from app.data_folder import prepare
 from app.errors import BadInput
 from app.events import endpoints as events
 from app.jobs import endpoints as jobs
@@ -104,13 +105,17 @@ def _stop() -> None:
 
 def _alone(settings: Settings) -> FileLock:
     """The data folder, with no other server in it."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    prepare(settings)
     lock = FileLock(settings.data_dir / "server.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise BadInput(
             f"another server works in {settings.data_dir}; stop it, or choose another --data-dir"
+        ) from error
+    except OSError as error:
+        raise BadInput(
+            f"cannot lock {lock.lock_file}: {error.strerror}; choose another --data-dir"
         ) from error
     return lock
 

@@ -1,9 +1,7 @@
 """The work of a job without a server: the same steps, one after the other, in this process."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from app.artifacts.export.formats import export as run_export
@@ -12,14 +10,16 @@ from app.artifacts.files import open_files
 from app.checkpoints.kinds import HEAD_BYTES, tell_kind
 from app.compression.assemble import assemble
 from app.compression.job import report_documents
+from app.compression.layout import SHARD_BYTES
 from app.dashboard.report_page import report_page
-from app.errors import BadInput, PaletteryError, UnsupportedFormat
+from app.errors import BadInput, PaletteryError, StorageFull, UnsupportedFormat
 from app.jobs.inline import run_tasks
 from app.local_files import expanded, stored_files
-from app.planning.intake import Upload, take_in
+from app.output_files import Output, check_apart, is_page
+from app.planning.intake import Intake, Upload, take_in
 from app.planning.tasks import cut
 from app.settings import read_settings
-from app.storage import open_storage
+from app.storage import Storage, open_storage
 from schemas.artifact import ArtifactSummary, StoredWeight
 from schemas.config import KMeansPalettizerConfig
 from schemas.evaluation import ComparedOutput
@@ -52,43 +52,61 @@ def compress(
     *,
     sensitivities: Sequence[Path] = (),
     strict: bool = False,
-    page: Path | None = None,
+    report: Path | None = None,
 ) -> Report:
     """Palettize the model in these files into `out`: a file, or a folder when it is sharded.
 
-    Nothing appears at `out` unless all of it is verified. The report goes as a page to `page`.
+    Nothing appears at `out` unless all of it is verified. The report goes to `report`, as a page or
+    as JSON, once the artifact is there.
+
+    Raises:
+        BadInput: the model or the config cannot be used, or an output cannot be written.
+        PaletteryError: an output could not be written all the same; says which, and what is there.
     """
-    for each in filter(None, (out, page)):
-        _check_out(each, model=paths, sensitivities=sensitivities)
-    settings, (model, beside) = read_settings(), _uploads(paths, sensitivities)
-    intake = take_in(config, model, beside, settings.limits, strict=strict)
-    with _aside(out) as folder:
-        store = open_storage(folder.as_uri())
-        tasks = cut(
-            intake.plan,
-            intake.checkpoint,
-            source_url=model.storage.url,
-            store_url=store.url,
-            parts_prefix="parts",
-            task_bytes=settings.task_bytes,
-            sensitivities=intake.sensitivities,
-            sensitivities_url=beside.storage.url if beside else None,
-        )
-        _run(tasks, advance)
-        report = assemble(
-            intake.plan,
-            intake.checkpoint,
-            tasks,
-            source=model.storage,
-            store=store,
-            prefix="job",
-            config=config,
-        )
-        if page is not None:
-            with page.open("wb") as file:
-                file.writelines(report_page(report_documents(store, "job")))
-        _publish(folder / "job" / "artifact", out)
-    return report
+    outputs = [Output(path) for path in (out, report) if path is not None]
+    _check_outputs(outputs, model=paths, sensitivities=sensitivities)
+    with ExitStack() as stack:
+        artifact, *reports = [stack.enter_context(output) for output in outputs]
+        store = stack.enter_context(_store_in(artifact))
+        settings, (model, beside) = read_settings(), _uploads(paths, sensitivities)
+        intake = take_in(config, model, beside, settings.limits, strict=strict)
+        _check_fits(artifact, intake.plan)
+        made = _palettize(intake, model, beside, store, settings.task_bytes, advance)
+        _publish(artifact.folder / "job" / "artifact", artifact)
+        for output in reports:
+            _write_report(output, made, store, artifact)
+    return made
+
+
+def _palettize(
+    intake: Intake,
+    model: Upload,
+    sensitivities: Upload | None,
+    store: Storage,
+    task_bytes: int,
+    advance: Advance,
+) -> Report:
+    """Run every task, and put the artifact together below `job` in the store."""
+    tasks = cut(
+        intake.plan,
+        intake.checkpoint,
+        source_url=model.storage.url,
+        store_url=store.url,
+        parts_prefix="parts",
+        task_bytes=task_bytes,
+        sensitivities=intake.sensitivities,
+        sensitivities_url=sensitivities.storage.url if sensitivities else None,
+    )
+    _run(tasks, advance)
+    return assemble(
+        intake.plan,
+        intake.checkpoint,
+        tasks,
+        source=model.storage,
+        store=store,
+        prefix="job",
+        config=intake.config,
+    )
 
 
 def inspect(paths: Sequence[Path]) -> ArtifactSummary:
@@ -121,16 +139,16 @@ def export(
     Raises:
         BadInput: see `app.artifacts.export.formats.export`.
     """
-    _check_out(out, artifact=paths)
+    output = Output(out)
+    _check_outputs([output], artifact=paths, model=[model] if model else [])
     artifact = open_files(paths)
-    with _aside(out) as folder:
-        store = open_storage(folder.as_uri())
+    with output, _store_in(output) as store:
         source = None if model is None else _source(model, "export --model")
         wanted = Export(
             artifact, store, "export", source=source, sandbox=read_settings().limits.sandbox
         )
         made = run_export(wanted, to, keep_dense=keep_dense)
-        (folder / "export").replace(out)
+        output.publish(output.folder / "export")
     return made.dense
 
 
@@ -175,10 +193,53 @@ def _run(tasks: Sequence[CompressionTask], advance: Advance) -> None:
     run_tasks(tasks, on_done)
 
 
-def _check_out(out: Path, **inputs: Sequence[Path]) -> None:
-    for what, paths in inputs.items():
-        if out.resolve() in {file.resolve() for path in paths for file in expanded(path)}:
-            raise BadInput(f"{out} is a file of the {what}; name another file for the artifact")
+@contextmanager
+def _store_in(output: Output) -> Iterator[Storage]:
+    """The temporary folder of an output as a store.
+
+    Raises:
+        PaletteryError: its disk is full.
+    """
+    try:
+        yield open_storage(output.folder.as_uri())
+    except StorageFull as error:
+        raise PaletteryError(
+            f"cannot write {output}: the disk is full; free some space and try again"
+        ) from error
+
+
+def _check_outputs(outputs: Sequence[Output], **inputs: Sequence[Path]) -> None:
+    files = {
+        what: [file for path in paths for file in expanded(path)] for what, paths in inputs.items()
+    }
+    check_apart(outputs, **files)
+
+
+def _check_fits(artifact: Output, plan: Plan) -> None:
+    """See that a stream is to take one file.
+
+    Raises:
+        BadInput: the artifact will be several.
+    """
+    if artifact.is_stream and sum(each.predicted_bytes for each in plan.tensors) > SHARD_BYTES:
+        raise BadInput(
+            f"the artifact will have several files, and {artifact} takes one; name a folder to make"
+        )
+
+
+def _write_report(output: Output, report: Report, store: Storage, artifact: Output) -> None:
+    """Write a report in the form that the name of its file asks for.
+
+    Raises:
+        PaletteryError: it cannot be written; says where the artifact is.
+    """
+    try:
+        if is_page(output.path):
+            output.write(report_page(report_documents(store, "job")))
+        else:
+            output.write([report.model_dump_json(indent=2).encode() + b"\n"])
+    except PaletteryError as error:
+        raise PaletteryError(f"{error.detail}; the artifact is at {artifact}") from error
 
 
 def _uploads(model: Sequence[Path], sensitivities: Sequence[Path]) -> tuple[Upload, Upload | None]:
@@ -186,28 +247,14 @@ def _uploads(model: Sequence[Path], sensitivities: Sequence[Path]) -> tuple[Uplo
     return stored_files(model, digests=True), beside
 
 
-@contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, on the same disk, gone when the work ends, however it ends."""
-    parent = out.resolve().parent
-    if not parent.is_dir():
-        raise BadInput(f"there is no folder {parent} to write {out.name} in")
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
-    try:
-        yield folder
-    except OSError as error:
-        raise PaletteryError(f"cannot write {out}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _publish(artifact: Path, out: Path) -> None:
-    files = list(artifact.iterdir())
+def _publish(folder: Path, artifact: Output) -> None:
+    """Put the files of an artifact where they go: one file, or all in a folder."""
+    files = list(folder.iterdir())
     if len(files) == 1:
-        if out.is_dir():
-            raise BadInput(f"{out} is a folder; name the file to write")
-        files[0].replace(out)
-    elif out.exists():
-        raise BadInput(f"the artifact has {len(files)} files and needs a folder, but {out} exists")
+        artifact.publish(files[0])
+    elif artifact.is_stream or artifact.place.exists():
+        raise BadInput(
+            f"the artifact has {len(files)} files and needs a folder, but {artifact} exists"
+        )
     else:
-        artifact.rename(out)
+        artifact.publish(folder)

@@ -2,13 +2,15 @@
 
 import ipaddress
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -25,6 +27,12 @@ PREFIX = "PALETTERY_"
 """Of everything in the environment that is ours."""
 CLIENTS_OWN = (f"{PREFIX}SERVER", f"{PREFIX}KEY")
 """What of the environment is the command line's, as a client."""
+PORT = 8400
+SQLITE_PATH_BYTES = 500
+"""Of a database's path; SQLite takes 512, with what it appends to it."""
+SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
+"""What Kubernetes and Docker's links set `<SERVICE>_PORT` to, for every service that there is.
+Source: kubernetes.io/docs/concepts/services-networking/service/#environment-variables."""
 
 
 def names_loopback(host: str) -> bool:
@@ -33,6 +41,18 @@ def names_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use: by its affinity, and by the quota of its cgroup."""
+    from dask.system import CPU_COUNT  # which takes a while
+
+    return CPU_COUNT
+
+
+def _unless_service(port: object) -> object:
+    """The port, or ours where it is the address of a service that is called palettery."""
+    return PORT if isinstance(port, str) and SERVICE_ADDRESS.fullmatch(port) else port
 
 
 def _check_admin_key(key: SecretStr) -> SecretStr:
@@ -135,8 +155,8 @@ class Settings(BaseSettings):
     """Object store URL; None for the folder `store` below `data_dir`."""
     host: str = "127.0.0.1"
     """Address to listen on."""
-    port: PositiveInt = 8400
-    """Port to listen on."""
+    port: Annotated[PositiveInt, BeforeValidator(_unless_service)] = PORT
+    """Port to listen on; the address that Kubernetes sets for a Service `palettery` is ignored."""
     log_format: Literal["text", "json"] | None = None
     """Of the log's lines; None for text on a terminal, and JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -144,10 +164,12 @@ class Settings(BaseSettings):
     admin_key: Annotated[SecretStr, AfterValidator(_check_admin_key)] | None = None
     """A key of the owner `admin` with all scopes, to make the others with; while it is set, every
     request needs a key."""
-    workers: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
-    """Worker processes, one task each at a time; where there are GPUs, there is one for each."""
+    workers: PositiveInt = Field(default_factory=_usable_cores)
+    """Worker processes, one task each at a time, by default one for each core that this process may
+    use (affinity, cgroup); where there are GPUs, there is one for each."""
     worker_memory_bytes: PositiveInt | None = None
-    """A worker that takes more is replaced, and its task tried elsewhere; None for no limit."""
+    """A worker that takes more is replaced, and its task tried elsewhere; None shares the memory of
+    this process's cgroup out among the workers, and sets no limit where there is none."""
     task_threads: PositiveInt | None = None
     """Cores that a task uses; None shares the machine's out among its workers."""
     running_jobs: PositiveInt = 16
@@ -192,7 +214,27 @@ class Settings(BaseSettings):
 
     def resolved_database_url(self) -> str:
         """The database's URL, the embedded default filled in."""
-        return self.database_url or f"sqlite:///{(self.data_dir / 'palettery.db').resolve()}"
+        return self.database_url or sqlite_url(self.data_dir / "palettery.db")
+
+
+def sqlite_url(file: Path) -> str:
+    """The URL of a SQLite database in a file, whatever the names of its folders are.
+
+    Raises:
+        BadInput: SQLite takes only names in UTF-8, and no longer path.
+    """
+    if len(path := os.fsencode(file.resolve())) > SQLITE_PATH_BYTES:
+        raise BadInput(
+            f"the database's path has {len(path)} bytes, and SQLite takes {SQLITE_PATH_BYTES}; "
+            "choose a shorter --data-dir"
+        )
+    from sqlalchemy import URL  # which takes a while
+
+    try:
+        return URL.create("sqlite", database=str(file.resolve())).render_as_string()
+    except UnicodeEncodeError as error:
+        shown = str(file).encode("utf-8", "backslashreplace").decode()
+        raise BadInput(f"the name {shown} is not UTF-8; choose another --data-dir") from error
 
 
 def read_settings(**said: object) -> Settings:
@@ -213,10 +255,10 @@ def read_settings(**said: object) -> Settings:
         raise BadInput(f"the settings are not valid: {'; '.join(faults)}") from error
 
 
-def unknown_settings(names: Iterable[str]) -> Iterator[str]:
+def unknown_settings(environment: Mapping[str, str]) -> Iterator[str]:
     """A line on each variable that looks like a setting and is none, such as one mistyped.
 
-    They are no errors: Kubernetes sets `PALETTERY_SERVICE_HOST` where a service is called so.
+    What Kubernetes sets for services whose names begin with ours is nobody's mistake.
     """
     settings = [
         f"{kind.model_config['env_prefix']}{field}".upper()
@@ -224,9 +266,15 @@ def unknown_settings(names: Iterable[str]) -> Iterator[str]:
         for field in kind.model_fields
     ]
     known = [name.removeprefix(PREFIX) for name in (*CLIENTS_OWN, *settings)]
-    for name in sorted(names):
+    services = tuple(
+        f"{name.removesuffix('_PORT')}_{what}"
+        for name, value in environment.items()
+        if name.endswith("_PORT") and SERVICE_ADDRESS.fullmatch(value)
+        for what in ("PORT", "SERVICE_HOST", "SERVICE_PORT")
+    )
+    for name in sorted(environment):
         what = name.removeprefix(PREFIX)
-        if what != name and what not in known:
+        if what != name and what not in known and not name.startswith(services):
             like = get_close_matches(what, known, 1)
             told = f"; did you mean {PREFIX}{like[0]}?" if like else ""
             yield f"{name} is in the environment, and is no setting{told}"

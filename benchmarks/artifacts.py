@@ -104,7 +104,7 @@ def _report(folder: Path) -> None:
     save_file(weights, folder / "many.safetensors")
     page = folder / "report.html"
     report = offline.compress(
-        [folder / "many.safetensors"], w4(), folder / "out", lambda *_: None, page=page
+        [folder / "many.safetensors"], w4(), folder / "out", lambda *_: None, report=page
     )
     told = re.search(rb'id="statistics">(.*?)</script>', page.read_bytes(), re.DOTALL)
     assert told is not None  # noqa: S101 - the page has them

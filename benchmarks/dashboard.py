@@ -18,6 +18,7 @@ from safetensors.numpy import save
 from app.database import open_database
 from app.jobs.records import Records
 from app.jobs.rows import NewJob
+from app.settings import sqlite_url
 from benchmarks.service import row
 from benchmarks.serving import Service, embedded
 from schemas.jobs import Progress
@@ -147,7 +148,7 @@ def _many_tensors(service: Service) -> str:
 
 def _many_jobs(folder: Path) -> None:
     """Rows of jobs that have ended, as the service would have written them."""
-    with closing(open_database(f"sqlite:///{folder / 'data' / 'palettery.db'}")) as database:
+    with closing(open_database(sqlite_url(folder / "data" / "palettery.db"))) as database:
         records = Records(database)
         for number in range(JOBS):
             new = NewJob(str(uuid4()), f"model-{number}.safetensors", 1 << 30, Progress())

@@ -5,7 +5,11 @@ from typing import TypeVar, cast
 
 from numba import njit
 
+from kernels import machine_code
+
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
+
+machine_code.prepare()
 
 
 def compiled(kernel: Kernel) -> Kernel:

@@ -1,9 +1,9 @@
 """Spread independent pieces of work over the cores."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 Piece = TypeVar("Piece")
@@ -16,11 +16,12 @@ def unchecked() -> None:
     """Let the work go on."""
 
 
+@cache
 def available_threads() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use: by its affinity, and by the quota of its cgroup."""
+    from dask.system import CPU_COUNT  # which takes a while
+
+    return CPU_COUNT
 
 
 def spread(

@@ -23,6 +23,7 @@ from app.client.requests import (
 from app.client.retries import ATTEMPTS, Transient
 from app.client.uploads import Advance, FilesUpload
 from app.errors import Conflict, NotFound, PaletteryError
+from app.output_files import check_writable
 from app.progress import progress
 from schemas.config import KMeansPalettizerConfig
 from schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
@@ -313,7 +314,11 @@ class AsyncClient:
 
         A file appears when it is whole and its digest is the report's; what has come in when the
         connection or this process dies is not fetched again.
+
+        Raises:
+            BadInput: nothing can be written at `out`.
         """
+        check_writable(Path(out), or_folder=True)
         digests = (await self.report(job_id)).artifact_sha256
         return await download(self._connection, job_id, digests, Path(out), advance)
 
@@ -328,8 +333,10 @@ class AsyncClient:
         """Fetch another form of the artifact into a file, as `download` does.
 
         Raises:
+            BadInput: nothing can be written at `out`.
             NotFound: the job was not asked for it.
         """
+        check_writable(Path(out))
         exports = (await self.report(job_id)).exports
         sha256 = next((each.sha256 for each in exports if each.format == to), None)
         if sha256 is None:

@@ -27,7 +27,7 @@ class Digests:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or user_cache_path("palettery")
+        self._folder = folder or _cache_folder()
         self._of_parts: dict[tuple[Path, int, int], bytes] = {}
 
     def of(self, path: Path, part_bytes: int, on_bytes: Callable[[int], object]) -> str:
@@ -81,6 +81,8 @@ class Digests:
         return str(rows[0][0]) if rows else None
 
     def _run(self, statement: str, path: Path, *values: str) -> list[tuple[object, ...]]:
+        if self._folder is None:
+            return []
         with suppress(OSError, sqlite3.Error):  # a convenience, and no reason to fail
             self._folder.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._folder / "digests.db")) as database, database:
@@ -112,6 +114,15 @@ class _Parts:
         for number, hashed in enumerate(self._hashes):
             offset = number * self._part_bytes
             yield (offset, min(self._part_bytes, self._done - offset)), hashed.digest()
+
+
+def _cache_folder() -> Path | None:
+    """The user's own; None for a user without a home, which some systems call `~`."""
+    try:
+        folder = user_cache_path("palettery")
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None
 
 
 def pieces(path: Path, offset: int, size_bytes: int | None) -> Iterator[bytes]:

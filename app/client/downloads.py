@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from hashlib import file_digest, sha256
 from http import HTTPStatus
 from pathlib import Path
@@ -12,6 +13,7 @@ import anyio.to_thread
 from app.client.connection import Connection
 from app.client.retries import Transient
 from app.errors import BadInput, PaletteryError
+from app.output_files import Output
 from app.progress import Advance
 
 PIECE_BYTES = 1 << 20
@@ -32,17 +34,20 @@ def places(names: Iterable[str], out: Path) -> dict[str, Path]:
     """Where each file of an artifact goes: to `out`, or into it when there are several.
 
     Raises:
-        PaletteryError: the folder cannot be made, or a name leads out of it.
+        BadInput: `out` is no folder, and cannot become one.
+        PaletteryError: a name leads out of it.
     """
     names = list(names)
     if len(names) == 1:
         return {names[0]: out}
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"the artifact has {len(names)} files, and {out} is no folder; name one")
     if any(name in ("", ".", "..") or Path(name).name != name for name in names):
         raise PaletteryError(f"the artifact's files have names that are none: {names}")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PaletteryError(f"cannot write {out}: {error.strerror}") from error
+        raise BadInput(f"cannot make the folder {out}: {error.strerror}") from error
     return {name: out / name for name in names}
 
 
@@ -50,13 +55,16 @@ class Download:
     """One file on its way to `out`, of which the SHA-256 is known beforehand.
 
     What has come in lies beside `out`, named by the digest, also when this process is killed; the
-    next one that wants the same bytes goes on from there.
+    next one that wants the same bytes goes on from there. A stream gets all of it at the end.
+
+    Raises:
+        BadInput: `out` cannot be written.
     """
 
     def __init__(self, connection: Connection, path: str, out: Path, digest: str) -> None:
         self._connection = connection
-        self._path, self._out, self._digest = path, out, digest
-        self._partial = out.with_name(f".{out.name}.{digest[:16]}.part")
+        self._path, self._out, self._digest = path, Output(out), digest
+        self._partial = self._out.beside(f"{digest[:16]}.part")
         self._hash = sha256()
         self._is_whole = False
 
@@ -64,26 +72,26 @@ class Download:
         """Fetch what is missing.
 
         Raises:
-            BadInput: `out` cannot be a file.
             PaletteryError: it cannot be written, or arrived damaged.
         """
-        if self._out.is_dir():
-            raise BadInput(f"{self._out} is a folder; name the file to write")
-        try:
-            if await anyio.to_thread.run_sync(self._is_there):
-                return
-            await anyio.to_thread.run_sync(self._take_up)
-            self._is_whole = self._hash.hexdigest() == self._digest
-            while not self._is_whole:
-                await self._connection.again(lambda: self._more(advance))
-            await anyio.to_thread.run_sync(self._publish)
-        except OSError as error:
-            raise PaletteryError(f"cannot write {self._out}: {error.strerror}") from error
+        with self._out if self._out.is_stream else nullcontext():
+            if self._out.is_stream:
+                self._partial = self._out.folder / self._partial.name
+            try:
+                if await anyio.to_thread.run_sync(self._is_there):
+                    return
+                await anyio.to_thread.run_sync(self._take_up)
+                self._is_whole = self._hash.hexdigest() == self._digest
+                while not self._is_whole:
+                    await self._connection.again(lambda: self._more(advance))
+                await anyio.to_thread.run_sync(self._publish)
+            except OSError as error:
+                raise PaletteryError(f"cannot write {self._out}: {error.strerror}") from error
 
     def _is_there(self) -> bool:
-        if not self._out.is_file():
+        if self._out.is_stream or not self._out.place.is_file():
             return False
-        with self._out.open("rb") as file:
+        with self._out.place.open("rb") as file:
             return file_digest(file, "sha256").hexdigest() == self._digest
 
     def _take_up(self) -> None:
@@ -132,8 +140,8 @@ class Download:
         if self._hash.hexdigest() != self._digest:
             self._partial.unlink()
             raise PaletteryError(
-                f"{self._out.name} arrived damaged: its SHA-256 differs; try again"
+                f"{self._out.path.name} arrived damaged: its SHA-256 differs; try again"
             )
         with self._partial.open("rb+") as file:
             os.fsync(file.fileno())
-        self._partial.replace(self._out)
+        self._out.publish(self._partial)

@@ -23,6 +23,7 @@ from app.errors import (
     PartsMissing,
     UploadExpired,
 )
+from app.input_files import check_readable
 from schemas.models import Model
 from schemas.uploads import PART_BYTES, Upload, UploadPart
 
@@ -174,6 +175,7 @@ async def _body(path: Path, offset: int, size_bytes: int) -> AsyncIterator[bytes
 
 
 def _size_bytes(path: Path) -> int:
+    check_readable(path)
     with _readable(path):
         return path.stat().st_size
 

@@ -118,6 +118,7 @@ def revoke(
 @contextmanager
 def _keys(data_dir: Path | None) -> Iterator["Keys"]:
     """The keys of the service whose settings these are."""
+    from app.data_folder import prepare
     from app.database import open_database
     from app.errors import BadInput
     from app.keys.records import KeyRecords
@@ -130,6 +131,8 @@ def _keys(data_dir: Path | None) -> Iterator["Keys"]:
             f"there is no service at {settings.data_dir.resolve()}; say where with --data-dir, or "
             "with PALETTERY_DATABASE_URL"
         )
+    if settings.database_url is None:
+        prepare(settings)
     database = open_database(settings.resolved_database_url())
     try:
         check_migrated(database)

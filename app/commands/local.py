@@ -1,6 +1,8 @@
 """Commands that work here, without a server."""
 
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +19,6 @@ from app.commands.options import (
     Sensitivities,
     Strict,
     config_of,
-    is_page,
 )
 from schemas.exports import ExportFormat
 
@@ -36,6 +37,7 @@ def compress(
 ) -> None:
     """Palettize a model here, without a server."""
     from app.offline import compress as run
+    from app.output_files import is_stdout
     from app.progress import progress
     from app.tables import print_report
 
@@ -47,11 +49,11 @@ def compress(
             advance,
             sensitivities=sensitivities or (),
             strict=strict,
-            page=report if is_page(report) else None,
+            report=report,
         )
-    if report and not is_page(report):
-        report.write_text(done.model_dump_json(indent=2) + "\n")
-    print_report(done)
+    is_piped = any(is_stdout(path) for path in (out, report) if path is not None)
+    with redirect_stdout(sys.stderr if is_piped else sys.stdout):
+        print_report(done)
     for warning in done.warnings:
         typer.echo(f"warning: {warning}", err=True)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,11 +53,6 @@ def settings_of(**said: Any) -> "Settings":
     from app.settings import read_settings
 
     return read_settings(**{name: value for name, value in said.items() if value is not None})
-
-
-def is_page(report: Path | None) -> TypeGuard[Path]:
-    """Whether a report is to be looked at."""
-    return report is not None and report.suffix.lower() in (".html", ".htm")
 
 
 def text_of(config: Path | None) -> str | None:

@@ -1,5 +1,6 @@
 """Commands that talk to a server about models and jobs."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -20,7 +21,6 @@ from app.commands.options import (
     Server,
     Strict,
     connected,
-    is_page,
 )
 from schemas.exports import EXPORT_FORMATS, ExportFormat
 
@@ -192,14 +192,21 @@ def download(
     ] = None,
 ) -> None:
     """Fetch a finished job's artifact, and check its digest; interrupted, it goes on next time."""
+    from app.output_files import Output, check_apart, is_page
     from app.progress import progress
 
-    with connected(server, key) as client, progress("downloading") as advance:
+    outputs = [Output(report)] if report else []
+    check_apart([*outputs, Output(out, or_folder=True)])
+    with ExitStack() as stack:
+        reports = [stack.enter_context(output) for output in outputs]
+        client = stack.enter_context(connected(server, key))
+        advance = stack.enter_context(progress("downloading"))
         if export is None:
             client.download(job_id, out, advance=advance)
         else:
             client.download_export(job_id, export, out, advance=advance)
-        if is_page(report):
-            report.write_bytes(client.report_page(job_id))
-        elif report:
-            report.write_text(client.report(job_id).model_dump_json(indent=2) + "\n")
+        for output in reports:
+            if is_page(output.path):
+                output.write([client.report_page(job_id)])
+            else:
+                output.write([client.report(job_id).model_dump_json(indent=2).encode() + b"\n"])

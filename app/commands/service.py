@@ -40,10 +40,15 @@ def loading() -> Iterator[None]:
 
 
 def _set_up_log(settings: "Settings") -> None:
-    """Have this process log, and say first what of its environment has no effect."""
+    """Have this process log, and say first what of its environment has no effect.
+
+    It also names the folder for compiled kernels where there is no other: kernels read that when
+    they are imported.
+    """
     from app import logs
     from app.settings import unknown_settings
 
+    os.environ.setdefault("KERNELS_CACHE_DIR", str(settings.data_dir.absolute() / "kernels"))
     logs.configure(settings)
     for line in unknown_settings(os.environ):
         log.warning("%s", line)
@@ -61,10 +66,9 @@ def serve(
 ) -> None:
     """Start the service: API, queue and workers, in one command."""
     with loading():
+        settings = settings_of(host=host, port=port, data_dir=data_dir, workers=workers)
+        _set_up_log(settings)
         from app.main import serve as run
-
-    settings = settings_of(host=host, port=port, data_dir=data_dir, workers=workers)
-    _set_up_log(settings)
     run(settings, role.value)
 
 
@@ -91,10 +95,9 @@ def worker(
 ) -> None:
     """Work for a scheduler: a process per GPU, or else per core."""
     with loading():
+        settings = settings_of(scheduler_url=scheduler, workers=workers)
+        _set_up_log(settings)
         from app.jobs.cluster import run_worker
-
-    settings = settings_of(scheduler_url=scheduler, workers=workers)
-    _set_up_log(settings)
     run_worker(settings)
 
 
@@ -103,11 +106,13 @@ def migrate(
     data_dir: Annotated[Path | None, typer.Option(help="Folder for database and store.")] = None,
 ) -> None:
     """Bring the database to what this version needs."""
+    from app.data_folder import prepare
     from app.database import open_database
     from app.roles import migrate as run
 
     settings = settings_of(data_dir=data_dir)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    if settings.database_url is None:
+        prepare(settings)
     database = open_database(settings.resolved_database_url())
     try:
         done = run(database)

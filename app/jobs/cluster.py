@@ -13,7 +13,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import dask
+import psutil
 from distributed import Client, Nanny, Scheduler
+from distributed.system import MEMORY_LIMIT
 
 from app.jobs import wall_clock
 from app.jobs.fanout import Workers
@@ -57,6 +59,10 @@ QUIET = {
 A nanny calls it an error, too, when it is stopped while its worker ends.
 """
 CONNECT_TIMEOUT_S = 10
+WORKER_BYTES = 250 << 20
+"""Of a process without a task."""
+TASK_COPIES = 5
+"""Of a task's weights that a worker holds at most."""
 AGAIN_AFTER_S = 1.0
 """Between the end of a worker and the start of the next in its place."""
 
@@ -215,10 +221,21 @@ def _workers(settings: Settings) -> list[dict[str, Any]]:
     return [
         {
             "nthreads": 1,
-            "memory_limit": settings.worker_memory_bytes or 0,
+            "memory_limit": settings.worker_memory_bytes or _share_of_memory(settings, count),
             "preload": ["app.jobs.preload"],
             "silence_logs": logging.CRITICAL,
             "env": shared | environment,
         }
         for environment in own
     ]
+
+
+def _share_of_memory(settings: Settings, workers: int) -> int:
+    """Bytes for each worker of the memory that a cgroup gives this machine's; 0 without a limit.
+
+    A worker gets what its tasks need in any case; the kernel ends the largest process otherwise.
+    """
+    if psutil.virtual_memory().total <= MEMORY_LIMIT:
+        return 0
+    least = WORKER_BYTES + TASK_COPIES * settings.task_bytes
+    return max(least, (MEMORY_LIMIT - WORKER_BYTES) // workers)

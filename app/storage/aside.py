@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -94,8 +95,15 @@ def _make_folder(folder: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Give a file its name for good, over whatever has it."""
+    """Give a file its name for good, over the file that has it.
+
+    Raises:
+        FileExistsError: what has it is no regular file, which is never replaced.
+    """
     try:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(target.stat().st_mode):
+                raise FileExistsError(errno.EEXIST, "something is there that is no regular file")
         source.replace(target)
     finally:
         unlink(source)  # it stays where both are names of one file

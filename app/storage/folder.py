@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import numpy as np
 
@@ -196,12 +196,16 @@ def open_folder(url: str) -> Folder:
     """The folder of a `file:///folder` URL, made when absent.
 
     Raises:
-        BadInput: the URL names a machine, or no folder.
+        BadInput: the URL names a machine, or no folder, or has more than a path.
     """
     parts = urlsplit(url)
+    if "?" in url or "#" in url:
+        raise BadInput(
+            f"{url!r} has a ? or # that ends the path; write %3F or %23 where they are part of it"
+        )
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise BadInput(f"{url!r} names no folder of this machine; write file:///its/path")
-    root = Path(unquote(parts.path))
+    root = Path(os.fsdecode(unquote_to_bytes(parts.path)))
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,7 @@
+import os
+import stat
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -8,6 +11,8 @@ from app import cli
 from app.database import open_database
 from app.migrations import migrate
 from tests.databases import KINDS, MIGRATED
+
+NOBODY = 65_534
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +66,28 @@ def database(database_url):
     migrate(made)
     yield made
     made.close()
+
+
+@pytest.fixture
+def unprivileged():
+    """A context in which this process may do no more than any user; the folder is that user's."""
+
+    @contextmanager
+    def without_privileges(folder):
+        if os.geteuid() != 0:
+            yield
+            return
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+        for parent in folder.parents:
+            if not parent.stat().st_mode & stat.S_IXOTH:
+                parent.chmod(parent.stat().st_mode | stat.S_IXOTH)
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+
+    return without_privileges

@@ -87,6 +87,9 @@ def test_references_are_enforced_and_their_breach_is_no_failure_of_the_database(
         ("palettery.db", "cannot be read"),
         ("postgresql://host:port/name", "cannot be read"),
         ("mysql://host/name", "'mysql'; sqlite and postgresql"),
+        ("sqlite:////ws/team?1", "write %3F"),
+        ("sqlite:////ws/team?mode=ro", "write %3F"),
+        ("sqlite:////ws/team?", "write %3F"),
         ("sqlite+aiosqlite:///palettery.db", "'sqlite.aiosqlite'; sqlite and postgresql"),
     ],
 )

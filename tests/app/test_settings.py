@@ -65,7 +65,8 @@ def test_executor_ids_that_are_none(name):
     ],
 )
 def test_what_is_no_setting_is_told(name, told):
-    (line,) = unknown_settings([name, "PATH", "PALETTERY_SERVER", "PALETTERY_KEY"])
+    names = [name, "PATH", "PALETTERY_SERVER", "PALETTERY_KEY"]
+    (line,) = unknown_settings(dict.fromkeys(names, "1"))
     assert line == f"{name} is in the environment, and is no setting{told}"
 
 
@@ -73,7 +74,7 @@ def test_what_is_no_setting_is_told(name, told):
 def test_every_setting_is_one(page):
     names = re.findall(r"\bPALETTERY_[A-Z_]*[A-Z]\b", (DOCS / f"{page}.md").read_text())
     assert len(names) > 5
-    assert list(unknown_settings({*names} - {"PALETTERY_LIMIT"})) == []
+    assert list(unknown_settings(dict.fromkeys({*names} - {"PALETTERY_LIMIT"}, "1"))) == []
 
 
 @pytest.mark.parametrize("required", [True, False])
@@ -82,3 +83,67 @@ def test_whether_a_sandbox_is_required_is_answered_where_it_is_left_open(monkeyp
     assert Settings().with_sandbox(required=required).limits.sandbox.required is required
     monkeypatch.setenv("PALETTERY_SANDBOX_REQUIRED", str(not required))
     assert Settings().with_sandbox(required=required).limits.sandbox.required is not required
+
+
+def service(name, host="10.0.0.7", port=8400, protocol="tcp"):
+    """What Kubernetes sets in every pod for a Service."""
+    name = name.upper().replace("-", "_")
+    named = f"{name}_PORT_{port}_{protocol.upper()}"
+    return {
+        f"{name}_SERVICE_HOST": host,
+        f"{name}_SERVICE_PORT": str(port),
+        f"{name}_SERVICE_PORT_HTTP": str(port),
+        f"{name}_PORT": f"{protocol}://{host}:{port}",
+        named: f"{protocol}://{host}:{port}",
+        f"{named}_PROTO": protocol,
+        f"{named}_PORT": str(port),
+        f"{named}_ADDR": host,
+    }
+
+
+SERVICES = [
+    service("palettery"),
+    service("palettery", host="fd00::7", port=80),
+    service("palettery", host="[fd00::7]"),
+    service("palettery", protocol="udp") | service("palettery-scheduler", port=8786),
+    service("palettery-api") | service("palettery-clients") | service("palettery-limit"),
+]
+
+
+@pytest.mark.parametrize("variables", SERVICES)
+def test_services_of_kubernetes_are_no_settings(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Settings().port == 8400
+    assert read_settings(port=9000).port == 9000
+    assert list(unknown_settings(variables)) == []
+
+
+@pytest.mark.parametrize("command", ["plan", "migrate"])
+def test_commands_work_beside_a_service(palettery, monkeypatch, model, tmp_path, command):
+    for name, value in service("palettery").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PALETTERY_DATA_DIR", str(tmp_path / "data"))
+    words = [model, "--preset", "w4"] if command == "plan" else []
+    code, _, told = palettery(command, *words)
+    assert (code, told) == (0, "")
+
+
+def test_the_port_of_a_pod_goes_before_that_of_a_service(monkeypatch):
+    for name, value in (service("palettery") | {"PALETTERY_PORT": "9000"}).items():
+        monkeypatch.setenv(name, value)
+    assert Settings().port == 9000
+
+
+@pytest.mark.parametrize(
+    "value", ["tcp://10.0.0.7", "http://10.0.0.7:8400", "tcp:8400", "", "84OO"]
+)
+def test_a_port_that_is_none_is_still_told(monkeypatch, value):
+    monkeypatch.setenv("PALETTERY_PORT", value)
+    with pytest.raises(BadInput, match="PALETTERY_PORT: "):
+        read_settings()
+
+
+def test_a_mistake_that_looks_like_a_service_is_told():
+    told = list(unknown_settings({"PALETTERY_SERVICE_PORT": "1", "PALETTERY_PORTS": "1"}))
+    assert [line.split()[0] for line in told] == ["PALETTERY_PORTS", "PALETTERY_SERVICE_PORT"]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
+from sqlalchemy import make_url
 
 from tests.integration.service import DEADLINE_S
 
@@ -13,7 +14,7 @@ from tests.integration.service import DEADLINE_S
 def rows_held(database_url: str) -> Iterator[None]:
     """Nobody can write a job's row meanwhile; reading goes on."""
     if database_url.startswith("sqlite"):
-        path = database_url.removeprefix("sqlite:///")
+        path = make_url(database_url).database
         connection = sqlite3.connect(path, isolation_level=None, timeout=DEADLINE_S)
         connection.execute("BEGIN IMMEDIATE")
     else:

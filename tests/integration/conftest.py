@@ -27,7 +27,7 @@ def serve() -> Callable[..., AbstractContextManager[Embedded]]:
 
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory) -> Iterator[Embedded]:
-    with serving(tmp_path_factory.mktemp("service") / "data") as running:
+    with serving(tmp_path_factory.mktemp("service") / "team?1 #%2F é") as running:
         yield running
 
 

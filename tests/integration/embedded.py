@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from app.settings import sqlite_url
 from app.storage import open_storage
 from tests.integration.service import DEADLINE_S, Program, Service
 from tests.ports import free_port
@@ -37,11 +38,11 @@ def serving(data_dir: Path, workers: int = 2, **environment: str) -> Iterator[Em
     folder = data_dir / "store"
 
     def unfinished() -> list[str]:
-        root = Path(urlsplit(store.url).path)
+        root = Path(unquote(urlsplit(store.url).path))
         return [str(path.relative_to(root)) for path in root.rglob("*.aside")]
 
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as http:
-        url = environment.get("PALETTERY_DATABASE_URL", f"sqlite:///{data_dir / 'palettery.db'}")
+        url = environment.get("PALETTERY_DATABASE_URL", sqlite_url(data_dir / "palettery.db"))
         store = open_storage(environment.get("PALETTERY_STORAGE_URL", folder.resolve().as_uri()))
         service = Embedded(
             {"serve": program}, http, store, url, unfinished, data_dir.parent, data_dir

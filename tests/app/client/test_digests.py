@@ -97,3 +97,17 @@ def test_digests_of_parts_of_any_size(tmp_path, part_bytes, monkeypatch):
     for offset in range(0, 20, part_bytes):
         part = data[offset : offset + part_bytes]
         assert digests.of_part(path, offset, len(part)) == hashlib.sha256(part).digest()
+
+
+def test_a_user_without_a_home_leaves_no_folder_behind(tmp_path, file, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user that is not known
+    told = []
+    digests = Digests()
+    assert {digests.of(file, 8, told.append) for _ in range(2)} == {
+        hashlib.sha256(b"one").hexdigest()
+    }
+    assert told == [3, 3]
+    assert list(tmp_path.iterdir()) == [file]

@@ -1,5 +1,11 @@
+import contextlib
 import hashlib
+import os
 import re
+import socket
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -142,8 +148,73 @@ def test_a_place_that_cannot_be_written(scripted, client, tmp_path):
     with pytest.raises(BadInput, match="name the file"):
         client.download("j", tmp_path)
     scripted.answers = [reported(m=DIGEST), serving()]
-    with pytest.raises(PaletteryError, match="cannot write"):
+    with pytest.raises(BadInput, match=r"there is no folder .* to write"):
         client.download("j", tmp_path / "no" / "such" / "file")
+
+
+def unix_socket(path):
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
+        made.bind(path.name)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [(Path.mkdir, "is a folder"), (unix_socket, "is a socket"), (None, "there is no folder")],
+)
+def test_what_cannot_be_an_output_is_refused_at_once(scripted, client, tmp_path, make, said):
+    out = tmp_path / "no" / "out" if make is None else tmp_path / "out"
+    if make is not None:
+        make(out)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(BadInput, match=said):
+        client.download_export("j", "dense", out)
+    assert scripted.requests == []
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_pipe_gets_what_was_checked(scripted, client, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    scripted.answers = [reported(m=DIGEST), serving(sent_bytes=300_000)]
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(pipe.read_bytes)
+        assert client.download("j", pipe) == (pipe,)
+        assert reading.result() == BODY
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert set(tmp_path.iterdir()) == {pipe}
+
+
+def test_a_link_to_a_device_is_written_to_and_stays(scripted, client, tmp_path):
+    link = tmp_path / "null"
+    link.symlink_to(os.devnull)
+    scripted.answers = [reported(m=DIGEST), serving()]
+    client.download("j", link)
+    assert stat.S_ISCHR(link.stat().st_mode)
+    assert set(tmp_path.iterdir()) == {link}
+
+
+def test_a_link_stays_and_the_file_behind_it_is_replaced(scripted, client, tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("disk/file")
+    scripted.answers = [reported(m=DIGEST), serving()]
+    client.download("j", link)
+    assert link.is_symlink()
+    assert (tmp_path / "disk" / "file").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127])
+def test_the_longest_names_can_be_written(scripted, client, tmp_path, name):
+    scripted.answers = [reported(m=DIGEST), serving()]
+    client.download("j", tmp_path / name)
+    assert (tmp_path / name).read_bytes() == BODY
+
+
+def test_several_files_and_one_pipe(scripted, client, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    scripted.answers = [reported(a=DIGEST, b=DIGEST)]
+    with pytest.raises(BadInput, match=r"2 files, and .* is no folder"):
+        client.download("j", tmp_path / "pipe")
 
 
 def test_a_name_that_leads_out_of_the_folder(scripted, client, tmp_path):

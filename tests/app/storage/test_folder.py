@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import StorageFailed, StorageFull
+from app.errors import BadInput, StorageFailed, StorageFull
 from app.storage import folder as module
+from app.storage import open_storage
 
 
 def test_no_path_leaves_the_folder(folder):
@@ -126,3 +127,22 @@ def test_folder_that_is_gone_is_named(folder):
     assert folder.fault() == f"there is no folder {folder.root}"
     moved.rename(folder.root)
     assert folder.fault() is None
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(os.devnull)])
+def test_what_is_no_file_is_never_replaced(folder, make):
+    make(folder.root / "x")
+    before = (folder.root / "x").lstat()
+    folder.write("y", b"1")
+    for write in (lambda: folder.write("x", b"2"), lambda: folder.copy("y", "x")):
+        with pytest.raises(StorageFailed, match="no regular file"):
+            write()
+    assert (folder.root / "x").lstat() == before
+    assert sorted(path.name for path in folder.root.iterdir()) == ["x", "y"]
+
+
+@pytest.mark.parametrize("end", ["?1", "?", "#1", "?a=b#c"])
+def test_a_url_that_ends_before_the_folder_does_is_refused(tmp_path, end):
+    with pytest.raises(BadInput, match="write %3F or %23"):
+        open_storage((tmp_path / "team").as_uri() + end)
+    assert not list(tmp_path.iterdir())
