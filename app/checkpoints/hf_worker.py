@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from app.confined import limit, limit_memory
+from app.confined import end_with_parent, lift_memory_limit, limit, limit_memory
 
 MEMORY_BYTES = 4 << 30
 """Address space beyond what importing the libraries takes; models on the meta device have none."""
@@ -57,6 +57,8 @@ def main() -> None:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    end_with_parent()
+    lift_memory_limit()  # of the process that asks
     limit(resource.RLIMIT_CPU, request["cpu_s"])
     limit(resource.RLIMIT_CORE, 0)
     limit(resource.RLIMIT_FSIZE, request["output_bytes"])

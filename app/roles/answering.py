@@ -7,6 +7,7 @@ from typing import TypedDict
 from app.configs.records import ConfigRecords
 from app.configs.service import Configs
 from app.database import Database
+from app.document_pool import DocumentPool
 from app.events.live import Live
 from app.events.places import Places
 from app.events.records import Events
@@ -19,7 +20,6 @@ from app.keys.service import Keys
 from app.metrics import Gauge, Metrics
 from app.models.service import Models
 from app.overview import Overview
-from app.readers import Readers
 from app.roles.shared import Role, Shared
 from app.storage import Storage
 from app.uploads.completion import Completion
@@ -36,6 +36,7 @@ class State(TypedDict):
     uploads: Uploads
     configs: Configs
     database: Database
+    documents: DocumentPool
     store: Storage
     events: Events
     streams: Streams
@@ -52,19 +53,19 @@ async def answering(
     of: Shared, role: Role, keys: Keys, workers: Workers | None
 ) -> AsyncIterator[State]:
     """The state of a server, with the workers that this process has, if it has any."""
-    limits, readers = of.settings.limits, Readers()
+    limits, documents = of.settings.limits, of.documents
     async with AsyncExitStack() as stack:
-        models = Models(limits, of.models, of.files, of.store, readers)
+        models = Models(limits, of.models, of.files, of.store, documents)
         completion = Completion(of.sessions, models, of.models, of.files, of.store)
         stack.push_async_callback(completion.stop)
         of.metrics.registry.register(Gauge("jobs", "Jobs that there are.", of.jobs.counts))
         count_workers = workers.count if workers else of.controllers.workers
         health = health_of(of.database, of.store, count_workers)
         stack.callback(health.close)
-        configs = Configs(ConfigRecords(of.database), readers, limits.config_bytes)
-        orders = Orders(limits, of.store, models, configs, readers)
+        configs = Configs(ConfigRecords(of.database), documents, limits.config_bytes)
+        orders = Orders(limits, of.store, models, configs, documents)
         jobs = Jobs(
-            of.settings, of.jobs, of.files, of.store, of.engine, of.control, orders, readers
+            of.settings, of.jobs, of.files, of.store, of.engine, of.control, orders, documents
         )
         see_workers = workers.processes if workers else None
         overview = Overview(role, of.database, of.store, of.controllers, keys, see_workers)
@@ -75,6 +76,7 @@ async def answering(
             uploads=Uploads(limits, of.sessions, of.models, of.store, completion),
             configs=configs,
             database=of.database,
+            documents=documents,
             store=of.store,
             events=of.events,
             streams=Streams(of.events),
