@@ -17,6 +17,7 @@ COMMANDS = (
     ["benchmarks.api"],
     ["benchmarks.transfer"],
     ["benchmarks.dashboard"],
+    ["benchmarks.abuse"],
 )
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What answers requests: all that endpoints ask."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypedDict
@@ -22,6 +23,7 @@ from app.models.service import Models
 from app.overview import Overview
 from app.roles.shared import Role, Shared
 from app.storage import Storage
+from app.upkeep import keep_up
 from app.uploads.completion import Completion
 from app.uploads.service import Uploads
 from app.webhooks.records import WebhookRecords
@@ -60,8 +62,13 @@ async def answering(
         stack.push_async_callback(completion.stop)
         of.metrics.registry.register(Gauge("jobs", "Jobs that there are.", of.jobs.counts))
         count_workers = workers.count if workers else of.controllers.workers
-        health = health_of(of.database, of.store, count_workers)
+        reads = role != "controller"
+        health = health_of(of.database, of.store, count_workers, documents if reads else None)
         stack.callback(health.close)
+        upkeep = keep_up(of.database, of.settings.sweep_every_s)
+        stack.push_async_callback(_ended, asyncio.create_task(upkeep))
+        if reads:  # the first request need not wait for a process to start
+            stack.push_async_callback(_ended, asyncio.create_task(documents.check()))
         configs = Configs(ConfigRecords(of.database), documents, limits.config_bytes)
         orders = Orders(limits, of.store, models, configs, documents)
         jobs = Jobs(
@@ -87,3 +94,8 @@ async def answering(
             overview=overview,
             metrics=of.metrics,
         )
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -77,7 +77,9 @@ async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
             jobs=jobs,
             files=files,
             models=ModelRecords(database, timedelta(days=settings.retain_days)),
-            sessions=UploadSessions(database, timedelta(hours=settings.upload_hours)),
+            sessions=UploadSessions(
+                database, timedelta(hours=settings.upload_hours), limits=settings.limits
+            ),
             events=Events(database),
             changes=Changes(database),
             webhooks=WebhookRecords(database),

@@ -67,7 +67,7 @@ Presign = Annotated[
         _413="over a limit",
         _415="the body is no JSON",
         _422="the announcement is not as it must be, or the store signs nothing",
-        _429="the owner would have more bytes than it may",
+        _429="the owner would have more bytes, open uploads or announced files than it may",
     ),
 )
 async def start(
@@ -95,7 +95,7 @@ def page(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> UploadPage:
-    """Uploads that have not expired, newest first."""
+    """Uploads that have not expired, newest first, without their files."""
     return uploads.page(caller.owner, limit, cursor)
 
 
