@@ -221,11 +221,13 @@ def reported() -> Iterator[None]:
 
 @cache
 def _looks() -> Sequence[Select[Any]]:
-    """A statement for each table that reads its last row, by way of its index."""
-    return [
+    """Statements that read a row of each table, the first one, and the last one by its index."""
+    tables = [select(table).limit(1) for table in Base.metadata.tables.values()]
+    by_index = [
         select(table).order_by(*(column.desc() for column in table.primary_key)).limit(1)
         for table in Base.metadata.tables.values()
     ]
+    return tables + by_index
 
 
 def _is_damage(error: BaseException | None) -> bool:

@@ -20,6 +20,8 @@ def upgrade() -> None:
     """Add the number of files, and the name of the first."""
     number = sa.Column("file_count", sa.Integer, nullable=False, server_default=sa.text("1"))
     op.add_column("uploads", number)
-    op.add_column("uploads", sa.Column("name", sa.String(255), nullable=False, server_default=""))
+    op.add_column(
+        "uploads", sa.Column("name", sa.String(255), nullable=False, server_default=sa.text("''"))
+    )
     kind = op.get_bind().dialect.name
     op.execute(f"UPDATE uploads SET file_count = {COUNT[kind]}, name = {NAME[kind]}")  # noqa: S608
