@@ -32,7 +32,7 @@ def page(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> ModelPage:
-    """Models, newest first."""
+    """Models, newest first, without their files."""
     return models.page(caller.owner, limit, cursor)
 
 

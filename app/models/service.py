@@ -18,7 +18,7 @@ from app.storage import Storage
 from app.uploads.records import FileRecords, KeptFile
 from app.uploads.unused import remove_unused_files
 from schemas.checkpoint import StoredFile
-from schemas.models import ModelPage, ModelSummary
+from schemas.models import ModelDetails, ModelPage
 
 
 class Models:
@@ -51,7 +51,7 @@ class Models:
             NotFound: the owner has no such model.
         """
         owner = client.owner
-        summary = await asyncio.to_thread(self._records.get, owner, model_id)
+        details = await asyncio.to_thread(self._records.get, owner, model_id)
         path = contents_path(model_id)
         try:
             size_bytes = await asyncio.to_thread(self._store.size_bytes, path)
@@ -62,7 +62,7 @@ class Models:
                 client, parsed, make_contents, self._store.url, model_id, files, self._limits
             )
             size_bytes = await asyncio.to_thread(self._store.size_bytes, path)
-        return StoredModel(summary, path, size_bytes)
+        return StoredModel(details, path, size_bytes)
 
     def page(self, owner: str, limit: int, cursor: str | None) -> ModelPage:
         """An owner's models, newest first."""
@@ -78,7 +78,7 @@ class Models:
 
     async def add(
         self, owner: str, files: Sequence[StoredFile], kept: Sequence[KeptFile], settle: Settle
-    ) -> ModelSummary:
+    ) -> ModelDetails:
         """Read files that belong together, and make them a model.
 
         Raises:
