@@ -1,34 +1,43 @@
 """The body of an answer that is JSON already, and may have megabytes."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from fastapi.responses import StreamingResponse
 
 from app.body import JSON
-
-PIECE_BYTES = 256 << 10
-"""Sent at once; to encode or copy as much holds the server up for a tenth of a millisecond."""
+from app.spooled import PIECE_BYTES, Content, Spooled
 
 
 def json_answer(
-    *parts: str | bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    *parts: str | Content,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    first: int = 0,
 ) -> StreamingResponse:
-    """JSON that these make together, in pieces, so that other requests are served meanwhile."""
-    length = sum(_size_bytes(part) for part in parts)
+    """JSON that these make together, in pieces, so that other requests are served meanwhile.
+
+    Of contents are sent the bytes from `first` on.
+    """
+    length = sum(_size_bytes(part, first) for part in parts)
     sent = {"Content-Length": str(length), **(headers or {})}
-    return StreamingResponse(_pieces(*parts), status, sent, JSON)
+    return StreamingResponse(_pieces(parts, first), status, sent, JSON)
 
 
-def _size_bytes(part: str | bytes) -> int:
-    if isinstance(part, bytes) or part.isascii():
-        return len(part)
-    return sum(len(piece) for piece in _encoded(part))
+def _size_bytes(part: str | Content, first: int) -> int:
+    if not isinstance(part, str):
+        return len(part) - first
+    return len(part) if part.isascii() else sum(len(piece) for piece in _encoded(part))
 
 
-async def _pieces(*parts: str | bytes) -> AsyncIterator[bytes]:
+async def _pieces(parts: Sequence[str | Content], first: int) -> AsyncIterator[bytes]:
     for part in parts:
-        for piece in _encoded(part):
-            yield piece
+        if isinstance(part, Spooled):
+            for start in range(first, len(part), PIECE_BYTES):
+                yield await asyncio.to_thread(part.read, start, PIECE_BYTES)
+        else:
+            for piece in _encoded(part if isinstance(part, str) else part[first:]):
+                yield piece
 
 
 def _encoded(part: str | bytes) -> Iterator[bytes]:

@@ -5,7 +5,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from app.document_pool import Client
 from app.errors import BadInput, InvalidUpload, TooLarge, UnsupportedMediaType
+from app.spooled import Content, collected, pieces
 from schemas.config.faults import explained
 
 JSON = "application/json"
@@ -17,26 +19,24 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_body(request: Request, most_bytes: int) -> bytes:
-    """The whole body.
+async def read_body(request: Request, most_bytes: int) -> Content:
+    """Return the whole body, which lies in a file if it is large.
 
     Raises:
         TooLarge: it has more bytes than are allowed.
         InvalidUpload: the connection broke off.
     """
-    held = bytearray()
     try:
-        async for piece in request.stream():
-            held += piece
-            if len(held) > most_bytes:
-                raise TooLarge(f"the body has over {most_bytes:,} bytes, the most allowed")
+        body = await collected(request.stream(), most_bytes)
     except ClientDisconnect as error:
         raise InvalidUpload("the connection broke off before the body was complete") from error
-    return bytes(held)
+    if body is None:
+        raise TooLarge(f"the body has over {most_bytes:,} bytes, the most allowed")
+    return body
 
 
-async def read_json(request: Request, kind: type[Model], most_bytes: int) -> Model:
-    """The body as a document of a kind; who may send it was asked before.
+async def read_json(request: Request, owner: str, kind: type[Model], most_bytes: int) -> Model:
+    """Return the body as a document of a kind; whether its owner may send it was checked before.
 
     Raises:
         UnsupportedMediaType: it says that it is something else than JSON.
@@ -46,8 +46,19 @@ async def read_json(request: Request, kind: type[Model], most_bytes: int) -> Mod
     if media_type(request) != JSON:
         raise UnsupportedMediaType(f"the body must be {JSON}; say so in Content-Type")
     body = await read_body(request, most_bytes)
+    client = Client(owner, request)
+    found: Model = await request.state.documents.run(client, len(body), parse_json, kind, body)
+    return found
+
+
+def parse_json(kind: type[Model], body: Content) -> Model:
+    """Parse a document of a kind.
+
+    Raises:
+        BadInput: with every field at fault.
+    """
     try:
-        return kind.model_validate_json(body, strict=True)
+        return kind.model_validate_json(b"".join(pieces(body)), strict=True)
     except ValidationError as error:
         faults = explained(error, kind)
         raise BadInput(

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
-from typing import ParamSpec, TypeVar
+from functools import cache, partial
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import (
     URL,
@@ -16,14 +17,15 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Engine,
+    Select,
     create_engine,
     event,
     make_url,
-    text,
+    select,
 )
 from sqlalchemy import exc as errors
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
@@ -55,6 +57,8 @@ IN_LIST = 10_000
 
 BEGINS = ("INSERT", "UPDATE", "DELETE", "REPLAC", "BEGIN ")
 """First letters of the statements that begin to write."""
+PG_DAMAGE = ("XX001", "XX002")
+"""`data_corrupted` and `index_corrupted`."""
 WRITES, TURN_S = "writes", 10.0
 """Mark of a connection whose turn it is, and how long one waits for it."""
 
@@ -94,6 +98,13 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._damage: str | None = None
+
+        @event.listens_for(engine, "handle_error")
+        def _(context: ExceptionContext) -> None:
+            if _is_damage(context.original_exception):
+                self._note_damage(str(context.original_exception))
+
         self._readers = ThreadPoolExecutor(READERS, "read")
 
     @contextmanager
@@ -128,13 +139,31 @@ class Database:
         return await running.run_in_executor(self._readers, partial(read, *args, **kwargs))
 
     def fault(self) -> str | None:
-        """Why the database does not answer; None if it does."""
+        """Why the database does not answer, or that it is damaged; None if it is well.
+
+        Every table is looked at as requests do; damage that anything met is told until the end.
+        """
         try:
             with self.engine.connect() as connection:
-                connection.execute(text("SELECT 1"))
+                for look in _looks():
+                    connection.execute(look).all()
         except errors.SQLAlchemyError as error:
-            return _first_line(error)
-        return None
+            return self._damage or _first_line(error)
+        return self._damage
+
+    def check(self) -> None:
+        """Look for damage everywhere, where the database can do that: it takes a second a GB."""
+        if self.engine.dialect.name != "sqlite":
+            return
+        with reported(), self.engine.connect() as connection:
+            found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if found != "ok":
+            self._note_damage(str(found))
+
+    def _note_damage(self, what: str) -> None:
+        if self._damage is None:
+            log.error("the database is damaged: %s; restore it from a back-up", what)
+        self._damage = f"it is damaged: {what}"
 
     def close(self) -> None:
         """Let go of the database."""
@@ -190,9 +219,31 @@ def reported() -> Iterator[None]:
     except (errors.OperationalError, errors.InterfaceError, errors.TimeoutError) as error:
         raise _failed(error) from error
     except errors.DBAPIError as error:
-        if not error.connection_invalidated:
+        if not error.connection_invalidated and not _is_damage(error.orig):
             raise
         raise _failed(error) from error
+
+
+@cache
+def _looks() -> Sequence[Select[Any]]:
+    """Statements that read a row of each table, the first one, and the last one by its index."""
+    tables = [select(table).limit(1) for table in Base.metadata.tables.values()]
+    by_index = [
+        select(table).order_by(*(column.desc() for column in table.primary_key)).limit(1)
+        for table in Base.metadata.tables.values()
+    ]
+    return tables + by_index
+
+
+def _is_damage(error: BaseException | None) -> bool:
+    """Whether a driver's error says that what is stored is not as it was written.
+
+    Source: sqlite.org/rescode.html, SQLITE_CORRUPT and SQLITE_NOTADB with what extends them;
+    Postgres' class XX of errors.
+    """
+    code = getattr(error, "sqlite_errorcode", 0) or 0
+    state = getattr(error, "sqlstate", None) or ""
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or state in PG_DAMAGE
 
 
 def _failed(error: errors.SQLAlchemyError) -> DatabaseFailed:

@@ -56,7 +56,7 @@ class PaletteryError(Exception):
     def __init__(self, detail: str, errors: Sequence[InvalidField] = ()) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.errors = tuple(errors)
+        self.errors = tuple(errors[:MOST_LISTED])
 
     @classmethod
     def about(cls, detail: str, errors: Sequence[InvalidField]) -> Self:

@@ -4,12 +4,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 from prometheus_client.exposition import choose_encoder
 
 from app.database import Database
+from app.document_pool import DocumentPool
 from app.errors import DatabaseFailed, Unavailable
 from app.problems import problems
 from app.storage import Storage
@@ -76,15 +78,21 @@ class Health:
         self._away = frozenset(away)
 
 
-def health_of(database: Database, store: Storage, count_workers: Callable[[], int]) -> Health:
-    """How it stands with what the service needs."""
-    return Health(
-        {
-            "database": database.fault,
-            "store": store.fault,
-            "workers": lambda: None if count_workers() > 0 else "there is none",
-        }
-    )
+def health_of(
+    database: Database,
+    store: Storage,
+    count_workers: Callable[[], int],
+    documents: DocumentPool | None,
+) -> Health:
+    """How it stands with what the service needs; a process that reads no documents has no pool."""
+    checks: dict[str, Check] = {
+        "database": database.fault,
+        "store": store.fault,
+        "workers": lambda: None if count_workers() > 0 else "there is none",
+    }
+    if documents is not None:
+        checks["documents"] = partial(documents.fault, asyncio.get_running_loop())
+    return Health(checks)
 
 
 @router.get("/livez")
@@ -95,7 +103,7 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz", responses=problems(_503="something the service needs is away"))
 async def readyz(request: Request) -> dict[str, str]:
-    """Database, store and workers are there; a problem names those that are not."""
+    """Database, store, workers and document processes work; a problem names those that do not."""
     health: Health = request.state.health
     away = await health.away()
     if away:

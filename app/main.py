@@ -26,6 +26,7 @@ from app.roles import Role, State, check, running
 from app.serving import server, within_files
 from app.settings import Settings
 from app.tracing import tracing
+from app.upkeep import limit_arenas
 from app.uploads import endpoints as uploads
 from app.webhooks import endpoints as webhooks
 
@@ -76,6 +77,7 @@ def serve(settings: Settings, role: Role = "all") -> None:
     settings = settings.model_copy(update={"clients": within_files(settings.clients)})
     # Requests wait for no thread that computes, such as the engine's when it looks at its queue.
     sys.setswitchinterval(SWITCH_S)
+    limit_arenas()
     # uvicorn stops in good order, then raises the signal again; a wanted end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with (

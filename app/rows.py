@@ -199,6 +199,9 @@ class UploadRow(Base):
     owner: Mapped[str] = mapped_column(OWNER, index=True)
     files: Mapped[str] = mapped_column(Text)
     """JSON: name, size and SHA-256 of each."""
+    file_count: Mapped[int] = mapped_column(server_default=text("1"))
+    name: Mapped[str] = mapped_column(String(255), server_default=text("''"))
+    """Of the first file."""
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     missing_bytes: Mapped[int] = mapped_column(BigInteger)
     """Of the files that the owner did not have, or has no more; they count until it is complete."""

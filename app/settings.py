@@ -107,6 +107,14 @@ class Limits(BaseSettings):
     """Processor time for all patterns of one config together."""
     hf_timeout_s: PositiveFloat = 60.0
     """To build, without weights, the model that an uploaded config.json describes."""
+    document_timeout_s: PositiveFloat = 120.0
+    """To read one request's documents: its config, and the headers of its model."""
+    document_memory_bytes: PositiveInt = 1 << 30
+    """Of a process that reads documents, beyond what its code takes."""
+    open_uploads: PositiveInt = 100
+    """Of one owner, that are not complete and have not expired."""
+    announced_files: PositiveInt = 100_000
+    """Of one owner, in all uploads that have not expired; complete ones count, too."""
     sandbox: Sandbox = Field(default_factory=Sandbox)
     """Of the processes that run strangers' models."""
 

@@ -18,6 +18,7 @@ COMMANDS = (
     ["benchmarks.api"],
     ["benchmarks.transfer"],
     ["benchmarks.dashboard"],
+    ["benchmarks.abuse"],
 )
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def peak_memory(service: Service) -> Iterator[list[int]]:
 
     def sample() -> None:
         while not stop.wait(SAMPLE_EVERY_S):
-            found[0] = max(found[0], sum(map(_held_bytes, service.processes())))
+            found[0] = max(found[0], sum(map(held_bytes, service.processes())))
 
     sampler = threading.Thread(target=sample)
     sampler.start()
@@ -177,7 +177,8 @@ def _command(pid: int) -> bytes:
         return b""
 
 
-def _held_bytes(pid: int) -> int:
+def held_bytes(pid: int) -> int:
+    """Proportional set size of a process."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

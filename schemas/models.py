@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from schemas.base import Schema
 from schemas.checkpoint import ModelFormat, Module, TypeSource
@@ -43,7 +43,7 @@ class ModelTensor(Schema):
 
 
 class ModelSummary(Schema):
-    """One model, without what is in it."""
+    """One model, without its files and what is in them."""
 
     id: str
     """SHA-256 of the names and digests of its files; names the model in every path."""
@@ -55,14 +55,21 @@ class ModelSummary(Schema):
     """Of all files together."""
     tensors_total: NonNegativeInt
     """Distinct tensors."""
-    files: tuple[ModelFile, ...]
-    """In the order of their names."""
+    file_count: PositiveInt
+    """Number of its files."""
     created_at: datetime
     """When it was completed first."""
     expires_at: datetime
     """When it is removed, unless a job uses it before."""
     links: dict[str, str]
     """`self`."""
+
+
+class ModelDetails(ModelSummary):
+    """One model with its files, without what is in them."""
+
+    files: tuple[ModelFile, ...]
+    """In the order of their names."""
 
 
 class ModelContents(Schema):
@@ -76,8 +83,8 @@ class ModelContents(Schema):
     """In the order of the files, and that within each."""
 
 
-class Model(ModelContents, ModelSummary):
-    """One model with its module tree and its tensors."""
+class Model(ModelContents, ModelDetails):
+    """One model with its files, its module tree and its tensors."""
 
 
 class ModelPage(Schema):

@@ -96,14 +96,16 @@ class UploadPart(Schema):
 
 
 class UploadSummary(Schema):
-    """One upload, without its parts."""
+    """One upload, without its files and parts."""
 
     id: str
     """Names the upload in every path."""
     state: Literal["open", "complete"]
     """open until it has become a model."""
-    files: tuple[UploadFile, ...]
-    """As they were announced."""
+    name: str
+    """Name of the first of its files."""
+    file_count: PositiveInt
+    """Number of its files."""
     size_bytes: NonNegativeInt
     """Of all files together."""
     part_size_bytes: PositiveInt
@@ -119,8 +121,10 @@ class UploadSummary(Schema):
 
 
 class Upload(UploadSummary):
-    """One upload with its parts."""
+    """One upload with its files and parts."""
 
+    files: tuple[UploadFile, ...]
+    """As they were announced."""
     parts: tuple[UploadPart, ...]
     """Of the files that are not present, in the order of their numbers."""
 

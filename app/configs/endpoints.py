@@ -6,14 +6,14 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.answer import json_answer
 from app.body import media_type, read_body
-from app.configs.read import Document, Language
-from app.configs.records import StoredConfig
+from app.configs.read import SHA256_CHARACTERS, Document, Language
 from app.configs.service import Configs
+from app.document_pool import Client
 from app.errors import UnsupportedMediaType
 from app.keys.guard import Reader, Writer
 from app.paging import Cursor, Limit
 from app.problems import problems
-from schemas.configs import ConfigPage, NamedConfig, ValidatedConfig
+from schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
@@ -75,7 +75,7 @@ Service = Annotated[Configs, Depends(configs_of)]
 async def validate(request: Request, configs: Service, caller: Reader) -> Response:
     """Every fault of a config at once, or the config in full; nothing is stored."""
     document = await document_of(request, configs.most_bytes)
-    return json_answer(await configs.validate(caller.owner, document))
+    return json_answer(await configs.validate(Client(caller.owner, request), document))
 
 
 @router.put(
@@ -91,9 +91,11 @@ async def validate(request: Request, configs: Service, caller: Reader) -> Respon
 async def put(name: str, request: Request, configs: Service, caller: Writer) -> Response:
     """Store a config under a name, as its next version unless the newest says the same."""
     document = await document_of(request, configs.most_bytes)
-    stored, is_new = await configs.put(caller, name, document)
-    location = {"Location": stored.summary.links["self"]}
-    return _named(stored, 201 if is_new else 200, location)
+    client = Client(caller.owner, request)
+    summary, config, is_new = await configs.put(caller, client, name, document)
+    head, location = _head(summary), {"Location": summary.links["self"]}
+    status = 201 if is_new else 200
+    return json_answer(head, config, "}", status=status, headers=location, first=SHA256_CHARACTERS)
 
 
 @router.get("/configs", responses=problems(_422="limit or cursor is not valid"))
@@ -103,9 +105,10 @@ def page(configs: Service, caller: Reader, limit: Limit = 100, cursor: Cursor = 
 
 
 @router.get("/configs/{reference}", response_model=NamedConfig, responses=UNKNOWN)
-def get(reference: str, configs: Service, caller: Reader) -> Response:
+async def get(reference: str, configs: Service, caller: Reader) -> Response:
     """The version that `name@version` names, or the newest that `name` does."""
-    return _named(configs.get(caller.owner, reference), 200, {})
+    summary, config = await configs.get(caller.owner, reference)
+    return json_answer(_head(summary), config, "}")
 
 
 @router.delete("/configs/{name}", status_code=204, responses=UNKNOWN)
@@ -114,7 +117,6 @@ def delete(name: str, configs: Service, caller: Writer) -> None:
     configs.delete(caller.owner, name)
 
 
-def _named(stored: StoredConfig, status: int, headers: dict[str, str]) -> Response:
-    """A `NamedConfig` as JSON; the config is that already, and may have megabytes."""
-    head = stored.summary.model_dump_json().removesuffix("}") + ',"config":'
-    return json_answer(head, stored.document, "}", status=status, headers=headers)
+def _head(summary: ConfigSummary) -> str:
+    """A `NamedConfig` as JSON, up to its config."""
+    return summary.model_dump_json().removesuffix("}") + ',"config":'

@@ -4,11 +4,12 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from app.errors import InvalidConfig
+from app.errors import InvalidConfig, TooLarge
 from app.planning.pattern_keys import check_patterns
 from app.planning.patterns import Patterns
+from app.spooled import Content, pieces
 from schemas.config import ConfigError, KMeansPalettizerConfig, config_of, parse_config
 from schemas.config.lines import with_lines
 from schemas.config.text import load_json
@@ -23,12 +24,20 @@ Language = Literal["json", "yaml"]
 class Document:
     """A config that somebody wrote; whether it is valid is not known yet."""
 
-    text: str | bytes
+    text: str | Content
     language: Language = "yaml"
-    below: str = ""
-    """JSON pointer to where it stood in what was sent."""
+    member: str | None = None
+    """The config is this member of the text, which is a JSON object; None if it is all of it."""
     name: str | None = None
     """`name@version` under which it is stored, or the preset's."""
+
+    def content(self) -> str | bytes:
+        """Return the text in one piece."""
+        return self.text if isinstance(self.text, str) else b"".join(pieces(self.text))
+
+
+SHA256_CHARACTERS = 64
+"""Of a hex digest."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,12 @@ class Normalised:
     document: str
     """JSON."""
     sha256: str
+
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        """Return what `normalised` has returned, taken apart."""
+        digest, text = content[:SHA256_CHARACTERS], content[SHA256_CHARACTERS:]
+        return cls(text.decode(), digest.decode())
 
 
 def read_config(document: Document) -> KMeansPalettizerConfig:
@@ -49,14 +64,20 @@ def read_config(document: Document) -> KMeansPalettizerConfig:
     return _read(document, _parsed)
 
 
-def normalised(document: Document) -> Normalised:
-    """The one form of all documents that say the same.
+def normalised(document: Document, most_bytes: int) -> bytes:
+    """The one form of all documents that say the same, every default filled in; its digest first.
 
     Raises:
         InvalidConfig: every field at fault, at once; or every pattern that is none.
+        TooLarge: it has more bytes than may be.
     """
-    text = _read(document, _checked).model_dump_json()
-    return Normalised(text, hashlib.sha256(text.encode()).hexdigest())
+    text = _read(document, _checked).model_dump_json().encode()
+    if len(text) > most_bytes:
+        raise TooLarge(
+            f"the config has {len(text):,} bytes once every default is filled in; {most_bytes:,} "
+            "are allowed: have fewer rules, or the operator raise PALETTERY_LIMIT_CONFIG_BYTES"
+        )
+    return hashlib.sha256(text).hexdigest().encode() + text
 
 
 def validated(document: Document) -> bytes:
@@ -73,13 +94,16 @@ def validated(document: Document) -> bytes:
 
 
 def _parsed(document: Document) -> KMeansPalettizerConfig:
+    text = document.content()
     if document.language == "yaml":
-        return parse_config(document.text)
-    data = load_json(document.text)
+        return parse_config(text)
+    data = load_json(text)
+    if document.member is not None:
+        return config_of(data[document.member])
     try:
         return config_of(data)
     except ConfigError as error:
-        raise with_lines(error, document.text) from error
+        raise with_lines(error, text) from error
 
 
 def _checked(document: Document) -> KMeansPalettizerConfig:
@@ -88,7 +112,7 @@ def _checked(document: Document) -> KMeansPalettizerConfig:
     try:
         check_patterns(config, Patterns(math.inf))
     except InvalidConfig as error:
-        raise with_lines(ConfigError(*error.errors), document.text) from error
+        raise with_lines(ConfigError(*error.errors), document.content()) from error
     return config
 
 
@@ -99,12 +123,12 @@ def _read(
     try:
         return how(document)
     except ConfigError as error:
-        faults = [_below(document.below, fault) for fault in error.errors]
+        faults = [_below(document.member, fault) for fault in error.errors]
         raise InvalidConfig.of(faults) from error
 
 
-def _below(pointer: str, fault: InvalidField) -> InvalidField:
+def _below(member: str | None, fault: InvalidField) -> InvalidField:
     """A fault of a document that was part of another, where its lines are not the same."""
-    if not pointer:
+    if member is None:
         return fault
-    return InvalidField(pointer=pointer + fault.pointer, detail=fault.detail)
+    return InvalidField(pointer=f"/{member}{fault.pointer}", detail=fault.detail)

@@ -41,7 +41,7 @@ class ConfigRecords:
 
     def put(
         self, owner: str, name: str, config: Normalised, limits: OwnerLimits = UNLIMITED
-    ) -> tuple[StoredConfig, bool]:
+    ) -> tuple[ConfigSummary, bool]:
         """The newest version, and whether it is new; the same content makes none.
 
         Raises:
@@ -52,7 +52,7 @@ class ConfigRecords:
             _hold(session, owner)
             newest = session.scalar(_newest(owner, name).options(WITHOUT_DOCUMENT))
             if newest is not None and newest.sha256 == config.sha256:
-                return StoredConfig(_summary(newest), config.document), False
+                return _summary(newest), False
             row = ConfigRow(
                 owner=owner,
                 name=name,
@@ -63,7 +63,7 @@ class ConfigRecords:
                 created_at=self._now(),
             )
             session.add(row)
-            return StoredConfig(_summary(row), config.document), True
+            return _summary(row), True
 
     def get(self, owner: str, reference: str) -> StoredConfig:
         """The version that `name@version` names, or the newest that `name` does.

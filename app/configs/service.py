@@ -2,24 +2,35 @@
 
 import asyncio
 
-from app.configs.read import Document, normalised, validated
-from app.configs.records import NAME, ConfigRecords, StoredConfig
+from app.configs.read import Document, Normalised, normalised, validated
+from app.configs.records import NAME, ConfigRecords
+from app.document_pool import Client, DocumentPool
 from app.errors import BadInput
+from app.fair_semaphore import FairSemaphore
 from app.keys.caller import Caller
 from app.paging import sealed_key, unsealed_key
-from app.readers import Readers
-from schemas.configs import ConfigPage
+from app.spooled import IN_MEMORY_BYTES, Content, Spooled, pieces
+from schemas.configs import ConfigPage, ConfigSummary
+
+NORMALISED = 4
+"""A config with every default filled in may be so many times as long as one that is sent."""
 
 
 class Configs:
     """Configs of one service."""
 
-    def __init__(self, records: ConfigRecords, readers: Readers, most_bytes: int) -> None:
-        self._records, self._readers = records, readers
+    def __init__(self, records: ConfigRecords, documents: DocumentPool, most_bytes: int) -> None:
+        self._records, self._documents = records, documents
         self.most_bytes = most_bytes
+        # They have megabytes, and the database takes and gives them in one piece.
+        self._in_memory = FairSemaphore(1)
 
-    async def put(self, caller: Caller, name: str, document: Document) -> tuple[StoredConfig, bool]:
+    async def put(
+        self, caller: Caller, client: Client, name: str, document: Document
+    ) -> tuple[ConfigSummary, Content, bool]:
         """Store a config as the newest version of a name; whether it was not that already.
+
+        The content is the digest of the config, and behind it the config.
 
         Raises:
             BadInput: the name is none.
@@ -31,29 +42,35 @@ class Configs:
                 f"{name[:80]!r} cannot be a config's name; write 1 to 64 of a-z, 0-9, '.', '_' and "
                 "'-', and begin with a letter or a digit"
             )
-        config = await self._readers.run(caller.owner, len(document.text), normalised, document)
-        return await asyncio.to_thread(self._records.put, caller.owner, name, config, caller.limits)
+        most_bytes, size_bytes = NORMALISED * self.most_bytes, len(document.text)
+        config = await self._documents.document(
+            client, size_bytes, normalised, document, most_bytes
+        )
+        async with self._in_memory.turn(caller.owner):
+            summary, is_new = await asyncio.to_thread(self._put, caller, name, config)
+        return summary, config, is_new
 
-    async def validate(self, owner: str, document: Document) -> bytes:
+    async def validate(self, client: Client, document: Document) -> Content:
         """What is to be said of a document, as JSON of `ValidatedConfig`."""
-        return await self._readers.run(owner, len(document.text), validated, document)
+        return await self._documents.document(client, len(document.text), validated, document)
 
-    def get(self, owner: str, reference: str) -> StoredConfig:
+    async def get(self, owner: str, reference: str) -> tuple[ConfigSummary, Content]:
         """The version that `name@version` names, or the newest that `name` does.
 
         Raises:
             NotFound: there is none.
         """
-        return self._records.get(owner, reference)
+        async with self._in_memory.turn(owner):
+            return await asyncio.to_thread(self._get, owner, reference)
 
-    def document(self, owner: str, reference: str) -> Document:
+    async def document(self, owner: str, reference: str) -> Document:
         """The same, for a job.
 
         Raises:
             NotFound: there is none.
         """
-        found = self.get(owner, reference)
-        return Document(found.document, "json", name=found.summary.reference)
+        summary, content = await self.get(owner, reference)
+        return Document(content, "json", name=summary.reference)
 
     def page(self, owner: str, limit: int, cursor: str | None) -> ConfigPage:
         """An owner's configs, in the order of their names."""
@@ -70,3 +87,13 @@ class Configs:
             NotFound: there is no such name.
         """
         self._records.delete(owner, name)
+
+    def _put(self, caller: Caller, name: str, config: Content) -> tuple[ConfigSummary, bool]:
+        parsed = Normalised.of(b"".join(pieces(config)))
+        return self._records.put(caller.owner, name, parsed, caller.limits)
+
+    def _get(self, owner: str, reference: str) -> tuple[ConfigSummary, Content]:
+        found = self._records.get(owner, reference)
+        content = found.document.encode()
+        is_large = len(content) > IN_MEMORY_BYTES
+        return found.summary, Spooled(content) if is_large else content

@@ -59,8 +59,8 @@ async function drawInterrupted(place, signal) {
   if (signal.aborted) return;
   fill(place, found.length > 0 && h("details", { class: "interrupted" }, h("summary", null, `${counted(found.length, "upload")} broke off`),
     h("p", { class: "hint" }, "Drop the same files again: only what is missing is sent."),
-    h("ul", null, found.map((each) => h("li", null, `${each.files.map((file) => file.name).join(", ")}, ${bytes(each.size_bytes)} `,
-      button("Give up", () => giveUp(each, place, signal), { class: "link", "aria-label": `Give up the upload of ${each.files[0].name}` }))))));
+    h("ul", null, found.map((each) => h("li", null, `${each.name}${each.file_count > 1 ? ` and ${counted(each.file_count - 1, "file")} more` : ""}, ${bytes(each.size_bytes)} `,
+      button("Give up", () => giveUp(each, place, signal), { class: "link", "aria-label": `Give up the upload of ${each.name}` }))))));
 }
 
 async function giveUp(each, place, signal) {

@@ -74,13 +74,14 @@ function hashed(file, signal, advance) {
 async function unfinished(announced, signal) {
   const named = (files) => JSON.stringify(files.map((file) => [file.name, file.size_bytes, file.sha256]).sort());
   const wanted = named(announced);
+  const size_bytes = announced.reduce((sum, file) => sum + file.size_bytes, 0);
   for (const each of await interrupted(signal)) {
-    if (named(each.files) !== wanted) continue;
+    if (each.file_count !== announced.length || each.size_bytes !== size_bytes) continue;
     const found = await ask(`/v1/uploads/${each.id}`, { signal }).catch((error) => {
       if (error instanceof ApiError && [404, 410].includes(error.status)) return null;
       throw error;
     });
-    if (found) return found;
+    if (found && named(found.files) === wanted) return found;
   }
   return null;
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from app.compression.job import job_folder
+from app.document_pool import Client, DocumentPool
 from app.errors import DatabaseFailed, FileGone
 from app.idempotency import KeyedRequest, KeyTaken
 from app.jobs.engine import Engine
@@ -17,7 +18,6 @@ from app.jobs.records import Records
 from app.jobs.request import Wishes
 from app.jobs.rows import NewJob
 from app.keys.caller import Caller
-from app.readers import Readers
 from app.settings import Settings
 from app.storage import Storage
 from app.uploads.records import FileRecords, KeptFile
@@ -48,10 +48,10 @@ class Acceptance:
         files: FileRecords,
         store: Storage,
         engine: Engine,
-        readers: Readers,
+        documents: DocumentPool,
     ) -> None:
         self._settings, self._records, self._files = settings, records, files
-        self._store, self._engine, self._readers = store, engine, readers
+        self._store, self._engine, self._documents = store, engine, documents
 
     def check_room(self, caller: Caller) -> None:
         """See that a caller may queue any job, before its bytes are taken in.
@@ -76,6 +76,7 @@ class Acceptance:
         wished: Wishes,
         caller: Caller,
         asked: KeyedRequest | None,
+        client: Client,
     ) -> Accepted:
         """Queue a job, or find the one that the same request was given meanwhile.
 
@@ -86,7 +87,7 @@ class Acceptance:
         for tries_left in reversed(range(TRIES)):
             order = await look_up()
             try:
-                return await self._queue(order, wished, caller, asked)
+                return await self._queue(order, wished, caller, asked, client)
             except FileGone:  # bytes that we had already were removed meanwhile
                 if not tries_left:
                     raise
@@ -97,7 +98,12 @@ class Acceptance:
         raise FileGone("jobs under this Idempotency-Key come and go; send the request again")
 
     async def _queue(
-        self, order: Order, wished: Wishes, caller: Caller, asked: KeyedRequest | None
+        self,
+        order: Order,
+        wished: Wishes,
+        caller: Caller,
+        asked: KeyedRequest | None,
+        client: Client,
     ) -> Accepted:
         """Store what the job needs, then its row: a row means that nothing is missing."""
         job_id = str(_time_ordered_id())
@@ -106,8 +112,8 @@ class Acceptance:
         paths = {sha256: file.path for sha256, file in kept.items()}
         place = Place(prefix, paths, settings.task_bytes, self._reuses(wished))
         try:
-            prepared = await self._readers.run(
-                caller.owner,
+            prepared = await self._documents.run(
+                client,
                 order.size_bytes,
                 prepare,
                 order,

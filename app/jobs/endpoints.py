@@ -3,12 +3,14 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from app.answer import json_answer
 from app.body import JSON
 from app.checkpoints.safetensors import NAME_CHARACTERS
 from app.dashboard.report_page import POLICY
+from app.document_pool import Client
 from app.idempotency import REPLAYED, IdempotencyKey
 from app.jobs.bodies import BODIES
 from app.jobs.download import respond
@@ -230,22 +232,31 @@ DOWNLOAD: dict[str, Any] = {
 
 @router.head("/jobs/{job_id}/artifact", include_in_schema=False)
 @router.get("/jobs/{job_id}/artifact", **DOWNLOAD)
-def artifact(job_id: str, request: Request, jobs: Service, caller: Reader) -> Response:
+async def artifact(job_id: str, request: Request, jobs: Service, caller: Reader) -> Response:
     """The packed model: its file, or its index when it has several."""
-    return respond(request, request.state.store, jobs.artifact(caller.owner, job_id, None))
+    file = await jobs.artifact(Client(caller.owner, request), job_id, None)
+    return await run_in_threadpool(respond, request, request.state.store, file)
 
 
 @router.head("/jobs/{job_id}/artifact/{name}", include_in_schema=False)
 @router.get("/jobs/{job_id}/artifact/{name}", **DOWNLOAD)
-def artifact_file(
+async def artifact_file(
     job_id: str, name: str, request: Request, jobs: Service, caller: Reader
 ) -> Response:
     """One file of the packed model."""
-    return respond(request, request.state.store, jobs.artifact(caller.owner, job_id, name))
+    file = await jobs.artifact(Client(caller.owner, request), job_id, name)
+    return await run_in_threadpool(respond, request, request.state.store, file)
 
 
 @router.head("/jobs/{job_id}/exports/{format}", include_in_schema=False)
 @router.get("/jobs/{job_id}/exports/{format}", **DOWNLOAD)
-def export(job_id: str, format: str, request: Request, jobs: Service, caller: Reader) -> Response:  # noqa: A002
+async def export(
+    job_id: str,
+    format: str,  # noqa: A002
+    request: Request,
+    jobs: Service,
+    caller: Reader,
+) -> Response:
     """Another form of the packed model, one of those that the job was asked for."""
-    return respond(request, request.state.store, jobs.export(caller.owner, job_id, format))
+    file = await jobs.export(Client(caller.owner, request), job_id, format)
+    return await run_in_threadpool(respond, request, request.state.store, file)

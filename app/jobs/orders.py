@@ -10,15 +10,17 @@ from starlette.requests import Request
 from app.body import media_type, read_body
 from app.checkpoints.read import bytes_to_parse
 from app.configs.chosen import chosen_document
+from app.configs.read import Document
 from app.configs.service import Configs
+from app.document_pool import Client, DocumentPool
 from app.errors import UnsupportedMediaType
 from app.jobs.prepare import Order, Source
 from app.jobs.request import Named, Wishes, read_submission, wishes
 from app.keys.caller import Caller
 from app.models.index import index_bytes
 from app.models.service import Models
-from app.readers import Readers
 from app.settings import Limits
+from app.spooled import pieces
 from app.storage import Storage
 from app.uploads.multipart import FILE_FIELDS, Form, read_form
 
@@ -54,19 +56,34 @@ class Received:
         else:
             models = (self.asked.model_id, self.asked.sensitivities_id)
         wished = self.wishes()
-        text = b"" if wished.config is None else wished.config.text
-        digest = hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
-        return models, asdict(replace(wished, config=None)), wished.config and digest
+        if isinstance(self.asked, Form):
+            digest = wished.config and _sha256(wished.config)
+        else:
+            digest = self.asked.config_sha256
+        return models, asdict(replace(wished, config=None)), digest
+
+
+def _sha256(document: Document) -> str:
+    text = document.text.encode() if isinstance(document.text, str) else document.text
+    digest = hashlib.sha256()
+    for piece in pieces(text):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 class Orders:
     """Takes requests in."""
 
     def __init__(
-        self, limits: Limits, store: Storage, models: Models, configs: Configs, readers: Readers
+        self,
+        limits: Limits,
+        store: Storage,
+        models: Models,
+        configs: Configs,
+        documents: DocumentPool,
     ) -> None:
         self._limits, self._store, self._models = limits, store, models
-        self._configs, self._readers = configs, readers
+        self._configs, self._documents = configs, documents
 
     async def receive(self, request: Request, caller: Caller) -> Received:
         """Take in a body; files in it are in the store then.
@@ -87,7 +104,12 @@ class Orders:
             return Received(await read_form(request, self._store, limits))
         if kind == JSON:
             body = await read_body(request, self._limits.config_bytes)
-            return Received(await self._readers.run(caller.owner, len(body), read_submission, body))
+            client = Client(caller.owner, request)
+            named = await self._documents.run(client, len(body), read_submission, body)
+            if named.config_sha256 is None:
+                return Received(named)
+            config = Document(body, "json", member="config")
+            return Received(replace(named, wishes=replace(named.wishes, config=config)))
         raise UnsupportedMediaType(
             f"the body is {kind[:100] or 'of no named type'}; send {FORM} with the model's files, "
             f"or {JSON} with a model_id"
@@ -100,16 +122,16 @@ class Orders:
             NotFound: the caller has no such model or config.
             BadInput: the fields do not go together.
         """
-        return await asyncio.to_thread(self._order, received, caller)
-
-    def _order(self, received: Received, caller: Caller) -> Order:
-        asked, wished = received.asked, received.wishes()
+        wished = received.wishes()
         config = chosen_document(
-            wished.config,
-            wished.preset,
-            wished.config_name,
-            lambda name: self._configs.document(caller.owner, name),
+            wished.config, wished.preset, wished.config_name, lambda name: Document("", name=name)
         )
+        if wished.config_name is not None:
+            config = await self._configs.document(caller.owner, wished.config_name)
+        return await asyncio.to_thread(self._order, received, caller, config)
+
+    def _order(self, received: Received, caller: Caller, config: Document) -> Order:
+        asked, wished = received.asked, received.wishes()
         if isinstance(asked, Form):
             found = [Source(tuple(files)) for files in asked.files.values() if files]
         else:

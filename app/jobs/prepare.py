@@ -1,7 +1,6 @@
 """From a request to a plan, or to all that a job needs in the store.
 
-These functions take and give what can be pickled: for large requests a process of its own runs
-them, as `app.readers` has it.
+These functions take and return what can be pickled: the processes of `app.document_pool` run them.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,6 @@
 """What a request asks for, as a form or as JSON says it."""
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 
 from app.configs.read import Document
 from app.errors import BadInput, InvalidUpload
+from app.spooled import Content, pieces
 from app.uploads.multipart import Form
 from schemas.config import ConfigError
 from schemas.config.faults import explained
@@ -51,6 +53,8 @@ class Named:
     model_id: str
     sensitivities_id: str | None
     wishes: Wishes
+    config_sha256: str | None = None
+    """Of its config as JSON; None if it has none."""
 
 
 def wishes(form: Form) -> Wishes:
@@ -59,9 +63,8 @@ def wishes(form: Form) -> Wishes:
     Raises:
         InvalidUpload: names the field, what it holds and what it may.
     """
-    config = form.texts.get("config")
     return Wishes(
-        config=None if config is None else Document(config),
+        config=None if form.config is None else Document(form.config),
         config_name=_text(form, "config_name"),
         preset=_text(form, "preset"),
         strict=_flag(form, "strict", default=False),
@@ -74,14 +77,14 @@ def wishes(form: Form) -> Wishes:
     )
 
 
-def read_submission(body: bytes) -> Named:
-    """Read a JSON body; its config is taken as it is, to be read with the model.
+def read_submission(body: Content) -> Named:
+    """Read a JSON body but for its config, which is read with the model.
 
     Raises:
         BadInput: with every field at fault.
     """
     try:
-        data = load_json(body)
+        data = load_json(b"".join(pieces(body)))
     except ConfigError as error:
         raise BadInput("the body is not a JSON object that can be read", error.errors) from error
     config = data.pop("config", None)
@@ -92,8 +95,9 @@ def read_submission(body: bytes) -> Named:
         raise BadInput("the request is not valid; `errors` names each field", faults) from error
     given = dict(asked)
     del given["model_id"], given["sensitivities_id"], given["config"]
-    written = None if config is None else Document(json.dumps(config), "json", "/config")
-    return Named(asked.model_id, asked.sensitivities_id, Wishes(config=written, **given))
+    written = None if config is None else json.dumps(config).encode()
+    digest = None if written is None else hashlib.sha256(written).hexdigest()
+    return Named(asked.model_id, asked.sensitivities_id, Wishes(**given), digest)
 
 
 def _text(form: Form, name: str) -> str | None:

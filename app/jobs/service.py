@@ -1,10 +1,9 @@
 """Accept jobs and look after them: what the endpoints ask for."""
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
 
 from starlette.requests import Request
 
@@ -13,12 +12,14 @@ from app.compression.assemble import artifact_path, export_path, report_path, st
 from app.compression.job import config_path, job_folder, report_documents
 from app.compression.statistics import find
 from app.dashboard.report_page import report_page
+from app.document_pool import Client, DocumentPool
 from app.errors import Conflict, DatabaseFailed, NotFound, ObjectMissing
 from app.idempotency import keyed
 from app.jobs.accept import Acceptance, Accepted
 from app.jobs.control import Control
 from app.jobs.download import StoredDownload
 from app.jobs.engine import Engine
+from app.jobs.made_files import MadeFiles, read_made_files
 from app.jobs.orders import Orders, Received
 from app.jobs.prepare import Order, plan
 from app.jobs.records import Records
@@ -27,27 +28,16 @@ from app.jobs.request import Wishes
 from app.jobs.rows import ID
 from app.keys.caller import Caller
 from app.paging import sealed_key, unsealed_key
-from app.readers import Readers
 from app.settings import Settings
+from app.spooled import Content
 from app.storage import Storage
 from app.uploads.records import FileRecords
 from app.webhooks.address import checked_url
-from schemas.exports import Exported
 from schemas.jobs import Job, JobPage, JobState
-from schemas.report import Report
 from schemas.statistics import TensorStatistics
 
 DOWNLOADS = 1_000
 """Artifacts whose digests are held, for those who fetch them in ranges."""
-
-
-@dataclass(frozen=True)
-class Files:
-    """What a job made."""
-
-    artifact: Mapping[str, str]
-    """File name -> hex digest."""
-    exports: Sequence[Exported]
 
 
 class Jobs:
@@ -62,23 +52,28 @@ class Jobs:
         engine: Engine,
         control: Control,
         orders: Orders,
-        readers: Readers,
+        documents: DocumentPool,
     ) -> None:
         self._settings, self._records = settings, records
         self._store, self._control, self._orders = store, control, orders
-        self._readers = readers
-        self._acceptance = Acceptance(settings, records, files, store, engine, readers)
+        self._documents = documents
+        self._acceptance = Acceptance(settings, records, files, store, engine, documents)
         # A download in ranges asks for each; what has succeeded never changes.
-        self._files = lru_cache(DOWNLOADS)(self._read_files)
+        self._made: OrderedDict[str, MadeFiles] = OrderedDict()
 
-    async def plan(self, request: Request, caller: Caller) -> bytes:
+    async def plan(self, request: Request, caller: Caller) -> Content:
         """What a job would do, as JSON of `Plan`; what came with the request is gone afterwards."""
         received = await self._orders.receive(request, caller)
         try:
             self._check(received.wishes())
             order = await self._orders.order(received, caller)
-            return await self._readers.run(
-                caller.owner, order.size_bytes, plan, order, self._store.url, self._settings.limits
+            return await self._documents.document(
+                Client(caller.owner, request),
+                order.size_bytes,
+                plan,
+                order,
+                self._store.url,
+                self._settings.limits,
             )
         finally:
             await asyncio.to_thread(self._store.delete, *received.brought())
@@ -95,7 +90,8 @@ class Jobs:
         received = await self._orders.receive(request, caller)
         kept: Collection[str] = ()
         try:
-            accepted = await self._accepted(received, caller, key)
+            client = Client(caller.owner, request)
+            accepted = await self._accepted(received, caller, key, client)
             kept = accepted.kept
         except (DatabaseFailed, asyncio.CancelledError):
             kept = received.brought()  # the job may have been accepted; if not, it is swept
@@ -105,7 +101,9 @@ class Jobs:
             await asyncio.to_thread(self._store.delete, *brought)
         return accepted
 
-    async def _accepted(self, received: Received, caller: Caller, key: str | None) -> Accepted:
+    async def _accepted(
+        self, received: Received, caller: Caller, key: str | None, client: Client
+    ) -> Accepted:
         wished, asked = received.wishes(), keyed(key, *received.content())
         before = await asyncio.to_thread(self._acceptance.replayed, caller, asked)
         if before is not None:
@@ -115,7 +113,7 @@ class Jobs:
         async def look_up() -> Order:
             return await self._orders.order(received, caller)
 
-        return await self._acceptance.accept(look_up, wished, caller, asked)
+        return await self._acceptance.accept(look_up, wished, caller, asked, client)
 
     async def cancel(self, owner: str, job_id: str) -> Job:
         """Stop a job that has not ended."""
@@ -211,15 +209,15 @@ class Jobs:
         told = {"job": [job.model_dump_json().encode()]}
         return report_page(told | report_documents(self._store, job_folder(job_id)))
 
-    def artifact(self, owner: str, job_id: str, name: str | None) -> StoredDownload:
+    async def artifact(self, client: Client, job_id: str, name: str | None) -> StoredDownload:
         """A file of a job's artifact; None asks for the only one, or the index of several.
 
         Raises:
             Conflict: the job has not succeeded.
             NotFound: the artifact has no such file.
         """
-        job = self._succeeded(owner, job_id, "artifact")
-        digests = self._files(job_id).artifact
+        job = await asyncio.to_thread(self._succeeded, client.owner, job_id, "artifact")
+        digests = (await self._made_files(client, job_id)).artifact
         if name is None:
             name = next((known for known in digests if known.endswith(".json")), min(digests))
         if name not in digests:
@@ -227,15 +225,15 @@ class Jobs:
         shown = f"{_stem(job)}-palettized.safetensors" if len(digests) == 1 else name
         return StoredDownload(artifact_path(job_folder(job_id), name), digests[name], shown)
 
-    def export(self, owner: str, job_id: str, to: str) -> StoredDownload:
+    async def export(self, client: Client, job_id: str, to: str) -> StoredDownload:
         """Another form of a job's artifact.
 
         Raises:
             Conflict: the job has not succeeded.
             NotFound: it was not asked for that form.
         """
-        job = self._succeeded(owner, job_id, "artifact")
-        exports = self._files(job_id).exports
+        job = await asyncio.to_thread(self._succeeded, client.owner, job_id, "artifact")
+        exports = (await self._made_files(client, job_id)).exports
         for each in exports:
             if each.format == to:
                 name = f"{_stem(job)}-{to}{FORMATS[each.format].suffix}"
@@ -243,10 +241,16 @@ class Jobs:
         made = ", ".join(each.format for each in exports) or "none; submit it with `formats`"
         raise NotFound(f"the job has no form {to[:64]!r} of its artifact; it has {made}")
 
-    def _read_files(self, job_id: str) -> Files:
-        data = self._store.read(report_path(job_folder(job_id)))
-        report = Report.model_validate_json(bytes(data))
-        return Files(report.artifact_sha256, report.exports)
+    async def _made_files(self, client: Client, job_id: str) -> MadeFiles:
+        made = self._made.get(job_id)
+        if made is None:
+            path, url = report_path(job_folder(job_id)), self._store.url
+            size_bytes = await asyncio.to_thread(self._store.size_bytes, path)
+            made = await self._documents.run(client, size_bytes, read_made_files, url, job_id)
+            self._made[job_id] = made
+            if len(self._made) > DOWNLOADS:
+                self._made.popitem(last=False)
+        return made
 
     def _check(self, wished: Wishes) -> None:
         if wished.webhook_url is not None:

@@ -32,9 +32,10 @@ def me(keys: Service, caller: Reader) -> Me:
 
 
 @router.post("/keys", status_code=201, openapi_extra=BODY, responses=CREATED)
-async def create(request: Request, keys: Service, _: Admin) -> CreatedKey:
+async def create(request: Request, keys: Service, caller: Admin) -> CreatedKey:
     """Make a key. From the first one on, every request needs one."""
-    return await run_in_threadpool(keys.create, await read_json(request, NewKey, KEY_BYTES))
+    new = await read_json(request, caller.owner, NewKey, KEY_BYTES)
+    return await run_in_threadpool(keys.create, new)
 
 
 @router.get("/keys", responses=problems(_422="limit or cursor is not valid"))

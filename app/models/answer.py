@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 from app.body import JSON
 from app.storage import Storage
 from app.storage.prefetch import prefetched
-from schemas.models import ModelSummary
+from schemas.models import ModelDetails
 
 PIECE_BYTES = 1 << 20
 """Bytes fetched at once; a slow reader has a few pieces of memory held for it."""
@@ -18,7 +18,7 @@ PIECE_BYTES = 1 << 20
 class StoredModel:
     """A model whose contents lie in the store as JSON of `ModelContents`."""
 
-    summary: ModelSummary
+    details: ModelDetails
     path: str
     """Where the contents lie."""
     size_bytes: int
@@ -29,7 +29,7 @@ def respond(
     store: Storage, model: StoredModel, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> StreamingResponse:
     """JSON of `Model`, without more than a few pieces of it in memory."""
-    head = model.summary.model_dump_json().encode().removesuffix(b"}") + b","
+    head = model.details.model_dump_json().encode().removesuffix(b"}") + b","
     length = len(head) + model.size_bytes - 1  # the contents go without their opening brace
     sent = {"Content-Length": str(length), **(headers or {})}
     return StreamingResponse(_body(store, model, head), status, sent, JSON)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from app.document_pool import Client
 from app.keys.guard import Reader, Writer
 from app.models.answer import respond
 from app.models.service import Models
@@ -31,7 +32,7 @@ def page(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> ModelPage:
-    """Models, newest first."""
+    """Models, newest first, without their files."""
     return models.page(caller.owner, limit, cursor)
 
 
@@ -42,7 +43,8 @@ def page(
 )
 async def get(request: Request, model_id: str, models: Service, caller: Reader) -> Response:
     """One model with its module tree and its tensors."""
-    return respond(request.state.store, await models.get(caller.owner, model_id))
+    model = await models.get(Client(caller.owner, request), model_id)
+    return respond(request.state.store, model)
 
 
 @router.delete("/models/{model_id}", status_code=204, responses=UNKNOWN)

@@ -1,7 +1,6 @@
 """Read a model, and keep what is in it.
 
-These functions take and give what can be pickled: for large models a process of its own runs
-them, as `app.readers` has it.
+These functions take and return what can be pickled: the processes of `app.document_pool` run them.
 """
 
 from collections.abc import Sequence

@@ -4,8 +4,9 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.database import Clock, Database, chunks, insert, utc_now
@@ -13,7 +14,7 @@ from app.errors import NotFound
 from app.rows import FileRow, JobFileRow, JobRow, ModelFileRow, ModelRow
 from app.uploads.records import KeptFile, hold
 from schemas.checkpoint import ModelFormat, StoredFile
-from schemas.models import ModelFile, ModelSummary
+from schemas.models import ModelDetails, ModelFile, ModelSummary
 
 ID = re.compile(r"[0-9a-f]{64}")
 """Anything else is no model's id, and some databases choke on it."""
@@ -42,7 +43,7 @@ class ModelRecords:
 
     def add(
         self, owner: str, model: NewModel, files: Sequence[KeptFile], settle: Settle
-    ) -> ModelSummary:
+    ) -> ModelDetails:
         """A model of an owner's, or the one of this id that it has already.
 
         Raises:
@@ -80,16 +81,22 @@ class ModelRecords:
             settle(session)
         return self.get(owner, model.id)
 
-    def get(self, owner: str, model_id: str) -> ModelSummary:
+    def get(self, owner: str, model_id: str) -> ModelDetails:
         """One model of an owner's.
 
         Raises:
             NotFound: there is no such model.
         """
-        found = self._summaries(select(ModelRow).where(_is(owner, model_id)))
-        if not found:
+        files = self.files(owner, model_id)
+        with self._database.transaction() as session:
+            row = session.get(ModelRow, (owner, model_id))
+        if row is None:
             raise _unknown(model_id)
-        return found[0]
+        shown = tuple(
+            ModelFile(name=file.name, size_bytes=file.size_bytes, sha256=file.sha256 or "")
+            for file in files
+        )
+        return ModelDetails(**_summary(row, len(files)), files=shown)
 
     def files(self, owner: str, model_id: str) -> list[StoredFile]:
         """The files of a model where they are kept now, in the order of their names.
@@ -119,7 +126,14 @@ class ModelRecords:
             older = ModelRow.created_at < at
             query = query.where(or_(older, and_(ModelRow.created_at == at, ModelRow.id < id_)))
         newest_first = query.order_by(ModelRow.created_at.desc(), ModelRow.id.desc())
-        return self._summaries(newest_first.limit(limit))
+        with self._database.transaction() as session:
+            rows = session.scalars(newest_first.limit(limit)).all()
+            count = select(ModelFileRow.model_id, func.count()).group_by(ModelFileRow.model_id)
+            counts: dict[str, int] = {}
+            for chunk in chunks([row.id for row in rows]):
+                own = count.where(ModelFileRow.owner == owner, ModelFileRow.model_id.in_(chunk))
+                counts.update(session.execute(own).all())
+        return [ModelSummary(**_summary(row, counts[row.id])) for row in rows]
 
     def owned(self, owner: str, digests: Collection[str]) -> dict[str, KeptFile]:
         """Those of these files that a model or a job of the owner's needs."""
@@ -170,24 +184,6 @@ class ModelRecords:
                 found.update(session.scalars(select(ModelRow.id).where(ModelRow.id.in_(chunk))))
         return found
 
-    def _summaries(self, query: Select[ModelRow]) -> list[ModelSummary]:
-        with self._database.transaction() as session:
-            rows = session.scalars(query).all()
-            files: dict[tuple[str, str], list[ModelFile]] = {
-                (row.owner, row.id): [] for row in rows
-            }
-            for chunk in chunks([row.id for row in rows]):
-                needed = (
-                    select(ModelFileRow, FileRow.size_bytes)
-                    .join(FileRow, FileRow.sha256 == ModelFileRow.sha256)
-                    .where(ModelFileRow.owner == rows[0].owner, ModelFileRow.model_id.in_(chunk))
-                    .order_by(ModelFileRow.position)
-                )
-                for file, size_bytes in session.execute(needed):
-                    shown = ModelFile(name=file.name, size_bytes=size_bytes, sha256=file.sha256)
-                    files[file.owner, file.model_id].append(shown)
-        return [_summary(row, files[row.owner, row.id]) for row in rows]
-
 
 def _is(owner: str, model_id: str) -> ColumnElement[bool]:
     return and_(ModelRow.owner == owner, ModelRow.id == _checked(model_id))
@@ -203,15 +199,16 @@ def _unknown(model_id: str) -> NotFound:
     return NotFound(f"there is no model {model_id[:64]!r}; see the list of your models")
 
 
-def _summary(row: ModelRow, files: Sequence[ModelFile]) -> ModelSummary:
-    return ModelSummary(
-        id=row.id,
-        name=row.name,
-        format=row.format,
-        size_bytes=row.size_bytes,
-        tensors_total=row.tensors,
-        files=tuple(files),
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-        links={"self": f"/v1/models/{row.id}"},
-    )
+def _summary(row: ModelRow, file_count: int) -> dict[str, Any]:
+    """The fields of a `ModelSummary`."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "format": row.format,
+        "size_bytes": row.size_bytes,
+        "tensors_total": row.tensors,
+        "file_count": file_count,
+        "created_at": row.created_at,
+        "expires_at": row.expires_at,
+        "links": {"self": f"/v1/models/{row.id}"},
+    }

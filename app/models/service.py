@@ -6,19 +6,19 @@ import json
 from collections.abc import Iterable, Sequence
 
 from app.checkpoints.read import bytes_to_parse
+from app.document_pool import Client, DocumentPool
 from app.errors import FileGone, NotFound, ObjectMissing
 from app.models.answer import StoredModel
 from app.models.index import contents_path, index_bytes, index_folder, index_path
 from app.models.reading import make_contents, read_model
 from app.models.records import ModelRecords, NewModel, Settle
 from app.paging import sealed, unsealed
-from app.readers import Readers
 from app.settings import Limits
 from app.storage import Storage
 from app.uploads.records import FileRecords, KeptFile
 from app.uploads.unused import remove_unused_files
 from schemas.checkpoint import StoredFile
-from schemas.models import ModelPage, ModelSummary
+from schemas.models import ModelDetails, ModelPage
 
 
 class Models:
@@ -30,10 +30,10 @@ class Models:
         records: ModelRecords,
         files: FileRecords,
         store: Storage,
-        readers: Readers,
+        documents: DocumentPool,
     ) -> None:
         self._limits, self._records, self._files = limits, records, files
-        self._store, self._readers = store, readers
+        self._store, self._documents = store, documents
 
     def files(self, owner: str, model_id: str) -> Sequence[StoredFile]:
         """The files of a model where they are kept now, for a job; it is kept for longer then.
@@ -44,24 +44,25 @@ class Models:
         self._records.touch(owner, model_id)
         return self._records.files(owner, model_id)
 
-    async def get(self, owner: str, model_id: str) -> StoredModel:
-        """One model, with its contents in the store.
+    async def get(self, client: Client, model_id: str) -> StoredModel:
+        """One model of the client's, with its contents in the store.
 
         Raises:
             NotFound: the owner has no such model.
         """
-        summary = await asyncio.to_thread(self._records.get, owner, model_id)
+        owner = client.owner
+        details = await asyncio.to_thread(self._records.get, owner, model_id)
         path = contents_path(model_id)
         try:
             size_bytes = await asyncio.to_thread(self._store.size_bytes, path)
         except ObjectMissing:  # an older version has read it
             files = await asyncio.to_thread(self._records.files, owner, model_id)
             parsed = await asyncio.to_thread(index_bytes, self._store, model_id, files)
-            await self._readers.run(
-                owner, parsed, make_contents, self._store.url, model_id, files, self._limits
+            await self._documents.run(
+                client, parsed, make_contents, self._store.url, model_id, files, self._limits
             )
             size_bytes = await asyncio.to_thread(self._store.size_bytes, path)
-        return StoredModel(summary, path, size_bytes)
+        return StoredModel(details, path, size_bytes)
 
     def page(self, owner: str, limit: int, cursor: str | None) -> ModelPage:
         """An owner's models, newest first."""
@@ -77,7 +78,7 @@ class Models:
 
     async def add(
         self, owner: str, files: Sequence[StoredFile], kept: Sequence[KeptFile], settle: Settle
-    ) -> ModelSummary:
+    ) -> ModelDetails:
         """Read files that belong together, and make them a model.
 
         Raises:
@@ -89,8 +90,8 @@ class Models:
         id_ = model_id((file.name, file.sha256 or "") for file in in_order)
         is_new = not await asyncio.to_thread(self._store.exists, index_path(id_))
         parsed = await asyncio.to_thread(bytes_to_parse, self._store, in_order)
-        read = await self._readers.run(
-            owner, parsed, read_model, self._store.url, id_, in_order, self._limits
+        read = await self._documents.run(
+            Client(owner), parsed, read_model, self._store.url, id_, in_order, self._limits
         )
         new = NewModel(id_, read.name, read.format, read.tensors, in_order)
         try:

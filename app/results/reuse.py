@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from app.compression.assemble import report_path
 from app.compression.job import job_folder
 from app.compression.palettize import content_sha256
-from app.errors import NotFound, ObjectMissing, WorkerDied
+from app.document_pool import Client, DocumentPool
+from app.errors import NotFound, ObjectMissing, TooLarge, WorkerDied
 from app.jobs.fanout import Workers
 from app.jobs.records import Records
-from app.readers import Readers
 from app.results.keys import content_key, origin_key, recipe
 from app.results.records import ResultRecords
 from app.results.take_over import take_over
@@ -41,10 +41,10 @@ class Reuse:
     """
 
     def __init__(
-        self, results: ResultRecords, jobs: Records, store: Storage, readers: Readers
+        self, results: ResultRecords, jobs: Records, store: Storage, documents: DocumentPool
     ) -> None:
         self._results, self._jobs, self._store = results, jobs, store
-        self._readers = readers
+        self._documents = documents
 
     async def with_known(
         self, job: Job, tasks: Sequence[CompressionTask], around: JobTask, workers: Workers
@@ -81,7 +81,7 @@ class Reuse:
     async def take_over_twin(self, job: Job, prefix: str) -> Published | None:
         """Make the artifact of a job with the very same request this one's; None if there is none.
 
-        A large report is read and written in a process of its own: requests would wait for it.
+        A report is read and written in another process: requests would wait for it.
         """
         twin = await asyncio.to_thread(self._jobs.twin, job.id)
         if twin is None:
@@ -89,10 +89,10 @@ class Reuse:
         theirs = job_folder(twin)
         try:
             size = await asyncio.to_thread(self._store.size_bytes, report_path(theirs))
-            return await self._readers.run(
-                job.owner, size, take_over, self._store.url, theirs, prefix
+            return await self._documents.run(
+                Client(job.owner), size, take_over, self._store.url, theirs, prefix
             )
-        except (ObjectMissing, WorkerDied):  # then it is done anew
+        except (ObjectMissing, TooLarge, WorkerDied):  # then it is done anew
             return None
 
     def _by_origin(

@@ -1,5 +1,6 @@
 """What answers requests: all that endpoints ask."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypedDict
@@ -7,6 +8,7 @@ from typing import TypedDict
 from app.configs.records import ConfigRecords
 from app.configs.service import Configs
 from app.database import Database
+from app.document_pool import DocumentPool
 from app.events.live import Live
 from app.events.places import Places
 from app.events.records import Events
@@ -19,9 +21,9 @@ from app.keys.service import Keys
 from app.metrics import Gauge, Metrics
 from app.models.service import Models
 from app.overview import Overview
-from app.readers import Readers
 from app.roles.shared import Role, Shared
 from app.storage import Storage
+from app.upkeep import keep_up
 from app.uploads.completion import Completion
 from app.uploads.service import Uploads
 from app.webhooks.records import WebhookRecords
@@ -36,6 +38,7 @@ class State(TypedDict):
     uploads: Uploads
     configs: Configs
     database: Database
+    documents: DocumentPool
     store: Storage
     events: Events
     streams: Streams
@@ -52,19 +55,24 @@ async def answering(
     of: Shared, role: Role, keys: Keys, workers: Workers | None
 ) -> AsyncIterator[State]:
     """The state of a server, with the workers that this process has, if it has any."""
-    limits, readers = of.settings.limits, Readers()
+    limits, documents = of.settings.limits, of.documents
     async with AsyncExitStack() as stack:
-        models = Models(limits, of.models, of.files, of.store, readers)
+        models = Models(limits, of.models, of.files, of.store, documents)
         completion = Completion(of.sessions, models, of.models, of.files, of.store)
         stack.push_async_callback(completion.stop)
         of.metrics.registry.register(Gauge("jobs", "Jobs that there are.", of.jobs.counts))
         count_workers = workers.count if workers else of.controllers.workers
-        health = health_of(of.database, of.store, count_workers)
+        reads = role != "controller"
+        health = health_of(of.database, of.store, count_workers, documents if reads else None)
         stack.callback(health.close)
-        configs = Configs(ConfigRecords(of.database), readers, limits.config_bytes)
-        orders = Orders(limits, of.store, models, configs, readers)
+        upkeep = keep_up(of.database, of.settings.sweep_every_s)
+        stack.push_async_callback(_ended, asyncio.create_task(upkeep))
+        if reads:  # the first request need not wait for a process to start
+            stack.push_async_callback(_ended, asyncio.create_task(documents.check()))
+        configs = Configs(ConfigRecords(of.database), documents, limits.config_bytes)
+        orders = Orders(limits, of.store, models, configs, documents)
         jobs = Jobs(
-            of.settings, of.jobs, of.files, of.store, of.engine, of.control, orders, readers
+            of.settings, of.jobs, of.files, of.store, of.engine, of.control, orders, documents
         )
         see_workers = workers.processes if workers else None
         overview = Overview(role, of.database, of.store, of.controllers, keys, see_workers)
@@ -75,6 +83,7 @@ async def answering(
             uploads=Uploads(limits, of.sessions, of.models, of.store, completion),
             configs=configs,
             database=of.database,
+            documents=documents,
             store=of.store,
             events=of.events,
             streams=Streams(of.events),
@@ -85,3 +94,8 @@ async def answering(
             overview=overview,
             metrics=of.metrics,
         )
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -14,7 +14,6 @@ from app.jobs.steps import Steps
 from app.jobs.sweep import Sweep
 from app.jobs.workflow import running_workflows
 from app.metrics import Gauge
-from app.readers import Readers
 from app.results.records import ResultRecords
 from app.results.reuse import Reuse
 from app.roles.shared import Shared
@@ -46,7 +45,7 @@ async def controlling(
         workers = await stack.enter_async_context(hire(settings, metrics, traces))
         with suppress(WorkersLost):  # it may come later; jobs wait for it
             await workers.reach()
-        reuse = Reuse(ResultRecords(of.database), of.jobs, of.store, Readers())
+        reuse = Reuse(ResultRecords(of.database), of.jobs, of.store, of.documents)
         steps = Steps(settings, of.jobs, of.events, of.store, workers, reuse, metrics)
         deliveries = Deliveries(settings, of.events, of.webhooks, of.engine)
         workflows = running_workflows(settings, of.database, steps, deliveries, traces)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Literal
 
 from app.database import Database, open_database
+from app.document_pool import DocumentPool
 from app.events.changes import Changes
 from app.events.records import Events
 from app.jobs.control import Control
@@ -37,6 +38,7 @@ class Shared:
     database: Database
     engine: Engine
     metrics: Metrics
+    documents: DocumentPool
     jobs: Records
     files: FileRecords
     models: ModelRecords
@@ -60,6 +62,8 @@ async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
         database = open_database(settings.resolved_database_url())
         stack.callback(database.close)
         await asyncio.to_thread(migrate if role == "all" else check_migrated, database)
+        documents = DocumentPool(settings.limits)
+        stack.push_async_callback(documents.close)
         metrics, engine, files = Metrics(), Engine(database), FileRecords(database)
         stack.callback(engine.close)
         jobs = Records(database, notify=engine.call_webhook, on_end=metrics.job_ended)
@@ -69,10 +73,13 @@ async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
             database=database,
             engine=engine,
             metrics=metrics,
+            documents=documents,
             jobs=jobs,
             files=files,
             models=ModelRecords(database, timedelta(days=settings.retain_days)),
-            sessions=UploadSessions(database, timedelta(hours=settings.upload_hours)),
+            sessions=UploadSessions(
+                database, timedelta(hours=settings.upload_hours), limits=settings.limits
+            ),
             events=Events(database),
             changes=Changes(database),
             webhooks=WebhookRecords(database),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.errors import OutOfMemory, PaletteryError, SandboxCrashed, SandboxMissing
-from app.sandbox.confinement import confine, end_with_parent, limit_memory
+from app.sandbox.confinement import confine, end_with_parent, lift_memory_limit, limit_memory
 from app.sandbox.installation import readable, writable
 from app.sandbox.messages import ANSWER, DETAIL_CHARACTERS, OUTCOME, REQUEST, Order, Outcome
 
@@ -20,6 +20,7 @@ def main() -> None:
     """Carry out the order in the first argument."""
     order = Order.model_validate_json(sys.argv[1])
     end_with_parent(order.parent)
+    lift_memory_limit()  # of a process that reads documents, if one started this
     folder = Path.cwd()
     missing = confine(
         read=readable(),

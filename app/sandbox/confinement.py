@@ -137,12 +137,27 @@ def limit(kind: int, most: int, hard: int | None = None) -> None:
     resource.setrlimit(kind, (min(most, after), after))
 
 
-def limit_memory(more_bytes: int) -> None:
-    """Limit address space to what is mapped by now, and so much more."""
+def limit_memory(more_bytes: int, *, soft: bool = False) -> None:
+    """Limit address space to what is mapped by now, and so much more.
+
+    With `soft`, programs that this process starts can lift the limit for themselves.
+    """
     mapped = Path("/proc/self/statm")  # absent where the kernel does not enforce the limit either
-    if mapped.exists():
-        pages = int(mapped.read_text().split()[0])
-        limit(resource.RLIMIT_AS, pages * resource.getpagesize() + more_bytes)
+    if not mapped.exists():
+        return
+    most = int(mapped.read_text().split()[0]) * resource.getpagesize() + more_bytes
+    if not soft:
+        limit(resource.RLIMIT_AS, most)
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+
+
+def lift_memory_limit() -> None:
+    """Lift a soft limit of address space that this process inherited."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
 def _present(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:

@@ -18,6 +18,7 @@ from app.errors import (
     ObjectMissing,
     PartsMissing,
 )
+from app.fair_semaphore import FairSemaphore
 from app.models.records import ModelRecords
 from app.models.service import Models, model_id
 from app.storage import Storage
@@ -30,7 +31,7 @@ from schemas.checkpoint import StoredFile
 from schemas.problem import InvalidField
 
 AT_ONCE = 2
-"""Uploads joined and read at once; the others wait without holding a thread."""
+"""Uploads whose parts are joined at once; the others wait without holding a thread."""
 TRIES = 5
 """At adding a model whose bytes we had already, while others remove them."""
 
@@ -49,7 +50,7 @@ class Completion:
         self._sessions, self._models, self._model_records = sessions, models, model_records
         self._files, self._store = files, store
         self._running: dict[str, asyncio.Task[str]] = {}
-        self._at_once = asyncio.Semaphore(AT_ONCE)
+        self._joining = FairSemaphore(AT_ONCE)
 
     async def of(self, session: UploadSession) -> str:
         """The id of the model that an upload becomes.
@@ -81,26 +82,26 @@ class Completion:
             task.exception()  # which nobody may be waiting for any more
 
     async def _complete(self, session: UploadSession) -> str:
-        async with self._at_once:
-            brought: list[str] = []
-            kept: Collection[str] = ()
-            try:
+        brought: list[str] = []
+        kept: Collection[str] = ()
+        try:
+            async with self._joining.turn(session.owner):
                 files = await self._joined(session, brought)
-                model_id, kept = await self._publish(session, files, brought)
-            except (DatabaseFailed, asyncio.CancelledError):
-                kept = brought  # it may be a model by now; if not, the sweep finds them
-                raise
-            except (ObjectMissing, NotFound):
-                now = await asyncio.to_thread(self._sessions.get, session.owner, session.id)
-                if now.model_id is not None:
-                    return now.model_id  # completed by another process
-                await asyncio.to_thread(self._check_parts, session)
-                raise
-            finally:
-                unused = [path for path in brought if path not in kept]
-                await asyncio.to_thread(self._store.delete, *unused)
-            await asyncio.to_thread(self._store.delete_folder, parts_folder(session.id))
-            return model_id
+            model_id, kept = await self._publish(session, files, brought)
+        except (DatabaseFailed, asyncio.CancelledError):
+            kept = brought  # it may be a model by now; if not, the sweep finds them
+            raise
+        except (ObjectMissing, NotFound):
+            now = await asyncio.to_thread(self._sessions.get, session.owner, session.id)
+            if now.model_id is not None:
+                return now.model_id  # completed by another process
+            await asyncio.to_thread(self._check_parts, session)
+            raise
+        finally:
+            unused = [path for path in brought if path not in kept]
+            await asyncio.to_thread(self._store.delete, *unused)
+        await asyncio.to_thread(self._store.delete_folder, parts_folder(session.id))
+        return model_id
 
     async def _joined(self, session: UploadSession, brought: list[str]) -> list[StoredFile]:
         """The files, whole and right; `brought` gets the paths of those that we made."""

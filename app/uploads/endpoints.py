@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from app.body import JSON, inlined, read_json
+from app.document_pool import Client
 from app.idempotency import REPLAYED, IdempotencyKey, keyed
 from app.keys.guard import Reader, Writer
 from app.models.answer import respond
@@ -66,7 +67,7 @@ Presign = Annotated[
         _413="over a limit",
         _415="the body is no JSON",
         _422="the announcement is not as it must be, or the store signs nothing",
-        _429="the owner would have more bytes than it may",
+        _429="the owner would have more bytes, open uploads or announced files than it may",
     ),
 )
 async def start(
@@ -78,7 +79,7 @@ async def start(
     presign: Presign = False,
 ) -> Upload:
     """Announce the files of a model; what is here of them already need not be sent."""
-    new = await read_json(request, NewUpload, ANNOUNCEMENT_BYTES)
+    new = await read_json(request, caller.owner, NewUpload, ANNOUNCEMENT_BYTES)
     asked = keyed(key, "POST /v1/uploads", new.model_dump(mode="json"))
     upload, is_new = await run_in_threadpool(uploads.start, caller, new, asked, presign=presign)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
@@ -94,7 +95,7 @@ def page(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> UploadPage:
-    """Uploads that have not expired, newest first."""
+    """Uploads that have not expired, newest first, without their files."""
     return uploads.page(caller.owner, limit, cursor)
 
 
@@ -157,7 +158,7 @@ async def complete(
 ) -> Response:
     """Make an upload a model, once all its parts are here; asking again does no harm."""
     model_id, is_new = await uploads.complete(caller.owner, upload_id)
-    model = await models.get(caller.owner, model_id)
+    model = await models.get(Client(caller.owner, request), model_id)
     where = {"Location": f"/v1/models/{model_id}"}
     return respond(request.state.store, model, 201 if is_new else 200, where)
 

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.errors import InvalidUpload, TooLarge
 from app.settings import Limits
+from app.spooled import Content, collected, pieces
 from app.storage import Storage
 from app.storage.streams import Hashed, larger
 from schemas.checkpoint import StoredFile
@@ -32,6 +33,8 @@ TEXT_FIELDS = (
 )
 UPLOADS = "uploads"
 """Folder of uploaded files; those that a job needs stay where they came in."""
+TEXT_BYTES = 64 << 10
+"""Of each field of text but the config."""
 HEADER_BYTES = 16 << 10
 """Of one part's headers."""
 BOUNDARY_BYTES = 70
@@ -49,7 +52,10 @@ class Form:
         default_factory=lambda: {name: [] for name in FILE_FIELDS}
     )
     """Field -> its files, as they came."""
+    config: Content | None = None
+    """The field `config`, which may have megabytes."""
     texts: dict[str, bytes] = field(default_factory=dict)
+    """The other fields."""
 
     def paths(self) -> list[str]:
         """Where the files lie."""
@@ -86,9 +92,12 @@ async def _read(request: Request, storage: Storage, limits: Limits, form: Form) 
                 raise TooLarge(f"over {limits.upload_files:,} files; send fewer, larger shards")
             await _store_file(storage, form.files[name], file_name or name, _data(events))
         elif name in TEXT_FIELDS:
-            if name in form.texts:
+            if name in form.texts or (name == "config" and form.config is not None):
                 raise InvalidUpload(f"the field {name!r} stands twice; send it once")
-            form.texts[name] = await _text(name, _data(events), limits.config_bytes)
+            if name == "config":
+                form.config = await _text(name, _data(events), limits.config_bytes)
+            else:
+                form.texts[name] = b"".join(pieces(await _text(name, _data(events), TEXT_BYTES)))
         else:
             raise InvalidUpload(f"unknown field {name[:64]!r}; {_fields_near(name)}")
     if not form.files["model"]:
@@ -113,13 +122,11 @@ async def _store_file(
     )
 
 
-async def _text(name: str, data: AsyncIterator[bytes], limit: int) -> bytes:
-    held = bytearray()
-    async for piece in data:
-        held += piece
-        if len(held) > limit:
-            raise TooLarge(f"the field {name!r} has over {limit:,} bytes, the most allowed")
-    return bytes(held)
+async def _text(name: str, data: AsyncIterator[bytes], limit: int) -> Content:
+    text = await collected(data, limit)
+    if text is None:
+        raise TooLarge(f"the field {name!r} has over {limit:,} bytes, the most allowed")
+    return text
 
 
 async def _data(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:

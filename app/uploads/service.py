@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 from starlette.datastructures import Headers
 
@@ -19,7 +20,7 @@ from app.uploads.layout import Part, count_parts, part_path, parts_folder, parts
 from app.uploads.receive import receive
 from app.uploads.received import check_sizes, held_bytes, owned_files, received_parts
 from app.uploads.records import KeptFile
-from app.uploads.sessions import UploadSession, UploadSessions
+from app.uploads.sessions import UploadRecord, UploadSession, UploadSessions
 from schemas.uploads import (
     MOST_PARTS,
     NewUpload,
@@ -79,9 +80,8 @@ class Uploads:
         """An owner's uploads, newest first."""
         found = self._sessions.page(owner, limit + 1, None if cursor is None else unsealed(cursor))
         shown = found[:limit]
-        owned = self._owned(owner, *shown)
         following = sealed(shown[-1].created_at, shown[-1].id) if found[limit:] else None
-        items = tuple(_summary(session, owned) for session in shown)
+        items = tuple(UploadSummary(**_summary(upload)) for upload in shown)
         return UploadPage(items=items, next_cursor=following)
 
     async def receive(
@@ -132,7 +132,7 @@ class Uploads:
 
     def _shown(self, caller: Caller, session: UploadSession, *, presign: bool) -> Upload:
         if session.model_id is not None:
-            return Upload(**dict(_summary(session, ())), parts=())
+            return Upload(**_summary(session), files=_files(session, ()), parts=())
         if presign:  # what is signed may be written, and we are not asked then
             self._count(caller, session, ())
         owned = self._owned(session.owner, session)
@@ -144,7 +144,8 @@ class Uploads:
         ]
         urls = self._urls(session, [p for p in parts if p.number not in received], presign)
         return Upload(
-            **dict(_summary(session, owned)),
+            **_summary(session),
+            files=_files(session, owned),
             parts=tuple(
                 UploadPart(
                     number=part.number,
@@ -184,26 +185,34 @@ def _check(new: NewUpload, most_bytes: int | None, limits: Limits) -> None:
         )
 
 
-def _summary(session: UploadSession, owned: Collection[str]) -> UploadSummary:
-    here, is_complete = f"/v1/uploads/{session.id}", session.model_id is not None
+def _summary(upload: UploadRecord) -> dict[str, Any]:
+    """The fields of an `UploadSummary`."""
+    here, is_complete = f"/v1/uploads/{upload.id}", upload.model_id is not None
     following = (
-        {"model": f"/v1/models/{session.model_id}"}
+        {"model": f"/v1/models/{upload.model_id}"}
         if is_complete
         else {"complete": f"{here}/complete"}
     )
-    return UploadSummary(
-        id=session.id,
-        state="complete" if is_complete else "open",
-        files=tuple(
-            UploadFile(**dict(file), is_present=is_complete or file.sha256 in owned)
-            for file in session.files
-        ),
-        size_bytes=sum(file.size_bytes for file in session.files),
-        part_size_bytes=session.part_size_bytes,
-        model_id=session.model_id,
-        created_at=session.created_at,
-        expires_at=session.expires_at,
-        links={"self": here} | following,
+    return {
+        "id": upload.id,
+        "state": "complete" if is_complete else "open",
+        "name": upload.name,
+        "file_count": upload.file_count,
+        "size_bytes": upload.size_bytes,
+        "part_size_bytes": upload.part_size_bytes,
+        "model_id": upload.model_id,
+        "created_at": upload.created_at,
+        "expires_at": upload.expires_at,
+        "links": {"self": here} | following,
+    }
+
+
+def _files(session: UploadSession, owned: Collection[str]) -> tuple[UploadFile, ...]:
+    """Files as they were announced, and whether they are here."""
+    is_complete = session.model_id is not None
+    return tuple(
+        UploadFile(**dict(file), is_present=is_complete or file.sha256 in owned)
+        for file in session.files
     )
 
 

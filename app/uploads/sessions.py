@@ -5,32 +5,40 @@ import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from app.database import Clock, Database, chunks, insert, utc_now
-from app.errors import Conflict, NotFound, UploadExpired
+from app.errors import Conflict, NotFound, OverQuota, UploadExpired
 from app.idempotency import KeyedRequest
 from app.keys.caller import Caller
 from app.keys.quota import within_limits
 from app.rows import UploadPartRow, UploadRow
+from app.settings import Limits
 from schemas.uploads import FileToSend, NewUpload
 
 ID = re.compile(r"[0-9a-f-]{36}")
 """Anything else is no upload's id, and some databases choke on it."""
+WITHOUT_FILES = defer(UploadRow.files, raiseload=True)
+"""A page of them may have many megabytes."""
 _FILES = TypeAdapter(tuple[FileToSend, ...])
 
 
 @dataclass(frozen=True)
-class UploadSession:
-    """An upload as it was announced."""
+class UploadRecord:
+    """An upload, without its files."""
 
     id: str
     owner: str
-    files: tuple[FileToSend, ...]
+    file_count: int
+    name: str
+    """Of the first file."""
+    size_bytes: int
+    """Of all files together."""
     counted_bytes: int
     """Of its files, as far as they count as stored by their owner."""
     part_size_bytes: int
@@ -40,11 +48,25 @@ class UploadSession:
     """What it has become; None while it is open."""
 
 
+@dataclass(frozen=True)
+class UploadSession(UploadRecord):
+    """An upload as it was announced."""
+
+    files: tuple[FileToSend, ...]
+
+
 class UploadSessions:
     """Reads and writes of upload rows, each in its own transaction."""
 
-    def __init__(self, database: Database, open_for: timedelta, now: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        database: Database,
+        open_for: timedelta,
+        now: Clock = utc_now,
+        limits: Limits | None = None,
+    ) -> None:
         self._database, self._open_for, self._now = database, open_for, now
+        self._limits = limits or Limits()
 
     def add(
         self,
@@ -57,7 +79,7 @@ class UploadSessions:
 
         Raises:
             IdempotencyConflict: the key stands for another request.
-            OverQuota: the owner would have more bytes than it may.
+            OverQuota: the owner would have more bytes, uploads or files of them than it may.
         """
         owner = caller.owner
         now = self._now()
@@ -65,6 +87,8 @@ class UploadSessions:
             id=str(uuid.uuid4()),
             owner=owner,
             files=_FILES.dump_json(new.files).decode(),
+            file_count=len(new.files),
+            name=new.files[0].name,
             size_bytes=sum(file.size_bytes for file in new.files),
             missing_bytes=missing_bytes,
             part_size_bytes=new.part_size_bytes,
@@ -81,6 +105,8 @@ class UploadSessions:
                 if keyed is not None:
                     session.execute(delete(UploadRow).where(_has_key(owner, keyed), self._past()))
                 session.add(row)
+                session.flush()
+                self._check_announced(session, owner)
         except IntegrityError:
             if keyed is None:
                 raise
@@ -123,16 +149,20 @@ class UploadSessions:
 
     def page(
         self, owner: str, limit: int, before: tuple[datetime, str] | None
-    ) -> Sequence[UploadSession]:
+    ) -> Sequence[UploadRecord]:
         """An owner's uploads that have not expired, newest first, older than this time and id."""
-        query = select(UploadRow).where(UploadRow.owner == owner, ~self._past())
+        query = (
+            select(UploadRow).options(WITHOUT_FILES).where(UploadRow.owner == owner, ~self._past())
+        )
         if before is not None:
             at, id_ = before
             older = UploadRow.created_at < at
             query = query.where(or_(older, and_(UploadRow.created_at == at, UploadRow.id < id_)))
         newest_first = query.order_by(UploadRow.created_at.desc(), UploadRow.id.desc())
         with self._database.transaction() as session:
-            return [_session(row) for row in session.scalars(newest_first.limit(limit))]
+            return [
+                UploadRecord(**_record(row)) for row in session.scalars(newest_first.limit(limit))
+            ]
 
     def received(self, upload_id: str) -> dict[int, str]:
         """The parts that have come in: number -> SHA-256."""
@@ -205,6 +235,31 @@ class UploadSessions:
         keyed.check(row.idempotency_sha256)
         return _session(row)
 
+    def _check_announced(self, session: Session, owner: str) -> None:
+        """See that an owner has no more uploads and files of uploads than it may."""
+        mine = (UploadRow.owner == owner, ~self._past())
+        is_open = UploadRow.model_id.is_(None)
+        for count, allowed, unit, setting in (
+            (
+                select(func.count()).where(*mine, is_open),
+                self._limits.open_uploads,
+                "uploads that are not complete",
+                "OPEN_UPLOADS",
+            ),
+            (
+                select(func.sum(UploadRow.file_count)).where(*mine),
+                self._limits.announced_files,
+                "files in uploads that have not expired",
+                "ANNOUNCED_FILES",
+            ),
+        ):
+            if (found := int(session.scalar(count) or 0)) > allowed:
+                raise OverQuota(
+                    f"{owner} would have {found:,} {unit}; {allowed:,} are allowed: complete or "
+                    "delete some (GET /v1/uploads lists them), or have the operator raise "
+                    f"PALETTERY_LIMIT_{setting}"
+                )
+
     def _past(self) -> ColumnElement[bool]:
         return UploadRow.expires_at < self._now()
 
@@ -236,13 +291,20 @@ def _unknown(upload_id: str) -> NotFound:
 
 
 def _session(row: UploadRow) -> UploadSession:
-    return UploadSession(
-        id=row.id,
-        owner=row.owner,
-        files=_FILES.validate_json(row.files),
-        counted_bytes=row.missing_bytes,
-        part_size_bytes=row.part_size_bytes,
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-        model_id=row.model_id,
-    )
+    return UploadSession(**_record(row), files=_FILES.validate_json(row.files))
+
+
+def _record(row: UploadRow) -> dict[str, Any]:
+    """The fields of an `UploadRecord`."""
+    return {
+        "id": row.id,
+        "owner": row.owner,
+        "file_count": row.file_count,
+        "name": row.name,
+        "size_bytes": row.size_bytes,
+        "counted_bytes": row.missing_bytes,
+        "part_size_bytes": row.part_size_bytes,
+        "created_at": row.created_at,
+        "expires_at": row.expires_at,
+        "model_id": row.model_id,
+    }

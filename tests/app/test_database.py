@@ -1,6 +1,8 @@
 """What holds on every database that is claimed, and how its failures are told."""
 
+import re
 import socket
+import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -10,7 +12,11 @@ from sqlalchemy.exc import IntegrityError, StatementError
 from app import database as module
 from app.database import IN_LIST, chunks, open_database, utc_now
 from app.errors import BadInput, DatabaseFailed
+from app.jobs.records import Records
+from app.jobs.rows import NewJob
+from app.migrations import migrate
 from app.rows import FileRow, JobFileRow
+from schemas.jobs import Progress
 
 DIGEST = "ab" * 32
 
@@ -165,3 +171,80 @@ def test_long_lists_are_cut_and_repeats_left_out():
     values = [str(number) for number in range(IN_LIST + 1)]
     assert [len(chunk) for chunk in chunks([*values, "0"])] == [IN_LIST, 1]
     assert list(chunks([])) == []
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A function: a sound database of many jobs, of which a page is overwritten then."""
+    path = tmp_path / "palettery.db"
+
+    def make(find):
+        database = open_database(f"sqlite:///{path}")
+        migrate(database)
+        records = Records(database)
+        for number in range(300):
+            records.add(NewJob(f"01890a5d-ac96-774b-bcce-{number:012x}", "m" * 500, 1, Progress()))
+        database.close()
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            size = connection.execute("PRAGMA page_size").fetchone()[0]
+            page = find(connection)
+        connection.close()
+        with path.open("r+b") as file:
+            file.seek((page - 1) * size)
+            file.write(b"\xff" * size)
+        return open_database(f"sqlite:///{path}")
+
+    return make
+
+
+def root_of(name):
+    return lambda connection: connection.execute(
+        "SELECT rootpage FROM sqlite_master WHERE name = ?", [name]
+    ).fetchone()[0]
+
+
+@pytest.mark.parametrize("name", ["jobs", "uploads", "sqlite_autoindex_jobs_1", "keys", "configs"])
+def test_damaged_table_is_told_before_any_request_meets_it(damaged, name):
+    database = damaged(root_of(name))
+    assert re.search("malformed", database.fault())
+    database.close()
+
+
+def test_damage_that_a_request_meets_is_told_from_then_on(damaged, caplog):
+    """In the middle of a table, where nobody looks by the way."""
+
+    def middle(connection):
+        pages = (
+            "SELECT pageno FROM dbstat WHERE name = 'jobs' AND pagetype = 'leaf' ORDER BY pageno"
+        )
+        try:
+            found = [page for (page,) in connection.execute(pages)]
+        except sqlite3.OperationalError:  # without dbstat
+            found = [root_of("jobs")(connection) + 40]
+        return found[len(found) // 2]
+
+    database = damaged(middle)
+    assert database.fault() is None
+    with pytest.raises(DatabaseFailed, match="malformed"):
+        Records(database).page(1_000, None)
+    assert re.search("it is damaged: .*malformed", database.fault())
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
+    database.close()
+    again = open_database(database.engine.url.render_as_string())
+    assert again.fault() is None
+    again.check()
+    assert re.search("it is damaged", again.fault())
+    again.close()
+
+
+def test_sound_database_is_sound_everywhere(database):
+    database.check()
+    assert database.fault() is None
+
+
+def test_file_that_is_no_database(tmp_path):
+    (tmp_path / "palettery.db").write_bytes(b"no database" * 1_000)
+    database = open_database(f"sqlite:///{tmp_path / 'palettery.db'}")
+    assert database.fault()
+    database.close()

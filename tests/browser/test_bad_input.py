@@ -189,7 +189,7 @@ def test_an_upload_goes_on_after_a_reload(server, look, tmp_path):
 def received(server, name: str) -> int:
     """Parts that the server has of the open upload of a file."""
     for each in server.http.get("/v1/uploads").json()["items"]:
-        if each["state"] == "open" and each["files"][0]["name"] == name:
+        if each["state"] == "open" and each["name"] == name:
             parts = server.http.get(f"/v1/uploads/{each['id']}").json()["parts"]
             return sum(part["is_received"] for part in parts)
     return 0

@@ -1,12 +1,16 @@
 """Documents as what they say: one form of all that say the same, and where their faults stand."""
 
-import pytest
+import json
 
-from app.configs.read import Document, normalised, read_config, validated
-from app.errors import InvalidConfig
+import pytest
+import yaml
+
+from app.configs.read import Document, Normalised, normalised, read_config, validated
+from app.errors import InvalidConfig, TooLarge
 from schemas.config import KMeansPalettizerConfig, w4
 from schemas.configs import ValidatedConfig
 
+MOST_BYTES = 1 << 20
 WRONG = """\
 global_config:
   op_state_spec:
@@ -29,9 +33,9 @@ def told(text, language="yaml"):
 
 def test_documents_that_say_the_same_have_one_form():
     forms = [w4().to_yaml(), w4().to_json(), w4().model_dump_json()]
-    found = {normalised(Document(text)) for text in forms}
+    found = {normalised(Document(text), MOST_BYTES) for text in forms}
     assert len(found) == 1
-    assert KMeansPalettizerConfig.model_validate_json(found.pop().document) == w4()
+    assert KMeansPalettizerConfig.model_validate_json(Normalised.of(found.pop()).document) == w4()
 
 
 def test_every_fault_at_once_with_its_place():
@@ -64,7 +68,7 @@ def test_json_is_strict():
 
 
 def test_faults_of_a_document_within_another():
-    inner = Document('{"global_config": 1}', "json", below="/config")
+    inner = Document('{"config": {"global_config": 1}}', "json", member="config")
     with pytest.raises(InvalidConfig) as refused:
         read_config(inner)
     (fault,) = refused.value.errors
@@ -93,9 +97,19 @@ def test_every_pattern_that_is_none_with_its_place():
         "/module_name_configs/a(b": 3,
         "/module_name_configs/ok/op_name_config/*x": 6,
     }
+    inner = json.dumps({"config": yaml.safe_load(BAD_PATTERNS)})
     with pytest.raises(InvalidConfig, match="2 fields are wrong") as caught:
-        normalised(Document(BAD_PATTERNS, below="/config"))
+        normalised(Document(inner, "json", member="config"), MOST_BYTES)
     assert [fault.pointer for fault in caught.value.errors] == [
         "/config/module_name_configs/a(b",
         "/config/module_name_configs/ok/op_name_config/*x",
     ]
+
+
+def test_config_that_grows_by_its_defaults_is_refused_by_what_it_becomes():
+    document = Document(json.dumps({"module_name_configs": {f"m{n}": {} for n in range(100)}}))
+    size_bytes = len(Normalised.of(normalised(document, MOST_BYTES)).document)
+    assert size_bytes > 10 * len(document.text)
+    assert normalised(document, size_bytes)
+    with pytest.raises(TooLarge, match=f"has {size_bytes:,} bytes .* PALETTERY_LIMIT_CONFIG_BYTES"):
+        normalised(document, size_bytes - 1)

@@ -6,7 +6,7 @@ from threading import Barrier
 
 import pytest
 
-from app.configs.read import Document, normalised
+from app.configs.read import Document, Normalised, normalised
 from app.configs.records import ConfigRecords
 from app.errors import NotFound
 from schemas.config import PRESETS
@@ -21,12 +21,16 @@ def records(database):
 
 def config(n_bits):
     rule = {"op_state_spec": {"weight": {"n_bits": n_bits}}}
-    return normalised(Document(f'{{"global_config": {str(rule).replace(chr(39), chr(34))}}}'))
+    return normal_form(f'{{"global_config": {str(rule).replace(chr(39), chr(34))}}}')
+
+
+def normal_form(text):
+    return Normalised.of(normalised(Document(text), 1 << 20))
 
 
 def put(records, n_bits, name="a", owner="local"):
-    stored, is_new = records.put(owner, name, config(n_bits))
-    return stored.summary.version, is_new
+    summary, is_new = records.put(owner, name, config(n_bits))
+    return summary.version, is_new
 
 
 def test_each_new_content_is_a_version(records):
@@ -99,13 +103,13 @@ def at_once(function, arguments):
 
 def test_versions_have_no_gaps_however_many_are_stored_at_once(records):
     names = itertools.cycle(["w4", "w6", "w8"])
-    documents = [normalised(Document(PRESETS[next(names)]().to_json())) for _ in range(AT_ONCE)]
+    documents = [normal_form(PRESETS[next(names)]().to_json()) for _ in range(AT_ONCE)]
     found = at_once(lambda document: records.put("local", "a", document), documents)
-    new = sorted(stored.summary.version for stored, is_new in found if is_new)
+    new = sorted(summary.version for summary, is_new in found if is_new)
     assert new == list(range(1, len(new) + 1))
     assert records.get("local", "a").summary.version == len(new)
-    for document, (stored, _) in zip(documents, found, strict=True):
-        assert records.get("local", stored.summary.reference).document == document.document
+    for document, (summary, _) in zip(documents, found, strict=True):
+        assert records.get("local", summary.reference).document == document.document
 
 
 def test_same_content_at_once_is_one_version(records):

@@ -1,10 +1,10 @@
 """Requests as forms and as JSON: what may stand in them, and what is said of what may not."""
 
+import hashlib
 import json
 
 import pytest
 
-from app.configs.read import Document
 from app.errors import BadInput, InvalidUpload
 from app.jobs.request import Named, Wishes, read_submission, wishes
 from app.uploads.multipart import Form
@@ -14,7 +14,7 @@ NUMBERS = {"priority": "0 to 9", "deadline_s": "1 to 2,592,000"}
 
 
 def read(**texts):
-    return wishes(Form(texts=texts))
+    return wishes(Form(config=texts.pop("config", None), texts=texts))
 
 
 def test_form_that_wishes_nothing():
@@ -114,8 +114,9 @@ def test_json_that_wishes_nothing():
 
 
 def test_config_is_taken_as_it_is():
-    found = submission(config={"global_config": 7}).wishes.config
-    assert found == Document('{"global_config": 7}', "json", below="/config")
+    found = submission(config={"global_config": 7})
+    assert found.wishes.config is None, "it is read with the model"
+    assert found.config_sha256 == hashlib.sha256(b'{"global_config": 7}').hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,18 @@ import pytest
 from safetensors.numpy import save
 
 from app.database import Database
+from app.document_pool import Client
 from app.models.answer import respond
 from app.models.reading import model_checkpoint
 from app.models.records import ModelRecords
 from app.models.service import Models
-from app.readers import Readers
 from app.settings import Limits
 from app.storage import Storage, open_storage
 from app.uploads.records import FileRecords, KeptFile
 from schemas.checkpoint import StoredFile
 from schemas.models import Model
 from tests.app.stored_job import draws
+from tests.document_pools import PoolPerCall
 
 
 @dataclass
@@ -34,8 +35,8 @@ class World:
 
     @property
     def models(self):
-        """With readers of their own, for tests that run an event loop in each of many threads."""
-        return Models(Limits(), self.records, self.files, self.store, Readers())
+        """Of a process of its own."""
+        return Models(Limits(), self.records, self.files, self.store, PoolPerCall())
 
     def put(self, name, data):
         sha256 = hashlib.sha256(data).hexdigest()
@@ -56,7 +57,7 @@ class World:
         """A model as the API answers."""
 
         async def body():
-            sent = respond(self.store, await self.models.get(owner, model_id))
+            sent = respond(self.store, await self.models.get(Client(owner), model_id))
             data = b"".join([bytes(piece) async for piece in sent.body_iterator])
             assert int(sent.headers["content-length"]) == len(data)
             return data

@@ -131,3 +131,17 @@ def test_threads_that_add_the_same_model(world):
     assert len({model.id for model in models}) == 1
     assert counted(world.database, "models") == 1
     assert counted(world.database, "model_files") == counted(world.database, "files") == 8
+
+
+def test_pages_have_numbers_of_files_and_no_files(world):
+    one = world.add(a=save(draws(x=(4, 8))))
+    two = world.add(a=save(draws(1, x=(4, 8))), b=save(draws(1, y=(4, 8))))
+    assert [(model.id, model.file_count) for model in world.records.page("a", 9, None)] == [
+        (two.id, 2),
+        (one.id, 1),
+    ]
+    assert [file.name for file in world.records.get("a", two.id).files] == [
+        "a.safetensors",
+        "b.safetensors",
+    ]
+    assert not hasattr(world.records.page("a", 9, None)[0], "files")

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
-from app import readers
 from app.compression.assemble import report_path, statistics_path
 from app.compression.parts import read_parts
 from app.compression.statistics import find
@@ -21,6 +20,7 @@ from schemas.jobs import Progress
 from schemas.report import Report
 from schemas.tasks import DigestTask
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
+from tests.document_pools import PoolPerCall
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -50,7 +50,7 @@ class Service:
     def __init__(self, store, database):
         self.store, self.workers, self.jobs = store, Inline(), 0
         self.records, self.results = Records(database), ResultRecords(database)
-        self.reuse = Reuse(self.results, self.records, store, readers.Readers())
+        self.reuse = Reuse(self.results, self.records, store, PoolPerCall())
 
     def add(self, arrays, config, owner="local", **options):
         """A job with its row."""
@@ -199,10 +199,7 @@ def test_results_of_a_job_that_was_deleted_meanwhile_are_not_noted(service, data
         assert session.scalar(text("SELECT count(*) FROM results")) == 0
 
 
-@pytest.mark.parametrize("large_bytes", [0, 64 << 10])
-def test_twin_is_taken_over(service, monkeypatch, large_bytes):
-    """Here, and in a process of its own."""
-    monkeypatch.setattr(readers, "LARGE_BYTES", large_bytes)
+def test_twin_is_taken_over(service):
     first, second = service.add(ARRAYS, W4), service.add(ARRAYS, W4)
     service.run(first)
     size = service.take_over_twin(second).size_bytes

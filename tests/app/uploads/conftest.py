@@ -11,7 +11,6 @@ from app.database import Database
 from app.keys.caller import UNLIMITED, Caller
 from app.models.records import ModelRecords
 from app.models.service import Models
-from app.readers import Readers
 from app.settings import Limits
 from app.storage import Storage, open_storage
 from app.uploads.completion import Completion
@@ -21,6 +20,7 @@ from app.uploads.sessions import UploadSessions
 from app.uploads.sweep import UploadSweep
 from schemas.uploads import LEAST_PART_BYTES, FileToSend, NewUpload
 from tests.app.stored_job import draws
+from tests.document_pools import PoolPerCall
 
 DAY = timedelta(days=1)
 
@@ -56,7 +56,7 @@ class World:
         self.files = FileRecords(self.database)
         self.sessions = UploadSessions(self.database, DAY, lambda: self.now)
         self.records = ModelRecords(self.database, 30 * DAY, lambda: self.now)
-        self.models = Models(Limits(), self.records, self.files, self.store, Readers())
+        self.models = Models(Limits(), self.records, self.files, self.store, PoolPerCall())
         self.completion, self.uploads = self.process()
         self.sweep = UploadSweep(self.files, self.sessions, self.records, self.store, DAY)
 

@@ -9,13 +9,15 @@ from sqlalchemy import text
 from app.errors import Conflict, IdempotencyConflict, NotFound, OverQuota, UploadExpired
 from app.idempotency import keyed
 from app.keys.caller import Caller
-from app.uploads.sessions import settle
+from app.settings import Limits
+from app.uploads.sessions import UploadSessions, settle
 from schemas.keys import OwnerLimits
 from tests.app.uploads.conftest import DAY, announced
 
 MINUTE = timedelta(minutes=1)
 MODEL = "c" * 64
 HEX = "d" * 64
+LIMITED = Caller("a", limits=OwnerLimits(queued_jobs=1))
 
 
 def add(world, owner="a", key=None, data=b"123", limits=None, missing_bytes=3):
@@ -139,3 +141,53 @@ def test_pages_newest_first_also_of_the_same_moment(world):
     keys = [(session.created_at, session.id) for session in seen]
     assert len(keys) == 6
     assert keys == sorted(set(keys), reverse=True)
+
+
+def test_pages_have_summaries_that_read_no_files(world):
+    session = world.sessions.add(Caller("a"), announced(x=b"1", y=b"23"), 3)[0]
+    (shown,) = world.sessions.page("a", 2, None)
+    assert (shown.id, shown.name, shown.file_count, shown.size_bytes) == (session.id, "x", 2, 3)
+    assert not hasattr(shown, "files")
+
+
+def limited(world, **limits):
+    return UploadSessions(world.database, DAY, lambda: world.now, Limits(**limits))
+
+
+def test_open_uploads_of_an_owner_are_limited_by_number(world):
+    sessions = limited(world, open_uploads=2)
+    made = [sessions.add(Caller("a"), announced(x=bytes([n])), 1)[0] for n in range(2)]
+    said = r"a would have 3 uploads .* 2 are allowed: .*PALETTERY_LIMIT_OPEN_UPLOADS"
+    with pytest.raises(OverQuota, match=said):
+        sessions.add(Caller("a"), announced(x=b"3"), 1)
+    assert len(sessions.page("a", 10, None)) == 2, "nothing was added"
+    assert sessions.add(Caller("b"), announced(x=b"3"), 1)[1]
+    sessions.delete(made[0].id)
+    complete(world, made[1].id)
+    for n in range(2):
+        assert sessions.add(Caller("a"), announced(x=bytes([9, n])), 1)[1]
+
+
+def test_announced_files_of_an_owner_are_limited_those_of_complete_uploads_too(world):
+    sessions = limited(world, announced_files=3)
+    first = sessions.add(Caller("a"), announced(x=b"1", y=b"2"), 2)[0]
+    complete(world, first.id)
+    said = r"a would have 4 files .* 3 are allowed: .*PALETTERY_LIMIT_ANNOUNCED_FILES"
+    with pytest.raises(OverQuota, match=said):
+        sessions.add(Caller("a"), announced(x=b"3", y=b"4"), 2)
+    assert sessions.add(Caller("a"), announced(x=b"3"), 1)[1]
+    world.now += 2 * DAY
+    assert sessions.add(Caller("a"), announced(x=b"5", y=b"6"), 2)[1], "those have expired"
+
+
+def test_limits_hold_for_uploads_that_are_announced_at_once(world):
+    sessions = limited(world, open_uploads=3)
+
+    def add(number):
+        try:
+            return sessions.add(LIMITED, announced(x=bytes([number])), 1)[1]
+        except OverQuota:
+            return False
+
+    with ThreadPoolExecutor(8) as senders:
+        assert sum(senders.map(add, range(8))) == 3
