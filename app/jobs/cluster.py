@@ -15,8 +15,8 @@ from typing import Any
 import dask
 from distributed import Client, Nanny, Scheduler
 
-from app.jobs import wall_clock
 from app.jobs.fanout import Workers
+from app.jobs.steady_clock import use_steady_clock
 from app.metrics import Metrics
 from app.settings import Settings
 from app.tracing import Tracing
@@ -166,12 +166,9 @@ def quieten() -> None:
 @asynccontextmanager
 async def _configured() -> AsyncIterator[None]:
     quieten()
-    watching = asyncio.create_task(wall_clock.watch())
-    try:
-        with dask.config.set(DASK):
-            yield
-    finally:
-        watching.cancel()
+    use_steady_clock()
+    with dask.config.set(DASK):
+        yield
 
 
 @asynccontextmanager
