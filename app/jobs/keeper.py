@@ -13,6 +13,7 @@ from app.jobs.engine import Engine
 from app.jobs.fanout import Workers
 from app.jobs.records import Records
 from app.jobs.sweep import Sweep
+from app.jobs.turns import Turns
 from app.settings import Settings
 from app.software import VERSION
 
@@ -35,15 +36,18 @@ class Keeper:
         control: Control,
         sweep: Sweep,
         workers: Workers,
+        turns: Turns,
     ) -> None:
         self._settings, self._records, self._controllers = settings, records, controllers
         self._engine, self._control, self._sweep, self._workers = engine, control, sweep, workers
+        self._turns = turns
 
     async def run(self) -> None:
         """Look after everything, until cancelled; what takes long holds nothing else up."""
         await asyncio.gather(
             _repeat(DEADLINE_EVERY_S, self._end_overdue),
             _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._note)),
+            _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._turns.close_up)),
             _repeat(MEND_EVERY_S, partial(asyncio.to_thread, self._mend)),
             _repeat(self._settings.sweep_every_s, partial(asyncio.to_thread, self._sweep.run)),
         )

@@ -14,6 +14,7 @@ from app.jobs.control import Control
 from app.jobs.controllers import Controllers
 from app.jobs.engine import Engine, migrate_engine
 from app.jobs.records import Records
+from app.jobs.turns import Turns
 from app.metrics import Metrics
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
@@ -38,6 +39,7 @@ class Shared:
     engine: Engine
     metrics: Metrics
     jobs: Records
+    turns: Turns
     files: FileRecords
     models: ModelRecords
     sessions: UploadSessions
@@ -62,7 +64,8 @@ async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
         await asyncio.to_thread(migrate if role == "all" else check_migrated, database)
         metrics, engine, files = Metrics(), Engine(database), FileRecords(database)
         stack.callback(engine.close)
-        jobs = Records(database, notify=engine.call_webhook, on_end=metrics.job_ended)
+        turns = Turns(database, settings.owner_weights, engine.move)
+        jobs = Records(database, notify=engine.call_webhook, on_end=metrics.job_ended, turns=turns)
         yield Shared(
             settings=settings,
             store=store,
@@ -70,6 +73,7 @@ async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
             engine=engine,
             metrics=metrics,
             jobs=jobs,
+            turns=turns,
             files=files,
             models=ModelRecords(database, timedelta(days=settings.retain_days)),
             sessions=UploadSessions(database, timedelta(hours=settings.upload_hours)),
