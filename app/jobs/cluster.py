@@ -77,7 +77,7 @@ async def local_workers(
         async with (
             Scheduler(**_listening("127.0.0.1", 0)) as scheduler,
             _working(scheduler.address, options, lambda _: started.release()),
-            _connected(lambda: _client(scheduler.address), metrics, traces) as workers,
+            _connected(settings, lambda: _client(scheduler.address), metrics, traces) as workers,
         ):
             for _ in options:
                 await started.acquire()
@@ -91,7 +91,10 @@ async def remote_workers(
     """The workers behind a scheduler elsewhere, which may come and go."""
     assert settings.scheduler_url is not None  # noqa: S101 - callers checked
     address = settings.scheduler_url
-    async with _configured(), _connected(lambda: _client(address), metrics, traces) as workers:
+    async with (
+        _configured(),
+        _connected(settings, lambda: _client(address), metrics, traces) as workers,
+    ):
         yield workers
 
 
@@ -173,9 +176,12 @@ async def _configured() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _connected(
-    connect: Callable[[], Awaitable[Client]], metrics: Metrics, traces: Tracing
+    settings: Settings,
+    connect: Callable[[], Awaitable[Client]],
+    metrics: Metrics,
+    traces: Tracing,
 ) -> AsyncIterator[Workers]:
-    workers = Workers(connect, metrics, traces)
+    workers = Workers(connect, metrics, traces, settings.owner_weights)
     try:
         yield workers
     finally:

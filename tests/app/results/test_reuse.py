@@ -38,9 +38,9 @@ class Inline:
     def __init__(self):
         self.done = []
 
-    async def run_tasks(self, tasks, on_done, priority=0):
+    async def run_tasks(self, tasks, on_done, share):
         for task in tasks:
-            self.done.append((task, priority))
+            self.done.append((task, share))
             await on_done(task, perform(task))
 
 
@@ -128,7 +128,7 @@ def test_same_bytes_are_known_in_another_file(service, monkeypatch, task_bytes):
     assert service.run(second) == MOVED.keys() - {"extra.weight"}
     digested = service.workers.done
     assert {type(task) for task, _ in digested} == {DigestTask}
-    assert {priority for _, priority in digested} == {3}
+    assert {(share.owner, share.priority) for _, share in digested} == {("local", 3)}
     assert len(digested) == (2 if task_bytes == 1 else 1)
     seen = {item.name for task, _ in digested for item in task.slices}
     assert seen == MOVED.keys() - {"extra.weight"}, "no recipe was ever used for the other's shape"
