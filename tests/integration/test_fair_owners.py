@@ -53,7 +53,5 @@ def test_small_job_waits_for_one_job_of_another_owners_forty_at_most(
         ended = {each for each, state in states.items() if state == "succeeded"} - ended_before
         assert len(ended) <= 2, "one that ran, and one that ended while we looked at the small one"
         assert "queued" in states.values(), "there was a queue to wait in"
-        order = [greedy.job(each)["started_at"] for each in many if states[each] != "queued"]
-        assert order == sorted(order), "an owner's jobs of one priority in the order they came"
         for each in many:
             greedy.http.post(f"/v1/jobs/{each}/cancel")
