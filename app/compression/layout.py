@@ -8,7 +8,7 @@ from app.artifacts.writer import Chunks, Entry, arranged, header
 from app.compression.account import Piece
 from app.compression.dense import dense_bytes, dense_chunks
 from app.compression.parts import Parts
-from app.storage import Storage
+from app.storage import Reads, Storage
 from schemas.checkpoint import Checkpoint, StoredTensor
 from schemas.plan import Plan, PlannedTensor
 from schemas.tasks import StoredSlice
@@ -23,7 +23,7 @@ INDEX = "model.safetensors.index.json"
 class Stores(NamedTuple):
     """Where things lie."""
 
-    source: Storage
+    source: Reads
     """The uploaded model."""
     store: Storage
     """Parts, and the artifact."""

@@ -14,6 +14,7 @@ from app.compression.statistics import renamed
 from app.compression.stop import StopCheck
 from app.errors import ObjectMissing
 from app.storage import Storage, shared_storage
+from app.storage.checked_reads import CheckedFile, CheckedReads
 from schemas.report import SliceOutcome
 from schemas.tasks import CompressionTask, TensorSlice
 
@@ -36,10 +37,13 @@ def run_task(task: CompressionTask, threads: int | None = None) -> None:
             are, for such is the model; a bad sensitivity is bad input, and an artifact without its
             say would not be what was asked for.
     """
-    source, store = shared_storage(task.source_url), shared_storage(task.store_url)
+    store = shared_storage(task.store_url)
     if store.exists(task.part_path):
         return
-    beside = shared_storage(task.sensitivities_url) if task.sensitivities_url else source
+    source = checked(shared_storage(task.source_url), task.slices)
+    beside = source
+    if task.sensitivities_url:
+        beside = checked(shared_storage(task.sensitivities_url), task.slices)
     stop = StopCheck(store, task.cancel_path)
     slices: list[Palettized] = []
     for item in task.slices:
@@ -48,6 +52,19 @@ def run_task(task: CompressionTask, threads: int | None = None) -> None:
         slices.append(known or palettize(source, beside, item, task.digests, threads, stop))
     entries = [*_entries(slices), _outcomes(slices), _statistics(slices)]
     store.write(task.part_path, stream(entries, {}))
+
+
+def checked(store: Storage, items: Sequence[TensorSlice]) -> CheckedReads:
+    """A store whose files the slices, and their sensitivities, are read from."""
+    rows = [rows for item in items for rows in (item, item.sensitivity) if rows is not None]
+    return CheckedReads(
+        store,
+        {
+            each.path: CheckedFile(each.file_sha256, each.file_name or each.path)
+            for each in rows
+            if each.file_sha256 is not None
+        },
+    )
 
 
 def _known(store: Storage, item: TensorSlice) -> Palettized | None:

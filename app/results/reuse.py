@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from app.compression.assemble import report_path
 from app.compression.job import job_folder
 from app.compression.palettize import content_sha256
+from app.compression.run import checked
 from app.errors import NotFound, ObjectMissing, WorkerDied
 from app.jobs.fair_slots import Share
 from app.jobs.fanout import Workers
@@ -124,7 +125,8 @@ class Reuse:
         return [digest for task in tasks for digest in digests[id(task)]]
 
     def _digested(self, items: Sequence[TensorSlice]) -> list[str]:
-        return [content_sha256(self._store, self._store, item) for item in items]
+        store = checked(self._store, items)
+        return [content_sha256(store, store, item) for item in items]
 
 
 def _recipes(items: Sequence[TensorSlice]) -> list[str]:

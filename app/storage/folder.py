@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 import stat
@@ -20,6 +19,7 @@ import numpy as np
 from app.errors import BadInput, ObjectMissing, StorageFailed, StorageFull
 from app.storage.aside import ASIDE, BUFFER_BYTES, Aside, aside, in_folder, rename, unlink
 from app.storage.base import CHUNK_BYTES, Room, Storage, StoredObject
+from app.storage.file_digest import FileDigest
 from app.storage.streams import AsyncPieces, Pieces, gathered
 
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
@@ -69,9 +69,9 @@ class Folder(Storage):
                 await asyncio.to_thread(file.write, pieces)
             await asyncio.to_thread(file.settle)
 
-    async def join(self, sources: Sequence[str], target: str) -> str:
+    async def join(self, sources: Sequence[str], target: str) -> FileDigest:
         """See `Storage.join`; copied and hashed at once, a step at a time."""
-        digest = hashlib.sha256()
+        digest = FileDigest()
         with (
             self._translating(target),
             await asyncio.to_thread(Aside, self._place(target)) as file,
@@ -84,7 +84,7 @@ class Folder(Storage):
                         part = (descriptor, start, min(STEP_BYTES, size_bytes - start))
                         await _both(partial(file.append, *part), partial(_hash, digest, *part))
             await asyncio.to_thread(file.settle)
-        return digest.hexdigest()
+        return digest
 
     def copy(self, source: str, target: str) -> None:
         """Give a file a second name; both count as modified now, as a bucket's copy does."""
@@ -219,7 +219,7 @@ async def _both(one: Callable[[], None], other: Callable[[], None]) -> None:
         raise
 
 
-def _hash(digest: "hashlib._Hash", descriptor: int, offset: int, size_bytes: int) -> None:
+def _hash(digest: FileDigest, descriptor: int, offset: int, size_bytes: int) -> None:
     buffer = memoryview(bytearray(min(BUFFER_BYTES, size_bytes)))
     end = offset + size_bytes
     while offset < end and (read := os.preadv(descriptor, [buffer[: end - offset]], offset)):

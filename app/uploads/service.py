@@ -131,11 +131,11 @@ class Uploads:
             self._sessions.count(caller, session.id, missing_bytes)
 
     def _shown(self, caller: Caller, session: UploadSession, *, presign: bool) -> Upload:
+        owned = self._owned(session.owner, session)
         if session.model_id is not None:
-            return Upload(**dict(_summary(session, ())), parts=())
+            return Upload(**dict(_summary(session, owned)), parts=())
         if presign:  # what is signed may be written, and we are not asked then
             self._count(caller, session, ())
-        owned = self._owned(session.owner, session)
         received = received_parts(self._sessions, self._store, session)
         parts = [
             part
@@ -195,8 +195,7 @@ def _summary(session: UploadSession, owned: Collection[str]) -> UploadSummary:
         id=session.id,
         state="complete" if is_complete else "open",
         files=tuple(
-            UploadFile(**dict(file), is_present=is_complete or file.sha256 in owned)
-            for file in session.files
+            UploadFile(**dict(file), is_present=file.sha256 in owned) for file in session.files
         ),
         size_bytes=sum(file.size_bytes for file in session.files),
         part_size_bytes=session.part_size_bytes,

@@ -30,7 +30,9 @@ class Export:
     """Weights that are dense in it."""
     source: Source | None = None
     """Needed by forms of models that run."""
+    folder: str | None = None
+    """That takes the digests of its blocks."""
 
     def put(self, chunks: Chunks) -> str:
         """Write its file; the hex digest of that."""
-        return write_hashed(self.store, self.path, chunks, self.artifact.check)
+        return write_hashed(self.store, self.path, chunks, self.artifact.check, self.folder)
