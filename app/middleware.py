@@ -84,10 +84,9 @@ class _Observed:
         try:
             await self._app(scope, receive_counted, send_counted)
         except RuntimeError as error:
-            # As Starlette tells of an error behind the headers: the connection breaks off.
+            # So Starlette tells of an error behind the headers: the connection breaks off.
             if not status or not isinstance(error.__cause__, PaletteryError):
                 raise
-            log.error("%s %s broke off: %s", scope["method"], scope["path"], error.__cause__)
         finally:
             seconds = time.perf_counter() - began
             self._note(scope, 408 if TIMED_OUT in scope else status or 500, seconds, received, sent)

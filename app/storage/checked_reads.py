@@ -149,9 +149,10 @@ class CheckedReads:
                 self.storage.delete(path)
             except ObjectMissing:  # somebody else was faster
                 pass
+        remedy = "submit its job again, without reuse" if self.folder else "upload it again"
         return UploadDamaged(
-            f"{file.name} was damaged in the store after it came in: {what}; it had the SHA-256 "
-            f"{file.sha256}. Upload it again, and submit the job again"
+            f"{file.name} was damaged in the store: {what}, and its SHA-256 was {file.sha256}; "
+            f"{remedy}"
         )
 
 
