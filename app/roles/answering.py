@@ -20,6 +20,7 @@ from app.metrics import Gauge, Metrics
 from app.models.service import Models
 from app.overview import Overview
 from app.readers import Readers
+from app.reserve import Reserve
 from app.roles.shared import Role, Shared
 from app.storage import Storage
 from app.uploads.completion import Completion
@@ -36,6 +37,7 @@ class State(TypedDict):
     uploads: Uploads
     configs: Configs
     database: Database
+    reserve: Reserve
     store: Storage
     events: Events
     streams: Streams
@@ -75,6 +77,7 @@ async def answering(
             uploads=Uploads(limits, of.sessions, of.models, of.store, completion),
             configs=configs,
             database=of.database,
+            reserve=of.reserve,
             store=of.store,
             events=of.events,
             streams=Streams(of.events),

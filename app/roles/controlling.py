@@ -53,7 +53,15 @@ async def controlling(
         await stack.enter_async_context(workflows)
         sweep = Sweep(of.jobs, of.changes, unused, of.store, of.control.delete, orphan_age)
         keeper = Keeper(
-            settings, of.jobs, of.controllers, of.engine, of.control, sweep, workers, of.turns
+            settings,
+            of.jobs,
+            of.controllers,
+            of.engine,
+            of.control,
+            sweep,
+            workers,
+            of.turns,
+            of.reserve,
         )
         stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
         metrics.registry.register(Gauge("workers", "Workers of the scheduler.", workers.states))

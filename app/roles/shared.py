@@ -19,6 +19,7 @@ from app.metrics import Metrics
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
 from app.models.records import ModelRecords
+from app.reserve import Reserve
 from app.settings import Settings
 from app.storage import Storage, open_storage
 from app.uploads.records import FileRecords
@@ -34,6 +35,7 @@ class Shared:
     """One service, as each of its processes knows it."""
 
     settings: Settings
+    reserve: Reserve
     store: Storage
     database: Database
     engine: Engine
@@ -58,6 +60,8 @@ async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
         BadInput: the database is at another version, and this role does not change that.
     """
     async with AsyncExitStack() as stack:
+        reserve = Reserve(settings)
+        reserve.give_up()
         store = open_storage(settings.resolved_storage_url())
         database = open_database(settings.resolved_database_url())
         stack.callback(database.close)
@@ -68,6 +72,7 @@ async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
         jobs = Records(database, notify=engine.call_webhook, on_end=metrics.job_ended, turns=turns)
         yield Shared(
             settings=settings,
+            reserve=reserve,
             store=store,
             database=database,
             engine=engine,

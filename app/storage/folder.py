@@ -24,6 +24,8 @@ from app.storage.streams import AsyncPieces, Pieces, gathered
 
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 """What a file system answers that cannot give a file a second name."""
+FLOOR_BYTES = 4 << 20
+"""That are left free for whatever makes room again: SQLite's log has as many, mostly."""
 STEP_BYTES = 64 << 20
 """Bytes joined before somebody is asked whether to go on."""
 
@@ -56,7 +58,8 @@ class Folder(Storage):
     def write(self, path: str, data: bytes | memoryview | Pieces) -> None:
         """See `Storage.write`."""
         with self._translating(path), Aside(self._place(path)) as file:
-            file.write([data] if isinstance(data, bytes | memoryview) else data)
+            pieces = [data] if isinstance(data, bytes | memoryview) else data
+            file.write(self._while_there_is_room(pieces))
             file.settle()
 
     async def write_stream(self, path: str, data: AsyncPieces) -> None:
@@ -66,7 +69,7 @@ class Folder(Storage):
             await asyncio.to_thread(Aside, self._place(path)) as file,
         ):
             async for pieces in gathered(data, CHUNK_BYTES):
-                await asyncio.to_thread(file.write, pieces)
+                await asyncio.to_thread(file.write, self._while_there_is_room(pieces))
             await asyncio.to_thread(file.settle)
 
     async def join(self, sources: Sequence[str], target: str) -> FileDigest:
@@ -85,6 +88,13 @@ class Folder(Storage):
                         await _both(partial(file.append, *part), partial(_hash, digest, *part))
             await asyncio.to_thread(file.settle)
         return digest
+
+    def _while_there_is_room(self, pieces: Pieces) -> Pieces:
+        """The pieces, of which none takes the last room: the embedded database may lie here."""
+        for piece in pieces:
+            if len(piece) and shutil.disk_usage(self.root).free < FLOOR_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            yield piece
 
     def copy(self, source: str, target: str) -> None:
         """Give a file a second name; both count as modified now, as a bucket's copy does."""
