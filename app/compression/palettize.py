@@ -42,6 +42,8 @@ class Palettized:
     """A line; known as soon as the outcome is."""
     streamed: tuple[Entry, ...] = ()
     """Arrays that are computed while they are written."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of each array, once it was written."""
 
 
 def palettize(

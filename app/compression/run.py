@@ -1,10 +1,13 @@
 """Run one task: fetch its bytes, palettize, write one part."""
 
+import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64, xxh3_64_hexdigest
 
 from app.artifacts.dtypes import NUMPY
 from app.artifacts.writer import Entry, arranged, array_entry, stream
@@ -23,6 +26,9 @@ ROOM_BYTES = 24 << 10
 
 The longest names alone take 4,000 bytes, the most statistics some 11,000.
 """
+
+
+log = logging.getLogger(__name__)
 
 
 def run_task(task: CompressionTask, threads: int | None = None) -> None:
@@ -76,6 +82,10 @@ def _known(store: Storage, item: TensorSlice) -> Palettized | None:
     try:
         for key, tensor in item.known.tensors.items():
             data = store.read(path, tensor.offset, tensor.size_bytes)
+            digest = xxh3_64_hexdigest(data)
+            if outcome.array_digests.get(key, digest) != digest:
+                log.warning("%s is damaged; %s is computed anew", path, item.name)
+                return None
             arrays[key] = np.frombuffer(data, NUMPY[tensor.dtype]).reshape(tensor.shape)
         if line is not None:
             statistics = renamed(bytes(store.read(line.path, line.offset, line.size_bytes)), item)
@@ -87,13 +97,24 @@ def _known(store: Storage, item: TensorSlice) -> Palettized | None:
 
 def _entries(slices: Sequence[Palettized]) -> list[Entry]:
     return arranged(
-        entry
+        _digested(f"{number}.{made.name}", made, found)
         for number, found in enumerate(slices)
-        for entry in (
-            *(array_entry(f"{number}.{key}", array) for key, array in found.arrays.items()),
-            *(replace(made, name=f"{number}.{made.name}") for made in found.streamed),
-        )
+        for made in (*itertools.starmap(array_entry, found.arrays.items()), *found.streamed)
     )
+
+
+def _digested(name: str, made: Entry, found: Palettized) -> Entry:
+    """An array under its name in the part, digested while it is written."""
+    found.digests[made.name] = xxh3_64_hexdigest(b"")  # as long as what it will be
+
+    def chunks() -> Iterator[bytes | memoryview]:
+        digest = xxh3_64()
+        for chunk in made.chunks():
+            digest.update(chunk)
+            yield chunk
+        found.digests[made.name] = digest.hexdigest()
+
+    return replace(made, name=name, chunks=chunks)
 
 
 def _outcomes(slices: Sequence[Palettized]) -> Entry:
@@ -109,7 +130,8 @@ def _outcomes(slices: Sequence[Palettized]) -> Entry:
 
 def _outcome(found: Palettized) -> SliceOutcome:
     assert found.outcome is not None  # noqa: S101 - all entries were written
-    return found.outcome.model_copy(update={"statistics_bytes": _line_bytes(found)})
+    known = {"statistics_bytes": _line_bytes(found), "array_digests": dict(found.digests)}
+    return found.outcome.model_copy(update=known)
 
 
 def _statistics(slices: Sequence[Palettized]) -> Entry:

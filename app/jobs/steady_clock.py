@@ -22,4 +22,4 @@ def steady_time() -> float:
 def use_steady_clock(loop: IOLoop | None = None) -> None:
     """Have a loop's timers, the running one's if none is named, and all batches use it."""
     vars(loop or IOLoop.current())["time"] = steady_time
-    batched.time = steady_time
+    vars(batched)["time"] = steady_time

@@ -236,3 +236,17 @@ def test_no_twin_and_a_twin_that_is_gone(service):
     service.store.delete_folder(first.prefix)
     assert service.take_over_twin(second) is None
     assert not service.store.exists(report_path(second.prefix))
+
+
+def test_result_that_was_damaged_since_is_computed_anew(service):
+    first, second = service.add(ARRAYS, W4), service.add(ARRAYS, W4)
+    service.run(first)
+    sound = first.artifact()
+    (name,) = sound
+    path = f"{first.prefix}/artifact/{name}"
+    stored = next(iter(service.known(second)[0].slices)).known
+    damaged = bytearray(sound[name])
+    damaged[stored.tensors["indices"].offset] ^= 1
+    service.store.write(path, bytes(damaged))
+    assert service.run(second) == ARRAYS.keys() - {stored.outcome.name}
+    assert second.artifact() == sound
