@@ -27,6 +27,7 @@ PaletteryError
 ├── RequestTimeout           the client sent its request too slowly
 ├── Cancelled                the job was cancelled while it ran
 ├── DeadlineExceeded         the job had not ended when its time was up
+├── UploadDamaged            stored bytes are not those that came in
 ├── OutOfMemory              a task takes more memory than a worker has
 ├── WorkerDied               workers died of a task, one after the other
 ├── SandboxCrashed           the process that ran a model failed; names the signal, if it was one
@@ -257,6 +258,13 @@ class DeadlineExceeded(PaletteryError):
     title = "The job's time was up"
 
 
+class UploadDamaged(PaletteryError):
+    """Bytes that lie in the store are not those that came in."""
+
+    code = "upload_damaged"
+    title = "A stored file was damaged after it came in"
+
+
 class OutOfMemory(PaletteryError):
     """A task takes more memory than a worker has."""
 
@@ -369,6 +377,7 @@ STATUS: dict[str, int] = {
     "request_timeout": 408,
     "cancelled": 409,
     "deadline_exceeded": 504,
+    "upload_damaged": 500,
     "out_of_memory": 500,
     "worker_died": 500,
     "sandbox_crashed": 500,

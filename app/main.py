@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
 import uvloop
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from filelock import FileLock, Timeout
 
@@ -22,6 +22,7 @@ from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
 from app.models import endpoints as models
 from app.problems import answer_with_problems, problems
+from app.reserve import make_room
 from app.roles import Role, State, check, running
 from app.serving import server, within_files
 from app.settings import Settings
@@ -61,7 +62,13 @@ def create_app(state: State, role: Role = "all") -> FastAPI:
         served = KEYED | {"catalog": catalog.router, "dashboard": dashboard.router} | served
     app = FastAPIOffline(title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan)
     for tag, router in served.items():
-        app.include_router(router, tags=[tag], responses=REFUSED if tag in KEYED else None)
+        is_keyed = tag in KEYED
+        app.include_router(
+            router,
+            tags=[tag],
+            responses=REFUSED if is_keyed else None,
+            dependencies=[Depends(make_room)] if is_keyed else None,
+        )
     answer_with_problems(app, [route for router in served.values() for route in router.routes])
     return app
 

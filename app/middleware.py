@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from asgi_correlation_id import CorrelationIdMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.errors import PaletteryError
 from app.keys.caller import Caller
 from app.metrics import Metrics
 
@@ -82,6 +83,10 @@ class _Observed:
         began = time.perf_counter()
         try:
             await self._app(scope, receive_counted, send_counted)
+        except RuntimeError as error:
+            # So Starlette tells of an error behind the headers: the connection breaks off.
+            if not status or not isinstance(error.__cause__, PaletteryError):
+                raise
         finally:
             seconds = time.perf_counter() - began
             self._note(scope, 408 if TIMED_OUT in scope else status or 500, seconds, received, sent)

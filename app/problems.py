@@ -86,7 +86,10 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    if isinstance(error.__cause__, PaletteryError):  # behind the headers: it breaks off
+        log.error("%s %s broke off: %s", request.method, request.url.path, error.__cause__)
+    else:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     told = PaletteryError("this should not have happened; the server's log tells more")
     return answer(problem(told, request.url.path))
 

@@ -34,6 +34,8 @@ class OwnerRow(Base):
     __tablename__ = "owners"
 
     name: Mapped[str] = mapped_column(OWNER, primary_key=True)
+    turn: Mapped[int | None] = mapped_column(BigInteger)
+    """Of the job of its that was started last."""
 
 
 class JobRow(Base):
@@ -45,6 +47,7 @@ class JobRow(Base):
         Index("ix_jobs_owner_id", "owner", "id"),
         Index("ix_jobs_owner_state_id", "owner", "state", "id"),
         Index("ix_jobs_owner_model_id", "owner", "model_id", "state", "id"),
+        Index("ix_jobs_owner_queue", "owner", "state", "priority", "turn"),
         Index("ix_jobs_owner_idempotency_key", "owner", "idempotency_key", unique=True),
     )
 
@@ -64,6 +67,8 @@ class JobRow(Base):
     """Of its folder; until it has succeeded, those to be expected."""
     error: Mapped[dict[str, object] | None] = mapped_column(JSON)
     priority: Mapped[int] = mapped_column(server_default=text("5"))
+    turn: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    """Queued jobs are served in this order."""
     deadline_at: Mapped[datetime | None] = mapped_column(Moment)
     attempt: Mapped[int] = mapped_column(server_default=text("0"))
     request_sha256: Mapped[str | None] = mapped_column(DIGEST, index=True)

@@ -182,6 +182,9 @@ class Settings(BaseSettings):
     """Cores that a task uses; None shares the machine's out among its workers."""
     running_jobs: PositiveInt = 16
     """Jobs that this process works on at once; the others wait queued."""
+    owner_weights: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """How often an owner's jobs are served, where several owners have any, as JSON such as
+    `{"search": 2}`: owners that are not named have a weight of 1."""
     poll_s: PositiveFloat = 0.1
     """Between two looks at the queue."""
     reuse_results: bool = True

@@ -39,7 +39,7 @@ class JobSubmission(Schema):
     reuse: bool = True
     """Take results of earlier jobs where bytes and spec are the same."""
     priority: int = Field(default=5, ge=0, le=9)
-    """A job of a higher priority goes first."""
+    """Of an owner's jobs, one of a higher priority goes first; owners take turns."""
     deadline_s: int | None = Field(default=None, ge=1, le=30 * 86_400)
     """Seconds from now until the job is given up; null for never."""
     webhook_url: str | None = Field(default=None, max_length=2048)
@@ -89,7 +89,7 @@ class Job(Schema):
     ended_at: datetime | None = None
     """When it reached its last state; null until then."""
     priority: int = Field(default=5, ge=0, le=9)
-    """A job of a higher priority goes first."""
+    """Of an owner's jobs, one of a higher priority goes first; owners take turns."""
     deadline_at: datetime | None = None
     """When it is given up if it has not ended; null for never."""
     attempt: NonNegativeInt = 0

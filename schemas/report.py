@@ -35,6 +35,8 @@ class SliceOutcome(Schema):
     """Whether it was taken from an earlier job's result."""
     statistics_bytes: NonNegativeInt = 0
     """Of the line of its statistics in the part, behind those of the slices before it."""
+    array_digests: dict[str, str] = Field(default_factory=dict)
+    """XXH3 in hex of each of its arrays as stored; empty when made before there were any."""
 
 
 class TensorReport(Schema):

@@ -24,6 +24,8 @@ class StoredRows(Schema):
     size_bytes: NonNegativeInt
     file_sha256: str | None = None
     """Hex digest of that whole file; None when it was read in place."""
+    file_name: str | None = None
+    """What its owner calls it."""
 
 
 class StoredBytes(Schema):

@@ -1,6 +1,5 @@
 """Write safetensors files as streams, from entries whose bytes need not be in memory."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from numpy.typing import NDArray
 
 from app.artifacts.dtypes import NAMES
 from app.storage import Storage
+from app.storage.checked_reads import store_digests
+from app.storage.file_digest import FileDigest
 
 Chunks: TypeAlias = Iterable[bytes | memoryview]
 
@@ -70,13 +71,21 @@ def stream(entries: Sequence[Entry], metadata: Mapping[str, str]) -> Iterator[by
         yield from entry.chunks()
 
 
-def write_hashed(store: Storage, path: str, chunks: Chunks, check: Callable[[], None]) -> str:
+def write_hashed(
+    store: Storage,
+    path: str,
+    chunks: Chunks,
+    check: Callable[[], None],
+    folder: str | None = None,
+) -> str:
     """Write a file, looking at `check` before each chunk; its hex digest.
+
+    The digests of its blocks are kept in a folder, if one is named.
 
     Raises:
         Exception: what `check` raises; nothing was written.
     """
-    digest = hashlib.sha256()
+    digest = FileDigest()
 
     def hashed() -> Chunks:
         for chunk in chunks:
@@ -85,6 +94,8 @@ def write_hashed(store: Storage, path: str, chunks: Chunks, check: Callable[[], 
             yield chunk
 
     store.write(path, hashed())
+    if folder is not None:
+        store_digests(store, digest, folder)
     return digest.hexdigest()
 
 

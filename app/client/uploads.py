@@ -106,9 +106,11 @@ class FilesUpload:
             )
             if upload.state == "open" or await self._is_there(upload):
                 return upload
-            before = upload.id  # the model was removed since: the same files are new again
+            before = upload.id  # the model, or a file, was removed since: they are new again
 
     async def _is_there(self, upload: Upload) -> bool:
+        if not all(file.is_present for file in upload.files):
+            return False
         try:
             await self._connection.call("GET", f"/v1/models/{upload.model_id}")
         except NotFound:

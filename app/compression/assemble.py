@@ -68,14 +68,15 @@ def write_shard(
     shard: Sequence[Piece],
     metadata: Mapping[str, str],
     check: StopCheck,
+    folder: str | None = None,
 ) -> str:
-    """Write one file of an artifact; its hex digest.
+    """Write one file of an artifact, the digests of its blocks into a folder; its hex digest.
 
     Raises:
         Cancelled: see `StopCheck`; nothing was written.
     """
     entries = arranged(entry for piece in shard for entry in piece.entries)
-    return write_hashed(store, path, stream(entries, metadata), check)
+    return write_hashed(store, path, stream(entries, metadata), check, folder)
 
 
 def write_index(store: Storage, prefix: str, shards: Shards) -> dict[str, str]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.checkpoints.dtypes import DTYPE_BITS
-from app.storage import CHUNK_BYTES, Storage
+from app.storage import CHUNK_BYTES, Reads
 from schemas.checkpoint import StoredTensor
 
 
@@ -27,7 +27,7 @@ def dense_bytes(tensor: StoredTensor) -> int:
     return math.prod(tensor.shape) * DTYPE_BITS[tensor.dtype] // 8
 
 
-def dense_chunks(source: Storage, path: str, tensor: StoredTensor) -> Iterator[memoryview]:
+def dense_chunks(source: Reads, path: str, tensor: StoredTensor) -> Iterator[memoryview]:
     """A tensor's bytes in row-major order; one with strides is fetched whole."""
     if tensor.strides is None:
         yield from source.chunks(path, tensor.offset, tensor.size_bytes)

@@ -29,6 +29,7 @@ from app.errors import Cancelled
 from app.results.keys import content_key, origin_key, recipe
 from app.settings import Limits
 from app.storage import shared_storage
+from app.storage.checked_reads import CheckedFile, CheckedReads
 from schemas.exports import Exported, ExportFormat
 from schemas.plan import Plan
 from schemas.tasks import (
@@ -115,7 +116,7 @@ class _Job:
     def write(self, name: str) -> str:
         shard, path = self.shards[name], artifact_path(self._prefix, name)
         metadata = said(self._request, shard)
-        digest = write_shard(self._store, path, shard, metadata, self._stop)
+        digest = write_shard(self._store, path, shard, metadata, self._stop, self._prefix)
         try:
             self._stop.now()
         except Cancelled:
@@ -127,7 +128,7 @@ class _Job:
         wanted = set(names)
         tensors = [tensor_report(piece) for piece in self._pieces() if piece.planned.name in wanted]
         checkpoint = self._request.checkpoint
-        verify(self._artifact(), tensors, checkpoint, self._store, self._stop, threads)
+        verify(self._artifact(), tensors, checkpoint, self._source, self._stop, threads)
 
     def export(self, to: ExportFormat) -> Exported:
         source, checkpoint = None, self._request.checkpoint
@@ -135,7 +136,12 @@ class _Job:
             source = Source(self._store, checkpoint.files[0])
         path = export_path(self._prefix, to)
         wanted = Export(
-            self._artifact(), self._store, path, source=source, sandbox=Limits().sandbox
+            self._artifact(),
+            self._store,
+            path,
+            source=source,
+            sandbox=Limits().sandbox,
+            folder=self._prefix,
         )
         return write_and_check(wanted, to, keep_dense=True)
 
@@ -145,6 +151,13 @@ class _Job:
         report = account(self.plan, list(self._pieces()), digests, exports)
         write_report(self._store, self._prefix, report)
         return published(self._store, self._prefix, report, list(self._results()))
+
+    @cached_property
+    def _source(self) -> CheckedReads:
+        """The store, where the uploaded files lie."""
+        files = self._request.checkpoint.files
+        known = {file.path: CheckedFile(file.sha256, file.name) for file in files if file.sha256}
+        return CheckedReads(self._store, known)
 
     def _artifact(self) -> Artifact:
         """The artifact; reading it ends when the job is to stop."""
@@ -157,7 +170,7 @@ class _Job:
 
     @cached_property
     def shards(self) -> Shards:
-        stores = Stores(self._store, self._store)
+        stores = Stores(self._source, self._store)
         return lay_out(self.plan, self._request.checkpoint, self._parts, stores)
 
     @cached_property

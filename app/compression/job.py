@@ -10,6 +10,7 @@ from app.compression.assemble import EXPORTS, artifact_path, report_path, statis
 from app.compression.statistics import read_all
 from app.errors import ObjectMissing
 from app.storage import Storage
+from app.storage.checked_reads import DIGESTS
 from schemas.base import Schema
 from schemas.report import Report
 from schemas.tasks import CompressionTask, JobRequest, Published, Result
@@ -99,6 +100,7 @@ def discard_artifact(store: Storage, prefix: str) -> None:
     store.delete(statistics_path(prefix))
     store.delete_folder(f"{prefix}/artifact")
     store.delete_folder(f"{prefix}/{EXPORTS}")
+    store.delete_folder(f"{prefix}/{DIGESTS}")
 
 
 def job_folder(job_id: str) -> str:

@@ -4,11 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from xxhash import xxh3_64
+
 from app.artifacts.writer import Chunks, Entry, arranged, header
 from app.compression.account import Piece
 from app.compression.dense import dense_bytes, dense_chunks
 from app.compression.parts import Parts
-from app.storage import Storage
+from app.errors import InvalidArtifact
+from app.storage import Reads, Storage
 from schemas.checkpoint import Checkpoint, StoredTensor
 from schemas.plan import Plan, PlannedTensor
 from schemas.tasks import StoredSlice
@@ -23,7 +26,7 @@ INDEX = "model.safetensors.index.json"
 class Stores(NamedTuple):
     """Where things lie."""
 
-    source: Storage
+    source: Reads
     """The uploaded model."""
     store: Storage
     """Parts, and the artifact."""
@@ -138,9 +141,23 @@ def _joined(name: str, key: str, slices: tuple[StoredSlice, ...], store: Storage
     rows = sum(tensor.shape[0] for tensor in tensors)
 
     def chunks() -> Chunks:
-        for part, tensor in zip(slices, tensors, strict=True):
-            yield from store.chunks(part.path, tensor.offset, tensor.size_bytes)
+        for part in slices:
+            yield from _sound(store, part, key)
 
     shape = (rows, *tensors[0].shape[1:])
     size_bytes = sum(tensor.size_bytes for tensor in tensors)
     return Entry(f"{name}.{key}", tensors[0].dtype, shape, size_bytes, chunks)
+
+
+def _sound(store: Storage, part: StoredSlice, key: str) -> Chunks:
+    """An array of a part; one that is not what was written is removed, so that a retry makes it."""
+    digest, tensor = xxh3_64(), part.tensors[key]
+    for chunk in store.chunks(part.path, tensor.offset, tensor.size_bytes):
+        digest.update(chunk)
+        yield chunk
+    if part.outcome.array_digests.get(key, digest.hexdigest()) != digest.hexdigest():
+        store.delete(part.path)
+        raise InvalidArtifact(
+            f"{part.outcome.name}: its finished part was damaged in the store, and is removed; "
+            "retry the job, which computes it anew"
+        )

@@ -16,7 +16,7 @@ from app.compression.dense import laid_out
 from app.compression.statistics import line_of, statistics
 from app.compression.stop import StopCheck
 from app.errors import InvalidSensitivities
-from app.storage import Storage
+from app.storage import Reads
 from kernels import PaletteSettings
 from kernels.errors import NonFiniteError, SensitivityError
 from kernels.metrics import Metrics
@@ -42,11 +42,13 @@ class Palettized:
     """A line; known as soon as the outcome is."""
     streamed: tuple[Entry, ...] = ()
     """Arrays that are computed while they are written."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of each array, once it was written."""
 
 
 def palettize(
-    source: Storage,
-    beside: Storage,
+    source: Reads,
+    beside: Reads,
     item: TensorSlice,
     digest: bool,
     threads: int | None,
@@ -69,7 +71,7 @@ def palettize(
         return Palettized(outcome=_kept(item, str(error)))
 
 
-def content_sha256(source: Storage, beside: Storage, item: TensorSlice) -> str:
+def content_sha256(source: Reads, beside: Reads, item: TensorSlice) -> str:
     """Hex digest of a slice's bytes, its sensitivities' behind them; held in pieces only."""
     digest = hashlib.sha256()
     for store, rows in ((source, item), (beside, item.sensitivity)):
@@ -89,8 +91,8 @@ def _is_huge(item: TensorSlice) -> bool:
 
 
 def _whole(
-    source: Storage,
-    beside: Storage,
+    source: Reads,
+    beside: Reads,
     item: TensorSlice,
     digest: bool,
     threads: int | None,
@@ -126,8 +128,8 @@ def _whole(
 
 
 def _in_blocks(
-    source: Storage,
-    beside: Storage,
+    source: Reads,
+    beside: Reads,
     item: TensorSlice,
     digest: bool,
     threads: int | None,
@@ -165,7 +167,7 @@ def _in_blocks(
 class _Rows:
     """A slice as rows to fetch. It is read in order, several times over."""
 
-    def __init__(self, store: Storage, rows: StoredRows) -> None:
+    def __init__(self, store: Reads, rows: StoredRows) -> None:
         self._store, self._rows = store, rows
         self.shape, self.dtype = rows.shape, NUMPY[rows.dtype]
 

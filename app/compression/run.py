@@ -1,10 +1,13 @@
 """Run one task: fetch its bytes, palettize, write one part."""
 
+import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64, xxh3_64_hexdigest
 
 from app.artifacts.dtypes import NUMPY
 from app.artifacts.writer import Entry, arranged, array_entry, stream
@@ -14,6 +17,7 @@ from app.compression.statistics import renamed
 from app.compression.stop import StopCheck
 from app.errors import ObjectMissing
 from app.storage import Storage, shared_storage
+from app.storage.checked_reads import CheckedFile, CheckedReads
 from schemas.report import SliceOutcome
 from schemas.tasks import CompressionTask, TensorSlice
 
@@ -22,6 +26,9 @@ ROOM_BYTES = 24 << 10
 
 The longest names alone take 4,000 bytes, the most statistics some 11,000.
 """
+
+
+log = logging.getLogger(__name__)
 
 
 def run_task(task: CompressionTask, threads: int | None = None) -> None:
@@ -36,10 +43,13 @@ def run_task(task: CompressionTask, threads: int | None = None) -> None:
             are, for such is the model; a bad sensitivity is bad input, and an artifact without its
             say would not be what was asked for.
     """
-    source, store = shared_storage(task.source_url), shared_storage(task.store_url)
+    store = shared_storage(task.store_url)
     if store.exists(task.part_path):
         return
-    beside = shared_storage(task.sensitivities_url) if task.sensitivities_url else source
+    source = checked(shared_storage(task.source_url), task.slices)
+    beside = source
+    if task.sensitivities_url:
+        beside = checked(shared_storage(task.sensitivities_url), task.slices)
     stop = StopCheck(store, task.cancel_path)
     slices: list[Palettized] = []
     for item in task.slices:
@@ -48,6 +58,19 @@ def run_task(task: CompressionTask, threads: int | None = None) -> None:
         slices.append(known or palettize(source, beside, item, task.digests, threads, stop))
     entries = [*_entries(slices), _outcomes(slices), _statistics(slices)]
     store.write(task.part_path, stream(entries, {}))
+
+
+def checked(store: Storage, items: Sequence[TensorSlice]) -> CheckedReads:
+    """A store whose files the slices, and their sensitivities, are read from."""
+    rows = [rows for item in items for rows in (item, item.sensitivity) if rows is not None]
+    return CheckedReads(
+        store,
+        {
+            each.path: CheckedFile(each.file_sha256, each.file_name or each.path)
+            for each in rows
+            if each.file_sha256 is not None
+        },
+    )
 
 
 def _known(store: Storage, item: TensorSlice) -> Palettized | None:
@@ -59,6 +82,10 @@ def _known(store: Storage, item: TensorSlice) -> Palettized | None:
     try:
         for key, tensor in item.known.tensors.items():
             data = store.read(path, tensor.offset, tensor.size_bytes)
+            digest = xxh3_64_hexdigest(data)
+            if outcome.array_digests.get(key, digest) != digest:
+                log.warning("%s is damaged; %s is computed anew", path, item.name)
+                return None
             arrays[key] = np.frombuffer(data, NUMPY[tensor.dtype]).reshape(tensor.shape)
         if line is not None:
             statistics = renamed(bytes(store.read(line.path, line.offset, line.size_bytes)), item)
@@ -70,13 +97,24 @@ def _known(store: Storage, item: TensorSlice) -> Palettized | None:
 
 def _entries(slices: Sequence[Palettized]) -> list[Entry]:
     return arranged(
-        entry
+        _digested(f"{number}.{made.name}", made, found)
         for number, found in enumerate(slices)
-        for entry in (
-            *(array_entry(f"{number}.{key}", array) for key, array in found.arrays.items()),
-            *(replace(made, name=f"{number}.{made.name}") for made in found.streamed),
-        )
+        for made in (*itertools.starmap(array_entry, found.arrays.items()), *found.streamed)
     )
+
+
+def _digested(name: str, made: Entry, found: Palettized) -> Entry:
+    """An array under its name in the part, digested while it is written."""
+    found.digests[made.name] = xxh3_64_hexdigest(b"")  # as long as what it will be
+
+    def chunks() -> Iterator[bytes | memoryview]:
+        digest = xxh3_64()
+        for chunk in made.chunks():
+            digest.update(chunk)
+            yield chunk
+        found.digests[made.name] = digest.hexdigest()
+
+    return replace(made, name=name, chunks=chunks)
 
 
 def _outcomes(slices: Sequence[Palettized]) -> Entry:
@@ -92,7 +130,8 @@ def _outcomes(slices: Sequence[Palettized]) -> Entry:
 
 def _outcome(found: Palettized) -> SliceOutcome:
     assert found.outcome is not None  # noqa: S101 - all entries were written
-    return found.outcome.model_copy(update={"statistics_bytes": _line_bytes(found)})
+    known = {"statistics_bytes": _line_bytes(found), "array_digests": dict(found.digests)}
+    return found.outcome.model_copy(update=known)
 
 
 def _statistics(slices: Sequence[Palettized]) -> Entry:

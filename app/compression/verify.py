@@ -10,7 +10,7 @@ from app.artifacts.dtypes import NUMPY
 from app.artifacts.reader import Artifact, Stored
 from app.compression.dense import dense_bytes, dense_chunks, laid_out
 from app.errors import InvalidArtifact
-from app.storage import Storage
+from app.storage import Reads
 from kernels.metrics import errors
 from schemas.checkpoint import Checkpoint, StoredTensor
 from schemas.report import TensorReport
@@ -23,7 +23,7 @@ def verify(
     artifact: Artifact,
     tensors: Sequence[TensorReport],
     checkpoint: Checkpoint,
-    source: Storage,
+    source: Reads,
     check: Callable[[], None],
     threads: int | None = None,
 ) -> None:
@@ -58,7 +58,7 @@ def verify(
 def _check_bytes(
     artifact: Artifact,
     name: str,
-    source: Storage,
+    source: Reads,
     path: str,
     tensor: StoredTensor,
     check: Callable[[], None],
@@ -77,7 +77,7 @@ def _check_bytes(
 class _Rows:
     """Rows of a source tensor; one with strides is fetched once, whole."""
 
-    def __init__(self, source: Storage, path: str, tensor: StoredTensor) -> None:
+    def __init__(self, source: Reads, path: str, tensor: StoredTensor) -> None:
         self._source, self._path, self._tensor = source, path, tensor
         self._dtype = NUMPY[tensor.dtype]
         self._whole: NDArray[np.generic] | None = None

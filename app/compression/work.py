@@ -2,7 +2,7 @@
 
 from app.compression import finish
 from app.compression.palettize import content_sha256
-from app.compression.run import run_task
+from app.compression.run import checked, run_task
 from app.errors import OutOfMemory
 from app.storage import shared_storage
 from schemas.tasks import (
@@ -58,7 +58,7 @@ def _perform(task: Task, threads: int | None) -> Answer:
         case CompressionTask():
             run_task(task, threads)
         case DigestTask():
-            store = shared_storage(task.store_url)
+            store = checked(shared_storage(task.store_url), task.slices)
             return tuple(content_sha256(store, store, item) for item in task.slices)
         case GatherTask():
             return finish.gather(task)

@@ -36,7 +36,8 @@ FORM: dict[str, Any] = {
             "minimum": 0,
             "maximum": 9,
             "default": 5,
-            "description": "A job of a higher priority goes first.",
+            "description": "Of an owner's jobs, one of a higher priority goes first; owners take "
+            "turns.",
         },
         "deadline_s": {
             "type": "integer",

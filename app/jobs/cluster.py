@@ -17,8 +17,8 @@ import psutil
 from distributed import Client, Nanny, Scheduler
 from distributed.system import MEMORY_LIMIT
 
-from app.jobs import wall_clock
 from app.jobs.fanout import Workers
+from app.jobs.steady_clock import use_steady_clock
 from app.metrics import Metrics
 from app.sandbox import note_sandbox
 from app.settings import Settings
@@ -84,7 +84,7 @@ async def local_workers(
         async with (
             Scheduler(**_listening("127.0.0.1", 0)) as scheduler,
             _working(scheduler.address, options, lambda _: started.release()),
-            _connected(lambda: _client(scheduler.address), metrics, traces) as workers,
+            _connected(settings, lambda: _client(scheduler.address), metrics, traces) as workers,
         ):
             for _ in options:
                 await started.acquire()
@@ -98,7 +98,10 @@ async def remote_workers(
     """The workers behind a scheduler elsewhere, which may come and go."""
     assert settings.scheduler_url is not None  # noqa: S101 - callers checked
     address = settings.scheduler_url
-    async with _configured(), _connected(lambda: _client(address), metrics, traces) as workers:
+    async with (
+        _configured(),
+        _connected(settings, lambda: _client(address), metrics, traces) as workers,
+    ):
         yield workers
 
 
@@ -174,19 +177,19 @@ def quieten() -> None:
 @asynccontextmanager
 async def _configured() -> AsyncIterator[None]:
     quieten()
-    watching = asyncio.create_task(wall_clock.watch())
-    try:
-        with dask.config.set(DASK):
-            yield
-    finally:
-        watching.cancel()
+    use_steady_clock()
+    with dask.config.set(DASK):
+        yield
 
 
 @asynccontextmanager
 async def _connected(
-    connect: Callable[[], Awaitable[Client]], metrics: Metrics, traces: Tracing
+    settings: Settings,
+    connect: Callable[[], Awaitable[Client]],
+    metrics: Metrics,
+    traces: Tracing,
 ) -> AsyncIterator[Workers]:
-    workers = Workers(connect, metrics, traces)
+    workers = Workers(connect, metrics, traces, settings.owner_weights)
     try:
         yield workers
     finally:

@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from app.etags import lists
 from app.storage import Storage
+from app.storage.checked_reads import CheckedFile, CheckedReads
 from app.storage.prefetch import prefetched
 
 ONE_RANGE = re.compile(r"bytes=(\d{1,19})?-(\d{1,19})?")
@@ -28,6 +29,8 @@ class StoredDownload:
     """Hex digest of its bytes; the strong ETag."""
     name: str
     """What the user's copy is called."""
+    folder: str
+    """Of the job that made it."""
 
 
 def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
@@ -55,7 +58,8 @@ def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
     kind = "application/json" if file.path.endswith(".json") else "application/octet-stream"
     if request.method == "HEAD":
         end = first
-    pieces = prefetched(store, file.path, first, end)
+    checked = CheckedReads(store, {file.path: CheckedFile(file.sha256, file.name)}, file.folder)
+    pieces = prefetched(checked, file.path, first, end)
     return StreamingResponse(pieces, 206 if is_part else 200, headers, kind)
 
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, EnqueueOptions
+from sqlalchemy import column, table, update
 from sqlalchemy.orm import Session
 
-from app.database import Database, reported
+from app.database import Database, chunks, reported
 from app.settings import Settings
 
 APPLICATION = "palettery"
@@ -18,8 +19,8 @@ QUEUE = "jobs"
 WORKFLOW = "job"
 VERSION = "2"
 """Of the workflow's steps; recovery resumes workflows of its own version only."""
-LOWEST_PRIORITY = 10
-"""The engine serves low numbers first, from 1; ours are 0 to 9, high ones first."""
+FIRST, LAST = 1, (1 << 31) - 1
+"""Priorities that the engine takes; it serves low ones first."""
 
 WEBHOOKS = "webhooks"
 """Queue of the calls of webhooks, and name of their workflow."""
@@ -59,16 +60,29 @@ class Engine:
             retry_connection_errors=False,
         )
 
-    def enqueue(self, session: Session, job_id: str, attempt: int, priority: int) -> None:
-        """Start an attempt at a job once the session's transaction is through."""
+    def enqueue(self, session: Session, job_id: str, attempt: int, turn: int) -> None:
+        """Queue an attempt at a job; it may start once the transaction is through."""
         options = EnqueueOptions(
             workflow_name=WORKFLOW,
             queue_name=QUEUE,
             workflow_id=workflow_id(job_id, attempt),
             app_version=VERSION,
-            priority=LOWEST_PRIORITY - priority,
+            priority=min(FIRST + turn, LAST),
         )
         self._client.enqueue_in_transaction(session, options, job_id, attempt)
+
+    def move(self, session: Session, attempts: Sequence[tuple[str, int]], by: int) -> None:
+        """Have queued attempts served so many turns later, once the transaction is through.
+
+        Source: https://docs.dbos.dev/explanations/system-tables.
+        """
+        schema = "dbos" if session.get_bind().dialect.name == "postgresql" else None
+        workflows = table(
+            "workflow_status", column("workflow_uuid"), column("priority"), schema=schema
+        )
+        for names in chunks([workflow_id(*attempt) for attempt in attempts]):
+            change = update(workflows).where(workflows.c.workflow_uuid.in_(names))
+            session.connection().execute(change.values(priority=workflows.c.priority + by))
 
     def call_webhook(self, session: Session, call: Call) -> None:
         """Call a webhook once the session's transaction is through."""

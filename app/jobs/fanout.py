@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from distributed import Client, Future, as_completed, get_worker
+from distributed import Client, as_completed, get_worker
 from distributed.client import ClosedClientError, FutureCancelledError
 from distributed.scheduler import KilledWorker
 
@@ -21,6 +21,7 @@ from app import logs
 from app.compression.job import job_in
 from app.compression.work import describe, perform
 from app.errors import WorkerDied, WorkersLost
+from app.jobs.fair_slots import FairSlots, Share
 from app.metrics import Metrics
 from app.settings import Settings
 from app.tracing import Tracing
@@ -31,6 +32,11 @@ NEWS = "all"
 """Dask's name of what its scheduler tells of workers and clients."""
 TASKS = "palettery-tasks"
 """Topic under which workers tell of tasks that have ended, and how long they took."""
+AWAY = "the scheduler of the workers went away; the job waits"
+PER_WORKER = 3
+"""Tasks that the scheduler is given at once for each worker."""
+MOST_LANES = 256
+"""Tasks of one job that wait for workers at once."""
 STATES_WITHIN_S = 2.0
 """How long the scheduler is waited for by somebody who just wants to know."""
 OnDied = Callable[[Sequence[Task]], Awaitable[None]]
@@ -43,7 +49,11 @@ class Workers:
     """Worker processes that run tasks, behind one scheduler."""
 
     def __init__(
-        self, connect: Callable[[], Awaitable[Client]], metrics: Metrics, traces: Tracing
+        self,
+        connect: Callable[[], Awaitable[Client]],
+        metrics: Metrics,
+        traces: Tracing,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self._connect, self._metrics, self._traces = connect, metrics, traces
         self._id = uuid.uuid4().hex
@@ -52,15 +62,16 @@ class Workers:
         self._underway: dict[str, tuple[Task, OnDied]] = {}
         """Tasks by their keys, and whom to tell of their worker's death."""
         self._connecting = asyncio.Lock()
+        self._slots = FairSlots(self._most_at_once, weights)
 
     async def run_tasks(
         self,
         tasks: Sequence[Task],
         on_done: OnDone,
-        priority: int = 0,
+        share: Share | None = None,
         on_died: OnDied | None = None,
     ) -> None:
-        """Run every task, telling of each when it is done; a higher priority goes first.
+        """Run every task, telling of each when it is done; owners have workers in turn.
 
         Raises:
             PaletteryError: what the first failing task raised; the others are given up.
@@ -69,49 +80,68 @@ class Workers:
         """
         if tasks:
             with self._traces.span(type(tasks[0]).__name__, {"tasks": len(tasks)}):
-                await self._spread(tasks, on_done, priority, on_died)
+                await self._spread(tasks, on_done, share or Share(), on_died)
 
     async def _spread(
-        self, tasks: Sequence[Task], on_done: OnDone, priority: int, on_died: OnDied | None
+        self, tasks: Sequence[Task], on_done: OnDone, share: Share, on_died: OnDied | None
     ) -> None:
-        client = await self._reached()
-        run = uuid.uuid4().hex
-        waiting = {
-            client.submit(
-                _run,
-                type(task).__name__,
-                task.model_dump_json(),
-                self._id,
-                key=f"{type(task).__name__}-{run}-{number}",
-                pure=False,
-                priority=priority,
-            ): task
-            for number, task in enumerate(tasks)
-        }
-        watched = {str(future.key): (task, on_died) for future, task in waiting.items() if on_died}
-        self._underway |= watched
+        """Run tasks side by side; Dask has few at a time, so that who comes next is ours to say."""
+        client, run, one_by_one = await self._reached(), uuid.uuid4().hex, asyncio.Lock()
+        numbered = iter(enumerate(tasks))
+
+        async def lane() -> None:
+            for number, task in numbered:
+                async with self._slots.one(share):
+                    key = f"{type(task).__name__}-{run}-{number}"
+                    answer = await self._run(client, key, task, on_died)
+                async with one_by_one:
+                    await on_done(task, answer)
+
+        first: BaseException | None = None
         try:
-            async for future in as_completed(list(waiting), loop=client.loop):
-                task = waiting[future]
-                # Most give nothing back; fetching that would cost as much as a small task.
-                gives = future.status != "finished" or not isinstance(task, CompressionTask)
-                answer = await future if gives else None
-                del waiting[future]
-                future.release()
-                await on_done(task, answer)
+            async with asyncio.TaskGroup() as lanes:
+                for _ in range(min(len(tasks), max(MOST_LANES, self._most_at_once()))):
+                    lanes.create_task(lane())
+        except BaseExceptionGroup as failures:
+            first = failures.exceptions[0]
+        if first is not None:
+            raise first
+
+    async def _run(self, client: Client, key: str, task: Task, on_died: OnDied | None) -> Answer:
+        """Have Dask run one task; what it gives back."""
+        try:
+            future = client.submit(
+                _run, type(task).__name__, task.model_dump_json(), self._id, key=key, pure=False
+            )
+        except ClosedClientError as error:
+            raise WorkersLost(AWAY) from error
+        if on_died is not None:
+            self._underway[key] = (task, on_died)
+        try:
+            async for _ in as_completed([future], loop=client.loop):
+                pass
+            # Most give nothing back; fetching that would cost as much as a small task.
+            gives = future.status != "finished" or not isinstance(task, CompressionTask)
+            return await future if gives else None
         except (FutureCancelledError, ClosedClientError) as error:
-            raise WorkersLost("the scheduler of the workers went away; the job waits") from error
+            raise WorkersLost(AWAY) from error
         except KilledWorker as error:
-            raise WorkerDied(_told(waiting, error)) from error
+            raise WorkerDied(_died(task, error)) from error
         finally:
-            for key in watched:
-                del self._underway[key]
-            if waiting:
+            self._underway.pop(key, None)
+            if future.status == "pending":
                 # Nothing runs any more for a client that was closed meanwhile.
                 with contextlib.suppress(OSError, RuntimeError, ClosedClientError):
-                    await client.cancel(list(waiting))
+                    await client.cancel([future])
+            future.release()
 
-    async def ask(self, task: Task, priority: int = 0, on_died: OnDied | None = None) -> Answer:
+    def _most_at_once(self) -> int:
+        """Tasks that Dask is given at once: workers have the next one before they need it."""
+        return PER_WORKER * max(1, self.count())
+
+    async def ask(
+        self, task: Task, share: Share | None = None, on_died: OnDied | None = None
+    ) -> Answer:
         """Run one task; what it gives back.
 
         Raises:
@@ -122,14 +152,14 @@ class Workers:
         async def on_done(_: Task, answer: Answer) -> None:
             answers.append(answer)
 
-        await self.run_tasks([task], on_done, priority, on_died)
+        await self.run_tasks([task], on_done, share, on_died)
         return answers[0]
 
     def count(self) -> int:
         """Workers that can take a task now."""
         if self._client is None or not self._is_connected():
             return 0
-        return len(self._client.scheduler_info(n_workers=-1)["workers"])
+        return int(self._client.scheduler_info().get("n_workers", 0))
 
     def states(self) -> dict[str, int]:
         """How many workers do what, as they said lately; waits, so not for the event loop.
@@ -209,13 +239,11 @@ class Workers:
             await on_died(tasks)
 
 
-def _told(waiting: Mapping[Future[Answer], Task], error: KilledWorker) -> str:
-    died = next((task for future, task in waiting.items() if future.key == error.task), None)
-    what = describe(died) if died else "this work"
+def _died(task: Task, error: KilledWorker) -> str:
     return (
-        f"{error.allowed_failures + 1} workers died while {what}, most likely for lack of memory; "
-        "use workers with more, a smaller PALETTERY_TASK_BYTES, or a granularity with smaller "
-        "groups, and retry the job"
+        f"{error.allowed_failures + 1} workers died while {describe(task)}, most likely for lack "
+        "of memory; use workers with more, a smaller PALETTERY_TASK_BYTES, or a granularity with "
+        "smaller groups, and retry the job"
     )
 
 

@@ -9,7 +9,7 @@ from app.jobs.engine import Call
 from schemas.jobs import JobState
 
 Enqueue = Callable[[Session, str, int, int], None]
-"""Has the engine start an attempt, within a transaction: (session, job id, attempt, priority)."""
+"""Has the engine start an attempt, within a transaction: (session, job id, attempt, turn)."""
 Notify = Callable[[Session, Call], None]
 """Has the engine call a webhook, within a transaction."""
 OnEnd = Callable[[JobState, datetime | None], None]

@@ -6,13 +6,15 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 
-from app.errors import DeadlineExceeded, PaletteryError, problem
+from app.errors import DatabaseFailed, DeadlineExceeded, PaletteryError, problem
 from app.jobs.control import Control
 from app.jobs.controllers import Controllers
 from app.jobs.engine import Engine
 from app.jobs.fanout import Workers
 from app.jobs.records import Records
 from app.jobs.sweep import Sweep
+from app.jobs.turns import Turns
+from app.reserve import Reserve
 from app.settings import Settings
 from app.software import VERSION
 
@@ -35,18 +37,31 @@ class Keeper:
         control: Control,
         sweep: Sweep,
         workers: Workers,
+        turns: Turns,
+        reserve: Reserve,
     ) -> None:
         self._settings, self._records, self._controllers = settings, records, controllers
         self._engine, self._control, self._sweep, self._workers = engine, control, sweep, workers
+        self._turns, self._reserve = turns, reserve
 
     async def run(self) -> None:
         """Look after everything, until cancelled; what takes long holds nothing else up."""
         await asyncio.gather(
             _repeat(DEADLINE_EVERY_S, self._end_overdue),
             _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._note)),
+            _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._turns.close_up)),
+            _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._reserve.make)),
             _repeat(MEND_EVERY_S, partial(asyncio.to_thread, self._mend)),
-            _repeat(self._settings.sweep_every_s, partial(asyncio.to_thread, self._sweep.run)),
+            _repeat(self._settings.sweep_every_s, partial(asyncio.to_thread, self._clean_up)),
         )
+
+    def _clean_up(self) -> None:
+        """Remove what nobody needs; on a full disk too, if there is anything."""
+        try:
+            self._sweep.run()
+        except DatabaseFailed:
+            self._reserve.give_up()
+            self._sweep.run()
 
     def _note(self) -> None:
         self._controllers.note(self._settings.executor_id, self._workers.count(), VERSION)

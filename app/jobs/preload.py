@@ -8,8 +8,8 @@ from distributed import Worker
 
 import kernels
 from app import logs
-from app.jobs import wall_clock
 from app.jobs.cluster import quieten
+from app.jobs.steady_clock import use_steady_clock
 from app.settings import Settings
 
 NICENESS = 10
@@ -28,4 +28,4 @@ def dask_setup(worker: Worker) -> None:
     kernels.warm()
     # What is loaded by now stays; to look it through over and over would delay the end most.
     gc.freeze()
-    worker.io_loop.add_callback(wall_clock.watch)
+    use_steady_clock(worker.io_loop)

@@ -20,6 +20,7 @@ from app.jobs.engine import Call
 from app.jobs.hooks import Enqueue, Notify, OnEnd
 from app.jobs.pages import newest
 from app.jobs.rows import ALIVE, ID, RETRIED, NewJob, change, new_row, shown
+from app.jobs.turns import Turns
 from app.keys.caller import LOCAL, UNLIMITED
 from app.keys.quota import check_room, within_limits
 from app.rows import JobRow
@@ -40,13 +41,14 @@ _TWIN = (
     .limit(1)
 )
 _BEFORE = select(func.count()).where(
-    JobRow.state == "queued", JobRow.priority >= bindparam("least"), JobRow.id != bindparam("own")
+    JobRow.state == "queued", JobRow.turn <= bindparam("last"), JobRow.id != bindparam("own")
 )
 _AFRESH = Progress().model_dump(exclude={"tensors_total", "bytes_total"})
 _RETRY = (
     update(JobRow)
     .where(JobRow.id == bindparam("own"), JobRow.state.in_(RETRIED))
     .values(state="queued", attempt=JobRow.attempt + 1, error=null(), **_AFRESH)
+    .values(turn=bindparam("new_turn"))
     .values(started_at=None, ended_at=None, deadline_at=None, expires_at=None)
     .returning(JobRow.__table__)
 )
@@ -64,9 +66,10 @@ class Records:
         now: Clock = utc_now,
         notify: Notify | None = None,
         on_end: OnEnd = lambda *_: None,
+        turns: Turns | None = None,
     ) -> None:
         self._database, self._now, self._notify = database, now, notify
-        self._on_end = on_end
+        self._on_end, self._turns = on_end, turns or Turns(database)
 
     def add(
         self, new: NewJob, files: Sequence[KeptFile] = (), enqueue: Enqueue | None = None
@@ -84,16 +87,17 @@ class Records:
             self._database.transaction() as session,
             within_limits(session, new.owner, new.limits),
         ):
+            row.turn = self._turns.take(session, new.owner, new.priority)
             session.add(row)
             try:
-                session.flush()  # SQLite's transaction begins here, if not with the limits
+                session.flush()
             except IntegrityError as error:
                 if new.keyed is None:
                     raise
                 raise KeyTaken from error
             keep(session, new.id, files, row.created_at)
             if enqueue is not None:
-                enqueue(session, new.id, row.attempt, new.priority)
+                enqueue(session, new.id, row.attempt, row.turn)
             return self._queued(session, row, new.told)
 
     def check_room(self, owner: str, limits: OwnerLimits) -> None:
@@ -188,6 +192,7 @@ class Records:
         """Queued to running; the job if that attempt may go on (a recovered one runs already)."""
         running = {"state": "running", "started_at": self._now()}
         with self._database.transaction() as session:
+            self._turns.start(session, job_id, attempt)
             started = change(session, job_id, ("queued",), attempt, **running)
             row = started or session.get(JobRow, job_id)
             if row is None or (row.state, row.attempt) != ("running", attempt):
@@ -250,13 +255,18 @@ class Records:
             Conflict: it is in another state.
             OverQuota: its owner may not have as many.
         """
-        owner = self.get(job_id).owner
-        with self._database.transaction() as session, within_limits(session, owner, limits):
-            row = session.connection().execute(_RETRY, {"own": job_id}).one_or_none()
+        job = self.get(job_id)
+        with self._database.transaction() as session, within_limits(session, job.owner, limits):
+            turn = self._turns.take(session, job.owner, job.priority)
+            row = (
+                session.connection()
+                .execute(_RETRY, {"own": job_id, "new_turn": turn})
+                .one_or_none()
+            )
             if row is not None:
                 self._queued(session, row)
                 if enqueue is not None:
-                    enqueue(session, job_id, row.attempt, row.priority)
+                    enqueue(session, job_id, row.attempt, row.turn)
                 return int(row.attempt)
         state = self.get(job_id).state
         raise Conflict(f"the job is {state}; only failed and cancelled jobs can be retried")
@@ -267,7 +277,7 @@ class Records:
         with self._database.transaction() as session:
             row = session.scalar(query)
             if row is not None:
-                enqueue(session, job_id, row.attempt, row.priority)
+                enqueue(session, job_id, row.attempt, row.turn)
 
     def delete(self, job_id: str) -> None:
         """Remove an ended job's row, with its results and its need of files.
@@ -298,7 +308,7 @@ class Records:
 
     def _queued(self, session: Session, row: JobRow | Row[Any], told: Sequence[Line] = ()) -> Job:
         """A job that has come to be queued; its log tells how many are served before it."""
-        asked = {"least": row.priority, "own": row.id}
+        asked = {"last": row.turn, "own": row.id}
         behind = session.connection().scalar(_BEFORE, asked) or 0
         job = shown(row)
         record(session, row.id, self._now(), [job, *told, lines.queued(behind)])

@@ -223,7 +223,8 @@ class Jobs:
         if name not in digests:
             raise NotFound(f"the artifact has no file {name[:64]!r}; it has {', '.join(digests)}")
         shown = f"{_stem(job)}-palettized.safetensors" if len(digests) == 1 else name
-        return StoredDownload(artifact_path(job_folder(job_id), name), digests[name], shown)
+        folder = job_folder(job_id)
+        return StoredDownload(artifact_path(folder, name), digests[name], shown, folder)
 
     async def export(self, client: Client, job_id: str, to: str) -> StoredDownload:
         """Another form of a job's artifact.
@@ -237,7 +238,8 @@ class Jobs:
         for each in exports:
             if each.format == to:
                 name = f"{_stem(job)}-{to}{FORMATS[each.format].suffix}"
-                return StoredDownload(export_path(job_folder(job_id), to), each.sha256, name)
+                folder = job_folder(job_id)
+                return StoredDownload(export_path(folder, to), each.sha256, name, folder)
         made = ", ".join(each.format for each in exports) or "none; submit it with `formats`"
         raise NotFound(f"the job has no form {to[:64]!r} of its artifact; it has {made}")
 

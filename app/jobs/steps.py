@@ -13,6 +13,7 @@ from app.errors import ERRORS, Cancelled, DatabaseFailed, NotFound, PaletteryErr
 from app.events import lines
 from app.events.lines import Line
 from app.events.records import Events
+from app.jobs.fair_slots import Share
 from app.jobs.fanout import OnDied, Workers
 from app.jobs.records import Records
 from app.metrics import Metrics
@@ -90,7 +91,7 @@ class Steps:
         try:
             if not is_tiny:
                 died = self._on_died(job)
-                await self._workers.run_tasks(missing, seen.on_done, job.priority, died)
+                await self._workers.run_tasks(missing, seen.on_done, _share(job), died)
                 missing = []
             is_small = bool(missing) or job.size_before_bytes <= SMALL_BYTES
             published = await self._published(job, missing, is_small=is_small)
@@ -131,13 +132,13 @@ class Steps:
         `first` is what little is to be palettized before.
         """
         prefix, run = job_folder(job.id), self._workers.run_tasks
-        ask, died = self._workers.ask, self._on_died(job)
+        ask, share, died = self._workers.ask, _share(job), self._on_died(job)
         if await asyncio.to_thread(self._store.exists, report_path(prefix)):
             return await asyncio.to_thread(self._as_published, prefix)
         if is_small:
             finish = self._task(job, FinishTask, first=tuple(first))
-            return _published(await ask(finish, job.priority, died))
-        layout = await ask(self._task(job, GatherTask), job.priority, died)
+            return _published(await ask(finish, share, died))
+        layout = await ask(self._task(job, GatherTask), share, died)
         assert isinstance(layout, Layout)  # noqa: S101 - what a GatherTask gives
         digests: dict[str, str] = {}
         exports: list[Exported] = []
@@ -149,15 +150,15 @@ class Steps:
                 exports.append(answer)
 
         files = [self._task(job, WriteTask, shard=name) for name in layout.shards]
-        await run(files, on_done, job.priority, died)
+        await run(files, on_done, share, died)
         await self._tell(job.id, lines.WRITTEN)
         checks = [self._task(job, VerifyTask, names=names) for names in layout.batches]
-        await run(checks, on_done, job.priority, died)
+        await run(checks, on_done, share, died)
         await self._tell(job.id, lines.VERIFIED)
         forms = [self._task(job, ExportTask, format=to) for to in layout.formats]
-        await run(forms, on_done, job.priority, died)
+        await run(forms, on_done, share, died)
         publish = self._task(job, PublishTask, digests=digests, exports=tuple(exports))
-        return _published(await ask(publish, job.priority, died))
+        return _published(await ask(publish, share, died))
 
     def _task(self, job: Job, kind: Callable[..., JobTask] = JobTask, **more: object) -> JobTask:
         prefix = job_folder(job.id)
@@ -273,6 +274,10 @@ class _Progress:
                 "bytes_done": now.bytes_done + task.size_bytes,
             }
         )
+
+
+def _share(job: Job) -> Share:
+    return Share(job.owner, job.priority, job.id)
 
 
 def _tensors(task: CompressionTask) -> int:

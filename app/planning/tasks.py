@@ -79,6 +79,7 @@ class _Located:
             strides=stored.strides,
             path=file.path,
             file_sha256=file.sha256,
+            file_name=file.name,
             offset=stored.offset + first * row_bytes,
             size_bytes=stored.size_bytes if whole else count * row_bytes,
         )

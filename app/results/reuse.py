@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from app.compression.assemble import report_path
 from app.compression.job import job_folder
 from app.compression.palettize import content_sha256
+from app.compression.run import checked
 from app.document_pool import Client, DocumentPool
 from app.errors import NotFound, ObjectMissing, TooLarge, WorkerDied
+from app.jobs.fair_slots import Share
 from app.jobs.fanout import Workers
 from app.jobs.records import Records
 from app.results.keys import content_key, origin_key, recipe
@@ -62,7 +64,7 @@ class Reuse:
         made = await asyncio.to_thread(self._results.candidates, owner, wanted)
         worth = [place for place in open_ if recipes[place] in made]
         unseen = [items[place] for place in worth]
-        digests = await self._digests(unseen, around, workers, job.priority)
+        digests = await self._digests(unseen, around, workers, job)
         keys = {
             place: content_key(recipes[place], digest)
             for place, digest in zip(worth, digests, strict=True)
@@ -107,7 +109,7 @@ class Reuse:
         return {place: found[key] for place, key in keys.items() if key in found}
 
     async def _digests(
-        self, items: Sequence[TensorSlice], around: JobTask, workers: Workers, priority: int
+        self, items: Sequence[TensorSlice], around: JobTask, workers: Workers, job: Job
     ) -> list[str]:
         """Digests of the slices' bytes, in their order; a few are not worth a worker's turn."""
         if sum(item.size_bytes for item in items) <= FEW_BYTES:
@@ -119,11 +121,12 @@ class Reuse:
             assert isinstance(answer, tuple)  # noqa: S101 - what a DigestTask gives
             digests[id(task)] = answer
 
-        await workers.run_tasks(tasks, on_done, priority)
+        await workers.run_tasks(tasks, on_done, Share(job.owner, job.priority, job.id))
         return [digest for task in tasks for digest in digests[id(task)]]
 
     def _digested(self, items: Sequence[TensorSlice]) -> list[str]:
-        return [content_sha256(self._store, self._store, item) for item in items]
+        store = checked(self._store, items)
+        return [content_sha256(store, store, item) for item in items]
 
 
 def _recipes(items: Sequence[TensorSlice]) -> list[str]:

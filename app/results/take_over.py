@@ -1,5 +1,7 @@
 """Make another job's artifact this one's."""
 
+from contextlib import suppress
+
 from app.compression.assemble import (
     artifact_path,
     export_path,
@@ -10,6 +12,7 @@ from app.compression.assemble import (
 from app.compression.job import published
 from app.errors import ObjectMissing
 from app.storage import shared_storage
+from app.storage.checked_reads import digests_path
 from schemas.report import Report
 from schemas.tasks import Published
 
@@ -28,6 +31,9 @@ def take_over(store_url: str, theirs: str, ours: str) -> Published | None:
         for each in report.exports:
             store.copy(export_path(theirs, each.format), export_path(ours, each.format))
         store.copy(statistics_path(theirs), statistics_path(ours))
+        for sha256 in (*report.artifact_sha256.values(), *(each.sha256 for each in report.exports)):
+            with suppress(ObjectMissing):  # of a small file, or one from before there were any
+                store.copy(digests_path(sha256, theirs), digests_path(sha256, ours))
     except ObjectMissing:
         return None
     tensors = tuple(

@@ -21,6 +21,7 @@ from app.keys.service import Keys
 from app.metrics import Gauge, Metrics
 from app.models.service import Models
 from app.overview import Overview
+from app.reserve import Reserve
 from app.roles.shared import Role, Shared
 from app.storage import Storage
 from app.upkeep import keep_up
@@ -39,6 +40,7 @@ class State(TypedDict):
     configs: Configs
     database: Database
     documents: DocumentPool
+    reserve: Reserve
     store: Storage
     events: Events
     streams: Streams
@@ -84,6 +86,7 @@ async def answering(
             configs=configs,
             database=of.database,
             documents=documents,
+            reserve=of.reserve,
             store=of.store,
             events=of.events,
             streams=Streams(of.events),

@@ -51,7 +51,17 @@ async def controlling(
         workflows = running_workflows(settings, of.database, steps, deliveries, traces)
         await stack.enter_async_context(workflows)
         sweep = Sweep(of.jobs, of.changes, unused, of.store, of.control.delete, orphan_age)
-        keeper = Keeper(settings, of.jobs, of.controllers, of.engine, of.control, sweep, workers)
+        keeper = Keeper(
+            settings,
+            of.jobs,
+            of.controllers,
+            of.engine,
+            of.control,
+            sweep,
+            workers,
+            of.turns,
+            of.reserve,
+        )
         stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
         metrics.registry.register(Gauge("workers", "Workers of the scheduler.", workers.states))
         yield workers

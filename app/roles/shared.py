@@ -15,10 +15,12 @@ from app.jobs.control import Control
 from app.jobs.controllers import Controllers
 from app.jobs.engine import Engine, migrate_engine
 from app.jobs.records import Records
+from app.jobs.turns import Turns
 from app.metrics import Metrics
 from app.migrations import Migrated, check_migrated
 from app.migrations import migrate as migrate_ours
 from app.models.records import ModelRecords
+from app.reserve import Reserve
 from app.settings import Settings
 from app.storage import Storage, open_storage
 from app.uploads.records import FileRecords
@@ -34,12 +36,14 @@ class Shared:
     """One service, as each of its processes knows it."""
 
     settings: Settings
+    reserve: Reserve
     store: Storage
     database: Database
     engine: Engine
     metrics: Metrics
     documents: DocumentPool
     jobs: Records
+    turns: Turns
     files: FileRecords
     models: ModelRecords
     sessions: UploadSessions
@@ -58,6 +62,8 @@ async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
         BadInput: the database is at another version, and this role does not change that.
     """
     async with AsyncExitStack() as stack:
+        reserve = Reserve(settings)
+        reserve.give_up()
         store = open_storage(settings.resolved_storage_url())
         database = open_database(settings.resolved_database_url())
         stack.callback(database.close)
@@ -66,15 +72,18 @@ async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
         stack.push_async_callback(documents.close)
         metrics, engine, files = Metrics(), Engine(database), FileRecords(database)
         stack.callback(engine.close)
-        jobs = Records(database, notify=engine.call_webhook, on_end=metrics.job_ended)
+        turns = Turns(database, settings.owner_weights, engine.move)
+        jobs = Records(database, notify=engine.call_webhook, on_end=metrics.job_ended, turns=turns)
         yield Shared(
             settings=settings,
+            reserve=reserve,
             store=store,
             database=database,
             engine=engine,
             metrics=metrics,
             documents=documents,
             jobs=jobs,
+            turns=turns,
             files=files,
             models=ModelRecords(database, timedelta(days=settings.retain_days)),
             sessions=UploadSessions(

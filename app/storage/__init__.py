@@ -4,12 +4,12 @@ from functools import cache
 from urllib.parse import urlsplit
 
 from app.errors import BadInput
-from app.storage.base import CHUNK_BYTES, Storage, StoredObject
+from app.storage.base import CHUNK_BYTES, Reads, Storage, StoredObject
 from app.storage.bucket import open_bucket
 from app.storage.failures import CREDENTIALS
 from app.storage.folder import open_folder
 
-__all__ = ["CHUNK_BYTES", "Storage", "StoredObject", "open_storage", "shared_storage"]
+__all__ = ["CHUNK_BYTES", "Reads", "Storage", "StoredObject", "open_storage", "shared_storage"]
 
 
 def open_storage(url: str) -> Storage:

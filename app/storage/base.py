@@ -5,9 +5,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from app.errors import BadInput, ObjectMissing
+from app.storage.file_digest import FileDigest
 from app.storage.streams import AsyncPieces, Hashed, Pieces
 
 CHUNK_BYTES = 8 << 20
@@ -28,6 +29,16 @@ class Room(NamedTuple):
 
     free_bytes: int
     size_bytes: int
+
+
+class Reads(Protocol):
+    """Whatever gives the bytes of objects."""
+
+    def read(self, path: str, offset: int = 0, size_bytes: int | None = None) -> memoryview:
+        """See `Storage.read`."""
+
+    def chunks(self, path: str, offset: int, size_bytes: int) -> Iterator[memoryview]:
+        """See `Storage.chunks`."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +71,15 @@ class Storage(ABC):
     async def write_stream(self, path: str, data: AsyncPieces) -> None:
         """Put an object from an async stream, holding a few chunks of it at most."""
 
-    async def join(self, sources: Sequence[str], target: str) -> str:
-        """Put the bytes of objects, one behind the other, at another path; their SHA-256.
+    async def join(self, sources: Sequence[str], target: str) -> FileDigest:
+        """Put the bytes of objects, one behind the other, at another path; their digest.
 
         Raises:
             ObjectMissing: nothing lies at a source.
         """
         hashed = Hashed(self._stream(sources))
         await self.write_stream(target, hashed.pieces())
-        return hashed.hexdigest()
+        return hashed.digest
 
     async def _stream(self, paths: Sequence[str]) -> AsyncPieces:
         for path in paths:

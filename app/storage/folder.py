@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 import stat
@@ -20,10 +19,13 @@ import numpy as np
 from app.errors import BadInput, ObjectMissing, StorageFailed, StorageFull
 from app.storage.aside import ASIDE, BUFFER_BYTES, Aside, aside, in_folder, rename, unlink
 from app.storage.base import CHUNK_BYTES, Room, Storage, StoredObject
+from app.storage.file_digest import FileDigest
 from app.storage.streams import AsyncPieces, Pieces, gathered
 
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 """What a file system answers that cannot give a file a second name."""
+FLOOR_BYTES = 4 << 20
+"""That are left free for whatever makes room again: SQLite's log has as many, mostly."""
 STEP_BYTES = 64 << 20
 """Bytes joined before somebody is asked whether to go on."""
 
@@ -56,7 +58,8 @@ class Folder(Storage):
     def write(self, path: str, data: bytes | memoryview | Pieces) -> None:
         """See `Storage.write`."""
         with self._translating(path), Aside(self._place(path)) as file:
-            file.write([data] if isinstance(data, bytes | memoryview) else data)
+            pieces = [data] if isinstance(data, bytes | memoryview) else data
+            file.write(self._while_there_is_room(pieces))
             file.settle()
 
     async def write_stream(self, path: str, data: AsyncPieces) -> None:
@@ -66,12 +69,12 @@ class Folder(Storage):
             await asyncio.to_thread(Aside, self._place(path)) as file,
         ):
             async for pieces in gathered(data, CHUNK_BYTES):
-                await asyncio.to_thread(file.write, pieces)
+                await asyncio.to_thread(file.write, self._while_there_is_room(pieces))
             await asyncio.to_thread(file.settle)
 
-    async def join(self, sources: Sequence[str], target: str) -> str:
+    async def join(self, sources: Sequence[str], target: str) -> FileDigest:
         """See `Storage.join`; copied and hashed at once, a step at a time."""
-        digest = hashlib.sha256()
+        digest = FileDigest()
         with (
             self._translating(target),
             await asyncio.to_thread(Aside, self._place(target)) as file,
@@ -84,7 +87,14 @@ class Folder(Storage):
                         part = (descriptor, start, min(STEP_BYTES, size_bytes - start))
                         await _both(partial(file.append, *part), partial(_hash, digest, *part))
             await asyncio.to_thread(file.settle)
-        return digest.hexdigest()
+        return digest
+
+    def _while_there_is_room(self, pieces: Pieces) -> Pieces:
+        """The pieces, of which none takes the last room: the embedded database may lie here."""
+        for piece in pieces:
+            if len(piece) and shutil.disk_usage(self.root).free < FLOOR_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            yield piece
 
     def copy(self, source: str, target: str) -> None:
         """Give a file a second name; both count as modified now, as a bucket's copy does."""
@@ -223,7 +233,7 @@ async def _both(one: Callable[[], None], other: Callable[[], None]) -> None:
         raise
 
 
-def _hash(digest: "hashlib._Hash", descriptor: int, offset: int, size_bytes: int) -> None:
+def _hash(digest: FileDigest, descriptor: int, offset: int, size_bytes: int) -> None:
     buffer = memoryview(bytearray(min(BUFFER_BYTES, size_bytes)))
     end = offset + size_bytes
     while offset < end and (read := os.preadv(descriptor, [buffer[: end - offset]], offset)):

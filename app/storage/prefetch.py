@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from app.storage.base import Storage
+from app.storage.base import Reads
 
 PIECE_BYTES = 4 << 20
 """Bytes fetched at once; a slow reader has a few pieces of memory held for it."""
 
 
 async def prefetched(
-    store: Storage, path: str, first: int, end: int, piece_bytes: int = PIECE_BYTES
+    store: Reads, path: str, first: int, end: int, piece_bytes: int = PIECE_BYTES
 ) -> AsyncIterator[memoryview]:
     """A range of an object; each piece is fetched while the one before it is sent."""
 

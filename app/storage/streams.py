@@ -1,8 +1,9 @@
 """Streams of bytes: gathered into larger pieces, hashed while they pass."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Iterable, Sequence
+
+from app.storage.file_digest import FileDigest
 
 Pieces = Iterable[bytes | memoryview]
 AsyncPieces = AsyncIterator[bytes | memoryview]
@@ -14,7 +15,7 @@ class Hashed:
     """A stream whose digest and size are known once it has passed."""
 
     def __init__(self, data: AsyncPieces) -> None:
-        self._data, self._digest = data, hashlib.sha256()
+        self._data, self.digest = data, FileDigest()
         self.size_bytes = 0
 
     async def pieces(self) -> AsyncPieces:
@@ -25,14 +26,14 @@ class Hashed:
             self.size_bytes += len(piece)
             if hashing is not None:
                 await hashing
-            hashing = loop.run_in_executor(None, self._digest.update, piece)
+            hashing = loop.run_in_executor(None, self.digest.update, piece)
             yield piece
         if hashing is not None:
             await hashing
 
     def hexdigest(self) -> str:
         """Of what has passed."""
-        return self._digest.hexdigest()
+        return self.digest.hexdigest()
 
 
 async def larger(data: AsyncPieces) -> AsyncIterator[bytes]:

@@ -22,6 +22,7 @@ from app.fair_semaphore import FairSemaphore
 from app.models.records import ModelRecords
 from app.models.service import Models, model_id
 from app.storage import Storage
+from app.storage.checked_reads import store_digests
 from app.uploads.layout import Part, part_path, parts_folder, parts_of
 from app.uploads.multipart import UPLOADS
 from app.uploads.received import check_sizes, kept_once, owned_files, received_parts
@@ -134,13 +135,15 @@ class Completion:
             await asyncio.to_thread(self._store.copy, part_path(session.id, parts[0].number), path)
             return
         paths = [part_path(session.id, part.number) for part in parts]
-        sha256 = await self._store.join(paths, path)
+        digest = await self._store.join(paths, path)
+        sha256 = digest.hexdigest()
         if sha256 != file.sha256:
             await asyncio.to_thread(self._drop, session, parts)
             raise InvalidUpload(
                 f"{file.name} has the SHA-256 {sha256}, and {file.sha256} was announced; its "
                 f"parts, {parts[0].number:,} to {parts[-1].number:,}, were removed: send them again"
             )
+        await asyncio.to_thread(store_digests, self._store, digest)
 
     async def _publish(
         self, session: UploadSession, files: Sequence[StoredFile], brought: Collection[str]

@@ -15,6 +15,7 @@ from app.errors import InvalidUpload, TooLarge
 from app.settings import Limits
 from app.spooled import Content, collected, pieces
 from app.storage import Storage
+from app.storage.checked_reads import store_digests
 from app.storage.streams import Hashed, larger
 from schemas.checkpoint import StoredFile
 
@@ -117,6 +118,7 @@ async def _store_file(
     hashed = Hashed(larger(data))
     files.append(StoredFile(name=name, path=path, size_bytes=0))  # so that it is cleaned up
     await storage.write_stream(path, hashed.pieces())
+    await asyncio.to_thread(store_digests, storage, hashed.digest)
     files[-1] = StoredFile(
         name=name, path=path, size_bytes=hashed.size_bytes, sha256=hashed.hexdigest()
     )

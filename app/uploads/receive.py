@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect
 
 from app.errors import Conflict, InvalidUpload, NotFound, ObjectMissing, OverQuota, TooLarge
 from app.storage import Storage
+from app.storage.checked_reads import store_digests
 from app.storage.streams import AsyncPieces, Hashed, larger
 from app.uploads.digests import announced_sha256
 from app.uploads.layout import Part, count_parts, part_path, parts_of
@@ -43,7 +44,10 @@ async def receive(
         return
     await asyncio.to_thread(count)
     try:
-        await store.write_stream(path, _checked(body, part, sha256))
+        hashed = Hashed(larger(_limited(body, part)))
+        await store.write_stream(path, _checked(hashed, part, sha256))
+        if part.size_bytes == session.files[part.file].size_bytes:
+            await asyncio.to_thread(store_digests, store, hashed.digest)
         await asyncio.to_thread(sessions.receive, session.id, number, sha256)
         await asyncio.to_thread(count)  # the owner may have lost or got files meanwhile
     except OverQuota:
@@ -85,9 +89,8 @@ def _check(session: UploadSession, part: Part, sha256: str, headers: Headers) ->
         raise _too_small(part, int(length))
 
 
-async def _checked(body: AsyncIterator[bytes], part: Part, sha256: str) -> AsyncPieces:
+async def _checked(hashed: Hashed, part: Part, sha256: str) -> AsyncPieces:
     """The body, which fails before its end if it is not the part."""
-    hashed = Hashed(larger(_limited(body, part)))
     async for piece in hashed.pieces():
         yield piece
     if hashed.size_bytes < part.size_bytes:

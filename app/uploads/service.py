@@ -131,11 +131,11 @@ class Uploads:
             self._sessions.count(caller, session.id, missing_bytes)
 
     def _shown(self, caller: Caller, session: UploadSession, *, presign: bool) -> Upload:
+        owned = self._owned(session.owner, session)
         if session.model_id is not None:
-            return Upload(**_summary(session), files=_files(session, ()), parts=())
+            return Upload(**_summary(session), files=_files(session, owned), parts=())
         if presign:  # what is signed may be written, and we are not asked then
             self._count(caller, session, ())
-        owned = self._owned(session.owner, session)
         received = received_parts(self._sessions, self._store, session)
         parts = [
             part
@@ -209,10 +209,8 @@ def _summary(upload: UploadRecord) -> dict[str, Any]:
 
 def _files(session: UploadSession, owned: Collection[str]) -> tuple[UploadFile, ...]:
     """Files as they were announced, and whether they are here."""
-    is_complete = session.model_id is not None
     return tuple(
-        UploadFile(**dict(file), is_present=is_complete or file.sha256 in owned)
-        for file in session.files
+        UploadFile(**dict(file), is_present=file.sha256 in owned) for file in session.files
     )
 
 

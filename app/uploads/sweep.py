@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from app.models.index import MODELS, index_folder
 from app.models.records import ModelRecords
 from app.storage import Storage, StoredObject
+from app.storage.checked_reads import DIGESTS
 from app.uploads.layout import parts_folder, upload_of
 from app.uploads.multipart import UPLOADS
 from app.uploads.records import FileRecords
@@ -52,6 +53,11 @@ class UploadSweep:
         if gone:
             log.info("removing %d files that belong to nothing", len(gone))
             self._store.delete(*gone)
+        digests = {
+            object_.path.rsplit("/", 1)[1]: object_.path for object_ in self._old(DIGESTS, age)
+        }
+        unused = digests.keys() - self._files.find(digests).keys()
+        self._store.delete(*(digests[sha256] for sha256 in unused))
 
     def _remove_models(self, expired: set[str]) -> None:
         """What was read from the files of models that nobody has any more."""

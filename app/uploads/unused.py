@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from app.storage import Storage
+from app.storage.checked_reads import digests_path
 from app.uploads.records import FileRecords
 
 
@@ -10,4 +11,4 @@ def remove_unused_files(files: FileRecords, store: Storage) -> None:
     """Files whose last job or model was deleted; the row goes first, so that nobody takes it."""
     for file in files.unused(datetime.now(UTC)):
         if files.forget(file.sha256):
-            store.delete(file.path)
+            store.delete(file.path, digests_path(file.sha256))

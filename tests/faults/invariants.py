@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 import httpx
 
+from app.storage.checked_reads import DIGESTS
 from schemas.jobs import ENDED
 from tests.integration.service import DEADLINE_S, Service, wait_until
 
@@ -103,13 +104,13 @@ def strays(service: Service) -> list[str]:
     page = service.http.get("/v1/jobs", params={"limit": 1000}).raise_for_status().json()
     states = {job["id"]: job["state"] for job in page["items"]}
     kept = service.kept_uploads()
-    found = service.unfinished()
+    found = [*service.unfinished(), *service.unused_digests()]
     for path in service.store.list(""):
         folder, name, *rest = path.split("/")
         if folder == "jobs":
             if is_stray(states.get(name), rest[0]):
                 found.append(path)
-        elif path not in kept:
+        elif folder != DIGESTS and path not in kept:
             found.append(path)
     return found
 

@@ -100,3 +100,67 @@ def test_full_disk_below_the_database_too(start, small_disk, tmp_path, slow):
         if service.ended(job_id)["state"] == "failed":
             retry(service, job_id)
         check_result(service, job_id, slow.sha256)
+
+
+@pytest.fixture
+def small_data(small_disk, tmp_path):
+    """All that a server has lies on a small disk."""
+    (tmp_path / "data").symlink_to(small_disk)
+    return small_disk
+
+
+def has_reserve(disk):
+    return (disk / "reserve").exists()
+
+
+def everything(service, body):
+    """A job, a model, an upload that was begun, a config, and a job that waits; their addresses."""
+    job_id = service.submit(body)
+    service.succeeded(job_id)
+    files = [{"name": "x.safetensors", "size_bytes": 9, "sha256": "a" * 64}]
+    upload = service.http.post("/v1/uploads", json={"files": files}).json()["id"]
+    service.http.put("/v1/configs/mine", json={"kmeans_palettization_config": {}})
+    return [f"/v1/jobs/{job_id}", f"/v1/uploads/{upload}", "/v1/configs/mine"]
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "running"])
+def test_full_disk_can_be_left_by_deleting(start, small_data, slow, is_killed):
+    """The server starts on it, every deletion works, jobs run again, and the reserve comes back."""
+    with start("embedded") as service:
+        service.wait_until(lambda: has_reserve(small_data), "there is a reserve")
+        addresses = everything(service, slow.body)
+        filler = fill(small_data)
+        if is_killed:
+            service.program.kill()
+            service.start()
+        for address in addresses:
+            answer = service.http.delete(address)
+            assert answer.status_code == 204, (address, answer.text)
+            assert service.http.get(address).status_code == 404
+        assert not has_reserve(small_data)
+        filler.unlink()
+        service.wait_until(lambda: has_reserve(small_data), "the reserve is there again")
+        service.succeeded(service.submit(slow.body))
+
+
+def test_job_on_a_full_disk_can_be_cancelled_and_deleted_after_a_crash(start, small_data, slow):
+    """What runs on takes nothing of the room that the reserve gave."""
+    with start("embedded") as service:
+        service.wait_until(lambda: has_reserve(small_data), "there is a reserve")
+        job_id = service.submit(slow.body, config=slow.config)
+        service.some_parts(job_id)
+        fill(small_data)
+        service.program.kill()
+        service.start()
+        for again in range(3):  # what it does meanwhile leaves room
+            assert service.http.post("/v1/jobs", files={"model": ("m", slow.body)}).status_code in (
+                507,
+                503,
+            ), again
+        if service.job(job_id)["state"] in ("queued", "running"):
+            cancelled = service.http.post(f"/v1/jobs/{job_id}/cancel")
+            assert cancelled.status_code in (200, 202, 409), cancelled.text
+        service.ended(job_id)
+        answer = service.http.delete(f"/v1/jobs/{job_id}")
+        assert answer.status_code == 204, answer.text
+        assert service.store.list(f"jobs/{job_id}") == []

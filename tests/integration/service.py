@@ -18,6 +18,7 @@ from safetensors.numpy import load
 from app.database import Database, open_database
 from app.errors import ObjectMissing
 from app.storage import Storage
+from app.storage.checked_reads import DIGESTS
 from app.uploads.layout import PARTS, upload_of
 from app.uploads.records import FileRecords
 from app.uploads.sessions import UploadSessions
@@ -245,6 +246,13 @@ class Service:
         """Where the uploaded files lie that jobs and models need."""
         with self.database() as database:
             return set(FileRecords(database).paths())
+
+    def unused_digests(self) -> list[str]:
+        """Digests of uploaded files that nothing needs."""
+        found = {path.rsplit("/", 1)[1]: path for path in self.store.list(DIGESTS)}
+        with self.database() as database:
+            needed = FileRecords(database).find(found)
+        return [path for sha256, path in found.items() if sha256 not in needed]
 
     def open_parts(self) -> list[str]:
         """Where the parts lie of uploads that are open."""

@@ -33,7 +33,9 @@ class Export:
     """Needed by forms of models that run."""
     sandbox: Sandbox = field(default_factory=Sandbox)
     """In which they are made."""
+    folder: str | None = None
+    """That takes the digests of its blocks."""
 
     def put(self, chunks: Chunks) -> str:
         """Write its file; the hex digest of that."""
-        return write_hashed(self.store, self.path, chunks, self.artifact.check)
+        return write_hashed(self.store, self.path, chunks, self.artifact.check, self.folder)

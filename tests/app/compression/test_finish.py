@@ -9,11 +9,10 @@ from app.compression import finish, layout
 from app.compression.assemble import assemble, report_path
 from app.compression.parts import read_parts
 from app.compression.work import perform
-from app.errors import Cancelled, InvalidArtifact
-from app.results.keys import content_key, origin_key, recipe
+from app.errors import InvalidArtifact
 from app.storage import open_storage
 from schemas.report import Report
-from schemas.tasks import FinishTask, GatherTask, PublishTask, VerifyTask, WriteTask
+from schemas.tasks import GatherTask, PublishTask, VerifyTask, WriteTask
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
 
 SHARD_BYTES = 1000
@@ -110,108 +109,19 @@ def test_stage_by_stage_in_one_and_offline_are_the_same(make, spec):
 @pytest.mark.parametrize("spec", SPECS)
 def test_results_lie_where_they_are_said_to(make, spec):
     job = make(spec).palettize()
-    parts = read_parts(job.store, job.tasks())
-    items = {(item.name, item.first_row): item for task in job.tasks() for item in task.slices}
-    published, _ = staged(job)
-    found = {
-        (one.stored.outcome.name, one.stored.outcome.first_row): one for one in published.results
-    }
-    assert found.keys() == items.keys()
-    assert len({one.stored.path for one in published.results}) > 1
-    if spec != "tensor":
-        assert all(len(slices) > 1 for slices in parts.values())
-    for slices in parts.values():
-        for part in slices:
-            place = part.outcome.name, part.outcome.first_row
-            result = found[place]
-            assert result.stored.outcome == part.outcome
-            assert result.stored.tensors.keys() == part.tensors.keys()
-            for key, tensor in part.tensors.items():
-                moved = result.stored.tensors[key]
-                assert (moved.dtype, moved.shape) == (tensor.dtype, tensor.shape)
-                there = job.store.read(result.stored.path, moved.offset, moved.size_bytes)
-                assert there == job.store.read(part.path, tensor.offset, tensor.size_bytes)
-            named = recipe(items[place])
-            assert result.recipe == named
-            assert result.origin_key == origin_key(named, items[place])
-            assert result.content_key == content_key(named, part.outcome.content_sha256)
-
-
-def test_all_arrays_of_a_spec_are_among_them(make):
-    kinds = {
-        spec: {
-            key
-            for result in make(spec, spec).palettize().finish().results
-            for key in result.stored.tensors
-        }
-        for spec in ("quantized LUTs", "scale")
-    }
-    assert kinds["quantized LUTs"] >= {"indices", "lut", "lut_scale", "lut_zero_point"}
-    assert kinds["scale"] >= {"indices", "lut", "per_channel_scale"}
-
-
-def test_slices_that_were_not_digested_are_no_results(tmp_path):
-    store = open_storage((tmp_path / "store").as_uri())
-    job = StoredJob(store, JOB_ID, draws(a=(8, 8)), config_of(n_bits=4), digests=False)
-    assert job.palettize().finish().results == ()
-
-
-def test_finish_palettizes_what_is_left_first(make):
-    job = make()
-    other = elsewhere(job, "other").palettize()
-    done = perform(job.task(FinishTask, first=tuple(job.tasks())))
-    assert done.size_bytes == other.finish().size_bytes
-    assert job.artifact() == other.artifact()
-
-
-def test_damage_between_write_and_verify_is_noticed(make):
-    job = make().palettize()
-    laid = perform(job.task(GatherTask))
-    for name in laid.shards:
-        perform(job.task(WriteTask, shard=name))
-    path = f"{job.prefix}/artifact/{laid.shards[0]}"
-    data = bytearray(job.store.read(path))
-    data[-7] ^= 0xFF
-    job.store.write(path, bytes(data))
-    first, *others = (job.task(VerifyTask, names=names) for names in laid.batches)
-    with pytest.raises(InvalidArtifact, match=r"a\.weight: the artifact as read back"):
-        perform(first)
-    for task in others:
-        perform(task)
-
-
-def test_every_stage_stops_at_the_marker(make):
-    job = make().palettize()
-    laid = perform(job.task(GatherTask))
-    digests = {name: perform(job.task(WriteTask, shard=name)) for name in laid.shards}
-    written = job.artifact()
-    job.store.write(job.stop, b"")
-    for stage in (
-        job.task(WriteTask, shard=laid.shards[0]),
-        job.task(VerifyTask, names=laid.batches[0]),
-        job.task(PublishTask, digests=digests),
-        job.task(FinishTask),
-    ):
-        with pytest.raises(Cancelled):
-            perform(stage)
-    assert job.artifact() == written
-    assert not job.store.exists(report_path(job.prefix))
-
-
-def test_file_that_was_written_when_the_marker_came_is_gone_again(make, monkeypatch):
-    job = make().palettize()
-    laid = perform(job.task(GatherTask))
-    seen = []
-
-    def write_then_cancel(store, path, *rest):
-        digest = write_shard(store, path, *rest)
-        seen.append(store.exists(path))
-        store.write(job.stop, b"")
-        return digest
-
-    write_shard = finish.write_shard
-    monkeypatch.setattr(finish, "write_shard", write_then_cancel)
-    with pytest.raises(Cancelled):
-        perform(job.task(WriteTask, shard=laid.shards[0]))
-    assert seen == [True]
-    assert job.artifact() == {}
+    arrays = [
+        (name, number, key)
+        for name, slices in read_parts(job.store, job.tasks()).items()
+        for number, part in enumerate(slices)
+        for key in part.tensors
+    ]
+    for name, number, key in arrays:
+        part = read_parts(job.store, job.tasks())[name][number]
+        damaged, tensor = bytearray(job.store.read(part.path)), part.tensors[key]
+        damaged[tensor.offset + tensor.size_bytes - 1] ^= 1
+        job.store.write(part.path, bytes(damaged))
+        with pytest.raises(InvalidArtifact, match=rf"{name}.* retry the job"):
+            staged(job)
+        assert not job.store.exists(part.path)
+        job.palettize()
+    staged(job)

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from app.errors import Conflict, DeadlineExceeded, problem
-from app.jobs.engine import LOWEST_PRIORITY, QUEUE, VERSION, WORKFLOW, workflow_id
+from app.jobs.engine import FIRST, QUEUE, VERSION, WORKFLOW, workflow_id
 from app.jobs.rows import NewJob
 from schemas.jobs import Progress
 
@@ -43,7 +43,7 @@ def test_job_and_its_workflow_come_to_be_together(engine, jobs):
     assert (found.workflow_id, found.name, found.queue_name) == (f"{job_id}-0", WORKFLOW, QUEUE)
     assert (found.app_version, found.status) == (VERSION, "ENQUEUED")
     assert list(found.input["args"]) == [job_id, 0]
-    assert found.priority == LOWEST_PRIORITY - 9
+    assert found.priority == FIRST
 
 
 def test_rollback_leaves_neither_row_nor_workflow(engine, jobs):

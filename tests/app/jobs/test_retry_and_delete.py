@@ -63,7 +63,7 @@ def test_each_attempt_is_enqueued_once_while_it_lives(records):
     records.retry(job_id, note(noted))
     with pytest.raises(Conflict):
         records.retry(job_id, note(noted))
-    first, second = (True, job_id, 0, 7), (True, job_id, 1, 7)
+    first, second = (True, job_id, 0, 0), (True, job_id, 1, 0)
     assert noted == [first, first, second]
 
 

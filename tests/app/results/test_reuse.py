@@ -38,9 +38,9 @@ class Inline:
     def __init__(self):
         self.done = []
 
-    async def run_tasks(self, tasks, on_done, priority=0):
+    async def run_tasks(self, tasks, on_done, share):
         for task in tasks:
-            self.done.append((task, priority))
+            self.done.append((task, share))
             await on_done(task, perform(task))
 
 
@@ -128,7 +128,7 @@ def test_same_bytes_are_known_in_another_file(service, monkeypatch, task_bytes):
     assert service.run(second) == MOVED.keys() - {"extra.weight"}
     digested = service.workers.done
     assert {type(task) for task, _ in digested} == {DigestTask}
-    assert {priority for _, priority in digested} == {3}
+    assert {(share.owner, share.priority) for _, share in digested} == {("local", 3)}
     assert len(digested) == (2 if task_bytes == 1 else 1)
     seen = {item.name for task, _ in digested for item in task.slices}
     assert seen == MOVED.keys() - {"extra.weight"}, "no recipe was ever used for the other's shape"
@@ -233,3 +233,17 @@ def test_no_twin_and_a_twin_that_is_gone(service):
     service.store.delete_folder(first.prefix)
     assert service.take_over_twin(second) is None
     assert not service.store.exists(report_path(second.prefix))
+
+
+def test_result_that_was_damaged_since_is_computed_anew(service):
+    first, second = service.add(ARRAYS, W4), service.add(ARRAYS, W4)
+    service.run(first)
+    sound = first.artifact()
+    (name,) = sound
+    path = f"{first.prefix}/artifact/{name}"
+    stored = next(iter(service.known(second)[0].slices)).known
+    damaged = bytearray(sound[name])
+    damaged[stored.tensors["indices"].offset] ^= 1
+    service.store.write(path, bytes(damaged))
+    assert service.run(second) == ARRAYS.keys() - {stored.outcome.name}
+    assert second.artifact() == sound

@@ -101,10 +101,10 @@ def test_a_copy_counts_as_modified_when_it_was_made(store):
 def test_objects_are_joined(store):
     for path, data in (("1", BODY), ("2", b""), ("3", b"tail")):
         store.write(path, data)
-    sha256 = asyncio.run(store.join(["1", "2", "3", "1"], "deep/er/all"))
+    digest = asyncio.run(store.join(["1", "2", "3", "1"], "deep/er/all"))
     assert store.read("deep/er/all") == BODY + b"tail" + BODY
-    assert sha256 == hashlib.sha256(BODY + b"tail" + BODY).hexdigest()
-    assert asyncio.run(store.join(["3"], "1")) == hashlib.sha256(b"tail").hexdigest()
+    assert digest.hexdigest() == hashlib.sha256(BODY + b"tail" + BODY).hexdigest()
+    assert asyncio.run(store.join(["3"], "1")).hexdigest() == hashlib.sha256(b"tail").hexdigest()
     assert store.read("1") == b"tail"
 
 
