@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app.artifacts.export.formats import export as run_export
 from app.artifacts.export.order import Export, Source
+from app.artifacts.export.packages import check_package, is_package, put_package
 from app.artifacts.files import open_files
 from app.checkpoints.kinds import HEAD_BYTES, tell_kind
 from app.compression.assemble import assemble
@@ -114,21 +115,26 @@ def export(
     model: Path | None = None,
     keep_dense: bool = False,
 ) -> Sequence[str]:
-    """Write an artifact in another form into one file; the weights that are dense in it.
+    """Write an artifact in another form; the weights that are dense in it.
 
+    A name that ends in .mlpackage or .aimodel gets that folder, any other name one file.
     Forms of models that run take the `.pt2` that it was made of.
 
     Raises:
         BadInput: see `app.artifacts.export.formats.export`.
     """
     _check_out(out, artifact=paths)
+    check_package(out, to)
     artifact = open_files(paths)
     with _aside(out) as folder:
         store = open_storage(folder.as_uri())
         source = None if model is None else _source(model, "export --model")
         wanted = Export(artifact, store, "export", source=source)
         made = run_export(wanted, to, keep_dense=keep_dense)
-        (folder / "export").replace(out)
+        if is_package(out):
+            put_package(folder / "export", out, folder)
+        else:
+            (folder / "export").replace(out)
     return made.dense
 
 
