@@ -6,6 +6,7 @@ from pathlib import Path
 
 from app.artifacts.export.formats import export as run_export
 from app.artifacts.export.order import Export, Source
+from app.artifacts.export.packages import check_package, is_package, put_package
 from app.artifacts.files import open_files
 from app.checkpoints.kinds import HEAD_BYTES, tell_kind
 from app.compression.assemble import assemble
@@ -132,15 +133,21 @@ def export(
     model: Path | None = None,
     keep_dense: bool = False,
 ) -> Sequence[str]:
-    """Write an artifact in another form into one file; the weights that are dense in it.
+    """Write an artifact in another form; the weights that are dense in it.
 
+    A name that ends in .mlpackage or .aimodel gets that folder, any other name one file.
     Forms of models that run take the `.pt2` that it was made of.
 
     Raises:
         BadInput: see `app.artifacts.export.formats.export`.
     """
+<<<<<<< HEAD
     output = Output(out)
     _check_outputs([output], artifact=paths, model=[model] if model else [])
+=======
+    _check_out(out, artifact=paths)
+    check_package(out, to)
+>>>>>>> refs/heads/kernels
     artifact = open_files(paths)
     with output, _store_in(output) as store:
         source = None if model is None else _source(model, "export --model")
@@ -148,7 +155,14 @@ def export(
             artifact, store, "export", source=source, sandbox=read_settings().limits.sandbox
         )
         made = run_export(wanted, to, keep_dense=keep_dense)
+<<<<<<< HEAD
         output.publish(output.folder / "export")
+=======
+        if is_package(out):
+            put_package(folder / "export", out, folder)
+        else:
+            (folder / "export").replace(out)
+>>>>>>> refs/heads/kernels
     return made.dense
 
 

@@ -73,6 +73,24 @@ def usable_lut(
     return stored, lut
 
 
+def vanished(
+    centroids: NDArray[np.float64], lut: NDArray[Any], settings: PaletteSettings
+) -> tuple[str, ...]:
+    """A note where palettes became zeros because their entries are below the smallest scale.
+
+    Shapes: both [groups0, groups1, 1.., K, cluster_dim], any number of axes before the last two.
+    """
+    lost = (centroids != 0).any(axis=(-2, -1)) & ~(lut != 0).any(axis=(-2, -1))
+    if not lost.any():
+        return ()
+    least = np.abs(centroids[lost]).max()
+    return (
+        f"the palettes of {int(lost.sum())} of {lost.size} groups became zeros: their entries, up "
+        f"to {least:.3g}, are too small for {settings.lut_dtype or 'the dtype of the weight'} with "
+        "the smallest scale there is; leave lut_qspec out for this tensor",
+    )
+
+
 def dense_lut(
     lut: NDArray[Any],
     dtype: np.dtype[Any],

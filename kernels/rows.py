@@ -232,7 +232,7 @@ class _Work:
             )
             yield pack(indices, n_bits, self.threads)
         total = totals.errors() if self.scale is None else _summed(parts)
-        return measured(fit, totals, total, reduce(add, spread), self.settings)
+        return measured(fit, lut, totals, total, reduce(add, spread), self.settings)
 
 
 def _summed(parts: list[Errors]) -> Errors:

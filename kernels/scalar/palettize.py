@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from kernels import metrics
 from kernels.distribution import Distribution, distribution
 from kernels.groups import Layout
-from kernels.lut import usable_lut
+from kernels.lut import usable_lut, vanished
 from kernels.metrics import Metrics
 from kernels.palette import Palette, look_up
 from kernels.scalar import cpu
@@ -58,7 +58,7 @@ def palettize_scalar(
         lut_scale=lut_scale,
         lut_zero_point=zero_point,
         per_channel_scale=source.scale,
-        metrics=measured(fit, totals, total, spread, settings),
+        metrics=measured(fit, lut, totals, total, spread, settings),
     )
 
 
@@ -70,13 +70,15 @@ def is_counted(dtype: np.dtype[Any], layout: Layout, settings: PaletteSettings) 
 
 def measured(
     fit: cpu.Fit,
+    lut: NDArray[Any],
     totals: cpu.Totals,
     total: metrics.Errors,
     spread: Distribution,
     settings: PaletteSettings,
 ) -> Metrics:
-    """What palettizing did, all told."""
-    notes = []
+    """What palettizing did, all told; `lut` holds the entries as they are used."""
+    centroids = fit.centroids.reshape(lut.shape)
+    notes = list(vanished(centroids, lut, settings))
     if fit.left_fast_mode:
         notes.append(
             f"{fit.left_fast_mode} of {len(fit.centroids)} groups were clustered exactly: "

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from kernels import metrics
 from kernels.distribution import distribution
 from kernels.errors import NonFiniteError
-from kernels.lut import usable_lut
+from kernels.lut import usable_lut, vanished
 from kernels.metrics import Metrics
 from kernels.palette import Palette, look_up
 from kernels.settings import PaletteSettings
@@ -63,6 +63,7 @@ def palettize_vector(
             occupancy=occupancy,
             iterations=iterations,
             distribution=distribution(weight, indices, lut, source.scale, layout),
+            notes=vanished(centroids.reshape(shape), lut, settings),
         ),
     )
 

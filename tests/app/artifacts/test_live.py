@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from app import offline
+from app.artifacts.export.packages import MARKS
 from app.artifacts.files import open_files
 from app.errors import BadInput, Inexpressible, UnsupportedFormat
 from schemas.config import KMeansPalettizerConfig, PalettizationSpec
@@ -111,6 +112,21 @@ def test_every_palette_that_a_target_takes(made, tmp_path, to):
         assert archive.testzip() is None
         folder = {name.split("/")[0] for name in archive.namelist()}
     assert folder == {{"coreai": "model.aimodel", "coreml": "model.mlpackage"}[to]}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("to", "suffix"), [("coreai", "aimodel"), ("coreml", "mlpackage")])
+def test_a_name_of_a_package_gets_the_folder_that_its_library_opens(made, tmp_path, to, suffix):
+    model, artifact = made
+    out = tmp_path / f"x.{suffix}"
+    for _ in range(2):  # the second replaces the first
+        offline.export([artifact], to, out, model=model, keep_dense=True)
+        assert [path.name for path in tmp_path.iterdir()] == [out.name]
+        files = {path.name for path in out.iterdir()}
+        assert files & set(MARKS[out.suffix]), files
+    if to == "coreml":
+        coremltools = pytest.importorskip("coremltools")
+        assert coremltools.models.MLModel(str(out), skip_model_load=True).get_spec().mlProgram
 
 
 class Half(nn.Module):
