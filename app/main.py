@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager, nullcontext
 
 import uvloop
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 from filelock import FileLock, Timeout
 
-from app import catalog, health, overview
+from app import catalog, health, overview, reference
 from app.configs import endpoints as configs
 from app.dashboard import endpoints as dashboard
 from app.errors import BadInput
 from app.events import endpoints as events
+from app.head import HeadAsGet
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
 from app.models import endpoints as models
@@ -57,10 +57,15 @@ def create_app(state: State, role: Role = "all") -> FastAPI:
     served = {"health": health.router}
     if role != "controller":
         served = KEYED | {"catalog": catalog.router, "dashboard": dashboard.router} | served
-    app = FastAPIOffline(title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan, openapi_url=None
+    )
+    reference.add_reference(app)
     for tag, router in served.items():
         app.include_router(router, tags=[tag], responses=REFUSED if tag in KEYED else None)
-    answer_with_problems(app, [route for router in served.values() for route in router.routes])
+    routers = [reference.router, *served.values()]
+    answer_with_problems(app, [route for router in routers for route in router.routes])
+    app.add_middleware(HeadAsGet)
     return app
 
 
@@ -94,7 +99,13 @@ async def _serve(settings: Settings, role: Role, listening: socket.socket) -> No
             async def close_streams() -> None:
                 await asyncio.gather(state["streams"].close(), state["live"].close())
 
-            serving = server(app, settings.clients, state["metrics"], on_stop=close_streams)
+            serving = server(
+                app,
+                settings.clients,
+                state["metrics"],
+                on_stop=close_streams,
+                root_path=settings.root_path,
+            )
             await serving.serve(sockets=[listening])
 
 

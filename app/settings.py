@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -43,6 +44,13 @@ def _check_admin_key(key: SecretStr) -> SecretStr:
             "spaces, such as `openssl rand -hex 32` gives"
         )
     return key
+
+
+def _checked_root(path: str) -> str:
+    path = path.rstrip("/")
+    if path and not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII):
+        raise ValueError(f"it is {path!r}; it is a path such as /pal, or empty")
+    return path
 
 
 class Limits(BaseSettings):
@@ -113,6 +121,8 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: PositiveInt = 8400
     """Port to listen on."""
+    root_path: Annotated[str, AfterValidator(_checked_root)] = ""
+    """Path below which a proxy serves this server, such as `/pal`, and which it takes off."""
     log_format: Literal["text", "json"] | None = None
     """Of the log's lines; None for text on a terminal, and JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

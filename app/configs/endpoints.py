@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 
-from app.answer import json_answer
+from app.answer import address, json_answer
 from app.body import media_type, read_body
 from app.configs.read import Document, Language
 from app.configs.records import StoredConfig
@@ -92,7 +92,7 @@ async def put(name: str, request: Request, configs: Service, caller: Writer) -> 
     """Store a config under a name, as its next version unless the newest says the same."""
     document = await document_of(request, configs.most_bytes)
     stored, is_new = await configs.put(caller, name, document)
-    location = {"Location": stored.summary.links["self"]}
+    location = {"Location": address(request, stored.summary.links["self"])}
     return _named(stored, 201 if is_new else 200, location)
 
 
@@ -102,10 +102,16 @@ def page(configs: Service, caller: Reader, limit: Limit = 100, cursor: Cursor = 
     return configs.page(caller.owner, limit, cursor)
 
 
-@router.get("/configs/{reference}", response_model=NamedConfig, responses=UNKNOWN)
-def get(reference: str, configs: Service, caller: Reader) -> Response:
+@router.get("/configs/{name}", response_model=NamedConfig, responses=UNKNOWN)
+def get(
+    name: Annotated[
+        str, Path(description="`name` for the newest version, or `name@version` for that one.")
+    ],
+    configs: Service,
+    caller: Reader,
+) -> Response:
     """The version that `name@version` names, or the newest that `name` does."""
-    return _named(configs.get(caller.owner, reference), 200, {})
+    return _named(configs.get(caller.owner, name), 200, {})
 
 
 @router.delete("/configs/{name}", status_code=204, responses=UNKNOWN)

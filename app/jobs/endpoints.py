@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.answer import json_answer
+from app.answer import address, json_answer
 from app.body import JSON
 from app.checkpoints.safetensors import NAME_CHARACTERS
 from app.dashboard.report_page import POLICY
@@ -71,7 +71,7 @@ async def submit(
 ) -> Job:
     """Queue a job; its address is in the Location header."""
     accepted = await jobs.submit(request, caller, idempotency_key)
-    response.headers["Location"] = f"/v1/jobs/{accepted.job.id}"
+    response.headers["Location"] = address(request, f"/v1/jobs/{accepted.job.id}")
     response.headers["Retry-After"] = "1"
     if accepted.is_replayed:
         response.headers.update(REPLAYED)
@@ -114,10 +114,12 @@ async def cancel(job_id: str, jobs: Service, caller: Writer) -> Job:
         _404="no such job", _409="it has neither failed nor been cancelled", _429=OVER_QUOTA
     ),
 )
-async def retry(job_id: str, response: Response, jobs: Service, caller: Writer) -> Job:
+async def retry(
+    job_id: str, request: Request, response: Response, jobs: Service, caller: Writer
+) -> Job:
     """Have a failed or cancelled job go on; what it had finished is not done again."""
     job = await jobs.retry(caller, job_id)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["Location"] = address(request, f"/v1/jobs/{job.id}")
     response.headers["Retry-After"] = "1"
     return job
 
@@ -223,19 +225,20 @@ DOWNLOAD: dict[str, Any] = {
         206: {"description": "the range of it that was asked for"},
         304: {"description": "the copy with this ETag is still right"},
         **UNFINISHED,
-        **problems(_416="the range lies behind the file's end"),
+        **problems(
+            _412="the file has another ETag than If-Match names",
+            _416="the range lies behind the file's end",
+        ),
     },
 }
 
 
-@router.head("/jobs/{job_id}/artifact", include_in_schema=False)
 @router.get("/jobs/{job_id}/artifact", **DOWNLOAD)
 def artifact(job_id: str, request: Request, jobs: Service, caller: Reader) -> Response:
     """The packed model: its file, or its index when it has several."""
     return respond(request, request.state.store, jobs.artifact(caller.owner, job_id, None))
 
 
-@router.head("/jobs/{job_id}/artifact/{name}", include_in_schema=False)
 @router.get("/jobs/{job_id}/artifact/{name}", **DOWNLOAD)
 def artifact_file(
     job_id: str, name: str, request: Request, jobs: Service, caller: Reader
@@ -244,7 +247,6 @@ def artifact_file(
     return respond(request, request.state.store, jobs.artifact(caller.owner, job_id, name))
 
 
-@router.head("/jobs/{job_id}/exports/{format}", include_in_schema=False)
 @router.get("/jobs/{job_id}/exports/{format}", **DOWNLOAD)
 def export(job_id: str, format: str, request: Request, jobs: Service, caller: Reader) -> Response:  # noqa: A002
     """Another form of the packed model, one of those that the job was asked for."""
