@@ -54,9 +54,12 @@ class Received:
         else:
             models = (self.asked.model_id, self.asked.sensitivities_id)
         wished = self.wishes()
+        fields = asdict(replace(wished, config=None))
+        if wished.label is None:  # requests of before there were labels are told apart as then
+            del fields["label"]
         text = b"" if wished.config is None else wished.config.text
         digest = hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
-        return models, asdict(replace(wished, config=None)), wished.config and digest
+        return models, fields, wished.config and digest
 
 
 class Orders:

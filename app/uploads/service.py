@@ -201,6 +201,7 @@ def _summary(session: UploadSession, owned: Collection[str]) -> UploadSummary:
         size_bytes=sum(file.size_bytes for file in session.files),
         part_size_bytes=session.part_size_bytes,
         model_id=session.model_id,
+        label=session.label,
         created_at=session.created_at,
         expires_at=session.expires_at,
         links={"self": here} | following,

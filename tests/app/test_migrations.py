@@ -18,7 +18,7 @@ from app.jobs.records import Records
 from app.migrations import Migrated, check_migrated, migrate
 from schemas.jobs import Progress
 
-NEWEST = "0005"
+NEWEST = "0006"
 JOB_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 MADE_AT = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 
@@ -170,11 +170,11 @@ def test_check_passes_what_is_migrated(empty):
 
 
 def test_check_refuses_what_is_not_migrated_and_changes_nothing(empty):
-    with pytest.raises(BadInput, match=r"at no revision.*needs 0005: run `palettery migrate`"):
+    with pytest.raises(BadInput, match=rf"at no revision.*needs {NEWEST}: run `palettery migrate`"):
         check_migrated(empty)
     assert sa.inspect(empty.engine).get_table_names() == []
     upgrade(empty, "0001")
-    with pytest.raises(BadInput, match=r"at 0001.*needs 0005: run `palettery migrate`"):
+    with pytest.raises(BadInput, match=rf"at 0001.*needs {NEWEST}: run `palettery migrate`"):
         check_migrated(empty)
 
 
@@ -182,26 +182,30 @@ def test_newer_database_is_refused(empty):
     migrate(empty)
     set_revision(empty, "0999")
     for ask in (check_migrated, migrate):
-        with pytest.raises(BadInput, match=r"0999, newer than .* \(0005\): upgrade Palettery"):
+        with pytest.raises(BadInput, match=rf"0999, newer than .* \({NEWEST}\): upgrade Palettery"):
             ask(empty)
 
 
 def test_migrate_command(palettery, database_url, monkeypatch, tmp_path):
     monkeypatch.setenv("PALETTERY_DATABASE_URL", database_url)
-    assert palettery("migrate", "--data-dir", tmp_path / "data") == (0, "empty -> 0005\n", "")
-    assert palettery("migrate", "--data-dir", tmp_path / "data") == (0, "0005 -> 0005\n", "")
+    assert palettery("migrate", "--data-dir", tmp_path / "data") == (0, f"empty -> {NEWEST}\n", "")
+    assert palettery("migrate", "--data-dir", tmp_path / "data") == (
+        0,
+        f"{NEWEST} -> {NEWEST}\n",
+        "",
+    )
     database = open_database(database_url)
     set_revision(database, "0999")
     database.close()
     code, out, told = palettery("migrate", "--data-dir", tmp_path / "data")
     assert (code, out) == (2, "")
     assert told == (
-        "palettery: the database is at 0999, newer than this Palettery knows (0005): "
+        f"palettery: the database is at 0999, newer than this Palettery knows ({NEWEST}): "
         "upgrade Palettery; refusing to start\n"
     )
 
 
 def test_migrate_command_makes_the_embedded_database(palettery, monkeypatch, tmp_path):
     monkeypatch.delenv("PALETTERY_DATABASE_URL", raising=False)
-    assert palettery("migrate", "--data-dir", tmp_path / "new") == (0, "empty -> 0005\n", "")
+    assert palettery("migrate", "--data-dir", tmp_path / "new") == (0, f"empty -> {NEWEST}\n", "")
     assert (tmp_path / "new" / "palettery.db").is_file()
