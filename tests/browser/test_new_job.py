@@ -72,7 +72,7 @@ def test_while_a_second_file_is_sent_the_first_cannot_be_submitted(server, look,
 def test_stopped_or_replaced_nothing_is_chosen_any_more(server, look, small, another):
     page = look(server)
     planned(page, small)
-    held = Held(page)
+    Held(page)
     page.get_by_label(DROPPED).set_input_files(another)
     page.get_by_role("button", name="Stop sending another.safetensors").click()
     expect(page.get_by_label("Or one that is here already")).to_be_enabled()
@@ -85,13 +85,12 @@ def test_stopped_or_replaced_nothing_is_chosen_any_more(server, look, small, ano
     expect(submit_button(page)).to_be_enabled()
     expect(page.get_by_text("small.safetensors: ")).to_be_visible()
     expect(stop).to_have_count(0)
-    assert held.routes
 
 
 def test_leaving_asks_first_while_files_are_sent(server, look, another):
     page = look(server)
     page.goto("/#/new")
-    held = Held(page)
+    Held(page)
     page.get_by_label(DROPPED).set_input_files(another)
     stop = page.get_by_role("button", name="Stop sending another.safetensors")
     expect(stop).to_be_visible()
@@ -110,7 +109,6 @@ def test_leaving_asks_first_while_files_are_sent(server, look, another):
     page.get_by_role("navigation").get_by_role("link", name="Jobs").click()
     page.get_by_role("dialog").get_by_role("button", name="Leave").click()
     expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
-    assert held.routes
     page.get_by_role("navigation").get_by_role("link", name="Service").click()  # asks no more
     expect(page.get_by_role("heading", name="Service", exact=True)).to_be_visible()
 
