@@ -3,10 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
+from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from app.body import JSON
 from app.spooled import PIECE_BYTES, Content, Spooled
+
+
+def address(request: Request, path: str) -> str:
+    """A path of this server as a client reaches it, below the path that a proxy serves it at."""
+    return f"{request.scope.get('root_path', '')}{path}"
 
 
 def json_answer(

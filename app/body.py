@@ -3,10 +3,17 @@
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from app.document_pool import Client
-from app.errors import BadInput, InvalidUpload, TooLarge, UnsupportedMediaType
+from app.errors import (
+    BadInput,
+    InvalidUpload,
+    TooLarge,
+    UnsupportedContentEncoding,
+    UnsupportedMediaType,
+)
 from app.spooled import Content, collected, pieces
 from schemas.config.faults import explained
 
@@ -19,13 +26,29 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def check_encoding(headers: Headers) -> None:
+    """Check that a body is sent as it is.
+
+    Raises:
+        UnsupportedContentEncoding: it is compressed, or otherwise encoded.
+    """
+    sent = ", ".join(headers.getlist("content-encoding"))
+    if {coding.strip().lower() for coding in sent.split(",")} - {"", "identity"}:
+        raise UnsupportedContentEncoding(
+            f"the body has the Content-Encoding {sent[:100]!r}, and only bodies without one are "
+            "read; send it uncompressed, without this header"
+        )
+
+
 async def read_body(request: Request, most_bytes: int) -> Content:
     """Return the whole body, which lies in a file if it is large.
 
     Raises:
+        UnsupportedContentEncoding: it is compressed.
         TooLarge: it has more bytes than are allowed.
         InvalidUpload: the connection broke off.
     """
+    check_encoding(request.headers)
     try:
         body = await collected(request.stream(), most_bytes)
     except ClientDisconnect as error:

@@ -11,6 +11,7 @@ PaletteryError
 │   ├── InvalidSensitivities they do not fit the model, or hold values that they must not
 │   ├── UnsupportedFormat    a model file of a kind that we refuse, with the way out
 │   ├── UnsupportedMediaType the body is of a type that the endpoint does not read
+│   │   └── UnsupportedContentEncoding the body is compressed
 │   ├── InvalidArtifact      not one of our artifacts, or damaged
 │   ├── Inexpressible        a format has no way to say what the config asks for; names the tensors
 │   ├── ExtraMissing         the format needs packages that are not installed here
@@ -144,6 +145,13 @@ class UnsupportedMediaType(BadInput):
 
     code = "unsupported_media_type"
     title = "Bodies of this type are not read here"
+
+
+class UnsupportedContentEncoding(UnsupportedMediaType):
+    """The body is compressed, or otherwise encoded."""
+
+    code = "unsupported_content_encoding"
+    title = "Encoded bodies are not read"
 
 
 class InvalidArtifact(BadInput):
@@ -361,6 +369,7 @@ STATUS: dict[str, int] = {
     "invalid_sensitivities": 422,
     "unsupported_format": 415,
     "unsupported_media_type": 415,
+    "unsupported_content_encoding": 415,
     "invalid_artifact": 422,
     "inexpressible": 422,
     "extra_missing": 422,

@@ -1,10 +1,21 @@
 """Tags of representations, which tell whether a copy is still right.
 
-Source: RFC 9110, section 13.1.2.
+Source: RFC 9110, sections 8.8.3 and 13.1.
 """
+
+
+def is_match(header: str | None, etag: str) -> bool:
+    """Whether an If-Match header, if there is one, names the tag, compared strongly.
+
+    Where it does not, the answer is 412.
+    """
+    return header is None or header.strip() == "*" or etag in _tags(header)
 
 
 def lists(header: str, etag: str) -> bool:
     """Whether an If-None-Match header names the tag, compared weakly as it asks for."""
-    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
-    return "*" in tags or etag in tags
+    return header.strip() == "*" or etag in [tag.removeprefix("W/") for tag in _tags(header)]
+
+
+def _tags(header: str) -> list[str]:
+    return [tag.strip() for tag in header.split(",")]

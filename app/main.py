@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager, nullcontext
 
 import uvloop
 from fastapi import Depends, FastAPI
-from fastapi_offline import FastAPIOffline
 from filelock import FileLock, Timeout
 
-from app import catalog, health, overview
+from app import catalog, health, overview, reference
 from app.configs import endpoints as configs
 from app.dashboard import endpoints as dashboard
 from app.data_folder import prepare
 from app.errors import BadInput
 from app.events import endpoints as events
+from app.head import HeadAsGet
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
 from app.models import endpoints as models
@@ -60,7 +60,10 @@ def create_app(state: State, role: Role = "all") -> FastAPI:
     served = {"health": health.router}
     if role != "controller":
         served = KEYED | {"catalog": catalog.router, "dashboard": dashboard.router} | served
-    app = FastAPIOffline(title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan, openapi_url=None
+    )
+    reference.add_reference(app)
     for tag, router in served.items():
         is_keyed = tag in KEYED
         app.include_router(
@@ -69,7 +72,9 @@ def create_app(state: State, role: Role = "all") -> FastAPI:
             responses=REFUSED if is_keyed else None,
             dependencies=[Depends(make_room)] if is_keyed else None,
         )
-    answer_with_problems(app, [route for router in served.values() for route in router.routes])
+    routers = [reference.router, *served.values()]
+    answer_with_problems(app, [route for router in routers for route in router.routes])
+    app.add_middleware(HeadAsGet)
     return app
 
 
@@ -104,7 +109,13 @@ async def _serve(settings: Settings, role: Role, listening: socket.socket) -> No
             async def close_streams() -> None:
                 await asyncio.gather(state["streams"].close(), state["live"].close())
 
-            serving = server(app, settings.clients, state["metrics"], on_stop=close_streams)
+            serving = server(
+                app,
+                settings.clients,
+                state["metrics"],
+                on_stop=close_streams,
+                root_path=settings.root_path,
+            )
             await serving.serve(sockets=[listening])
 
 

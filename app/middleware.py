@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import PaletteryError
 from app.keys.caller import Caller
 from app.metrics import Metrics
+from schemas.problem import Problem
 
 HEADER = "X-Request-ID"
 SANE = re.compile(r"[\x21-\x7e]{1,128}")
@@ -22,6 +23,9 @@ UNMATCHED = "unmatched"
 """Stands for the route of whatever no route takes."""
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 """Routes that are asked all day long; their lines have the level debug."""
+
+MOST_SHOWN = 200
+"""Bytes of an address that is refused."""
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,23 @@ def request_id_among(headers: Iterable[tuple[bytes, bytes]]) -> str:
         if name == HEADER.lower().encode() and is_sane(found := value.decode("latin-1")):
             return found
     return new_request_id()
+
+
+def log_refusal(problem: Problem, url: bytes, request_id: str) -> None:
+    """Log a request that does not reach the app; of its address, which may be long, the start."""
+    path = url.partition(b"?")[0][:MOST_SHOWN].decode("ascii", "backslashreplace")
+    log.info(
+        "refused %s %d: %s",
+        path or "a request",
+        problem.status,
+        problem.detail,
+        extra={
+            "path": path,
+            "route": UNMATCHED,
+            "status": problem.status,
+            "request_id": request_id,
+        },
+    )
 
 
 class _Observed:

@@ -141,13 +141,9 @@ def export(
     Raises:
         BadInput: see `app.artifacts.export.formats.export`.
     """
-<<<<<<< HEAD
-    output = Output(out)
-    _check_outputs([output], artifact=paths, model=[model] if model else [])
-=======
-    _check_out(out, artifact=paths)
     check_package(out, to)
->>>>>>> refs/heads/kernels
+    output = Output(out, or_folder=is_package(out))
+    _check_outputs([output], artifact=paths, model=[model] if model else [])
     artifact = open_files(paths)
     with output, _store_in(output) as store:
         source = None if model is None else _source(model, "export --model")
@@ -155,14 +151,10 @@ def export(
             artifact, store, "export", source=source, sandbox=read_settings().limits.sandbox
         )
         made = run_export(wanted, to, keep_dense=keep_dense)
-<<<<<<< HEAD
-        output.publish(output.folder / "export")
-=======
         if is_package(out):
-            put_package(folder / "export", out, folder)
+            put_package(output.folder / "export", output.place, output.folder)
         else:
-            (folder / "export").replace(out)
->>>>>>> refs/heads/kernels
+            output.publish(output.folder / "export")
     return made.dense
 
 

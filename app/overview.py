@@ -86,8 +86,8 @@ class Overview:
 
     def _queue(self, owner: str) -> Queue:
         with self._database.reading() as connection:
-            own = connection.execute(_OWN, {"owner": owner}).tuples().all()
-            every = connection.execute(_ALL).tuples().all()
+            own = connection.execute(_OWN, {"owner": owner}).all()
+            every = connection.execute(_ALL).all()
         return Queue(own=Depth(**dict(own)), all=Depth(**dict(every)))
 
     def _stored(self) -> Store:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -20,8 +20,11 @@ MEDIA_TYPE = "application/problem+json"
 HTTP_CODES = {
     400: "bad_request",
     405: "method_not_allowed",
+    412: "precondition_failed",
     413: "too_large",
+    414: "uri_too_long",
     416: "range_not_satisfiable",
+    431: "headers_too_large",
 }
 """Codes of the errors that HTTP itself defines and no class of ours stands for."""
 HEADERS = {
@@ -29,9 +32,11 @@ HEADERS = {
     "forbidden": {"WWW-Authenticate": 'Bearer realm="palettery", error="insufficient_scope"'},
     "over_quota": {"Retry-After": "30"},
     "too_many_streams": {"Retry-After": "5"},
-    "too_large": {"Connection": "close"},  # or the rest of the body would be read, to be dropped
+    # Or the rest of the body would be read, to be dropped.
+    "too_large": {"Connection": "close"},
+    "unsupported_content_encoding": {"Accept-Encoding": "identity", "Connection": "close"},
 }
-"""What else is said with the errors of these codes. Source: RFC 6750, section 3; RFC 6585."""
+"""Headers of the errors of these codes. Source: RFC 6585; RFC 6750, section 3; RFC 9110."""
 
 
 def problems(**codes: str) -> dict[int | str, dict[str, Any]]:
@@ -52,13 +57,14 @@ def answer(told: Problem, headers: dict[str, str] | None = None) -> JSONResponse
 def answer_with_problems(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     """Have every error of an app answered with a problem; `routes` are all that it serves."""
 
-    async def http(request: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for these alone
         if error.status_code == 404:
-            lost = NotFound(f"nothing is at {request.url.path[:200]}; see /docs")
+            docs = f"{request.scope.get('root_path', '')}/docs"
+            lost = NotFound(f"nothing is at {request.url.path[:200]}; see {docs}")
             return answer(problem(lost, request.url.path))
         if error.status_code == 405:
-            return _not_allowed(request, _methods(request, routes))
+            return _not_allowed(request, _methods(request, routes) or {"GET"})
         return _plain(request, error.status_code, str(error.detail), dict(error.headers or {}))
 
     app.add_exception_handler(PaletteryError, _ours)
@@ -94,16 +100,22 @@ async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
     return answer(problem(told, request.url.path))
 
 
-def _not_allowed(request: Request, methods: Sequence[str]) -> JSONResponse:
-    allowed = ", ".join(methods)
+def _not_allowed(request: Request, methods: set[str]) -> Response:
+    """The methods that there are: as an error, or as the answer to OPTIONS."""
+    implied = {"HEAD", "OPTIONS"} if "GET" in methods else {"OPTIONS"}
+    allowed = ", ".join(sorted(methods | implied))
+    if request.method == "OPTIONS":
+        return Response(status_code=204, headers={"Allow": allowed})
     detail = f"{request.method[:16]} is not allowed here; allowed are {allowed}"
     return _plain(request, 405, detail, {"Allow": allowed})
 
 
-def _methods(request: Request, routes: Sequence[BaseRoute]) -> list[str]:
-    """Methods that this path takes; several routes may share it, one for each."""
-    sharing = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
-    return sorted({method for route in sharing for method in getattr(route, "methods", ())})
+def _methods(request: Request, routes: Sequence[BaseRoute]) -> set[str]:
+    """Methods of the path that matches first, as the API reference lists them."""
+    found = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
+    paths = [getattr(route, "path", "") for route in found]
+    sharing = [route for route, path in zip(found, paths, strict=True) if path == paths[0]]
+    return {method for route in sharing for method in getattr(route, "methods", ())}
 
 
 def _plain(request: Request, status: int, detail: str, headers: dict[str, str]) -> JSONResponse:

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from app.errors import RequestTimeout, Unavailable, problem
-from app.middleware import HEADER, TIMED_OUT, request_id_among
+from app.middleware import HEADER, TIMED_OUT, log_refusal, request_id_among
 from app.pace import Pace
 from app.problems import MEDIA_TYPE, http_problem
 from app.settings import Clients
@@ -23,6 +23,10 @@ from schemas.problem import Problem
 
 HEAD_BYTES = 64 << 10
 """Of a request line with its headers, or of the trailers behind a body; h11's limit too."""
+LEAST_LINE_BYTES = len("GET  HTTP/1.1\r\n")
+"""Of a request line, beside the address."""
+LINGER_S, LINGER_BYTES = 2.0, 4 << 20
+"""How long, and for how many bytes, a client may go on to send a head that was refused."""
 EVICTED_SHARE = 8
 """One of so many idle connections makes room at once, so that room is not searched each time."""
 
@@ -62,7 +66,8 @@ class Protocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._clients, self._given_up = clients, given_up
-        self._held_bytes, self._fault = 0, ""
+        self._held_bytes, self._lingers = 0, False
+        self._fault: Problem | None = None
         self._phase, self._since = Phase.IDLE, 0.0
         self._coming, self._going = (
             Pace(clients.stall_timeout_s, clients.stall_bytes) for _ in range(2)
@@ -79,9 +84,13 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came in; the callbacks below set the count back."""
         self._held_bytes += len(data)
+        if self._lingers:
+            if self._held_bytes > LINGER_BYTES:
+                self.transport.abort()
+            return
         super().data_received(data)
         if self._held_bytes > HEAD_BYTES and not self.transport.is_closing():
-            self.send_400_response(f"Over {HEAD_BYTES:,} bytes of headers.")
+            self._refuse(self._too_long(), lingers=True)
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -91,10 +100,9 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A head is complete."""
         self._held_bytes = 0
-        hosts = [name for name, _ in self.headers].count(b"host")
-        if hosts != 1 and self.parser.get_http_version() == "1.1":
-            self._fault = f"A request of HTTP/1.1 has one Host header, this one {hosts}; send one."
-            raise ValueError(self._fault)  # which ends the parsing, and comes to a 400
+        self._fault = self._head_fault()
+        if self._fault is not None:
+            raise ValueError(self._fault.detail)  # which ends the parsing, and refuses the request
         self._enter(Phase.BODY)
         self._coming.restart(self._since)
         super().on_headers_complete()
@@ -124,7 +132,7 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
-        self._refuse(http_problem(400, self._fault or msg))
+        self._refuse(self._fault or http_problem(400, msg), lingers=True)
 
     def check(self, now: float) -> None:
         """Give the client up if it is too slow; to be called now and then."""
@@ -143,6 +151,27 @@ class Protocol(HttpToolsProtocol):
         elif self._phase is Phase.BODY and self._sends_too_slowly(now):
             least = f"{self._clients.stall_bytes:,} bytes in {self._clients.stall_timeout_s:g} s"
             self._time_out("body", f"less than {least} of the body came in; send it faster")
+
+    def _head_fault(self) -> Problem | None:
+        """What is wrong with a complete head; None if it can be served."""
+        headers_bytes = sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if len(self.url) + LEAST_LINE_BYTES + headers_bytes > HEAD_BYTES:
+            return self._too_long()
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts != 1 and self.parser.get_http_version() == "1.1":
+            told = f"A request of HTTP/1.1 has one Host header, this one {hosts}; send one."
+            return http_problem(400, told)
+        return None
+
+    def _too_long(self) -> Problem:
+        """What of a request has more than `HEAD_BYTES`."""
+        if self._phase is Phase.HEAD and len(self.url) + LEAST_LINE_BYTES > HEAD_BYTES:
+            return http_problem(
+                414, f"the request line has over {HEAD_BYTES:,} bytes; send a shorter address"
+            )
+        if self._phase is Phase.HEAD:
+            return http_problem(431, f"the headers have over {HEAD_BYTES:,} bytes; send fewer")
+        return http_problem(400, f"over {HEAD_BYTES:,} bytes between two pieces of the body")
 
     def _sends_too_slowly(self, now: float) -> bool:
         """Whether the body stands still, and not for us."""
@@ -213,8 +242,12 @@ class Protocol(HttpToolsProtocol):
     def _enter(self, phase: Phase) -> None:
         self._phase, self._since = phase, self.loop.time()
 
-    def _refuse(self, told: Problem) -> None:
-        """Answer and hang up; where an answer is under way or was given, just hang up."""
+    def _refuse(self, told: Problem, *, lingers: bool = False) -> None:
+        """Answer and hang up; where an answer is under way or was given, just hang up.
+
+        A connection that is closed with bytes unread is reset, and its client may not see the
+        answer: with `lingers`, what comes in is dropped for a moment first.
+        """
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             if self.pipeline or cycle.response_started:
@@ -226,19 +259,27 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
             return
         self.transport.write(self._answer(told))
-        self.transport.close()
+        if lingers and self.transport.can_write_eof():
+            self._lingers = True
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_S, self.transport.close)
+        else:
+            self.transport.close()
 
     def _answer(self, told: Problem) -> bytes:
-        """A problem as bytes, for a request that has not reached the application."""
-        body = told.model_dump_json(exclude_none=True).encode()
+        """A problem as bytes; logged here, unless the application has the request."""
+        is_idle = self._phase is Phase.IDLE
         # The middleware puts the id that it makes among the scope's own headers.
-        asked = [] if self._phase is Phase.IDLE else self.scope["headers"]
+        request_id = request_id_among([] if is_idle else self.scope["headers"])
+        if self._phase is not Phase.BODY:
+            log_refusal(told, b"" if is_idle else self.url, request_id)
+        body = told.model_dump_json(exclude_none=True).encode()
         headers = [
             *self.server_state.default_headers,
             (b"content-type", MEDIA_TYPE.encode()),
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
-            (HEADER.lower().encode(), request_id_among(asked).encode()),
+            (HEADER.lower().encode(), request_id.encode()),
         ]
         lines = [STATUS_LINE[told.status], *(b"%b: %b\r\n" % header for header in headers)]
         return b"".join([*lines, b"\r\n", body])

@@ -26,6 +26,8 @@ ID = String(36)
 """A UUID in text."""
 OWNER = String(64)
 """Name of a person or team; rows are seen by their owner only."""
+LABEL = String(100)
+"""What somebody calls a job or a model."""
 
 
 class OwnerRow(Base):
@@ -77,6 +79,9 @@ class JobRow(Base):
     expires_at: Mapped[datetime | None] = mapped_column(Moment, index=True)
     owner: Mapped[str] = mapped_column(OWNER, server_default=text("'local'"))
     model_id: Mapped[str | None] = mapped_column(DIGEST)
+    model_sha256: Mapped[str | None] = mapped_column(DIGEST)
+    """Of the model's bytes, whatever its files are called; null for jobs of earlier versions."""
+    label: Mapped[str | None] = mapped_column(LABEL)
     config_name: Mapped[str | None] = mapped_column(String(80))
     """`name@version` if the config was named, or the preset's name."""
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
@@ -215,6 +220,8 @@ class UploadRow(Base):
     expires_at: Mapped[datetime] = mapped_column(Moment, index=True)
     model_id: Mapped[str | None] = mapped_column(DIGEST)
     """What it has become; null until it is complete."""
+    label: Mapped[str | None] = mapped_column(LABEL)
+    """Of the model that it will be."""
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     idempotency_sha256: Mapped[str | None] = mapped_column(DIGEST)
 
@@ -243,6 +250,7 @@ class ModelRow(Base):
     owner: Mapped[str] = mapped_column(OWNER, primary_key=True)
     id: Mapped[str] = mapped_column(DIGEST, primary_key=True, index=True)
     name: Mapped[str] = mapped_column(String(1024))
+    label: Mapped[str | None] = mapped_column(LABEL)
     format: Mapped[str] = mapped_column(String(32))
     tensors: Mapped[int]
     size_bytes: Mapped[int] = mapped_column(BigInteger)

@@ -58,7 +58,11 @@ class Server(uvicorn.Server):
 
 
 def server(
-    app: ASGIApp, clients: Clients, metrics: Metrics, on_stop: OnStop | None = None
+    app: ASGIApp,
+    clients: Clients,
+    metrics: Metrics,
+    on_stop: OnStop | None = None,
+    root_path: str = "",
 ) -> Server:
     """A server of an app, which still has to be told to serve."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files(), _most_files()))
@@ -68,6 +72,7 @@ def server(
             http=partial(Protocol, clients=clients, given_up=metrics.connection_closed),  # type: ignore[arg-type] # called, as a class would be
             log_config=None,
             access_log=False,
+            root_path=root_path,
             timeout_graceful_shutdown=STOP_WITHIN_S,
             timeout_keep_alive=int(clients.keep_alive_s) + 1,
         ),

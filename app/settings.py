@@ -65,6 +65,13 @@ def _check_admin_key(key: SecretStr) -> SecretStr:
     return key
 
 
+def _checked_root(path: str) -> str:
+    path = path.rstrip("/")
+    if path and not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII):
+        raise ValueError(f"it is {path!r}; it is a path such as /pal, or empty")
+    return path
+
+
 class Sandbox(BaseSettings):
     """Processes of their own, in which strangers' models run and their configs are built."""
 
@@ -165,6 +172,8 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: Annotated[PositiveInt, BeforeValidator(_unless_service)] = PORT
     """Port to listen on; the address that Kubernetes sets for a Service `palettery` is ignored."""
+    root_path: Annotated[str, AfterValidator(_checked_root)] = ""
+    """Path below which a proxy serves this server, such as `/pal`, and which it takes off."""
     log_format: Literal["text", "json"] | None = None
     """Of the log's lines; None for text on a terminal, and JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -130,12 +130,13 @@ def print_outputs(outputs: Iterable[ComparedOutput]) -> None:
 
 def print_jobs(jobs: Iterable[Job]) -> None:
     """One line a job."""
-    table = _table("job", "state", "model", "created", "before", "after")
+    table = _table("job", "state", "model", "label", "created", "before", "after")
     for job in jobs:
         table.add_row(
             job.id,
             job.state,
             escape(job.model_name),
+            escape(job.label or ""),
             job.created_at.isoformat(timespec="seconds"),
             decimal(job.size_before_bytes),
             "" if job.size_after_bytes is None else decimal(job.size_after_bytes),
@@ -145,10 +146,16 @@ def print_jobs(jobs: Iterable[Job]) -> None:
 
 def print_models(models: Iterable[ModelSummary]) -> None:
     """One line a model."""
-    table = _table("model", "size", "created", "name")
+    table = _table("model", "size", "created", "name", "label")
     for model in models:
         created = model.created_at.isoformat(sep=" ", timespec="minutes")
-        table.add_row(model.id, decimal(model.size_bytes), created[:16], escape(model.name))
+        table.add_row(
+            model.id,
+            decimal(model.size_bytes),
+            created[:16],
+            escape(model.name),
+            escape(model.label or ""),
+        )
     _show(table)
 
 

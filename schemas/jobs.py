@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt
 from schemas.base import Schema
 from schemas.config import KMeansPalettizerConfig
 from schemas.exports import ExportFormat
+from schemas.labels import Label
 from schemas.problem import Problem
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -34,6 +35,8 @@ class JobSubmission(Schema):
     """A config that is stored: `name` for its newest version, or `name@version`."""
     preset: str | None = Field(default=None, max_length=64)
     """A preset: `w4`, `w6` or `w8`."""
+    label: Label | None = None
+    """What to call the job, in lists and on the page; two jobs may have the same."""
     strict: bool = False
     """Refuse what cannot all be done."""
     reuse: bool = True
@@ -80,6 +83,11 @@ class Job(Schema):
     """Name of the first uploaded file."""
     model_id: str | None = None
     """The model that it was made of; null when it came with the request."""
+    model_sha256: str | None = None
+    """SHA-256 of the model's bytes: equal for byte-identical models, however they were uploaded
+    and whatever their files are called; null for jobs of earlier versions."""
+    label: str | None = None
+    """What its owner calls it."""
     config_name: str | None = None
     """`name@version` of its config, or the name of its preset; null when it was written out."""
     created_at: datetime

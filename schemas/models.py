@@ -49,6 +49,8 @@ class ModelSummary(Schema):
     """SHA-256 of the names and digests of its files; names the model in every path."""
     name: str
     """Name of the first file that holds tensors."""
+    label: str | None = None
+    """What its owner calls it: the label of its latest upload that had one."""
     format: ModelFormat
     """Of the files that hold tensors."""
     size_bytes: NonNegativeInt

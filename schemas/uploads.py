@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, JsonValue, NonNegativeInt, PositiveInt, field_validator
 
 from schemas.base import Schema
+from schemas.labels import Label
 
 LEAST_PART_BYTES, MOST_PART_BYTES = 8 << 20, 5 << 30
 PART_BYTES = 64 << 20
@@ -58,6 +59,8 @@ class NewUpload(Schema):
     """All files of the model: its shards, with their index if there are several, its config."""
     part_size_bytes: int = Field(default=PART_BYTES, ge=LEAST_PART_BYTES, le=MOST_PART_BYTES)
     """Of every part but the last of each file; there may be 10,000 parts."""
+    label: Label | None = None
+    """What to call the model, in lists and on the page."""
 
     @field_validator("files")
     @classmethod
@@ -112,6 +115,8 @@ class UploadSummary(Schema):
     """Of every part but the last of each file."""
     model_id: str | None = None
     """The model that it has become; null until it is complete."""
+    label: str | None = None
+    """What the model is to be called."""
     created_at: datetime
     """When it was announced."""
     expires_at: datetime

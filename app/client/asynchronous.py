@@ -92,11 +92,14 @@ class AsyncClient:
         self,
         paths: Paths,
         *,
+        label: str | None = None,
         part_size_bytes: int | None = None,
         direct: bool = False,
         advance: Advance = lambda *_: None,
     ) -> Model:
         """Send the files of one model; what the server has of them already is not sent again.
+
+        `label` is what to call the model; the same files sent again change it.
 
         Interrupted, it goes on when it is called again, here or in another process. With `direct`
         the bytes go to the server's object store, past the server, if it has one that can be
@@ -107,7 +110,8 @@ class AsyncClient:
             BadInput: a file cannot be read.
             InvalidUpload: a file changed while it was sent.
         """
-        files = FilesUpload(self._connection, paths_of(paths), part_size_bytes, direct=direct)
+        chosen = {"part_size_bytes": part_size_bytes, "label": label}
+        files = FilesUpload(self._connection, paths_of(paths), chosen, direct=direct)
         return await files.run(advance)
 
     async def models(self) -> AsyncIterator[ModelSummary]:
@@ -156,6 +160,7 @@ class AsyncClient:
         config: Config | None = None,
         config_name: str | None = None,
         preset: str | None = None,
+        label: str | None = None,
         sensitivities: Source | None = None,
         strict: bool = False,
         reuse: bool = True,
@@ -169,11 +174,12 @@ class AsyncClient:
     ) -> Job:
         """Queue a job for a model with a config, the name of one, or a preset.
 
-        Files are uploaded first, as by `upload`. Of the jobs that wait, those of the highest
-        priority (0 to 9) go first. A job that has not ended after `deadline_s` is given up. Without
-        `reuse` everything is computed anew. `formats` are other forms to make of the artifact; what
-        one cannot express is refused, or with `keep_dense` dense in it. However often it must be
-        sent, it makes one job; with an idempotency key of your own this holds over calls too.
+        `label` is what to call the job. Files are uploaded first, as by `upload`. Of the jobs that
+        wait, those of the highest priority (0 to 9) go first. A job that has not ended after
+        `deadline_s` is given up. Without `reuse` everything is computed anew. `formats` are other
+        forms to make of the artifact; what one cannot express is refused, or with `keep_dense`
+        dense in it. However often it must be sent, it makes one job; with an idempotency key of
+        your own this holds over calls too.
         """
         asked = await self._asked(
             model,
@@ -182,6 +188,7 @@ class AsyncClient:
             config=None if config is None else document_of(config),
             config_name=config_name,
             preset=preset,
+            label=label,
             strict=strict,
             reuse=reuse,
             priority=priority,

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from app.client.proxies import proxies_set, proxy_hint
 from app.client.retries import ATTEMPTS, FIRST_ATTEMPTS, Transient, retry_after_s, retrying
 from app.errors import ERRORS, BadInput, NotFound, PaletteryError, PartsMissing, Unavailable
 from schemas.configs import ConfigPage
@@ -52,8 +53,14 @@ class Connection:
         key = _sendable(key or "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        self.elsewhere = httpx.AsyncClient(timeout=TIMEOUT, limits=limits)
-        """For addresses that the server gave, which must not get its key."""
+        try:
+            self.elsewhere = httpx.AsyncClient(timeout=TIMEOUT, limits=limits)
+            """For addresses that the server gave, which must not get its key."""
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise BadInput(
+                f"a proxy that the environment names cannot be used ({error}); it has "
+                f"{proxies_set()}: correct or unset that"
+            ) from error
         try:
             self.http = httpx.AsyncClient(
                 base_url=url, headers=headers, timeout=TIMEOUT, limits=limits
@@ -158,7 +165,7 @@ class Connection:
             PartsMissing: it was refused; an address may be good for a while only.
         """
         host = httpx.URL(url).host
-        with self._reached(host):
+        with self._reached(httpx.URL(url)):
             response = await self.elsewhere.put(url, **request)
         if response.is_success:
             return
@@ -189,17 +196,18 @@ class Connection:
                 yield response
 
     @contextmanager
-    def _reached(self, elsewhere: str | None = None) -> Iterator[None]:
-        where = elsewhere or self.url
+    def _reached(self, elsewhere: httpx.URL | None = None) -> Iterator[None]:
+        where = elsewhere.host if elsewhere else self.url
         try:
             yield
         except httpx.TransportError as error:
             why = str(error) or type(error).__name__
+            hint = proxy_hint(elsewhere or self.http.base_url)
             if isinstance(error, UNSENT):
                 ask = REACHED if elsewhere else RUNNING
-                told = f"no answer from {where} ({why}); {ask}"
+                told = f"no answer from {where} ({why}){hint or f'; {ask}'}"
                 raise Transient(Unavailable(told)) from error
-            told = f"{where} was lost before the whole answer came ({why}); it may be done"
+            told = f"{where} was lost before the whole answer came ({why}); it may be done{hint}"
             raise Transient(Unavailable(told), may_be_done=True) from error
 
     def _check(self, response: httpx.Response) -> None:
@@ -242,7 +250,7 @@ def parsed(kind: type[Typed], response: httpx.Response) -> Typed:
     except ValidationError as error:
         raise PaletteryError(
             f"{response.url} answered with no {kind.__name__} that this client reads; is a "
-            "Palettery of the same version there?"
+            f"Palettery of the same version there?{proxy_hint(response.url)}"
         ) from error
 
 
@@ -254,7 +262,7 @@ def told_by(response: httpx.Response) -> PaletteryError:
         kind = BadInput if response.is_client_error else PaletteryError
         return kind(
             f"{response.url} answered {response.status_code}, with no problem that this client "
-            f"reads: {response.text[:200]!r}"
+            f"reads: {response.text[:200]!r}{proxy_hint(response.url)}"
         )
     kind = ERRORS.get(told.code, BadInput if response.is_client_error else PaletteryError)
     request_id = response.headers.get("X-Request-ID") if response.is_server_error else None

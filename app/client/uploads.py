@@ -2,11 +2,11 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import anyio
 from anyio import from_thread
@@ -47,12 +47,14 @@ class FilesUpload:
         self,
         connection: Connection,
         paths: Sequence[Path],
-        part_size_bytes: int | None,
+        chosen: Mapping[str, object],
         *,
         direct: bool,
     ) -> None:
         self._connection, self._paths = connection, paths
-        self._part_size_bytes, self._is_direct = part_size_bytes, direct
+        self._chosen = {name: value for name, value in chosen.items() if value is not None}
+        """What else of the upload the user has chosen: its label, the bytes of a part."""
+        self._is_direct = direct
         self._digests = Digests()
 
     async def run(self, advance: Advance) -> Model:
@@ -84,13 +86,12 @@ class FilesUpload:
             done += size_bytes
             from_thread.run_sync(advance, "reading", done, sum(sizes))
 
-        part_bytes = self._part_size_bytes or PART_BYTES
+        part_bytes = cast("int", self._chosen.get("part_size_bytes", PART_BYTES))
         for path, size_bytes in zip(self._paths, sizes, strict=True):
             with _readable(path):
                 digest = await run_sync(self._digests.of, path, part_bytes, read)
             files.append({"name": path.name, "size_bytes": size_bytes, "sha256": digest})
-        sized = {} if self._part_size_bytes is None else {"part_size_bytes": self._part_size_bytes}
-        return {"files": files, **sized}
+        return {"files": files, **self._chosen}
 
     async def _found(self, new: dict[str, object]) -> Upload:
         """The upload of these files, begun now or before."""

@@ -36,6 +36,9 @@ ApiKey = Annotated[
     str | None, typer.Option("--key", envvar="PALETTERY_KEY", help="API key.", show_envvar=True)
 ]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+Label = Annotated[
+    str | None, typer.Option("--label", help="What to call it, in lists and on the page.")
+]
 KeepDense = Annotated[
     bool, typer.Option("--keep-dense", help="Keep dense what a form cannot express.")
 ]

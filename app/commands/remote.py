@@ -13,6 +13,7 @@ from app.commands.options import (
     JobId,
     Json,
     KeepDense,
+    Label,
     Model,
     Out,
     Preset,
@@ -32,6 +33,7 @@ remote = typer.Typer()
 @remote.command()
 def upload(
     model: Model,
+    label: Label = None,
     part_mib: Annotated[
         int | None, typer.Option(min=8, max=5120, help="MiB that one request sends.")
     ] = None,
@@ -43,7 +45,7 @@ def upload(
 
     with connected(server, key) as client, staged() as advance:
         part_bytes = None if part_mib is None else part_mib << 20
-        found = client.upload(model, part_size_bytes=part_bytes, advance=advance)
+        found = client.upload(model, label=label, part_size_bytes=part_bytes, advance=advance)
     typer.echo(found.id)
 
 
@@ -61,6 +63,17 @@ def models(server: Server = LOCAL_SERVER, key: ApiKey = None, as_json: Json = Fa
 
 
 @remote.command()
+def delete_model(
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="The model's id.")],
+    server: Server = LOCAL_SERVER,
+    key: ApiKey = None,
+) -> None:
+    """Remove a model from a server; jobs made of it keep what they need."""
+    with connected(server, key) as client:
+        client.delete_model(model_id)
+
+
+@remote.command()
 def submit(
     model: Annotated[list[Path], typer.Argument(help="Model's files, or the id of one there.")],
     config: Config = None,
@@ -68,6 +81,7 @@ def submit(
         str | None, typer.Option(help="Config kept on the server: its name, or name@version.")
     ] = None,
     preset: Preset = None,
+    label: Label = None,
     sensitivities: Sensitivities = None,
     strict: Strict = False,
     priority: Annotated[
@@ -98,6 +112,7 @@ def submit(
                 config=config,
                 config_name=config_name,
                 preset=preset,
+                label=label,
                 sensitivities=sensitivities or None,
                 strict=strict,
                 priority=priority,

@@ -60,15 +60,22 @@ def serve(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for database and store.")] = None,
     workers: Workers = None,
+    root_path: Annotated[
+        str | None,
+        typer.Option(help="Path such as /pal below which a proxy serves it, and takes it off."),
+    ] = None,
     role: Annotated[
         Role, typer.Option(help="Everything in one process, or the API or a controller alone.")
     ] = Role.ALL,
 ) -> None:
     """Start the service: API, queue and workers, in one command."""
     with loading():
-        settings = settings_of(host=host, port=port, data_dir=data_dir, workers=workers)
+        settings = settings_of(
+            host=host, port=port, data_dir=data_dir, workers=workers, root_path=root_path
+        )
         _set_up_log(settings)
         from app.main import serve as run
+
     run(settings, role.value)
 
 

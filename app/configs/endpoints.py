@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 
-from app.answer import json_answer
+from app.answer import address, json_answer
 from app.body import media_type, read_body
 from app.configs.read import SHA256_CHARACTERS, Document, Language
 from app.configs.service import Configs
@@ -93,9 +93,11 @@ async def put(name: str, request: Request, configs: Service, caller: Writer) -> 
     document = await document_of(request, configs.most_bytes)
     client = Client(caller.owner, request)
     summary, config, is_new = await configs.put(caller, client, name, document)
-    head, location = _head(summary), {"Location": summary.links["self"]}
+    location = {"Location": address(request, summary.links["self"])}
     status = 201 if is_new else 200
-    return json_answer(head, config, "}", status=status, headers=location, first=SHA256_CHARACTERS)
+    return json_answer(
+        _head(summary), config, "}", status=status, headers=location, first=SHA256_CHARACTERS
+    )
 
 
 @router.get("/configs", responses=problems(_422="limit or cursor is not valid"))
@@ -104,10 +106,16 @@ def page(configs: Service, caller: Reader, limit: Limit = 100, cursor: Cursor = 
     return configs.page(caller.owner, limit, cursor)
 
 
-@router.get("/configs/{reference}", response_model=NamedConfig, responses=UNKNOWN)
-async def get(reference: str, configs: Service, caller: Reader) -> Response:
+@router.get("/configs/{name}", response_model=NamedConfig, responses=UNKNOWN)
+async def get(
+    name: Annotated[
+        str, Path(description="`name` for the newest version, or `name@version` for that one.")
+    ],
+    configs: Service,
+    caller: Reader,
+) -> Response:
     """The version that `name@version` names, or the newest that `name` does."""
-    summary, config = await configs.get(caller.owner, reference)
+    summary, config = await configs.get(caller.owner, name)
     return json_answer(_head(summary), config, "}")
 
 

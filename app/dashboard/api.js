@@ -51,13 +51,23 @@ export function authorization(secret = key()) {
   return secret ? { Authorization: `Bearer ${secret}` } : {};
 }
 
+/** An address of the server, relative to the page: a proxy may serve both below a path. */
+export function at(path) {
+  return path.replace(/^\/(?!\/)/, "");
+}
+
+/** Whether an error stays however often the same is asked. */
+export function isFinal(error) {
+  return error instanceof ApiError && [400, 413, 415, 422].includes(error.status);
+}
+
 /** An answer that is no error. */
 export async function request(path, { method = "GET", json, body, headers = {}, signal, secret } = {}) {
   const sent = { Accept: "application/json", ...authorization(secret), ...headers };
   if (json !== undefined) sent["Content-Type"] = "application/json";
   let answer;
   try {
-    answer = await fetch(path, { method, headers: sent, body: json === undefined ? body : JSON.stringify(json), signal, cache: "no-store" });
+    answer = await fetch(at(path), { method, headers: sent, body: json === undefined ? body : JSON.stringify(json), signal, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     noteAway();
@@ -94,7 +104,7 @@ export function noteAway() {
   isAway = true;
   told.dispatchEvent(new Event("away"));
   const look = async () => {
-    const answer = await fetch("/livez", { cache: "no-store" }).catch(() => null);
+    const answer = await fetch(at("/livez"), { cache: "no-store" }).catch(() => null);
     if (!answer?.ok) return void setTimeout(look, LOOK_EVERY_MS);
     isAway = false;
     told.dispatchEvent(new Event("back"));

@@ -3,7 +3,7 @@
 import { button, fill, h } from "./dom.js";
 import { table } from "./table.js";
 
-const PLOTLY = "/assets/plotly.min.js";
+const PLOTLY = "assets/plotly.min.js";
 const CONFIG = { displayModeBar: false, responsive: true, displaylogo: false, doubleClick: "reset", showTips: false };
 const dark = matchMedia("(prefers-color-scheme: dark)");
 

@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { chart, layout, MARKS, plain, series } from "./charts.js";
 import { fill, h } from "./dom.js";
-import { brief, bytes, counted, decibels, fixed, moment, ratio, spec, specBrief } from "./format.js";
+import { brief, bytes, counted, decibels, fixed, isSameModel, moment, ratio, spec, specBrief } from "./format.js";
 import { loading, notice, problem } from "./notice.js";
 import { overallSnr, section } from "./results.js";
 import { amount, table } from "./table.js";
@@ -24,7 +24,7 @@ export async function show(root, { query }, signal) {
   const jobs = found.filter((each) => !each.error).sort((one, other) => one.report.bits_per_weight - other.report.bits_per_weight);
   jobs.forEach((each, at) => { each.letter = "ABCDE"[at]; });
   if (jobs.length < 2) return void fill(body, lost, notice("quiet", h("p", null, "There is nothing to compare it with."), h("a", { class: "button", href: "#/compare" }, "Choose jobs")));
-  const others = jobs.filter((each) => each.job.model_id !== jobs[0].job.model_id);
+  const others = jobs.filter((each) => !isSameModel(each.job, jobs[0].job));
   fill(body, lost, others.length > 0 && notice("warn", h("p", null, "These jobs are not known to be of one model; tensors are matched by their names.")),
     key(jobs), h("section", { class: "card" }, paretoChart(jobs).element), ...differences(jobs), await configs(jobs, signal));
 }
@@ -43,12 +43,13 @@ async function load(id, signal) {
 /** Finished jobs by model, to tick. */
 async function choice(body, wanted, signal) {
   const page = await ask("/v1/jobs?limit=200&state=succeeded", { signal });
-  const models = new Map();
+  const models = [];
   for (const job of page.items) {
-    const name = job.model_id ?? `${job.model_name} ${job.size_before_bytes}`;
-    models.set(name, [...(models.get(name) ?? []), job]);
+    const same = models.find(([first]) => isSameModel(job, first));
+    if (same) same.push(job);
+    else models.push([job]);
   }
-  const several = [...models.values()].filter((jobs) => jobs.length > 1);
+  const several = models.filter((jobs) => jobs.length > 1);
   if (several.length === 0) return void fill(body, notice("quiet", h("p", null, "Two finished jobs of one model are needed. Run the same model with another preset or config, then compare."), h("a", { class: "button primary", href: "#/new" }, "New job")));
   fill(body, h("p", null, "Choose two to five jobs of one model."), several.map((jobs) => chooser(jobs, wanted)));
 }
@@ -68,16 +69,16 @@ function chooser(jobs, wanted) {
       go.setAttribute("role", "link");
     }
   };
-  const rows = jobs.map((job, at) => h("div", { class: "tick" }, boxes[at], h("label", { for: boxes[at].id }, `${job.config_name ?? brief(job.id)} `,
+  const rows = jobs.map((job, at) => h("div", { class: "tick" }, boxes[at], h("label", { for: boxes[at].id }, `${job.label ?? job.config_name ?? brief(job.id)} `,
     h("span", { class: "hint" }, `${bytes(job.size_after_bytes)}, ${ratio(job.size_before_bytes, job.size_after_bytes)} smaller, ${moment(job.created_at)}`))));
   const element = section(`${jobs[0].model_name}, ${bytes(jobs[0].size_before_bytes)}`, h("fieldset", { onchange: draw }, h("legend", { class: "unseen" }, `Jobs of ${jobs[0].model_name}`), rows), go);
   draw();
   return element;
 }
 
-/** What tells a job from the others: its config's name, else what most of its tensors got. */
+/** What tells a job from the others: its label, its config's name, else what most of its tensors got. */
 function called({ job, report }) {
-  if (job.config_name) return job.config_name;
+  if (job.label ?? job.config_name) return job.label ?? job.config_name;
   const counts = new Map();
   for (const { spec: given } of report.tensors) if (given) counts.set(specBrief(given), (counts.get(specBrief(given)) ?? 0) + 1);
   const [most] = [...counts].sort((one, other) => other[1] - one[1]);

@@ -2,7 +2,7 @@
 // in logs: with a key, the page fetches the bytes itself. Where the browser lets it, they go to the disk
 // as they come; elsewhere through memory, up to a size; above that, the command line is the way.
 
-import { authorization, Away, key, noteAway, refusal } from "./api.js";
+import { at, authorization, Away, key, noteAway, refusal } from "./api.js";
 import { button, fill, h, save } from "./dom.js";
 import { bytes, percent } from "./format.js";
 import { problem } from "./notice.js";
@@ -15,7 +15,7 @@ export function download({ path, name, label, size, sha256, command }) {
   const said = h("div");
   const control = key()
     ? button(label, (event) => fetched({ path, name, size, command, shown, said, pressed: event.currentTarget }), { class: "link" })
-    : h("a", { href: path, download: name }, label);
+    : h("a", { href: at(path), download: name }, label);
   return h("li", null, control, " ", shown, sha256 && h("code", { class: "digest", title: "SHA-256" }, sha256), said);
 }
 
@@ -24,8 +24,8 @@ async function fetched({ path, name, size, command, shown, said, pressed }) {
   fill(said);
   try {
     const file = window.showSaveFilePicker && (size ?? 0) > 10_000_000 ? await window.showSaveFilePicker({ suggestedName: name }) : null;
-    if (!file && size > MOST_IN_MEMORY) throw new Error(`This browser cannot store ${bytes(size)} while they come in. Use the command line: ${command ?? `curl -H "Authorization: Bearer $PALETTERY_KEY" -o ${name} ${location.origin}${path}`}`);
-    const answer = await fetch(path, { headers: authorization() }).catch(() => { noteAway(); throw new Away(); });
+    if (!file && size > MOST_IN_MEMORY) throw new Error(`This browser cannot store ${bytes(size)} while they come in. Use the command line: ${command ?? `curl -H "Authorization: Bearer $PALETTERY_KEY" -o ${name} ${new URL(at(path), document.baseURI)}`}`);
+    const answer = await fetch(at(path), { headers: authorization() }).catch(() => { noteAway(); throw new Away(); });
     if (!answer.ok) throw await refusal(answer);
     await (file ? streamed(answer, file, size, shown) : answer.blob().then((blob) => save(blob, name)));
   } catch (error) {

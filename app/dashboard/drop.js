@@ -1,19 +1,21 @@
 // Where files are dropped: they are hashed, sent, and become a model.
 
-import { ask } from "./api.js";
+import { ask, isFinal } from "./api.js";
 import { button, fill, freshId, h } from "./dom.js";
 import { bytes, counted, duration, percent } from "./format.js";
+import { guard } from "./leave.js";
 import { problem } from "./notice.js";
 import { interrupted, upload } from "./upload.js";
 
-/** A place for the files of one model; `onmodel` gets what they became. */
-export function dropZone({ signal, onmodel }) {
+/** A place for the files of one model; `onstart` is called first, `onend` with what they became, or null. */
+export function dropZone({ signal, onstart, onend }) {
   const id = freshId("files");
   const input = h("input", { type: "file", id, multiple: true, class: "unseen" });
   const label = h("label", { for: id, class: "dropzone" }, h("strong", null, "Drop a model's files here"), h("span", { class: "hint" }, "or choose them: .safetensors with its shards and config, .pt, .pt2"));
   const work = h("div");
   const waiting = h("div");
-  const take = (files) => files.length > 0 && send([...files], { work, waiting, signal, onmodel });
+  const place = { work, waiting, signal, onstart, onend, stop: null };
+  const take = (files) => files.length > 0 && send([...files], place);
   input.addEventListener("change", () => { take(input.files); input.value = ""; });
   for (const type of ["dragenter", "dragover"]) label.addEventListener(type, (event) => { event.preventDefault(); label.classList.add("over"); });
   for (const type of ["dragleave", "drop"]) label.addEventListener(type, () => label.classList.remove("over"));
@@ -22,21 +24,30 @@ export function dropZone({ signal, onmodel }) {
   return h("div", { class: "drop" }, input, label, work, waiting);
 }
 
-async function send(files, { work, waiting, signal, onmodel }) {
+/** Send files; those that are still being sent are of another model, and are not wanted any more. */
+async function send(files, place) {
+  const { work, waiting, signal } = place;
+  place.stop?.abort();
   const stop = new AbortController();
+  place.stop = stop;
   signal.addEventListener("abort", () => stop.abort(signal.reason), { once: true });
+  place.onstart();
   const bar = h("progress", { max: 1, value: 0, "aria-label": "Upload" });
   const words = h("span", { class: "hint", role: "status" }, "Starting…");
   const names = files.length === 1 ? files[0].name : counted(files.length, "file");
   fill(work, h("div", { class: "progress" }, h("strong", null, names), bar, words, button("Stop", () => stop.abort(), { class: "small", "aria-label": `Stop sending ${names}` })));
+  const release = guard(`The upload of ${names}`);
+  let [model, failure] = [null, null];
   try {
-    const model = await upload(files, { signal: stop.signal, advance: telling(bar, words) });
-    fill(work);
-    onmodel(model);
+    model = await upload(files, { signal: stop.signal, advance: telling(bar, words) });
   } catch (error) {
-    if (!signal.aborted) fill(work, stop.signal.aborted ? null : problem(error, button("Try again", () => send(files, { work, waiting, signal, onmodel }))));
+    failure = !stop.signal.aborted && problem(error, ...(isFinal(error) ? [] : [button("Try again", () => send(files, place))]));
   }
-  if (!signal.aborted) drawInterrupted(waiting, signal);
+  release();
+  if (signal.aborted || place.stop !== stop) return;
+  fill(work, failure);
+  place.onend(model);
+  drawInterrupted(waiting, signal);
 }
 
 /** Shows how far it is; what was there before does not count for the time left. */

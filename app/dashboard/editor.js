@@ -28,7 +28,7 @@ const START = {
 
 /** An editor: `{element, config()}`; `onchange` is called when it has become valid, or stopped to be. */
 export function editor({ signal, onchange }) {
-  const state = { language: "yaml", told: null, asking: null, timer: null, id: freshId("config") };
+  const state = { language: "yaml", told: null, isStale: true, asking: null, timer: null, id: freshId("config") };
   const parts = skeleton(state.id);
   const view = { ...parts, state, onchange, signal };
   parts.text.value = START.yaml;
@@ -42,7 +42,15 @@ export function editor({ signal, onchange }) {
     );
   }
   typed(view);
-  return { element: parts.element, config: () => (state.told?.is_valid ? state.told.config : null), text: () => parts.text.value, type: () => `application/${state.language}` };
+  /** Begin anew with a text in JSON. */
+  const load = (text) => {
+    state.language = "json";
+    parts.languages.querySelector("input:last-of-type").checked = true;
+    parts.text.value = text;
+    state.told = null;
+    typed(view);
+  };
+  return { element: parts.element, load, config: () => (state.told?.is_valid && !state.isStale ? state.told.config : null), text: () => parts.text.value, type: () => `application/${state.language}` };
 }
 
 function skeleton(id) {
@@ -53,9 +61,11 @@ function skeleton(id) {
   return { text, gutter, faults, languages, element: h("div", null, languages, h("div", { class: "editor" }, gutter, text), faults) };
 }
 
-/** Number the lines, and validate once the typing pauses. */
+/** Number the lines, and validate once the typing pauses; until then there is no config. */
 function typed(view) {
+  view.state.isStale = true;
   number(view);
+  view.onchange();
   clearTimeout(view.state.timer);
   view.state.timer = setTimeout(() => validate(view), WAIT_MS);
 }
@@ -75,6 +85,7 @@ async function validate(view) {
   view.signal.addEventListener("abort", () => state.asking.abort(), { once: true });
   try {
     state.told = await ask("/v1/configs/validate", { method: "POST", body: view.text.value, headers: { "Content-Type": `application/${state.language}` }, signal });
+    state.isStale = false;
     drawFaults(view);
   } catch (error) {
     if (signal.aborted) return;

@@ -2,13 +2,12 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import APIRouter, Header, HTTPException, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from app.dashboard.files import HERE, MEDIA_TYPES, PLOTLY, body_of
-from app.etags import lists
+from app.etags import is_match, lists
 
 POLICY = {
     "default-src": "'none'",
@@ -35,46 +34,44 @@ HEADERS = {
 
 router = APIRouter(include_in_schema=False)
 
-Accept = Annotated[str, Header()]
-Encodings = Annotated[str, Header(alias="Accept-Encoding")]
-Known = Annotated[str, Header(alias="If-None-Match")]
-
 
 @router.get("/")
-async def page(accept: Accept = "", encodings: Encodings = "", known: Known = "") -> Response:
+async def page(request: Request) -> Response:
     """The page for a browser; others find the reference."""
-    if "text/html" not in accept:
-        return RedirectResponse("/docs", headers={"Vary": "Accept"})
-    return await _answer(HERE / "index.html", encodings, known, "Accept, Accept-Encoding")
+    if "text/html" not in request.headers.get("accept", ""):
+        docs = f"{request.scope.get('root_path', '')}/docs"
+        return RedirectResponse(docs, headers={"Vary": "Accept"})
+    return await _answer(request, HERE / "index.html", "Accept, Accept-Encoding")
 
 
 @router.get("/assets/plotly.min.js")
-async def plotly(encodings: Encodings = "", known: Known = "") -> Response:
+async def plotly(request: Request) -> Response:
     """What draws the charts, out of its package."""
-    return await _answer(PLOTLY, encodings, known)
+    return await _answer(request, PLOTLY)
 
 
 @router.get("/{name}.{suffix}")
-async def file(name: str, suffix: str, encodings: Encodings = "", known: Known = "") -> Response:
+async def file(request: Request, name: str, suffix: str) -> Response:
     """A file of the page."""
     path = HERE / f"{name}.{suffix}"
     if path.suffix not in MEDIA_TYPES or path.parent != HERE:
         raise HTTPException(404)
-    return await _answer(path, encodings, known)
+    return await _answer(request, path)
 
 
-async def _answer(
-    path: Path, encodings: str, known: str, vary: str = "Accept-Encoding"
-) -> Response:
-    """A file, or that the one which is known is right still."""
+async def _answer(request: Request, path: Path, vary: str = "Accept-Encoding") -> Response:
+    """A file, or 304 where the client has it already."""
+    is_packed = _takes_gzip(request.headers.get("accept-encoding", ""))
     try:
-        body = await asyncio.to_thread(body_of, path, is_packed=_takes_gzip(encodings))
+        body = await asyncio.to_thread(body_of, path, is_packed=is_packed)
     except (OSError, ValueError) as error:  # of a name that no file can have
         raise HTTPException(404) from error
     headers = HEADERS | {"ETag": body.etag, "Vary": vary}
     if body.is_packed:
         headers["Content-Encoding"] = "gzip"
-    if lists(known, body.etag):
+    if not is_match(request.headers.get("if-match"), body.etag):
+        raise HTTPException(412, f"the file has the ETag {body.etag}, which If-Match does not name")
+    if lists(request.headers.get("if-none-match", ""), body.etag):
         return Response(status_code=304, headers=headers)
     return Response(body.data, headers=headers, media_type=body.media_type)
 

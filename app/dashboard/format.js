@@ -130,3 +130,10 @@ function cell(value) {
 export function csv(head, rows) {
   return [head, ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
 }
+
+/** Whether two jobs are of byte-identical models; of jobs from before that was noted, as far as can be told. */
+export function isSameModel(one, other) {
+  if (one.model_sha256 && other.model_sha256) return one.model_sha256 === other.model_sha256;
+  if (one.model_id && other.model_id) return one.model_id === other.model_id;
+  return one.model_name === other.model_name && one.size_before_bytes === other.size_before_bytes;
+}

@@ -70,7 +70,8 @@ function draw(view, job) {
   if (told === view.told) return;
   view.told = told;
   fill(view.state, badge(job.state));
-  fill(view.acts, actions(job, (other) => (other ? draw(view, other) : (location.hash = "#/jobs")), (error) => fill(view.said, problem(error))));
+  const again = h("a", { class: "button small", href: `#/new?job=${job.id}` }, "Run again with changes");
+  fill(view.acts, again, actions(job, (other) => (other ? draw(view, other) : (location.hash = "#/jobs")), (error) => fill(view.said, problem(error))));
   fill(view.facts, about(job));
   fill(view.said, job.error && problem({ ...job.error, message: job.error.detail }));
   if (job.state === "succeeded") report(view, before !== null);
@@ -80,6 +81,7 @@ function draw(view, job) {
 function about(job) {
   const model = job.links.model;
   return facts([
+    job.label && ["Label", job.label],
     ["Config", job.config_name ?? "without a name"],
     model && ["Model", h("code", null, brief(job.model_id))],
     ["Model size", bytes(job.size_before_bytes)],

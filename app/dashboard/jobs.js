@@ -3,7 +3,7 @@
 import { actions } from "./actions.js";
 import { ask, follow } from "./api.js";
 import { button, fill, h, freshId } from "./dom.js";
-import { ago, brief, bytes, count, moment, ratio } from "./format.js";
+import { ago, brief, bytes, count, isSameModel, moment, ratio } from "./format.js";
 import { loading, notice, problem } from "./notice.js";
 import { badge, progress } from "./progress.js";
 
@@ -31,7 +31,7 @@ export async function show(root, _, signal) {
 function skeleton() {
   const name = freshId("state");
   const compare = h("a", { class: "button", role: "link", "aria-disabled": "true" }, "Compare");
-  const search = h("input", { type: "search", placeholder: "Filter by model, config or id", "aria-label": "Filter jobs", autocomplete: "off" });
+  const search = h("input", { type: "search", placeholder: "Filter by model, label, config or id", "aria-label": "Filter jobs", autocomplete: "off" });
   const states = h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, "State"), STATES.map((state) => {
     const id = freshId("segment");
     return [h("input", { type: "radio", name, id, value: state, checked: state === "all" }), h("label", { for: id }, state)];
@@ -106,6 +106,7 @@ function newRow(view, first) {
   const bar = progress();
   const parts = {
     name: h("a", { class: "jobname", href: `#/jobs/${first.id}` }, first.model_name),
+    label: first.label && h("span", { class: "joblabel" }, first.label),
     meta: h("p", { class: "hint" }),
     state: h("div", { class: "jobstate" }),
     sizes: h("div", { class: "jobsizes number" }),
@@ -117,7 +118,7 @@ function newRow(view, first) {
   let job = first;
   let drawn = "";
   parts.choose.addEventListener("change", () => choose(view, job, parts.choose));
-  const element = h("li", { class: "job" }, h("div", { class: "jobchoose" }, parts.choose), h("div", { class: "jobtitle" }, parts.name, parts.meta),
+  const element = h("li", { class: "job" }, h("div", { class: "jobchoose" }, parts.choose), h("div", { class: "jobtitle" }, parts.name, parts.label, parts.meta),
     h("div", null, parts.state, bar.element), parts.sizes, parts.when, parts.acts, parts.said);
 
   function update(changed) {
@@ -133,7 +134,7 @@ function newRow(view, first) {
     drawCompare(view);
   }
 
-  return { element, update, text: () => `${job.model_name} ${job.config_name ?? ""} ${job.id}`.toLowerCase() };
+  return { element, update, text: () => `${job.model_name} ${job.label ?? ""} ${job.config_name ?? ""} ${job.id}`.toLowerCase() };
 }
 
 function drawRow(parts, job) {
@@ -161,8 +162,8 @@ function choose(view, job, box) {
 /** A link to the comparison, or why there is none. */
 function drawCompare({ compare, chosen }) {
   const jobs = [...chosen.values()];
-  const models = new Set(jobs.map((job) => job.model_id ?? `${job.model_name} ${job.size_before_bytes}`));
-  const why = jobs.length < 2 ? "Choose two to five finished jobs of one model" : jobs.length > MOST_COMPARED ? `At most ${MOST_COMPARED} jobs` : models.size > 1 ? "These jobs are of different models" : "";
+  const areOfOneModel = jobs.every((job) => isSameModel(job, jobs[0]));
+  const why = jobs.length < 2 ? "Choose two to five finished jobs of one model" : jobs.length > MOST_COMPARED ? `At most ${MOST_COMPARED} jobs` : !areOfOneModel ? "These jobs are of different models" : "";
   compare.textContent = jobs.length ? `Compare ${count(jobs.length)}` : "Compare";
   compare.title = why;
   if (why) {

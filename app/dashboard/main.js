@@ -3,6 +3,7 @@
 import { Away, noteAway, told } from "./api.js";
 import { button, fill, h } from "./dom.js";
 import { askForKey, keyButton } from "./key.js";
+import { isBusy, mayLeave } from "./leave.js";
 import { loading, problem } from "./notice.js";
 
 const ROUTES = [
@@ -10,6 +11,7 @@ const ROUTES = [
   [/^\/new$/, () => import("./new.js"), "new"],
   [/^\/jobs\/([^/]+)$/, () => import("./job.js"), "jobs"],
   [/^\/jobs\/([^/]+)\/tensors\/([^/]+)$/, () => import("./tensor.js"), "jobs"],
+  [/^\/models$/, () => import("./models.js"), "models"],
   [/^\/compare$/, () => import("./compare.js"), "compare"],
   [/^\/service$/, () => import("./service.js"), "service"],
 ];
@@ -19,6 +21,7 @@ const banner = document.getElementById("away");
 const voice = document.getElementById("voice");
 let leaving = new AbortController();
 let isLost = false;
+let here = location.hash;
 
 /** The view of the address, with what the address says. */
 function found() {
@@ -74,18 +77,22 @@ told.addEventListener("away", () => { banner.hidden = false; });
 told.addEventListener("back", () => {
   banner.hidden = true;
   voice.textContent = "The server is back.";
-  if (isLost) document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault();
-  root.focus();
-});
-route({ focus: false }).then(() => {
-  // The other views too: once the server is away, they could not be fetched.
-  for (const [, load] of ROUTES) load().catch(() => {});
-});
+  if (isLost) route();
 });
 told.addEventListener("refused", (event) => { keys.want(); askForKey(event.detail); });
 told.addEventListener("key", () => { keys.draw(); route(); });
-addEventListener("hashchange", () => { scrollTo(0, 0); route(); });
+addEventListener("hashchange", async () => {
+  const wanted = location.hash;
+  if (wanted === here) return;
+  if (isBusy()) {
+    history.replaceState(null, "", here || "#/jobs");
+    if (!(await mayLeave())) return;
+    history.replaceState(null, "", wanted);
+  }
+  here = wanted;
+  scrollTo(0, 0);
+  route();
+});
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   root.focus();

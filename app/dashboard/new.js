@@ -17,24 +17,44 @@ export const title = () => "New job";
 
 export async function show(root, { query }, signal) {
   const [models, configs, presets] = await Promise.all([all("/v1/models", MOST_LISTED, signal), all("/v1/configs", MOST_LISTED, signal), ask("/v1/presets", { signal })]);
-  const view = { signal, model: null, choice: "preset", preset: Object.keys(presets)[0], name: configs[0]?.name ?? null, plan: h("div", { class: "stack" }), said: h("div"), timer: null, asking: null, sent: null };
+  const view = { signal, model: null, isSending: false, choice: "preset", preset: Object.keys(presets)[0], name: configs[0]?.name ?? null, plan: h("div", { class: "stack" }), said: h("div"), timer: null, asking: null, sent: null };
   view.submit = button("Submit the job", () => submit(view), { class: "primary", disabled: true });
   view.editor = editor({ signal, onchange: () => view.choice === "own" && replan(view) });
   view.options = optionFields(view, models);
   const chooser = modelCard(view, models);
+  const config = configCard(view, presets, configs);
   fill(root,
     h("div", { class: "pagehead" }, h("h1", { tabindex: -1 }, "New job")),
     h("div", { class: "split" },
-      h("div", { class: "stack" }, chooser.element, configCard(view, presets, configs), section("Options", view.options.element)),
+      h("div", { class: "stack" }, chooser.element, config.element, section("Options", view.options.element)),
       h("div", { class: "stack" }, h("section", { class: "card plan", "aria-label": "Plan" }, h("div", { class: "pagehead" }, h("h2", null, "Plan"), view.submit), view.said, view.plan))));
-  const wanted = models.find((model) => model.id === query.get("model"));
-  if (wanted) chooser.use(wanted);
-  else replan(view);
+  const job = query.get("job") && (await again(view, query.get("job"), config));
+  const id = job ? job.model_id : query.get("model");
+  const wanted = models.find((model) => model.id === id) ?? (id && (await ask(`/v1/models/${encodeURIComponent(id)}`, { signal }).catch(() => null)));
+  if (wanted) return chooser.use(wanted);
+  if (job) chooser.say(notice("quiet", h("p", null, `The model of that job, ${job.model_name}, is not kept here: drop its files again, or choose one.`)));
+  return replan(view);
+}
+
+/** Begin with the config and the options of a job, to be changed. */
+async function again(view, id, config) {
+  const path = `/v1/jobs/${encodeURIComponent(id)}`;
+  const [job, document] = await Promise.all([ask(path, { signal: view.signal }), ask(`${path}/config`, { signal: view.signal })]);
+  view.options.set(job);
+  view.editor.load(JSON.stringify(document, null, 2));
+  config.show("own");
+  return job;
 }
 
 function modelCard(view, models) {
   const select = h("select", null, h("option", { value: "" }, models.length ? "Choose…" : "None yet"), models.map((model) => option(model)));
   const chosen = h("div", { role: "status" });
+  const leave = () => {
+    view.model = null;
+    select.value = "";
+    fill(chosen);
+    replan(view);
+  };
   const use = (model) => {
     if (![...select.options].some((each) => each.value === model.id)) select.append(option(model));
     select.value = model.id;
@@ -44,17 +64,26 @@ function modelCard(view, models) {
   };
   select.addEventListener("change", () => {
     const model = models.find((each) => each.id === select.value);
-    if (model) return use(model);
-    view.model = null;
-    fill(chosen);
-    return replan(view);
+    if (model) use(model);
+    else leave();
   });
-  const drop = dropZone({ signal: view.signal, onmodel: (model) => { models.push(model); use(model); } });
-  return { use, element: section("Model", drop, field("Or one that is here already", select), chosen) };
+  // While files are sent, no other model is chosen: what is submitted is what was dropped last.
+  const sending = (isSending) => { view.isSending = select.disabled = isSending; };
+  const drop = dropZone({
+    signal: view.signal,
+    onstart: () => { sending(true); leave(); },
+    onend: (model) => {
+      sending(false);
+      if (!model) return replan(view);
+      models.push(model);
+      return use(model);
+    },
+  });
+  return { use, say: (...words) => fill(chosen, ...words), element: section("Model", drop, field("Or one that is here already", select), chosen) };
 }
 
 function option(model) {
-  return h("option", { value: model.id }, `${model.name} (${bytes(model.size_bytes)}, ${brief(model.id)})`);
+  return h("option", { value: model.id }, `${model.label ? `${model.label}: ` : ""}${model.name} (${bytes(model.size_bytes)}, ${brief(model.id)})`);
 }
 
 function configCard(view, presets, configs) {
@@ -70,8 +99,9 @@ function configCard(view, presets, configs) {
     replan(view);
   };
   const kinds = radios("Where the config comes from", [["preset", "Preset"], ["name", "Stored"], ["own", "Write one"]], "preset", show);
+  const choose = (kind) => { kinds.querySelector(`input[value="${kind}"]`).checked = true; show(kind); };
   for (const [name, pane] of Object.entries(panes)) pane.hidden = name !== "preset";
-  return section("Config", kinds, h("div", null, Object.values(panes)));
+  return { show: choose, element: section("Config", kinds, h("div", null, Object.values(panes))) };
 }
 
 /** A row of choices of which one holds. */
@@ -100,6 +130,7 @@ function storing(view) {
 
 function optionFields(view, models) {
   const changed = () => replan(view);
+  const label = h("input", { type: "text", maxlength: 100, autocomplete: "off" });
   const priority = h("input", { type: "number", min: 0, max: 9, value: 5, required: true, onchange: changed });
   const deadline = h("input", { type: "number", min: 1, max: 43_200, placeholder: "none", onchange: changed });
   const webhook = h("input", { type: "url", placeholder: "https://", autocomplete: "off", onchange: changed });
@@ -112,11 +143,19 @@ function optionFields(view, models) {
   };
   const isOn = (box) => box.querySelector("input").checked;
   const element = h("div", { class: "stack" },
+    field("Label", label, "What to call the job."),
     h("fieldset", null, h("legend", null, "Other forms of the artifact"), formats), Object.values(flags),
     h("div", { class: "columns" }, field("Priority", priority, "0 to 9; higher goes first."), field("Deadline in minutes", deadline)),
     h("details", null, h("summary", null, "More"), field("Sensitivities", weights, "A model whose tensors say how much the error of each weight counts."), field("Webhook", webhook, "Is told of the job's end.")));
   return {
     element,
+    /** As they were for a job, as far as it tells. */
+    set(job) {
+      priority.value = job.priority;
+      label.value = job.label ?? "";
+      flags.reuse.querySelector("input").checked = job.reuse;
+    },
+    label: () => label.value.trim(),
     read: () => ({
       formats: formats.filter(isOn).map((box) => box.querySelector("input").value), priority: Number(priority.value),
       ...Object.fromEntries(Object.entries(flags).map(([name, box]) => [name, isOn(box)])),
@@ -127,6 +166,7 @@ function optionFields(view, models) {
 
 /** The request, or why there is none yet. */
 function order(view) {
+  if (view.isSending) return { why: "The plan comes once the model's files are sent." };
   if (!view.model) return { why: "Choose a model to see what each of its tensors would get." };
   const config = { preset: () => ({ preset: view.preset }), name: () => view.name && { config_name: view.name }, own: () => view.editor.config() && { config: view.editor.config() } }[view.choice]();
   if (!config) return { why: view.choice === "own" ? "The plan comes once the config is valid." : "Choose a config." };
@@ -137,6 +177,8 @@ function replan(view) {
   clearTimeout(view.timer);
   view.asking?.abort();
   view.submit.disabled = true;
+  view.sent = null;
+  if (!view.model) fill(view.plan);
   view.timer = setTimeout(() => plan(view), WAIT_MS);
 }
 
@@ -161,9 +203,12 @@ async function plan(view) {
 /** Sent with a key of its own: however often it must be sent, it makes one job. */
 async function submit(view) {
   view.submit.disabled = true;
-  view.once = view.once?.asked === view.sent ? view.once : { asked: view.sent, key: Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16)).join("-") };
+  const [label, sent] = [view.options.label(), view.sent];
+  const asked = label ? { ...sent, label } : sent;
+  const text = JSON.stringify(asked);
+  view.once = view.once?.sent === sent && view.once.text === text ? view.once : { sent, text, key: Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16)).join("-") };
   try {
-    const job = await ask("/v1/jobs", { method: "POST", json: view.sent, headers: { "Idempotency-Key": view.once.key } });
+    const job = await ask("/v1/jobs", { method: "POST", json: asked, headers: { "Idempotency-Key": view.once.key } });
     location.hash = `#/jobs/${job.id}`;
   } catch (error) {
     fill(view.said, problem(error));

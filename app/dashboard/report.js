@@ -45,7 +45,7 @@ function exported(report) {
 function origin(report, job) {
   const files = Object.entries(report.artifact_sha256);
   return section("Where it comes from",
-    job && facts([["Job", h("code", null, job.id)], job.config_name && ["Config", job.config_name], job.created_at && ["Submitted", moment(job.created_at)], job.ended_at && ["Ended", moment(job.ended_at)]]),
+    job && facts([["Job", h("code", null, job.id)], job.label && ["Label", job.label], job.config_name && ["Config", job.config_name], job.created_at && ["Submitted", moment(job.created_at)], job.ended_at && ["Ended", moment(job.ended_at)]]),
     table([{ label: "File of the artifact", value: ([name]) => name }, { label: "SHA-256", value: ([, sha256]) => sha256, cell: ([, sha256]) => h("code", null, sha256) }], files, { name: "files", caption: "Files of the artifact" }).element,
     table([{ label: "Software", value: ([name]) => name }, { label: "Version", value: ([, version]) => version }], Object.entries(report.software), { name: "software", caption: "Software" }).element);
 }

@@ -1,6 +1,6 @@
 // Files in parts that can be resumed, several at a time, each with its digest.
 
-import { all, ApiError, ask, authorization, Away, noteAway, pause, refusal } from "./api.js";
+import { all, ApiError, ask, at, authorization, Away, isFinal, noteAway, pause, refusal } from "./api.js";
 import { Sha256 } from "./sha256.js";
 
 const LEAST_PART_BYTES = 8 << 20;
@@ -20,10 +20,13 @@ export async function upload(files, { signal, advance }) {
     try {
       return await ask(`/v1/uploads/${going.id}/complete`, { method: "POST", signal });
     } catch (error) {
+      const mayBeDamaged = error instanceof ApiError && [409, 422].includes(error.status);
+      if (mayBeDamaged) going = await ask(`/v1/uploads/${going.id}`, { signal });
       // A file that was damaged on its way is asked for again; the server says which parts.
-      if (round > 0 || !(error instanceof ApiError) || ![409, 422].includes(error.status)) throw error;
-      going = await ask(`/v1/uploads/${going.id}`, { signal });
-      if (going.parts.every((part) => part.is_received)) throw error;
+      if (mayBeDamaged && round === 0 && going.parts.some((part) => !part.is_received)) continue;
+      // What is refused for good would only be in the way among the uploads that broke off.
+      if (isFinal(error)) await ask(`/v1/uploads/${going.id}`, { method: "DELETE", signal }).catch(() => {});
+      throw error;
     }
   }
 }
@@ -57,7 +60,7 @@ async function digest(file, signal, advance) {
 
 function hashed(file, signal, advance) {
   return new Promise((resolve, reject) => {
-    const worker = new Worker("/digester.js", { type: "module" });
+    const worker = new Worker("digester.js", { type: "module" });
     const end = (settle, value) => { worker.terminate(); settle(value); };
     signal.addEventListener("abort", () => end(reject, signal.reason), { once: true });
     worker.addEventListener("error", () => end(reject, new Error(`${file.name} could not be hashed; load the page again`)));
@@ -133,7 +136,7 @@ async function base64Digest(bytes) {
 function put(url, bytes, headers, signal, advance) {
   return new Promise((resolve, reject) => {
     const sending = new XMLHttpRequest();
-    sending.open("PUT", url);
+    sending.open("PUT", at(url));
     for (const [name, value] of Object.entries(headers)) sending.setRequestHeader(name, value);
     sending.upload.addEventListener("progress", (event) => advance(event.loaded));
     sending.addEventListener("error", () => { noteAway(); reject(new Away()); });

@@ -18,6 +18,7 @@ from app.jobs.records import Records
 from app.jobs.request import Wishes
 from app.jobs.rows import NewJob
 from app.keys.caller import Caller
+from app.models.service import bytes_sha256
 from app.settings import Settings
 from app.storage import Storage
 from app.uploads.records import FileRecords, KeptFile
@@ -154,6 +155,8 @@ class Acceptance:
             request_sha256=prepared.request_sha256,
             reuse=self._reuses(wished),
             model_id=order.model.model_id,
+            model_sha256=bytes_sha256(order.model.files),
+            label=wished.label,
             config_name=order.config.name,
             webhook_url=wished.webhook_url,
             keyed=asked,

@@ -4,6 +4,7 @@ from typing import Any
 
 from schemas.exports import EXPORT_FORMATS
 from schemas.jobs import JobSubmission
+from schemas.labels import MOST_LABEL_CHARACTERS
 
 FORMATS = "|".join(EXPORT_FORMATS)
 
@@ -31,6 +32,11 @@ FORM: dict[str, Any] = {
             "`name@version`.",
         },
         "preset": {"type": "string", "description": "Name of a preset, instead of a config."},
+        "label": {
+            "type": "string",
+            "maxLength": MOST_LABEL_CHARACTERS,
+            "description": "What to call the job, in lists and on the page.",
+        },
         "priority": {
             "type": "integer",
             "minimum": 0,

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.etags import lists
+from app.etags import is_match, lists
 from app.storage import Storage
 from app.storage.checked_reads import CheckedFile, CheckedReads
 from app.storage.prefetch import prefetched
@@ -37,7 +37,7 @@ def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
     """The file, the range of it that was asked for, or word that the user has it already.
 
     Raises:
-        HTTPException: 416, the range lies behind the file's end.
+        HTTPException: 412, If-Match names other bytes; 416, the range lies behind the file's end.
     """
     etag = f'"{file.sha256}"'
     headers = {
@@ -47,6 +47,8 @@ def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
         "Content-Disposition": _disposition(file.name),
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
     }
+    if not is_match(request.headers.get("if-match"), etag):
+        raise HTTPException(412, f"the file has the ETag {etag}, which If-Match does not name")
     if lists(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
     size = store.size_bytes(file.path)
@@ -56,8 +58,6 @@ def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
     if is_part:
         headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
     kind = "application/json" if file.path.endswith(".json") else "application/octet-stream"
-    if request.method == "HEAD":
-        end = first
     checked = CheckedReads(store, {file.path: CheckedFile(file.sha256, file.name)}, file.folder)
     pieces = prefetched(checked, file.path, first, end)
     return StreamingResponse(pieces, 206 if is_part else 200, headers, kind)

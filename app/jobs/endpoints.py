@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from app.answer import json_answer
+from app.answer import address, json_answer
 from app.body import JSON
 from app.checkpoints.safetensors import NAME_CHARACTERS
 from app.dashboard.report_page import POLICY
@@ -73,7 +73,7 @@ async def submit(
 ) -> Job:
     """Queue a job; its address is in the Location header."""
     accepted = await jobs.submit(request, caller, idempotency_key)
-    response.headers["Location"] = f"/v1/jobs/{accepted.job.id}"
+    response.headers["Location"] = address(request, f"/v1/jobs/{accepted.job.id}")
     response.headers["Retry-After"] = "1"
     if accepted.is_replayed:
         response.headers.update(REPLAYED)
@@ -116,10 +116,12 @@ async def cancel(job_id: str, jobs: Service, caller: Writer) -> Job:
         _404="no such job", _409="it has neither failed nor been cancelled", _429=OVER_QUOTA
     ),
 )
-async def retry(job_id: str, response: Response, jobs: Service, caller: Writer) -> Job:
+async def retry(
+    job_id: str, request: Request, response: Response, jobs: Service, caller: Writer
+) -> Job:
     """Have a failed or cancelled job go on; what it had finished is not done again."""
     job = await jobs.retry(caller, job_id)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["Location"] = address(request, f"/v1/jobs/{job.id}")
     response.headers["Retry-After"] = "1"
     return job
 
@@ -225,12 +227,14 @@ DOWNLOAD: dict[str, Any] = {
         206: {"description": "the range of it that was asked for"},
         304: {"description": "the copy with this ETag is still right"},
         **UNFINISHED,
-        **problems(_416="the range lies behind the file's end"),
+        **problems(
+            _412="the file has another ETag than If-Match names",
+            _416="the range lies behind the file's end",
+        ),
     },
 }
 
 
-@router.head("/jobs/{job_id}/artifact", include_in_schema=False)
 @router.get("/jobs/{job_id}/artifact", **DOWNLOAD)
 async def artifact(job_id: str, request: Request, jobs: Service, caller: Reader) -> Response:
     """The packed model: its file, or its index when it has several."""
@@ -238,7 +242,6 @@ async def artifact(job_id: str, request: Request, jobs: Service, caller: Reader)
     return await run_in_threadpool(respond, request, request.state.store, file)
 
 
-@router.head("/jobs/{job_id}/artifact/{name}", include_in_schema=False)
 @router.get("/jobs/{job_id}/artifact/{name}", **DOWNLOAD)
 async def artifact_file(
     job_id: str, name: str, request: Request, jobs: Service, caller: Reader
@@ -248,7 +251,6 @@ async def artifact_file(
     return await run_in_threadpool(respond, request, request.state.store, file)
 
 
-@router.head("/jobs/{job_id}/exports/{format}", include_in_schema=False)
 @router.get("/jobs/{job_id}/exports/{format}", **DOWNLOAD)
 async def export(
     job_id: str,

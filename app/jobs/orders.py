@@ -56,11 +56,14 @@ class Received:
         else:
             models = (self.asked.model_id, self.asked.sensitivities_id)
         wished = self.wishes()
+        fields = asdict(replace(wished, config=None))
+        if wished.label is None:  # requests of before there were labels are told apart as then
+            del fields["label"]
         if isinstance(self.asked, Form):
             digest = wished.config and _sha256(wished.config)
         else:
             digest = self.asked.config_sha256
-        return models, asdict(replace(wished, config=None)), digest
+        return models, fields, digest
 
 
 def _sha256(document: Document) -> str:

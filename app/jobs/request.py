@@ -17,6 +17,7 @@ from schemas.config.faults import explained
 from schemas.config.text import load_json
 from schemas.exports import EXPORT_FORMATS, ExportFormat
 from schemas.jobs import JobSubmission
+from schemas.labels import check_label
 
 Default = TypeVar("Default", int, None)
 
@@ -32,6 +33,8 @@ class Wishes:
     config: Document | None = None
     config_name: str | None = None
     preset: str | None = None
+    label: str | None = None
+    """What to call the job."""
     strict: bool = False
     """Refuse what cannot all be done."""
     reuse: bool = True
@@ -67,6 +70,7 @@ def wishes(form: Form) -> Wishes:
         config=None if form.config is None else Document(form.config),
         config_name=_text(form, "config_name"),
         preset=_text(form, "preset"),
+        label=_label(form),
         strict=_flag(form, "strict", default=False),
         reuse=_flag(form, "reuse", default=True),
         priority=_number(form, "priority", PRIORITIES, DEFAULT_PRIORITY),
@@ -103,6 +107,15 @@ def read_submission(body: Content) -> Named:
 def _text(form: Form, name: str) -> str | None:
     text = form.texts.get(name)
     return None if text is None else text.decode(errors="replace")
+
+
+def _label(form: Form) -> str | None:
+    """The label; an empty field, as a page's form sends it, is none."""
+    text = _text(form, "label")
+    try:
+        return check_label(text) if text else None
+    except ValueError as error:
+        raise InvalidUpload(f"the field 'label': {error}") from error
 
 
 def _formats(form: Form) -> tuple[ExportFormat, ...]:

@@ -38,6 +38,9 @@ class NewJob:
     """Equal ones give equal artifacts."""
     reuse: bool = True
     model_id: str | None = None
+    model_sha256: str | None = None
+    """Of the model's bytes."""
+    label: str | None = None
     config_name: str | None = None
     """`name@version`."""
     webhook_url: str | None = None
@@ -67,6 +70,8 @@ def new_row(job: NewJob, created_at: datetime) -> JobRow:
         request_sha256=job.request_sha256,
         reuse=job.reuse,
         model_id=job.model_id,
+        model_sha256=job.model_sha256,
+        label=job.label,
         config_name=job.config_name,
         webhook_url=job.webhook_url,
         idempotency_key=job.keyed and job.keyed.key,
@@ -113,6 +118,8 @@ def shown(row: JobRow | Row[Any]) -> Job:
         state=row.state,
         model_name=row.model_name,
         model_id=row.model_id,
+        model_sha256=row.model_sha256,
+        label=row.label,
         config_name=row.config_name,
         created_at=row.created_at,
         started_at=row.started_at,

@@ -33,6 +33,8 @@ class NewModel:
     tensors: int
     files: Sequence[StoredFile]
     """With digests, in the order of their names."""
+    label: str | None = None
+    """None keeps the one that the model has already."""
 
 
 class ModelRecords:
@@ -54,12 +56,16 @@ class ModelRecords:
             "owner": owner,
             "id": model.id,
             "name": model.name,
+            "label": model.label,
             "format": model.format,
             "tensors": model.tensors,
             "size_bytes": sum(file.size_bytes for file in model.files),
             "created_at": now,
             "expires_at": now + self._retain,
         }
+        changed = {"expires_at": values["expires_at"]}
+        if model.label is not None:
+            changed["label"] = model.label
         needs = [
             {
                 "owner": owner,
@@ -72,7 +78,7 @@ class ModelRecords:
         ]
         with self._database.transaction() as session:
             added = insert(session, ModelRow).on_conflict_do_update(
-                index_elements=["owner", "id"], set_={"expires_at": values["expires_at"]}
+                index_elements=["owner", "id"], set_=changed
             )
             session.connection().execute(added, values)
             hold(session, files, now)
@@ -204,6 +210,7 @@ def _summary(row: ModelRow, file_count: int) -> dict[str, Any]:
     return {
         "id": row.id,
         "name": row.name,
+        "label": row.label,
         "format": row.format,
         "size_bytes": row.size_bytes,
         "tensors_total": row.tensors,

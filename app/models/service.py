@@ -77,9 +77,14 @@ class Models:
         self._records.touch(owner, model_id)
 
     async def add(
-        self, owner: str, files: Sequence[StoredFile], kept: Sequence[KeptFile], settle: Settle
+        self,
+        owner: str,
+        files: Sequence[StoredFile],
+        kept: Sequence[KeptFile],
+        settle: Settle,
+        label: str | None = None,
     ) -> ModelDetails:
-        """Read files that belong together, and make them a model.
+        """Read files that belong together, and make them a model; without a label it keeps its own.
 
         Raises:
             InvalidModel, UnsupportedFormat, TooLarge: see `read_checkpoint`.
@@ -93,7 +98,7 @@ class Models:
         read = await self._documents.run(
             Client(owner), parsed, read_model, self._store.url, id_, in_order, self._limits
         )
-        new = NewModel(id_, read.name, read.format, read.tensors, in_order)
+        new = NewModel(id_, read.name, read.format, read.tensors, in_order, label)
         try:
             return await asyncio.to_thread(self._records.add, owner, new, kept, settle)
         except (FileGone, NotFound):
@@ -128,3 +133,14 @@ def model_id(files: Iterable[tuple[str, str]]) -> str:
     """
     listed = json.dumps(sorted(files), separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def bytes_sha256(files: Iterable[StoredFile]) -> str | None:
+    """SHA-256 of what the files hold, whatever they are called; None if a digest is not known.
+
+    It is the SHA-256 of the list of their digests as JSON, in order, without spaces.
+    """
+    digests = sorted(file.sha256 or "" for file in files)
+    if "" in digests:
+        return None
+    return hashlib.sha256(json.dumps(digests, separators=(",", ":")).encode()).hexdigest()

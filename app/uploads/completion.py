@@ -161,7 +161,11 @@ class Completion:
         at = [file.model_copy(update={"path": kept[file.sha256 or ""].path}) for file in files]
         id_ = model_id((file.name, file.sha256 or "") for file in files)
         await self._models.add(
-            session.owner, at, list(kept.values()), lambda rows: settle(rows, session.id, id_)
+            session.owner,
+            at,
+            list(kept.values()),
+            lambda rows: settle(rows, session.id, id_),
+            session.label,
         )
         return id_, {file.path for file in at}
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from app.answer import address
 from app.body import JSON, inlined, read_json
 from app.document_pool import Client
 from app.idempotency import REPLAYED, IdempotencyKey, keyed
@@ -80,9 +81,9 @@ async def start(
 ) -> Upload:
     """Announce the files of a model; what is here of them already need not be sent."""
     new = await read_json(request, caller.owner, NewUpload, ANNOUNCEMENT_BYTES)
-    asked = keyed(key, "POST /v1/uploads", new.model_dump(mode="json"))
+    asked = keyed(key, "POST /v1/uploads", new.model_dump(mode="json", exclude_none=True))
     upload, is_new = await run_in_threadpool(uploads.start, caller, new, asked, presign=presign)
-    response.headers["Location"] = f"/v1/uploads/{upload.id}"
+    response.headers["Location"] = address(request, f"/v1/uploads/{upload.id}")
     if not is_new:
         response.headers.update(REPLAYED)
     return upload
@@ -124,6 +125,7 @@ def get(upload_id: str, uploads: Service, caller: Reader, presign: Presign = Fal
         _408="the body came in too slowly",
         _409="the upload is complete",
         _413="the body is larger than the part",
+        _415="the body has a Content-Encoding",
         _422="the digest is missing or another, or the body is too small",
         _429="what the owner had of it is gone, and with it there would be too many bytes",
     ),
@@ -159,7 +161,7 @@ async def complete(
     """Make an upload a model, once all its parts are here; asking again does no harm."""
     model_id, is_new = await uploads.complete(caller.owner, upload_id)
     model = await models.get(Client(caller.owner, request), model_id)
-    where = {"Location": f"/v1/models/{model_id}"}
+    where = {"Location": address(request, f"/v1/models/{model_id}")}
     return respond(request.state.store, model, 201 if is_new else 200, where)
 
 

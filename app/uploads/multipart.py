@@ -2,6 +2,7 @@
 
 import asyncio
 import difflib
+import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from app.body import check_encoding
 from app.errors import InvalidUpload, TooLarge
 from app.settings import Limits
 from app.spooled import Content, collected, pieces
@@ -24,6 +26,7 @@ TEXT_FIELDS = (
     "config",
     "config_name",
     "preset",
+    "label",
     "strict",
     "priority",
     "deadline_s",
@@ -67,6 +70,7 @@ async def read_form(request: Request, storage: Storage, limits: Limits) -> Form:
     """Read a request's form; its files are in the store when this returns, or gone when it raises.
 
     Raises:
+        UnsupportedContentEncoding: it is compressed.
         InvalidUpload: not a form, broken off, or with fields missing, twice or unknown.
         TooLarge: over a limit, which it names.
     """
@@ -141,7 +145,9 @@ async def _data(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
 
 async def _events(request: Request, limits: Limits) -> AsyncIterator[Event]:
     """What the parser finds, as the body comes in; reading on waits until it was used."""
-    parser = _Parser(_boundary(request))
+    check_encoding(request.headers)
+    boundary = _boundary(request)
+    preamble, parser = _Preamble(boundary), _Parser(boundary)
     limit = limits.upload_bytes
     announced = int(request.headers.get("content-length", 0))
     if announced > limit:
@@ -151,10 +157,41 @@ async def _events(request: Request, limits: Limits) -> AsyncIterator[Event]:
         received += len(chunk)
         if received > limit:
             raise TooLarge(f"the upload has over {limit:,} bytes, the most allowed")
-        for event in parser.feed(chunk):
+        for event in parser.feed(preamble.skipped(chunk)):
             yield event
+    if received and not preamble.is_over:
+        raise InvalidUpload(
+            "the body is not a sound multipart form: no line of it is the boundary that "
+            f"Content-Type names, {boundary.decode(errors='replace')!r} behind two hyphens"
+        )
     if not parser.complete:
         raise InvalidUpload("the form broke off before its closing boundary; send it again")
+
+
+class _Preamble:
+    """What may stand in front of a form's first boundary, and means nothing.
+
+    Source: RFC 2046, section 5.1.1.
+    """
+
+    def __init__(self, boundary: bytes) -> None:
+        self._boundary = re.compile(rb"\r\n(?=--%b(?:\r\n|--))" % re.escape(boundary))
+        self._longest = len(boundary) + 6
+        self._tail = b"\r\n"
+        """The end of what came in, of which the boundary may be the continuation."""
+        self.is_over = False
+
+    def skipped(self, chunk: bytes) -> bytes:
+        """The next bytes of the body, without those of the preamble."""
+        if self.is_over:
+            return chunk
+        seen = self._tail + chunk
+        found = self._boundary.search(seen)
+        if found is None:
+            self._tail = seen[-self._longest + 1 :]
+            return b""
+        self.is_over = True
+        return seen[found.end() :]
 
 
 class _Parser:
@@ -215,12 +252,22 @@ def _disposition(headers: bytes) -> tuple[str, str | None]:
             _, options = parse_options_header(line[len(b"content-disposition") :].lstrip(b": "))
             name, file_name = options.get(b"name"), options.get(b"filename")
             if name is not None:
-                shown = None if file_name is None else _plain(file_name)
-                return name.decode(errors="replace"), shown
+                shown = None if file_name is None else _plain(_unescaped(file_name))
+                return _unescaped(name), shown
     raise InvalidUpload("a part of the form has no name; each needs name=... in its headers")
 
 
-def _plain(name: bytes) -> str:
+def _unescaped(name: bytes) -> str:
+    """A name as it was before it was written into a form.
+
+    Source: WHATWG HTML, "multipart/form-data encoding algorithm", which escapes these alone.
+    """
+    for escape, character in ((b"%22", b'"'), (b"%0D", b"\r"), (b"%0A", b"\n")):
+        name = name.replace(escape, character)
+    return name.decode(errors="replace")
+
+
+def _plain(name: str) -> str:
     """A file name fit to be shown; it is never used as a path."""
-    text = name.decode(errors="replace").replace("\\", "/").rsplit("/", 1)[-1]
+    text = name.replace("\\", "/").rsplit("/", 1)[-1]
     return "".join(character for character in text if character.isprintable())[:255] or "model"

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
+from app.body import check_encoding
 from app.errors import Conflict, InvalidUpload, NotFound, ObjectMissing, OverQuota, TooLarge
 from app.storage import Storage
 from app.storage.checked_reads import store_digests
@@ -29,6 +30,7 @@ async def receive(
     Raises:
         NotFound: the upload has no such part, or was removed meanwhile.
         Conflict: the upload is complete.
+        UnsupportedContentEncoding: it is compressed.
         InvalidUpload: no digest, another one than announced, too few bytes.
         TooLarge: more bytes than the part has.
         OverQuota: see `count`.
@@ -73,15 +75,14 @@ def _part(session: UploadSession, number: int) -> Part:
 
 
 def _check(session: UploadSession, part: Part, sha256: str, headers: Headers) -> None:
-    """See that what is announced fits, before any of it is read."""
+    """Check that what is announced fits, before any of it is read."""
+    check_encoding(headers)
     file = session.files[part.file]
     if part.size_bytes == file.size_bytes and sha256 != file.sha256:
         raise InvalidUpload(
             f"part {part.number:,} is all of {file.name}, and its digest is not the file's; send "
             "the bytes that the upload announced, or start another upload"
         )
-    if (coding := headers.get("content-encoding", "identity")) != "identity":
-        raise InvalidUpload(f"the part is coded as {coding[:64]!r}; send its bytes as they are")
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length) > part.size_bytes:
         raise _too_large(part)

@@ -201,6 +201,7 @@ def _summary(upload: UploadRecord) -> dict[str, Any]:
         "size_bytes": upload.size_bytes,
         "part_size_bytes": upload.part_size_bytes,
         "model_id": upload.model_id,
+        "label": upload.label,
         "created_at": upload.created_at,
         "expires_at": upload.expires_at,
         "links": {"self": here} | following,

@@ -46,6 +46,8 @@ class UploadRecord:
     expires_at: datetime
     model_id: str | None
     """What it has become; None while it is open."""
+    label: str | None = None
+    """Of the model that it will be."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class UploadSessions:
             size_bytes=sum(file.size_bytes for file in new.files),
             missing_bytes=missing_bytes,
             part_size_bytes=new.part_size_bytes,
+            label=new.label,
             created_at=now,
             expires_at=now + self._open_for,
             idempotency_key=keyed and keyed.key,
@@ -307,4 +310,5 @@ def _record(row: UploadRow) -> dict[str, Any]:
         "created_at": row.created_at,
         "expires_at": row.expires_at,
         "model_id": row.model_id,
+        "label": row.label,
     }

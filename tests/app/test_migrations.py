@@ -18,7 +18,7 @@ from app.jobs.records import Records
 from app.migrations import Migrated, check_migrated, migrate
 from schemas.jobs import Progress
 
-NEWEST = "0007"
+NEWEST = "0008"
 JOB_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 MADE_AT = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 

@@ -61,22 +61,66 @@ def sent_until_refused(port: int, start: bytes, repeated: bytes) -> tuple[int, b
 
 
 @pytest.mark.parametrize(
-    ("start", "repeated"),
+    ("start", "repeated", "status"),
     [
-        (b"GET /", b"x" * 4096),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nA", b"a" * 4096),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nA: ", b"x" * 4096),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n", b"A: b\r\n" * 700),
-        (CHUNKED + b"3\r\nabc\r\n0\r\nA: ", b"x" * 4096),
-        (CHUNKED + b"3\r\nabc\r\n0\r\n", b"A: b\r\n" * 700),
-        (CHUNKED + b"3;a=", b"x" * 4096),
+        (b"GET /", b"x" * 4096, b"414"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA", b"a" * 4096, b"431"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: ", b"x" * 4096, b"431"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n", b"A: b\r\n" * 700, b"431"),
+        (CHUNKED + b"3\r\nabc\r\n0\r\nA: ", b"x" * 4096, b"400"),
+        (CHUNKED + b"3\r\nabc\r\n0\r\n", b"A: b\r\n" * 700, b"400"),
+        (CHUNKED + b"3;a=", b"x" * 4096, b"400"),
     ],
     ids=["path", "name", "value", "headers", "trailer", "trailers", "chunk extension"],
 )
-def test_head_that_does_not_end(port, start, repeated):
+def test_head_that_does_not_end(port, start, repeated, status):
     taken, said = sent_until_refused(port, start, repeated)
     assert taken < ENDLESS_BYTES  # what the kernel buffers on both sides, and not all of it
-    assert said[:13] in (b"", b"HTTP/1.1 400 ")
+    assert said[:13] in (b"", b"HTTP/1.1 %b " % status)
+
+
+LONG = b"x" * HEAD_BYTES
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "path"),
+    [
+        (b"GET /" + LONG + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "/" + "x" * 199),
+        (b"GET /a?" + LONG + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "/a"),
+        (b"POST /v1/jobs?q=%0D%0A" + LONG + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "/v1/jobs"),
+        (b"GET http://x/" + LONG + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "http://x/" + "x" * 191),
+        (b"GET /b HTTP/1.1\r\nHost: x\r\nA: " + LONG + b"\r\n\r\n", 431, "/b"),
+        (b"GET /c HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 20_000 + b"\r\n", 431, "/c"),
+        (b"GET /d HTTP/1.1\r\n\r\n", 400, "/d"),
+        (b"nonsense\r\n\r\n", 400, ""),
+    ],
+    ids=["path", "query", "escapes", "absolute", "header", "headers", "no host", "nonsense"],
+)
+def test_a_request_that_is_refused_is_told_why_and_logged(
+    port, caplog, request_bytes, status, path
+):
+    caplog.set_level("INFO", logger="app.middleware")
+    with connected(port) as connection:
+        for start in range(0, len(request_bytes), 9_000):
+            connection.sendall(request_bytes[start : start + 9_000])
+        said = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    head, body = said.split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    told = json.loads(body)
+    assert told["status"] == status
+    assert told["code"] == {414: "uri_too_long", 431: "headers_too_large"}.get(
+        status, "bad_request"
+    )
+    (line,) = [each for each in caplog.records if getattr(each, "status", None) == status]
+    assert (line.path, line.route) == (path, "unmatched")
+    assert b"x-request-id: " + line.request_id.encode() in head.lower()
+
+
+@pytest.mark.parametrize("length", [8_000, HEAD_BYTES - 64])
+def test_a_long_address_below_the_limit_is_served(port, length):
+    with connected(port) as connection:
+        connection.sendall(b"GET /" + b"x" * length + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("step", [1000, 65536])

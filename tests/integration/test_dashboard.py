@@ -20,7 +20,7 @@ def test_browser_gets_the_page_and_all_that_it_names(embedded):
     page = get(embedded, "/")
     assert page.status_code == 200, page.text
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
-    named = re.findall(r'(?:href|src)="(/[^"]+\.[a-z]+)"', page.text)
+    named = [f"/{name}" for name in re.findall(r'(?:href|src)="(\w[^"]+\.[a-z]+)"', page.text)]
     assert any(name.endswith(".js") for name in named)
     seen, kinds = set(), {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
     while named:

@@ -53,6 +53,28 @@ def test_a_job_from_upload_to_its_log(palettery, model_file, tmp_path):
     assert palettery("wait", job_id)[0] == 2
 
 
+def test_labels_are_shown_and_a_model_is_deleted(palettery, model_file):
+    code, model_id, told = palettery("upload", model_file, "--label", "the [bold]model[/]")
+    assert (code, told) == (0, "")
+    code, job_id, told = palettery("submit", model_id, "--preset", "w8", "--label", "the job")
+    assert (code, told) == (0, "")
+    (model_line,) = [line for line in palettery("models")[1].splitlines() if model_id in line]
+    assert model_line.rstrip().endswith("the [bold]model[/]")
+    (job_line,) = [line for line in palettery("jobs")[1].splitlines() if job_id in line]
+    assert " the job " in job_line
+    listed = {each["id"]: each for each in json.loads(palettery("jobs", "--json")[1])}
+    assert listed[job_id]["label"] == "the job"
+    code, _, told = palettery("submit", model_id, "--preset", "w8", "--label", "two\nlines")
+    assert code == 2
+    assert "1 to 100 printable characters" in told
+    assert palettery("delete-model", model_id) == (0, "", "")
+    assert model_id not in palettery("models")[1]
+    code, _, told = palettery("delete-model", model_id)
+    assert code == 2
+    assert f"there is no model '{model_id}'" in told
+    assert palettery("wait", job_id)[0] == 0  # it keeps what it needs
+
+
 def test_wait_fails_when_the_job_does(palettery, model_file):
     _, job_id, _ = palettery("submit", model_file, "--preset", "w4")
     palettery("cancel", job_id)

@@ -1,0 +1,14 @@
+"""Labels of jobs, models and uploads, and which jobs are of byte-identical models."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+
+
+def upgrade() -> None:
+    """Add the columns; what there is has no label."""
+    for table in ("jobs", "models", "uploads"):
+        op.add_column(table, sa.Column("label", sa.String(100)))
+    op.add_column("jobs", sa.Column("model_sha256", sa.CHAR(64)))
