@@ -46,7 +46,7 @@ class UploadRecord:
     expires_at: datetime
     model_id: str | None
     """What it has become; None while it is open."""
-    label: str | None = None
+    label: str | None
     """Of the model that it will be."""
 
 
