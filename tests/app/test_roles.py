@@ -71,12 +71,12 @@ def test_serve_tells_what_is_missing_in_one_line(palettery, monkeypatch, tmp_pat
 
 def test_migration_makes_the_tables_of_the_engine_beside_ours(database_url):
     database = open_database(database_url)
-    assert roles.migrate(database) == Migrated(None, "0005")
+    assert roles.migrate(database) == Migrated(None, "0006")
     seen = sa.inspect(database.engine)
     schema = "dbos" if database.engine.dialect.name == "postgresql" else None
     assert "workflow_status" in seen.get_table_names(schema)
     assert {"jobs", "files", "results", "controllers"} <= set(seen.get_table_names())
-    assert roles.migrate(database) == Migrated("0005", "0005")
+    assert roles.migrate(database) == Migrated("0006", "0006")
     database.close()
 
 
@@ -103,9 +103,9 @@ def serve_api(url, tmp_path):
 @pytest.mark.parametrize(
     ("revision", "said"),
     [
-        ("0999", "0999, newer than this Palettery knows (0005): upgrade Palettery"),
-        ("0001", "0001, and this Palettery needs 0005: run `palettery migrate`"),
-        (None, "no revision, and this Palettery needs 0005: run `palettery migrate`"),
+        ("0999", "0999, newer than this Palettery knows (0006): upgrade Palettery"),
+        ("0001", "0001, and this Palettery needs 0006: run `palettery migrate`"),
+        (None, "no revision, and this Palettery needs 0006: run `palettery migrate`"),
     ],
 )
 def test_api_refuses_a_database_of_another_version(database_url, tmp_path, revision, said):
