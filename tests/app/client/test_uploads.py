@@ -20,6 +20,7 @@ MODEL = Model(
     name="m",
     format="safetensors",
     files=(),
+    file_count=1,
     size_bytes=len(DATA),
     tensors_total=0,
     created_at=NOW,
@@ -49,7 +50,9 @@ def upload(store_url):
         Upload(
             id="u",
             state="open",
+            name="m",
             files=(file,),
+            file_count=1,
             size_bytes=len(DATA),
             part_size_bytes=8 << 20,
             created_at=NOW,

@@ -1,5 +1,7 @@
 """Sensitivities from file to palette: the kernel gets them, slice by slice, and nothing else."""
 
+import hashlib
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -35,8 +37,9 @@ SENSITIVITIES = {name: RNG.gamma(0.3, size=array.shape) for name, array in WEIGH
 def in_folder(folder, name, arrays):
     folder.mkdir(parents=True, exist_ok=True)
     save_file(arrays, folder / name)
-    size = (folder / name).stat().st_size
-    file = StoredFile(name=name, path=name, size_bytes=size, sha256=name.encode().hex())
+    data = (folder / name).read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    file = StoredFile(name=name, path=name, size_bytes=len(data), sha256=sha256)
     return Upload(open_storage(folder.as_uri()), [file])
 
 
@@ -187,7 +190,8 @@ def test_artifact_tells_which_sensitivities_it_was_made_with(tmp_path):
     )
     with_some.report()
     without.report()
-    digest = f'\\"sensitivities_sha256\\":{{\\"s\\":\\"{b"s".hex()}\\"}}'.encode()
+    sha256 = hashlib.sha256((tmp_path / "w" / "beside" / "s").read_bytes()).hexdigest()
+    digest = f'\\"sensitivities_sha256\\":{{\\"s\\":\\"{sha256}\\"}}'.encode()
     assert digest in with_some.artifact()
     assert b"sensitivities" not in without.artifact()
 
