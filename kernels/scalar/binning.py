@@ -4,6 +4,9 @@ A float32's bits, with the sign folded in, order as its value does: the key. The
 key counts the values in 65,536 coarse bins. Each of those is then halved as often as its share of
 the integral of density^(1/3) asks for, and a second pass sums the values of every fine bin. Bins
 are so much finer than cells that clustering their means costs a share of about 1e-7 in error.
+
+That holds for values that fill their bins. A few values that repeat do not, so as long as there
+are few distinct ones the first pass tabulates them as well, and they take the place of the bins.
 """
 
 from functools import cache
@@ -13,6 +16,7 @@ from numpy.typing import NDArray
 
 from kernels.errors import NonFiniteError
 from kernels.jit import compiled
+from kernels.scalar.distinct import DistinctValues
 from kernels.scalar.sorting import key_of
 from kernels.source import Source
 
@@ -25,9 +29,10 @@ _NO_MASS = np.empty(0)
 
 
 class Bins:
-    """The bins of one group, filled in two passes over its rows, in lanes that do not share."""
+    """The bins of one group, filled in two passes over its rows, in lanes that do not share.
 
-    passes = 2
+    Few distinct values take only the first pass.
+    """
 
     def __init__(self, k: int, lanes: int, weighted: bool) -> None:
         self._most = min(BINS_PER_ENTRY * k, MOST_BINS)
@@ -35,12 +40,16 @@ class Bins:
         self._coarse = np.zeros((lanes, 1 + weighted, _COARSE))
         self._first, self._shift = np.empty(0, np.int64), np.empty(0, np.int64)
         self._fine = np.empty((lanes, 0, 2))
+        self._distinct = DistinctValues(lanes, weighted=weighted)
+        self._few: tuple[Floats, Floats] | None = None
+        self.complete = False
 
     @staticmethod
     def size_bytes(k: int, lanes: int, weighted: bool) -> int:
         """What the tables take at most, about."""
         most = min(BINS_PER_ENTRY * k, MOST_BINS)
-        return 8 * (_COARSE * (lanes * (1 + weighted) + 2) + 2 * most * (lanes + 1))
+        bins = 8 * (_COARSE * (lanes * (1 + weighted) + 2) + 2 * most * (lanes + 1))
+        return bins + DistinctValues.size_bytes(lanes, weighted)
 
     def add(self, lane: int, source: Source, group: int, rows: slice) -> None:
         """Count rows of a group, or in the second pass sum them up."""
@@ -50,28 +59,39 @@ class Bins:
         if self._first.size:
             _add_fine(values, mass, self._first, self._shift, self._fine[lane])
             return
+        self._distinct.add(lane, values, mass)
         _add_coarse(values, _NO_MASS, self._coarse[lane, 0])
         if mass.size:
             _add_coarse(values, mass, self._coarse[lane, 1])
 
     def end_pass(self) -> None:
-        """Cut the coarse bins into fine ones after the first pass.
+        """Cut the coarse bins into fine ones after the first pass, unless there are few values.
 
         Raises:
             NonFiniteError: a value is NaN or infinite.
         """
         if self._first.size:
+            self.complete = True
             return
         counts, coarse = self._coarse.sum(axis=0)[[0, -1]]
         if not np.isfinite(_coarse_widths()[counts > 0]).all():
             raise NonFiniteError
+        self._few = self._distinct.points()
+        if self._few is not None:
+            self.complete = True
+            return
         if not coarse.any():
             self._weighted, coarse = False, counts  # nothing matters, so all matters alike
         self._first, self._shift = _fine_bins(coarse, self._most)
         self._fine = np.zeros((len(self._fine), self._first[-1], 2))
 
     def points(self, *_: object) -> tuple[Floats, Floats, None]:
-        """Ascending means of the occupied bins and their masses; they have no bits of their own."""
+        """Ascending means of the occupied bins, or the distinct values if those are few; masses.
+
+        They have no bits of their own.
+        """
+        if self._few is not None:
+            return *self._few, None
         mass, moment = self._fine.sum(axis=0).T
         present = mass > 0
         return moment[present] / mass[present], mass[present] / mass.max(), None
