@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from kernels.errors import NonFiniteError
 from kernels.jit import compiled
 from kernels.scalar.distinct import DistinctValues
+from kernels.scalar.points import cube_roots
 from kernels.scalar.sorting import key_of
 from kernels.source import Source
 
@@ -45,7 +46,7 @@ class Bins:
         self._weighted = weighted
         self._coarse = np.zeros((lanes, 1 + weighted, _COARSE))
         self._levels: list[Level] = []
-        self._fine = np.empty((lanes, 0, 2))
+        self._fine, self._sums = np.empty((lanes, 0, 2)), np.empty((0, 2))
         self._distinct = DistinctValues(lanes, weighted=weighted)
         self._few: tuple[Floats, Floats] | None = None
         self.complete = False
@@ -84,6 +85,8 @@ class Bins:
         elif len(self._levels) == 1 and (finer := self._finer()):
             self._add_level(finer)
         else:
+            if len(self._levels) > 1:
+                self._sums = self._fine.sum(axis=0)
             self.complete = True
 
     def _end_first_pass(self) -> None:
@@ -100,18 +103,18 @@ class Bins:
         depth = np.full(_COARSE, 16)
         self._add_level(_cut(_measure(coarse, widths), self._most, depth))
 
-    def _finer(self) -> "Level | None":
-        """How to cut the fine bins where some have far more than the intended share."""
+    def _finer(self) -> Level | None:
+        """How to cut the fine bins where one has far more than the intended share."""
         first, shift = self._levels[0]
-        mass = self._fine[:, :, 0].sum(axis=0)
+        self._sums = self._fine.sum(axis=0)
+        mass, alone = self._sums[:, 0], 0.0 if self._weighted else 1.0
+        shares, most = _fine_shares(mass, first, shift, _coarse_widths(), alone)
+        measure = cube_roots(shares)
+        if np.cbrt(most) * self._most / 2 <= UNEVEN * measure.sum():
+            return None
         depth = np.repeat(shift, np.diff(first))
         widths = np.repeat(_coarse_widths(), np.diff(first)) * 2.0 ** (depth - 16)
-        measure = _measure(mass, widths)
-        several = depth > 0 if self._weighted else (depth > 0) & (mass > 1)
-        most = measure[several].max(initial=0)
-        if most * self._most / 2 <= UNEVEN * measure.sum():
-            return None
-        return _cut(measure, self._most, depth)
+        return _cut(_measure(mass, widths), self._most, depth)
 
     def _add_level(self, level: "Level") -> None:
         self._levels.append(level)
@@ -124,7 +127,7 @@ class Bins:
         """
         if self._few is not None:
             return *self._few, None
-        mass, moment = self._fine.sum(axis=0).T
+        mass, moment = self._sums.T
         present = mass > 0
         return moment[present] / mass[present], mass[present] / mass.max(), None
 
@@ -135,9 +138,9 @@ def _most_bins(k: int) -> int:
 
 def _measure(mass: Floats, width: Floats) -> Floats:
     """Each bin's integral of density^(1/3), up to a factor; none where there is no mass."""
-    occupied = mass > 0
-    found = np.zeros(mass.size)
-    spread = np.cbrt(mass[occupied] * (width[occupied] / width[occupied].max()) ** 2)
+    occupied = np.flatnonzero(mass)
+    within, found = width[occupied], np.zeros(mass.size)
+    spread = np.cbrt(mass[occupied] * (within / within.max()) ** 2)
     found[occupied] = np.maximum(spread, _SMALLEST)
     return found
 
@@ -147,10 +150,13 @@ def _cut(measure: Floats, most: int, depth: Integers) -> Level:
 
     Shapes: measure, and bits of the key by which values of a bin differ (n,).
     """
-    wanted = measure / measure.sum() * (most / 2)
-    bits = np.minimum(np.ceil(np.log2(np.maximum(wanted, 1))).astype(np.int64), depth)
-    count = np.where(measure > 0, 1 << bits, 0)
-    return np.concatenate(([0], np.cumsum(count))), depth - bits
+    occupied = np.flatnonzero(measure)
+    own = measure[occupied]
+    bits = np.ceil(np.log2(np.maximum(own / own.sum() * (most / 2), 1))).astype(np.int64)
+    bits = np.minimum(bits, depth[occupied])
+    count, shift = np.zeros(measure.size, np.int64), depth.copy()
+    count[occupied], shift[occupied] = 1 << bits, depth[occupied] - bits
+    return np.concatenate(([0], np.cumsum(count))), shift
 
 
 @cache
@@ -168,6 +174,31 @@ def _values_of_keys(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
     bits = np.where(negative, ~keys, keys ^ np.uint32(1 << 31)).astype(np.uint32)
     bits[(bits & 0x7F800000) == 0x7F800000] = 0x7F800000  # NaN and infinities alike
     return bits.view(np.float32)
+
+
+@compiled
+def _fine_shares(
+    mass: Floats, first: Integers, shift: Integers, widths: Floats, alone: float
+) -> tuple[Floats, float]:
+    """Mass times squared width of every fine bin, and the most of any with several values.
+
+    Bins of no more mass than `alone` have one value. The scale is that of the widest bin.
+
+    Shapes: mass (bins,), first (65537,), shift and widths (65536,) -> (bins,).
+    """
+    widest = 0.0
+    for upper in range(shift.size):
+        if first[upper + 1] > first[upper]:
+            widest = max(widest, widths[upper])
+    shares, most = np.zeros(mass.size), 0.0
+    for upper in range(shift.size):
+        if first[upper + 1] > first[upper]:
+            width = widths[upper] / widest * 2.0 ** (shift[upper] - 16)
+            for at in range(first[upper], first[upper + 1]):
+                shares[at] = mass[at] * width * width
+                if shift[upper] > 0 and mass[at] > alone:
+                    most = max(most, shares[at])
+    return shares, most
 
 
 @compiled
