@@ -82,12 +82,13 @@ class Bins:
         """
         if not self._levels:
             self._end_first_pass()
-        elif len(self._levels) == 1 and (finer := self._finer()):
-            self._add_level(finer)
-        else:
-            if len(self._levels) > 1:
-                self._sums = self._fine.sum(axis=0)
+            return
+        self._sums = self._fine.sum(axis=0)
+        finer = self._finer() if len(self._levels) == 1 else None
+        if finer is None:
             self.complete = True
+        else:
+            self._add_level(finer)
 
     def _end_first_pass(self) -> None:
         counts, coarse = self._coarse.sum(axis=0)[[0, -1]]
@@ -106,7 +107,6 @@ class Bins:
     def _finer(self) -> Level | None:
         """How to cut the fine bins where one has far more than the intended share."""
         first, shift = self._levels[0]
-        self._sums = self._fine.sum(axis=0)
         mass, alone = self._sums[:, 0], 0.0 if self._weighted else 1.0
         shares, most = _fine_shares(mass, first, shift, _coarse_widths(), alone)
         measure = cube_roots(shares)
@@ -116,7 +116,7 @@ class Bins:
         widths = np.repeat(_coarse_widths(), np.diff(first)) * 2.0 ** (depth - 16)
         return _cut(_measure(mass, widths), self._most, depth)
 
-    def _add_level(self, level: "Level") -> None:
+    def _add_level(self, level: Level) -> None:
         self._levels.append(level)
         self._fine = np.zeros((len(self._fine), level[0][-1], 2))
 
