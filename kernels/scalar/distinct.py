@@ -54,7 +54,7 @@ class DistinctValues:
         order = np.argsort(values, kind="stable")
         distinct = int(np.unique(values).size)
         points, totals = merged(values[order], masses[present][order], distinct)
-        return points, totals / totals.max()
+        return points.astype(np.float64, copy=False), totals / totals.max()
 
 
 @compiled

@@ -173,7 +173,8 @@ def test_groups_have_the_least_possible_error_on_every_path(path, dtype, monkeyp
 @pytest.mark.parametrize(("path", "dtype"), PATHS, ids=str)
 def test_thousands_of_groups_have_it(path, dtype, monkeypatch):
     take(path, monkeypatch)
-    assert worst_excess(path, dtype, 4000, 6) < 1e-9
+    # Over FEW_POINTS distinct values, entries that two bytes hold are searched step by step.
+    assert worst_excess(path, dtype, 4000, 6) < (1e-7 if dtype.itemsize == 2 else 1e-9)
 
 
 @on_devices
