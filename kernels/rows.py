@@ -102,10 +102,10 @@ def palettize_rows(
     """Like `palettize` and `pack`, bit for bit as on the CPU, of a tensor that is read in blocks.
 
     Blocks hold four million weights, or as few rows more as it takes to end on a whole byte. The
-    tensor is read once for the scale of the rows if they have one, once (two-byte weights) or
-    twice for the palettes, and once for the indices; groups along axis 1 that are too many for
-    one set of tables take turns. What cannot be read in blocks is palettized on the `device`.
-    `check` is called as by `palettize`, the last pass included.
+    tensor is read once for the scale of the rows if they have one, once (two-byte weights, few
+    distinct values), twice or three times for the palettes, and once for the indices; groups along
+    axis 1 that are too many for one set of tables take turns. What cannot be read in blocks is
+    palettized on the `device`. `check` is called as by `palettize`, the last pass included.
 
     Raises:
         PaletteError: as `palettize`; where a weight is not finite, before there are any indices.

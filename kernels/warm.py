@@ -31,6 +31,12 @@ def warm() -> None:
                 _use(weight.astype(dtype), settings, weighted=weighted)
         # Neither weights of the weights nor rounding have kernels of their own at this size.
         _use(too_many.astype(dtype), PaletteSettings(4, per_channel_scale=scaled), weighted=False)
+    column = np.arange(too_many.shape[1])
+    few = np.broadcast_to(column / column.size, too_many.shape)
+    crowded = np.where(column % 2, 1.0, 1000.0) + too_many
+    for dtype in _DTYPES[::2]:
+        for weight, scaled in product((few.astype(dtype), crowded.astype(dtype)), (False, True)):
+            _use(weight, PaletteSettings(4, per_channel_scale=scaled), weighted=False)
     for n_bits in N_BITS:
         indices = np.zeros((3, 5), np.uint8)
         unpack(pack(indices, n_bits), n_bits, indices.shape)

@@ -4,6 +4,10 @@ A float32's bits, with the sign folded in, order as its value does: the key. The
 key counts the values in 65,536 coarse bins. Each of those is then halved as often as its share of
 the integral of density^(1/3) asks for, and a second pass sums the values of every fine bin. Bins
 are so much finer than cells that clustering their means costs a share of about 1e-7 in error.
+
+That holds for values that fill their bins. Where they lie in small parts of them instead, a third
+pass cuts the fine bins once more, by what the second met in each. And as long as there are few
+distinct values the first pass tabulates them as well, and they take the place of the bins.
 """
 
 from functools import cache
@@ -13,82 +17,145 @@ from numpy.typing import NDArray
 
 from kernels.errors import NonFiniteError
 from kernels.jit import compiled
+from kernels.scalar.distinct import DistinctValues
+from kernels.scalar.points import cube_roots
 from kernels.scalar.sorting import key_of
 from kernels.source import Source
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-BINS_PER_ENTRY, MOST_BINS = 1 << 11, 1 << 18
+BINS_PER_ENTRY, FEWEST_BINS, MOST_BINS = 1 << 11, 1 << 15, 1 << 18
+UNEVEN = 8
+"""Fine bins are cut once more where one has so many times the intended share."""
 _COARSE = 1 << 16
 _NO_MASS = np.empty(0)
+_SMALLEST = float(np.finfo(np.float64).tiny)
+Level = tuple[Integers, Integers]
+"""First finer bin of every bin, and the bits of the key to drop within it."""
 
 
 class Bins:
-    """The bins of one group, filled in two passes over its rows, in lanes that do not share."""
+    """The bins of one group, filled in passes over its rows, in lanes that do not share.
 
-    passes = 2
+    Few distinct values take one pass, most groups two, and those that crowd into few bins three.
+    """
 
     def __init__(self, k: int, lanes: int, weighted: bool) -> None:
-        self._most = min(BINS_PER_ENTRY * k, MOST_BINS)
+        self._most = _most_bins(k)
         self._weighted = weighted
         self._coarse = np.zeros((lanes, 1 + weighted, _COARSE))
-        self._first, self._shift = np.empty(0, np.int64), np.empty(0, np.int64)
-        self._fine = np.empty((lanes, 0, 2))
+        self._levels: list[Level] = []
+        self._fine, self._sums = np.empty((lanes, 0, 2)), np.empty((0, 2))
+        self._distinct = DistinctValues(lanes, weighted=weighted)
+        self._few: tuple[Floats, Floats] | None = None
+        self.complete = False
 
     @staticmethod
     def size_bytes(k: int, lanes: int, weighted: bool) -> int:
         """What the tables take at most, about."""
-        most = min(BINS_PER_ENTRY * k, MOST_BINS)
-        return 8 * (_COARSE * (lanes * (1 + weighted) + 2) + 2 * most * (lanes + 1))
+        bins = 8 * (_COARSE * (lanes * (1 + weighted) + 2) + 4 * _most_bins(k) * (lanes + 1))
+        return bins + DistinctValues.size_bytes(lanes, weighted)
 
     def add(self, lane: int, source: Source, group: int, rows: slice) -> None:
-        """Count rows of a group, or in the second pass sum them up."""
+        """Count rows of a group, or in later passes sum them up."""
         one = range(group, group + 1)
         values, masses = source.entries(one, rows)[0], source.masses(one, rows)
         mass = _NO_MASS if masses is None or not self._weighted else masses[0]
-        if self._first.size:
-            _add_fine(values, mass, self._first, self._shift, self._fine[lane])
+        if self._levels:
+            first, *more = self._levels
+            if more:
+                _add_finer(values, mass, first, more[0], self._fine[lane])
+            else:
+                _add_fine(values, mass, first, self._fine[lane])
             return
+        self._distinct.add(lane, values, mass)
         _add_coarse(values, _NO_MASS, self._coarse[lane, 0])
         if mass.size:
             _add_coarse(values, mass, self._coarse[lane, 1])
 
     def end_pass(self) -> None:
-        """Cut the coarse bins into fine ones after the first pass.
+        """Cut the bins into finer ones, unless there are few values or the bins are fine enough.
 
         Raises:
             NonFiniteError: a value is NaN or infinite.
         """
-        if self._first.size:
+        if not self._levels:
+            self._end_first_pass()
             return
+        self._sums = self._fine.sum(axis=0)
+        finer = self._finer() if len(self._levels) == 1 else None
+        if finer is None:
+            self.complete = True
+        else:
+            self._add_level(finer)
+
+    def _end_first_pass(self) -> None:
         counts, coarse = self._coarse.sum(axis=0)[[0, -1]]
-        if not np.isfinite(_coarse_widths()[counts > 0]).all():
+        widths = _coarse_widths()
+        if not np.isfinite(widths[counts > 0]).all():
             raise NonFiniteError
+        self._few = self._distinct.points()
+        if self._few is not None:
+            self.complete = True
+            return
         if not coarse.any():
             self._weighted, coarse = False, counts  # nothing matters, so all matters alike
-        self._first, self._shift = _fine_bins(coarse, self._most)
-        self._fine = np.zeros((len(self._fine), self._first[-1], 2))
+        depth = np.full(_COARSE, 16)
+        self._add_level(_cut(_measure(coarse, widths), self._most, depth))
+
+    def _finer(self) -> Level | None:
+        """How to cut the fine bins where one has far more than the intended share."""
+        first, shift = self._levels[0]
+        mass, alone = self._sums[:, 0], 0.0 if self._weighted else 1.0
+        shares, most = _fine_shares(mass, first, shift, _coarse_widths(), alone)
+        measure = cube_roots(shares)
+        if np.cbrt(most) * self._most / 2 <= UNEVEN * measure.sum():
+            return None
+        depth = np.repeat(shift, np.diff(first))
+        widths = np.repeat(_coarse_widths(), np.diff(first)) * 2.0 ** (depth - 16)
+        return _cut(_measure(mass, widths), self._most, depth)
+
+    def _add_level(self, level: Level) -> None:
+        self._levels.append(level)
+        self._fine = np.zeros((len(self._fine), level[0][-1], 2))
 
     def points(self, *_: object) -> tuple[Floats, Floats, None]:
-        """Ascending means of the occupied bins and their masses; they have no bits of their own."""
-        mass, moment = self._fine.sum(axis=0).T
+        """Ascending means of the occupied bins, or the distinct values if those are few; masses.
+
+        They have no bits of their own.
+        """
+        if self._few is not None:
+            return *self._few, None
+        mass, moment = self._sums.T
         present = mass > 0
         return moment[present] / mass[present], mass[present] / mass.max(), None
 
 
-def _fine_bins(coarse: Floats, most: int) -> tuple[Integers, Integers]:
-    """First fine bin of every coarse bin, and the bits of the key's lower half to drop in it.
+def _most_bins(k: int) -> int:
+    return min(max(BINS_PER_ENTRY * k, FEWEST_BINS), MOST_BINS)
 
-    Shapes: masses (65536,) -> (65537,), (65536,).
+
+def _measure(mass: Floats, width: Floats) -> Floats:
+    """Each bin's integral of density^(1/3), up to a factor; none where there is no mass."""
+    occupied = np.flatnonzero(mass)
+    within, found = width[occupied], np.zeros(mass.size)
+    spread = np.cbrt(mass[occupied] * (within / within.max()) ** 2)
+    found[occupied] = np.maximum(spread, _SMALLEST)
+    return found
+
+
+def _cut(measure: Floats, most: int, depth: Integers) -> Level:
+    """How to cut bins into finer ones by their share of the measure, down to single values.
+
+    Shapes: measure, and bits of the key by which values of a bin differ (n,).
     """
-    occupied = np.flatnonzero(coarse)
-    width = _coarse_widths()[occupied]
-    measure = np.cbrt(coarse[occupied] * (width / width.max()) ** 2)
-    wanted = measure / measure.sum() * (most / 2)
-    bits = np.clip(np.ceil(np.log2(np.maximum(wanted, 1))), 0, 16).astype(np.int64)
-    count, shift = np.zeros(_COARSE, np.int64), np.zeros(_COARSE, np.int64)
-    count[occupied], shift[occupied] = 1 << bits, 16 - bits
+    occupied = np.flatnonzero(measure)
+    own = measure[occupied]
+    bits = np.ceil(np.log2(np.maximum(own / own.sum() * (most / 2), 1))).astype(np.int64)
+    bits = np.minimum(bits, depth[occupied])
+    count, shift = np.zeros(measure.size, np.int64), depth.copy()
+    count[occupied], shift[occupied] = 1 << bits, depth[occupied] - bits
     return np.concatenate(([0], np.cumsum(count))), shift
 
 
@@ -110,6 +177,31 @@ def _values_of_keys(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
 
 
 @compiled
+def _fine_shares(
+    mass: Floats, first: Integers, shift: Integers, widths: Floats, alone: float
+) -> tuple[Floats, float]:
+    """Mass times squared width of every fine bin, and the most of any with several values.
+
+    Bins of no more mass than `alone` have one value. The scale is that of the widest bin.
+
+    Shapes: mass (bins,), first (65537,), shift and widths (65536,) -> (bins,).
+    """
+    widest = 0.0
+    for upper in range(shift.size):
+        if first[upper + 1] > first[upper]:
+            widest = max(widest, widths[upper])
+    shares, most = np.zeros(mass.size), 0.0
+    for upper in range(shift.size):
+        if first[upper + 1] > first[upper]:
+            width = widths[upper] / widest * 2.0 ** (shift[upper] - 16)
+            for at in range(first[upper], first[upper + 1]):
+                shares[at] = mass[at] * width * width
+                if shift[upper] > 0 and mass[at] > alone:
+                    most = max(most, shares[at])
+    return shares, most
+
+
+@compiled
 def _add_coarse(values: NDArray[np.float32], mass: Floats, masses: Floats) -> None:
     bits = values.view(np.uint32)
     for i in range(bits.size):
@@ -118,14 +210,31 @@ def _add_coarse(values: NDArray[np.float32], mass: Floats, masses: Floats) -> No
 
 
 @compiled
-def _add_fine(
-    values: NDArray[np.float32], mass: Floats, first: Integers, shift: Integers, sums: Floats
-) -> None:
+def _add_fine(values: NDArray[np.float32], mass: Floats, level: Level, sums: Floats) -> None:
+    first, shift = level
     bits = values.view(np.uint32)
     for i in range(bits.size):
         key = key_of(bits[i])
         upper = key >> np.uint32(16)
         at = first[upper] + (np.int64(key & np.uint32(0xFFFF)) >> shift[upper])
+        w = mass[i] if mass.size else 1.0
+        sums[at, 0] += w
+        sums[at, 1] += w * values[i]
+
+
+@compiled
+def _add_finer(
+    values: NDArray[np.float32], mass: Floats, level: Level, finer: Level, sums: Floats
+) -> None:
+    first, shift = level
+    start, drop = finer
+    bits = values.view(np.uint32)
+    for i in range(bits.size):
+        key = key_of(bits[i])
+        upper, lower = key >> np.uint32(16), np.int64(key & np.uint32(0xFFFF))
+        at = first[upper] + (lower >> shift[upper])
+        rest = lower & ((np.int64(1) << shift[upper]) - 1)
+        at = start[at] + (rest >> drop[at])
         w = mass[i] if mass.size else 1.0
         sums[at, 0] += w
         sums[at, 1] += w * values[i]

@@ -29,9 +29,8 @@ _SIGN: Final = CODES // 2
 class CodeCounts:
     """How often each pattern occurs in one group, counted in one pass over its rows, in lanes."""
 
-    passes = 1
-
     def __init__(self, lanes: int, weighted: bool) -> None:
+        self.complete = False
         self._counts = np.zeros((lanes, CODES), np.int64)
         self._masses = np.zeros((lanes, CODES if weighted else 0))
 
@@ -49,7 +48,8 @@ class CodeCounts:
             weigh(codes, masses[0], self._masses[lane])
 
     def end_pass(self) -> None:
-        """Nothing is left to do."""
+        """Note that one pass was enough."""
+        self.complete = True
 
     def points(
         self, dtype: np.dtype[Any], scratch: Scratch

