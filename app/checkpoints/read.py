@@ -5,7 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from app.checkpoints.hf_config import ConfigUnusable, modules_from_config
 from app.checkpoints.json_scan import shown
-from app.checkpoints.kinds import ACCEPTED, HEAD_BYTES, Kind, parsed_bytes, tell_kind
+from app.checkpoints.kinds import (
+    ACCEPTED,
+    HEAD_BYTES,
+    Kind,
+    parsed_bytes,
+    shown_text,
+    tell_kind,
+)
 from app.checkpoints.module_types import infer_modules
 from app.checkpoints.ops import derive_ops
 from app.checkpoints.pt2 import read_pt2
@@ -226,9 +233,12 @@ def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> Index | st
         return index
     if _is_model_config(text, limits):
         return text
+    way_out = f"leave it out and send {ACCEPTED}"
+    if not file.name.lower().endswith(".json"):
+        way_out = "a download probably met an error; fetch the model file itself"
     raise UnsupportedFormat(
-        f"{file.name} is JSON, but neither an index of shards (it has no weight_map) nor a "
-        f"model's config.json (it has no model_type); leave it out and send {ACCEPTED}"
+        f"{file.name} is JSON that begins with {shown_text(text)}, but neither an index of shards "
+        f"(it has no weight_map) nor a model's config.json (it has no model_type); {way_out}"
     )
 
 
