@@ -20,6 +20,7 @@ from app.checkpoints.pytorch_legacy import read_pytorch_legacy
 from app.checkpoints.pytorch_zip import read_pytorch_zip, tell_archive
 from app.checkpoints.safetensors import read_header
 from app.checkpoints.shards import Index, check_index, read_index, select
+from app.checkpoints.state_dict import Warn
 from app.checkpoints.zip_members import read_members
 from app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
@@ -27,10 +28,10 @@ from app.storage import Storage
 from schemas.artifact import METADATA_KEY
 from schemas.checkpoint import Checkpoint, ModelFormat, Module, StoredFile, StoredTensor
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Goes up when the same files give another checkpoint than before."""
 
-Reader = Callable[[Storage, StoredFile, int, Limits], Sequence[StoredTensor]]
+Reader = Callable[[Storage, StoredFile, int, Limits, Warn], Sequence[StoredTensor]]
 """What finds the tensors of one shard, whose number is given."""
 TENSOR_KINDS = ("safetensors", "zip", "legacy")
 """Kinds of files that hold tensors; all but the first are of torch.save."""
@@ -68,7 +69,8 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
     if archives and _is_exported(storage, archives, limits):
         return _read_exported(storage, files, limits)
     _check_mixed(files, chosen)
-    tensors = _merge(storage, files, chosen, limits)
+    left_out: list[str] = []
+    tensors = _merge(storage, files, chosen, limits, left_out.append)
     check_index(selection, files, tensors)
     named, modules, warnings = _modules(configs, tensors, limits)
     return Checkpoint(
@@ -77,7 +79,7 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
         tensors=tuple(named),
         modules=modules,
         ops=derive_ops(modules, (name for tensor in named for name in _names(tensor))),
-        warnings=(*selection.warnings, *warnings),
+        warnings=(*selection.warnings, *left_out, *warnings),
     )
 
 
@@ -141,7 +143,7 @@ def _read_exported(storage: Storage, files: Sequence[StoredFile], limits: Limits
 
 
 def _read_safetensors(
-    storage: Storage, file: StoredFile, number: int, limits: Limits
+    storage: Storage, file: StoredFile, number: int, limits: Limits, _warn: Warn
 ) -> Sequence[StoredTensor]:
     header = read_header(storage, file.path, limits, name=file.name, file=number)
     if METADATA_KEY in header.metadata:
@@ -153,15 +155,15 @@ def _read_safetensors(
 
 
 def _read_zip(
-    storage: Storage, file: StoredFile, number: int, limits: Limits
+    storage: Storage, file: StoredFile, number: int, limits: Limits, warn: Warn
 ) -> Sequence[StoredTensor]:
-    return read_pytorch_zip(storage, file.path, limits, name=file.name, file=number)
+    return read_pytorch_zip(storage, file.path, limits, name=file.name, file=number, warn=warn)
 
 
 def _read_legacy(
-    storage: Storage, file: StoredFile, number: int, limits: Limits
+    storage: Storage, file: StoredFile, number: int, limits: Limits, warn: Warn
 ) -> Sequence[StoredTensor]:
-    return read_pytorch_legacy(storage, file.path, limits, name=file.name, file=number)
+    return read_pytorch_legacy(storage, file.path, limits, name=file.name, file=number, warn=warn)
 
 
 _READERS: Mapping[Kind, Reader] = {
@@ -190,13 +192,14 @@ def _merge(
     files: Sequence[StoredFile],
     chosen: Mapping[int, Kind],
     limits: Limits,
+    warn: Warn,
 ) -> list[StoredTensor]:
     """The tensors of all shards, in the order of the shards and that within each."""
     found: list[StoredTensor] = []
     lies_in: dict[str, str] = {}
     for number, kind in chosen.items():
         file = files[number]
-        for tensor in _READERS[kind](storage, file, number, limits):
+        for tensor in _READERS[kind](storage, file, number, limits, warn):
             found.append(tensor)
             for name in _names(tensor):
                 if name in lies_in:
@@ -209,9 +212,21 @@ def _merge(
             raise TooLarge(
                 f"the files hold over {limits.tensors:,} tensors; {limits.allowed('tensors')}"
             )
-    if not found:
-        raise InvalidModel("the model holds no tensors; save it again, with its weights")
+    _check_values(found)
     return found
+
+
+def _check_values(tensors: Sequence[StoredTensor]) -> None:
+    """Refuse a model without weights: of no tensors, or of names whose tensors are elsewhere."""
+    if not tensors:
+        raise InvalidModel("the model holds no tensors; save it again, with its weights")
+    empty = [tensor.name for tensor in tensors if not tensor.size_bytes]
+    if 2 * len(empty) > len(tensors):
+        raise InvalidModel(
+            f"{len(empty):,} of the model's {len(tensors):,} tensors have no elements, such as "
+            f"{shown(empty[0])}: DeepSpeed's ZeRO-3 saves such placeholders; gather the weights "
+            "with the zero_to_fp32.py that lies in the checkpoint's folder, and send what it writes"
+        )
 
 
 def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> Index | str:
