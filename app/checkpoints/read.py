@@ -246,7 +246,7 @@ def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> Index | st
     index = read_index(text, file.name, limits) if '"weight_map"' in text else None
     if index is not None:
         return index
-    if _is_model_config(text, limits):
+    if is_model_config(text, limits):
         return text
     way_out = f"leave it out and send {ACCEPTED}"
     if not file.name.lower().endswith(".json"):
@@ -257,7 +257,8 @@ def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> Index | st
     )
 
 
-def _is_model_config(text: str, limits: Limits) -> bool:
+def is_model_config(text: str, limits: Limits) -> bool:
+    """Whether a JSON document is the config.json of a model of transformers."""
     if len(text) > limits.config_bytes:
         return False
     try:
