@@ -83,7 +83,7 @@ def _is_of_model(config: Path) -> bool:
 def _nothing_in(folder: Path) -> str:
     """Why a folder is no model, and what to do."""
     if _named(folder, "*.distcp"):
-        return f"{folder} is a checkpoint of torch.distributed.checkpoint: {JOIN}"
+        return f"{folder} is of torch.distributed.checkpoint (.distcp); {JOIN}"
     return (
         f"no .safetensors file lies in {folder}, and no pytorch_model.bin; name the files of its "
         "checkpoint"

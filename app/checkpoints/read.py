@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from app.checkpoints.hf_config import ConfigUnusable, modules_from_config
+from app.checkpoints.hf_config import ConfigUnusable, modules_from_config, quantization_warnings
 from app.checkpoints.json_scan import shown
 from app.checkpoints.kinds import (
     ACCEPTED,
@@ -103,7 +103,7 @@ def _modules(
     configs: Sequence[str], tensors: Sequence[StoredTensor], limits: Limits
 ) -> tuple[Sequence[StoredTensor], tuple[Module, ...], tuple[str, ...]]:
     """The tensors under all their names, their modules, and warnings."""
-    warnings: list[str] = []
+    warnings = [warning for text in configs for warning in quantization_warnings(text)]
     if len(configs) > 1:
         warnings.append(
             f"the upload holds {len(configs)} configs of models, so none was used and module types "
@@ -115,7 +115,7 @@ def _modules(
         except ConfigUnusable as error:
             warnings.append(str(error))
         else:
-            return told.tensors, told.modules, ()
+            return told.tensors, told.modules, tuple(warnings)
     else:
         warnings.append(
             "module types are inferred from names and shapes; send the model's config.json beside "

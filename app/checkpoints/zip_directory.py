@@ -21,11 +21,10 @@ LONG = 0xFFFFFFFF
 STORE_AGAIN = "save the model again with torch.save or torch.export.save, as they write it"
 FETCH_AGAIN = "fetch or write the file again"
 JOIN = (
-    "if it is a shard of torch.distributed.checkpoint (.distcp), join the shards with `python -m "
-    "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt` and send that; else "
-    "fetch or write the file again"
+    "join the shards with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER "
+    "model.pt` and send what it writes"
 )
-"""For several archives in one file, as such a shard has one per tensor."""
+"""For a checkpoint of torch.distributed, whose files hold an archive for each tensor."""
 
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
@@ -109,7 +108,10 @@ def _find_directory(storage: Storage, path: str, limits: Limits, name: str) -> t
 
 
 def _before(name: str, size_bytes: int) -> str:
-    return f"{name} holds {size_bytes:,} bytes before the archive that it ends with; {JOIN}"
+    return (
+        f"{name} holds {size_bytes:,} bytes before the archive that it ends with; if it is of "
+        f"torch.distributed.checkpoint (.distcp), {JOIN}; else {FETCH_AGAIN}"
+    )
 
 
 def _check_limits(size: int, count: int, limits: Limits, name: str) -> None:

@@ -1,10 +1,13 @@
 """Checkpoints as training programs leave them, not made to be given away."""
 
+import json
+
 import pytest
 import safetensors.torch
 import torch
 from torch.distributed import checkpoint
 
+from app.checkpoints.hf_config import quantization_warnings
 from app.errors import InvalidModel
 from tests.forged import saved
 
@@ -63,3 +66,28 @@ def test_tensors_that_a_training_checkpoint_holds_beside_are_named(read, is_zip,
     del top[left]
     alone = read({"m.pth": saved(top, _use_new_zipfile_serialization=is_zip)})
     assert not any("left out" in warning for warning in alone.warnings)
+
+
+@pytest.mark.parametrize(
+    ("said", "method"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "'gptq'"),
+        ({"quant_method": "awq"}, "'awq'"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "'bitsandbytes'"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "'fp8'"),
+        ({"load_in_8bit": True}, "'by no named method'"),
+    ],
+)
+def test_a_config_of_quantized_weights_is_told(read, said, method):
+    content = safetensors.torch.save({"q.scales": torch.ones(2, 4)})
+    config = {"model_type": "llama", "quantization_config": said}
+    found = read({"m.safetensors": content, "config.json": json.dumps(config).encode()})
+    assert f"quantized already ({method})" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[]", "{", "[" * 100_000, '{"quantization_config": null}', '{"quantization_config": 4}'],
+)
+def test_other_configs_say_nothing_of_quantized_weights(text):
+    assert quantization_warnings(text) == ()
