@@ -1,7 +1,10 @@
 """The `palettery` command. Every command imports what it needs when it runs, so help is instant."""
 
+import contextlib
+import errno
+import io
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -61,11 +64,16 @@ def options(
 
 def main() -> None:
     """Run the command; errors are one line, exit codes are 0 fine, 1 failed, 2 bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")  # names may have any characters
     try:
         cli()
     except Exception as error:
         from app.errors import BadInput, Conflict, NotFound, PaletteryError
 
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _end_on_a_full_disk(error)
         if not isinstance(error, PaletteryError):
             raise
         typer.echo(f"palettery: {error.detail}", err=True)
@@ -73,3 +81,12 @@ def main() -> None:
             line = "" if field.line is None else f"line {field.line}, "
             typer.echo(f"  {line}{field.pointer or '/'}: {field.detail}", err=True)
         sys.exit(BAD_INPUT if isinstance(error, BadInput | NotFound | Conflict) else FAILED)
+
+
+def _end_on_a_full_disk(error: OSError) -> NoReturn:
+    """End where what is shown, or a file beside the outputs, found no room."""
+    what = error.filename or "what this command shows"
+    typer.echo(f"palettery: cannot write {what}: {error.strerror}; free some space", err=True)
+    with contextlib.suppress(OSError):
+        sys.stdout.close()  # or its buffer would be tried once more as Python ends
+    sys.exit(FAILED)

@@ -1,6 +1,7 @@
 """Files of this machine that somebody names to be read."""
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -14,6 +15,9 @@ KINDS = (
     (stat.S_ISBLK, "a block device"),
 )
 """What is no regular file, in words."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+"""How a URL begins, of whose two slashes a path leaves one."""
 
 
 def kind_of(mode: int) -> str:
@@ -41,6 +45,10 @@ def check_readable(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
+        if _URL.match(shown):
+            raise BadInput(
+                f"{shown} is a URL, and only files of this machine are read; download it first"
+            ) from error
         raise BadInput(f"there is no file {shown}{_link(path)}") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

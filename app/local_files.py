@@ -4,9 +4,12 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.checkpoints.read import is_model_config
+from app.checkpoints.zip_directory import JOIN
 from app.errors import BadInput
 from app.input_files import check_readable
 from app.planning.intake import Upload
+from app.settings import read_settings
 from app.storage import open_storage
 from schemas.checkpoint import StoredFile
 
@@ -42,18 +45,49 @@ def stored_files(paths: Sequence[Path], *, digests: bool) -> Upload:
 def expanded(path: Path) -> list[Path]:
     """The files that a path stands for: itself, or the model files of a folder.
 
+    Those are its safetensors, or else the checkpoint that transformers wrote before safetensors;
+    with their index, and the model's config.json.
+
     Raises:
         BadInput: there are none, or one cannot be read.
     """
     found = [path]
     if _is_folder(path):
-        named = [*path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")]
-        found = sorted(file for file in named if not file.name.startswith("."))  # `._x` of macOS
+        found = _named(path, "*.safetensors", "*.safetensors.index.json") or _named(
+            path, "pytorch_model*.bin", "pytorch_model*.bin.index.json"
+        )
         if not found:
-            raise BadInput(f"no .safetensors file lies in {path}")
+            raise BadInput(_nothing_in(path))
+        found += [file for file in _named(path, "config.json") if _is_of_model(file)]
     for file in found:
         check_readable(file)
     return found
+
+
+def _named(folder: Path, *patterns: str) -> list[Path]:
+    """The files of such names; those that begin with a dot, as `._x` of macOS, are left out."""
+    found = (file for pattern in patterns for file in folder.glob(pattern))
+    return sorted(file for file in found if not file.name.startswith("."))
+
+
+def _is_of_model(config: Path) -> bool:
+    """Whether a config.json tells of the modules of a model; other programs write some too."""
+    limits = read_settings().limits
+    try:
+        is_small = config.stat().st_size <= limits.config_bytes
+        return is_small and is_model_config(config.read_text("utf-8-sig"), limits)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _nothing_in(folder: Path) -> str:
+    """Why a folder is no model, and what to do."""
+    if _named(folder, "*.distcp"):
+        return f"{folder} is of torch.distributed.checkpoint (.distcp); {JOIN}"
+    return (
+        f"no .safetensors file lies in {folder}, and no pytorch_model.bin; name the files of its "
+        "checkpoint"
+    )
 
 
 def _is_folder(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Put the service together and serve it."""
 
 import asyncio
+import errno
 import signal
 import socket
 import sys
@@ -150,8 +151,9 @@ def _bound(settings: Settings) -> socket.socket:
         listening.bind((settings.host, settings.port))
     except OSError as error:
         listening.close()
+        is_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
         raise BadInput(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
-            "choose another --port"
+            f"choose another {'--port' if is_port else '--host'}"
         ) from error
     return listening

@@ -55,6 +55,11 @@ def _unless_service(port: object) -> object:
     return PORT if isinstance(port, str) and SERVICE_ADDRESS.fullmatch(port) else port
 
 
+def _without_brackets(host: str) -> str:
+    """An IPv6 address as sockets take it, also where it is written as URLs have it: `[::1]`."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
 def _check_admin_key(key: SecretStr) -> SecretStr:
     text = key.get_secret_value()
     if len(text) < ADMIN_KEY_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
@@ -168,7 +173,7 @@ class Settings(BaseSettings):
     """SQLAlchemy URL; None for SQLite below `data_dir`."""
     storage_url: str | None = None
     """Object store URL; None for the folder `store` below `data_dir`."""
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(_without_brackets)] = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[PositiveInt, BeforeValidator(_unless_service)] = PORT
     """Port to listen on; the address that Kubernetes sets for a Service `palettery` is ignored."""

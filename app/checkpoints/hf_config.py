@@ -69,6 +69,22 @@ class ConfigUnusable(Exception):
         )
 
 
+def quantization_warnings(text: str) -> tuple[str, ...]:
+    """A warning where a config.json says that the weights were quantized already."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    how = said.get("quantization_config") if isinstance(said, dict) else None
+    if not isinstance(how, dict):
+        return ()
+    return (
+        "the model's config.json says that its weights are quantized already "
+        f"({shown(str(how.get('quant_method', 'by no named method')))}): such tensors are kept as "
+        "they are; to palettize them, send the model as it was before",
+    )
+
+
 def modules_from_config(
     text: str, tensors: Sequence[StoredTensor], limits: Limits
 ) -> ConfigModules:

@@ -22,6 +22,21 @@ _RESAVE = (
 )
 
 
+_PACKED = {
+    b"\x1f\x8b": "gzip-compressed",
+    b"BZh": "bzip2-compressed",
+    b"\xfd7zXZ\0": "xz-compressed",
+    b"\x28\xb5\x2f\xfd": "Zstandard-compressed",
+    b"\x04\x22\x4d\x18": "LZ4-compressed",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+}
+"""First bytes -> what is packed by them."""
+_SHOWN_TEXT = 60
+"""Characters of a text that a message shows."""
+_BOM = b"\xef\xbb\xbf"
+
+
 @dataclass(frozen=True)
 class Refusal:
     """A kind of file that is known and not taken."""
@@ -71,15 +86,28 @@ _REFUSALS = (
         "what macOS keeps beside a file on other disks (its name begins with ._)",
         "leave it out, and send the file of the same name without ._",
     ),
-    Refusal(
-        _begins(b"\x1f\x8b"),
-        "gzip-compressed",
-        "weights are read in place, by byte range; unpack it and send what is inside",
+    *(
+        Refusal(
+            _begins(start),
+            what,
+            "weights are read in place, by byte range; unpack it and send what is inside",
+        )
+        for start, what in _PACKED.items()
     ),
     Refusal(
         _begins(b"GGUF"),
         "a GGUF file, whose weights are quantized already",
         "send the model's original safetensors",
+    ),
+    Refusal(
+        _begins(b"lmgg", b"fmgg", b"tjgg", b"algg"),
+        "a GGML file of an old llama.cpp, whose weights are quantized already",
+        "send the model's original safetensors",
+    ),
+    Refusal(
+        lambda head: head[4:8] == b"TFL3",
+        "a TensorFlow Lite model",
+        "send the safetensors it was made from",
     ),
     Refusal(_begins(b"\x89HDF\r\n\x1a\n"), "an HDF5 file (Keras?)", "send safetensors"),
     Refusal(_begins(b"\x93NUMPY"), "a numpy array", "save its tensors by name as safetensors"),
@@ -115,17 +143,54 @@ def tell_kind(head: bytes, name: str) -> Kind:
     if _is_legacy(head):
         return "legacy"
     length = head[:8]
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") and 0 not in length:
+    if head.removeprefix(_BOM).lstrip()[:1] in (b"{", b"[") and 0 not in length:
         return "json"
     if head[8:9] == b"{":
         return "safetensors"
     for refusal in _REFUSALS:
         if refusal.matches(head):
             raise UnsupportedFormat(f"{name} is {refusal.what}; {refusal.way_out}")
-    raise InvalidModel(
-        f"{name} begins with the bytes {head[:8].hex(' ')}, which is no model format known here; "
+    raise InvalidModel(f"{name} {_fault(head)}")
+
+
+def shown_text(text: str) -> str:
+    """How a text begins, fit for a message."""
+    return repr(text if len(text) <= _SHOWN_TEXT else f"{text[:_SHOWN_TEXT]}...")
+
+
+def _fault(head: bytes) -> str:
+    """Why a file that begins like this is no model, and what to do."""
+    if len(head) >= 8 and not head.strip(b"\0"):
+        return (
+            f"begins with {len(head)} zero bytes, as a download that was cut short or a damaged "
+            "disk leaves a file; fetch it again"
+        )
+    header = head[8:]
+    if header.startswith((_BOM, b" ", b"\t", b"\r", b"\n")) and b"{" in header[:16]:
+        return (
+            f"is like safetensors, but its header begins with the bytes {header[:3].hex(' ')} and "
+            "must begin with '{'; write the file again"
+        )
+    if text := _text(head):
+        return (
+            f"is text that begins with {shown_text(text)}; a download probably met an error; "
+            "fetch the model file itself"
+        )
+    return (
+        f"begins with the bytes {head[:8].hex(' ')}, which is no model format known here; "
         f"send {ACCEPTED}"
     )
+
+
+def _text(head: bytes) -> str:
+    """The text that a file begins with, on one line; empty where it is none.
+
+    A head may be cut within a character.
+    """
+    text = head.decode(errors="ignore")
+    is_text = len(text.encode()) > len(head) - 4 and len(text) > 1
+    line = " ".join(text.split())
+    return line if is_text and line.isprintable() else ""
 
 
 def parsed_bytes(head: bytes, size_bytes: int) -> int:

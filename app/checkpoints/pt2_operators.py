@@ -100,7 +100,7 @@ def takes(kind: str, field: str) -> bool:
 @cache
 def operators() -> Mapping[str, Operator]:
     """Target -> the operator, of all that are listed."""
-    lines = LIST.read_text().splitlines()
+    lines = LIST.read_text("utf-8").splitlines()
     found = (_operator(line) for line in lines if line and not line.startswith("#"))
     return {ATEN + name: operator for name, operator in found}
 

@@ -14,7 +14,7 @@ from app.checkpoints.json_scan import shown
 from app.checkpoints.pickle_machine import PickleMachine, Truncated
 from app.checkpoints.restricted_pickle import damaged, run
 from app.checkpoints.scattered import Piece, read_pieces
-from app.checkpoints.state_dict import Pickled, Place, read_state_dict
+from app.checkpoints.state_dict import Pickled, Place, Warn, read_state_dict
 from app.checkpoints.torch_records import StorageRef
 from app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
@@ -32,7 +32,13 @@ _AGAIN = "fetch or save the file again"
 
 
 def read_pytorch_legacy(
-    storage: Storage, path: str, limits: Limits, *, name: str, file: int
+    storage: Storage,
+    path: str,
+    limits: Limits,
+    *,
+    name: str,
+    file: int,
+    warn: Warn,
 ) -> tuple[StoredTensor, ...]:
     """The tensors of a state dict; see `read_state_dict`.
 
@@ -47,7 +53,8 @@ def read_pytorch_legacy(
     machine, top, keys = _read_pickles(storage, path, file_bytes, limits, name)
     places = _places(keys, machine.storages, machine.at, file_bytes, name)
     _check_counts(storage, path, places, machine.storages, name)
-    return read_state_dict(Pickled(name, top, machine.at, places, file_bytes), limits, file)
+    pickled = Pickled(name, top, machine.at, places, file_bytes)
+    return read_state_dict(pickled, limits, file, warn)
 
 
 def _read_pickles(

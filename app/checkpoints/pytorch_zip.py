@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from app.checkpoints.json_scan import shown
 from app.checkpoints.restricted_pickle import read_pickle
-from app.checkpoints.state_dict import Pickled, Place, read_state_dict
+from app.checkpoints.state_dict import Pickled, Place, Warn, read_state_dict
 from app.checkpoints.torch_records import WAY_OUT
 from app.checkpoints.zip_members import Member, below_root, read_member, read_members
 from app.errors import InvalidModel, UnsupportedFormat
@@ -49,7 +49,13 @@ def tell_archive(members: Mapping[str, Member], name: str = "the archive") -> Ar
 
 
 def read_pytorch_zip(
-    storage: Storage, path: str, limits: Limits, *, name: str, file: int
+    storage: Storage,
+    path: str,
+    limits: Limits,
+    *,
+    name: str,
+    file: int,
+    warn: Warn,
 ) -> tuple[StoredTensor, ...]:
     """The tensors of a state dict; see `read_state_dict`.
 
@@ -82,7 +88,7 @@ def read_pytorch_zip(
         },
         file_bytes=storage.size_bytes(path),
     )
-    return read_state_dict(pickled, limits, file)
+    return read_state_dict(pickled, limits, file, warn)
 
 
 def _check_byteorder(storage: Storage, path: str, members: Mapping[str, Member], name: str) -> None:

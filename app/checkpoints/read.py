@@ -3,9 +3,16 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from app.checkpoints.hf_config import ConfigUnusable, modules_from_config
+from app.checkpoints.hf_config import ConfigUnusable, modules_from_config, quantization_warnings
 from app.checkpoints.json_scan import shown
-from app.checkpoints.kinds import ACCEPTED, HEAD_BYTES, Kind, parsed_bytes, tell_kind
+from app.checkpoints.kinds import (
+    ACCEPTED,
+    HEAD_BYTES,
+    Kind,
+    parsed_bytes,
+    shown_text,
+    tell_kind,
+)
 from app.checkpoints.module_types import infer_modules
 from app.checkpoints.ops import derive_ops
 from app.checkpoints.pt2 import read_pt2
@@ -13,6 +20,7 @@ from app.checkpoints.pytorch_legacy import read_pytorch_legacy
 from app.checkpoints.pytorch_zip import read_pytorch_zip, tell_archive
 from app.checkpoints.safetensors import read_header
 from app.checkpoints.shards import Index, check_index, read_index, select
+from app.checkpoints.state_dict import Warn
 from app.checkpoints.zip_members import read_members
 from app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from app.settings import Limits
@@ -20,10 +28,10 @@ from app.storage import Storage
 from schemas.artifact import METADATA_KEY
 from schemas.checkpoint import Checkpoint, ModelFormat, Module, StoredFile, StoredTensor
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Goes up when the same files give another checkpoint than before."""
 
-Reader = Callable[[Storage, StoredFile, int, Limits], Sequence[StoredTensor]]
+Reader = Callable[[Storage, StoredFile, int, Limits, Warn], Sequence[StoredTensor]]
 """What finds the tensors of one shard, whose number is given."""
 TENSOR_KINDS = ("safetensors", "zip", "legacy")
 """Kinds of files that hold tensors; all but the first are of torch.save."""
@@ -61,7 +69,8 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
     if archives and _is_exported(storage, archives, limits):
         return _read_exported(storage, files, limits)
     _check_mixed(files, chosen)
-    tensors = _merge(storage, files, chosen, limits)
+    left_out: list[str] = []
+    tensors = _merge(storage, files, chosen, limits, left_out.append)
     check_index(selection, files, tensors)
     named, modules, warnings = _modules(configs, tensors, limits)
     return Checkpoint(
@@ -70,7 +79,7 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
         tensors=tuple(named),
         modules=modules,
         ops=derive_ops(modules, (name for tensor in named for name in _names(tensor))),
-        warnings=(*selection.warnings, *warnings),
+        warnings=(*selection.warnings, *left_out, *warnings),
     )
 
 
@@ -94,7 +103,7 @@ def _modules(
     configs: Sequence[str], tensors: Sequence[StoredTensor], limits: Limits
 ) -> tuple[Sequence[StoredTensor], tuple[Module, ...], tuple[str, ...]]:
     """The tensors under all their names, their modules, and warnings."""
-    warnings: list[str] = []
+    warnings = [warning for text in configs for warning in quantization_warnings(text)]
     if len(configs) > 1:
         warnings.append(
             f"the upload holds {len(configs)} configs of models, so none was used and module types "
@@ -106,7 +115,7 @@ def _modules(
         except ConfigUnusable as error:
             warnings.append(str(error))
         else:
-            return told.tensors, told.modules, ()
+            return told.tensors, told.modules, tuple(warnings)
     else:
         warnings.append(
             "module types are inferred from names and shapes; send the model's config.json beside "
@@ -134,7 +143,7 @@ def _read_exported(storage: Storage, files: Sequence[StoredFile], limits: Limits
 
 
 def _read_safetensors(
-    storage: Storage, file: StoredFile, number: int, limits: Limits
+    storage: Storage, file: StoredFile, number: int, limits: Limits, _warn: Warn
 ) -> Sequence[StoredTensor]:
     header = read_header(storage, file.path, limits, name=file.name, file=number)
     if METADATA_KEY in header.metadata:
@@ -146,15 +155,15 @@ def _read_safetensors(
 
 
 def _read_zip(
-    storage: Storage, file: StoredFile, number: int, limits: Limits
+    storage: Storage, file: StoredFile, number: int, limits: Limits, warn: Warn
 ) -> Sequence[StoredTensor]:
-    return read_pytorch_zip(storage, file.path, limits, name=file.name, file=number)
+    return read_pytorch_zip(storage, file.path, limits, name=file.name, file=number, warn=warn)
 
 
 def _read_legacy(
-    storage: Storage, file: StoredFile, number: int, limits: Limits
+    storage: Storage, file: StoredFile, number: int, limits: Limits, warn: Warn
 ) -> Sequence[StoredTensor]:
-    return read_pytorch_legacy(storage, file.path, limits, name=file.name, file=number)
+    return read_pytorch_legacy(storage, file.path, limits, name=file.name, file=number, warn=warn)
 
 
 _READERS: Mapping[Kind, Reader] = {
@@ -183,13 +192,14 @@ def _merge(
     files: Sequence[StoredFile],
     chosen: Mapping[int, Kind],
     limits: Limits,
+    warn: Warn,
 ) -> list[StoredTensor]:
     """The tensors of all shards, in the order of the shards and that within each."""
     found: list[StoredTensor] = []
     lies_in: dict[str, str] = {}
     for number, kind in chosen.items():
         file = files[number]
-        for tensor in _READERS[kind](storage, file, number, limits):
+        for tensor in _READERS[kind](storage, file, number, limits, warn):
             found.append(tensor)
             for name in _names(tensor):
                 if name in lies_in:
@@ -202,9 +212,21 @@ def _merge(
             raise TooLarge(
                 f"the files hold over {limits.tensors:,} tensors; {limits.allowed('tensors')}"
             )
-    if not found:
-        raise InvalidModel("the model holds no tensors; save it again, with its weights")
+    _check_values(found)
     return found
+
+
+def _check_values(tensors: Sequence[StoredTensor]) -> None:
+    """Refuse a model without weights: of no tensors, or of names whose tensors are elsewhere."""
+    if not tensors:
+        raise InvalidModel("the model holds no tensors; save it again, with its weights")
+    empty = [tensor.name for tensor in tensors if not tensor.size_bytes]
+    if 2 * len(empty) > len(tensors):
+        raise InvalidModel(
+            f"{len(empty):,} of the model's {len(tensors):,} tensors have no elements, such as "
+            f"{shown(empty[0])}: DeepSpeed's ZeRO-3 saves such placeholders; gather the weights "
+            "with the zero_to_fp32.py that lies in the checkpoint's folder, and send what it writes"
+        )
 
 
 def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> Index | str:
@@ -224,15 +246,19 @@ def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> Index | st
     index = read_index(text, file.name, limits) if '"weight_map"' in text else None
     if index is not None:
         return index
-    if _is_model_config(text, limits):
+    if is_model_config(text, limits):
         return text
+    way_out = f"leave it out and send {ACCEPTED}"
+    if not file.name.lower().endswith(".json"):
+        way_out = "a download probably met an error; fetch the model file itself"
     raise UnsupportedFormat(
-        f"{file.name} is JSON, but neither an index of shards (it has no weight_map) nor a "
-        f"model's config.json (it has no model_type); leave it out and send {ACCEPTED}"
+        f"{file.name} is JSON that begins with {shown_text(text)}, but neither an index of shards "
+        f"(it has no weight_map) nor a model's config.json (it has no model_type); {way_out}"
     )
 
 
-def _is_model_config(text: str, limits: Limits) -> bool:
+def is_model_config(text: str, limits: Limits) -> bool:
+    """Whether a JSON document is the config.json of a model of transformers."""
     if len(text) > limits.config_bytes:
         return False
     try:

@@ -3,7 +3,7 @@
 Each value of the pickle is looked at once, however many places it is in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.checkpoints.dtypes import DTYPE_BITS, DTYPES
@@ -20,6 +20,9 @@ VIEWS = 8
 """Most bytes that all tensors together may take, in files: views of one storage add up."""
 ALIAS_BYTES, SPARE_ALIASES = 64, 1_000
 """A pickle may give one further name to its tensors for so many of its bytes, beside some."""
+
+Warn = Callable[[str], None]
+"""Called with what the user should know about how a file was read."""
 
 _DTYPES: Mapping[str, str] = {
     dtype.torch: name for name, dtype in DTYPES.items() if dtype.torch and dtype.bits >= 8
@@ -49,7 +52,9 @@ class Pickled:
     file_bytes: int
 
 
-def read_state_dict(pickled: Pickled, limits: Limits, file: int) -> tuple[StoredTensor, ...]:
+def read_state_dict(
+    pickled: Pickled, limits: Limits, file: int, warn: Warn
+) -> tuple[StoredTensor, ...]:
     """The tensors of a state dict, in its order; one that goes by several names has aliases.
 
     `file` is the number that the tensors point to.
@@ -60,7 +65,7 @@ def read_state_dict(pickled: Pickled, limits: Limits, file: int) -> tuple[Stored
         TooLarge: over a limit.
     """
     name = pickled.name
-    found = _find_state_dict(pickled.top, name)
+    found = _find_state_dict(pickled.top, name, warn)
     if len(found) > limits.tensors:
         raise TooLarge(f"{name} holds {len(found):,} tensors; {limits.allowed('tensors')}")
     tensors = _untied(found, pickled, file)
@@ -80,7 +85,7 @@ def read_state_dict(pickled: Pickled, limits: Limits, file: int) -> tuple[Stored
     return tensors
 
 
-def _find_state_dict(top: object, name: str) -> Mapping[str, TensorRef]:
+def _find_state_dict(top: object, name: str, warn: Warn) -> Mapping[str, TensorRef]:
     """The one state dict in what was pickled: under a usual key, or all of it."""
     if not isinstance(top, dict):
         raise UnsupportedFormat(
@@ -93,6 +98,13 @@ def _find_state_dict(top: object, name: str) -> Mapping[str, TensorRef]:
             "to palettize by itself"
         )
     chosen = top[nested[0]] if nested else top
+    others = [key for key, value in top.items() if _is_state_dict(value) and value is not chosen]
+    if nested and others:
+        keys = ", ".join(shown(str(key)) for key in others[:5])
+        warn(
+            f"of {name} the tensors under {nested[0]!r} are palettized, and those under {keys} are "
+            "left out; for those, save them by themselves"
+        )
     if not _is_state_dict(chosen):
         keys = ", ".join(shown(str(key)) for key in list(top)[:5]) or "nothing"
         raise UnsupportedFormat(

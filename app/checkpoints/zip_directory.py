@@ -20,6 +20,11 @@ LONG = 0xFFFFFFFF
 """What stands where a number was too large, and lies in a zip64 field instead."""
 STORE_AGAIN = "save the model again with torch.save or torch.export.save, as they write it"
 FETCH_AGAIN = "fetch or write the file again"
+JOIN = (
+    "join the shards with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER "
+    "model.pt` and send what it writes"
+)
+"""For a checkpoint of torch.distributed, whose files hold an archive for each tensor."""
 
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
@@ -92,12 +97,21 @@ def _find_directory(storage: Storage, path: str, limits: Limits, name: str) -> t
     if disk or first_disk or here != count:
         raise UnsupportedFormat(f"{name} is one part of a split zip archive; {STORE_AGAIN}")
     _check_limits(size, count, limits, name)
+    if start + size < end and size >= count * _ENTRY.size:
+        raise InvalidModel(_before(name, end - start - size))
     if start + size != end or size < count * _ENTRY.size:
         raise InvalidModel(
             f"{name}: its directory is not where its end says, so bytes are missing or were put "
             f"before, between or behind; {FETCH_AGAIN}"
         )
     return start, size, count
+
+
+def _before(name: str, size_bytes: int) -> str:
+    return (
+        f"{name} holds {size_bytes:,} bytes before the archive that it ends with; if it is of "
+        f"torch.distributed.checkpoint (.distcp), {JOIN}; else {FETCH_AGAIN}"
+    )
 
 
 def _check_limits(size: int, count: int, limits: Limits, name: str) -> None:
@@ -118,6 +132,8 @@ def _read_end64(locator: bytes, record: bytes, at: int, name: str) -> tuple[int,
     if locator_disk or disks > 1:
         raise UnsupportedFormat(f"{name} is one part of a split zip archive; {STORE_AGAIN}")
     sound = len(record) == _END64.size and record[:4] == b"PK\x06\x06"
+    if offset < at and sound:
+        raise InvalidModel(_before(name, at - offset))
     if offset != at or not sound:
         raise InvalidModel(f"{name}: its zip64 directory end is not where it says; {FETCH_AGAIN}")
     _, length, _, _, *numbers = _END64.unpack(record)

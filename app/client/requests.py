@@ -43,11 +43,16 @@ def text_of(config: Config) -> str:
     """
     try:
         if isinstance(config, Path):
-            return config.read_text()
+            return config.read_text("utf-8")
         if isinstance(config, KMeansPalettizerConfig):
             return config.model_dump_json()
         return config if isinstance(config, str) else json.dumps(config)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"the config {config} is not UTF-8 text: byte {error.object[error.start]:#04x} at "
+            f"{error.start}; save it as UTF-8 (in PowerShell: Out-File -Encoding utf8)"
+        ) from error
+    except OSError as error:
         raise BadInput(f"cannot read the config {config}: {error}") from error
     except (TypeError, ValueError) as error:
         raise BadInput(f"the config cannot be written as JSON: {error}") from error

@@ -69,8 +69,13 @@ def text_of(config: Path | None) -> str | None:
     if config is None:
         return None
     try:
-        return config.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        return config.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"the config {config} is not UTF-8 text: byte {error.object[error.start]:#04x} at "
+            f"{error.start}; save it as UTF-8 (in PowerShell: Out-File -Encoding utf8)"
+        ) from error
+    except OSError as error:
         raise BadInput(f"cannot read the config {config}: {error}") from error
 
 

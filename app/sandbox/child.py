@@ -44,7 +44,7 @@ def main() -> None:
             detail=f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS],
             missing=missing,
         )
-    (folder / OUTCOME).write_text(outcome.model_dump_json())
+    (folder / OUTCOME).write_text(outcome.model_dump_json(), "utf-8")
     os._exit(0)  # threads may run still, and libraries crash at their end
 
 

@@ -3,6 +3,9 @@
 import asyncio
 import socket
 
+import pytest
+
+from app.errors import BadInput
 from app.main import _bound
 from app.settings import Settings
 
@@ -30,3 +33,14 @@ def test_small_answers_are_sent_at_once(monkeypatch):
             return option
 
     assert asyncio.run(accepted())
+
+
+def test_an_address_that_cannot_be_had_says_which_option_to_change():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(BadInput, match="in use; choose another --port"):
+            _bound(Settings(port=taken.getsockname()[1]))
+        for host in ("203.0.113.1", "nowhere.invalid", "[2001:db8::1]", "127.0.0.1.5"):
+            with pytest.raises(BadInput, match="; choose another --host"):
+                _bound(Settings(host=host, port=taken.getsockname()[1]))
