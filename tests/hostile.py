@@ -392,7 +392,7 @@ REFUSED: Mapping[str, Refused] = {
         lambda canary: {"model.pt": pickled_bomb(canary, 4)}, "unsupported_format", "never opened"
     ),
     "a pickle of protocol 0": Refused(
-        lambda canary: {"model.pt": pickled_bomb(canary, 0)}, "invalid_model", "no model format"
+        lambda canary: {"model.pt": pickled_bomb(canary, 0)}, "unsupported_format", "never opened"
     ),
     "a pickled module": Refused(
         stored(module_with_bomb), "unsupported_format", r"pickled torch\.nn\.modules\.linear"

@@ -1,5 +1,6 @@
 """What kind of file some bytes are, told from the bytes, never from a name."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +33,8 @@ _PACKED = {
     b"Rar!\x1a\x07": "a RAR archive",
 }
 """First bytes -> what is packed by them."""
+_TEXT_PICKLE = re.compile(rb"\([dlt]p\d+\n|c[\w.]+\n[\w.]+\n(p\d+\n|\()")
+"""How a pickle of protocol 0 begins: an empty container, or a name to import."""
 _SHOWN_TEXT = 60
 """Characters of a text that a message shows."""
 _BOM = b"\xef\xbb\xbf"
@@ -56,8 +59,9 @@ def _is_legacy(head: bytes) -> bool:
 
 
 def _is_pickle(head: bytes) -> bool:
-    """A pickle of protocol 2 to 5."""
-    return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    """A pickle of protocol 2 to 5, or of protocol 0, which is text."""
+    is_binary = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    return is_binary or _TEXT_PICKLE.match(head) is not None
 
 
 def _is_onnx(head: bytes) -> bool:

@@ -229,6 +229,9 @@ def zipped(name="x/data.pkl"):
 
 REFUSED = {
     "a pickle": (pickle.dumps(Canary()), UnsupportedFormat, "save_file"),
+    "a pickle of protocol 0": (pickle.dumps(Canary(), 0), UnsupportedFormat, "save_file"),
+    "a dict of protocol 0": (pickle.dumps({"a": 1}, 0), UnsupportedFormat, "save_file"),
+    "a list of protocol 0": (pickle.dumps([1], 0), UnsupportedFormat, "save_file"),
     "a pickle of PyTorch 0.1": (tarred("pickle", b"x"), UnsupportedFormat, "tar archive.*0.2"),
     "a legacy .pt of text": (
         saved({}, _use_new_zipfile_serialization=False, pickle_protocol=0),
