@@ -73,6 +73,7 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
     tensors = _merge(storage, files, chosen, limits, left_out.append)
     check_index(selection, files, tensors)
     named, modules, warnings = _modules(configs, tensors, limits)
+    _check_values(tensors)
     return Checkpoint(
         format=_FORMATS[max(chosen.values(), key=TENSOR_KINDS.index)],
         files=tuple(files),
@@ -212,14 +213,13 @@ def _merge(
             raise TooLarge(
                 f"the files hold over {limits.tensors:,} tensors; {limits.allowed('tensors')}"
             )
-    _check_values(found)
+    if not found:
+        raise InvalidModel("the model holds no tensors; save it again, with its weights")
     return found
 
 
 def _check_values(tensors: Sequence[StoredTensor]) -> None:
-    """Refuse a model without weights: of no tensors, or of names whose tensors are elsewhere."""
-    if not tensors:
-        raise InvalidModel("the model holds no tensors; save it again, with its weights")
+    """Refuse a model that has mostly names, and whose weights are elsewhere."""
     empty = [tensor.name for tensor in tensors if not tensor.size_bytes]
     if 2 * len(empty) > len(tensors):
         raise InvalidModel(
