@@ -22,7 +22,7 @@ from tests.exported_operators import programs
 from tests.operator_fuzz import CALLS, overload
 
 ROOT = Path(__file__).parents[3]
-FUZZ_S = float(os.environ.get("PALETTERY_FUZZ_S", "60"))
+FUZZ_S = float(os.environ.get("OPERATOR_FUZZ_S", "60"))
 FAST = ("MobileNet and EfficientNet",)
 UNSAFE = re.compile(
     r"backward|\.out\b|_out\b|as_strided|set_|resize|sparse|quant|nested|file|storage|foreach|"
@@ -138,8 +138,8 @@ def test_the_guard_notices_a_write_beyond_a_tensor(guard):
 
 @pytest.mark.heavy
 def test_hostile_arguments_end_no_process_and_change_nothing(guard, tmp_path):
-    """PALETTERY_FUZZ_S gives it more time than a minute, PALETTERY_FUZZ_SEED other numbers."""
-    seed = os.environ.get("PALETTERY_FUZZ_SEED", "0")
+    """OPERATOR_FUZZ_S gives it more time than a minute, OPERATOR_FUZZ_SEED other numbers."""
+    seed = os.environ.get("OPERATOR_FUZZ_SEED", "0")
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.operator_fuzz", seed, str(FUZZ_S)],
         cwd=ROOT,
