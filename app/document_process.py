@@ -10,6 +10,7 @@ import pickle
 import resource
 import signal
 import struct
+import threading
 import traceback
 from pathlib import Path
 from socket import socket
@@ -23,6 +24,10 @@ VALUE, DOCUMENT, ERROR, OUT_OF_MEMORY, FAULT = b"v", b"d", b"e", b"m", b"f"
 """Answers: a pickled value, bytes as they are, a pickled `PaletteryError`, nothing, a traceback."""
 FIRST_FILE = 3
 """Behind standard input, output and errors."""
+STACK_BYTES = 512 << 10
+"""Of each thread that a task starts."""
+NO_THREAD = "can't start new thread"
+"""What Python raises, as a RuntimeError, where memory for one is lacking."""
 RECYCLE_BYTES = 32 << 20
 """A process that has grown by more than this ends, so that its memory goes back."""
 
@@ -37,6 +42,7 @@ def serve(connection: socket, memory_bytes: int, niceness: int) -> None:
     os.nice(niceness)
     gc.freeze()
     limit(resource.RLIMIT_CORE, 0)
+    threading.stack_size(STACK_BYTES)  # threads that read take little of the address space
     limit_memory(memory_bytes, soft=True)
     most = _resident_bytes() + RECYCLE_BYTES
     with connection, connection.makefile("rwb") as stream:
@@ -65,7 +71,9 @@ def _run(
         return ERROR, pickle.dumps(error)
     except MemoryError:
         return OUT_OF_MEMORY, b""
-    except Exception:  # noqa: BLE001 - the task ends here
+    except Exception as error:  # noqa: BLE001 - the task ends here
+        if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
+            return OUT_OF_MEMORY, b""
         return FAULT, traceback.format_exc().encode(errors="replace")
 
 
