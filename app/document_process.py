@@ -17,6 +17,7 @@ from socket import socket
 
 from app.errors import PaletteryError
 from app.sandbox import end_with_parent, limit, limit_memory
+from app.upkeep import limit_arenas
 
 HEADER = struct.Struct(">c?Q")
 """Before each answer: its kind, whether the process ends now, and bytes that follow."""
@@ -42,7 +43,8 @@ def serve(connection: socket, memory_bytes: int, niceness: int) -> None:
     os.nice(niceness)
     gc.freeze()
     limit(resource.RLIMIT_CORE, 0)
-    threading.stack_size(STACK_BYTES)  # threads that read take little of the address space
+    limit_arenas()  # each would reserve 64 MiB of the address space
+    threading.stack_size(STACK_BYTES)
     limit_memory(memory_bytes, soft=True)
     most = _resident_bytes() + RECYCLE_BYTES
     with connection, connection.makefile("rwb") as stream:
