@@ -12,12 +12,11 @@ import signal
 import struct
 import threading
 import traceback
-from pathlib import Path
 from socket import socket
 
 from app.errors import PaletteryError
 from app.sandbox import end_with_parent, limit, limit_memory
-from app.upkeep import limit_arenas
+from app.upkeep import limit_arenas, resident_bytes
 
 HEADER = struct.Struct(">c?Q")
 """Before each answer: its kind, whether the process ends now, and bytes that follow."""
@@ -46,7 +45,7 @@ def serve(connection: socket, memory_bytes: int, niceness: int) -> None:
     limit_arenas()  # each would reserve 64 MiB of the address space
     threading.stack_size(STACK_BYTES)
     limit_memory(memory_bytes, soft=True)
-    most = _resident_bytes() + RECYCLE_BYTES
+    most = resident_bytes() + RECYCLE_BYTES
     with connection, connection.makefile("rwb") as stream:
         is_last = False
         while not is_last:
@@ -56,7 +55,7 @@ def serve(connection: socket, memory_bytes: int, niceness: int) -> None:
                 return
             kind, answer = _run(*task)
             del task
-            is_last = kind == OUT_OF_MEMORY or _resident_bytes() > most
+            is_last = kind == OUT_OF_MEMORY or resident_bytes() > most
             stream.write(HEADER.pack(kind, is_last, len(answer)))
             stream.write(answer)
             stream.flush()
@@ -77,9 +76,3 @@ def _run(
         if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
             return OUT_OF_MEMORY, b""
         return FAULT, traceback.format_exc().encode(errors="replace")
-
-
-def _resident_bytes() -> int:
-    """Memory of this process; 0 where the kernel does not say."""
-    known = Path("/proc/self/statm")
-    return int(known.read_text().split()[1]) * resource.getpagesize() if known.exists() else 0

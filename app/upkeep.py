@@ -45,10 +45,10 @@ class _Trim:
         """Give memory back if there may be much of it."""
         if self._libc is None:
             return
-        now = _resident_bytes()
+        now = resident_bytes()
         if now > self._least_bytes + GROWN_BYTES:
             self._libc.malloc_trim(0)
-            now = _resident_bytes()
+            now = resident_bytes()
         self._least_bytes = now
 
 
@@ -57,8 +57,10 @@ def _glibc() -> ctypes.CDLL | None:
     return libc if hasattr(libc, "malloc_trim") else None
 
 
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def resident_bytes() -> int:
+    """Memory of this process; 0 where the kernel does not say."""
+    known = Path("/proc/self/statm")
+    return int(known.read_text().split()[1]) * resource.getpagesize() if known.exists() else 0
 
 
 async def _repeat(every_s: float, work: Callable[[], None]) -> None:
