@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any, ParamSpec, TypeVar
 
@@ -256,16 +255,19 @@ class DocumentPool:
         )
 
     async def _started(self, memory_bytes: int, niceness: int) -> _Process:
+        if self._is_closed:
+            raise Unavailable("the server is stopping; send the request again")
         ours, theirs = socket.socketpair()
+        starting = self._starter.submit(_start, theirs, memory_bytes, niceness)
         try:
-            starting = partial(_start, theirs, memory_bytes, niceness)
-            process = await self._threaded(starting)
+            process = await asyncio.wrap_future(starting)
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=PIECE_BYTES)
-        except (OSError, EOFError) as error:
-            ours.close()
-            raise Unavailable(f"no process could be started to read it: {error}") from error
-        except BaseException:
+        except BaseException as error:
             ours.close()  # which ends the process
+            if starting.cancel():  # else `_start` closes it
+                theirs.close()
+            if isinstance(error, OSError | EOFError):
+                raise Unavailable(f"no process could be started to read it: {error}") from error
             raise
         self._all.add(process)
         return _Process(process, reader, writer)

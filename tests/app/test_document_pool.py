@@ -1,11 +1,13 @@
 """Documents are read in other processes, within limits, by turns, and for clients that wait."""
 
 import asyncio
+import gc
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -321,3 +323,18 @@ def group(leader):
         except ProcessLookupError:
             continue
     return [pid for pid in found if lives(pid)]
+
+
+def test_a_start_that_is_cancelled_in_the_queue_leaves_no_socket_open():
+    async def asked(pool):
+        go_on = threading.Event()
+        pool._starter.submit(go_on.wait)
+        waiting = asyncio.create_task(pool.run(OWNER, 0, str, 1))
+        await until(lambda: pool._starter._work_queue.qsize() == 1)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        go_on.set()
+        del waiting
+        gc.collect()  # a socket that is not closed is a warning here, hence an error
+
+    run(asked)
