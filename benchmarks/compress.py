@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.timing import process_seconds
-from schemas.report import Report
+from palettery.schemas.report import Report
 
 
 def main(model: Path) -> None:

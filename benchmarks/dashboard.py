@@ -15,13 +15,13 @@ import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 from safetensors.numpy import save
 
-from app.database import open_database
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from app.settings import sqlite_url
 from benchmarks.service import row
 from benchmarks.serving import Service, embedded
-from schemas.jobs import Progress
+from palettery.app.database.engine import open_database
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.app.settings import sqlite_url
+from palettery.schemas.jobs import Progress
 
 JOBS, TENSORS, TURNS = 1_000, 2_000, 5
 WORKERS = 2

@@ -24,13 +24,13 @@ import torch
 from coreai_opt.palettization import KMeansPalettizer, KMeansPalettizerConfig
 from numpy.typing import NDArray
 
-from kernels import PaletteSettings, pack, palettize, reconstruct, unpack
-from kernels.metrics import errors
+from palettery.kernels import PaletteSettings, pack, palettize, reconstruct, unpack
+from palettery.kernels.metrics import errors
 
 RUNS = 5
 FIRST_CALL = (
     "import time; t = time.perf_counter(); import numpy as np;"
-    "from kernels import PaletteSettings, palettize;"
+    "from palettery.kernels import PaletteSettings, palettize;"
     "palettize(np.ones((64, 64), 'f').cumsum(1), PaletteSettings(4, group_size=16));"
     "print(time.perf_counter() - t)"
 )

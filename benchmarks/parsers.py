@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from app.checkpoints.read import read_checkpoint
-from app.errors import BadInput
-from app.settings import Limits
-from app.storage import open_storage
 from benchmarks import attacks
 from benchmarks.attacks import Build
-from schemas.checkpoint import StoredFile
+from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.errors import BadInput
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
 
 KILOBYTES = 500
 SIZES = (1, 2, 4)

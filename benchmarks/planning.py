@@ -8,13 +8,13 @@ import json
 import time
 from pathlib import Path
 
-from app.checkpoints.module_types import infer_modules
-from app.checkpoints.ops import derive_ops
-from app.planning.resolve import resolve
-from app.planning.tasks import cut
-from app.settings import Limits
-from schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
-from schemas.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig
+from palettery.app.checkpoints.module_types import infer_modules
+from palettery.app.checkpoints.ops import derive_ops
+from palettery.app.planning.resolve import resolve
+from palettery.app.planning.tasks import cut
+from palettery.app.settings import Limits
+from palettery.schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
+from palettery.schemas.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig
 
 GOAL_S = {1_000: 0.1, 100_000: 5.0}
 KEYS = 50

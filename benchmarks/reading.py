@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.checkpoints.read import read_checkpoint
-from app.settings import Limits
-from app.storage import open_storage
-from schemas.checkpoint import StoredFile
+from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
 
 SHARDS, TENSORS, TENSOR_BYTES = 4, 250, 10 << 20
 READ_TENSORS, RUNS = 60, 9

@@ -15,7 +15,7 @@ CODE = """
 import json, re, sys, time
 from pathlib import Path
 import numpy as np
-from kernels import PaletteSettings, palettize
+from palettery.kernels import PaletteSettings, palettize
 
 def held(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10

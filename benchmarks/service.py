@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from app.artifacts.writer import Entry, header
 from benchmarks.serving import Service, apart, embedded, peak_memory
-from kernels import PaletteSettings, palettize
-from schemas.jobs import ENDED, Job
+from palettery.app.artifacts.writer import Entry, header
+from palettery.kernels import PaletteSettings, palettize
+from palettery.schemas.jobs import ENDED, Job
 
 CORES = 2
 SHAPE = (2048, 2048)

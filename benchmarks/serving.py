@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from app.client import Client
+from palettery.app.client import Client
 
 SAMPLE_EVERY_S = 0.05
 READY_WITHIN_S = 120

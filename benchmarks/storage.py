@@ -15,7 +15,8 @@ from pathlib import Path
 import obstore
 from obstore.store import LocalStore
 
-from app.storage import CHUNK_BYTES, Storage, open_storage
+from palettery.app.storage.base import CHUNK_BYTES, Storage
+from palettery.app.storage.open import open_storage
 
 FILE_BYTES, PIECE_BYTES, SMALL_READS, TURNS = 1 << 30, 1 << 20, 1_000, 5
 RANGES = {"64 MiB": 64 << 20, "8 MiB": 8 << 20, "64 KiB": 64 << 10}

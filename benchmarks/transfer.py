@@ -20,8 +20,8 @@ from safetensors.numpy import save
 
 from benchmarks.service import row
 from benchmarks.serving import Service, bare, embedded
-from schemas.jobs import ENDED
-from schemas.uploads import PART_BYTES, Upload
+from palettery.schemas.jobs import ENDED
+from palettery.schemas.uploads import PART_BYTES, Upload
 
 PIECE_BYTES = 1 << 20
 SHAPE, RUNS = (32 << 10, 4096), 3

@@ -19,7 +19,7 @@ from coreai_opt.palettization.spec import PalettizationSpec
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from kernels import PaletteSettings, palettize, reconstruct
+from palettery.kernels import PaletteSettings, palettize, reconstruct
 
 SHAPE = (1024, 1024)
 CASES = ((4, 2), (6, 2), (8, 4))  # bits, cluster_dim

@@ -1,12 +1,12 @@
 """K-means palettization of arrays: `palettize` a weight, `reconstruct` it, `pack` its indices."""
 
-from kernels.fingerprint import fingerprint
-from kernels.packing import pack, unpack
-from kernels.palette import Palette, reconstruct
-from kernels.palettize import palettize
-from kernels.rows import RowSource, RowsPalette, can_stream, palettize_rows
-from kernels.settings import PaletteSettings
-from kernels.warm import warm
+from palettery.kernels.fingerprint import fingerprint
+from palettery.kernels.packing import pack, unpack
+from palettery.kernels.palette import Palette, reconstruct
+from palettery.kernels.palettize import palettize
+from palettery.kernels.settings import PaletteSettings
+from palettery.kernels.streaming import RowSource, RowsPalette, can_stream, palettize_rows
+from palettery.kernels.warm import warm
 
 __all__ = [
     "Palette",

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.errors import WeightError
-from kernels.halves import BFLOAT16, FLOAT16
+from palettery.kernels.errors import WeightError
+from palettery.kernels.float16 import BFLOAT16, FLOAT16
 
 FLOATS = (FLOAT16, BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
 _TORCH_TO_NUMPY = {

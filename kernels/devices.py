@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernels.errors import DeviceError
+from palettery.kernels.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.groups import Layout
-from kernels.source import widened
+from palettery.kernels.groups import Layout
+from palettery.kernels.source import widened
 
 CELLS = 128
 """Of a histogram, as many below zero as above."""

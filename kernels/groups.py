@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.errors import DivisibilityError, WeightError
-from kernels.settings import PaletteSettings
-from kernels.threads import Check, unchecked
+from palettery.kernels.errors import DivisibilityError, WeightError
+from palettery.kernels.settings import PaletteSettings
+from palettery.kernels.threads import Check, unchecked
 
 _ALL = slice(None)
 _PIECE = 1 << 20

@@ -5,7 +5,7 @@ from typing import TypeVar, cast
 
 from numba import njit
 
-from kernels import machine_code
+from palettery.kernels import machine_code
 
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 

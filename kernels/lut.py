@@ -11,8 +11,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.errors import NonFiniteError
-from kernels.settings import PaletteSettings
+from palettery.kernels.errors import NonFiniteError
+from palettery.kernels.settings import PaletteSettings
 
 FloatRange = tuple[float | None, float | None]
 Stored = tuple[NDArray[Any], NDArray[np.float32] | None, NDArray[Any] | None]

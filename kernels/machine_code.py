@@ -12,7 +12,7 @@ import numba
 from llvmlite import binding as llvm
 from numba import njit
 
-from kernels.fingerprint import fingerprint
+from palettery.kernels.fingerprint import fingerprint
 
 FALLBACK = "KERNELS_CACHE_DIR"
 """Names a folder of the caller's, for where numba finds none: neither NUMBA_CACHE_DIR, nor beside

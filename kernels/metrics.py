@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.arrays import to_numpy
-from kernels.distribution import Distribution
-from kernels.groups import Layout
-from kernels.halves import BFLOAT16, FLOAT16, widen
-from kernels.jit import compiled, compiled_for_maxima, compiled_for_sums
-from kernels.source import read_only
-from kernels.threads import Check, spread, unchecked
+from palettery.kernels.arrays import to_numpy
+from palettery.kernels.distribution import Distribution
+from palettery.kernels.float16 import BFLOAT16, FLOAT16, widen
+from palettery.kernels.groups import Layout
+from palettery.kernels.jit import compiled, compiled_for_maxima, compiled_for_sums
+from palettery.kernels.source import read_only
+from palettery.kernels.threads import Check, spread, unchecked
 
 _BLOCK = 1 << 18
 _WIDENED = 1 << 10

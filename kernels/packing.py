@@ -8,11 +8,11 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.errors import SettingsError
-from kernels.jit import compiled
-from kernels.settings import N_BITS
-from kernels.source import read_only
-from kernels.threads import spread
+from palettery.kernels.errors import SettingsError
+from palettery.kernels.jit import compiled
+from palettery.kernels.settings import N_BITS
+from palettery.kernels.source import read_only
+from palettery.kernels.threads import spread
 
 _BLOCK = 1 << 20
 """Indices per piece of work; any width fills whole bytes."""

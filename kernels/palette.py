@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.arrays import is_torch, numpy_dtype, to_numpy, to_torch
-from kernels.groups import stored_layout
-from kernels.jit import compiled
-from kernels.lut import dense_lut
-from kernels.metrics import Metrics
-from kernels.scale import unscale
-from kernels.source import read_only
-from kernels.threads import Check, spread, unchecked
+from palettery.kernels.arrays import is_torch, numpy_dtype, to_numpy, to_torch
+from palettery.kernels.groups import stored_layout
+from palettery.kernels.jit import compiled
+from palettery.kernels.lut import dense_lut
+from palettery.kernels.metrics import Metrics
+from palettery.kernels.scale import unscale
+from palettery.kernels.source import read_only
+from palettery.kernels.threads import Check, spread, unchecked
 
 
 @dataclass(frozen=True)

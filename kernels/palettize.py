@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.arrays import check_weight, is_torch, to_numpy, to_torch
-from kernels.devices import resolve_device
-from kernels.errors import NonFiniteError, SensitivityError
-from kernels.groups import layout_of
-from kernels.palette import Palette
-from kernels.scalar.palettize import is_counted, palettize_scalar
-from kernels.scale import row_scale
-from kernels.settings import PaletteSettings
-from kernels.source import Source, raise_non_finite, widened
-from kernels.threads import Check, unchecked
-from kernels.vector.palettize import palettize_vector
+from palettery.kernels.arrays import check_weight, is_torch, to_numpy, to_torch
+from palettery.kernels.devices import resolve_device
+from palettery.kernels.errors import NonFiniteError, SensitivityError
+from palettery.kernels.groups import layout_of
+from palettery.kernels.palette import Palette
+from palettery.kernels.scalar.palettize import is_counted, palettize_scalar
+from palettery.kernels.scale import row_scale
+from palettery.kernels.settings import PaletteSettings
+from palettery.kernels.source import Source, raise_non_finite, widened
+from palettery.kernels.threads import Check, unchecked
+from palettery.kernels.vector.palettize import palettize_vector
 
 if TYPE_CHECKING:
     import torch

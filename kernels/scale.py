@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.errors import NonFiniteError
-from kernels.jit import compiled
-from kernels.source import widened
-from kernels.threads import Check, spread, unchecked
+from palettery.kernels.errors import NonFiniteError
+from palettery.kernels.jit import compiled
+from palettery.kernels.source import widened
+from palettery.kernels.threads import Check, spread, unchecked
 
 _BLOCK = 1 << 18
 """Elements per piece of work."""

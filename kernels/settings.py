@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kernels.errors import SettingsError
+from palettery.kernels.errors import SettingsError
 
 N_BITS = (1, 2, 3, 4, 6, 8)
 LUT_SCHEMES = {

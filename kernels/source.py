@@ -8,10 +8,10 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.errors import NonFiniteError
-from kernels.groups import Layout
-from kernels.halves import BFLOAT16, FLOAT16, widened_halves
-from kernels.threads import Check, unchecked
+from palettery.kernels.errors import NonFiniteError
+from palettery.kernels.float16 import BFLOAT16, FLOAT16, widened_halves
+from palettery.kernels.groups import Layout
+from palettery.kernels.threads import Check, unchecked
 
 _ALL = slice(None)
 Number = TypeVar("Number", bound=np.generic)

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.halves import BFLOAT16
-from kernels.metrics import errors
-from kernels.packing import pack, unpack
-from kernels.palette import reconstruct
-from kernels.palettize import palettize
-from kernels.scalar.cpu import LARGEST_SORTED
-from kernels.settings import N_BITS, PaletteSettings
+from palettery.kernels.float16 import BFLOAT16
+from palettery.kernels.metrics import errors
+from palettery.kernels.packing import pack, unpack
+from palettery.kernels.palette import reconstruct
+from palettery.kernels.palettize import palettize
+from palettery.kernels.scalar.cpu import LARGEST_SORTED
+from palettery.kernels.settings import N_BITS, PaletteSettings
 
 _DTYPES = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32))
 

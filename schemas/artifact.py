@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from schemas.base import Schema
+from palettery.schemas.base import Schema
 
 METADATA_KEY = "palettery"
 """Of the metadata of its files, where the one that they have in common stands."""

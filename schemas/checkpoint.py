@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from schemas.base import Schema
+from palettery.schemas.base import Schema
 
 TypeSource = Literal["graph", "hf_config", "inferred"]
 ModelFormat = Literal["safetensors", "pytorch_zip", "pytorch_legacy", "pt2"]

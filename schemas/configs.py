@@ -4,9 +4,9 @@ from datetime import datetime
 
 from pydantic import ConfigDict, Field, PositiveInt
 
-from schemas.base import Schema
-from schemas.config import KMeansPalettizerConfig
-from schemas.problem import InvalidField
+from palettery.schemas.base import Schema
+from palettery.schemas.config import KMeansPalettizerConfig
+from palettery.schemas.problem import InvalidField
 
 
 class ConfigSummary(Schema):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt
 
-from schemas.base import Schema
+from palettery.schemas.base import Schema
 
 Level = Literal["info", "warning", "error"]
 

@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, NonNegativeInt
 
-from schemas.base import Schema
+from palettery.schemas.base import Schema
 
 ExportFormat = Literal["dense", "torchao", "coreai", "coreml"]
 """Beside the packed artifact, which there always is."""

@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt
 
-from schemas.base import Schema
-from schemas.config import KMeansPalettizerConfig
-from schemas.exports import ExportFormat
-from schemas.labels import Label
-from schemas.problem import Problem
+from palettery.schemas.base import Schema
+from palettery.schemas.config import KMeansPalettizerConfig
+from palettery.schemas.exports import ExportFormat
+from palettery.schemas.labels import Label
+from palettery.schemas.problem import Problem
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})

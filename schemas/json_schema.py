@@ -3,19 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.artifact import ArtifactMetadata
-from schemas.base import Schema
-from schemas.config import (
+from palettery.schemas.artifact import ArtifactMetadata
+from palettery.schemas.base import Schema
+from palettery.schemas.config import (
     KMeansPalettizerConfig,
     ModuleKMeansPalettizerConfig,
     OpKMeansPalettizerConfig,
     PalettizationSpec,
     QuantizationSpec,
 )
-from schemas.jobs import Job, JobPage
-from schemas.plan import Plan
-from schemas.problem import Problem
-from schemas.report import Report
+from palettery.schemas.jobs import Job, JobPage
+from palettery.schemas.plan import Plan
+from palettery.schemas.problem import Problem
+from palettery.schemas.report import Report
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, NonNegativeInt
 
-from schemas.base import Schema
+from palettery.schemas.base import Schema
 
 Scope = Literal["read", "write", "admin"]
 """`read` looks, `write` changes, `admin` makes and revokes keys; none of them implies another."""

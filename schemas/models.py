@@ -4,8 +4,8 @@ from datetime import datetime
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from schemas.base import Schema
-from schemas.checkpoint import ModelFormat, Module, TypeSource
+from palettery.schemas.base import Schema
+from palettery.schemas.checkpoint import ModelFormat, Module, TypeSource
 
 
 class ModelFile(Schema):

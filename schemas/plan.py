@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from schemas.base import Schema
-from schemas.checkpoint import TypeSource
-from schemas.config.spec import PalettizationSpec
-from schemas.exports import PlannedExport
+from palettery.schemas.base import Schema
+from palettery.schemas.checkpoint import TypeSource
+from palettery.schemas.config.spec import PalettizationSpec
+from palettery.schemas.exports import PlannedExport
 
 
 class Clustering(Schema):

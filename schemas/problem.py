@@ -1,6 +1,6 @@
 """RFC 9457 problem details: the one shape of every error response."""
 
-from schemas.base import Schema
+from palettery.schemas.base import Schema
 
 
 class InvalidField(Schema):

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from schemas.base import Schema
-from schemas.config.spec import PalettizationSpec
-from schemas.exports import Exported
-from schemas.plan import Clustering, UnmatchedKey
+from palettery.schemas.base import Schema
+from palettery.schemas.config.spec import PalettizationSpec
+from palettery.schemas.exports import Exported
+from palettery.schemas.plan import Clustering, UnmatchedKey
 
 
 class SliceOutcome(Schema):

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt
 
-from schemas.base import Schema
-from schemas.keys import OwnerLimits, Usage
+from palettery.schemas.base import Schema
+from palettery.schemas.keys import OwnerLimits, Usage
 
 
 class WorkerProcess(Schema):

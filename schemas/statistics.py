@@ -2,7 +2,7 @@
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from schemas.base import Schema
+from palettery.schemas.base import Schema
 
 
 class TensorStatistics(Schema):

@@ -2,12 +2,12 @@
 
 from pydantic import Field, NonNegativeInt
 
-from schemas.base import Schema
-from schemas.checkpoint import Checkpoint, StoredTensor
-from schemas.config import KMeansPalettizerConfig, PalettizationSpec
-from schemas.exports import Exported, ExportFormat
-from schemas.plan import Clustering, Plan
-from schemas.report import SliceOutcome
+from palettery.schemas.base import Schema
+from palettery.schemas.checkpoint import Checkpoint, StoredTensor
+from palettery.schemas.config import KMeansPalettizerConfig, PalettizationSpec
+from palettery.schemas.exports import Exported, ExportFormat
+from palettery.schemas.plan import Clustering, Plan
+from palettery.schemas.report import SliceOutcome
 
 
 class StoredRows(Schema):

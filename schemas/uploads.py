@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, NonNegativeInt, PositiveInt, field_validator
 
-from schemas.base import Schema
-from schemas.labels import Label
+from palettery.schemas.base import Schema
+from palettery.schemas.labels import Label
 
 LEAST_PART_BYTES, MOST_PART_BYTES = 8 << 20, 5 << 30
 PART_BYTES = 64 << 20

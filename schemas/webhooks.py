@@ -6,8 +6,8 @@ Source: Standard Webhooks, https://www.standardwebhooks.com.
 from datetime import datetime
 from typing import Literal
 
-from schemas.base import Schema
-from schemas.jobs import Job
+from palettery.schemas.base import Schema
+from palettery.schemas.jobs import Job
 
 
 class WebhookMessage(Schema):

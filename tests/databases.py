@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from app import roles
-from app.database import Database, open_database
-from app.migrations import migrate
+from palettery.app.database.engine import Database, open_database
+from palettery.app.database.migrations import migrate
+from palettery.app.roles import role as roles
 
 KINDS = ["sqlite", "postgresql"]
 MIGRATED: dict[str, Callable[[Database], object]] = {

@@ -2,8 +2,8 @@
 
 import os
 
-from app.document_pool import DocumentPool
-from app.settings import Limits
+from palettery.app.sandbox.document_pool import DocumentPool
+from palettery.app.settings import Limits
 
 
 class PoolPerCall:

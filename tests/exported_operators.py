@@ -14,7 +14,7 @@ import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
-from app.checkpoints.pt2_operators import operators
+from palettery.app.checkpoints.pt2_operators import operators
 from tests.architectures import ARCHITECTURES, Built
 
 CALLS = Path(__file__).parent / "operator_calls.json"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from app.checkpoints.pt2_operators import takes
+from palettery.app.checkpoints.pt2_operators import takes
 
 SMALLEST, LARGEST = -(1 << 63), (1 << 63) - 1
 INTS = (

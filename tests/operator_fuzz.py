@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from app.artifacts.export.operator_checks import CheckedOperators
-from app.checkpoints.pt2_operators import operators
+from palettery.app.artifacts.export.operator_checks import CheckedOperators
+from palettery.app.checkpoints.pt2_operators import operators
 from tests.hostile_arguments import Hostile, Value
 
 CALLS = Path(__file__).with_name("operator_calls.json")

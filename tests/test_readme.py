@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from app.artifacts import load
-from app.offline import compress, export
-from app.settings import Limits
-from schemas.config import parse_config
-from schemas.config.presets import w4
+from palettery.app.artifacts import load
+from palettery.app.cli.offline import compress, export
+from palettery.app.settings import Limits
+from palettery.schemas.config import parse_config
+from palettery.schemas.config.presets import w4
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

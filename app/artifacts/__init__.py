@@ -9,6 +9,6 @@ def __getattr__(name: str) -> Any:
     """Import torch for those alone who ask for it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from app.artifacts import pytorch
+    from palettery.app.artifacts import pytorch
 
     return getattr(pytorch, name)

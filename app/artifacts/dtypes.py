@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from app.checkpoints.dtypes import DTYPES
+from palettery.app.checkpoints.dtypes import DTYPES
 
 NUMPY: dict[str, np.dtype[np.generic]] = {
     name: dtype.numpy for name, dtype in DTYPES.items() if dtype.numpy is not None

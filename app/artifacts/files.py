@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.artifacts.reader import Artifact, open_artifact
-from app.errors import InvalidArtifact
-from app.local_files import stored_files
-from app.settings import read_settings
+from palettery.app.artifacts.reader import Artifact, open_artifact
+from palettery.app.checkpoints.local_files import stored_files
+from palettery.app.errors import InvalidArtifact
+from palettery.app.settings import read_settings
 
 
 def open_files(paths: Sequence[Path]) -> Artifact:

@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn.functional import embedding
 from torch.nn.utils.parametrize import register_parametrization
 
-from app.artifacts.files import open_files
-from app.artifacts.reader import Artifact
-from app.checkpoints.dtypes import DTYPES
-from app.errors import InvalidArtifact, UnsupportedFormat
-from kernels.arrays import to_torch
-from schemas.artifact import PalettizedWeight
+from palettery.app.artifacts.files import open_files
+from palettery.app.artifacts.reader import Artifact
+from palettery.app.checkpoints.dtypes import DTYPES
+from palettery.app.errors import InvalidArtifact, UnsupportedFormat
+from palettery.kernels.arrays import to_torch
+from palettery.schemas.artifact import PalettizedWeight
 
 SCALE = "per_channel_scale"
 Files = Path | str | Sequence[Path | str]

@@ -10,18 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-import kernels
-from app.artifacts.dtypes import NUMPY
-from app.checkpoints.safetensors import NAME_CHARACTERS as MODEL_NAME_CHARACTERS
-from app.checkpoints.safetensors import read_header
-from app.errors import InvalidArtifact
-from app.settings import Limits
-from app.storage import Storage
-from kernels import Palette
-from kernels.lut import dense_lut
-from kernels.threads import Check, unchecked
-from schemas.artifact import METADATA_KEY, PALETTE_KEYS, ArtifactMetadata, PalettizedWeight
-from schemas.checkpoint import StoredTensor
+from palettery import kernels
+from palettery.app.artifacts.dtypes import NUMPY
+from palettery.app.checkpoints.safetensors import NAME_CHARACTERS as MODEL_NAME_CHARACTERS
+from palettery.app.checkpoints.safetensors import read_header
+from palettery.app.errors import InvalidArtifact
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
+from palettery.kernels import Palette
+from palettery.kernels.lut import dense_lut
+from palettery.kernels.threads import Check, unchecked
+from palettery.schemas.artifact import (
+    METADATA_KEY,
+    PALETTE_KEYS,
+    ArtifactMetadata,
+    PalettizedWeight,
+)
+from palettery.schemas.checkpoint import StoredTensor
 
 BLOCK_BYTES = 16 << 20
 """Dense bytes decoded at a time."""

@@ -8,10 +8,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from app.artifacts.dtypes import NAMES
-from app.storage import Storage
-from app.storage.checked_reads import store_digests
-from app.storage.file_digest import FileDigest
+from palettery.app.artifacts.dtypes import NAMES
+from palettery.app.storage.base import Storage
+from palettery.app.storage.checked_reads import store_digests
+from palettery.app.storage.file_digest import FileDigest
 
 Chunks: TypeAlias = Iterable[bytes | memoryview]
 

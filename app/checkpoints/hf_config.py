@@ -1,7 +1,7 @@
 """Modules as a Hugging Face config.json tells of them, where transformers is installed.
 
-The config is handed to `app.checkpoints.hf_worker` in a sandbox; what it builds is used only when
-it has every weight of the checkpoint, under the same name and in the same shape.
+The config is handed to `hf_worker` in a sandbox; the model it builds is used only when it has every
+weight of the checkpoint, under the same name and in the same shape.
 """
 
 import json
@@ -12,14 +12,21 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from app.checkpoints.hf_match import BuiltModel, Fit, best_fit, is_weight, modules_of, with_ties
-from app.checkpoints.json_scan import shown
-from app.checkpoints.safetensors import shown_shape
-from app.errors import PaletteryError, SandboxMissing
-from app.sandbox import Bounds, run, working_folder
-from app.settings import Limits
-from schemas.base import Schema
-from schemas.checkpoint import Module, StoredTensor
+from palettery.app.checkpoints.hf_match import (
+    BuiltModel,
+    Fit,
+    best_fit,
+    is_weight,
+    modules_of,
+    with_ties,
+)
+from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.safetensors import shown_shape
+from palettery.app.errors import PaletteryError, SandboxMissing
+from palettery.app.sandbox import Bounds, run, working_folder
+from palettery.app.settings import Limits
+from palettery.schemas.base import Schema
+from palettery.schemas.checkpoint import Module, StoredTensor
 
 Problem = Literal["no_extra", "unknown_type", "remote_code", "too_many_modules", "does_not_build"]
 
@@ -136,7 +143,7 @@ def _ask(text: str, modules_most: int, limits: Limits) -> Answer:
     try:
         with working_folder() as folder:
             answer = run(
-                "app.checkpoints.hf_worker",
+                "palettery.app.checkpoints.hf_worker",
                 request,
                 folder,
                 bounds,

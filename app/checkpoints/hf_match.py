@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from pydantic import NonNegativeInt
 
-from schemas.base import Schema
-from schemas.checkpoint import Module, StoredTensor
+from palettery.schemas.base import Schema
+from palettery.schemas.checkpoint import Module, StoredTensor
 
 
 class BuiltModule(Schema):

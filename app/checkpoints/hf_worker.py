@@ -1,7 +1,7 @@
 """Builds the models that a config.json describes, without weights, in a sandbox.
 
-`answer` takes a request and gives an answer as `app.checkpoints.hf_config` defines both; it runs no
-code but that of the installed transformers.
+`answer` takes a request and returns an answer as `hf_config` defines both; it runs no code but that
+of the installed transformers.
 """
 
 import importlib

@@ -4,8 +4,8 @@ import json
 import re
 from collections.abc import Iterator
 
-from app.errors import InvalidModel, TooLarge
-from app.settings import Limits
+from palettery.app.errors import InvalidModel, TooLarge
+from palettery.app.settings import Limits
 
 VALUES_PER_TENSOR, SPARE_VALUES = 16, 10_000
 """Most values of a JSON document, for each tensor that a checkpoint may have, and beside those."""

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from app.checkpoints.pytorch_legacy import MAGIC, MAGIC_OPCODE
-from app.errors import InvalidModel, UnsupportedFormat
+from palettery.app.checkpoints.pytorch_legacy import MAGIC, MAGIC_OPCODE
+from palettery.app.errors import InvalidModel, UnsupportedFormat
 
 HEAD_BYTES = 512
 """How much of a file is looked at."""

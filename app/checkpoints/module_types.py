@@ -9,9 +9,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from app.errors import TooLarge
-from app.settings import Limits
-from schemas.checkpoint import Module, StoredTensor
+from palettery.app.errors import TooLarge
+from palettery.app.settings import Limits
+from palettery.schemas.checkpoint import Module, StoredTensor
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.checkpoint import Module, Op
+from palettery.schemas.checkpoint import Module, Op
 
 CONV = tuple(f"conv{n}d" for n in (1, 2, 3))
 CONV_TRANSPOSE = tuple(f"conv_transpose{n}d" for n in (1, 2, 3))

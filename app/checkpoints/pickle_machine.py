@@ -12,8 +12,8 @@ import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
-from app.checkpoints.json_scan import shown
-from app.checkpoints.torch_records import (
+from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.torch_records import (
     FROM_TYPE,
     GLOBALS,
     Builder,
@@ -27,8 +27,8 @@ from app.checkpoints.torch_records import (
     parameter,
     storage,
 )
-from app.errors import TooLarge
-from app.settings import Limits
+from palettery.app.errors import TooLarge
+from palettery.app.settings import Limits
 
 OPCODES_PER_TENSOR, SPARE_OPCODES = 20, 10_000
 """Most opcodes of a pickle, for each tensor that a checkpoint may have, and beside those. A tensor

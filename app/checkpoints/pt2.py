@@ -7,19 +7,24 @@ Source: torch 2.13, `torch/export/pt2_archive/_package.py`.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from app.checkpoints import pt2_json
-from app.checkpoints.json_scan import shown
-from app.checkpoints.pt2_graph import Program, read_program
-from app.checkpoints.pt2_json import EXPORT_AGAIN
-from app.checkpoints.pt2_modules import build_modules, build_ops, canonical_paths, order_modules
-from app.checkpoints.pt2_weights import place
-from app.checkpoints.safetensors import check_name
-from app.checkpoints.state_dict import VIEWS
-from app.checkpoints.zip_members import Member, below_root, read_member, read_members
-from app.errors import InvalidModel, TooLarge, UnsupportedFormat
-from app.settings import Limits
-from app.storage import Storage
-from schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
+from palettery.app.checkpoints import pt2_json
+from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.pt2_graph import Program, read_program
+from palettery.app.checkpoints.pt2_json import EXPORT_AGAIN
+from palettery.app.checkpoints.pt2_modules import (
+    build_modules,
+    build_ops,
+    canonical_paths,
+    order_modules,
+)
+from palettery.app.checkpoints.pt2_weights import place
+from palettery.app.checkpoints.safetensors import check_name
+from palettery.app.checkpoints.state_dict import VIEWS
+from palettery.app.checkpoints.zip_members import Member, below_root, read_member, read_members
+from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
+from palettery.schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
 
 MODEL_NAME_CHARACTERS = 100
 """Of the model in the archive; messages name it."""

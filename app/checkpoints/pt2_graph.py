@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from app.checkpoints import pt2_json
-from app.checkpoints.json_scan import shown
-from app.checkpoints.ops import MULTI_HEAD_ATTENTION, OP_OF_MODULE
-from app.checkpoints.pt2_json import EXPORT_AGAIN
-from app.checkpoints.safetensors import check_name
-from app.errors import InvalidModel, UnsupportedFormat
+from palettery.app.checkpoints import pt2_json
+from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.ops import MULTI_HEAD_ATTENTION, OP_OF_MODULE
+from palettery.app.checkpoints.pt2_json import EXPORT_AGAIN
+from palettery.app.checkpoints.safetensors import check_name
+from palettery.app.errors import InvalidModel, UnsupportedFormat
 
 SCHEMA_MAJOR = 8
 """Major version of the graph schema that this reads; torch 2.9 to 2.13 write it."""

@@ -3,9 +3,9 @@
 import json
 from typing import TypeVar
 
-from app.checkpoints.json_scan import check_values, shown_value, unique
-from app.errors import InvalidModel
-from app.settings import Limits
+from palettery.app.checkpoints.json_scan import check_values, shown_value, unique
+from palettery.app.errors import InvalidModel
+from palettery.app.settings import Limits
 
 EXPORT_AGAIN = "export the model again with torch.export.save"
 

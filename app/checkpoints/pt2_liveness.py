@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from app.checkpoints.pt2_operators import has_effects
-from app.checkpoints.pt2_schema import Argument, Graph, GraphArgument, NamedArgument, Node
+from palettery.app.checkpoints.pt2_operators import has_effects
+from palettery.app.checkpoints.pt2_schema import Argument, Graph, GraphArgument, NamedArgument, Node
 
 
 def without_dead_nodes(graph: Graph) -> Graph:

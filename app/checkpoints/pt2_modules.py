@@ -3,11 +3,11 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from app.checkpoints.module_types import check_modules
-from app.checkpoints.ops import MULTI_HEAD_ATTENTION, OP_OF_MODULE
-from app.checkpoints.pt2_graph import Program
-from app.settings import Limits
-from schemas.checkpoint import Module, Op
+from palettery.app.checkpoints.module_types import check_modules
+from palettery.app.checkpoints.ops import MULTI_HEAD_ATTENTION, OP_OF_MODULE
+from palettery.app.checkpoints.pt2_graph import Program
+from palettery.app.settings import Limits
+from palettery.schemas.checkpoint import Module, Op
 
 _NN = "torch.nn.modules"
 _OUT_PROJECTION = f"{_NN}.linear.NonDynamicallyQuantizableLinear"

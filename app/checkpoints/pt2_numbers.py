@@ -5,10 +5,10 @@ Python's numbers have as many digits as they need: forty squares in a row fill a
 
 from collections.abc import Mapping, Sequence
 
-from app.checkpoints.pt2_expressions import POWERS
-from app.checkpoints.pt2_operators import NUMERIC
-from app.checkpoints.pt2_schema import Argument, Graph, Node
-from app.errors import UnsupportedFormat
+from palettery.app.checkpoints.pt2_expressions import POWERS
+from palettery.app.checkpoints.pt2_operators import NUMERIC
+from palettery.app.checkpoints.pt2_schema import Argument, Graph, Node
+from palettery.app.errors import UnsupportedFormat
 
 WORD_BITS, FLOAT_BITS = 64, 1_024
 """Of a size, and of the largest float as a whole number."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from app.checkpoints.pt2_schema import Graph, NamedArgument, Node
+from palettery.app.checkpoints.pt2_schema import Graph, NamedArgument, Node
 
 LIST = Path(__file__).with_name("operators.txt")
 ATEN = "torch.ops.aten."

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from app.checkpoints.pt2_schema import (
+from palettery.app.checkpoints.pt2_schema import (
     Argument,
     Closed,
     Expression,
@@ -21,7 +21,7 @@ from app.checkpoints.pt2_schema import (
     Value,
     Word,
 )
-from app.checkpoints.pt2_trees import check_tree
+from palettery.app.checkpoints.pt2_trees import check_tree
 
 Tree = Annotated[str, AfterValidator(check_tree)]
 State = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_length=1000)]

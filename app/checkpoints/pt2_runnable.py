@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from app.checkpoints import pt2_json
-from app.checkpoints.pt2 import Archive
-from app.checkpoints.pt2_liveness import without_dead_nodes
-from app.checkpoints.pt2_numbers import check_numbers
-from app.checkpoints.pt2_operators import problems
-from app.checkpoints.pt2_program import RunnableProgram
-from app.errors import UnsupportedFormat
-from app.settings import Limits
-from app.storage import Storage
-from schemas.checkpoint import StoredFile, StoredTensor
+from palettery.app.checkpoints import pt2_json
+from palettery.app.checkpoints.pt2 import Archive
+from palettery.app.checkpoints.pt2_liveness import without_dead_nodes
+from palettery.app.checkpoints.pt2_numbers import check_numbers
+from palettery.app.checkpoints.pt2_operators import problems
+from palettery.app.checkpoints.pt2_program import RunnableProgram
+from palettery.app.errors import UnsupportedFormat
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
+from palettery.schemas.checkpoint import StoredFile, StoredTensor
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The graph of an exported program as closed models: every field is known, and none names code.
 
-Which operators its nodes may call is another matter, see `app.checkpoints.pt2_operators`.
+Which operators its nodes may call is another matter, see `palettery.app.checkpoints.pt2_operators`.
 
 Source: torch 2.13, `torch/_export/serde/schema.py` (version 8) and `serialize.py`.
 """
@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from app.checkpoints.pt2_expressions import check_expression
+from palettery.app.checkpoints.pt2_expressions import check_expression
 
 Int = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
-from app.checkpoints import pt2_json
-from app.checkpoints.dtypes import DTYPE_BITS, DTYPES
-from app.checkpoints.json_scan import shown, shown_value
-from app.checkpoints.pt2_json import EXPORT_AGAIN
-from app.checkpoints.safetensors import RANK, shown_shape
-from app.checkpoints.state_dict import is_row_major
-from app.checkpoints.zip_members import Member
-from app.errors import InvalidModel, UnsupportedFormat
-from schemas.checkpoint import StoredTensor
+from palettery.app.checkpoints import pt2_json
+from palettery.app.checkpoints.dtypes import DTYPE_BITS, DTYPES
+from palettery.app.checkpoints.json_scan import shown, shown_value
+from palettery.app.checkpoints.pt2_json import EXPORT_AGAIN
+from palettery.app.checkpoints.safetensors import RANK, shown_shape
+from palettery.app.checkpoints.state_dict import is_row_major
+from palettery.app.checkpoints.zip_members import Member
+from palettery.app.errors import InvalidModel, UnsupportedFormat
+from palettery.schemas.checkpoint import StoredTensor
 
 NUMBERED: Mapping[int, str] = {
     dtype.number: name for name, dtype in DTYPES.items() if dtype.number is not None

@@ -10,16 +10,16 @@ in `torch/csrc/serialization.cpp`, of torch 2.13.
 
 from collections.abc import Mapping
 
-from app.checkpoints.json_scan import shown
-from app.checkpoints.pickle_machine import PickleMachine, Truncated
-from app.checkpoints.restricted_pickle import damaged, run
-from app.checkpoints.scattered import Piece, read_pieces
-from app.checkpoints.state_dict import Pickled, Place, Warn, read_state_dict
-from app.checkpoints.torch_records import StorageRef
-from app.errors import InvalidModel, TooLarge, UnsupportedFormat
-from app.settings import Limits
-from app.storage import Storage
-from schemas.checkpoint import StoredTensor
+from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.pickle_machine import PickleMachine, Truncated
+from palettery.app.checkpoints.restricted_pickle import damaged, run
+from palettery.app.checkpoints.scattered import Piece, read_pieces
+from palettery.app.checkpoints.state_dict import Pickled, Place, Warn, read_state_dict
+from palettery.app.checkpoints.torch_records import StorageRef
+from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
+from palettery.schemas.checkpoint import StoredTensor
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001

@@ -7,15 +7,15 @@ tensors, and one stored member `data/<key>` per storage.
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
-from app.checkpoints.json_scan import shown
-from app.checkpoints.restricted_pickle import read_pickle
-from app.checkpoints.state_dict import Pickled, Place, Warn, read_state_dict
-from app.checkpoints.torch_records import WAY_OUT
-from app.checkpoints.zip_members import Member, below_root, read_member, read_members
-from app.errors import InvalidModel, UnsupportedFormat
-from app.settings import Limits
-from app.storage import Storage
-from schemas.checkpoint import StoredTensor
+from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.restricted_pickle import read_pickle
+from palettery.app.checkpoints.state_dict import Pickled, Place, Warn, read_state_dict
+from palettery.app.checkpoints.torch_records import WAY_OUT
+from palettery.app.checkpoints.zip_members import Member, below_root, read_member, read_members
+from palettery.app.errors import InvalidModel, UnsupportedFormat
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
+from palettery.schemas.checkpoint import StoredTensor
 
 Archive: TypeAlias = Literal["state_dict", "pt2", "torchscript"]
 

@@ -3,9 +3,13 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from app.checkpoints.hf_config import ConfigUnusable, modules_from_config, quantization_warnings
-from app.checkpoints.json_scan import shown
-from app.checkpoints.kinds import (
+from palettery.app.checkpoints.hf_config import (
+    ConfigUnusable,
+    modules_from_config,
+    quantization_warnings,
+)
+from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.kinds import (
     ACCEPTED,
     HEAD_BYTES,
     Kind,
@@ -13,20 +17,20 @@ from app.checkpoints.kinds import (
     shown_text,
     tell_kind,
 )
-from app.checkpoints.module_types import infer_modules
-from app.checkpoints.ops import derive_ops
-from app.checkpoints.pt2 import read_pt2
-from app.checkpoints.pytorch_legacy import read_pytorch_legacy
-from app.checkpoints.pytorch_zip import read_pytorch_zip, tell_archive
-from app.checkpoints.safetensors import read_header
-from app.checkpoints.shards import Index, check_index, read_index, select
-from app.checkpoints.state_dict import Warn
-from app.checkpoints.zip_members import read_members
-from app.errors import InvalidModel, TooLarge, UnsupportedFormat
-from app.settings import Limits
-from app.storage import Storage
-from schemas.artifact import METADATA_KEY
-from schemas.checkpoint import Checkpoint, ModelFormat, Module, StoredFile, StoredTensor
+from palettery.app.checkpoints.module_types import infer_modules
+from palettery.app.checkpoints.ops import derive_ops
+from palettery.app.checkpoints.pt2 import read_pt2
+from palettery.app.checkpoints.pytorch_legacy import read_pytorch_legacy
+from palettery.app.checkpoints.pytorch_zip import read_pytorch_zip, tell_archive
+from palettery.app.checkpoints.safetensors import read_header
+from palettery.app.checkpoints.shards import Index, check_index, read_index, select
+from palettery.app.checkpoints.state_dict import Warn
+from palettery.app.checkpoints.zip_members import read_members
+from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
+from palettery.schemas.artifact import METADATA_KEY
+from palettery.schemas.checkpoint import Checkpoint, ModelFormat, Module, StoredFile, StoredTensor
 
 READER_VERSION = 3
 """Goes up when the same files give another checkpoint than before."""

@@ -1,14 +1,14 @@
 """Pickles of strangers as plain data, with errors that name the file and the way out.
 
-Python's unpicklers, restricted or not, run what a pickle says. `app.checkpoints.pickle_machine`
-reads it instead, and refuses by name what is no plain data.
+Python's unpicklers, restricted or not, run what a pickle says. `pickle_machine` reads it
+instead, and refuses by name what is no plain data.
 """
 
-from app.checkpoints.json_scan import shown
-from app.checkpoints.pickle_machine import PickleMachine, Truncated
-from app.checkpoints.torch_records import Malformed, NotPlain
-from app.errors import InvalidModel, TooLarge, UnsupportedFormat
-from app.settings import Limits
+from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.pickle_machine import PickleMachine, Truncated
+from palettery.app.checkpoints.torch_records import Malformed, NotPlain
+from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
+from palettery.app.settings import Limits
 
 
 def read_pickle(data: bytes, limits: Limits, *, name: str) -> object:

@@ -9,12 +9,12 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.checkpoints.dtypes import DTYPE_BITS
-from app.checkpoints.json_scan import JsonScanner, shown
-from app.errors import InvalidModel, TooLarge
-from app.settings import Limits
-from app.storage import Storage
-from schemas.checkpoint import StoredTensor
+from palettery.app.checkpoints.dtypes import DTYPE_BITS
+from palettery.app.checkpoints.json_scan import JsonScanner, shown
+from palettery.app.errors import InvalidModel, TooLarge
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
+from palettery.schemas.checkpoint import StoredTensor
 
 RANK = 64
 """Most axes of a tensor; numpy and torch can hold no more."""

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
-from app.storage import Storage
+from palettery.app.storage.base import Storage
 
 GAP_BYTES = 64 << 10
 """Pieces nearer to each other than this are read at once."""

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from app.checkpoints.json_scan import JsonScanner, shown
-from app.errors import InvalidModel, TooLarge
-from app.settings import Limits
-from schemas.checkpoint import StoredFile, StoredTensor
+from palettery.app.checkpoints.json_scan import JsonScanner, shown
+from palettery.app.errors import InvalidModel, TooLarge
+from palettery.app.settings import Limits
+from palettery.schemas.checkpoint import StoredFile, StoredTensor
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d{1,6})-of-(?P<total>\d{1,6})(?P<rest>\D.*|)")
 _LISTED = 5

@@ -6,13 +6,13 @@ Each value of the pickle is looked at once, however many places it is in.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from app.checkpoints.dtypes import DTYPE_BITS, DTYPES
-from app.checkpoints.json_scan import shown
-from app.checkpoints.safetensors import check_name, shown_shape
-from app.checkpoints.torch_records import WAY_OUT, OtherKey, TensorRef, Unreadable
-from app.errors import InvalidModel, TooLarge, UnsupportedFormat
-from app.settings import Limits
-from schemas.checkpoint import StoredTensor
+from palettery.app.checkpoints.dtypes import DTYPE_BITS, DTYPES
+from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.safetensors import check_name, shown_shape
+from palettery.app.checkpoints.torch_records import WAY_OUT, OtherKey, TensorRef, Unreadable
+from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
+from palettery.app.settings import Limits
+from palettery.schemas.checkpoint import StoredTensor
 
 NESTED = ("state_dict", "model", "model_state_dict", "module")
 """Keys under which training checkpoints keep their state dict."""

@@ -9,10 +9,10 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from app.checkpoints.json_scan import shown
-from app.errors import InvalidModel, TooLarge, UnsupportedFormat
-from app.settings import Limits
-from app.storage import Storage
+from palettery.app.checkpoints.json_scan import shown
+from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
 
 BOOKKEEPING = 64
 """Members that an archive may hold beside one per tensor."""

@@ -4,9 +4,9 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.checkpoints.json_scan import shown
-from app.checkpoints.scattered import Piece, read_pieces
-from app.checkpoints.zip_directory import (
+from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.scattered import Piece, read_pieces
+from palettery.app.checkpoints.zip_directory import (
     FETCH_AGAIN,
     LONG,
     STORE_AGAIN,
@@ -14,9 +14,9 @@ from app.checkpoints.zip_directory import (
     check_stored,
     list_entries,
 )
-from app.errors import InvalidModel, TooLarge
-from app.settings import Limits
-from app.storage import Storage
+from palettery.app.errors import InvalidModel, TooLarge
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _SIZES_BEHIND = 1 << 3

@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import Self, cast
 from uuid import uuid4
 
-from app.client.connection import Connection, parsed
-from app.client.downloads import Download, download
-from app.client.events import JobEvent, events, log_lines, watch
-from app.client.requests import (
+from palettery.app.client.connection import Connection, parsed
+from palettery.app.client.downloads import Download, download
+from palettery.app.client.events import JobEvent, events, log_lines, watch
+from palettery.app.client.progress import progress
+from palettery.app.client.requests import (
     Config,
     Paths,
     Source,
@@ -20,23 +21,22 @@ from app.client.requests import (
     model_id_of,
     paths_of,
 )
-from app.client.retries import ATTEMPTS, Transient
-from app.client.uploads import Advance, FilesUpload
-from app.errors import Conflict, NotFound, PaletteryError
-from app.output_files import check_writable
-from app.progress import progress
-from schemas.config import KMeansPalettizerConfig
-from schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
-from schemas.events import GoneJob, LogLine
-from schemas.exports import ExportFormat
-from schemas.jobs import Job, JobPage, JobState, Progress
-from schemas.keys import CreatedKey, Key, KeyPage, Me, NewKey
-from schemas.models import Model, ModelPage, ModelSummary
-from schemas.plan import Plan
-from schemas.report import Report
-from schemas.service import Service
-from schemas.statistics import TensorStatistics
-from schemas.webhooks import WebhookSecret
+from palettery.app.client.retries import ATTEMPTS, Transient
+from palettery.app.client.uploads import Advance, FilesUpload
+from palettery.app.errors import Conflict, NotFound, PaletteryError
+from palettery.app.storage.output_files import check_writable
+from palettery.schemas.config import KMeansPalettizerConfig
+from palettery.schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
+from palettery.schemas.events import GoneJob, LogLine
+from palettery.schemas.exports import ExportFormat
+from palettery.schemas.jobs import Job, JobPage, JobState, Progress
+from palettery.schemas.keys import CreatedKey, Key, KeyPage, Me, NewKey
+from palettery.schemas.models import Model, ModelPage, ModelSummary
+from palettery.schemas.plan import Plan
+from palettery.schemas.report import Report
+from palettery.schemas.service import Service
+from palettery.schemas.statistics import TensorStatistics
+from palettery.schemas.webhooks import WebhookSecret
 
 LOCAL_SERVER = "http://127.0.0.1:8400"
 

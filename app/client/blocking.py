@@ -11,8 +11,8 @@ from weakref import finalize
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from app.client.asynchronous import AsyncClient
-from app.client.retries import ATTEMPTS
+from palettery.app.client.asynchronous import AsyncClient
+from palettery.app.client.retries import ATTEMPTS
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

@@ -8,14 +8,27 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from app.client.proxies import proxies_set, proxy_hint
-from app.client.retries import ATTEMPTS, FIRST_ATTEMPTS, Transient, retry_after_s, retrying
-from app.errors import ERRORS, BadInput, NotFound, PaletteryError, PartsMissing, Unavailable
-from schemas.configs import ConfigPage
-from schemas.jobs import JobPage
-from schemas.keys import KeyPage
-from schemas.models import ModelPage
-from schemas.problem import Problem
+from palettery.app.client.proxies import proxies_set, proxy_hint
+from palettery.app.client.retries import (
+    ATTEMPTS,
+    FIRST_ATTEMPTS,
+    Transient,
+    retry_after_s,
+    retrying,
+)
+from palettery.app.errors import (
+    ERRORS,
+    BadInput,
+    NotFound,
+    PaletteryError,
+    PartsMissing,
+    Unavailable,
+)
+from palettery.schemas.configs import ConfigPage
+from palettery.schemas.jobs import JobPage
+from palettery.schemas.keys import KeyPage
+from palettery.schemas.models import ModelPage
+from palettery.schemas.problem import Problem
 
 Result = TypeVar("Result")
 Typed = TypeVar("Typed", bound=BaseModel)

@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 import anyio.to_thread
 
-from app.client.connection import Connection
-from app.client.retries import Transient
-from app.errors import BadInput, PaletteryError
-from app.output_files import Output
-from app.progress import Advance
+from palettery.app.client.connection import Connection
+from palettery.app.client.progress import Advance
+from palettery.app.client.retries import Transient
+from palettery.app.errors import BadInput, PaletteryError
+from palettery.app.storage.output_files import Output
 
 PIECE_BYTES = 1 << 20
 

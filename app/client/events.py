@@ -10,10 +10,10 @@ import httpx
 from httpx_sse import EventSource, ServerSentEvent
 from pydantic import BaseModel, ValidationError
 
-from app.client.connection import Connection
-from app.errors import PaletteryError
-from schemas.events import GoneJob, LogLine, LogPage
-from schemas.jobs import ENDED, Job, Progress
+from palettery.app.client.connection import Connection
+from palettery.app.errors import PaletteryError
+from palettery.schemas.events import GoneJob, LogLine, LogPage
+from palettery.schemas.jobs import ENDED, Job, Progress
 
 RECONNECT_S = 1
 """Between the loss of a connection and the next, as browsers do it."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from app.errors import BadInput, InvalidConfig
-from schemas.config import ConfigError, KMeansPalettizerConfig
-from schemas.config.text import load_text
-from schemas.models import ModelSummary
+from palettery.app.errors import BadInput, InvalidConfig
+from palettery.schemas.config import ConfigError, KMeansPalettizerConfig
+from palettery.schemas.config.text import load_text
+from palettery.schemas.models import ModelSummary
 
 Paths = str | Path | Sequence[str | Path]
 """One file, or all files of one model."""

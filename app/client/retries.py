@@ -13,7 +13,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from app.errors import PaletteryError
+from palettery.app.errors import PaletteryError
 
 log = logging.getLogger(__name__)
 

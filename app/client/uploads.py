@@ -12,9 +12,9 @@ import anyio
 from anyio import from_thread
 from anyio.to_thread import run_sync
 
-from app.client.connection import Connection, parsed
-from app.client.digests import Digests, pieces
-from app.errors import (
+from palettery.app.client.connection import Connection, parsed
+from palettery.app.client.digests import Digests, pieces
+from palettery.app.errors import (
     BadInput,
     Conflict,
     InvalidUpload,
@@ -23,9 +23,9 @@ from app.errors import (
     PartsMissing,
     UploadExpired,
 )
-from app.input_files import check_readable
-from schemas.models import Model
-from schemas.uploads import PART_BYTES, Upload, UploadPart
+from palettery.app.storage.input_files import check_readable
+from palettery.schemas.models import Model
+from palettery.schemas.uploads import PART_BYTES, Upload, UploadPart
 
 AT_ONCE = 4
 """Parts sent at once: one alone would not fill a long line."""

@@ -3,25 +3,25 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from app.artifacts.reader import open_artifact
-from app.artifacts.writer import arranged, stream, write_hashed
-from app.compression.account import Piece, account
-from app.compression.layout import INDEX, SHARD_BYTES, Shards, Stores, index, lay_out
-from app.compression.parts import read_parts
-from app.compression.statistics import collected
-from app.compression.stop import StopCheck
-from app.compression.verify import verify
-from app.planning.exports import palettized_weight
-from app.settings import Limits
-from app.software import SOFTWARE
-from app.storage import Storage
-from schemas.artifact import METADATA_KEY, ArtifactMetadata
-from schemas.base import Schema
-from schemas.checkpoint import Checkpoint
-from schemas.config import KMeansPalettizerConfig
-from schemas.plan import Plan
-from schemas.report import Report
-from schemas.tasks import CompressionTask, JobRequest
+from palettery.app.artifacts.reader import open_artifact
+from palettery.app.artifacts.writer import arranged, stream, write_hashed
+from palettery.app.compression.cancellation import StopCheck
+from palettery.app.compression.layout import INDEX, SHARD_BYTES, Shards, Stores, index, lay_out
+from palettery.app.compression.parts import read_parts
+from palettery.app.compression.report import Piece, account
+from palettery.app.compression.statistics import collected
+from palettery.app.compression.verify import verify
+from palettery.app.planning.exports import palettized_weight
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
+from palettery.app.version import SOFTWARE
+from palettery.schemas.artifact import METADATA_KEY, ArtifactMetadata
+from palettery.schemas.base import Schema
+from palettery.schemas.checkpoint import Checkpoint
+from palettery.schemas.config import KMeansPalettizerConfig
+from palettery.schemas.plan import Plan
+from palettery.schemas.report import Report
+from palettery.schemas.tasks import CompressionTask, JobRequest
 
 REPORT, EXPORTS = "report.json", "exports"
 """Names in a job's folder."""

@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64
 
-from app.artifacts.writer import Chunks, Entry, arranged, header
-from app.compression.account import Piece
-from app.compression.dense import dense_bytes, dense_chunks
-from app.compression.parts import Parts
-from app.errors import InvalidArtifact
-from app.storage import Reads, Storage
-from schemas.checkpoint import Checkpoint, StoredTensor
-from schemas.plan import Plan, PlannedTensor
-from schemas.tasks import StoredSlice
+from palettery.app.artifacts.writer import Chunks, Entry, arranged, header
+from palettery.app.checkpoints.dense import dense_bytes, dense_chunks
+from palettery.app.compression.parts import Parts
+from palettery.app.compression.report import Piece
+from palettery.app.errors import InvalidArtifact
+from palettery.app.storage.base import Reads, Storage
+from palettery.schemas.checkpoint import Checkpoint, StoredTensor
+from palettery.schemas.plan import Plan, PlannedTensor
+from palettery.schemas.tasks import StoredSlice
 
 SHARD_BYTES = 5_000_000_000
 """Above this, the artifact becomes several files with an index."""

@@ -9,22 +9,22 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-import kernels
-from app.artifacts.dtypes import NUMPY
-from app.artifacts.writer import Entry
-from app.compression.dense import laid_out
-from app.compression.statistics import line_of, statistics
-from app.compression.stop import StopCheck
-from app.errors import InvalidSensitivities
-from app.storage import Reads
-from kernels import PaletteSettings
-from kernels.errors import NonFiniteError, SensitivityError
-from kernels.metrics import Metrics
-from schemas.artifact import PALETTE_KEYS
-from schemas.config.spec import PalettizationSpec
-from schemas.plan import Clustering
-from schemas.report import SliceOutcome
-from schemas.tasks import StoredRows, TensorSlice
+from palettery import kernels
+from palettery.app.artifacts.dtypes import NUMPY
+from palettery.app.artifacts.writer import Entry
+from palettery.app.checkpoints.dense import laid_out
+from palettery.app.compression.cancellation import StopCheck
+from palettery.app.compression.statistics import line_of, statistics
+from palettery.app.errors import InvalidSensitivities
+from palettery.app.storage.base import Reads
+from palettery.kernels import PaletteSettings
+from palettery.kernels.errors import NonFiniteError, SensitivityError
+from palettery.kernels.metrics import Metrics
+from palettery.schemas.artifact import PALETTE_KEYS
+from palettery.schemas.config.spec import PalettizationSpec
+from palettery.schemas.plan import Clustering
+from palettery.schemas.report import SliceOutcome
+from palettery.schemas.tasks import StoredRows, TensorSlice
 
 HUGE_BYTES = 64 << 20
 """Slices above this are read in blocks where their palettes allow it."""

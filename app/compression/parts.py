@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import TypeAdapter
 
-from app.checkpoints.safetensors import read_header
-from app.settings import Limits
-from app.storage import Storage
-from schemas.checkpoint import StoredTensor
-from schemas.report import SliceOutcome
-from schemas.tasks import CompressionTask, StoredBytes, StoredSlice
+from palettery.app.checkpoints.safetensors import read_header
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
+from palettery.schemas.checkpoint import StoredTensor
+from palettery.schemas.report import SliceOutcome
+from palettery.schemas.tasks import CompressionTask, StoredBytes, StoredSlice
 
 Parts = Mapping[str, tuple[StoredSlice, ...]]
 """Tensor name -> its slices, rows in order."""

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.artifacts.dtypes import NUMPY
-from app.compression.parts import Parts
-from app.storage import Storage
-from kernels.distribution import CELLS, Distribution
-from kernels.lut import dense_lut
-from kernels.metrics import Metrics
-from kernels.source import widened
-from schemas.statistics import SliceStatistics, TensorStatistics
-from schemas.tasks import StoredBytes, StoredSlice, TensorSlice
+from palettery.app.artifacts.dtypes import NUMPY
+from palettery.app.compression.parts import Parts
+from palettery.app.storage.base import Storage
+from palettery.kernels.distribution import CELLS, Distribution
+from palettery.kernels.lut import dense_lut
+from palettery.kernels.metrics import Metrics
+from palettery.kernels.source import widened
+from palettery.schemas.statistics import SliceStatistics, TensorStatistics
+from palettery.schemas.tasks import StoredBytes, StoredSlice, TensorSlice
 
 MOST_ENTRIES = 256
 """Of LUTs that are told one by one."""

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.artifacts.dtypes import NUMPY
-from app.artifacts.reader import Artifact, Stored
-from app.compression.dense import dense_bytes, dense_chunks, laid_out
-from app.errors import InvalidArtifact
-from app.storage import Reads
-from kernels.metrics import errors
-from schemas.checkpoint import Checkpoint, StoredTensor
-from schemas.report import TensorReport
+from palettery.app.artifacts.dtypes import NUMPY
+from palettery.app.artifacts.reader import Artifact, Stored
+from palettery.app.checkpoints.dense import dense_bytes, dense_chunks, laid_out
+from palettery.app.errors import InvalidArtifact
+from palettery.app.storage.base import Reads
+from palettery.kernels.metrics import errors
+from palettery.schemas.checkpoint import Checkpoint, StoredTensor
+from palettery.schemas.report import TensorReport
 
 RELATIVE_SLACK = 1e-6
 """Between two sums of the same squares, added in another order."""

@@ -4,16 +4,16 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from app.answer import address, json_answer
-from app.body import media_type, read_body
-from app.configs.read import SHA256_CHARACTERS, Document, Language
-from app.configs.service import Configs
-from app.document_pool import Client
-from app.errors import UnsupportedMediaType
-from app.keys.guard import Reader, Writer
-from app.paging import Cursor, Limit
-from app.problems import problems
-from schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
+from palettery.app.configs.documents import SHA256_CHARACTERS, Document, Language
+from palettery.app.configs.service import Configs
+from palettery.app.errors import UnsupportedMediaType
+from palettery.app.http.pagination import Cursor, Limit
+from palettery.app.http.problems import problems
+from palettery.app.http.request_body import media_type, read_body
+from palettery.app.http.streamed_json import address, json_answer
+from palettery.app.keys.authentication import Reader, Writer
+from palettery.app.sandbox.document_pool import Client
+from palettery.schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 

@@ -2,15 +2,15 @@
 
 import asyncio
 
-from app.configs.read import Document, Normalised, normalised, validated
-from app.configs.records import NAME, ConfigRecords
-from app.document_pool import Client, DocumentPool
-from app.errors import BadInput
-from app.fair_semaphore import FairSemaphore
-from app.keys.caller import Caller
-from app.paging import sealed_key, unsealed_key
-from app.spooled import IN_MEMORY_BYTES, Content, Spooled, pieces
-from schemas.configs import ConfigPage, ConfigSummary
+from palettery.app.configs.documents import Document, Normalised, normalised, validated
+from palettery.app.configs.repository import NAME, ConfigRecords
+from palettery.app.errors import BadInput
+from palettery.app.http.caller import Caller
+from palettery.app.http.pagination import sealed_key, unsealed_key
+from palettery.app.sandbox.document_pool import Client, DocumentPool
+from palettery.app.sandbox.fair_semaphore import FairSemaphore
+from palettery.app.storage.spooled_content import IN_MEMORY_BYTES, Content, Spooled, pieces
+from palettery.schemas.configs import ConfigPage, ConfigSummary
 
 NORMALISED = 4
 """A config with every default filled in may be so many times as long as one that is sent."""

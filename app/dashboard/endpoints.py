@@ -6,8 +6,8 @@ from pathlib import Path
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
-from app.dashboard.files import HERE, MEDIA_TYPES, PLOTLY, body_of
-from app.etags import is_match, lists
+from palettery.app.dashboard.files import HERE, MEDIA_TYPES, PLOTLY, body_of
+from palettery.app.http.etags import is_match, lists
 
 POLICY = {
     "default-src": "'none'",

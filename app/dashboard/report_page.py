@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
-from app.dashboard.files import HERE, PLOTLY
+from palettery.app.dashboard.files import HERE, PLOTLY
 
 POLICY = (
     "sandbox allow-scripts allow-downloads allow-popups; default-src 'none'; "

@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from app.events.records import Event, Standing
-from app.keys.caller import Caller
-from app.keys.guard import Reader
-from app.problems import problems
-from schemas.events import LogPage
+from palettery.app.events.repository import Event, Standing
+from palettery.app.http.caller import Caller
+from palettery.app.http.problems import problems
+from palettery.app.keys.authentication import Reader
+from palettery.schemas.events import LogPage
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 

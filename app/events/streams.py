@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from app.errors import PaletteryError
-from app.events.places import STAYS_S
-from app.events.records import Event, Events, Standing
-from schemas.jobs import Progress
+from palettery.app.errors import PaletteryError
+from palettery.app.events.repository import Event, Events, Standing
+from palettery.app.events.stream_limits import STAYS_S
+from palettery.schemas.jobs import Progress
 
 LOOK_EVERY_S = 0.2
 """Between two looks at the jobs that somebody watches."""

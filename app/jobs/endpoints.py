@@ -6,26 +6,26 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from app.answer import address, json_answer
-from app.body import JSON
-from app.checkpoints.safetensors import NAME_CHARACTERS
-from app.dashboard.report_page import POLICY
-from app.document_pool import Client
-from app.idempotency import REPLAYED, IdempotencyKey
-from app.jobs.bodies import BODIES
-from app.jobs.download import respond
-from app.jobs.service import Jobs
-from app.keys.guard import Reader, Writer
-from app.paging import Cursor, Limit
-from app.problems import problems
-from app.storage import Storage
-from app.storage.prefetch import prefetched
-from schemas.config import KMeansPalettizerConfig
-from schemas.jobs import Job, JobPage, JobState
-from schemas.plan import Plan
-from schemas.report import Report
-from schemas.statistics import TensorStatistics
-from schemas.uploads import Digest
+from palettery.app.checkpoints.safetensors import NAME_CHARACTERS
+from palettery.app.dashboard.report_page import POLICY
+from palettery.app.http.downloads import respond
+from palettery.app.http.idempotency import REPLAYED, IdempotencyKey
+from palettery.app.http.pagination import Cursor, Limit
+from palettery.app.http.problems import problems
+from palettery.app.http.request_body import JSON
+from palettery.app.http.streamed_json import address, json_answer
+from palettery.app.jobs.openapi import BODIES
+from palettery.app.jobs.service import Jobs
+from palettery.app.keys.authentication import Reader, Writer
+from palettery.app.sandbox.document_pool import Client
+from palettery.app.storage.base import Storage
+from palettery.app.storage.prefetch import prefetched
+from palettery.schemas.config import KMeansPalettizerConfig
+from palettery.schemas.jobs import Job, JobPage, JobState
+from palettery.schemas.plan import Plan
+from palettery.schemas.report import Report
+from palettery.schemas.statistics import TensorStatistics
+from palettery.schemas.uploads import Digest
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from app.storage import Storage
+from palettery.app.storage.base import Storage
 
 COLUMNS = (
     "name",

@@ -7,34 +7,39 @@ from contextlib import suppress
 
 from starlette.requests import Request
 
-from app.artifacts.export.formats import FORMATS
-from app.compression.assemble import artifact_path, export_path, report_path, statistics_path
-from app.compression.job import config_path, job_folder, report_documents
-from app.compression.statistics import find
-from app.dashboard.report_page import report_page
-from app.document_pool import Client, DocumentPool
-from app.errors import Conflict, DatabaseFailed, NotFound, ObjectMissing
-from app.idempotency import keyed
-from app.jobs.accept import Acceptance, Accepted
-from app.jobs.control import Control
-from app.jobs.download import StoredDownload
-from app.jobs.engine import Engine
-from app.jobs.made_files import MadeFiles, read_made_files
-from app.jobs.orders import Orders, Received
-from app.jobs.prepare import Order, plan
-from app.jobs.records import Records
-from app.jobs.report_csv import report_csv
-from app.jobs.request import Wishes
-from app.jobs.rows import ID
-from app.keys.caller import Caller
-from app.paging import sealed_key, unsealed_key
-from app.settings import Settings
-from app.spooled import Content
-from app.storage import Storage
-from app.uploads.records import FileRecords
-from app.webhooks.address import checked_url
-from schemas.jobs import Job, JobPage, JobState
-from schemas.statistics import TensorStatistics
+from palettery.app.artifacts.export.formats import FORMATS
+from palettery.app.compression.assemble import (
+    artifact_path,
+    export_path,
+    report_path,
+    statistics_path,
+)
+from palettery.app.compression.job_folder import config_path, job_folder, report_documents
+from palettery.app.compression.statistics import find
+from palettery.app.dashboard.report_page import report_page
+from palettery.app.errors import Conflict, DatabaseFailed, NotFound, ObjectMissing
+from palettery.app.execution.engine import Engine
+from palettery.app.files.repository import FileRecords
+from palettery.app.http.caller import Caller
+from palettery.app.http.downloads import StoredDownload
+from palettery.app.http.idempotency import keyed
+from palettery.app.http.pagination import sealed_key, unsealed_key
+from palettery.app.jobs.job_rows import ID
+from palettery.app.jobs.lifecycle import Control
+from palettery.app.jobs.options import Wishes
+from palettery.app.jobs.preparation import Order, plan
+from palettery.app.jobs.report_csv import report_csv
+from palettery.app.jobs.repository import Records
+from palettery.app.jobs.request_parsing import Orders, Received
+from palettery.app.jobs.result_files import MadeFiles, read_made_files
+from palettery.app.jobs.submission import Acceptance, Accepted
+from palettery.app.sandbox.document_pool import Client, DocumentPool
+from palettery.app.settings import Settings
+from palettery.app.storage.base import Storage
+from palettery.app.storage.spooled_content import Content
+from palettery.app.webhooks.addresses import checked_url
+from palettery.schemas.jobs import Job, JobPage, JobState
+from palettery.schemas.statistics import TensorStatistics
 
 DOWNLOADS = 1_000
 """Artifacts whose digests are held, for those who fetch them in ranges."""

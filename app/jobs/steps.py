@@ -6,24 +6,37 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from app.compression.assemble import report_path
-from app.compression.job import discard_artifact, job_folder, published, read_tasks, stop_path
-from app.compression.work import describe
-from app.errors import ERRORS, Cancelled, DatabaseFailed, NotFound, PaletteryError, problem
-from app.events import lines
-from app.events.lines import Line
-from app.events.records import Events
-from app.jobs.fair_slots import Share
-from app.jobs.fanout import OnDied, Workers
-from app.jobs.records import Records
-from app.metrics import Metrics
-from app.results.reuse import Reuse
-from app.settings import Settings
-from app.storage import Storage
-from schemas.exports import Exported
-from schemas.jobs import ENDED, Job, Progress
-from schemas.report import Report
-from schemas.tasks import (
+from palettery.app.compression.assemble import report_path
+from palettery.app.compression.dispatch import describe
+from palettery.app.compression.job_folder import (
+    discard_artifact,
+    job_folder,
+    published,
+    read_tasks,
+    stop_path,
+)
+from palettery.app.errors import (
+    ERRORS,
+    Cancelled,
+    DatabaseFailed,
+    NotFound,
+    PaletteryError,
+    problem,
+)
+from palettery.app.events import log_messages as lines
+from palettery.app.events.log_messages import Line
+from palettery.app.events.repository import Events
+from palettery.app.execution.fair_slots import Share
+from palettery.app.execution.fanout import OnDied, Workers
+from palettery.app.jobs.repository import Records
+from palettery.app.jobs.result_reuse import Reuse
+from palettery.app.observability.metrics import Metrics
+from palettery.app.settings import Settings
+from palettery.app.storage.base import Storage
+from palettery.schemas.exports import Exported
+from palettery.schemas.jobs import ENDED, Job, Progress
+from palettery.schemas.report import Report
+from palettery.schemas.tasks import (
     Answer,
     CompressionTask,
     ExportTask,

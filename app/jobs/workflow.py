@@ -13,14 +13,14 @@ from typing import Any, ParamSpec, TypeVar
 from dbos import DBOS
 from dbos import error as engine_errors
 
-from app import logs
-from app.database import Database
-from app.errors import PaletteryError, Unavailable
-from app.jobs.engine import QUEUE, WEBHOOKS, WORKFLOW, Call, configure
-from app.jobs.steps import Steps
-from app.settings import Settings
-from app.tracing import Tracing
-from app.webhooks.deliveries import Deliveries, Outcome
+from palettery.app.database.engine import Database
+from palettery.app.errors import PaletteryError, Unavailable
+from palettery.app.execution.engine import QUEUE, WEBHOOKS, WORKFLOW, Call, configure
+from palettery.app.jobs.steps import Steps
+from palettery.app.observability import logging as logs
+from palettery.app.observability.tracing import Tracing
+from palettery.app.settings import Settings
+from palettery.app.webhooks.deliveries import Deliveries, Outcome
 
 EVERY_S, ATTEMPTS = 2.0, 450
 """Between two attempts at a step, and how many: what is away may stay away for a quarter hour."""

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
-from app.body import JSON, read_json
-from app.keys.guard import Admin, Reader, keys_of
-from app.keys.service import Keys
-from app.problems import problems
-from schemas.keys import CreatedKey, KeyPage, Me, NewKey
+from palettery.app.http.problems import problems
+from palettery.app.http.request_body import JSON, read_json
+from palettery.app.keys.authentication import Admin, Reader, keys_of
+from palettery.app.keys.service import Keys
+from palettery.schemas.keys import CreatedKey, KeyPage, Me, NewKey
 
 KEY_BYTES = 64 << 10
 """Of a request for a key."""

@@ -6,11 +6,19 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, bindparam, func, select, union
 from sqlalchemy.orm import Session
 
-from app.database import insert
-from app.errors import OverQuota
-from app.jobs.rows import ALIVE
-from app.rows import ConfigRow, FileRow, JobFileRow, JobRow, ModelFileRow, OwnerRow, UploadRow
-from schemas.keys import OwnerLimits, Usage
+from palettery.app.database.engine import insert
+from palettery.app.database.tables import (
+    ConfigRow,
+    FileRow,
+    JobFileRow,
+    JobRow,
+    ModelFileRow,
+    OwnerRow,
+    UploadRow,
+)
+from palettery.app.errors import OverQuota
+from palettery.app.jobs.job_rows import ALIVE
+from palettery.schemas.keys import OwnerLimits, Usage
 
 _QUEUED = select(func.count()).where(JobRow.owner == bindparam("owner"), JobRow.state.in_(ALIVE))
 

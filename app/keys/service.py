@@ -6,13 +6,13 @@ import time
 import uuid
 from datetime import timedelta
 
-from app.errors import BadInput, Unauthenticated
-from app.keys.caller import ADMIN, Caller
-from app.keys.records import KeyRecords
-from app.keys.secret import FORM, SHOWN, new_secret, sha256_of
-from app.paging import sealed, unsealed
-from app.settings import Settings
-from schemas.keys import CreatedKey, Key, KeyPage, Me, NewKey, OwnerLimits
+from palettery.app.errors import BadInput, Unauthenticated
+from palettery.app.http.caller import ADMIN, Caller
+from palettery.app.http.pagination import sealed, unsealed
+from palettery.app.keys.repository import KeyRecords
+from palettery.app.keys.secret import FORM, SHOWN, new_secret, sha256_of
+from palettery.app.settings import Settings
+from palettery.schemas.keys import CreatedKey, Key, KeyPage, Me, NewKey, OwnerLimits
 
 LONGEST = timedelta(days=36_525)
 """From now to the end of a key that has one."""

@@ -4,13 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from app.document_pool import Client
-from app.keys.guard import Reader, Writer
-from app.models.answer import respond
-from app.models.service import Models
-from app.paging import Cursor, Limit
-from app.problems import problems
-from schemas.models import Model, ModelPage
+from palettery.app.http.pagination import Cursor, Limit
+from palettery.app.http.problems import problems
+from palettery.app.keys.authentication import Reader, Writer
+from palettery.app.models.response import respond
+from palettery.app.models.service import Models
+from palettery.app.sandbox.document_pool import Client
+from palettery.schemas.models import Model, ModelPage
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 UNKNOWN = problems(_404="no such model")

@@ -5,20 +5,25 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
-from app.checkpoints.read import bytes_to_parse
-from app.document_pool import Client, DocumentPool
-from app.errors import FileGone, NotFound, ObjectMissing
-from app.models.answer import StoredModel
-from app.models.index import contents_path, index_bytes, index_folder, index_path
-from app.models.reading import make_contents, read_model
-from app.models.records import ModelRecords, NewModel, Settle
-from app.paging import sealed, unsealed
-from app.settings import Limits
-from app.storage import Storage
-from app.uploads.records import FileRecords, KeptFile
-from app.uploads.unused import remove_unused_files
-from schemas.checkpoint import StoredFile
-from schemas.models import ModelDetails, ModelPage
+from palettery.app.checkpoints.read import bytes_to_parse
+from palettery.app.errors import FileGone, NotFound, ObjectMissing
+from palettery.app.files.removal import remove_unused_files
+from palettery.app.files.repository import FileRecords, KeptFile
+from palettery.app.http.pagination import sealed, unsealed
+from palettery.app.models.indexing import make_contents, read_model
+from palettery.app.models.repository import ModelRecords, NewModel, Settle
+from palettery.app.models.response import StoredModel
+from palettery.app.models.stored_contents import (
+    contents_path,
+    index_bytes,
+    index_folder,
+    index_path,
+)
+from palettery.app.sandbox.document_pool import Client, DocumentPool
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
+from palettery.schemas.checkpoint import StoredFile
+from palettery.schemas.models import ModelDetails, ModelPage
 
 
 class Models:

@@ -5,14 +5,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final
 
-from app.checkpoints.ops import REGISTERED
-from app.planning.fit import palettized_bytes
-from app.planning.govern import Government, ModuleTree
-from app.planning.paths import keyed
-from schemas.base import Schema
-from schemas.checkpoint import Checkpoint
-from schemas.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig, PalettizationSpec
-from schemas.plan import PlannedTensor
+from palettery.app.checkpoints.ops import REGISTERED
+from palettery.app.planning.incompatibility import palettized_bytes
+from palettery.app.planning.module_rules import Government, ModuleTree
+from palettery.app.planning.paths import keyed
+from palettery.schemas.base import Schema
+from palettery.schemas.checkpoint import Checkpoint
+from palettery.schemas.config import (
+    KMeansPalettizerConfig,
+    ModuleKMeansPalettizerConfig,
+    PalettizationSpec,
+)
+from palettery.schemas.plan import PlannedTensor
 
 EMBEDDING: Final = "torch.nn.modules.sparse.Embedding"
 _LARGE_SHARE = 0.05

@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 
-from app.artifacts.export.formats import FORMATS, check_graph, check_installed, inexpressible
-from schemas.artifact import PalettizedWeight
-from schemas.exports import ExportFormat, PlannedExport
-from schemas.plan import Plan, PlannedTensor
+from palettery.app.artifacts.export.formats import (
+    FORMATS,
+    check_graph,
+    check_installed,
+    inexpressible,
+)
+from palettery.schemas.artifact import PalettizedWeight
+from palettery.schemas.exports import ExportFormat, PlannedExport
+from palettery.schemas.plan import Plan, PlannedTensor
 
 
 def with_exports(plan: Plan, formats: Sequence[ExportFormat], *, has_graph: bool = False) -> Plan:

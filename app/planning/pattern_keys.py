@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from app.errors import InvalidConfig
-from app.planning.paths import pointer
-from app.planning.patterns import Patterns
-from schemas.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig
-from schemas.config.limits import FAULTS
-from schemas.problem import InvalidField
+from palettery.app.errors import InvalidConfig
+from palettery.app.planning.paths import pointer
+from palettery.app.planning.patterns import Patterns
+from palettery.schemas.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig
+from palettery.schemas.config.limits import FAULTS
+from palettery.schemas.problem import InvalidField
 
 
 def check_patterns(config: KMeansPalettizerConfig, patterns: Patterns) -> None:

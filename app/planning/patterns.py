@@ -10,8 +10,8 @@ from typing import Final
 
 import regex
 
-from app.errors import InvalidConfig
-from schemas.problem import InvalidField
+from palettery.app.errors import InvalidConfig
+from palettery.schemas.problem import InvalidField
 
 _CHUNK: Final = 64
 """Texts matched between two looks at the clock."""

@@ -3,26 +3,26 @@
 from collections.abc import Set
 from dataclasses import dataclass, replace
 
-from app.checkpoints.ops import REGISTERED
-from app.planning.advice import EMBEDDING, replaced_fields, tensor_warnings
-from app.planning.decide import (
+from palettery.app.checkpoints.ops import REGISTERED
+from palettery.app.planning.advice import EMBEDDING, replaced_fields, tensor_warnings
+from palettery.app.planning.incompatibility import group_count, misfit, palettized_bytes, settle
+from palettery.app.planning.module_rules import ModuleTree, govern
+from palettery.app.planning.pattern_keys import check_patterns
+from palettery.app.planning.patterns import Patterns
+from palettery.app.planning.strict import asked_in_vain
+from palettery.app.planning.tensor_rules import (
     FLOAT_BYTES,
     OUT_OF_REACH,
     Decision,
     can_be_palettized,
     decide,
 )
-from app.planning.fit import group_count, misfit, palettized_bytes, settle
-from app.planning.govern import ModuleTree, govern
-from app.planning.pattern_keys import check_patterns
-from app.planning.patterns import Patterns
-from app.planning.strict import asked_in_vain
-from app.planning.unmatched import find_unmatched
-from app.settings import Limits
-from schemas.artifact import PALETTE_KEYS
-from schemas.checkpoint import Checkpoint, Module, StoredTensor
-from schemas.config import KMeansPalettizerConfig, PalettizationSpec
-from schemas.plan import Clustering, Plan, PlannedTensor
+from palettery.app.planning.unmatched import find_unmatched
+from palettery.app.settings import Limits
+from palettery.schemas.artifact import PALETTE_KEYS
+from palettery.schemas.checkpoint import Checkpoint, Module, StoredTensor
+from palettery.schemas.config import KMeansPalettizerConfig, PalettizationSpec
+from palettery.schemas.plan import Clustering, Plan, PlannedTensor
 
 
 def resolve(config: KMeansPalettizerConfig, checkpoint: Checkpoint, limits: Limits) -> Plan:

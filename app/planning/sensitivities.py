@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from app.errors import MOST_LISTED, InvalidSensitivities
-from app.planning.decide import FLOAT_BYTES
-from app.planning.paths import pointer
-from app.planning.suggestions import DottedNames
-from schemas.checkpoint import Checkpoint, StoredTensor
-from schemas.plan import Plan
-from schemas.problem import InvalidField
+from palettery.app.errors import MOST_LISTED, InvalidSensitivities
+from palettery.app.planning.paths import pointer
+from palettery.app.planning.suggestions import DottedNames
+from palettery.app.planning.tensor_rules import FLOAT_BYTES
+from palettery.schemas.checkpoint import Checkpoint, StoredTensor
+from palettery.schemas.plan import Plan
+from palettery.schemas.problem import InvalidField
 
 _PARAMETRIZED = re.compile(r"(.*\.)?parametrizations\.([^.]+)\.original", re.DOTALL)
 """What coreai-opt calls a parameter that it has prepared. Source: its `save_sensitivities`."""

@@ -5,14 +5,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from app.errors import StrictViolation
-from app.planning.decide import ALL, Decision, can_be_palettized, decide
-from app.planning.govern import ModuleTree, Rules
-from app.planning.paths import pointer
-from app.planning.patterns import Patterns
-from schemas.checkpoint import Checkpoint
-from schemas.plan import Plan, PlannedTensor
-from schemas.problem import InvalidField
+from palettery.app.errors import StrictViolation
+from palettery.app.planning.module_rules import ModuleTree, Rules
+from palettery.app.planning.paths import pointer
+from palettery.app.planning.patterns import Patterns
+from palettery.app.planning.tensor_rules import ALL, Decision, can_be_palettized, decide
+from palettery.schemas.checkpoint import Checkpoint
+from palettery.schemas.plan import Plan, PlannedTensor
+from palettery.schemas.problem import InvalidField
 
 _STEP = re.compile(r'(\w+)(?:\[("(?:[^"\\]|\\.)*")\])?\.?')
 """One field of a path into the config, with its key when it has one."""

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from app.planning.decide import FLOAT_BYTES
-from schemas.checkpoint import Checkpoint
-from schemas.plan import Plan, PlannedTensor
-from schemas.tasks import CompressionTask, StoredRows, TensorSlice
+from palettery.app.planning.tensor_rules import FLOAT_BYTES
+from palettery.schemas.checkpoint import Checkpoint
+from palettery.schemas.plan import Plan, PlannedTensor
+from palettery.schemas.tasks import CompressionTask, StoredRows, TensorSlice
 
 LEAST_TASKS: Final = 8
 """Tasks that even a small model is cut into, so that workers share it and progress is seen."""

@@ -2,24 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 
-from app.checkpoints.ops import REGISTERED
-from app.planning.decide import ALL, Verdicts
-from app.planning.govern import Government
-from app.planning.paths import keyed
-from app.planning.suggestions import (
-    DottedNames,
-    close_names,
-    close_op_types,
-    close_types,
-)
-from schemas.checkpoint import Checkpoint
-from schemas.config import (
+from palettery.app.checkpoints.ops import REGISTERED
+from palettery.app.planning.module_rules import Government
+from palettery.app.planning.paths import keyed
+from palettery.app.planning.suggestions import DottedNames, close_names, close_op_types, close_types
+from palettery.app.planning.tensor_rules import ALL, Verdicts
+from palettery.schemas.checkpoint import Checkpoint
+from palettery.schemas.config import (
     KMeansPalettizerConfig,
     ModuleKMeansPalettizerConfig,
     OpKMeansPalettizerConfig,
     PalettizationSpec,
 )
-from schemas.plan import UnmatchedKey
+from palettery.schemas.plan import UnmatchedKey
 
 _DEFAULT_NAMES = {"weight", "in_proj_weight"}
 _NO_OP_NAME = (

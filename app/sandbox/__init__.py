@@ -3,7 +3,7 @@
 `run` starts one and returns its answer; `confine` is for a process that restricts itself.
 """
 
-from app.sandbox.confinement import (
+from palettery.app.sandbox.confinement import (
     confine,
     confine_calls,
     confine_files,
@@ -12,11 +12,11 @@ from app.sandbox.confinement import (
     limit_memory,
     missing,
 )
-from app.sandbox.folder import open_regular, working_folder
-from app.sandbox.installation import readable, writable
-from app.sandbox.messages import Bounds
-from app.sandbox.notice import note_sandbox
-from app.sandbox.run import run
+from palettery.app.sandbox.folder import open_regular, working_folder
+from palettery.app.sandbox.installation import readable, writable
+from palettery.app.sandbox.messages import Bounds
+from palettery.app.sandbox.notice import note_sandbox
+from palettery.app.sandbox.run import run
 
 __all__ = [
     "Bounds",

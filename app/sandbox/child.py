@@ -1,4 +1,4 @@
-"""What a sandboxed process runs: `python -P -m app.sandbox.child ORDER`, started by `run`.
+"""The program of a sandboxed process: `python -P -m palettery.app.sandbox.child REQUEST`.
 
 It confines itself before it imports anything large or reads anything of strangers, then calls one
 function with the request that lies in its folder, and leaves the answer there.
@@ -10,10 +10,22 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from app.errors import OutOfMemory, PaletteryError, SandboxCrashed, SandboxMissing
-from app.sandbox.confinement import confine, end_with_parent, lift_memory_limit, limit_memory
-from app.sandbox.installation import readable, writable
-from app.sandbox.messages import ANSWER, DETAIL_CHARACTERS, OUTCOME, REQUEST, Order, Outcome
+from palettery.app.errors import OutOfMemory, PaletteryError, SandboxCrashed, SandboxMissing
+from palettery.app.sandbox.confinement import (
+    confine,
+    end_with_parent,
+    lift_memory_limit,
+    limit_memory,
+)
+from palettery.app.sandbox.installation import readable, writable
+from palettery.app.sandbox.messages import (
+    ANSWER,
+    DETAIL_CHARACTERS,
+    OUTCOME,
+    REQUEST,
+    Order,
+    Outcome,
+)
 
 
 def main() -> None:

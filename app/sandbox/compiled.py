@@ -7,7 +7,7 @@ from typing import Any
 
 from numba.core.caching import UserProvidedCacheLocator
 
-from app.sandbox.installation import COMPILED
+from palettery.app.sandbox.installation import COMPILED
 
 
 class Copied(UserProvidedCacheLocator):

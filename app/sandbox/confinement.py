@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from app.sandbox.syscalls import (
+from palettery.app.sandbox.syscalls import (
     ALLOWED,
     IGNORED,
     NETWORK,
@@ -226,7 +226,7 @@ def confine_files(
 def confine_calls(*, network: bool = False) -> str | None:
     """Make only harmless system calls from now on; the reason if the kernel does not see to that.
 
-    See `app.sandbox.syscalls`; no other process can be started or touched.
+    See `palettery.app.sandbox.syscalls`; no other process can be started or touched.
     """
     if pyseccomp is None:
         return NO_CALLS

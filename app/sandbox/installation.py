@@ -9,7 +9,10 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-OURS = ("app", "schemas", "kernels")
+import palettery
+
+PACKAGES = ("app", "schemas", "kernels")
+"""Of ours; in a checkout they are links out of the one that is imported."""
 COMPILED = "SANDBOX_COMPILED_KERNELS"
 """Environment variable: folder where the process that starts a sandbox has numba's machine code."""
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")
@@ -25,7 +28,7 @@ def readable() -> Sequence[Path]:
     """Files and folders to read for whoever runs Python code of this installation."""
     packages = {Path(path) for path in (*site.getsitepackages(), *_of_python())}
     packages |= {Path(path).resolve() for path in sys.path if path} - {_root()}
-    packages |= {_root() / name for name in OURS}
+    packages |= {_package(), *((_package() / name).resolve() for name in PACKAGES)}
     system = [Path(path) for path in (*_LIBRARIES, *_OF_LINUX)]
     itself = [Path("/proc/self", name) for name in _OF_ITSELF]
     compiled = [Path(path) for path in (os.environ.get(COMPILED),) if path]
@@ -47,7 +50,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
         "TMPDIR": str(folder),
         "USER": "sandbox",
         "NUMBA_CACHE_DIR": str(folder / "compiled"),
-        "NUMBA_CACHE_LOCATOR_CLASSES": "app.sandbox.compiled.Copied",
+        "NUMBA_CACHE_LOCATOR_CLASSES": "palettery.app.sandbox.compiled.Copied",
         COMPILED: os.environ.get("NUMBA_CACHE_DIR") or user_cache_dir("numba", appauthor=False),
         **more,
     }
@@ -60,6 +63,10 @@ def _of_python() -> Sequence[str]:
     return [*(paths[name] for name in names), *shared]
 
 
+def _package() -> Path:
+    return Path(palettery.__file__).resolve().parent
+
+
 def _root() -> Path:
-    """The folder that holds our packages; of it nothing else is read, such as a data folder."""
-    return Path(__file__).resolve().parents[2]
+    """The folder that holds our package; of it nothing else is read, such as a data folder."""
+    return _package().parent

@@ -2,7 +2,7 @@
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from schemas.base import Schema
+from palettery.schemas.base import Schema
 
 REQUEST, ANSWER, OUTCOME = "request", "answer", "outcome"
 """Files in the folder; the first is there before the process starts."""

@@ -2,8 +2,8 @@
 
 import logging
 
-from app.sandbox.confinement import missing
-from app.settings import Sandbox
+from palettery.app.sandbox.confinement import missing
+from palettery.app.settings import Sandbox
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from app.errors import (
+from palettery.app.errors import (
     ERRORS,
     BadInput,
     OutOfMemory,
@@ -22,9 +22,9 @@ from app.errors import (
     SandboxMissing,
     SandboxTimeout,
 )
-from app.sandbox.folder import open_regular
-from app.sandbox.installation import environment
-from app.sandbox.messages import ANSWER, OUTCOME, REQUEST, Bounds, Order, Outcome
+from palettery.app.sandbox.folder import open_regular
+from palettery.app.sandbox.installation import environment
+from palettery.app.sandbox.messages import ANSWER, OUTCOME, REQUEST, Bounds, Order, Outcome
 
 LOOK_EVERY_S = 0.2
 """Between two calls of `check`."""
@@ -79,7 +79,7 @@ def run(
         file_bytes=bounds.file_bytes,
     )
     process = subprocess.Popen(  # noqa: S603 - our own interpreter
-        [sys.executable, "-P", "-m", "app.sandbox.child", order.model_dump_json()],
+        [sys.executable, "-P", "-m", "palettery.app.sandbox.child", order.model_dump_json()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
-from app.errors import BadInput, ObjectMissing
-from app.storage.file_digest import FileDigest
-from app.storage.streams import AsyncPieces, Hashed, Pieces
+from palettery.app.errors import BadInput, ObjectMissing
+from palettery.app.storage.file_digest import FileDigest
+from palettery.app.storage.streams import AsyncPieces, Hashed, Pieces
 
 CHUNK_BYTES = 8 << 20
 """Bytes per chunk of a streamed read."""

@@ -15,10 +15,10 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, S3Store, from_url
 
-from app.errors import BadInput, ObjectMissing, Unavailable
-from app.storage.base import Storage, StoredObject
-from app.storage.failures import passes, translated
-from app.storage.streams import AsyncPieces, Pieces, gathered
+from palettery.app.errors import BadInput, ObjectMissing, Unavailable
+from palettery.app.storage.base import Storage, StoredObject
+from palettery.app.storage.failures import passes, translated
+from palettery.app.storage.streams import AsyncPieces, Pieces, gathered
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, PutResult

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.errors import ObjectMissing, UploadDamaged
-from app.storage.base import CHUNK_BYTES, Storage
-from app.storage.file_digest import BlockDigests, FileDigest
+from palettery.app.errors import ObjectMissing, UploadDamaged
+from palettery.app.storage.base import CHUNK_BYTES, Storage
+from palettery.app.storage.file_digest import BlockDigests, FileDigest
 
 SMALL_BYTES = 512 << 10
 """Files up to this size have no digests of blocks."""

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
-from app.errors import ObjectMissing, StorageFailed, StorageFull, Unavailable
+from palettery.app.errors import ObjectMissing, StorageFailed, StorageFull, Unavailable
 
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION",

@@ -16,11 +16,19 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import numpy as np
 
-from app.errors import BadInput, ObjectMissing, StorageFailed, StorageFull
-from app.storage.aside import ASIDE, BUFFER_BYTES, Aside, aside, in_folder, rename, unlink
-from app.storage.base import CHUNK_BYTES, Room, Storage, StoredObject
-from app.storage.file_digest import FileDigest
-from app.storage.streams import AsyncPieces, Pieces, gathered
+from palettery.app.errors import BadInput, ObjectMissing, StorageFailed, StorageFull
+from palettery.app.storage.atomic_file import (
+    ASIDE,
+    BUFFER_BYTES,
+    Aside,
+    aside,
+    in_folder,
+    rename,
+    unlink,
+)
+from palettery.app.storage.base import CHUNK_BYTES, Room, Storage, StoredObject
+from palettery.app.storage.file_digest import FileDigest
+from palettery.app.storage.streams import AsyncPieces, Pieces, gathered
 
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 """What a file system answers that cannot give a file a second name."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from app.storage.base import Reads
+from palettery.app.storage.base import Reads
 
 PIECE_BYTES = 4 << 20
 """Bytes fetched at once; a slow reader has a few pieces of memory held for it."""

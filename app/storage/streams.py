@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 
-from app.storage.file_digest import FileDigest
+from palettery.app.storage.file_digest import FileDigest
 
 Pieces = Iterable[bytes | memoryview]
 AsyncPieces = AsyncIterator[bytes | memoryview]

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
-from app.errors import (
+from palettery.app.errors import (
     DatabaseFailed,
     FileGone,
     InvalidUpload,
@@ -18,18 +18,18 @@ from app.errors import (
     ObjectMissing,
     PartsMissing,
 )
-from app.fair_semaphore import FairSemaphore
-from app.models.records import ModelRecords
-from app.models.service import Models, model_id
-from app.storage import Storage
-from app.storage.checked_reads import store_digests
-from app.uploads.layout import Part, part_path, parts_folder, parts_of
-from app.uploads.multipart import UPLOADS
-from app.uploads.received import check_sizes, kept_once, owned_files, received_parts
-from app.uploads.records import FileRecords, KeptFile
-from app.uploads.sessions import UploadSession, UploadSessions, settle
-from schemas.checkpoint import StoredFile
-from schemas.problem import InvalidField
+from palettery.app.files.repository import FileRecords, KeptFile
+from palettery.app.http.multipart import UPLOADS
+from palettery.app.models.repository import ModelRecords
+from palettery.app.models.service import Models, model_id
+from palettery.app.sandbox.fair_semaphore import FairSemaphore
+from palettery.app.storage.base import Storage
+from palettery.app.storage.checked_reads import store_digests
+from palettery.app.uploads.parts import Part, part_path, parts_folder, parts_of
+from palettery.app.uploads.received_files import check_sizes, kept_once, owned_files, received_parts
+from palettery.app.uploads.repository import UploadSession, UploadSessions, settle
+from palettery.schemas.checkpoint import StoredFile
+from palettery.schemas.problem import InvalidField
 
 AT_ONCE = 2
 """Uploads whose parts are joined at once; the others wait without holding a thread."""

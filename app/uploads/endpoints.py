@@ -5,18 +5,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app.answer import address
-from app.body import JSON, inlined, read_json
-from app.document_pool import Client
-from app.idempotency import REPLAYED, IdempotencyKey, keyed
-from app.keys.guard import Reader, Writer
-from app.models.answer import respond
-from app.models.endpoints import Service as ModelService
-from app.paging import Cursor, Limit
-from app.problems import problems
-from app.uploads.service import Uploads
-from schemas.models import Model
-from schemas.uploads import MOST_PARTS, NewUpload, Upload, UploadPage
+from palettery.app.http.idempotency import REPLAYED, IdempotencyKey, keyed
+from palettery.app.http.pagination import Cursor, Limit
+from palettery.app.http.problems import problems
+from palettery.app.http.request_body import JSON, inlined, read_json
+from palettery.app.http.streamed_json import address
+from palettery.app.keys.authentication import Reader, Writer
+from palettery.app.models.endpoints import Service as ModelService
+from palettery.app.models.response import respond
+from palettery.app.sandbox.document_pool import Client
+from palettery.app.uploads.service import Uploads
+from palettery.schemas.models import Model
+from palettery.schemas.uploads import MOST_PARTS, NewUpload, Upload, UploadPage
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 

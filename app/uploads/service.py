@@ -8,20 +8,25 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
-from app.errors import BadInput, TooLarge
-from app.idempotency import KeyedRequest
-from app.keys.caller import Caller
-from app.models.records import ModelRecords
-from app.paging import sealed, unsealed
-from app.settings import Limits
-from app.storage import Storage
-from app.uploads.completion import Completion
-from app.uploads.layout import Part, count_parts, part_path, parts_folder, parts_of
-from app.uploads.receive import receive
-from app.uploads.received import check_sizes, held_bytes, owned_files, received_parts
-from app.uploads.records import KeptFile
-from app.uploads.sessions import UploadRecord, UploadSession, UploadSessions
-from schemas.uploads import (
+from palettery.app.errors import BadInput, TooLarge
+from palettery.app.files.repository import KeptFile
+from palettery.app.http.caller import Caller
+from palettery.app.http.idempotency import KeyedRequest
+from palettery.app.http.pagination import sealed, unsealed
+from palettery.app.models.repository import ModelRecords
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
+from palettery.app.uploads.completion import Completion
+from palettery.app.uploads.part_upload import receive
+from palettery.app.uploads.parts import Part, count_parts, part_path, parts_folder, parts_of
+from palettery.app.uploads.received_files import (
+    check_sizes,
+    held_bytes,
+    owned_files,
+    received_parts,
+)
+from palettery.app.uploads.repository import UploadRecord, UploadSession, UploadSessions
+from palettery.schemas.uploads import (
     MOST_PARTS,
     NewUpload,
     Upload,

@@ -11,15 +11,15 @@ import httpcore
 import httpx
 from standardwebhooks import Webhook
 
-from app.errors import InvalidWebhook
-from app.events.lines import Line
-from app.events.records import Events
-from app.jobs.engine import Call, Engine
-from app.settings import Settings
-from app.software import VERSION
-from app.webhooks.address import AddressRefused, CheckedNetwork, checked_url
-from app.webhooks.records import Target, WebhookRecords
-from schemas.webhooks import WebhookMessage
+from palettery.app.errors import InvalidWebhook
+from palettery.app.events.log_messages import Line
+from palettery.app.events.repository import Events
+from palettery.app.execution.engine import Call, Engine
+from palettery.app.settings import Settings
+from palettery.app.version import VERSION
+from palettery.app.webhooks.addresses import AddressRefused, CheckedNetwork, checked_url
+from palettery.app.webhooks.repository import Target, WebhookRecords
+from palettery.schemas.webhooks import WebhookMessage
 
 TRIES = 9
 SLOWER, LONGEST_S = 4.0, 57_600.0

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 
-from app.keys.guard import Writer
-from app.problems import problems
-from app.webhooks.records import WebhookRecords
-from schemas.webhooks import WebhookSecret
+from palettery.app.http.problems import problems
+from palettery.app.keys.authentication import Writer
+from palettery.app.webhooks.repository import WebhookRecords
+from palettery.schemas.webhooks import WebhookSecret
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.jit import compiled, compiled_for_sums, compiled_inline
+from palettery.kernels.jit import compiled, compiled_for_sums, compiled_inline
 
 Floats = NDArray[np.float64]
 

@@ -1,7 +1,7 @@
 """Scalar palettes on a torch device, in batches of groups that fit its memory.
 
 Weights come from the host and indices go back to it; the interface is that of
-`kernels.scalar.cpu`, and so is the error of the result.
+`palettery.kernels.scalar.cpu`, and so is the error of the result.
 """
 
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.errors import NonFiniteError
-from kernels.groups import Layout
-from kernels.scalar.cpu import Fit, Totals, settle_groups
-from kernels.scalar.torch import CANDIDATES, assign, cluster, rounded
-from kernels.source import Source
-from kernels.threads import Check
+from palettery.kernels.errors import NonFiniteError
+from palettery.kernels.groups import Layout
+from palettery.kernels.scalar.cpu import Fit, Totals, settle_groups
+from palettery.kernels.scalar.gpu import CANDIDATES, assign, cluster, rounded
+from palettery.kernels.source import Source
+from palettery.kernels.threads import Check
 
 MEMORY_BYTES = 4 << 30
 """Most device memory that a batch takes, and half of what is free."""
 _VALUE_BYTES, _CANDIDATE_BYTES, _WINDOW_BYTES, _CELL_BYTES = 100, 24 << 20, 3 << 10, 120
-"""What `kernels.scalar.torch.cluster` takes: a value; a group; a group, times k^2; a cell."""
+"""Memory of `scalar.gpu.cluster`: per value; per group; per group, times k^2; per cell."""
 _ROUNDING_BYTES = 100
 """What rounding adds, a value."""
 
@@ -34,7 +34,7 @@ def cluster_on(
     threads: int | None,
     check: Check,
 ) -> Fit:
-    """Optimal palettes of every group, as `kernels.scalar.cpu.cluster` finds them.
+    """Optimal palettes of every group, as `palettery.kernels.scalar.cpu.cluster` finds them.
 
     Raises:
         NonFiniteError: a value is NaN or infinite.
@@ -71,7 +71,7 @@ def nearest_on(
     threads: int | None,  # noqa: ARG001 - so that it can stand in for the CPU's
     check: Check,
 ) -> NDArray[np.uint8]:
-    """Index of the nearest entry, as `kernels.scalar.cpu.nearest` finds it.
+    """Index of the nearest entry, as `palettery.kernels.scalar.cpu.nearest` finds it.
 
     Shapes: lut (groups, K), each group ascending -> like the weight.
     """

@@ -15,12 +15,12 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.errors import NonFiniteError
-from kernels.jit import compiled
-from kernels.scalar.distinct import DistinctValues
-from kernels.scalar.points import cube_roots
-from kernels.scalar.sorting import key_of
-from kernels.source import Source
+from palettery.kernels.errors import NonFiniteError
+from palettery.kernels.jit import compiled
+from palettery.kernels.scalar.distinct import DistinctValues
+from palettery.kernels.scalar.points import cube_roots
+from palettery.kernels.scalar.sorting import key_of
+from palettery.kernels.source import Source
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -10,11 +10,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.errors import NonFiniteError
-from kernels.halves import CODES, infinity, values_of_codes
-from kernels.jit import compiled, compiled_for_maxima, compiled_for_sums, compiled_inline
-from kernels.scalar.scratch import Scratch
-from kernels.source import Source
+from palettery.kernels.errors import NonFiniteError
+from palettery.kernels.float16 import CODES, infinity, values_of_codes
+from palettery.kernels.jit import compiled, compiled_for_maxima, compiled_for_sums, compiled_inline
+from palettery.kernels.scalar.scratch import Scratch
+from palettery.kernels.source import Source
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.uint16]

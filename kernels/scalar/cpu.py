@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.halves import infinity, values_of_codes
-from kernels.metrics import Errors
-from kernels.scalar import large
-from kernels.scalar.assign import assign, measure, thresholds_of
-from kernels.scalar.counting import first_places, look_up_cells, measure_counts
-from kernels.scalar.fitter import Fitter
-from kernels.scalar.large import LANES, Block, cluster_large, lanes_of, tables_for
-from kernels.scalar.scratch import Scratch
-from kernels.source import Source
-from kernels.threads import Check, available_threads, spread, unchecked
+from palettery.kernels.float16 import infinity, values_of_codes
+from palettery.kernels.metrics import Errors
+from palettery.kernels.scalar import large
+from palettery.kernels.scalar.assign import assign, measure, thresholds_of
+from palettery.kernels.scalar.counting import first_places, look_up_cells, measure_counts
+from palettery.kernels.scalar.fitter import Fitter
+from palettery.kernels.scalar.large import LANES, Block, cluster_large, lanes_of, tables_for
+from palettery.kernels.scalar.scratch import Scratch
+from palettery.kernels.source import Source
+from palettery.kernels.threads import Check, available_threads, spread, unchecked
 
 BATCH = 1 << 16
 """Elements that one piece of work takes at least, group size permitting."""

@@ -7,7 +7,7 @@ apart, that the error left is nothing beside the sums.
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.jit import compiled
+from palettery.kernels.jit import compiled
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

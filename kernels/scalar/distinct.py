@@ -5,8 +5,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.jit import compiled
-from kernels.scalar.points import merged
+from palettery.kernels.jit import compiled
+from palettery.kernels.scalar.points import merged
 
 Floats = NDArray[np.float64]
 

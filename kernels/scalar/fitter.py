@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.errors import NonFiniteError
-from kernels.halves import FLOAT16
-from kernels.scalar.counting import count, points_of, weigh
-from kernels.scalar.points import count_distinct, merged, solve, worth_merging
-from kernels.scalar.rounding import (
+from palettery.kernels.errors import NonFiniteError
+from palettery.kernels.float16 import FLOAT16
+from palettery.kernels.scalar.counting import count, points_of, weigh
+from palettery.kernels.scalar.dtype_refinement import settled
+from palettery.kernels.scalar.points import count_distinct, merged, solve, worth_merging
+from palettery.kernels.scalar.rounding import (
     LARGEST,
     MORE_DECIMALS,
     ROUNDED_PER_ENTRY,
     rounded_points,
     tally,
 )
-from kernels.scalar.scratch import Scratch
-from kernels.scalar.settle import settled
-from kernels.scalar.sorting import ascending, ascending_order
+from palettery.kernels.scalar.scratch import Scratch
+from palettery.kernels.scalar.sorting import ascending, ascending_order
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.uint16]

@@ -13,12 +13,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.groups import Layout
-from kernels.scalar.binning import Bins
-from kernels.scalar.counting import CodeCounts
-from kernels.scalar.fitter import Fitter
-from kernels.source import Source
-from kernels.threads import Check, spread
+from palettery.kernels.groups import Layout
+from palettery.kernels.scalar.binning import Bins
+from palettery.kernels.scalar.counting import CodeCounts
+from palettery.kernels.scalar.fitter import Fitter
+from palettery.kernels.source import Source
+from palettery.kernels.threads import Check, spread
 
 LANES = 4
 """Tables of a group filled side by side, where it is the only one."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.jit import compiled, compiled_inline
+from palettery.kernels.jit import compiled, compiled_inline
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]

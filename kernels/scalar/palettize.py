@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import metrics
-from kernels.distribution import Distribution, distribution
-from kernels.groups import Layout
-from kernels.lut import usable_lut, vanished
-from kernels.metrics import Metrics
-from kernels.palette import Palette, look_up
-from kernels.scalar import cpu
-from kernels.scalar.counting import FEWEST_COUNTED
-from kernels.settings import PaletteSettings
-from kernels.source import Source, widened
-from kernels.threads import Check
+from palettery.kernels import metrics
+from palettery.kernels.distribution import Distribution, distribution
+from palettery.kernels.groups import Layout
+from palettery.kernels.lut import usable_lut, vanished
+from palettery.kernels.metrics import Metrics
+from palettery.kernels.palette import Palette, look_up
+from palettery.kernels.scalar import cpu
+from palettery.kernels.scalar.counting import FEWEST_COUNTED
+from palettery.kernels.settings import PaletteSettings
+from palettery.kernels.source import Source, widened
+from palettery.kernels.threads import Check
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +103,6 @@ def _path(
     """What clusters and what assigns."""
     if accelerator is None:
         return cpu.cluster, cpu.nearest
-    from kernels.scalar import batched
+    from palettery.kernels.scalar import batched
 
     return partial(batched.cluster_on, accelerator), partial(batched.nearest_on, accelerator)

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.jit import compiled, compiled_for_sums, compiled_inline
-from kernels.scalar.direct import direct_cuts
-from kernels.scalar.optimum import Floats, Integers, cheapest_cells, cut_gain
-from kernels.scalar.refinement import refine
+from palettery.kernels.jit import compiled, compiled_for_sums, compiled_inline
+from palettery.kernels.scalar.direct import direct_cuts
+from palettery.kernels.scalar.optimum import Floats, Integers, cheapest_cells, cut_gain
+from palettery.kernels.scalar.refinement import refine
 
 MAX_SPLIT_ROUNDS = 64
 CANDIDATES_PER_CELL = 8

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from kernels.jit import compiled
-from kernels.scalar.optimum import MAX_PATHS, Floats, Integers, cheapest_cells
+from palettery.kernels.jit import compiled
+from palettery.kernels.scalar.optimum import MAX_PATHS, Floats, Integers, cheapest_cells
 
 COARSE_SPLIT = 32
 FINE_SPLIT, FINE_SPLIT_OF_MANY = 256, 192

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.jit import compiled
+from palettery.kernels.jit import compiled
 
 Floats = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.halves import CODES
+from palettery.kernels.float16 import CODES
 
 
 class Scratch(threading.local):

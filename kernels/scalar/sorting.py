@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.jit import compiled, compiled_inline
-from kernels.scalar.scratch import Scratch
+from palettery.kernels.jit import compiled, compiled_inline
+from palettery.kernels.scalar.scratch import Scratch
 
 FEWEST: Final = 1 << 11
 """Values from which radix passes, with their tables, are quicker than numpy's sort."""

@@ -1,12 +1,12 @@
-"""Vector palettes on a torch device; the interface is that of `kernels.vector.cpu`."""
+"""Vector palettes on a torch device; the interface is that of `palettery.kernels.vector.cpu`."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kernels.threads import Check
-from kernels.vector.cpu import VectorClusters
-from kernels.vector.torch import cluster
+from palettery.kernels.threads import Check
+from palettery.kernels.vector.cpu import VectorClusters
+from palettery.kernels.vector.gpu import cluster
 
 
 def cluster_on(

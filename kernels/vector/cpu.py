@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.threads import Check, available_threads, collected, pool_of, unchecked
-from kernels.vector.blocks import FAR, SUM, WEIGHT, labels_of, padded
-from kernels.vector.relax import (
+from palettery.kernels.threads import Check, available_threads, collected, pool_of, unchecked
+from palettery.kernels.vector.blocks import FAR, SUM, WEIGHT, labels_of, padded
+from palettery.kernels.vector.lloyd import (
     COARSE,
     FINE,
     FINEST,
@@ -25,7 +25,7 @@ from kernels.vector.relax import (
     moments_like,
     relax,
 )
-from kernels.vector.seeding import plus_plus, thin, use_distinct
+from palettery.kernels.vector.seeding import plus_plus, thin, use_distinct
 
 _SAMPLE = 1 << 14
 _FEW_CLUSTERS, _STARTS = 32, 4

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import metrics
-from kernels.distribution import distribution
-from kernels.errors import NonFiniteError
-from kernels.lut import usable_lut, vanished
-from kernels.metrics import Metrics
-from kernels.palette import Palette, look_up
-from kernels.settings import PaletteSettings
-from kernels.source import Source
-from kernels.threads import Check
-from kernels.vector import cpu
+from palettery.kernels import metrics
+from palettery.kernels.distribution import distribution
+from palettery.kernels.errors import NonFiniteError
+from palettery.kernels.lut import usable_lut, vanished
+from palettery.kernels.metrics import Metrics
+from palettery.kernels.palette import Palette, look_up
+from palettery.kernels.settings import PaletteSettings
+from palettery.kernels.source import Source
+from palettery.kernels.threads import Check
+from palettery.kernels.vector import cpu
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +108,6 @@ def _path(
 ) -> Callable[..., cpu.VectorClusters]:
     if accelerator is None:
         return partial(cpu.cluster, threads=threads, check=check)
-    from kernels.vector import batched
+    from palettery.kernels.vector import batched
 
     return partial(batched.cluster_on, accelerator, check=check)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.vector.blocks import FAR, kernel
+from palettery.kernels.vector.blocks import FAR, kernel
 
 
 @kernel

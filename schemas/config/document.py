@@ -4,11 +4,11 @@ import difflib
 
 from pydantic import ValidationError
 
-from schemas.config.faults import ConfigError, explained, pointer, unknown_key
-from schemas.config.lines import with_lines
-from schemas.config.model import ANCHORS_KEY, CONFIG_KEY, KMeansPalettizerConfig
-from schemas.config.text import load_text
-from schemas.problem import InvalidField
+from palettery.schemas.config.faults import ConfigError, explained, pointer, unknown_key
+from palettery.schemas.config.lines import with_lines
+from palettery.schemas.config.model import ANCHORS_KEY, CONFIG_KEY, KMeansPalettizerConfig
+from palettery.schemas.config.text import load_text
+from palettery.schemas.problem import InvalidField
 
 FILE_KEYS = (CONFIG_KEY, ANCHORS_KEY)
 

@@ -8,8 +8,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from schemas.config.limits import FAULTS
-from schemas.problem import InvalidField
+from palettery.schemas.config.limits import FAULTS
+from palettery.schemas.problem import InvalidField
 
 Step = int | str
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from schemas.base import Schema
-from schemas.config.limits import COUNT
+from palettery.schemas.base import Schema
+from palettery.schemas.config.limits import COUNT
 
 Count = Annotated[int, Field(ge=1, le=COUNT)]
 

@@ -2,9 +2,9 @@
 
 import yaml
 
-from schemas.config.faults import ConfigError
-from schemas.config.text import decoded
-from schemas.problem import InvalidField
+from palettery.schemas.config.faults import ConfigError
+from palettery.schemas.config.text import decoded
+from palettery.schemas.problem import InvalidField
 
 Members = dict[int, dict[str, tuple[int, yaml.Node]]]
 """What is known of the mappings and lists of a document, by their identity."""

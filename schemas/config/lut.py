@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from schemas.base import Schema
-from schemas.config.granularity import PerTensor
+from palettery.schemas.base import Schema
+from palettery.schemas.config.granularity import PerTensor
 
 COMPUTED = frozenset({"n_bits", "target_dtype", "quant_min", "quant_max", "_quant_range"})
 """Keys that coreai-opt derives and dumps; they carry no choice, so they are dropped."""

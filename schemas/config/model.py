@@ -8,12 +8,12 @@ from typing import IO, TYPE_CHECKING, Annotated, ClassVar, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from schemas.base import Schema
-from schemas.config.module import ModuleKMeansPalettizerConfig
-from schemas.config.text import load_text
+from palettery.schemas.base import Schema
+from palettery.schemas.config.module import ModuleKMeansPalettizerConfig
+from palettery.schemas.config.text import load_text
 
 if TYPE_CHECKING:
-    from schemas.config.presets import Presets
+    from palettery.schemas.config.presets import Presets
 
 CONFIG_KEY = "kmeans_palettization_config"
 """Where a file holds the config."""

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from schemas.base import Schema
-from schemas.config.granularity import Count
-from schemas.config.limits import COUNT
-from schemas.config.spec import PalettizationSpec
+from palettery.schemas.base import Schema
+from palettery.schemas.config.granularity import Count
+from palettery.schemas.config.limits import COUNT
+from palettery.schemas.config.spec import PalettizationSpec
 
 if TYPE_CHECKING:
-    from schemas.config.presets import Presets
+    from palettery.schemas.config.presets import Presets
 
 WEIGHTS = ("weight", "in_proj_weight")
 """Parameters palettized when a config does not say."""

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Generic, Literal, NamedTuple, TypeVar
 
-from schemas.config.granularity import Granularity, PerGroupedChannel, PerTensor
-from schemas.config.model import KMeansPalettizerConfig
-from schemas.config.module import WEIGHTS, ModuleKMeansPalettizerConfig
-from schemas.config.spec import PalettizationSpec
+from palettery.schemas.config.granularity import Granularity, PerGroupedChannel, PerTensor
+from palettery.schemas.config.model import KMeansPalettizerConfig
+from palettery.schemas.config.module import WEIGHTS, ModuleKMeansPalettizerConfig
+from palettery.schemas.config.spec import PalettizationSpec
 
 Axis = Literal[0, 1]
 Config = TypeVar("Config")

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from schemas.base import Schema
-from schemas.config.granularity import Count, Granularity, PerTensor
-from schemas.config.lut import QuantizationSpec
+from palettery.schemas.base import Schema
+from palettery.schemas.config.granularity import Count, Granularity, PerTensor
+from palettery.schemas.config.lut import QuantizationSpec
 
 
 class DefaultTraining(Schema):

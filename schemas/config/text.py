@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 import yaml
 
-from schemas.config.faults import ConfigError, fault, shown
-from schemas.config.limits import CONFIG_BYTES, LEVELS, TEXT_LENGTH, VALUES
-from schemas.config.yaml import load_yaml
+from palettery.schemas.config.faults import ConfigError, fault, shown
+from palettery.schemas.config.limits import CONFIG_BYTES, LEVELS, TEXT_LENGTH, VALUES
+from palettery.schemas.config.yaml import load_yaml
 
 
 def load_text(text: str | bytes) -> dict[object, object]:

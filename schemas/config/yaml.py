@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import yaml
 
-from schemas.config.faults import ConfigError, fault, shown
-from schemas.config.limits import LEVELS, VALUES
+from palettery.schemas.config.faults import ConfigError, fault, shown
+from palettery.schemas.config.limits import LEVELS, VALUES
 
 _DIRECTIVE = re.compile("(?:^|[\n\r\x85\u2028\u2029])%")
 """`%TAG` and `%YAML` at the start of a line; libyaml's time is quadratic in their number."""

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from app import cli
-from app.database import open_database
-from app.migrations import migrate
+from palettery.app.cli import main as cli
+from palettery.app.database.engine import open_database
+from palettery.app.database.migrations import migrate
 from tests.databases import KINDS, MIGRATED
 
 NOBODY = 65_534

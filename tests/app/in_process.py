@@ -7,12 +7,12 @@ from pathlib import Path
 import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from app.keys.records import KeyRecords
-from app.keys.service import Keys
-from app.main import create_app
-from app.roles.answering import answering
-from app.roles.shared import shared
-from app.settings import Settings
+from palettery.app.keys.repository import KeyRecords
+from palettery.app.keys.service import Keys
+from palettery.app.main import create_app
+from palettery.app.roles.api import answering
+from palettery.app.roles.services import shared
+from palettery.app.settings import Settings
 
 
 class _Waiting(httpx.BaseTransport):

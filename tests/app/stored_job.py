@@ -5,14 +5,14 @@ import hashlib
 import numpy as np
 from safetensors.numpy import save
 
-from app.compression.job import job_folder, read_tasks, stop_path, write_job
-from app.compression.work import perform
-from app.planning.intake import Upload, take_in
-from app.planning.tasks import cut
-from app.settings import Limits
-from schemas.checkpoint import StoredFile
-from schemas.config import KMeansPalettizerConfig
-from schemas.tasks import FinishTask, JobRequest, JobTask
+from palettery.app.compression.dispatch import perform
+from palettery.app.compression.job_folder import job_folder, read_tasks, stop_path, write_job
+from palettery.app.planning.job_plan import Upload, take_in
+from palettery.app.planning.tasks import cut
+from palettery.app.settings import Limits
+from palettery.schemas.checkpoint import StoredFile
+from palettery.schemas.config import KMeansPalettizerConfig
+from palettery.schemas.tasks import FinishTask, JobRequest, JobTask
 
 
 def config_of(**spec):

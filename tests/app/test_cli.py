@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from app.software import VERSION
-from schemas.report import Report
+from palettery.app.version import VERSION
+from palettery.schemas.report import Report
 from tests.app.report_documents import documents_of
 
 PALETTIZED = {"encoder.0.weight", "encoder.1.weight", "stem.weight"}
@@ -250,7 +250,10 @@ def test_a_choice_that_is_none(palettery, words, expected):
 
 @pytest.mark.parametrize("words", [["--help"], ["plan", "--help"]])
 def test_help_imports_nothing_heavy(words):
-    program = f"import sys; sys.argv = {['palettery', *words]!r}\nfrom app.cli import main\n"
+    program = (
+        f"import sys; sys.argv = {['palettery', *words]!r}\n"
+        "from palettery.app.cli.main import main\n"
+    )
     check = (
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'numba', 'numpy', 'dask', 'fastapi'} & sys.modules.keys()\n"
@@ -262,7 +265,7 @@ def test_help_imports_nothing_heavy(words):
 def test_compress_does_not_import_torch(model, tmp_path):
     words = ["palettery", "compress", str(model), "--preset", "w4", "-o", str(tmp_path / "out")]
     program = (
-        f"import sys; sys.argv = {words!r}\nfrom app.cli import main\n"
+        f"import sys; sys.argv = {words!r}\nfrom palettery.app.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
         "heavy = {'torch', 'distributed', 'fastapi'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-import kernels
-from schemas.report import Report
+from palettery import kernels
+from palettery.schemas.report import Report
 
 PALETTIZED = {"encoder.0.weight", "encoder.1.weight", "stem.weight"}
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from app.cli import cli
-from app.roles import check
-from app.settings import Settings
-from app.storage.failures import CREDENTIALS
+from palettery.app.cli.main import cli
+from palettery.app.roles.role import check
+from palettery.app.settings import Settings
+from palettery.app.storage.failures import CREDENTIALS
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
@@ -48,7 +48,7 @@ def test_dockerfile_copies_only_what_exists():
 
 def test_dockerfile_copies_every_package_of_the_distribution():
     sources = {source for line in docker("COPY") for source in shlex.split(line)[:-1]}
-    assert {"app", "schemas", "kernels"} <= sources
+    assert {"palettery", "app", "schemas", "kernels"} <= sources
 
 
 def test_dockerfile_environment_is_read_by_the_settings():

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from app.data_folder import prepare
-from app.database import open_database
-from app.errors import BadInput
-from app.roles import migrate
-from app.settings import Settings, read_settings
-from app.storage import open_storage
+from palettery.app.database.engine import open_database
+from palettery.app.errors import BadInput
+from palettery.app.roles.role import migrate
+from palettery.app.settings import Settings, read_settings
+from palettery.app.storage.data_folder import prepare
+from palettery.app.storage.open import open_storage
 
 NAMES = [
     "team?1",
@@ -168,7 +168,7 @@ def too_long(folder):
 def test_a_folder_that_cannot_be_used_is_one_line(
     palettery, tmp_path, unprivileged, monkeypatch, make, command
 ):
-    monkeypatch.setattr("app.commands.service._set_up_log", lambda _: None)
+    monkeypatch.setattr("palettery.app.cli.service_commands._set_up_log", lambda _: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     folder = make(tmp_path / "folder")
     with unprivileged(tmp_path):
@@ -189,7 +189,9 @@ def test_a_read_only_file_system_is_one_line(tmp_path, words):
     own = ["unshare", "-m", "sh", "-c"]
     if subprocess.run([*own, mount], check=False, capture_output=True).returncode:
         pytest.skip("nothing can be mounted here")
-    command = f"{sys.executable} -c 'from app.cli import main; main()' {' '.join(words)}"
+    command = (
+        f"{sys.executable} -c 'from palettery.app.cli.main import main; main()' {' '.join(words)}"
+    )
     script = f"{mount} && {command} --data-dir {folder}"
     done = subprocess.run([*own, script], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

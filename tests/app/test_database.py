@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from app import database as module
-from app.database import IN_LIST, chunks, open_database, utc_now
-from app.errors import BadInput, DatabaseFailed
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from app.migrations import migrate
-from app.rows import FileRow, JobFileRow
-from schemas.jobs import Progress
+from palettery.app.database import engine as module
+from palettery.app.database.engine import IN_LIST, chunks, open_database, utc_now
+from palettery.app.database.migrations import migrate
+from palettery.app.database.tables import FileRow, JobFileRow
+from palettery.app.errors import BadInput, DatabaseFailed
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.schemas.jobs import Progress
 
 DIGEST = "ab" * 32
 

@@ -13,12 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from app import document_pool
-from app.document_pool import LARGE_BYTES, Client, DocumentFault, DocumentPool
-from app.errors import MOST_LISTED, InvalidConfig, InvalidUpload, OverQuota, TooLarge, WorkerDied
-from app.settings import Limits
-from app.spooled import IN_MEMORY_BYTES, Spooled
-from schemas.problem import InvalidField
+from palettery.app.errors import (
+    MOST_LISTED,
+    InvalidConfig,
+    InvalidUpload,
+    OverQuota,
+    TooLarge,
+    WorkerDied,
+)
+from palettery.app.sandbox import document_pool
+from palettery.app.sandbox.document_pool import LARGE_BYTES, Client, DocumentFault, DocumentPool
+from palettery.app.settings import Limits
+from palettery.app.storage.spooled_content import IN_MEMORY_BYTES, Spooled
+from palettery.schemas.problem import InvalidField
 
 DEADLINE_S = 60
 SIZES = [0, LARGE_BYTES]
@@ -280,8 +287,8 @@ def test_errors_of_a_process_are_as_many_as_are_listed():
 SERVER = """
 import asyncio, sys
 from pathlib import Path
-from app.document_pool import Client, DocumentPool
-from app.settings import Limits
+from palettery.app.sandbox.document_pool import Client, DocumentPool
+from palettery.app.settings import Limits
 from tests.app.test_document_pool import wait_for
 
 async def main():

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from app.fair_semaphore import FairSemaphore
+from palettery.app.sandbox.fair_semaphore import FairSemaphore
 
 DEADLINE_S = 20
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from app.errors import DatabaseFailed
-from app.health import Health
+from palettery.app.errors import DatabaseFailed
+from palettery.app.system.health import Health
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def lines(caplog):
 
 
 def test_log_tells_once_that_a_part_went_and_why_and_once_that_it_is_back(caplog):
-    caplog.set_level(logging.INFO, "app.health")
+    caplog.set_level(logging.INFO, "palettery.app.system.health")
     fault = "no folder /srv/store"
     health = Health({"database": well, "store": lambda: fault})
 

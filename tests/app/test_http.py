@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from app.uploads.multipart import HEADER_BYTES
+from palettery.app.http.multipart import HEADER_BYTES
 from tests.app.in_process import api
 
 MODEL = save({"a.weight": np.arange(2048, dtype=np.float32).reshape(32, 64)})

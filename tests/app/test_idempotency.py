@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.errors import IdempotencyConflict
-from app.idempotency import keyed
+from palettery.app.errors import IdempotencyConflict
+from palettery.app.http.idempotency import keyed
 
 
 def test_request_without_a_key_is_none():

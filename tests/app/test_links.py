@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
 
-from app.artifacts import load, load_into
-from app.errors import BadInput
-from app.local_files import stored_files
+from palettery.app.artifacts import load, load_into
+from palettery.app.checkpoints.local_files import stored_files
+from palettery.app.errors import BadInput
 
 NAME = "model.safetensors"
 

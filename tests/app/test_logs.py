@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from app import logs
-from app.metrics import Metrics
-from app.serving import server
-from app.settings import Clients, Settings
+from palettery.app.http.server import server
+from palettery.app.observability import logging as logs
+from palettery.app.observability.metrics import Metrics
+from palettery.app.settings import Clients, Settings
 
 DEADLINE_S = 30
 
@@ -30,7 +30,7 @@ def written(form: str | None = "json") -> Iterator[io.StringIO]:
     """What is logged meanwhile, in a form."""
     stream = io.StringIO()
     handler = logs.handler(Settings(log_format=form), stream)
-    logger = logging.getLogger("app")
+    logger = logging.getLogger("palettery")
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -45,7 +45,7 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-log = logging.getLogger("app.test")
+log = logging.getLogger("palettery.test")
 
 
 def test_json_tells_time_level_and_logger():
@@ -53,7 +53,7 @@ def test_json_tells_time_level_and_logger():
         log.warning("%d of them", 3)
     (line,) = lines(stream)
     assert line.pop("time").endswith("+00:00")
-    assert line == {"level": "WARNING", "logger": "app.test", "message": "3 of them"}
+    assert line == {"level": "WARNING", "logger": "palettery.test", "message": "3 of them"}
 
 
 def test_lines_name_their_job_and_request():
@@ -71,12 +71,12 @@ def test_lines_name_their_job_and_request():
 def test_text_tells_the_same():
     with written("text") as stream, logs.of_job("a-job"):
         log.info("in it")
-    assert stream.getvalue().endswith("INFO app.test: in it [job_id=a-job]\n")
+    assert stream.getvalue().endswith("INFO palettery.test: in it [job_id=a-job]\n")
 
 
 def test_nobody_writes_a_line_of_their_own():
     with written("text") as stream:
-        log.info("GET %s", "/x\r\n2026 INFO app.keys: welcome\x1b[2J\x9b")
+        log.info("GET %s", "/x\r\n2026 INFO palettery.app.keys: welcome\x1b[2J\x9b")
     assert len(stream.getvalue().splitlines()) == 1
     assert stream.getvalue().rstrip("\n").isprintable()
 
@@ -142,7 +142,9 @@ def access_line(stream: io.StringIO) -> dict[str, object]:
     """The line about a request, which comes after its answer."""
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end:
-        found = [line for line in lines(stream) if line["logger"] == "app.middleware"]
+        found = [
+            line for line in lines(stream) if line["logger"] == "palettery.app.http.middleware"
+        ]
         if found:
             return found[0]
         time.sleep(0.01)
@@ -161,7 +163,7 @@ def test_request_is_logged_with_its_id_and_without_its_query(url):
     assert line.pop("time")
     assert line == {
         "level": "INFO",
-        "logger": "app.middleware",
+        "logger": "palettery.app.http.middleware",
         "message": "POST /things/\none 200",
         "method": "POST",
         "path": "/things/\none",

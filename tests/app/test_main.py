@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
-from app.errors import BadInput
-from app.main import _bound
-from app.settings import Settings
+from palettery.app.errors import BadInput
+from palettery.app.main import _bound
+from palettery.app.settings import Settings
 
 
 def test_small_answers_are_sent_at_once(monkeypatch):

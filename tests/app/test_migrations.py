@@ -11,12 +11,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from app import migrations
-from app.database import Base, open_database
-from app.errors import BadInput, DatabaseFailed
-from app.jobs.records import Records
-from app.migrations import Migrated, check_migrated, migrate
-from schemas.jobs import Progress
+from palettery.app.database import migrations
+from palettery.app.database.engine import Base, open_database
+from palettery.app.database.migrations import Migrated, check_migrated, migrate
+from palettery.app.errors import BadInput, DatabaseFailed
+from palettery.app.jobs.repository import Records
+from palettery.schemas.jobs import Progress
 
 NEWEST = "0008"
 JOB_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -153,7 +153,10 @@ def test_migration_that_fails_leaves_the_database_as_it_was(first):
 @pytest.mark.heavy
 def test_processes_that_migrate_at_once(database_url):
     environment = os.environ | {"PALETTERY_DATABASE_URL": database_url}
-    code = "from app.cli import main; import sys; sys.argv = ['palettery', 'migrate']; main()"
+    code = (
+        "from palettery.app.cli.main import main; import sys;"
+        "sys.argv = ['palettery', 'migrate']; main()"
+    )
     command = [sys.executable, "-c", code]
     running = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

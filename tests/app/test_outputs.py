@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load, load_file
 
-from app import offline
-from schemas.report import Report
+from palettery.app.cli import offline
+from palettery.schemas.report import Report
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_a_report_goes_through_a_pipe(palettery, model, tmp_path, reader, suffix
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-COMMAND = [sys.executable, "-c", "from app.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from palettery.app.cli.main import main; main()"]
 
 
 def run_command(*words, **options):

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from app.errors import BadInput
-from app.paging import sealed, sealed_key, unsealed, unsealed_key
+from palettery.app.errors import BadInput
+from palettery.app.http.pagination import sealed, sealed_key, unsealed, unsealed_key
 
 KEY = re.compile(r"[a-z@0-9-]+")
 

@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.metrics import Metrics
-from app.protocol import HEAD_BYTES
-from app.serving import server
-from app.settings import Clients
+from palettery.app.http.protocol import HEAD_BYTES
+from palettery.app.http.server import server
+from palettery.app.observability.metrics import Metrics
+from palettery.app.settings import Clients
 
 ENDLESS_BYTES = 64 << 20
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -99,7 +99,7 @@ LONG = b"x" * HEAD_BYTES
 def test_a_request_that_is_refused_is_told_why_and_logged(
     port, caplog, request_bytes, status, path
 ):
-    caplog.set_level("INFO", logger="app.middleware")
+    caplog.set_level("INFO", logger="palettery.app.http.middleware")
     with connected(port) as connection:
         for start in range(0, len(request_bytes), 9_000):
             connection.sendall(request_bytes[start : start + 9_000])

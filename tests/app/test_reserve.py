@@ -5,10 +5,10 @@ from collections import namedtuple
 
 import pytest
 
-from app import reserve as module
-from app.reserve import PLENTY_BYTES, RESERVE_BYTES, Reserve
-from app.settings import Settings
-from app.storage.folder import FLOOR_BYTES
+from palettery.app.settings import Settings
+from palettery.app.storage import reserve as module
+from palettery.app.storage.folder import FLOOR_BYTES
+from palettery.app.storage.reserve import PLENTY_BYTES, RESERVE_BYTES, Reserve
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -8,12 +8,12 @@ import sys
 import pytest
 import sqlalchemy as sa
 
-from app import roles
-from app.database import open_database
-from app.errors import BadInput
-from app.migrations import Migrated
-from app.roles import check
-from app.settings import Settings
+from palettery.app.database.engine import open_database
+from palettery.app.database.migrations import Migrated
+from palettery.app.errors import BadInput
+from palettery.app.roles import role as roles
+from palettery.app.roles.role import check
+from palettery.app.settings import Settings
 
 SHARED = {
     "database_url": "postgresql://h/d",
@@ -89,7 +89,7 @@ def serve_api(url, tmp_path):
         "PALETTERY_STORAGE_URL": (tmp_path / "store").as_uri(),
         "PALETTERY_PORT": str(port),
     }
-    code = "import sys; from app.cli import main; sys.argv[0] = 'palettery'; main()"
+    code = "import sys; from palettery.app.cli.main import main; sys.argv[0] = 'palettery'; main()"
     return subprocess.run(
         [sys.executable, "-c", code, "serve", "--role", "api"],
         env=os.environ | environment,

@@ -16,9 +16,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from app.metrics import Metrics
-from app.serving import server
-from app.settings import Clients
+from palettery.app.http.server import server
+from palettery.app.observability.metrics import Metrics
+from palettery.app.settings import Clients
 
 DEADLINE_S = 20
 PACE_S = 0.05

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import BadInput
-from app.settings import Settings, read_settings, unknown_settings
+from palettery.app.errors import BadInput
+from palettery.app.settings import Settings, read_settings, unknown_settings
 
 DOCS = Path(__file__).parents[2] / "docs"
 

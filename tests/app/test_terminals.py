@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from app.client.requests import text_of
-from app.errors import BadInput
-from app.input_files import check_readable
-from app.settings import Settings
+from palettery.app.client.requests import text_of
+from palettery.app.errors import BadInput
+from palettery.app.settings import Settings
+from palettery.app.storage.input_files import check_readable
 
-COMMAND = [sys.executable, "-c", "from app.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from palettery.app.cli.main import main; main()"]
 NAMES = ("モデル.weight", "слой.weight", "caf\u00e9.weight", "\U0001f600.weight")
 
 

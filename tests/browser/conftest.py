@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from safetensors.numpy import save_file
 
-from app.client import Client
+from palettery.app.client import Client
 from tests.integration.embedded import Embedded, serving
 from tests.integration.service import DEADLINE_S
 

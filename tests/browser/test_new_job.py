@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 from safetensors.numpy import save, save_file
 
-from app.client import Client
+from palettery.app.client import Client
 from tests.browser.test_bad_input import drop
 
 pytestmark = pytest.mark.heavy

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import expect
 from safetensors.numpy import save_file
 
-from app.client import Client
+from palettery.app.client import Client
 from tests.integration.embedded import serving
 from tests.integration.service import DEADLINE_S, wait_until
 from tests.ports import free_port

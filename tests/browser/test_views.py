@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 from safetensors.numpy import load_file
 
-from schemas.config import KMeansPalettizerConfig, w4
+from palettery.schemas.config import KMeansPalettizerConfig, w4
 from tests.browser.conftest import SLOW
 
 WORST = "Where the error is"

@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 
 import httpx
 
-from app.storage.checked_reads import DIGESTS
-from schemas.jobs import ENDED
+from palettery.app.storage.checked_reads import DIGESTS
+from palettery.schemas.jobs import ENDED
 from tests.integration.service import DEADLINE_S, Service, wait_until
 
 SWEEPING = {"PALETTERY_SWEEP_EVERY_S": "1", "PALETTERY_ORPHAN_AGE_S": "1"}

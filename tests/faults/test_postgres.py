@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from schemas.problem import Problem
+from palettery.schemas.problem import Problem
 from tests.faults.invariants import check_result, watched
 from tests.integration.service import DEADLINE_S, PALETTERY, measured, wait_until
 from tests.ports import free_port

@@ -10,9 +10,10 @@ from unittest import mock
 import httpx
 from sqlalchemy import create_engine, make_url, text
 
-from app.database import open_database
-from app.roles import migrate
-from app.storage import Storage, open_storage
+from palettery.app.database.engine import open_database
+from palettery.app.roles.role import migrate
+from palettery.app.storage.base import Storage
+from palettery.app.storage.open import open_storage
 from tests.conftest import Postgres
 from tests.integration.service import DEADLINE_S, Program, Service
 from tests.object_store import ObjectStoreServer

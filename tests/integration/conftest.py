@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from app.client import Client, retries
+from palettery.app.client import Client, retries
 from tests.integration.cluster import scaled
 from tests.integration.embedded import Embedded, serving
 from tests.integration.service import DEADLINE_S, Service

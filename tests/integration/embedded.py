@@ -8,8 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from app.settings import sqlite_url
-from app.storage import open_storage
+from palettery.app.settings import sqlite_url
+from palettery.app.storage.open import open_storage
 from tests.integration.service import DEADLINE_S, Program, Service
 from tests.ports import free_port
 

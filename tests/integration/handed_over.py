@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
-from app.database import open_database
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from app.migrations import migrate
-from app.storage import Storage, open_storage
-from app.uploads.records import KeptFile
-from schemas.jobs import Progress
+from palettery.app.database.engine import open_database
+from palettery.app.database.migrations import migrate
+from palettery.app.files.repository import KeptFile
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.app.storage.base import Storage
+from palettery.app.storage.open import open_storage
+from palettery.schemas.jobs import Progress
 
 DOCUMENTS = ("request.json", "tasks.json")
 

@@ -10,9 +10,9 @@ import resource
 import sys
 from pathlib import Path
 
-import app.offline
-import app.tables  # noqa: F401 - imported here, once, and not by each process
-from app import cli
+import palettery.app.cli.offline
+import palettery.app.cli.tables  # noqa: F401 - imported here, once, and not by each process
+from palettery.app.cli import main as cli
 
 
 def run(words, folder, memory_bytes, cpu_s):

@@ -15,14 +15,14 @@ from pathlib import Path
 import httpx
 from safetensors.numpy import load
 
-from app.database import Database, open_database
-from app.errors import ObjectMissing
-from app.storage import Storage
-from app.storage.checked_reads import DIGESTS
-from app.uploads.layout import PARTS, upload_of
-from app.uploads.records import FileRecords
-from app.uploads.sessions import UploadSessions
-from schemas.jobs import ENDED
+from palettery.app.database.engine import Database, open_database
+from palettery.app.errors import ObjectMissing
+from palettery.app.files.repository import FileRecords
+from palettery.app.storage.base import Storage
+from palettery.app.storage.checked_reads import DIGESTS
+from palettery.app.uploads.parts import PARTS, upload_of
+from palettery.app.uploads.repository import UploadSessions
+from palettery.schemas.jobs import ENDED
 
 DEADLINE_S = 300
 """Of whatever should happen; on an overloaded machine, what takes seconds takes minutes."""

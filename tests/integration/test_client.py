@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from app.client import AsyncClient, Client
-from app.errors import NotFound
+from palettery.app.client import AsyncClient, Client
+from palettery.app.errors import NotFound
 from tests.fault_proxy import Cut, FaultProxy, Pass, Slow
 from tests.integration.service import LONG, PALETTERY, wait_until
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.client import Client
+from palettery.app.client import Client
 
 PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
 CONFIG = "global_config: {op_state_spec: {weight: {n_bits: 4}}}"

@@ -13,8 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.numpy import save_file
 
-from app.client import Client
-from app.errors import BadInput, InvalidUpload
+from palettery.app.client import Client
+from palettery.app.errors import BadInput, InvalidUpload
 from tests.fault_proxy import Cut, FaultProxy, Pass, Slow
 from tests.integration.service import PALETTERY, wait_until
 

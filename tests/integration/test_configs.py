@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from schemas.config import PRESETS, KMeansPalettizerConfig, w4, w6
-from schemas.configs import ConfigPage, NamedConfig, ValidatedConfig
-from schemas.problem import Problem
+from palettery.schemas.config import PRESETS, KMeansPalettizerConfig, w4, w6
+from palettery.schemas.configs import ConfigPage, NamedConfig, ValidatedConfig
+from palettery.schemas.problem import Problem
 
 JSON, YAML = "application/json", "application/yaml"
 AT_ONCE = 6

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from schemas.problem import Problem
+from palettery.schemas.problem import Problem
 from tests.integration.service import SLOW, cpu_ticks, measured
 
 TICK_S = 0.01

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from app.client import Client
+from palettery.app.client import Client
 
 MIB = 1 << 20
 

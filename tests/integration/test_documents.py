@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.document_pool import SLOW_NICENESS
+from palettery.app.sandbox.document_pool import SLOW_NICENESS
 from tests.integration.embedded import serving
 from tests.integration.service import wait_until
 

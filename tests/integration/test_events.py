@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from schemas.events import LogPage
-from schemas.jobs import Job, Progress
+from palettery.schemas.events import LogPage
+from palettery.schemas.jobs import Job, Progress
 from tests.integration.service import LONG, SLOW, cpu_ticks
 
 READERS, JOBS = 120, 3

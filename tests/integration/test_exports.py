@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from app.artifacts import load
-from app.client import Client
-from app.errors import Inexpressible, NotFound
+from palettery.app.artifacts import load
+from palettery.app.client import Client
+from palettery.app.errors import Inexpressible, NotFound
 
 SPEC = {"op_state_spec": {"weight": {"n_bits": 2, "cluster_dim": 2}}}
 VECTORS = json.dumps({"global_config": SPEC | {"enable_fast_kmeans_mode": False}})

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from app.storage.checked_reads import DIGESTS
+from palettery.app.storage.checked_reads import DIGESTS
 from tests import hostile
 from tests.hostile import ACCEPTED, REFUSED
 

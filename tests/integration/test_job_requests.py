@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from app.client import Client
-from schemas.config import w4
-from schemas.plan import Plan
-from schemas.problem import Problem
-from schemas.statistics import TensorStatistics
+from palettery.app.client import Client
+from palettery.schemas.config import w4
+from palettery.schemas.plan import Plan
+from palettery.schemas.problem import Problem
+from palettery.schemas.statistics import TensorStatistics
 from tests.app.report_documents import documents_of
 
 AT_ONCE = 6

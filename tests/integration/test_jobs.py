@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from schemas.config import w4
-from schemas.problem import Problem
-from schemas.report import Report
+from palettery.schemas.config import w4
+from palettery.schemas.problem import Problem
+from palettery.schemas.report import Report
 
 
 def submit(server, *files, **fields):

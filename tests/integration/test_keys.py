@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.client import Client
-from app.errors import Unauthenticated
+from palettery.app.client import Client
+from palettery.app.errors import Unauthenticated
 from tests.integration.conftest import ADMIN_KEY, http_of
 from tests.integration.service import DEADLINE_S, PALETTERY
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 import httpx
 import pytest
 
-from schemas.events import GoneJob
-from schemas.jobs import Job
+from palettery.schemas.events import GoneJob
+from palettery.schemas.jobs import Job
 from tests.integration.service import DEADLINE_S, LONG, SLOW, wait_until
 
 

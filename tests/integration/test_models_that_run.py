@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from app.artifacts import load
-from app.client import Client
-from app.errors import UnsupportedFormat
-from schemas.exports import EXPORT_FORMATS
+from palettery.app.artifacts import load
+from palettery.app.client import Client
+from palettery.app.errors import UnsupportedFormat
+from palettery.schemas.exports import EXPORT_FORMATS
 from tests.forged import export
 from tests.integration.embedded import serving
 

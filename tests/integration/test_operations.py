@@ -101,7 +101,7 @@ def test_text_log_and_its_level(serve, tmp_path):
     with serve(tmp_path / "data", PALETTERY_LOG_FORMAT="text") as server:
         server.http.get("/v1/jobs", headers={"X-Request-ID": "mine"})
         server.wait_until(lambda: "mine" in server.program.log.read_text(), "the line is written")
-        assert "INFO app.middleware: GET /v1/jobs 200 [request_id=mine]" in (
+        assert "INFO palettery.app.http.middleware: GET /v1/jobs 200 [request_id=mine]" in (
             server.program.log.read_text()
         )
 

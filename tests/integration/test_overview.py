@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from app.software import VERSION
-from schemas.jobs import JobPage
-from schemas.service import Depth, Service
+from palettery.app.version import VERSION
+from palettery.schemas.jobs import JobPage
+from palettery.schemas.service import Depth, Service
 from tests.integration.service import SLOW
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-import kernels
-from app.client import Client
-from app.errors import InvalidSensitivities, StrictViolation
-from schemas.report import Report
+from palettery import kernels
+from palettery.app.client import Client
+from palettery.app.errors import InvalidSensitivities, StrictViolation
+from palettery.schemas.report import Report
 from tests.integration.handed_over import hand_over
 
 JOB_ID = "01890a5d-ac96-774b-bcce-b302099a8059"

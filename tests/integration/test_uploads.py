@@ -15,13 +15,13 @@ import pytest
 from safetensors.numpy import save
 from sqlalchemy import text
 
-from app.checkpoints.read import read_checkpoint
-from app.settings import Limits
-from app.storage import open_storage
-from schemas.checkpoint import StoredFile
-from schemas.models import Model
-from schemas.problem import Problem
-from schemas.uploads import LEAST_PART_BYTES
+from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
+from palettery.schemas.models import Model
+from palettery.schemas.problem import Problem
+from palettery.schemas.uploads import LEAST_PART_BYTES
 
 seeds = itertools.count(100)
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"

@@ -6,7 +6,7 @@ import re
 import pytest
 from standardwebhooks import Webhook
 
-from schemas.jobs import Job
+from palettery.schemas.jobs import Job
 from tests.receiver import receiving
 
 ALLOWED = {"PALETTERY_WEBHOOK_PRIVATE": "1", "PALETTERY_WEBHOOK_RETRY_S": "0.2"}

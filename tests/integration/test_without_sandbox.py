@@ -8,7 +8,7 @@ import transformers
 from safetensors.torch import save
 from torch import nn
 
-from app.client import Client
+from palettery.app.client import Client
 from tests.forged import export
 from tests.integration.embedded import serving
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import PaletteSettings
-from kernels.palettize import palettize_on
+from palettery.kernels import PaletteSettings
+from palettery.kernels.palettize import palettize_on
 
 DEVICES = {"cpu": None, "torch": torch.device("cpu")}
 CASES = {

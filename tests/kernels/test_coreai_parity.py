@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from kernels import PaletteSettings, palettize, reconstruct
+from palettery.kernels import PaletteSettings, palettize, reconstruct
 
 torch = pytest.importorskip("torch")
 coreai = pytest.importorskip("coreai_opt.palettization")

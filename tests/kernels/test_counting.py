@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from kernels import PaletteSettings, palettize, reconstruct
-from kernels.errors import NonFiniteError
-from kernels.halves import CODES, infinity, values_of_codes, widened_halves
-from kernels.scalar import palettize as scalar
-from kernels.scalar.counting import FEWEST_COUNTED, count, points_of, weigh
-from kernels.scalar.scratch import Scratch
+from palettery.kernels import PaletteSettings, palettize, reconstruct
+from palettery.kernels.errors import NonFiniteError
+from palettery.kernels.float16 import CODES, infinity, values_of_codes, widened_halves
+from palettery.kernels.scalar import palettize as scalar
+from palettery.kernels.scalar.counting import FEWEST_COUNTED, count, points_of, weigh
+from palettery.kernels.scalar.scratch import Scratch
 
 DTYPES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 
@@ -119,7 +119,7 @@ def test_every_weight_has_its_nearest_entry(dtype, axis):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_threads_do_not_change_a_large_group(weighted, monkeypatch):
     monkeypatch.setattr(scalar.cpu, "LARGEST_SORTED", 1000)
-    monkeypatch.setattr("kernels.scalar.large.PIECE", 700)
+    monkeypatch.setattr("palettery.kernels.scalar.large.PIECE", 700)
     weight = draws(np.float16, 1 << 14).reshape(64, -1)
     importance = np.random.default_rng(2).random(weight.shape) if weighted else None
     one, three = (palettize(weight, PaletteSettings(4), importance, threads=t) for t in (1, 3))

@@ -7,10 +7,10 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from kernels import PaletteSettings, pack, palettize, palettize_rows
-from kernels import rows as by_rows
-from kernels.scalar import binning, cpu, large
-from kernels.scalar.distinct import MOST_DISTINCT, DistinctValues
+from palettery.kernels import PaletteSettings, pack, palettize, palettize_rows
+from palettery.kernels import streaming as by_rows
+from palettery.kernels.scalar import binning, cpu, large
+from palettery.kernels.scalar.distinct import MOST_DISTINCT, DistinctValues
 
 Singles = NDArray[np.float32]
 NO_MASS = np.empty(0)

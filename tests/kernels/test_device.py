@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from kernels import PaletteSettings, palettize, reconstruct
-from kernels.errors import DeviceError, NonFiniteError
-from kernels.palettize import palettize_on
-from kernels.scalar import batched
+from palettery.kernels import PaletteSettings, palettize, reconstruct
+from palettery.kernels.errors import DeviceError, NonFiniteError
+from palettery.kernels.palettize import palettize_on
+from palettery.kernels.scalar import batched
 from tests.devices import on_devices
 
 DTYPES = [
@@ -102,7 +102,7 @@ def test_auto_needs_no_torch_where_there_is_no_gpu():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     code = (
-        "import sys, numpy; from kernels import PaletteSettings, palettize;"
+        "import sys, numpy; from palettery.kernels import PaletteSettings, palettize;"
         "palettize(numpy.ones((4, 4), 'f'), PaletteSettings(1), device='auto');"
         "sys.exit('torch' in sys.modules)"
     )

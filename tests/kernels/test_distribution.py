@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from kernels import PaletteSettings, palettize, reconstruct
-from kernels.distribution import CELLS, SAMPLE, Distribution, step_of
+from palettery.kernels import PaletteSettings, palettize, reconstruct
+from palettery.kernels.distribution import CELLS, SAMPLE, Distribution, step_of
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 SETTINGS = {

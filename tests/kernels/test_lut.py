@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kernels.lut import dequantize_lut, quantize_lut
+from palettery.kernels.lut import dequantize_lut, quantize_lut
 
 
 def palette(*entries: float) -> np.ndarray:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from kernels.lut import FloatRange, dequantize_lut, quantize_lut
+from palettery.kernels.lut import FloatRange, dequantize_lut, quantize_lut
 
 INTEGER = list(product(["int8", "uint8"], ["symmetric", "symmetric_with_clipping", "asymmetric"]))
 FLOAT8 = [("float8_e4m3fn", "symmetric"), ("float8_e5m2", "symmetric")]

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-import kernels
+import palettery
 
-IMPORT = "import numba, kernels; print(numba.config.CACHE_DIR)"
+PACKAGE = Path(palettery.__file__).parent
+IMPORT = "import numba; from palettery import kernels; print(numba.config.CACHE_DIR)"
 COMPILE = (
-    "import numpy, kernels, numba; kernels.pack(numpy.zeros((2, 3), numpy.uint8), 4);"
+    "import numpy, numba; from palettery import kernels;"
+    " kernels.pack(numpy.zeros((2, 3), numpy.uint8), 4);"
     " print(numba.config.CACHE_DIR)"
 )
 
@@ -27,7 +29,7 @@ class Installation:
         self._temporary = folder / "tmp"
         self._temporary.mkdir()
         cached = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(Path(kernels.__file__).parent, self.folder / "kernels", ignore=cached)
+        shutil.copytree(PACKAGE, self.folder / "palettery", ignore=cached)
 
     def run(self, program, *arguments, **environment):
         """The last line that a program prints, and what it logs."""
@@ -88,12 +90,9 @@ def test_the_caller_names_a_place(installation, tmp_path):
 
 @pytest.mark.heavy
 def test_the_service_names_a_place_below_its_data_folder(installation, tmp_path):
-    for package in ("app", "schemas"):
-        source = Path(kernels.__file__).parents[1] / package
-        shutil.copytree(source, installation.folder / package)
     data = tmp_path / "data"
     program = (
-        "from app.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "from palettery.app.cli.main import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
         "import numba; print(numba.config.CACHE_DIR)"
     )
     nobodys = "192.0.2.1"  # so that it ends before it starts workers
@@ -101,7 +100,7 @@ def test_the_service_names_a_place_below_its_data_folder(installation, tmp_path)
     folder, told = installation.run(program, *words)
     assert folder.parent == data / "kernels"
     line, end = told.splitlines()
-    assert json.loads(line)["logger"] == "kernels.machine_code"
+    assert json.loads(line)["logger"] == "palettery.kernels.machine_code"
     assert f"cannot listen on {nobodys}" in end
 
 
@@ -140,7 +139,10 @@ def test_what_was_compiled_before_is_copied_where_it_cannot_be_written(installat
     names = {path.relative_to(built) for path in built.rglob("*.nb?")}
     assert names
     assert {path.relative_to(folder) for path in folder.rglob("*.nb?")} == names
-    hits = COMPILE + "; from kernels.packing import pack; import kernels.packing as p;"
+    hits = (
+        COMPILE
+        + "; from palettery.kernels.packing import pack; import palettery.kernels.packing as p;"
+    )
     stats = (
         " print(sum(sum(f.stats.cache_misses.values()) for f in vars(p).values()"
         " if hasattr(f, 'stats')))"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.metrics import errors
+from palettery.kernels.metrics import errors
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 

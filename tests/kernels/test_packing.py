@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from kernels import pack, unpack
-from kernels.errors import SettingsError
+from palettery.kernels import pack, unpack
+from palettery.kernels.errors import SettingsError
 
 WIDTHS = [1, 2, 3, 4, 6, 8]
 

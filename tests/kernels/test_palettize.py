@@ -10,15 +10,15 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from kernels import Palette, PaletteSettings, palettize, reconstruct
-from kernels.errors import (
+from palettery.kernels import Palette, PaletteSettings, palettize, reconstruct
+from palettery.kernels.errors import (
     DivisibilityError,
     NonFiniteError,
     SensitivityError,
     SettingsError,
     WeightError,
 )
-from kernels.scalar import cpu, large
+from palettery.kernels.scalar import cpu, large
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 

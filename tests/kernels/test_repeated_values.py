@@ -7,12 +7,12 @@ from numba import njit
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from kernels import PaletteSettings, palettize, palettize_rows, reconstruct
-from kernels.halves import BFLOAT16, FLOAT16
-from kernels.palettize import palettize_on
-from kernels.scalar import palettize as scalar
-from kernels.scalar.points import solve
-from kernels.scalar.settle import held_values
+from palettery.kernels import PaletteSettings, palettize, palettize_rows, reconstruct
+from palettery.kernels.float16 import BFLOAT16, FLOAT16
+from palettery.kernels.palettize import palettize_on
+from palettery.kernels.scalar import palettize as scalar
+from palettery.kernels.scalar.dtype_refinement import held_values
+from palettery.kernels.scalar.points import solve
 from tests.devices import on_devices
 
 Doubles = NDArray[np.float64]

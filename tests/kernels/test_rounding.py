@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from kernels import PaletteSettings, palettize
-from kernels.scalar.rounding import tally
+from palettery.kernels import PaletteSettings, palettize
+from palettery.kernels.scalar.rounding import tally
 
 
 def test_rounding_by_hand():

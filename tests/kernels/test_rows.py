@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from kernels import PaletteSettings, can_stream, pack, palettize, palettize_rows
-from kernels import rows as by_rows
-from kernels.errors import NonFiniteError, SensitivityError, WeightError
-from kernels.scalar import cpu, large
+from palettery.kernels import PaletteSettings, can_stream, pack, palettize, palettize_rows
+from palettery.kernels import streaming as by_rows
+from palettery.kernels.errors import NonFiniteError, SensitivityError, WeightError
+from palettery.kernels.scalar import cpu, large
 
 BFLOAT16 = ml_dtypes.bfloat16
 DTYPES = [np.float16, BFLOAT16, np.float32]

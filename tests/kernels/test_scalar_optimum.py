@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.testing import assert_array_equal
 
-from kernels.scalar.points import solve
+from palettery.kernels.scalar.points import solve
 
 NONE = np.empty(0)
 DRAWS = {

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from kernels.scalar.scratch import Scratch
-from kernels.scalar.sorting import FEWEST, ascending, ascending_order
+from palettery.kernels.scalar.scratch import Scratch
+from palettery.kernels.scalar.sorting import FEWEST, ascending, ascending_order
 
 RNG = np.random.default_rng(0)
 VALUES = {

@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kernels import PaletteSettings, palettize, palettize_rows, reconstruct
-from kernels.scalar import cpu
+from palettery.kernels import PaletteSettings, palettize, palettize_rows, reconstruct
+from palettery.kernels.scalar import cpu
 from tests.kernels.test_repeated_values import Rows
 
 TINY = {

@@ -6,10 +6,10 @@ import torch
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from kernels.scalar.assign import assign as assign_cpu
-from kernels.scalar.assign import thresholds_of
-from kernels.scalar.points import solve
-from kernels.scalar.torch import assign, cluster
+from palettery.kernels.scalar.assign import assign as assign_cpu
+from palettery.kernels.scalar.assign import thresholds_of
+from palettery.kernels.scalar.gpu import assign, cluster
+from palettery.kernels.scalar.points import solve
 from tests.devices import on_devices
 
 Doubles = NDArray[np.float64]

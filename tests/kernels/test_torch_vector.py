@@ -6,9 +6,9 @@ import torch
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from kernels.vector import torch as device_path
-from kernels.vector.cpu import cluster as cluster_cpu
-from kernels.vector.torch import cluster
+from palettery.kernels.vector import gpu as device_path
+from palettery.kernels.vector.cpu import cluster as cluster_cpu
+from palettery.kernels.vector.gpu import cluster
 from tests.devices import on_devices
 
 

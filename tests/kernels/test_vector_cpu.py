@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from kernels.vector import cpu
-from kernels.vector.cpu import VectorClusters, cluster
+from palettery.kernels.vector import cpu
+from palettery.kernels.vector.cpu import VectorClusters, cluster
 
 Points = NDArray[np.floating]
 

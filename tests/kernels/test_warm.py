@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import kernels
+import palettery
+from palettery import kernels
 
 JOBS = """
 import sys
@@ -13,13 +14,13 @@ from itertools import product
 import ml_dtypes
 import numpy as np
 from numba.core.dispatcher import Dispatcher
-import kernels
-from kernels.metrics import errors
+from palettery import kernels
+from palettery.kernels.metrics import errors
 
 def compiled():
     return {
         f"{name}.{of}{signature}"
-        for name, module in list(sys.modules.items()) if name.startswith("kernels")
+        for name, module in list(sys.modules.items()) if name.startswith("palettery.kernels")
         for of, kernel in vars(module).items() if isinstance(kernel, Dispatcher)
         for signature in kernel.signatures
     }
@@ -65,7 +66,7 @@ for dtype, shape, n_bits, (size, axis), scaled, decimals in options:
         list(kernels.palettize_rows(Rows(weight), settings).packed())
 sys.exit("\\n".join(sorted(compiled() - before)) or None)
 """
-DIGEST = "import kernels; print(kernels.fingerprint())"
+DIGEST = "from palettery import kernels; print(kernels.fingerprint())"
 
 
 def run(code, **options):
@@ -79,13 +80,12 @@ def test_jobs_compile_nothing_more():
 
 
 def test_the_fingerprint_follows_the_sources(tmp_path):
-    sources = Path(kernels.__file__).parent
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(sources, tmp_path / "kernels", ignore=ignored)
+    shutil.copytree(Path(palettery.__file__).parent, tmp_path / "palettery", ignore=ignored)
     same = run(DIGEST, cwd=tmp_path).stdout.strip()
     assert len(same) == 16
     assert same == kernels.fingerprint()
-    changed = tmp_path / "kernels" / "scalar" / "settle.py"
+    changed = tmp_path / "palettery" / "kernels" / "scalar" / "dtype_refinement.py"
     changed.write_text(changed.read_text() + "\n")
     other = run(DIGEST, cwd=tmp_path).stdout.strip()
     assert len(other) == 16

@@ -4,7 +4,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from schemas.config import (
+from palettery.schemas.config import (
     KMeansPalettizerConfig,
     ModuleKMeansPalettizerConfig,
     PalettizationSpec,
@@ -174,6 +174,8 @@ def test_from_dict_wants_the_file_form():
 
 
 def test_the_language_needs_neither_torch_nor_numpy():
-    asked = "import sys, schemas.config; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    asked = (
+        "import sys, palettery.schemas.config; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    )
     told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"

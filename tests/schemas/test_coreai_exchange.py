@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from schemas.config import (
+from palettery.schemas.config import (
     KMeansPalettizerConfig,
     ModuleKMeansPalettizerConfig,
     QuantizationSpec,

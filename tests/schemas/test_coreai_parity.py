@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from schemas.config import KMeansPalettizerConfig, QuantizationSpec, parse_config
+from palettery.schemas.config import KMeansPalettizerConfig, QuantizationSpec, parse_config
 
 Peer = pytest.importorskip("coreai_opt.palettization").KMeansPalettizerConfig
 

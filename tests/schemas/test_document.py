@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from schemas.config import ConfigError, parse_config, w4, w8
-from schemas.config.limits import CONFIG_BYTES, FAULTS, LEVELS, TEXT_LENGTH, VALUES
+from palettery.schemas.config import ConfigError, parse_config, w4, w8
+from palettery.schemas.config.limits import CONFIG_BYTES, FAULTS, LEVELS, TEXT_LENGTH, VALUES
 
 
 def faults(text):

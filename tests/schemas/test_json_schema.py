@@ -1,8 +1,8 @@
 import pytest
 from jsonschema import Draft202012Validator
 
-from schemas.config import KMeansPalettizerConfig, PalettizationSpec, w4
-from schemas.json_schema import MODELS, SCHEMA_NAMES, json_schema
+from palettery.schemas.config import KMeansPalettizerConfig, PalettizationSpec, w4
+from palettery.schemas.json_schema import MODELS, SCHEMA_NAMES, json_schema
 
 
 def objects(schema):

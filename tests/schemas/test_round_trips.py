@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from schemas.config import (
+from palettery.schemas.config import (
     ConfigError,
     KMeansPalettizerConfig,
     ModuleKMeansPalettizerConfig,
@@ -18,7 +18,7 @@ from schemas.config import (
     QuantizationSpec,
     parse_config,
 )
-from schemas.json_schema import json_schema
+from palettery.schemas.json_schema import json_schema
 
 NAMES = st.text(max_size=12) | st.sampled_from(
     ["*", "weight", "1", "null", "yes", "<<", "%a", "a:"]

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas.uploads import FileToSend
+from palettery.schemas.uploads import FileToSend
 
 
 def named(name):

@@ -22,10 +22,10 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
-from app.artifacts.export.live import call, looked_up
-from app.artifacts.pytorch import SCALE, tensor_of
-from app.artifacts.reader import Artifact
-from app.errors import InvalidArtifact
+from palettery.app.artifacts.export.live_model import call, looked_up
+from palettery.app.artifacts.pytorch import SCALE, tensor_of
+from palettery.app.artifacts.reader import Artifact
+from palettery.app.errors import InvalidArtifact
 
 TOLERANCE, EPSILONS = 1e-4, 16
 """Between what Core AI and torch compute, of the largest value; or so many times its precision."""

@@ -20,10 +20,10 @@ from coremltools.converters.mil.mil.ops.defs.iOS18.compression import (
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from app.artifacts.export.live import looked_up
-from app.artifacts.pytorch import SCALE, tensor_of
-from app.artifacts.reader import Artifact
-from app.errors import InvalidArtifact
+from palettery.app.artifacts.export.live_model import looked_up
+from palettery.app.artifacts.pytorch import SCALE, tensor_of
+from palettery.app.artifacts.reader import Artifact
+from palettery.app.errors import InvalidArtifact
 
 PALETTIZATION = 2
 """Source: coremltools 9.0, `CompressionType`."""

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from app.artifacts.export.order import Export
-from app.artifacts.reader import Artifact
-from app.artifacts.writer import Chunks, Entry, arranged, stream
-from app.checkpoints.safetensors import read_header
-from app.errors import InvalidArtifact
-from app.settings import Limits
+from palettery.app.artifacts.export.request import Export
+from palettery.app.artifacts.reader import Artifact
+from palettery.app.artifacts.writer import Chunks, Entry, arranged, stream
+from palettery.app.checkpoints.safetensors import read_header
+from palettery.app.errors import InvalidArtifact
+from palettery.app.settings import Limits
 
 
 def write_dense(wanted: Export) -> str:

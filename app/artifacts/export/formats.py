@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 
-from app.artifacts.export.apart import write_apart
-from app.artifacts.export.dense import check_dense, write_dense
-from app.artifacts.export.order import Export
-from app.errors import ExtraMissing, Inexpressible, UnsupportedFormat
-from schemas.artifact import PalettizedWeight
-from schemas.exports import Exported, ExportFormat
-from schemas.problem import InvalidField
+from palettery.app.artifacts.export.dense import check_dense, write_dense
+from palettery.app.artifacts.export.request import Export
+from palettery.app.artifacts.export.sandboxed import write_apart
+from palettery.app.errors import ExtraMissing, Inexpressible, UnsupportedFormat
+from palettery.schemas.artifact import PalettizedWeight
+from palettery.schemas.exports import Exported, ExportFormat
+from palettery.schemas.problem import InvalidField
 
 EXTRA = "export"
 DTYPES = {"F64": "float64", "BF16": "bfloat16", "F16": "float16"}
@@ -42,7 +42,7 @@ class Format:
 
 def _torchao() -> ModuleType:
     """Its module, which brings torch, so that only who calls it waits for that."""
-    return importlib.import_module("app.artifacts.export.torchao")
+    return importlib.import_module("palettery.app.artifacts.export.torchao")
 
 
 def _checked_apart(_: Export) -> None:

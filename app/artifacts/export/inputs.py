@@ -4,14 +4,15 @@ import math
 import os
 from pathlib import Path
 
-from app.artifacts.export.order import Source
-from app.artifacts.files import open_files
-from app.artifacts.reader import Artifact
-from app.sandbox import Bounds
-from app.settings import Sandbox
-from app.storage import Storage, open_storage
-from schemas.base import Schema
-from schemas.checkpoint import StoredFile
+from palettery.app.artifacts.export.request import Source
+from palettery.app.artifacts.files import open_files
+from palettery.app.artifacts.reader import Artifact
+from palettery.app.sandbox import Bounds
+from palettery.app.settings import Sandbox
+from palettery.app.storage.base import Storage
+from palettery.app.storage.open import open_storage
+from palettery.schemas.base import Schema
+from palettery.schemas.checkpoint import StoredFile
 
 ARTIFACT, UPLOAD = "artifact", "upload.pt2"
 """What lies in the process's folder."""

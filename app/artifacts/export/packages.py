@@ -3,8 +3,8 @@
 import zipfile
 from pathlib import Path
 
-from app.errors import BadInput
-from schemas.exports import ExportFormat
+from palettery.app.errors import BadInput
+from palettery.schemas.exports import ExportFormat
 
 SUFFIXES: dict[str, ExportFormat] = {".mlpackage": "coreml", ".aimodel": "coreai"}
 MARKS = {".mlpackage": ("Manifest.json",), ".aimodel": ("main.mlirb", "metadata.json")}

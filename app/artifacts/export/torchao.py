@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 
-from app.artifacts.export.order import Export
-from app.artifacts.pytorch import kept_tensor, tensor_of
-from app.artifacts.reader import Artifact
-from app.errors import InvalidArtifact
-from app.storage import Storage
-from app.storage.base import CHUNK_BYTES
-from schemas.artifact import PalettizedWeight
+from palettery.app.artifacts.export.request import Export
+from palettery.app.artifacts.pytorch import kept_tensor, tensor_of
+from palettery.app.artifacts.reader import Artifact
+from palettery.app.errors import InvalidArtifact
+from palettery.app.storage.base import CHUNK_BYTES, Storage
+from palettery.schemas.artifact import PalettizedWeight
 
 
 def write_torchao(wanted: Export) -> str:

@@ -8,12 +8,12 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from app.artifacts import load, load_into
-from app.artifacts.export.live import states_of
-from app.artifacts.files import open_files
-from app.checkpoints.dtypes import DTYPES
-from app.errors import UnsupportedFormat
-from app.offline import compress, export, inspect
+from palettery.app.artifacts import load, load_into
+from palettery.app.artifacts.export.live_model import states_of
+from palettery.app.artifacts.files import open_files
+from palettery.app.checkpoints.dtypes import DTYPES
+from palettery.app.cli.offline import compress, export, inspect
+from palettery.app.errors import UnsupportedFormat
 from tests.app.stored_job import config_of
 from tests.test_readme import block
 

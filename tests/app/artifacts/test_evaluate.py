@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from app.artifacts import load
+from palettery.app.artifacts import load
 from tests.forged import archived, export
 
 CONFIG = {"global_config": {"op_state_spec": {"weight": {"n_bits": 2}}}}

@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from app.artifacts import load
-from app.artifacts.export.formats import FORMATS, export
-from app.artifacts.export.order import Export
-from app.artifacts.reader import open_artifact
-from app.errors import ExtraMissing, Inexpressible, InvalidArtifact
-from app.settings import Limits
-from app.storage import open_storage
+from palettery.app.artifacts import load
+from palettery.app.artifacts.export.formats import FORMATS, export
+from palettery.app.artifacts.export.request import Export
+from palettery.app.artifacts.reader import open_artifact
+from palettery.app.errors import ExtraMissing, Inexpressible, InvalidArtifact
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
 
 JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"

@@ -9,11 +9,11 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from app import offline
-from app.artifacts.export.packages import MARKS
-from app.artifacts.files import open_files
-from app.errors import BadInput, Inexpressible, UnsupportedFormat
-from schemas.config import KMeansPalettizerConfig, PalettizationSpec
+from palettery.app.artifacts.export.packages import MARKS
+from palettery.app.artifacts.files import open_files
+from palettery.app.cli import offline
+from palettery.app.errors import BadInput, Inexpressible, UnsupportedFormat
+from palettery.schemas.config import KMeansPalettizerConfig, PalettizationSpec
 from tests.forged import export as exported
 
 SIDE = 16

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from app.artifacts.export.live import call
-from app.artifacts.export.operator_checks import CheckedOperators
+from palettery.app.artifacts.export.live_model import call
+from palettery.app.artifacts.export.operator_checks import CheckedOperators
 
 ATEN = torch.ops.aten
 X = torch.ones(2, 4, 6)

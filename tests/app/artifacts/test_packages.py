@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 
-from app.artifacts.export.packages import check_package, is_package, put_package
-from app.errors import BadInput
+from palettery.app.artifacts.export.packages import check_package, is_package, put_package
+from palettery.app.errors import BadInput
 
 NAMES = [("x.mlpackage", "coreml", "Manifest.json"), ("x.aimodel", "coreai", "main.mlirb")]
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from app.artifacts import load, load_into
-from app.errors import InvalidArtifact
-from app.offline import compress
-from app.storage import open_storage
+from palettery.app.artifacts import load, load_into
+from palettery.app.cli.offline import compress
+from palettery.app.errors import InvalidArtifact
+from palettery.app.storage.open import open_storage
 from tests.app.stored_job import StoredJob, config_of, grouped
 
 JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"

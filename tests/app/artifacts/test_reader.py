@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from app.artifacts.reader import open_artifact
-from app.artifacts.writer import arranged, array_entry, stream
-from app.errors import InvalidArtifact
-from app.settings import Limits
-from app.storage import open_storage
+from palettery.app.artifacts.reader import open_artifact
+from palettery.app.artifacts.writer import arranged, array_entry, stream
+from palettery.app.errors import InvalidArtifact
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
 
 WEIGHT = {"n_bits": 2, "axis": 0, "group_size": 2, "shape": [4, 6], "dtype": "F32"}
 

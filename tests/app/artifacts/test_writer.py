@@ -6,7 +6,14 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from app.artifacts.writer import ALIGNMENT_BYTES, Entry, arranged, array_entry, header, stream
+from palettery.app.artifacts.writer import (
+    ALIGNMENT_BYTES,
+    Entry,
+    arranged,
+    array_entry,
+    header,
+    stream,
+)
 
 
 def write(path, arrays, metadata=None):

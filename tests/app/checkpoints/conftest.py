@@ -2,10 +2,10 @@
 
 import pytest
 
-from app.checkpoints.read import read_checkpoint
-from app.settings import Limits
-from app.storage import open_storage
-from schemas.checkpoint import StoredFile
+from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
 from tests.forged import safetensors_bytes, tensor
 
 

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from app.checkpoints.read import read_checkpoint
-from app.errors import BadInput
-from app.local_files import stored_files
-from app.settings import Limits
+from palettery.app.checkpoints.local_files import stored_files
+from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.errors import BadInput
+from palettery.app.settings import Limits
 from tests.forged import safetensors_bytes, saved, tensor
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

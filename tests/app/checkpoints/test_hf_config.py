@@ -11,9 +11,9 @@ import torch
 import transformers
 from safetensors.torch import save
 
-from app.planning.resolve import resolve
-from app.settings import Limits
-from schemas.config import PRESETS
+from palettery.app.planning.resolve import resolve
+from palettery.app.settings import Limits
+from palettery.schemas.config import PRESETS
 
 MINILM = Path(__file__).parents[3] / ".cache/minilm"
 LINEAR = "torch.nn.modules.linear.Linear"

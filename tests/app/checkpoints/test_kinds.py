@@ -1,6 +1,6 @@
 """What is told from the first bytes of a file."""
 
-from app.checkpoints.kinds import parsed_bytes
+from palettery.app.checkpoints.kinds import parsed_bytes
 
 
 def test_of_safetensors_the_header_is_parsed():

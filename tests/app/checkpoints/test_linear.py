@@ -6,15 +6,15 @@ from contextlib import suppress
 
 import pytest
 
-from app.checkpoints.json_scan import unique
-from app.checkpoints.pickle_machine import PickleMachine
-from app.checkpoints.read import read_checkpoint
-from app.checkpoints.torch_records import OtherKey
-from app.errors import BadInput, TooLarge
-from app.settings import Limits
-from app.storage import open_storage
 from benchmarks import attacks
 from benchmarks.parsers import PARSERS, stored
+from palettery.app.checkpoints.json_scan import unique
+from palettery.app.checkpoints.pickle_machine import PickleMachine
+from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.torch_records import OtherKey
+from palettery.app.errors import BadInput, TooLarge
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
 
 BYTES = 24_000
 LINEAR = 1.3

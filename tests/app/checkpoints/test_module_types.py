@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from app.checkpoints.module_types import infer_modules
-from app.checkpoints.ops import derive_ops
-from app.settings import Limits
-from schemas.checkpoint import StoredTensor
+from palettery.app.checkpoints.module_types import infer_modules
+from palettery.app.checkpoints.ops import derive_ops
+from palettery.app.settings import Limits
+from palettery.schemas.checkpoint import StoredTensor
 
 MODULES = {
     "fc": nn.Linear(4, 3),

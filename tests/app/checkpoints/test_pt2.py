@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import nn
 
-from app.artifacts.dtypes import NUMPY
-from app.checkpoints import json_scan
-from app.checkpoints.pt2 import read_pt2
-from app.checkpoints.pt2_graph import DEPTH
-from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
-from app.settings import Limits
-from app.storage import open_storage
-from schemas.checkpoint import StoredFile
+from palettery.app.artifacts.dtypes import NUMPY
+from palettery.app.checkpoints import json_scan
+from palettery.app.checkpoints.pt2 import read_pt2
+from palettery.app.checkpoints.pt2_graph import DEPTH
+from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
 from tests.forged import changed, constant, export, ints, weight
 
 MUTANTS = 100

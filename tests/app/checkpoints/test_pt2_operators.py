@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.checkpoints.pt2_operators import ATEN, LIST, operators
-from app.checkpoints.pt2_runnable import read_runnable
-from app.errors import UnsupportedFormat
-from app.settings import Limits
-from app.storage import open_storage
-from schemas.checkpoint import StoredFile
+from palettery.app.checkpoints.pt2_operators import ATEN, LIST, operators
+from palettery.app.checkpoints.pt2_runnable import read_runnable
+from palettery.app.errors import UnsupportedFormat
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
 from tests.architectures import ARCHITECTURES, HAND_WRITTEN
 from tests.exported_operators import programs
 from tests.operator_fuzz import CALLS, overload

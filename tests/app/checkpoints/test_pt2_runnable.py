@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from app.checkpoints.pt2_runnable import read_runnable
-from app.errors import BadInput, UnsupportedFormat
-from app.settings import Limits
-from app.storage import open_storage
-from schemas.checkpoint import StoredFile
+from palettery.app.checkpoints.pt2_runnable import read_runnable
+from palettery.app.errors import BadInput, UnsupportedFormat
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
 from tests.forged import changed, export
 
 GRAPH = "models/model.json"

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from app.checkpoints import pytorch_legacy
-from app.checkpoints.kinds import tell_kind
-from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
-from app.settings import Limits
 from benchmarks.attacks import legacy, number, state_dict, storage, text
 from benchmarks.attacks import tensor as pickled_tensor
+from palettery.app.checkpoints import pytorch_legacy
+from palettery.app.checkpoints.kinds import tell_kind
+from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
+from palettery.app.settings import Limits
 from tests.app.checkpoints.test_pytorch_zip import DTYPES, random_bytes, same
 from tests.forged import Call, saved
 
@@ -264,8 +264,8 @@ def test_truncation_at_every_byte_is_told(read):
 @settings(max_examples=200)
 @given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
 def test_damage_is_told_or_harmless(flips, tmp_path_factory):
-    from app.checkpoints.pytorch_legacy import read_pytorch_legacy
-    from app.storage import open_storage
+    from palettery.app.checkpoints.pytorch_legacy import read_pytorch_legacy
+    from palettery.app.storage.open import open_storage
 
     content = bytearray(SOUND)
     for at, byte in flips:

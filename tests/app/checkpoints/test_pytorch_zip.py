@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from app.artifacts.dtypes import NUMPY
-from app.checkpoints.pytorch_zip import read_pytorch_zip, tell_archive
-from app.checkpoints.zip_members import Member
-from app.compression.dense import laid_out
-from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
-from app.settings import Limits
-from app.storage import open_storage
+from palettery.app.artifacts.dtypes import NUMPY
+from palettery.app.checkpoints.dense import laid_out
+from palettery.app.checkpoints.pytorch_zip import read_pytorch_zip, tell_archive
+from palettery.app.checkpoints.zip_members import Member
+from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
 from tests.forged import archived, lying, saved
 
 DTYPES = {

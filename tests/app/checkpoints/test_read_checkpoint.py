@@ -9,8 +9,8 @@ import zipfile
 import pytest
 import torch
 
-from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
-from app.settings import Limits
+from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
+from palettery.app.settings import Limits
 from tests.forged import saved, tarred
 
 

@@ -17,11 +17,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.checkpoints import pickle_machine, torch_records
-from app.checkpoints.restricted_pickle import read_pickle
-from app.checkpoints.torch_records import DType, StorageRef, TensorRef
-from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
-from app.settings import Limits
+from palettery.app.checkpoints import pickle_machine, torch_records
+from palettery.app.checkpoints.restricted_pickle import read_pickle
+from palettery.app.checkpoints.torch_records import DType, StorageRef, TensorRef
+from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
+from palettery.app.settings import Limits
 
 
 def pickled(thing, **how):

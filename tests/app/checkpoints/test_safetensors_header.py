@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from app.checkpoints.safetensors import NAME_CHARACTERS, read_header
-from app.errors import BadInput, InvalidModel, TooLarge
-from app.settings import Limits
-from app.storage import open_storage
+from palettery.app.checkpoints.safetensors import NAME_CHARACTERS, read_header
+from palettery.app.errors import BadInput, InvalidModel, TooLarge
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import _weights_only_unpickler, nn
 
-from app.checkpoints.torch_records import GLOBALS
-from app.errors import UnsupportedFormat
+from palettery.app.checkpoints.torch_records import GLOBALS
+from palettery.app.errors import UnsupportedFormat
 from tests.forged import saved
 
 W = torch.arange(6.0).reshape(2, 3)

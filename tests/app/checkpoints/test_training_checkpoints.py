@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 from torch.distributed import checkpoint
 
-from app.checkpoints.hf_config import quantization_warnings
-from app.errors import InvalidModel
+from palettery.app.checkpoints.hf_config import quantization_warnings
+from palettery.app.errors import InvalidModel
 from tests.forged import saved
 
 

@@ -9,12 +9,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.checkpoints.zip_directory import BOOKKEEPING
-from app.checkpoints.zip_members import below_root, read_member, read_members
-from app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
-from app.settings import Limits
-from app.storage import open_storage
-from app.storage.folder import Folder
+from palettery.app.checkpoints.zip_directory import BOOKKEEPING
+from palettery.app.checkpoints.zip_members import below_root, read_member, read_members
+from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
+from palettery.app.settings import Limits
+from palettery.app.storage.folder import Folder
+from palettery.app.storage.open import open_storage
 from tests.forged import sparse, zipped
 
 

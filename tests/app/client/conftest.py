@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from tenacity import wait_none
 
-from app.client import Client, retries
-from app.errors import PaletteryError, problem
+from palettery.app.client import Client, retries
+from palettery.app.errors import PaletteryError, problem
 
 
 @dataclass(frozen=True)

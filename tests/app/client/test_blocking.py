@@ -4,7 +4,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from app.client import AsyncClient, Client
+from palettery.app.client import AsyncClient, Client
 from tests.app.client.conftest import Answer
 from tests.app.client.test_connection import FOUND, JOB
 
@@ -37,7 +37,7 @@ def test_no_thread_stays(scripted):
 
 
 def test_python_ends_though_a_client_was_not_closed():
-    program = "import sys\nfrom app.client import Client\n"
+    program = "import sys\nfrom palettery.app.client import Client\n"
     program += "client = Client(sys.argv[1], attempts=1)\nprint(client.ready())"
     words = [sys.executable, "-W", "error", "-c", program, "http://127.0.0.1:1"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)

@@ -1,9 +1,9 @@
 import pytest
 
-from app.client import Client
-from app.errors import BadInput, Conflict, NotFound, PaletteryError, Unavailable
-from schemas.jobs import Job
-from schemas.problem import InvalidField
+from palettery.app.client import Client
+from palettery.app.errors import BadInput, Conflict, NotFound, PaletteryError, Unavailable
+from palettery.schemas.jobs import Job
+from palettery.schemas.problem import InvalidField
 from tests.app.client.conftest import Answer, told
 
 JOB = Job(

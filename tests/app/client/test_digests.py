@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from app.client.digests import Digests, pieces
+from palettery.app.client.digests import Digests, pieces
 
 LONG_AGO_S = 1_000_000_000
 
@@ -89,7 +89,7 @@ def test_digests_of_parts_are_known_from_reading_the_file(tmp_path):
 
 @pytest.mark.parametrize("part_bytes", [1, 3, 8, 19, 20, 21, 100])
 def test_digests_of_parts_of_any_size(tmp_path, part_bytes, monkeypatch):
-    monkeypatch.setattr("app.client.digests.PIECE_BYTES", 7)
+    monkeypatch.setattr("palettery.app.client.digests.PIECE_BYTES", 7)
     path, digests, data = tmp_path / "file", Digests(tmp_path / "cache"), bytes(range(20))
     path.write_bytes(data)
     digests.of(path, part_bytes, lambda _: None)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import BadInput, PaletteryError, Unavailable
-from schemas.report import Report
+from palettery.app.errors import BadInput, PaletteryError, Unavailable
+from palettery.schemas.report import Report
 from tests.app.client.conftest import Answer
 
 BODY = bytes(range(256)) * 4096

@@ -3,11 +3,11 @@ import asyncio
 import pytest
 from pydantic import BaseModel
 
-from app.client import AsyncClient, events
-from app.client.events import JobEvent
-from app.errors import NotFound, PaletteryError
-from schemas.events import GoneJob, LogLine
-from schemas.jobs import Job, JobPage, Progress
+from palettery.app.client import AsyncClient, events
+from palettery.app.client.events import JobEvent
+from palettery.app.errors import NotFound, PaletteryError
+from palettery.schemas.events import GoneJob, LogLine
+from palettery.schemas.jobs import Job, JobPage, Progress
 from tests.app.client.conftest import Answer, told
 
 QUEUED, RUNNING, DONE = (

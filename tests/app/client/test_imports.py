@@ -7,11 +7,12 @@ import pytest
 
 HEAVY = "{'torch', 'numpy', 'numba', 'fastapi', 'sqlalchemy', 'dbos', 'dask', 'distributed'}"
 SERVERLESS = [
-    "import app.client",
-    "import schemas.config, schemas.jobs, schemas.plan, schemas.report",
-    "import app.commands.remote\nimport app.commands.configs\nimport app.tables",
+    "import palettery.app.client",
+    "from palettery import AsyncClient, Client, KMeansPalettizerConfig, PalettizationSpec",
+    "from palettery.schemas import config, jobs, plan, report",
+    "from palettery.app.cli import remote_commands, config_commands, tables",
     "import sys\nsys.argv = ['palettery', 'jobs', '--server', 'http://127.0.0.1:9']\n"
-    "from app.cli import main\ntry:\n    main()\nexcept SystemExit as ended:\n"
+    "from palettery.app.cli.main import main\ntry:\n    main()\nexcept SystemExit as ended:\n"
     "    assert ended.code == 1",
 ]
 

@@ -3,8 +3,8 @@
 import pytest
 from tenacity import wait_none
 
-from app.client import Client, retries
-from app.errors import BadInput, PaletteryError, Unavailable
+from palettery.app.client import Client, retries
+from palettery.app.errors import BadInput, PaletteryError, Unavailable
 from tests.app.client.conftest import Answer
 from tests.ports import free_port
 

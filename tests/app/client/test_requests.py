@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from app.client.requests import document_of, model_id_of, paths_of, text_of
-from app.errors import BadInput, InvalidConfig
-from schemas.config import parse_config, w4
+from palettery.app.client.requests import document_of, model_id_of, paths_of, text_of
+from palettery.app.errors import BadInput, InvalidConfig
+from palettery.schemas.config import parse_config, w4
 
 ID = "0" * 64
 

@@ -5,8 +5,8 @@ import time
 import pytest
 from tenacity import RetryCallState
 
-from app.client.retries import LONG_S, WAIT, Transient, retry_after_s, retrying
-from app.errors import Unavailable
+from palettery.app.client.retries import LONG_S, WAIT, Transient, retry_after_s, retrying
+from palettery.app.errors import Unavailable
 
 
 @pytest.mark.parametrize(

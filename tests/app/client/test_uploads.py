@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.client import Client
-from app.errors import PartsMissing
-from schemas.models import Model
-from schemas.uploads import Upload, UploadFile, UploadPart
+from palettery.app.client import Client
+from palettery.app.errors import PartsMissing
+from palettery.schemas.models import Model
+from palettery.schemas.uploads import Upload, UploadFile, UploadPart
 from tests.app.client.conftest import Answer
 
 NOW = datetime(2026, 5, 6, tzinfo=UTC)

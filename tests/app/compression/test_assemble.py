@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from app.artifacts.reader import open_artifact
-from app.checkpoints.read import read_checkpoint
-from app.compression.assemble import assemble
-from app.compression.parts import read_parts
-from app.compression.run import run_task
-from app.errors import Cancelled, InvalidArtifact, ObjectMissing
-from app.planning.resolve import resolve
-from app.planning.tasks import cut
-from app.settings import Limits
-from app.storage import open_storage
-from schemas.checkpoint import StoredFile
-from schemas.config import (
+from palettery.app.artifacts.reader import open_artifact
+from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.compression.assemble import assemble
+from palettery.app.compression.parts import read_parts
+from palettery.app.compression.task import run_task
+from palettery.app.errors import Cancelled, InvalidArtifact, ObjectMissing
+from palettery.app.planning.resolve import resolve
+from palettery.app.planning.tasks import cut
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
+from palettery.schemas.config import (
     KMeansPalettizerConfig,
     ModuleKMeansPalettizerConfig,
     PalettizationSpec,

@@ -10,8 +10,8 @@ from coreai_opt.palettization import KMeansPalettizer
 from coreai_opt.palettization import KMeansPalettizerConfig as PeerConfig
 from safetensors.torch import save_file
 
-from app.offline import compress
-from schemas.config import KMeansPalettizerConfig
+from palettery.app.cli.offline import compress
+from palettery.schemas.config import KMeansPalettizerConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

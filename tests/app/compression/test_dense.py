@@ -4,9 +4,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from app.compression import dense
-from app.storage import open_storage
-from schemas.checkpoint import StoredTensor
+from palettery.app.checkpoints import dense
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredTensor
 
 WHOLE = np.arange(7 * 12, dtype=np.float32).reshape(7, 12)
 VIEWS = {

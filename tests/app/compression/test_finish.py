@@ -5,14 +5,15 @@ from functools import partial
 
 import pytest
 
-from app.compression import finish, layout
-from app.compression.assemble import assemble, report_path
-from app.compression.parts import read_parts
-from app.compression.work import perform
-from app.errors import InvalidArtifact
-from app.storage import open_storage
-from schemas.report import Report
-from schemas.tasks import GatherTask, PublishTask, VerifyTask, WriteTask
+from palettery.app.compression import finishing as finish
+from palettery.app.compression import layout
+from palettery.app.compression.assemble import assemble, report_path
+from palettery.app.compression.dispatch import perform
+from palettery.app.compression.parts import read_parts
+from palettery.app.errors import InvalidArtifact
+from palettery.app.storage.open import open_storage
+from palettery.schemas.report import Report
+from palettery.schemas.tasks import GatherTask, PublishTask, VerifyTask, WriteTask
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
 
 SHARD_BYTES = 1000

@@ -6,13 +6,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from app.compression import palettize as module
-from app.compression.parts import read_parts
-from app.errors import InvalidSensitivities
-from app.storage import open_storage
-from kernels import rows as by_rows
-from kernels.scalar import cpu, large
-from schemas.statistics import SliceStatistics
+from palettery.app.compression import palettize as module
+from palettery.app.compression.parts import read_parts
+from palettery.app.errors import InvalidSensitivities
+from palettery.app.storage.open import open_storage
+from palettery.kernels import streaming as by_rows
+from palettery.kernels.scalar import cpu, large
+from palettery.schemas.statistics import SliceStatistics
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
 
 JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from app.compression import statistics as module
-from app.compression.assemble import statistics_path
-from app.compression.job import report_documents
-from app.compression.statistics import find, read_all
-from app.storage import open_storage
-from schemas.report import Report
+from palettery.app.compression import statistics as module
+from palettery.app.compression.assemble import statistics_path
+from palettery.app.compression.job_folder import report_documents
+from palettery.app.compression.statistics import find, read_all
+from palettery.app.storage.open import open_storage
+from palettery.schemas.report import Report
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
 
 JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"

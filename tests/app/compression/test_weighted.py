@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save_file
 
-import kernels
-from app.checkpoints.read import read_checkpoint
-from app.compression.assemble import assemble
-from app.compression.run import run_task
-from app.errors import InvalidSensitivities
-from app.planning.intake import Upload, take_in
-from app.planning.tasks import cut
-from app.settings import Limits
-from app.storage import open_storage
-from schemas.checkpoint import StoredFile
-from schemas.config import (
+from palettery import kernels
+from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.compression.assemble import assemble
+from palettery.app.compression.task import run_task
+from palettery.app.errors import InvalidSensitivities
+from palettery.app.planning.job_plan import Upload, take_in
+from palettery.app.planning.tasks import cut
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
+from palettery.schemas.config import (
     KMeansPalettizerConfig,
     ModuleKMeansPalettizerConfig,
     PalettizationSpec,

@@ -5,10 +5,10 @@ import resource
 
 import pytest
 
-from app.compression.work import describe, perform
-from app.errors import OutOfMemory
-from app.storage import open_storage
-from schemas.tasks import (
+from palettery.app.compression.dispatch import describe, perform
+from palettery.app.errors import OutOfMemory
+from palettery.app.storage.open import open_storage
+from palettery.schemas.tasks import (
     CompressionTask,
     DigestTask,
     FinishTask,

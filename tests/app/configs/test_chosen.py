@@ -2,10 +2,10 @@
 
 import pytest
 
-from app.configs.chosen import chosen_config, chosen_document
-from app.configs.read import Document, read_config
-from app.errors import BadInput, InvalidConfig, UnknownPreset
-from schemas.config import w4
+from palettery.app.configs.documents import Document, read_config
+from palettery.app.configs.selection import chosen_config, chosen_document
+from palettery.app.errors import BadInput, InvalidConfig, UnknownPreset
+from palettery.schemas.config import w4
 
 STORED = Document("{}", "json", name="a@1")
 WRITTEN = Document("{}")

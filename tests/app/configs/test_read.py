@@ -5,10 +5,10 @@ import json
 import pytest
 import yaml
 
-from app.configs.read import Document, Normalised, normalised, read_config, validated
-from app.errors import InvalidConfig, TooLarge
-from schemas.config import KMeansPalettizerConfig, w4
-from schemas.configs import ValidatedConfig
+from palettery.app.configs.documents import Document, Normalised, normalised, read_config, validated
+from palettery.app.errors import InvalidConfig, TooLarge
+from palettery.schemas.config import KMeansPalettizerConfig, w4
+from palettery.schemas.configs import ValidatedConfig
 
 MOST_BYTES = 1 << 20
 WRONG = """\

@@ -6,10 +6,10 @@ from threading import Barrier
 
 import pytest
 
-from app.configs.read import Document, Normalised, normalised
-from app.configs.records import ConfigRecords
-from app.errors import NotFound
-from schemas.config import PRESETS
+from palettery.app.configs.documents import Document, Normalised, normalised
+from palettery.app.configs.repository import ConfigRecords
+from palettery.app.errors import NotFound
+from palettery.schemas.config import PRESETS
 
 AT_ONCE = 8
 

@@ -4,8 +4,8 @@ import base64
 import json
 import re
 
-from app.dashboard.files import HERE
-from app.dashboard.report_page import report_page
+from palettery.app.dashboard.files import HERE
+from palettery.app.dashboard.report_page import report_page
 from tests.app.report_documents import documents_of, scripts_of
 
 HOSTILE = '</script><script>alert(1)</script><!-- <img src=x onerror="alert(2)">'

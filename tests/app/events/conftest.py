@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.jobs.records import Records
+from palettery.app.jobs.repository import Records
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from app.events import changes as module
-from app.events.changes import Changes, note
-from schemas.jobs import Job, Progress
+from palettery.app.events import job_changes as module
+from palettery.app.events.job_changes import Changes, note
+from palettery.schemas.jobs import Job, Progress
 from tests.app.jobs.made_jobs import WHY, add, ended
 
 HERE = {"local"}

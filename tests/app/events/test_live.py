@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from app.errors import DatabaseFailed
-from app.events import live as module
-from app.events.changes import Changes
-from app.events.live import Live
-from schemas.events import GoneJob
-from schemas.jobs import Job, Progress
+from palettery.app.errors import DatabaseFailed
+from palettery.app.events import live_lists as module
+from palettery.app.events.job_changes import Changes
+from palettery.app.events.live_lists import Live
+from palettery.schemas.events import GoneJob
+from palettery.schemas.jobs import Job, Progress
 from tests.app.events.timed import TIMEOUT_S, run, until
 from tests.app.jobs.made_jobs import add, ended
 
@@ -184,7 +184,7 @@ def test_streams_end_where_too_much_was_missed_and_after_a_while(records, change
         live = Live(changes)
         page = await opened(live, records)
         changes.is_away = True
-        monkeypatch.setattr("app.events.changes.KEPT", 1)
+        monkeypatch.setattr("palettery.app.events.job_changes.KEPT", 1)
         for _ in range(3):
             add(records)
         changes.forget_old()

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import select
 
-from app.errors import StorageFull, problem
-from app.events.lines import Line
-from app.events.records import FULL, MOST_CHARACTERS, MOST_LINES, Events, Standing
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from app.rows import JobEventRow
-from schemas.jobs import Progress
+from palettery.app.database.tables import JobEventRow
+from palettery.app.errors import StorageFull, problem
+from palettery.app.events.log_messages import Line
+from palettery.app.events.repository import FULL, MOST_CHARACTERS, MOST_LINES, Events, Standing
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.schemas.jobs import Progress
 
 numbers = itertools.count()
 NOW = datetime(2026, 5, 6, 7, 8, 9, 101112, UTC)

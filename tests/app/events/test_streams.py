@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from app.errors import DatabaseFailed, StorageFull, problem
-from app.events import streams as module
-from app.events.lines import Line
-from app.events.records import Events
-from app.events.streams import PAGE, RECENT, Streams
-from app.jobs.rows import NewJob
-from schemas.jobs import Progress
+from palettery.app.errors import DatabaseFailed, StorageFull, problem
+from palettery.app.events import streams as module
+from palettery.app.events.log_messages import Line
+from palettery.app.events.repository import Events
+from palettery.app.events.streams import PAGE, RECENT, Streams
+from palettery.app.jobs.job_rows import NewJob
+from palettery.schemas.jobs import Progress
 from tests.app.events.timed import TIMEOUT_S, run, until
 
 numbers = itertools.count()

@@ -3,10 +3,10 @@ import time
 
 import pytest
 
-from app import roles
-from app.database import open_database
-from app.jobs.engine import Engine
-from app.jobs.records import Records
+from palettery.app.database.engine import open_database
+from palettery.app.execution.engine import Engine
+from palettery.app.jobs.repository import Records
+from palettery.app.roles import role as roles
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import itertools
 from datetime import UTC, datetime, timedelta
 
-from app.errors import StorageFull, problem
-from app.jobs.rows import NewJob
-from schemas.jobs import Progress
+from palettery.app.errors import StorageFull, problem
+from palettery.app.jobs.job_rows import NewJob
+from palettery.schemas.jobs import Progress
 
 numbers = itertools.count()
 NOW = datetime(2026, 5, 6, 7, 8, 9, 101112, UTC)

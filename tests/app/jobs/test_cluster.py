@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
-from app.jobs import cluster
-from app.settings import Settings
+from palettery.app.execution import cluster
+from palettery.app.settings import Settings
 
 SHOW = (
-    "from app.settings import Settings; from app.jobs.cluster import _workers;"
-    "from kernels.threads import available_threads;"
+    "from palettery.app.settings import Settings;"
+    "from palettery.app.execution.cluster import _workers;"
+    "from palettery.kernels.threads import available_threads;"
     "workers = _workers(Settings());"
     "print(len(workers), available_threads(), workers[0]['env']['PALETTERY_TASK_THREADS'],"
     " workers[0]['memory_limit'])"

@@ -6,15 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.compression.job import job_folder, stop_path
-from app.errors import Conflict, DeadlineExceeded, NotFound, problem
-from app.jobs.control import Control
-from app.jobs.rows import NewJob
-from app.settings import Settings
-from app.storage import open_storage
-from app.uploads.records import FileRecords, KeptFile
-from schemas.jobs import Progress
-from schemas.keys import OwnerLimits
+from palettery.app.compression.job_folder import job_folder, stop_path
+from palettery.app.errors import Conflict, DeadlineExceeded, NotFound, problem
+from palettery.app.files.repository import FileRecords, KeptFile
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.lifecycle import Control
+from palettery.app.settings import Settings
+from palettery.app.storage.open import open_storage
+from palettery.schemas.jobs import Progress
+from palettery.schemas.keys import OwnerLimits
 
 numbers = itertools.count()
 WHY = problem(DeadlineExceeded("too late"))

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.jobs.controllers import SILENT_AFTER, Controllers
+from palettery.app.execution.controllers import SILENT_AFTER, Controllers
 
 NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -5,10 +5,10 @@ import itertools
 
 import pytest
 
-from app.errors import Conflict, DeadlineExceeded, problem
-from app.jobs.engine import FIRST, QUEUE, VERSION, WORKFLOW, workflow_id
-from app.jobs.rows import NewJob
-from schemas.jobs import Progress
+from palettery.app.errors import Conflict, DeadlineExceeded, problem
+from palettery.app.execution.engine import FIRST, QUEUE, VERSION, WORKFLOW, workflow_id
+from palettery.app.jobs.job_rows import NewJob
+from palettery.schemas.jobs import Progress
 
 numbers = itertools.count()
 WHY = problem(DeadlineExceeded("too late"))

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from app.jobs.fair_slots import FairSlots, Share
+from palettery.app.execution.fair_slots import FairSlots, Share
 
 
 class Work:

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from distributed import Client, Scheduler
 
-from app.errors import WorkersLost
-from app.jobs.fanout import Workers
-from app.metrics import Metrics
-from app.tracing import Tracing
-from schemas.tasks import GatherTask
+from palettery.app.errors import WorkersLost
+from palettery.app.execution.fanout import Workers
+from palettery.app.observability.metrics import Metrics
+from palettery.app.observability.tracing import Tracing
+from palettery.schemas.tasks import GatherTask
 
 TASK = GatherTask(store_url="memory:///", prefix="jobs/a", cancel_path="jobs/a/stop-0")
 

@@ -6,12 +6,12 @@ from threading import Barrier
 
 import pytest
 
-from app.errors import IdempotencyConflict
-from app.idempotency import KeyTaken, keyed
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from app.uploads.records import FileRecords, KeptFile
-from schemas.jobs import Progress
+from palettery.app.errors import IdempotencyConflict
+from palettery.app.files.repository import FileRecords, KeptFile
+from palettery.app.http.idempotency import KeyTaken, keyed
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.schemas.jobs import Progress
 
 numbers = itertools.count()
 AT_ONCE = 8

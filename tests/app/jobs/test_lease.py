@@ -7,10 +7,10 @@ import threading
 import pytest
 from sqlalchemy import text
 
-from app.database import open_database
-from app.errors import BadInput, DatabaseFailed
-from app.jobs import lease
-from app.jobs.lease import leased
+from palettery.app.database.engine import open_database
+from palettery.app.errors import BadInput, DatabaseFailed
+from palettery.app.execution import lease
+from palettery.app.execution.lease import leased
 
 on_postgres = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 HOLDERS = text(

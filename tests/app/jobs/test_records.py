@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.database import open_database
-from app.errors import NotFound
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from schemas.jobs import Progress
+from palettery.app.database.engine import open_database
+from palettery.app.errors import NotFound
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.schemas.jobs import Progress
 from tests.app.jobs.made_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
 
 REQUEST = "5a" * 32

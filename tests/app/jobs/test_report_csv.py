@@ -6,11 +6,11 @@ import tracemalloc
 
 import pytest
 
-from app.jobs.report_csv import COLUMNS, report_csv, tensors
-from app.storage import open_storage
-from schemas.config import PalettizationSpec
-from schemas.plan import Clustering
-from schemas.report import Report, TensorReport
+from palettery.app.jobs.report_csv import COLUMNS, report_csv, tensors
+from palettery.app.storage.open import open_storage
+from palettery.schemas.config import PalettizationSpec
+from palettery.schemas.plan import Clustering
+from palettery.schemas.report import Report, TensorReport
 
 KEPT = TensorReport(
     name="a.bias",

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from app.errors import BadInput, InvalidUpload
-from app.jobs.request import Named, Wishes, read_submission, wishes
-from app.uploads.multipart import Form
+from palettery.app.errors import BadInput, InvalidUpload
+from palettery.app.http.multipart import Form
+from palettery.app.jobs.options import Named, Wishes, read_submission, wishes
 
 FLAGS = ["strict", "reuse"]
 NUMBERS = {"priority": "0 to 9", "deadline_s": "1 to 2,592,000"}

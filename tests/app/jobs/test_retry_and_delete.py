@@ -2,12 +2,12 @@
 
 import pytest
 
-from app.errors import Conflict, NotFound
-from app.jobs.records import Records
-from app.results.records import ResultRecords
-from app.uploads.records import FileRecords, KeptFile
-from schemas.report import SliceOutcome
-from schemas.tasks import Result, StoredSlice
+from palettery.app.errors import Conflict, NotFound
+from palettery.app.files.repository import FileRecords, KeptFile
+from palettery.app.jobs.repository import Records
+from palettery.app.jobs.result_repository import ResultRecords
+from palettery.schemas.report import SliceOutcome
+from palettery.schemas.tasks import Result, StoredSlice
 from tests.app.jobs.made_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
 
 

@@ -10,7 +10,7 @@ from distributed.batched import BatchedSend
 from distributed.comm import connect, listen
 from tornado.ioloop import IOLoop, PeriodicCallback
 
-from app.jobs.steady_clock import steady_time, use_steady_clock
+from palettery.app.execution.steady_clock import steady_time, use_steady_clock
 
 HOUR_S = 3600
 WITHIN_S = 30

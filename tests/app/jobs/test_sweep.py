@@ -7,19 +7,19 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.compression.job import job_folder
-from app.errors import Conflict, NotFound
-from app.events.changes import Changes
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from app.jobs.sweep import Sweep
-from app.models.records import ModelRecords
-from app.storage import open_storage
-from app.uploads.records import FileRecords, KeptFile
-from app.uploads.sessions import UploadSessions
-from app.uploads.sweep import UploadSweep
-from app.uploads.unused import remove_unused_files
-from schemas.jobs import Progress
+from palettery.app.compression.job_folder import job_folder
+from palettery.app.errors import Conflict, NotFound
+from palettery.app.events.job_changes import Changes
+from palettery.app.files.removal import remove_unused_files
+from palettery.app.files.repository import FileRecords, KeptFile
+from palettery.app.jobs.expiry import Sweep
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.app.models.repository import ModelRecords
+from palettery.app.storage.open import open_storage
+from palettery.app.uploads.expiry import UploadSweep
+from palettery.app.uploads.repository import UploadSessions
+from palettery.schemas.jobs import Progress
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -7,11 +7,11 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import update
 
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from app.jobs.turns import RESTART, Turns
-from app.rows import JobRow, OwnerRow
-from schemas.jobs import Progress
+from palettery.app.database.tables import JobRow, OwnerRow
+from palettery.app.execution.turns import RESTART, Turns
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.schemas.jobs import Progress
 from tests.app.jobs.made_jobs import NOW, WHY, new_id
 
 WEIGHTS = {"heavy": 3.0}

@@ -1,10 +1,11 @@
 """What the API says of keys, and that no endpoint forgets to ask for one."""
 
-from app import catalog, health
-from app.dashboard import endpoints as dashboard
-from app.keys.guard import caller_of
-from app.main import KEYED, create_app
-from app.roles import State
+from palettery.app.configs import schemas_endpoints as catalog
+from palettery.app.dashboard import endpoints as dashboard
+from palettery.app.keys.authentication import caller_of
+from palettery.app.main import KEYED, create_app
+from palettery.app.roles.role import State
+from palettery.app.system import health
 
 OPEN = {"/livez", "/readyz", "/metrics", "/v1/presets", "/v1/schemas", "/v1/schemas/{name}"}
 PAGE = {"/", "/assets/plotly.min.js", "/{name}.{suffix}"}

@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.errors import OverQuota
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from app.keys.quota import usage, within_limits
-from app.rows import UploadRow
-from app.uploads.records import KeptFile
-from schemas.jobs import Progress
-from schemas.keys import OwnerLimits, Usage
+from palettery.app.database.tables import UploadRow
+from palettery.app.errors import OverQuota
+from palettery.app.files.repository import KeptFile
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.app.keys.quota import usage, within_limits
+from palettery.schemas.jobs import Progress
+from palettery.schemas.keys import OwnerLimits, Usage
 
 numbers = itertools.count()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,13 +7,13 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import text
 
-from app.errors import BadInput, NotFound, Unauthenticated
-from app.keys.caller import ADMIN, LOCAL, SCOPES
-from app.keys.records import KeyRecords
-from app.keys.secret import new_secret
-from app.keys.service import Keys
-from app.settings import Limits, Settings, read_settings
-from schemas.keys import NewKey, OwnerLimits
+from palettery.app.errors import BadInput, NotFound, Unauthenticated
+from palettery.app.http.caller import ADMIN, LOCAL, SCOPES
+from palettery.app.keys.repository import KeyRecords
+from palettery.app.keys.secret import new_secret
+from palettery.app.keys.service import Keys
+from palettery.app.settings import Limits, Settings, read_settings
+from palettery.schemas.keys import NewKey, OwnerLimits
 
 NOW = datetime(2026, 5, 6, 7, 8, 9, 101112, UTC)
 HOUR = timedelta(hours=1)

@@ -6,17 +6,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from safetensors.numpy import save
 
-from app.database import Database
-from app.document_pool import Client
-from app.models.answer import respond
-from app.models.reading import model_checkpoint
-from app.models.records import ModelRecords
-from app.models.service import Models
-from app.settings import Limits
-from app.storage import Storage, open_storage
-from app.uploads.records import FileRecords, KeptFile
-from schemas.checkpoint import StoredFile
-from schemas.models import Model
+from palettery.app.database.engine import Database
+from palettery.app.files.repository import FileRecords, KeptFile
+from palettery.app.models.indexing import model_checkpoint
+from palettery.app.models.repository import ModelRecords
+from palettery.app.models.response import respond
+from palettery.app.models.service import Models
+from palettery.app.sandbox.document_pool import Client
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
+from palettery.schemas.models import Model
 from tests.app.stored_job import draws
 from tests.document_pools import PoolPerCall
 

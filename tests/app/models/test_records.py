@@ -9,11 +9,11 @@ import pytest
 from safetensors.numpy import save
 from sqlalchemy import text
 
-from app.errors import BadInput, FileGone, NotFound
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from app.uploads.records import KeptFile
-from schemas.jobs import Progress
+from palettery.app.errors import BadInput, FileGone, NotFound
+from palettery.app.files.repository import KeptFile
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.schemas.jobs import Progress
 from tests.app.stored_job import draws
 
 DAY = timedelta(days=1)

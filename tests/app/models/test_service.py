@@ -6,10 +6,10 @@ import json
 import pytest
 from safetensors.numpy import save
 
-from app.errors import BadInput, InvalidModel, NotFound
-from app.models import index
-from app.models.answer import PIECE_BYTES
-from app.models.service import model_id
+from palettery.app.errors import BadInput, InvalidModel, NotFound
+from palettery.app.models import stored_contents as index
+from palettery.app.models.response import PIECE_BYTES
+from palettery.app.models.service import model_id
 from tests.app.stored_job import draws
 
 

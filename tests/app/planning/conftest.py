@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode, get_overridable_functions, resolve_name
 
-from app.planning.resolve import resolve
-from app.settings import Limits
-from schemas.checkpoint import Checkpoint, Module, Op, StoredFile, StoredTensor
-from schemas.config import KMeansPalettizerConfig
+from palettery.app.planning.resolve import resolve
+from palettery.app.settings import Limits
+from palettery.schemas.checkpoint import Checkpoint, Module, Op, StoredFile, StoredTensor
+from palettery.schemas.config import KMeansPalettizerConfig
 
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64", torch.float64: "F64"}
 

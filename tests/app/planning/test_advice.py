@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from app.checkpoints.read import read_checkpoint
-from app.planning.resolve import resolve
-from app.settings import Limits
-from app.storage import open_storage
-from schemas.checkpoint import StoredFile
-from schemas.config import KMeansPalettizerConfig
-from schemas.config.presets import PRESETS
+from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.planning.resolve import resolve
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
+from palettery.schemas.config import KMeansPalettizerConfig
+from palettery.schemas.config.presets import PRESETS
 
 LINEAR, CONV = "torch.nn.modules.linear.Linear", "torch.nn.modules.conv.Conv2d"
 EMBEDDING = "torch.nn.modules.sparse.Embedding"

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
-from app.checkpoints.pt2 import read_pt2
-from app.checkpoints.read import read_checkpoint
-from app.settings import Limits
-from app.storage import open_storage
-from schemas.checkpoint import StoredFile
-from schemas.config import PRESETS
+from palettery.app.checkpoints.pt2 import read_pt2
+from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
+from palettery.schemas.config import PRESETS
 
 MINILM = Path(__file__).parents[3] / ".cache/minilm"
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from app.errors import ExtraMissing, Inexpressible
-from app.planning.exports import check_expressible, with_exports
-from app.storage import open_storage
+from palettery.app.errors import ExtraMissing, Inexpressible
+from palettery.app.planning.exports import check_expressible, with_exports
+from palettery.app.storage.open import open_storage
 from tests.app.stored_job import StoredJob, config_of, draws
 
 JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"

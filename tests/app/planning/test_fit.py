@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.planning.fit import group_count, misfit, palettized_bytes, settle
-from schemas.config import ModuleKMeansPalettizerConfig, PalettizationSpec
+from palettery.app.planning.incompatibility import group_count, misfit, palettized_bytes, settle
+from palettery.schemas.config import ModuleKMeansPalettizerConfig, PalettizationSpec
 
 
 def spec(group_size=None, axis=None, **fields):

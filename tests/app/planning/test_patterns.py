@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import InvalidConfig
-from app.planning.patterns import Patterns
+from palettery.app.errors import InvalidConfig
+from palettery.app.planning.patterns import Patterns
 
 TEXTS = sorted(
     ["", "a", "b", "aa", "ab", "ab.b", "a.b", "a{1}", "a{e<=1}", "[:a", "a\n", "A", "encoder.0.fc"]

@@ -4,13 +4,13 @@ import math
 
 import pytest
 
-from app.checkpoints.module_types import infer_modules
-from app.checkpoints.ops import derive_ops
-from app.errors import InvalidConfig
-from app.planning.resolve import resolve
-from app.settings import Limits
-from schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
-from schemas.config import KMeansPalettizerConfig, w4
+from palettery.app.checkpoints.module_types import infer_modules
+from palettery.app.checkpoints.ops import derive_ops
+from palettery.app.errors import InvalidConfig
+from palettery.app.planning.resolve import resolve
+from palettery.app.settings import Limits
+from palettery.schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
+from palettery.schemas.config import KMeansPalettizerConfig, w4
 
 LINEAR = "torch.nn.modules.linear.Linear"
 SHAPES = {

@@ -2,12 +2,12 @@
 
 import pytest
 
-from app.errors import InvalidSensitivities
-from app.planning.resolve import resolve
-from app.planning.sensitivities import match, weigh
-from app.settings import Limits
-from schemas.checkpoint import Checkpoint, Module, Op, StoredFile, StoredTensor
-from schemas.config import KMeansPalettizerConfig
+from palettery.app.errors import InvalidSensitivities
+from palettery.app.planning.resolve import resolve
+from palettery.app.planning.sensitivities import match, weigh
+from palettery.app.settings import Limits
+from palettery.schemas.checkpoint import Checkpoint, Module, Op, StoredFile, StoredTensor
+from palettery.schemas.config import KMeansPalettizerConfig
 
 LINEAR = "torch.nn.modules.linear.Linear"
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from app.checkpoints.read import read_checkpoint
-from app.errors import MOST_LISTED, StrictViolation
-from app.planning.resolve import resolve
-from app.planning.strict import check_strict
-from app.settings import Limits
-from app.storage import open_storage
-from schemas.checkpoint import StoredFile
-from schemas.config import KMeansPalettizerConfig
+from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.errors import MOST_LISTED, StrictViolation
+from palettery.app.planning.resolve import resolve
+from palettery.app.planning.strict import check_strict
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
+from palettery.schemas.config import KMeansPalettizerConfig
 
 ARRAYS = {
     "a.weight": np.ones((8, 6), np.float32),

@@ -1,6 +1,6 @@
 """Names that a key may have meant, while anybody reads them."""
 
-from app.planning.suggestions import SEARCHES, DottedNames
+from palettery.app.planning.suggestions import SEARCHES, DottedNames
 
 
 def test_searches_end_where_nobody_reads_on():

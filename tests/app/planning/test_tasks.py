@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.planning import tasks
-from app.planning.resolve import resolve
-from app.settings import Limits
-from schemas.checkpoint import Checkpoint, Module, Op, StoredFile, StoredTensor
-from schemas.config import KMeansPalettizerConfig
+from palettery.app.planning import tasks
+from palettery.app.planning.resolve import resolve
+from palettery.app.settings import Limits
+from palettery.schemas.checkpoint import Checkpoint, Module, Op, StoredFile, StoredTensor
+from palettery.schemas.config import KMeansPalettizerConfig
 
 
 def checkpoint(shapes, strides=None):

@@ -4,14 +4,14 @@ from itertools import combinations
 
 import pytest
 
-import kernels
-from app.planning.intake import take_in
-from app.results.keys import content_key, origin_key, recipe, request_sha256
-from app.settings import Limits
-from app.storage import open_storage
-from schemas.config.spec import PalettizationSpec
-from schemas.plan import Clustering
-from schemas.tasks import StoredRows, TensorSlice
+from palettery import kernels
+from palettery.app.jobs.result_keys import content_key, origin_key, recipe, request_sha256
+from palettery.app.planning.job_plan import take_in
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.schemas.config.spec import PalettizationSpec
+from palettery.schemas.plan import Clustering
+from palettery.schemas.tasks import StoredRows, TensorSlice
 from tests.app.stored_job import config_of, draws, grouped, uploaded
 
 SPEC = PalettizationSpec(n_bits=4)

@@ -7,15 +7,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from app.database import IN_LIST
-from app.errors import NotFound
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from app.results.records import ResultRecords
-from schemas.checkpoint import StoredTensor
-from schemas.jobs import Progress
-from schemas.report import SliceOutcome
-from schemas.tasks import Result, StoredSlice
+from palettery.app.database.engine import IN_LIST
+from palettery.app.errors import NotFound
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.app.jobs.result_repository import ResultRecords
+from palettery.schemas.checkpoint import StoredTensor
+from palettery.schemas.jobs import Progress
+from palettery.schemas.report import SliceOutcome
+from palettery.schemas.tasks import Result, StoredSlice
 
 numbers = itertools.count()
 NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)

@@ -5,20 +5,20 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
-from app.compression.assemble import report_path, statistics_path
-from app.compression.parts import read_parts
-from app.compression.statistics import find
-from app.compression.work import perform
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from app.results import reuse as module
-from app.results.keys import request_sha256
-from app.results.records import ResultRecords
-from app.results.reuse import Reuse
-from app.storage import open_storage
-from schemas.jobs import Progress
-from schemas.report import Report
-from schemas.tasks import DigestTask
+from palettery.app.compression.assemble import report_path, statistics_path
+from palettery.app.compression.dispatch import perform
+from palettery.app.compression.parts import read_parts
+from palettery.app.compression.statistics import find
+from palettery.app.jobs import result_reuse as module
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.app.jobs.result_keys import request_sha256
+from palettery.app.jobs.result_repository import ResultRecords
+from palettery.app.jobs.result_reuse import Reuse
+from palettery.app.storage.open import open_storage
+from palettery.schemas.jobs import Progress
+from palettery.schemas.report import Report
+from palettery.schemas.tasks import DigestTask
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
 from tests.document_pools import PoolPerCall
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.sandbox import missing, open_regular, working_folder
-from app.sandbox.folder import PREFIX
+from palettery.app.sandbox import missing, open_regular, working_folder
+from palettery.app.sandbox.folder import PREFIX
 
 ATTACKS_FOLDER = Path(__file__).parent / "attacks"
 sys.path.append(str(ATTACKS_FOLDER))

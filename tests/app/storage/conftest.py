@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.storage import open_storage
+from palettery.app.storage.open import open_storage
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 import pytest
 
-from app.errors import StorageFailed
-from app.storage import bucket, open_storage
+from palettery.app.errors import StorageFailed
+from palettery.app.storage import bucket
+from palettery.app.storage.open import open_storage
 
 BODY = bytes(range(256)) * 4096 * 26
 

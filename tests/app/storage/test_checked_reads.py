@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from app.errors import ObjectMissing, UploadDamaged
-from app.storage.base import CHUNK_BYTES
-from app.storage.checked_reads import (
+from palettery.app.errors import ObjectMissing, UploadDamaged
+from palettery.app.storage.base import CHUNK_BYTES
+from palettery.app.storage.checked_reads import (
     ALIGNED_BYTES,
     SMALL_BYTES,
     CheckedFile,
@@ -15,7 +15,7 @@ from app.storage.checked_reads import (
     digests_path,
     store_digests,
 )
-from app.storage.file_digest import BLOCK_BYTES, FileDigest
+from palettery.app.storage.file_digest import BLOCK_BYTES, FileDigest
 
 PATH, NAME = "uploads/a", "m.safetensors"
 SIZES = [1, 1000, SMALL_BYTES, SMALL_BYTES + 1, 3 * BLOCK_BYTES, CHUNK_BYTES + BLOCK_BYTES + 7]

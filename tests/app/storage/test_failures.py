@@ -3,8 +3,8 @@
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
-from app.errors import StorageFailed, StorageFull
-from app.storage.failures import passes, translated
+from palettery.app.errors import StorageFailed, StorageFull
+from palettery.app.storage.failures import passes, translated
 
 ANSWER = (
     "Generic S3 error: Error performing PUT https://store.example/bucket/key in 1ms - Server "

@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.errors import StorageFailed
-from app.storage import bucket, open_storage
+from palettery.app.errors import StorageFailed
+from palettery.app.storage import bucket
+from palettery.app.storage.open import open_storage
 from tests.fault_proxy import Cut, Pass, Refuse, Slow, Stall, Unavailable
 from tests.object_store import wait_until
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import BadInput, StorageFailed, StorageFull
-from app.storage import folder as module
-from app.storage import open_storage
+from palettery.app.errors import BadInput, StorageFailed, StorageFull
+from palettery.app.storage import folder as module
+from palettery.app.storage.open import open_storage
 
 
 def test_no_path_leaves_the_folder(folder):

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.errors import BadInput, ObjectMissing, StorageFailed
-from app.storage import CHUNK_BYTES, open_storage
+from palettery.app.errors import BadInput, ObjectMissing, StorageFailed
+from palettery.app.storage.base import CHUNK_BYTES
+from palettery.app.storage.open import open_storage
 
 BODY = os.urandom(1 << 20) * 26
 

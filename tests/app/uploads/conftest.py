@@ -7,19 +7,20 @@ import pytest
 from safetensors.numpy import save
 from starlette.datastructures import Headers
 
-from app.database import Database
-from app.keys.caller import UNLIMITED, Caller
-from app.models.records import ModelRecords
-from app.models.service import Models
-from app.settings import Limits
-from app.storage import Storage, open_storage
-from app.storage.checked_reads import DIGESTS
-from app.uploads.completion import Completion
-from app.uploads.records import FileRecords
-from app.uploads.service import Uploads
-from app.uploads.sessions import UploadSessions
-from app.uploads.sweep import UploadSweep
-from schemas.uploads import LEAST_PART_BYTES, FileToSend, NewUpload
+from palettery.app.database.engine import Database
+from palettery.app.files.repository import FileRecords
+from palettery.app.http.caller import UNLIMITED, Caller
+from palettery.app.models.repository import ModelRecords
+from palettery.app.models.service import Models
+from palettery.app.settings import Limits
+from palettery.app.storage.base import Storage
+from palettery.app.storage.checked_reads import DIGESTS
+from palettery.app.storage.open import open_storage
+from palettery.app.uploads.completion import Completion
+from palettery.app.uploads.expiry import UploadSweep
+from palettery.app.uploads.repository import UploadSessions
+from palettery.app.uploads.service import Uploads
+from palettery.schemas.uploads import LEAST_PART_BYTES, FileToSend, NewUpload
 from tests.app.stored_job import draws
 from tests.document_pools import PoolPerCall
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save
 from starlette.datastructures import Headers
 
-from app.errors import (
+from palettery.app.errors import (
     BadInput,
     Conflict,
     InvalidModel,
@@ -20,12 +20,12 @@ from app.errors import (
     UnsupportedContentEncoding,
     UploadExpired,
 )
-from app.keys.caller import Caller
-from app.models.service import model_id
-from app.storage import open_storage
-from app.uploads.layout import part_path
-from schemas.keys import OwnerLimits
-from schemas.uploads import LEAST_PART_BYTES, FileToSend, NewUpload
+from palettery.app.http.caller import Caller
+from palettery.app.models.service import model_id
+from palettery.app.storage.open import open_storage
+from palettery.app.uploads.parts import part_path
+from palettery.schemas.keys import OwnerLimits
+from palettery.schemas.uploads import LEAST_PART_BYTES, FileToSend, NewUpload
 from tests.app.stored_job import draws
 from tests.app.uploads.conftest import DAY, World, announced, digest_header, streamed
 

@@ -7,11 +7,11 @@ from safetensors.numpy import save
 from sqlalchemy import event
 from starlette.datastructures import Headers
 
-from app.errors import OverQuota
-from app.keys.caller import Caller
-from app.keys.quota import usage
-from app.uploads.layout import PARTS, part_path
-from schemas.keys import OwnerLimits
+from palettery.app.errors import OverQuota
+from palettery.app.http.caller import Caller
+from palettery.app.keys.quota import usage
+from palettery.app.uploads.parts import PARTS, part_path
+from palettery.schemas.keys import OwnerLimits
 from tests.app.stored_job import draws
 from tests.app.uploads.conftest import digest_header
 

@@ -6,8 +6,8 @@ import hashlib
 import pytest
 from starlette.datastructures import Headers
 
-from app.errors import InvalidUpload
-from app.uploads.digests import announced_sha256
+from palettery.app.errors import InvalidUpload
+from palettery.app.http.digest_headers import announced_sha256
 
 DIGEST = hashlib.sha256(b"part")
 TEXT = base64.b64encode(DIGEST.digest()).decode()

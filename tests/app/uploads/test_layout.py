@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.uploads.layout import Part, count_parts, part_path, parts_of, upload_of
-from schemas.uploads import FileToSend
+from palettery.app.uploads.parts import Part, count_parts, part_path, parts_of, upload_of
+from palettery.schemas.uploads import FileToSend
 
 
 def files(*sizes):

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
-from app.errors import InvalidUpload, TooLarge
-from app.settings import Limits
-from app.spooled import pieces
-from app.storage import open_storage
-from app.uploads.multipart import HEADER_BYTES, read_form
+from palettery.app.errors import InvalidUpload, TooLarge
+from palettery.app.http.multipart import HEADER_BYTES, read_form
+from palettery.app.settings import Limits
+from palettery.app.storage.open import open_storage
+from palettery.app.storage.spooled_content import pieces
 
 BOUNDARY = b"frontier"
 LIMITS = Limits()

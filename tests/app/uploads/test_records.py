@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from app.errors import FileGone
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from app.uploads import records as module
-from app.uploads.records import FileRecords, KeptFile, keep
-from schemas.jobs import Progress
+from palettery.app.errors import FileGone
+from palettery.app.files import repository as module
+from palettery.app.files.repository import FileRecords, KeptFile, keep
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.schemas.jobs import Progress
 
 numbers = itertools.count()
 NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)

@@ -6,12 +6,12 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from app.errors import Conflict, IdempotencyConflict, NotFound, OverQuota, UploadExpired
-from app.idempotency import keyed
-from app.keys.caller import Caller
-from app.settings import Limits
-from app.uploads.sessions import UploadSessions, settle
-from schemas.keys import OwnerLimits
+from palettery.app.errors import Conflict, IdempotencyConflict, NotFound, OverQuota, UploadExpired
+from palettery.app.http.caller import Caller
+from palettery.app.http.idempotency import keyed
+from palettery.app.settings import Limits
+from palettery.app.uploads.repository import UploadSessions, settle
+from palettery.schemas.keys import OwnerLimits
 from tests.app.uploads.conftest import DAY, announced
 
 MINUTE = timedelta(minutes=1)

@@ -7,8 +7,8 @@ import socket
 import httpcore
 import pytest
 
-from app.errors import InvalidWebhook
-from app.webhooks.address import AddressRefused, CheckedNetwork, checked_url, is_public
+from palettery.app.errors import InvalidWebhook
+from palettery.app.webhooks.addresses import AddressRefused, CheckedNetwork, checked_url, is_public
 from tests.receiver import receiving
 
 PUBLIC = ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]

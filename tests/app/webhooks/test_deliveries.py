@@ -8,17 +8,17 @@ import socket
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from app import roles
-from app.database import open_database
-from app.errors import StorageFull, problem
-from app.events.records import Events
-from app.jobs.engine import Call, Engine
-from app.jobs.records import Records
-from app.jobs.rows import NewJob
-from app.settings import Settings
-from app.webhooks.deliveries import TRIES, Deliveries, Outcome
-from app.webhooks.records import WebhookRecords
-from schemas.jobs import Job, Progress
+from palettery.app.database.engine import open_database
+from palettery.app.errors import StorageFull, problem
+from palettery.app.events.repository import Events
+from palettery.app.execution.engine import Call, Engine
+from palettery.app.jobs.job_rows import NewJob
+from palettery.app.jobs.repository import Records
+from palettery.app.roles import role as roles
+from palettery.app.settings import Settings
+from palettery.app.webhooks.deliveries import TRIES, Deliveries, Outcome
+from palettery.app.webhooks.repository import WebhookRecords
+from palettery.schemas.jobs import Job, Progress
 
 numbers = itertools.count()
 WHY = problem(StorageFull("the store is full"))
@@ -143,7 +143,7 @@ def test_nobody_there(service):
 
 
 def test_silent_and_odd_servers(service, monkeypatch):
-    monkeypatch.setattr("app.webhooks.deliveries.TIMEOUT_S", 0.3)
+    monkeypatch.setattr("palettery.app.webhooks.deliveries.TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         call = service.ended(f"http://127.0.0.1:{silent.getsockname()[1]}/")
         assert service.call(call) == Outcome("failed", "no answer within 0.3 s")

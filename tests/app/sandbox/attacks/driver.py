@@ -15,9 +15,9 @@ from pathlib import Path
 
 import hostile
 
-import kernels
-from app.errors import PaletteryError
-from app.sandbox import Bounds, run, working_folder
+from palettery import kernels
+from palettery.app.errors import PaletteryError
+from palettery.app.sandbox import Bounds, run, working_folder
 
 BOUNDS = Bounds(
     memory_bytes=1 << 30, cpu_s=60, wall_s=120, file_bytes=1 << 20, answer_bytes=1 << 20
@@ -77,7 +77,7 @@ def targets(data: Path, other: Path) -> dict[str, object]:
         "inherited": str(inherited),
         "other": str(other / "theirs"),
         "home": os.environ.get("HOME", "/"),
-        "project": str(Path(kernels.__file__).parents[1] / "pyproject.toml"),
+        "project": str(Path(kernels.__file__).parents[2] / "pyproject.toml"),
         "kernels": str(Path(kernels.__file__).parent / "__pycache__"),
         "tcp": server.getsockname()[1],
         "unix": str(data / "s"),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.errors import BadInput, InvalidModel
+from palettery.app.errors import BadInput, InvalidModel
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CALLS = {"x86_64": 0, "aarch64": 1}
@@ -281,7 +281,7 @@ def in_folder(_):
 
 def use_kernels(_):
     """Machine code that is found, and that is compiled anew, of kernels that are used."""
-    from kernels import packing
+    from palettery.kernels import packing
 
     indices = np.zeros((3, 5), np.uint8)
     packing.unpack(packing.pack(indices, 4), 4, indices.shape)

@@ -1,0 +1,199 @@
+"""A model with an artifact's weights, as torch runs it.
+
+It is read from a `.pt2` that is written anew: of the upload's graph what `read_runnable` lets
+through, and weights as bytes. The upload itself never comes near torch.
+
+Source: torch 2.13, `torch/export/pt2_archive/_package.py`.
+"""
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+from torch.export.pt2_archive import PT2ArchiveWriter
+from torch.fx import Graph, Node
+from torch.utils import _pytree as pytree
+
+from palettery.app.artifacts.export.operator_checks import CheckedOperators
+from palettery.app.artifacts.export.request import Source
+from palettery.app.artifacts.reader import Artifact, Stored
+from palettery.app.checkpoints.dense import dense_chunks
+from palettery.app.checkpoints.dtypes import DTYPES
+from palettery.app.checkpoints.pt2_runnable import Runnable
+from palettery.app.errors import InvalidArtifact
+from palettery.app.storage.base import Storage
+from palettery.schemas.checkpoint import Checkpoint, StoredTensor
+
+MODEL = "model"
+"""Name of the one model in an archive."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A parameter or a buffer."""
+
+    name: str
+    dtype: str
+    """Its safetensors dtype name."""
+    shape: tuple[int, ...]
+    read: Callable[[], bytes]
+    """Gives its bytes, row-major."""
+
+
+@dataclass(frozen=True)
+class States:
+    """All that a model computes with."""
+
+    tensors: Sequence[State]
+    tied: Mapping[str, str]
+    """Every other name of a tensor -> its first name."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """By every name."""
+        found = {state.name: state.shape for state in self.tensors}
+        return found | {alias: found[name] for alias, name in self.tied.items()}
+
+
+def states_of(artifact: Artifact) -> States:
+    """An artifact's tensors, decoded."""
+    palettized = [
+        State(name, weight.dtype, weight.shape, partial(_decoded, artifact, name))
+        for name, weight in artifact.weights.items()
+    ]
+    kept = [
+        State(name, held.tensor.dtype, held.tensor.shape, partial(_kept, artifact, held))
+        for name, held in artifact.kept.items()
+    ]
+    return States([*palettized, *kept], artifact.tied())
+
+
+def uploaded_states(checkpoint: Checkpoint, storage: Storage) -> States:
+    """The tensors as they were uploaded."""
+
+    def read(tensor: StoredTensor) -> bytes:
+        return b"".join(dense_chunks(storage, checkpoint.files[tensor.file].path, tensor))
+
+    return States(
+        [
+            State(tensor.name, tensor.dtype, tensor.shape, partial(read, tensor))
+            for tensor in checkpoint.tensors
+        ],
+        {alias: tensor.name for tensor in checkpoint.tensors for alias in tensor.aliases},
+    )
+
+
+def load_program(
+    runnable: Runnable, states: States, source: Source, folder: Path
+) -> ExportedProgram:
+    """The model of a `.pt2`, with these weights; the folder is for files in between."""
+    archive = folder / f"{MODEL}.pt2"
+    _write(archive, runnable, states, source)
+    return torch.export.load(archive)
+
+
+def call(program: ExportedProgram, given: Mapping[str, torch.Tensor]) -> Any:
+    """What a model returns for inputs by their names."""
+    flat = [given[str(name)] for name in program.graph_signature.user_inputs]
+    args, kwargs = pytree.tree_unflatten(flat, program.call_spec.in_spec)
+    with torch.no_grad(), CheckedOperators():
+        return program.module()(*args, **kwargs)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch raised an error because it got no memory."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def looked_up(
+    program: ExportedProgram, artifact: Artifact, dense: Collection[str]
+) -> dict[str, str]:
+    """Input of the graph that its outputs depend on -> the palettized weight that it stands for."""
+    firsts = artifact.firsts()
+    signature = program.graph_signature
+    states = signature.inputs_to_parameters | signature.inputs_to_buffers
+    needed = {node.name for node in _needed(program.graph)}
+    return {
+        argument: name
+        for argument, state in states.items()
+        if (name := firsts.get(state, "")) in artifact.weights
+        and name not in dense
+        and argument in needed
+    }
+
+
+def _needed(graph: Graph) -> set[Node]:
+    """The nodes that the outputs depend on; converters leave the others out."""
+    found: set[Node] = set()
+    waiting = [node for node in graph.nodes if node.op == "output"]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
+
+
+def _write(to: Path, runnable: Runnable, states: States, source: Source) -> None:
+    parameters = runnable.program.parameters()
+    with PT2ArchiveWriter(str(to)) as archive:
+        archive.write_string(f"models/{MODEL}.json", runnable.program.document())
+        archive.write_bytes(f"data/sample_inputs/{MODEL}.pt", b"")
+        archive.write_string("byteorder", "little")
+        said: dict[str, Any] = {}
+        for number, state in enumerate(states.tensors):
+            member, is_parameter = f"weight_{number}", state.name in parameters
+            archive.write_bytes(f"data/weights/{member}", state.read())
+            said[state.name] = _payload(member, state.dtype, state.shape, is_parameter)
+        for alias, name in states.tied.items():
+            said[alias] = said[name] | {"is_param": alias in parameters}
+        _write_config(archive, "weights", said)
+        constants = {}
+        for number, constant in enumerate(runnable.constants):
+            name = f"tensor_{number}"
+            data = b"".join(dense_chunks(source.storage, source.file.path, constant))
+            archive.write_bytes(f"data/constants/{name}", data)
+            constants[constant.name] = _payload(name, constant.dtype, constant.shape, False)
+        _write_config(archive, "constants", constants)
+
+
+def _decoded(artifact: Artifact, name: str) -> bytes:
+    return artifact.dense(name).tobytes()
+
+
+def _kept(artifact: Artifact, held: Stored) -> bytes:
+    return bytes(artifact.data(held))
+
+
+def _payload(member: str, dtype: str, shape: tuple[int, ...], is_parameter: bool) -> dict[str, Any]:
+    """What an archive says of a row-major tensor."""
+    number = DTYPES[dtype].number
+    if number is None:
+        raise InvalidArtifact(
+            f"the artifact has a tensor of dtype {dtype}, which no .pt2 can hold; "
+            "is it of another model?"
+        )
+    steps = np.cumprod((1, *shape[:0:-1]), dtype=np.int64)[::-1][: len(shape)]
+    return {
+        "path_name": member,
+        "is_param": is_parameter,
+        "use_pickle": False,
+        "tensor_meta": {
+            "dtype": number,
+            "sizes": [{"as_int": length} for length in shape],
+            "requires_grad": False,
+            "device": {"type": "cpu", "index": None},
+            "strides": [{"as_int": int(step)} for step in steps],
+            "storage_offset": {"as_int": 0},
+            "layout": 7,
+        },
+    }
+
+
+def _write_config(archive: Any, of: str, payloads: Mapping[str, Any]) -> None:
+    archive.write_string(f"data/{of}/{MODEL}_{of}_config.json", json.dumps({"config": payloads}))

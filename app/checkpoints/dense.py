@@ -1,0 +1,41 @@
+"""Stored tensors in row-major order, whatever order their bytes lie in."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palettery.app.checkpoints.dtypes import DTYPE_BITS
+from palettery.app.storage.base import CHUNK_BYTES, Reads
+from palettery.schemas.checkpoint import StoredTensor
+
+
+def laid_out(
+    data: memoryview, dtype: np.dtype, shape: Sequence[int], strides: Sequence[int] | None
+) -> NDArray[np.generic]:
+    """Bytes as an array, without a copy; `strides` count elements, None is row-major."""
+    flat: NDArray[np.generic] = np.frombuffer(data, dtype)
+    if strides is None:
+        return flat.reshape(shape)
+    steps = tuple(stride * flat.itemsize for stride in strides)
+    return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
+
+
+def dense_bytes(tensor: StoredTensor) -> int:
+    """Size of a tensor in row-major order."""
+    return math.prod(tensor.shape) * DTYPE_BITS[tensor.dtype] // 8
+
+
+def dense_chunks(source: Reads, path: str, tensor: StoredTensor) -> Iterator[memoryview]:
+    """A tensor's bytes in row-major order; one with strides is fetched whole."""
+    if tensor.strides is None:
+        yield from source.chunks(path, tensor.offset, tensor.size_bytes)
+        return
+    opaque = np.dtype(f"V{DTYPE_BITS[tensor.dtype] // 8}")
+    data = source.read(path, tensor.offset, tensor.size_bytes)
+    array = laid_out(data, opaque, tensor.shape, tensor.strides)
+    rows = max(1, CHUNK_BYTES * len(array) // max(1, dense_bytes(tensor)))
+    for first in range(0, len(array), rows):
+        block = np.ascontiguousarray(array[first : first + rows])
+        yield block.reshape(-1).view(np.uint8).data

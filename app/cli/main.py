@@ -1,0 +1,92 @@
+"""The `palettery` command. Every command imports what it needs when it runs, so help is instant."""
+
+import contextlib
+import errno
+import io
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from palettery.app.cli.config_commands import configs
+from palettery.app.cli.key_commands import keys
+from palettery.app.cli.local_commands import local
+from palettery.app.cli.remote_commands import remote
+from palettery.app.cli.service_commands import service
+
+FAILED, BAD_INPUT = 1, 2
+
+
+class Commands(TyperGroup):
+    """Commands whose errors leave out what pydantic puts before those of typer."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
+cli = typer.Typer(
+    cls=Commands,
+    help="Palettize neural-network weights, and account for every tensor.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for commands in (service, local, remote):
+    cli.add_typer(commands)
+cli.add_typer(configs, name="config")
+cli.add_typer(keys, name="keys")
+
+
+def show_version(is_asked: bool) -> None:
+    """Show the version, and do nothing else."""
+    if is_asked:
+        from palettery.app.version import VERSION
+
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Palettize neural-network weights, and account for every tensor."""
+
+
+def main() -> None:
+    """Run the command; errors are one line, exit codes are 0 fine, 1 failed, 2 bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")  # names may have any characters
+    try:
+        cli()
+    except Exception as error:
+        from palettery.app.errors import BadInput, Conflict, NotFound, PaletteryError
+
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _end_on_a_full_disk(error)
+        if not isinstance(error, PaletteryError):
+            raise
+        typer.echo(f"palettery: {error.detail}", err=True)
+        for field in error.errors:
+            line = "" if field.line is None else f"line {field.line}, "
+            typer.echo(f"  {line}{field.pointer or '/'}: {field.detail}", err=True)
+        sys.exit(BAD_INPUT if isinstance(error, BadInput | NotFound | Conflict) else FAILED)
+
+
+def _end_on_a_full_disk(error: OSError) -> NoReturn:
+    """End where what is shown, or a file beside the outputs, found no room."""
+    what = error.filename or "what this command shows"
+    typer.echo(f"palettery: cannot write {what}: {error.strerror}; free some space", err=True)
+    with contextlib.suppress(OSError):
+        sys.stdout.close()  # or its buffer would be tried once more as Python ends
+    sys.exit(FAILED)

@@ -1,0 +1,106 @@
+"""Arguments and options that several commands take, and what they stand for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from palettery.app.client import Client
+    from palettery.app.settings import Settings
+    from palettery.schemas.config import KMeansPalettizerConfig
+
+Model = Annotated[
+    list[Path],
+    typer.Argument(help="Model file; several for shards, with or without their index."),
+]
+Config = Annotated[Path | None, typer.Option("--config", help="Config, as JSON or YAML.")]
+Preset = Annotated[str | None, typer.Option("--preset", help="Preset: w4, w6 or w8.")]
+Sensitivities = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--sensitivities",
+        help="How much the error of each weight counts: a tensor per weight; again for shards.",
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Fail when a key matches nothing, or a tensor does not fit."),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
+Server = Annotated[str, typer.Option("--server", envvar="PALETTERY_SERVER", help="Server's URL.")]
+ApiKey = Annotated[
+    str | None, typer.Option("--key", envvar="PALETTERY_KEY", help="API key.", show_envvar=True)
+]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+Label = Annotated[
+    str | None, typer.Option("--label", help="What to call it, in lists and on the page.")
+]
+KeepDense = Annotated[
+    bool, typer.Option("--keep-dense", help="Keep dense what a form cannot express.")
+]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option("--report", help="Also write the report: a page if it ends in .html, or JSON."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+LOCAL_SERVER = "http://127.0.0.1:8400"
+
+
+def settings_of(**said: Any) -> "Settings":
+    """What the environment says, and over it what the command line does."""
+    from palettery.app.settings import read_settings
+
+    return read_settings(**{name: value for name, value in said.items() if value is not None})
+
+
+def text_of(config: Path | None) -> str | None:
+    """The text of a config file.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    from palettery.app.errors import BadInput
+
+    if config is None:
+        return None
+    try:
+        return config.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"the config {config} is not UTF-8 text: byte {error.object[error.start]:#04x} at "
+            f"{error.start}; save it as UTF-8 (in PowerShell: Out-File -Encoding utf8)"
+        ) from error
+    except OSError as error:
+        raise BadInput(f"cannot read the config {config}: {error}") from error
+
+
+@contextmanager
+def connected(server: str, key: str | None) -> "Iterator[Client]":
+    """A client of a server.
+
+    Raises:
+        Unauthenticated: no key is given, and the server asks for one.
+    """
+    from palettery.app.client import Client
+    from palettery.app.errors import Unauthenticated
+
+    with Client(server, key=key) as client:
+        try:
+            yield client
+        except Unauthenticated as error:
+            if key:
+                raise
+            told = f"{server} asks for a key; give it as `--key` or in PALETTERY_KEY"
+            raise Unauthenticated(told) from error
+
+
+def config_of(config: Path | None, preset: str | None) -> "KMeansPalettizerConfig":
+    """The config of a file, or of a preset's name."""
+    from palettery.app.configs.selection import chosen_config
+
+    return chosen_config(text_of(config), preset)

@@ -1,0 +1,137 @@
+"""The account of a job: what every tensor became, and at what cost."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from palettery.app.artifacts.writer import Entry
+from palettery.app.compression.bit_count import palettized_bits
+from palettery.app.version import SOFTWARE
+from palettery.schemas.exports import Exported
+from palettery.schemas.plan import Plan, PlannedTensor
+from palettery.schemas.report import ModuleReport, Report, SliceOutcome, TensorReport
+from palettery.schemas.tasks import StoredSlice
+
+MOST_REASONS = 20
+"""That are told apart when kept tensors are counted."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of the artifact: what to write and what to say about it."""
+
+    planned: PlannedTensor
+    slices: tuple[StoredSlice, ...]
+    entries: tuple[Entry, ...]
+
+    @property
+    def palettized(self) -> bool:
+        """Whether every slice was; a tensor with one slice kept is kept whole."""
+        return bool(self.slices) and all(
+            part.outcome.action == "palettized" for part in self.slices
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the artifact."""
+        return sum(entry.size_bytes for entry in self.entries)
+
+    @property
+    def weights(self) -> int:
+        """Elements of the dense tensor."""
+        return math.prod(self.planned.shape)
+
+    @property
+    def bits(self) -> int:
+        """What it costs, as coreai-opt counts."""
+        return palettized_bits(self.planned) if self.palettized else 8 * self.planned.size_bytes
+
+
+def account(
+    plan: Plan,
+    pieces: Sequence[Piece],
+    digests: dict[str, str],
+    exports: Sequence[Exported] = (),
+) -> Report:
+    """One entry per distinct tensor, in the plan's order, and the sums over them."""
+    tensors = tuple(tensor_report(piece) for piece in pieces)
+    done = [tensor for tensor in tensors if tensor.action == "palettized"]
+    return Report(
+        tensors=tensors,
+        modules=tuple(_modules(pieces)),
+        unmatched=plan.unmatched,
+        warnings=plan.warnings,
+        size_before_bytes=sum(tensor.size_before_bytes for tensor in tensors),
+        size_after_bytes=sum(tensor.size_after_bytes for tensor in tensors),
+        palettized_size_before_bytes=sum(tensor.size_before_bytes for tensor in done),
+        palettized_size_after_bytes=sum(tensor.size_after_bytes for tensor in done),
+        bits_per_weight=_bits_per_weight(pieces),
+        artifact_sha256=digests,
+        exports=tuple(exports),
+        software=SOFTWARE,
+    )
+
+
+def kept(report: Report) -> dict[str, int]:
+    """Why tensors were kept -> how many, most first; what is rare is counted together."""
+    reasons = Counter(tensor.reason or "" for tensor in report.tensors if tensor.action == "kept")
+    counts = dict(reasons.most_common(MOST_REASONS))
+    rest = reasons.total() - sum(counts.values())
+    return counts | ({"for other reasons": rest} if rest else {})
+
+
+def tensor_report(piece: Piece) -> TensorReport:
+    """What one tensor became."""
+    planned, outcomes = piece.planned, [part.outcome for part in piece.slices]
+    said = planned.model_dump(
+        include={"name", "aliases", "module", "module_type", "dtype", "shape", "rule"}
+    )
+    sizes = {
+        "size_before_bytes": planned.size_bytes,
+        "size_after_bytes": piece.size_bytes,
+        "bits_per_weight": _bits_per_weight([piece]),
+    }
+    if not piece.palettized:
+        failed = next((outcome.reason for outcome in outcomes if outcome.reason), planned.reason)
+        return TensorReport(**said, **sizes, action="kept", reason=failed)
+    sse = math.fsum(outcome.sse for outcome in outcomes)
+    return TensorReport(
+        **said,
+        **sizes,
+        action="palettized",
+        notes=tuple(dict.fromkeys(note for outcome in outcomes for note in outcome.notes)),
+        spec=planned.spec,
+        clustering=planned.clustering,
+        groups=planned.groups,
+        weighted=planned.weighted,
+        sse=sse,
+        snr_db=_snr_db(outcomes, sse),
+        max_error=max(outcome.max_error for outcome in outcomes),
+        seconds=math.fsum(outcome.seconds for outcome in outcomes),
+        reused=all(outcome.reused for outcome in outcomes),
+    )
+
+
+def _modules(pieces: Sequence[Piece]) -> Iterator[ModuleReport]:
+    owned = defaultdict(list)
+    for piece in pieces:
+        owned[piece.planned.module].append(piece)
+    for name, own in owned.items():
+        yield ModuleReport(
+            name=name,
+            weights=sum(piece.weights for piece in own),
+            size_before_bytes=sum(piece.planned.size_bytes for piece in own),
+            size_after_bytes=sum(piece.size_bytes for piece in own),
+            bits_per_weight=_bits_per_weight(own),
+        )
+
+
+def _bits_per_weight(pieces: Sequence[Piece]) -> float:
+    weights = sum(piece.weights for piece in pieces)
+    return sum(piece.bits for piece in pieces) / weights if weights else 0.0
+
+
+def _snr_db(outcomes: Sequence[SliceOutcome], sse: float) -> float | None:
+    signal = math.fsum(outcome.signal for outcome in outcomes)
+    return 10 * math.log10(signal / sse) if sse > 0 and signal > 0 else None

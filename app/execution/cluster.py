@@ -1,0 +1,244 @@
+"""Worker processes and their scheduler: on this machine, or on many.
+
+Every worker runs one task at a time: there is one per GPU, or else as many as asked for.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import dask
+import psutil
+from distributed import Client, Nanny, Scheduler
+from distributed.system import MEMORY_LIMIT
+
+from palettery.app.execution.fanout import Workers
+from palettery.app.execution.steady_clock import use_steady_clock
+from palettery.app.observability.metrics import Metrics
+from palettery.app.observability.tracing import Tracing
+from palettery.app.sandbox import note_sandbox
+from palettery.app.settings import Settings
+from palettery.kernels.devices import visible_devices
+from palettery.kernels.threads import available_threads
+
+DASK = {
+    "distributed.scheduler.allowed-failures": 3,
+    "distributed.scheduler.worker-ttl": "60s",
+    "distributed.worker.daemon": True,
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    # Dask has workers give memory back so eagerly that they spend their time fetching it again.
+    "distributed.nanny.pre-spawn-environ": {
+        "MALLOC_TRIM_THRESHOLD_": 256 << 20,
+        "MALLOC_MMAP_THRESHOLD_": 32 << 20,
+        "OMP_NUM_THREADS": 1,
+        "MKL_NUM_THREADS": 1,
+        "OPENBLAS_NUM_THREADS": 1,
+    },
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.low-level-log-length": 0,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+    # Dask insists on a web server per process; these serve nothing.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
+QUIET = {
+    "distributed": logging.ERROR,
+    "distributed.client": logging.CRITICAL,
+    "distributed.nanny": logging.CRITICAL,
+}
+"""What of Dask's own log is let through; failures of tasks, connections and starts reach us.
+
+A nanny calls it an error, too, when it is stopped while its worker ends.
+"""
+CONNECT_TIMEOUT_S = 10
+WORKER_BYTES = 250 << 20
+"""Of a process without a task."""
+TASK_COPIES = 5
+"""Of a task's weights that a worker holds at most."""
+AGAIN_AFTER_S = 1.0
+"""Between the end of a worker and the start of the next in its place."""
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def local_workers(
+    settings: Settings, metrics: Metrics, traces: Tracing
+) -> AsyncIterator[Workers]:
+    """Worker processes of this machine, warm, and a scheduler in this process.
+
+    Dask's own cluster gives a worker up that takes 15 s to start anew, and never has another.
+    """
+    options, started = _workers(settings), asyncio.Semaphore(0)
+    async with _configured():
+        # Dask calls a heartbeat cut off by closing an error; those of tasks reach us.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        async with (
+            Scheduler(**_listening("127.0.0.1", 0)) as scheduler,
+            _working(scheduler.address, options, lambda _: started.release()),
+            _connected(settings, lambda: _client(scheduler.address), metrics, traces) as workers,
+        ):
+            for _ in options:
+                await started.acquire()
+            yield workers
+
+
+@asynccontextmanager
+async def remote_workers(
+    settings: Settings, metrics: Metrics, traces: Tracing
+) -> AsyncIterator[Workers]:
+    """The workers behind a scheduler elsewhere, which may come and go."""
+    assert settings.scheduler_url is not None  # noqa: S101 - callers checked
+    address = settings.scheduler_url
+    async with (
+        _configured(),
+        _connected(settings, lambda: _client(address), metrics, traces) as workers,
+    ):
+        yield workers
+
+
+def run_scheduler(host: str, port: int) -> None:
+    """Bring workers and controllers together until SIGTERM or SIGINT."""
+
+    async def serve() -> None:
+        async with _configured(), Scheduler(**_listening(host, port)) as scheduler:
+            print(f"palettery scheduler is ready at {scheduler.address}", flush=True)  # noqa: T201
+            await _stopped()
+
+    asyncio.run(serve())
+
+
+def run_worker(settings: Settings) -> None:
+    """Work for a scheduler until SIGTERM or SIGINT; workers that die are replaced."""
+    assert settings.scheduler_url is not None  # noqa: S101 - callers checked
+    address, settings = settings.scheduler_url, settings.with_sandbox(required=True)
+
+    async def serve() -> None:
+        async with _configured(), _working(address, _workers(settings), _say_ready):
+            await _stopped()
+
+    note_sandbox(settings.limits.sandbox)
+    asyncio.run(serve())
+
+
+def _say_ready(address: str) -> None:
+    print(f"palettery worker is ready at {address}", flush=True)  # noqa: T201
+
+
+@asynccontextmanager
+async def _working(
+    address: str, workers: list[dict[str, Any]], on_start: Callable[[str], None]
+) -> AsyncIterator[None]:
+    """Workers of a scheduler until the block ends; those that die are replaced."""
+    places = [asyncio.create_task(_keep_working(address, each, on_start)) for each in workers]
+    try:
+        yield
+    finally:
+        for place in places:
+            place.cancel()
+        await asyncio.gather(*places, return_exceptions=True)
+
+
+async def _keep_working(
+    address: str, options: dict[str, Any], on_start: Callable[[str], None]
+) -> None:
+    while True:
+        try:
+            async with Nanny(address, **options) as nanny:
+                on_start(nanny.worker_address)
+                await nanny.finished()
+        except (OSError, TimeoutError, RuntimeError) as error:
+            log.warning("no work from %s: %s", address, error)
+        await asyncio.sleep(AGAIN_AFTER_S)
+
+
+async def _stopped() -> None:
+    """Wait for SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+def quieten() -> None:
+    """Keep Dask's own log of what comes and goes out of ours."""
+    for name, level in QUIET.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@asynccontextmanager
+async def _configured() -> AsyncIterator[None]:
+    quieten()
+    use_steady_clock()
+    with dask.config.set(DASK):
+        yield
+
+
+@asynccontextmanager
+async def _connected(
+    settings: Settings,
+    connect: Callable[[], Awaitable[Client]],
+    metrics: Metrics,
+    traces: Tracing,
+) -> AsyncIterator[Workers]:
+    workers = Workers(connect, metrics, traces, settings.owner_weights)
+    try:
+        yield workers
+    finally:
+        with contextlib.suppress(OSError, TimeoutError):
+            await workers.close()
+
+
+async def _client(address: str) -> Client:
+    client: Client = await Client(
+        address, asynchronous=True, set_as_default=False, timeout=CONNECT_TIMEOUT_S
+    )
+    return client
+
+
+def _listening(host: str, port: int) -> dict[str, Any]:
+    return {"host": host, "port": port, "dashboard": False, "dashboard_address": f"{host}:0"}
+
+
+def _workers(settings: Settings) -> list[dict[str, Any]]:
+    """Options of each worker of this machine."""
+    devices = visible_devices()
+    count = devices or settings.workers
+    threads = settings.task_threads or max(1, available_threads() // count)
+    shared = {
+        "PALETTERY_TASK_THREADS": str(threads),
+        "PALETTERY_SANDBOX_REQUIRED": str(bool(settings.limits.sandbox.required)).lower(),
+    }
+    own: list[dict[str, str]] = [{} for _ in range(count)]
+    if devices:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(devices))))
+        own = [{"CUDA_VISIBLE_DEVICES": device} for device in given.split(",")]
+    return [
+        {
+            "nthreads": 1,
+            "memory_limit": settings.worker_memory_bytes or _share_of_memory(settings, count),
+            "preload": ["palettery.app.execution.preload"],
+            "silence_logs": logging.CRITICAL,
+            "env": shared | environment,
+        }
+        for environment in own
+    ]
+
+
+def _share_of_memory(settings: Settings, workers: int) -> int:
+    """Bytes for each worker of the memory that a cgroup gives this machine's; 0 without a limit.
+
+    A worker gets what its tasks need in any case; the kernel ends the largest process otherwise.
+    """
+    if psutil.virtual_memory().total <= MEMORY_LIMIT:
+        return 0
+    least = WORKER_BYTES + TASK_COPIES * settings.task_bytes
+    return max(least, (MEMORY_LIMIT - WORKER_BYTES) // workers)

@@ -1,0 +1,13 @@
+"""Run tasks here, one after the other; a kernel uses all cores by itself."""
+
+from collections.abc import Callable, Sequence
+
+from palettery.app.compression.dispatch import perform
+from palettery.schemas.tasks import CompressionTask
+
+
+def run_tasks(tasks: Sequence[CompressionTask], on_done: Callable[[CompressionTask], None]) -> None:
+    """Run every task, telling of each when its part exists."""
+    for task in tasks:
+        perform(task)
+        on_done(task)

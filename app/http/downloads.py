@@ -1,0 +1,92 @@
+"""Stored bytes as a response: whole or one range of them, resumable and cacheable.
+
+Source: RFC 9110, sections 13 (preconditions) and 14 (ranges); RFC 9530 (digests); RFC 6266 (names).
+"""
+
+import base64
+import re
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from fastapi import HTTPException, Request, Response
+from fastapi.responses import StreamingResponse
+
+from palettery.app.http.etags import is_match, lists
+from palettery.app.storage.base import Storage
+from palettery.app.storage.checked_reads import CheckedFile, CheckedReads
+from palettery.app.storage.prefetch import prefetched
+
+ONE_RANGE = re.compile(r"bytes=(\d{1,19})?-(\d{1,19})?")
+
+
+@dataclass(frozen=True)
+class StoredDownload:
+    """A finished file to hand out; its bytes never change."""
+
+    path: str
+    """Where it lies in the store."""
+    sha256: str
+    """Hex digest of its bytes; the strong ETag."""
+    name: str
+    """What the user's copy is called."""
+    folder: str
+    """Of the job that made it."""
+
+
+def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
+    """The file, the range of it that was asked for, or word that the user has it already.
+
+    Raises:
+        HTTPException: 412, If-Match names other bytes; 416, the range lies behind the file's end.
+    """
+    etag = f'"{file.sha256}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, immutable, max-age=31536000",
+        "Content-Disposition": _disposition(file.name),
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
+    }
+    if not is_match(request.headers.get("if-match"), etag):
+        raise HTTPException(412, f"the file has the ETag {etag}, which If-Match does not name")
+    if lists(request.headers.get("if-none-match", ""), etag):
+        return Response(status_code=304, headers=headers)
+    size = store.size_bytes(file.path)
+    first, end = _range(request, size, etag)
+    headers["Content-Length"] = str(end - first)
+    is_part = end - first < size
+    if is_part:
+        headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
+    kind = "application/json" if file.path.endswith(".json") else "application/octet-stream"
+    checked = CheckedReads(store, {file.path: CheckedFile(file.sha256, file.name)}, file.folder)
+    pieces = prefetched(checked, file.path, first, end)
+    return StreamingResponse(pieces, 206 if is_part else 200, headers, kind)
+
+
+def _range(request: Request, size: int, etag: str) -> tuple[int, int]:
+    """First byte and end of what is asked for; a range that we do not serve asks for all."""
+    found = ONE_RANGE.fullmatch(request.headers.get("range", "").strip())
+    if found is None or request.headers.get("if-range", etag) != etag:
+        return 0, size
+    first, last = found.groups()
+    if first is None:
+        if last is None:
+            return 0, size
+        begin, end = max(0, size - int(last)), size
+    else:
+        begin, end = int(first), size if last is None else min(size, int(last) + 1)
+        if last is not None and int(last) < begin:
+            return 0, size
+    if begin >= end:
+        raise HTTPException(
+            416,
+            f"the file has {size:,} bytes; the range starts behind its end",
+            {"Content-Range": f"bytes */{size}"},
+        )
+    return begin, end
+
+
+def _disposition(name: str) -> str:
+    plain = re.sub(r"[^\w.() -]", "_", name, flags=re.ASCII)
+    value = f'attachment; filename="{plain}"'
+    return value if plain == name else f"{value}; filename*=utf-8''{quote(name)}"

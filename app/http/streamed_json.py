@@ -1,0 +1,52 @@
+"""The body of an answer that is JSON already, and may have megabytes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+
+from palettery.app.http.request_body import JSON
+from palettery.app.storage.spooled_content import PIECE_BYTES, Content, Spooled
+
+
+def address(request: Request, path: str) -> str:
+    """A path of this server as a client reaches it, below the path that a proxy serves it at."""
+    return f"{request.scope.get('root_path', '')}{path}"
+
+
+def json_answer(
+    *parts: str | Content,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    first: int = 0,
+) -> StreamingResponse:
+    """JSON that these make together, in pieces, so that other requests are served meanwhile.
+
+    Of contents are sent the bytes from `first` on.
+    """
+    length = sum(_size_bytes(part, first) for part in parts)
+    sent = {"Content-Length": str(length), **(headers or {})}
+    return StreamingResponse(_pieces(parts, first), status, sent, JSON)
+
+
+def _size_bytes(part: str | Content, first: int) -> int:
+    if not isinstance(part, str):
+        return len(part) - first
+    return len(part) if part.isascii() else sum(len(piece) for piece in _encoded(part))
+
+
+async def _pieces(parts: Sequence[str | Content], first: int) -> AsyncIterator[bytes]:
+    for part in parts:
+        if isinstance(part, Spooled):
+            for start in range(first, len(part), PIECE_BYTES):
+                yield await asyncio.to_thread(part.read, start, PIECE_BYTES)
+        else:
+            for piece in _encoded(part if isinstance(part, str) else part[first:]):
+                yield piece
+
+
+def _encoded(part: str | bytes) -> Iterator[bytes]:
+    for start in range(0, len(part), PIECE_BYTES):
+        piece = part[start : start + PIECE_BYTES]
+        yield piece.encode() if isinstance(piece, str) else piece

@@ -1,0 +1,111 @@
+"""Whether a spec fits a tensor, and what the palettized tensor will take."""
+
+import math
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from palettery.app.checkpoints.ops import REGISTERED
+from palettery.schemas.config import (
+    ModuleKMeansPalettizerConfig,
+    PalettizationSpec,
+    PerGroupedChannel,
+)
+from palettery.schemas.plan import Clustering
+
+_SCALE_BYTES: Final = 4
+"""Per-channel and LUT scales are float32."""
+
+
+def settle(
+    spec: PalettizationSpec, config: ModuleKMeansPalettizerConfig, op_type: str | None
+) -> Clustering:
+    """What the spec leaves open: the op's default axis; the rounding of the module's fast mode."""
+    group_size: int | None = None
+    axis: Literal[0, 1] | None = 0
+    if isinstance(spec.granularity, PerGroupedChannel):
+        group_size, axis = spec.granularity.group_size, spec.granularity.axis
+    if axis is None:
+        registered = REGISTERED.get(op_type or "")
+        axis = registered.default_axis if registered else 0
+    fast = config.enable_fast_kmeans_mode and spec.cluster_dim == 1
+    return Clustering(
+        axis=axis,
+        group_size=group_size,
+        rounding_precision=config.rounding_precision if fast else None,
+    )
+
+
+def misfit(
+    shape: Sequence[int], spec: PalettizationSpec, clustering: Clustering, op_type: str | None
+) -> str | None:
+    """Why a tensor cannot take a spec, and which specs it can take; None when it fits.
+
+    coreai-opt 0.3.0 keeps tensors whose length does not divide, and fails on the other cases.
+    """
+    rank, group_size, axis = len(shape), clustering.group_size, clustering.axis
+    registered = REGISTERED.get(op_type or "")
+    flattens = registered is not None and registered.flattens
+    if rank == 1 and flattens:
+        return f"it has one axis, and {op_type} takes no palettized bias: use null"
+    if rank == 1 and (group_size or spec.cluster_dim > 1 or spec.enable_per_channel_scale):
+        return (
+            "it has one axis, which takes neither groups nor vectors nor a per-channel scale: use "
+            "per_tensor, cluster_dim 1 and no scale"
+        )
+    if group_size is not None and shape[axis] % group_size:
+        reason = f"group_size {group_size} does not divide axis {axis} of length {shape[axis]}"
+        return f"{reason}: use {_other_granularities(shape, spec, group_size, axis)}"
+    if spec.cluster_dim > 1 and rank > 2 and not flattens:
+        return (
+            f"cluster_dim {spec.cluster_dim} takes two axes or a convolution; it has {rank} axes: "
+            "use cluster_dim 1"
+        )
+    if axis == 0 and group_size is not None and group_size % spec.cluster_dim:
+        reason = f"cluster_dim {spec.cluster_dim} does not divide group_size {group_size}"
+        return f"{reason}: use cluster_dim {math.gcd(spec.cluster_dim, group_size)}"
+    if shape[0] % spec.cluster_dim:
+        reason = f"cluster_dim {spec.cluster_dim} does not divide axis 0 of length {shape[0]}"
+        return f"{reason}: use cluster_dim {_largest_divisor(shape[0], spec.cluster_dim)}"
+    return None
+
+
+def _other_granularities(
+    shape: Sequence[int], spec: PalettizationSpec, group_size: int, axis: int
+) -> str:
+    """The granularities nearest to one that does not fit, in words."""
+    ways = []
+    if len(shape) > 1 and shape[1 - axis] % group_size == 0:
+        ways.append(f"axis {1 - axis}")
+    ways.append("per_tensor")
+    unit = spec.cluster_dim if axis == 0 else 1
+    if shape[axis] % unit == 0 and group_size > unit:
+        smaller = unit * _largest_divisor(shape[axis] // unit, group_size // unit)
+        if smaller > 1:
+            ways.append(f"group_size {smaller}")
+    *most, last = ways
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _largest_divisor(length: int, most: int) -> int:
+    """The largest divisor of a length that is no larger than `most`."""
+    return next((size for size in range(min(most, length), 1, -1) if length % size == 0), 1)
+
+
+def group_count(shape: Sequence[int], clustering: Clustering) -> int:
+    """LUTs of a tensor that fits."""
+    if clustering.group_size is None:
+        return 1
+    return shape[clustering.axis] // clustering.group_size
+
+
+def palettized_bytes(
+    shape: Sequence[int], value_bytes: int, spec: PalettizationSpec, groups: int
+) -> int:
+    """Exact size in the artifact: packed indices, LUTs, and the scales there are."""
+    indices = (math.prod(shape) // spec.cluster_dim * spec.n_bits + 7) // 8
+    entries = groups * 2**spec.n_bits * spec.cluster_dim
+    scales = shape[0] * _SCALE_BYTES if spec.enable_per_channel_scale else 0
+    if spec.lut_qspec is None:
+        return indices + entries * value_bytes + scales
+    zero_points = groups if spec.lut_qspec.dtype in ("int8", "uint8") else 0
+    return indices + entries + groups * _SCALE_BYTES + zero_points + scales

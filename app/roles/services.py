@@ -1,0 +1,109 @@
+"""What every role has: the store, the database, and what is written in them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from palettery.app.database.engine import Database, open_database
+from palettery.app.database.migrations import Migrated, check_migrated
+from palettery.app.database.migrations import migrate as migrate_ours
+from palettery.app.events.job_changes import Changes
+from palettery.app.events.repository import Events
+from palettery.app.execution.controllers import Controllers
+from palettery.app.execution.engine import Engine, migrate_engine
+from palettery.app.execution.turns import Turns
+from palettery.app.files.repository import FileRecords
+from palettery.app.jobs.lifecycle import Control
+from palettery.app.jobs.repository import Records
+from palettery.app.models.repository import ModelRecords
+from palettery.app.observability.metrics import Metrics
+from palettery.app.sandbox.document_pool import DocumentPool
+from palettery.app.settings import Settings
+from palettery.app.storage.base import Storage
+from palettery.app.storage.open import open_storage
+from palettery.app.storage.reserve import Reserve
+from palettery.app.uploads.repository import UploadSessions
+from palettery.app.webhooks.repository import WebhookRecords
+
+Role = Literal["all", "api", "controller"]
+"""`all` is the service in one process; `api` answers requests, and `controller` runs jobs."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One service, as each of its processes knows it."""
+
+    settings: Settings
+    reserve: Reserve
+    store: Storage
+    database: Database
+    engine: Engine
+    metrics: Metrics
+    documents: DocumentPool
+    jobs: Records
+    turns: Turns
+    files: FileRecords
+    models: ModelRecords
+    sessions: UploadSessions
+    events: Events
+    changes: Changes
+    webhooks: WebhookRecords
+    controllers: Controllers
+    control: Control
+
+
+@asynccontextmanager
+async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
+    """The service, its database at this version.
+
+    Raises:
+        BadInput: the database is at another version, and this role does not change that.
+    """
+    async with AsyncExitStack() as stack:
+        reserve = Reserve(settings)
+        reserve.give_up()
+        store = open_storage(settings.resolved_storage_url())
+        database = open_database(settings.resolved_database_url())
+        stack.callback(database.close)
+        await asyncio.to_thread(migrate if role == "all" else check_migrated, database)
+        documents = DocumentPool(settings.limits)
+        stack.push_async_callback(documents.close)
+        metrics, engine, files = Metrics(), Engine(database), FileRecords(database)
+        stack.callback(engine.close)
+        turns = Turns(database, settings.owner_weights, engine.move)
+        jobs = Records(database, notify=engine.call_webhook, on_end=metrics.job_ended, turns=turns)
+        yield Shared(
+            settings=settings,
+            reserve=reserve,
+            store=store,
+            database=database,
+            engine=engine,
+            metrics=metrics,
+            documents=documents,
+            jobs=jobs,
+            turns=turns,
+            files=files,
+            models=ModelRecords(database, timedelta(days=settings.retain_days)),
+            sessions=UploadSessions(
+                database, timedelta(hours=settings.upload_hours), limits=settings.limits
+            ),
+            events=Events(database),
+            changes=Changes(database),
+            webhooks=WebhookRecords(database),
+            controllers=Controllers(database),
+            control=Control(settings, jobs, files, store, engine),
+        )
+
+
+def migrate(database: Database) -> Migrated:
+    """Bring a database to what this version needs, our tables and the engine's.
+
+    Raises:
+        BadInput: it is newer than this version; nothing was changed.
+    """
+    done = migrate_ours(database)
+    migrate_engine(database)
+    return done

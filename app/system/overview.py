@@ -1,0 +1,113 @@
+"""The whole service at a glance."""
+
+import platform
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Literal
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Request
+from sqlalchemy import bindparam, func, select
+
+from palettery.app.database.engine import Database
+from palettery.app.database.tables import JobRow
+from palettery.app.errors import WorkersLost
+from palettery.app.execution.controllers import Controllers
+from palettery.app.http.caller import Caller
+from palettery.app.http.problems import problems
+from palettery.app.jobs.job_rows import ALIVE
+from palettery.app.keys.authentication import Reader
+from palettery.app.keys.service import Keys
+from palettery.app.storage.base import Storage
+from palettery.app.version import SOFTWARE, VERSION
+from palettery.schemas.service import (
+    Controller,
+    Depth,
+    Queue,
+    Service,
+    Store,
+    WorkerPool,
+    WorkerProcess,
+)
+
+PACKAGES = ("numpy", "numba", "torch", "safetensors", "distributed", "dbos", "fastapi", "plotly")
+"""Whose versions somebody wants to know who looks for a fault."""
+
+router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
+
+_ALL = select(JobRow.state, func.count()).where(JobRow.state.in_(ALIVE)).group_by(JobRow.state)
+_OWN = _ALL.where(JobRow.owner == bindparam("owner"))
+
+
+class Overview:
+    """Knows whom to ask."""
+
+    def __init__(
+        self,
+        role: Literal["all", "api", "controller"],
+        database: Database,
+        store: Storage,
+        controllers: Controllers,
+        keys: Keys,
+        workers: Callable[[], list[WorkerProcess]] | None,
+    ) -> None:
+        self._role, self._database, self._store = role, database, store
+        self._controllers, self._keys, self._workers = controllers, keys, workers
+        self._started_at = datetime.now(UTC)
+        packages = {name: version(name) for name in PACKAGES}
+        self._software = SOFTWARE | {"python": platform.python_version()} | packages
+
+    def service(self, caller: Caller) -> Service:
+        """All of it, as it is now; waits, so not for the event loop."""
+        me, controllers = self._keys.me(caller), self._controllers.alive()
+        return Service(
+            version=VERSION,
+            software=self._software,
+            role=self._role,
+            started_at=self._started_at,
+            controllers=tuple(controllers),
+            workers=self._pool(controllers),
+            queue=self._queue(caller.owner),
+            store=self._stored(),
+            database=self._database.engine.dialect.name,
+            has_keys=self._keys.are_asked_for(),
+            limits=me.limits,
+            used=me.used,
+        )
+
+    def _pool(self, controllers: list[Controller]) -> WorkerPool:
+        known = max((each.workers for each in controllers), default=0)
+        if self._workers is None:
+            return WorkerPool(count=known)
+        try:
+            processes = self._workers()
+        except WorkersLost:
+            return WorkerPool(count=0)
+        states = [each.state for each in processes]
+        return WorkerPool(
+            count=states.count("busy") + states.count("idle"),
+            busy=states.count("busy"),
+            idle=states.count("idle"),
+            processes=tuple(processes[:1_000]),
+        )
+
+    def _queue(self, owner: str) -> Queue:
+        with self._database.reading() as connection:
+            own = connection.execute(_OWN, {"owner": owner}).all()
+            every = connection.execute(_ALL).all()
+        return Queue(own=Depth(**dict(own)), all=Depth(**dict(every)))
+
+    def _stored(self) -> Store:
+        room = self._store.room()
+        kind = urlsplit(self._store.url).scheme
+        if room is None:
+            return Store(kind=kind)
+        return Store(kind=kind, free_bytes=room.free_bytes, size_bytes=room.size_bytes)
+
+
+@router.get("/service")
+def service(request: Request, caller: Reader) -> Service:
+    """What runs, what waits and what there is room for."""
+    found: Service = request.state.overview.service(caller)
+    return found

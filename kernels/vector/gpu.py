@@ -1,0 +1,269 @@
+"""Vector K-means on any torch device, batched over groups.
+
+The algorithm of `vector.cpu` with the number of passes fixed beforehand, so that nothing
+waits for the device: greedy k-means++ on a sample, over-relaxed Lloyd, breathing, Lloyd. Sums are
+taken in another order than on the CPU, and a descent amplifies the last bit of a sum, so the two
+end in optima of nearly the same error rather than in the same one.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from palettery.kernels.threads import Check, unchecked
+
+SAMPLE = 1 << 14
+_OVERRELAXED, _OFFSET = 1.9, 0.3
+_FEW_CLUSTERS, _STARTS = 64, 4
+_PASSES, _BREATHS, _BREATH_IN, _BREATH_OUT, _LAST_PASSES = 40, 6, 8, 12, 60
+_FAR = 1e15  # where centroids without points sit; points are within [-1, 1]
+_DISTANCES = 1 << 24  # distances, and as many float64 memberships, held at a time
+
+
+@dataclass(frozen=True)
+class TorchClusters:
+    """Centroids (G, k, d) in float64 and uint8 labels (G, N), as in `VectorClusters`."""
+
+    centroids: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Points (G, N, d), float32, and weights (G, N), float64."""
+
+    points: Tensor
+    weights: Tensor
+    check: Check
+
+
+def cluster(
+    points: Tensor, k: int, sensitivity: Tensor | None, seed: int, check: Check = unchecked
+) -> TorchClusters:
+    """K-means of every group by squared error, each point weighted by its `sensitivity`.
+
+    `check` is called within each pass over the points.
+
+    Peak memory is about 400 MB and 20 bytes for each of the N d coordinates.
+
+    Shapes: points (G, N, d) finite, sensitivity (G, N) not negative or None; k at most 256.
+    """
+    center = points.mean(1, keepdim=True, dtype=torch.float64)
+    shifted = points - center
+    scale = shifted.abs().amax((1, 2), keepdim=True)
+    scale = torch.where(scale > 0, scale, 1)
+    problem = _Problem((shifted / scale).float(), _weights(points, sensitivity), check)
+    generator = torch.Generator(points.device).manual_seed(seed)
+    noise = torch.rand(64, points.shape[2], generator=generator, device=points.device) * 2 - 1
+    sample = _sampled(problem, generator)
+    if k <= _FEW_CLUSTERS:
+        centroids = _best_start(sample, k, noise, generator)
+    else:
+        centroids = _breathed(problem, _seeded(sample, k, 1, generator), noise)
+    centroids, _ = _relaxed(problem, centroids, noise, _LAST_PASSES)
+    return _finished(problem, points, centroids)
+
+
+def _best_start(sample: _Problem, k: int, noise: Tensor, generator: torch.Generator) -> Tensor:
+    """The best of several searches: with few clusters their optima differ the most."""
+    points, weights = (
+        part.repeat_interleave(_STARTS, 0) for part in (sample.points, sample.weights)
+    )
+    sample = _Problem(points, weights, sample.check)
+    centroids = _breathed(sample, _seeded(sample, k, _STARTS, generator), noise)
+    error = _moments(sample, centroids)[..., 1].sum(1)
+    best = error.reshape(-1, _STARTS).argmin(1)
+    return centroids[best + torch.arange(len(best), device=best.device) * _STARTS]
+
+
+def _breathed(problem: _Problem, centroids: Tensor, noise: Tensor) -> Tensor:
+    """Split the worst clusters, descend, drop the least useful, descend; keep what is better."""
+    centroids, error = _relaxed(problem, centroids, noise, _PASSES)
+    k = centroids.shape[1]
+    extra = min(max(2, k // 16), max(1, k // 2))
+    for _ in range(_BREATHS):
+        trial = torch.cat((centroids, torch.full_like(centroids[:, :extra], _FAR)), 1)
+        trial, _ = _relaxed(problem, trial, noise, _BREATH_IN)
+        trial = _trimmed(problem, trial, extra)
+        trial, trial_error = _relaxed(problem, trial, noise, _BREATH_OUT)
+        better = trial_error < error
+        centroids = torch.where(better[:, None, None], trial, centroids)
+        error = torch.where(better, trial_error, error)
+    return centroids
+
+
+def _weights(points: Tensor, sensitivity: Tensor | None) -> Tensor:
+    """Sensitivities of at most 1 in float64; all ones where there is nothing to weigh."""
+    if sensitivity is None:
+        return torch.ones(points.shape[:2], dtype=torch.float64, device=points.device)
+    peak = sensitivity.double().amax(1, keepdim=True)
+    return torch.where(peak > 0, sensitivity.double() / peak, 1)
+
+
+def _sampled(problem: _Problem, generator: torch.Generator) -> _Problem:
+    """Draws by weight and by share of the variance, weighted back; small groups as they are.
+
+    Source: lightweight coresets (Bachem, Lucic, Krause 2018), with systematic sampling.
+    """
+    points, weights = problem.points, problem.weights
+    if points.shape[1] <= 4 * SAMPLE:
+        return problem
+    total = weights.sum(1, keepdim=True)
+    mean = (points * weights[..., None]).sum(1, keepdim=True) / total[..., None]
+    spread = (points - mean).square().sum(2) * weights
+    half = spread / spread.sum(1, keepdim=True).clamp(min=1e-300)
+    share = (weights / total + half) / (weights / total + half).sum(1, keepdim=True)
+    offset = torch.rand(1, generator=generator, device=points.device, dtype=torch.float64)
+    marks = ((torch.arange(SAMPLE, device=points.device) + offset) / SAMPLE).expand(len(points), -1)
+    rows = torch.searchsorted(share.cumsum(1), marks.contiguous()).clamp(max=points.shape[1] - 1)
+    weights = (weights / share.clamp(min=1e-300)).gather(1, rows)
+    return _Problem(_rows(points, rows), weights, problem.check)
+
+
+def _rows(points: Tensor, rows: Tensor) -> Tensor:
+    return points.gather(1, rows[..., None].expand(-1, -1, points.shape[2]))
+
+
+def _squared(points: Tensor, centroids: Tensor) -> Tensor:
+    """Squared distances from differences: |c|^2 - 2xc would cancel. Shapes: -> (G, N, k)."""
+    mode = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(points, centroids, compute_mode=mode).square_()
+
+
+def _seeded(problem: _Problem, k: int, starts: int, generator: torch.Generator) -> Tensor:
+    """Greedy k-means++ with 2 + log k candidates each; consecutive groups draw differently.
+
+    Shapes: -> (G, k, d), G a multiple of starts.
+    """
+    points, weights = problem.points, problem.weights
+    candidates = 2 + k.bit_length() * 7 // 10
+    shape = (starts, k, candidates)
+    draws = torch.rand(shape, generator=generator, device=points.device, dtype=torch.float64)
+    draws = draws.repeat(len(points) // starts, 1, 1)
+    errors = torch.ones_like(points[..., 0])
+    chosen = []
+    for j in range(k):
+        problem.check()
+        cumulated = (weights * errors).cumsum(1)
+        marks = draws[:, j, : 1 if j == 0 else candidates] * cumulated[:, -1:]
+        rows = torch.searchsorted(cumulated, marks, right=True).clamp(max=points.shape[1] - 1)
+        trials = _squared(points, _rows(points, rows))
+        if j > 0:
+            trials = torch.minimum(trials, errors[..., None])
+        best = (weights[..., None] * trials).sum(1).argmin(1)[:, None]
+        errors = trials.gather(2, best[:, None].expand(-1, trials.shape[1], 1)).squeeze(2)
+        chosen.append(rows.gather(1, best))
+    return _rows(points, torch.cat(chosen, 1))
+
+
+def _passes(problem: _Problem, centroids: Tensor) -> list[slice]:
+    """Ranges of points whose distances to all centroids fit."""
+    groups, k, _ = centroids.shape
+    size, count = max(1, _DISTANCES // (groups * k)), problem.points.shape[1]
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def _moments(problem: _Problem, centroids: Tensor) -> Tensor:
+    """Weight, error and sum of points of each cluster, in float64.
+
+    Sums are products with a membership matrix: unlike scattered sums they add in a fixed order on
+    a GPU.
+
+    Shapes: centroids (G, k, d) -> (G, k, 2 + d).
+    """
+    total = torch.zeros(1, dtype=torch.float64, device=centroids.device)
+    for part in _passes(problem, centroids):
+        problem.check()
+        points = problem.points[:, part]
+        error, label = _squared(points, centroids).min(2, keepdim=True)
+        terms = torch.cat((torch.ones_like(error), error, points), 2).double()
+        total = total + _members(label, problem.weights[:, part], centroids).mT @ terms
+    return total
+
+
+def _relaxed(
+    problem: _Problem, centroids: Tensor, noise: Tensor, passes: int
+) -> tuple[Tensor, Tensor]:
+    """Over-relaxed Lloyd, ending on a plain step; centroids, and the error (G,) before that step.
+
+    A centroid that lost its points takes half of one of the clusters with the largest errors.
+    """
+    error = centroids.new_empty(0)
+    for number in range(passes):
+        moments = _moments(problem, centroids)
+        weight, cost, error = moments[..., :1], moments[..., 1], moments[..., 1].sum(1)
+        empty = weight == 0
+        means = (moments[..., 2:] / torch.where(empty, 1, weight)).float()
+        factor = 1.0 if number == passes - 1 else _OVERRELAXED
+        centroids = torch.where(empty, centroids, torch.lerp(centroids, means, factor))
+        if number < passes - 1:
+            centroids = _refilled(centroids, weight[..., 0], cost, noise)
+    return centroids, error
+
+
+def _refilled(centroids: Tensor, weight: Tensor, cost: Tensor, noise: Tensor) -> Tensor:
+    """Halve as many of the worst clusters as there are empty ones."""
+    empty = weight == 0
+    by_cost = cost.argsort(dim=1, descending=True, stable=True)
+    donor = by_cost.gather(1, (empty.cumsum(1) - 1).clamp(min=0))
+    usable = empty & (cost.gather(1, donor) > 0)
+    rms = (cost / torch.where(empty, 1, weight)).sqrt().gather(1, donor)[..., None].float()
+    offset = rms * _OFFSET * noise[torch.arange(len(noise)).repeat(4)[: centroids.shape[1]]]
+    split = _rows(centroids, donor) + offset
+    moved = torch.zeros_like(centroids).scatter_add_(
+        1, donor[..., None].expand_as(offset), torch.where(usable[..., None], -offset, 0)
+    )
+    return torch.where(usable[..., None], split, centroids + moved)
+
+
+def _trimmed(problem: _Problem, centroids: Tensor, extra: int) -> Tensor:
+    """Without the `extra` clusters that save least; not one whose neighbour was just dropped."""
+    utility = _utilities(problem, centroids)
+    near = _squared(centroids, centroids)
+    near.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    barred = torch.zeros_like(utility)  # infinite once dropped, large where a neighbour was
+    for _ in range(extra):
+        worst = (utility.clamp(max=1e100) + barred).argmin(1, keepdim=True)
+        barred.scatter_(1, worst, torch.inf)
+        near.masked_fill_(barred.isinf()[:, None], torch.inf)
+        rows = near.gather(1, worst[..., None].expand(-1, 1, near.shape[2])).squeeze(1)
+        neighbour = rows.argmin(1, keepdim=True)
+        barred.scatter_reduce_(1, neighbour, torch.full_like(barred[:, :1], 1e200), "amax")
+    kept = barred.isinf().int().argsort(dim=1, stable=True)[:, : centroids.shape[1] - extra]
+    return _rows(centroids, kept)
+
+
+def _utilities(problem: _Problem, centroids: Tensor) -> Tensor:
+    """What the points of each cluster would add if they went to their second choice: (G, k)."""
+    total = torch.zeros(1, dtype=torch.float64, device=centroids.device)
+    for part in _passes(problem, centroids):
+        problem.check()
+        distance = _squared(problem.points[:, part], centroids)
+        two, label = distance.topk(2, dim=2, largest=False)
+        saved = (two[..., 1] - two[..., 0]).double() * problem.weights[:, part]
+        total = total + _members(label[..., :1], saved, centroids).sum(1)
+    return total
+
+
+def _finished(problem: _Problem, points: Tensor, centroids: Tensor) -> TorchClusters:
+    """Nearest centroids, and the means of the points, as given, that chose them."""
+    labels = []
+    total = torch.zeros(1, dtype=torch.float64, device=centroids.device)
+    for part in _passes(problem, centroids):
+        problem.check()
+        label = _squared(problem.points[:, part], centroids).argmin(2, keepdim=True)
+        labels.append(label[..., 0].to(torch.uint8))
+        terms = torch.cat((torch.ones_like(points[:, part, :1]), points[:, part]), 2).double()
+        total = total + _members(label, problem.weights[:, part], centroids).mT @ terms
+    weight, means = total[..., :1], total[..., 1:] / total[..., :1]
+    # Where nothing with weight chose a centroid it has no mean; any that has one will do.
+    some = means.gather(1, weight.argmax(1, keepdim=True).expand_as(means[:, :1]))
+    return TorchClusters(torch.where(weight > 0, means, some), torch.cat(labels, 1))
+
+
+def _members(label: Tensor, weights: Tensor, centroids: Tensor) -> Tensor:
+    """Weight of each point in the column of its cluster. Shapes: label (G, N, 1) -> (G, N, k)."""
+    shape = (*label.shape[:2], centroids.shape[1])
+    member = torch.zeros(shape, dtype=torch.float64, device=label.device)
+    return member.scatter_(2, label, weights[..., None])
