@@ -26,11 +26,11 @@ from palettery.app.keys import endpoints as keys
 from palettery.app.models import endpoints as models
 from palettery.app.observability.tracing import tracing
 from palettery.app.roles.role import Role, State, check, running
+from palettery.app.sandbox.process_memory import limit_arenas
 from palettery.app.settings import Settings
 from palettery.app.storage.data_folder import prepare
 from palettery.app.storage.reserve import make_room
 from palettery.app.system import health, overview
-from palettery.app.system.upkeep import limit_arenas
 from palettery.app.uploads import endpoints as uploads
 from palettery.app.webhooks import endpoints as webhooks
 

@@ -12,6 +12,8 @@ from palettery.schemas.labels import Label
 from palettery.schemas.problem import Problem
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+ACTIVE_STATES: tuple[JobState, ...] = ("queued", "running")
+RETRYABLE_STATES: tuple[JobState, ...] = ("failed", "cancelled")
 ENDED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from palettery.app.checkpoints.read import is_model_config
 from palettery.app.checkpoints.zip_directory import JOIN
 from palettery.app.errors import BadInput
-from palettery.app.planning.job_plan import Upload
 from palettery.app.settings import read_settings
 from palettery.app.storage.input_files import check_readable
 from palettery.app.storage.open import open_storage
+from palettery.app.storage.stored_files import StoredFiles
 from palettery.schemas.checkpoint import StoredFile
 
 
-def stored_files(paths: Sequence[Path], *, digests: bool) -> Upload:
+def stored_files(paths: Sequence[Path], *, digests: bool) -> StoredFiles:
     """Files of one folder, as a store sees them; a folder stands for the model files in it.
 
     A link keeps its own name and folder, and is read where it leads.
@@ -39,7 +39,7 @@ def stored_files(paths: Sequence[Path], *, digests: bool) -> Upload:
         for file in files
     ]
     (folder,) = folders.values()
-    return Upload(open_storage(folder.as_uri()), stored)
+    return StoredFiles(open_storage(folder.as_uri()), stored)
 
 
 def expanded(path: Path) -> list[Path]:

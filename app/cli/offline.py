@@ -16,12 +16,13 @@ from palettery.app.compression.layout import SHARD_BYTES
 from palettery.app.dashboard.report_page import report_page
 from palettery.app.errors import BadInput, PaletteryError, StorageFull, UnsupportedFormat
 from palettery.app.execution.inline import run_tasks
-from palettery.app.planning.job_plan import Intake, Upload, take_in
+from palettery.app.planning.job_plan import Intake, take_in
 from palettery.app.planning.tasks import cut
 from palettery.app.settings import read_settings
 from palettery.app.storage.base import Storage
 from palettery.app.storage.open import open_storage
 from palettery.app.storage.output_files import Output, check_apart, is_page
+from palettery.app.storage.stored_files import StoredFiles
 from palettery.schemas.artifact import ArtifactSummary, StoredWeight
 from palettery.schemas.config import KMeansPalettizerConfig
 from palettery.schemas.evaluation import ComparedOutput
@@ -82,8 +83,8 @@ def compress(
 
 def _palettize(
     intake: Intake,
-    model: Upload,
-    sensitivities: Upload | None,
+    model: StoredFiles,
+    sensitivities: StoredFiles | None,
     store: Storage,
     task_bytes: int,
     advance: Advance,
@@ -249,7 +250,9 @@ def _write_report(output: Output, report: Report, store: Storage, artifact: Outp
         raise PaletteryError(f"{error.detail}; the artifact is at {artifact}") from error
 
 
-def _uploads(model: Sequence[Path], sensitivities: Sequence[Path]) -> tuple[Upload, Upload | None]:
+def _uploads(
+    model: Sequence[Path], sensitivities: Sequence[Path]
+) -> tuple[StoredFiles, StoredFiles | None]:
     beside = stored_files(sensitivities, digests=True) if sensitivities else None
     return stored_files(model, digests=True), beside
 

@@ -23,10 +23,10 @@ from palettery.app.compression.job_folder import parts_path, published, read_req
 from palettery.app.compression.layout import Shards, Stores, batches, in_artifact, lay_out
 from palettery.app.compression.parts import Parts, read_parts
 from palettery.app.compression.report import Piece, account, tensor_report
+from palettery.app.compression.result_keys import content_key, origin_key, recipe
 from palettery.app.compression.statistics import collected
 from palettery.app.compression.verify import verify
 from palettery.app.errors import Cancelled
-from palettery.app.jobs.result_keys import content_key, origin_key, recipe
 from palettery.app.settings import Limits
 from palettery.app.storage.checked_reads import CheckedFile, CheckedReads
 from palettery.app.storage.open import shared_storage

@@ -13,8 +13,8 @@ from sqlalchemy import bindparam, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from palettery.app.database.engine import Database, chunks
+from palettery.app.database.job_rows import job_from_row
 from palettery.app.database.tables import JobChangeRow, JobRow
-from palettery.app.jobs.job_rows import shown
 
 KEPT = 10_000
 """Changes; who has not looked for longer has to begin anew."""
@@ -115,7 +115,7 @@ class Changes:
         with self._database.reading() as connection:
             for chunk in chunks(among):
                 for row in connection.execute(query, {by: chunk}):
-                    found.setdefault(row.owner, {})[row.id] = shown(row).model_dump_json()
+                    found.setdefault(row.owner, {})[row.id] = job_from_row(row).model_dump_json()
         return found
 
 

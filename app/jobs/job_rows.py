@@ -1,4 +1,4 @@
-"""A job's row: made for a new job, and as the API shows it."""
+"""Make and change the row of a job."""
 
 import re
 from dataclasses import dataclass
@@ -13,14 +13,11 @@ from palettery.app.database.tables import JobRow
 from palettery.app.events.log_messages import Line
 from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest
-from palettery.schemas.jobs import Job, JobState, Progress
+from palettery.schemas.jobs import JobState, Progress
 from palettery.schemas.keys import OwnerLimits
-from palettery.schemas.problem import Problem
 
 ID = re.compile(r"[0-9a-f-]{36}")
 """Anything else is no job's id, and some databases choke on it."""
-ALIVE: tuple[JobState, ...] = ("queued", "running")
-RETRIED: tuple[JobState, ...] = ("failed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -108,55 +105,3 @@ def _change(
         found = found.where(row.attempt == bindparam("at"))
     values = {name: bindparam(f"new_{name}", type_=row[name].type) for name in names}
     return found.values(values).returning(JobRow.__table__)
-
-
-def shown(row: JobRow | Row[Any]) -> Job:
-    """A job as the API shows it."""
-    return Job(
-        id=row.id,
-        owner=row.owner,
-        state=row.state,
-        model_name=row.model_name,
-        model_id=row.model_id,
-        model_sha256=row.model_sha256,
-        label=row.label,
-        config_name=row.config_name,
-        created_at=row.created_at,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        priority=row.priority,
-        deadline_at=row.deadline_at,
-        attempt=row.attempt,
-        reuse=row.reuse,
-        expires_at=row.expires_at,
-        progress=Progress(
-            tensors_done=row.tensors_done,
-            tensors_total=row.tensors_total,
-            bytes_done=row.bytes_done,
-            bytes_total=row.bytes_total,
-            tensors_reused=row.tensors_reused,
-        ),
-        size_before_bytes=row.size_before_bytes,
-        size_after_bytes=row.size_after_bytes,
-        error=row.error and Problem.model_validate(row.error),
-        links=_links(row),
-    )
-
-
-def _links(row: JobRow | Row[Any]) -> dict[str, str]:
-    here = f"/v1/jobs/{row.id}"
-    links = {"self": here, "config": f"{here}/config"}
-    if row.model_id is not None:
-        links["model"] = f"/v1/models/{row.model_id}"
-    if row.state in ALIVE:
-        links["cancel"] = f"{here}/cancel"
-    if row.state in RETRIED:
-        links["retry"] = f"{here}/retry"
-    if row.state == "succeeded":
-        links |= {
-            "artifact": f"{here}/artifact",
-            "report": f"{here}/report",
-            "report_csv": f"{here}/report.csv",
-            "report_html": f"{here}/report.html",
-        }
-    return links

@@ -10,9 +10,9 @@ from palettery.app.artifacts.export.formats import FORMATS
 from palettery.app.checkpoints.pt2_runnable import read_runnable
 from palettery.app.checkpoints.read import read_checkpoint
 from palettery.app.compression.job_folder import write_job
+from palettery.app.compression.result_keys import request_sha256
 from palettery.app.configs.documents import Document, read_config
 from palettery.app.events.log_messages import Line, planned
-from palettery.app.jobs.result_keys import request_sha256
 from palettery.app.models.indexing import model_checkpoint
 from palettery.app.planning.exports import check_expressible, with_exports
 from palettery.app.planning.job_plan import Intake, take_in_checkpoint

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from palettery.app.database.engine import Clock, Database, chunks, utc_now
+from palettery.app.database.job_rows import job_from_row
 from palettery.app.database.tables import JobRow
 from palettery.app.errors import Conflict, NotFound
 from palettery.app.events import log_messages as lines
@@ -22,10 +23,10 @@ from palettery.app.files.repository import KeptFile, keep
 from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest, KeyTaken
 from palettery.app.jobs.callbacks import Enqueue, Notify, OnEnd
-from palettery.app.jobs.job_rows import ALIVE, ID, RETRIED, NewJob, change, new_row, shown
+from palettery.app.jobs.job_rows import ID, NewJob, change, new_row
 from palettery.app.jobs.listing import newest
 from palettery.app.keys.quota import check_room, within_limits
-from palettery.schemas.jobs import ENDED, Job, JobState, Progress
+from palettery.schemas.jobs import ACTIVE_STATES, ENDED, RETRYABLE_STATES, Job, JobState, Progress
 from palettery.schemas.keys import OwnerLimits
 from palettery.schemas.problem import Problem
 
@@ -46,7 +47,7 @@ _BEFORE = select(func.count()).where(
 _AFRESH = Progress().model_dump(exclude={"tensors_total", "bytes_total"})
 _RETRY = (
     update(JobRow)
-    .where(JobRow.id == bindparam("own"), JobRow.state.in_(RETRIED))
+    .where(JobRow.id == bindparam("own"), JobRow.state.in_(RETRYABLE_STATES))
     .values(state="queued", attempt=JobRow.attempt + 1, error=null(), **_AFRESH)
     .values(turn=bindparam("new_turn"))
     .values(started_at=None, ended_at=None, deadline_at=None, expires_at=None)
@@ -121,7 +122,7 @@ class Records:
             if row is None:
                 return None
             asked.check(row.idempotency_sha256)
-            return shown(row)
+            return job_from_row(row)
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """One job, of an owner if one is named.
@@ -134,7 +135,7 @@ class Records:
             row = connection.execute(_OWN, asked).one_or_none() if ID.fullmatch(job_id) else None
         if row is None or owner not in (None, row.owner):
             raise NotFound(f"there is no job {job_id[:64]!r}; see the list of your jobs")
-        return shown(row)
+        return job_from_row(row)
 
     async def look_up(self, job_id: str, owner: str) -> Job:
         """As `get`, for those who ask over and over."""
@@ -151,13 +152,13 @@ class Records:
         """See `newest`."""
         query = newest(owner, limit, before, states, model_id)
         with self._database.reading() as connection:
-            return [shown(row) for row in connection.execute(query)]
+            return [job_from_row(row) for row in connection.execute(query)]
 
     def alive(self) -> Sequence[Job]:
         """Jobs that have not ended, oldest first."""
-        query = select(JobRow).where(JobRow.state.in_(ALIVE)).order_by(JobRow.id)
+        query = select(JobRow).where(JobRow.state.in_(ACTIVE_STATES)).order_by(JobRow.id)
         with self._database.transaction() as session:
-            return [shown(row) for row in session.scalars(query)]
+            return [job_from_row(row) for row in session.scalars(query)]
 
     def states(self, ids: Collection[str]) -> dict[str, JobState]:
         """The state of each of these jobs that there is."""
@@ -176,7 +177,7 @@ class Records:
 
     def overdue(self, now: datetime) -> Sequence[str]:
         """Ids of jobs that have not ended, and should have."""
-        return self._past(JobRow.deadline_at, ALIVE, now)
+        return self._past(JobRow.deadline_at, ACTIVE_STATES, now)
 
     def expired(self, now: datetime) -> Sequence[str]:
         """Ids of jobs that have ended, and are kept no longer."""
@@ -197,7 +198,7 @@ class Records:
             row = started or session.get(JobRow, job_id)
             if row is None or (row.state, row.attempt) != ("running", attempt):
                 return None
-            job, again = shown(row), [lines.taken_up_again(by)]
+            job, again = job_from_row(row), [lines.taken_up_again(by)]
             record(session, job_id, self._now(), [job, lines.taken_up(by)] if started else again)
             return job
 
@@ -273,7 +274,7 @@ class Records:
 
     def enqueue_again(self, job_id: str, enqueue: Enqueue) -> None:
         """Have the engine start the attempt at a job that has not ended."""
-        query = select(JobRow).where(JobRow.id == job_id, JobRow.state.in_(ALIVE))
+        query = select(JobRow).where(JobRow.id == job_id, JobRow.state.in_(ACTIVE_STATES))
         with self._database.transaction() as session:
             row = session.scalar(query)
             if row is not None:
@@ -310,7 +311,7 @@ class Records:
         """A job that has come to be queued; its log tells how many are served before it."""
         asked = {"last": row.turn, "own": row.id}
         behind = session.connection().scalar(_BEFORE, asked) or 0
-        job = shown(row)
+        job = job_from_row(row)
         record(session, row.id, self._now(), [job, *told, lines.queued(behind)])
         return job
 
@@ -325,10 +326,10 @@ class Records:
         with self._database.transaction() as session:
             now = self._now()
             ended = {"state": state, "ended_at": now, **values}
-            row = change(session, job_id, ALIVE, attempt, **ended)
+            row = change(session, job_id, ACTIVE_STATES, attempt, **ended)
             if row is None:
                 return False
-            newest = record(session, job_id, now, [*told, shown(row)])
+            newest = record(session, job_id, now, [*told, job_from_row(row)])
             if self._notify and row.webhook_url is not None and newest is not None:
                 self._notify(session, Call(job_id, row.attempt, newest))
         self._on_end(state, row.started_at)

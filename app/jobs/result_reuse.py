@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from palettery.app.compression.assemble import report_path
 from palettery.app.compression.job_folder import job_folder
 from palettery.app.compression.palettize import content_sha256
+from palettery.app.compression.result_keys import content_key, origin_key, recipe
 from palettery.app.compression.task import checked
 from palettery.app.errors import NotFound, ObjectMissing, TooLarge, WorkerDied
 from palettery.app.execution.fair_slots import Share
 from palettery.app.execution.fanout import Workers
 from palettery.app.jobs.repository import Records
-from palettery.app.jobs.result_keys import content_key, origin_key, recipe
 from palettery.app.jobs.result_repository import ResultRecords
 from palettery.app.jobs.result_takeover import take_over
 from palettery.app.sandbox.document_pool import Client, DocumentPool

@@ -17,10 +17,12 @@ from palettery.app.database.tables import (
     UploadRow,
 )
 from palettery.app.errors import OverQuota
-from palettery.app.jobs.job_rows import ALIVE
+from palettery.schemas.jobs import ACTIVE_STATES
 from palettery.schemas.keys import OwnerLimits, Usage
 
-_QUEUED = select(func.count()).where(JobRow.owner == bindparam("owner"), JobRow.state.in_(ALIVE))
+_QUEUED = select(func.count()).where(
+    JobRow.owner == bindparam("owner"), JobRow.state.in_(ACTIVE_STATES)
+)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """From uploaded files and a config to what a job will do, or to a refusal of all of it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from palettery.app.checkpoints.read import read_checkpoint
@@ -8,18 +7,10 @@ from palettery.app.planning.resolve import resolve
 from palettery.app.planning.sensitivities import match, weigh
 from palettery.app.planning.strict import check_strict
 from palettery.app.settings import Limits
-from palettery.app.storage.base import Storage
+from palettery.app.storage.stored_files import StoredFiles
 from palettery.schemas.checkpoint import Checkpoint, StoredFile
 from palettery.schemas.config import KMeansPalettizerConfig
 from palettery.schemas.plan import Plan
-
-
-@dataclass(frozen=True)
-class Upload:
-    """Files that belong together, in a store."""
-
-    storage: Storage
-    files: Sequence[StoredFile]
 
 
 @dataclass(frozen=True)
@@ -40,8 +31,8 @@ class Intake:
 
 def take_in(
     config: KMeansPalettizerConfig,
-    model: Upload,
-    sensitivities: Upload | None,
+    model: StoredFiles,
+    sensitivities: StoredFiles | None,
     limits: Limits,
     *,
     strict: bool,

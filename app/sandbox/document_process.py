@@ -16,7 +16,7 @@ from socket import socket
 
 from palettery.app.errors import PaletteryError
 from palettery.app.sandbox import end_with_parent, limit, limit_memory
-from palettery.app.system.upkeep import limit_arenas, resident_bytes
+from palettery.app.sandbox.process_memory import limit_arenas, resident_bytes
 
 HEADER = struct.Struct(">c?Q")
 """Before each answer: its kind, whether the process ends now, and bytes that follow."""

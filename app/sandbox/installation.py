@@ -9,8 +9,6 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-import palettery
-
 PACKAGES = ("app", "schemas", "kernels")
 """Of ours; in a checkout they are links out of the one that is imported."""
 COMPILED = "SANDBOX_COMPILED_KERNELS"
@@ -64,7 +62,7 @@ def _of_python() -> Sequence[str]:
 
 
 def _package() -> Path:
-    return Path(palettery.__file__).resolve().parent
+    return Path(__file__).absolute().parents[2]  # not resolved: it is imported by a link
 
 
 def _root() -> Path:

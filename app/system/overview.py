@@ -16,11 +16,11 @@ from palettery.app.errors import WorkersLost
 from palettery.app.execution.controllers import Controllers
 from palettery.app.http.caller import Caller
 from palettery.app.http.problems import problems
-from palettery.app.jobs.job_rows import ALIVE
 from palettery.app.keys.authentication import Reader
 from palettery.app.keys.service import Keys
 from palettery.app.storage.base import Storage
 from palettery.app.version import SOFTWARE, VERSION
+from palettery.schemas.jobs import ACTIVE_STATES
 from palettery.schemas.service import (
     Controller,
     Depth,
@@ -36,7 +36,9 @@ PACKAGES = ("numpy", "numba", "torch", "safetensors", "distributed", "dbos", "fa
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
-_ALL = select(JobRow.state, func.count()).where(JobRow.state.in_(ALIVE)).group_by(JobRow.state)
+_ALL = (
+    select(JobRow.state, func.count()).where(JobRow.state.in_(ACTIVE_STATES)).group_by(JobRow.state)
+)
 _OWN = _ALL.where(JobRow.owner == bindparam("owner"))
 
 

@@ -3,17 +3,15 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, ClassVar, Self
+from typing import IO, Annotated, ClassVar, Self
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from palettery.schemas.base import Schema
 from palettery.schemas.config.module import ModuleKMeansPalettizerConfig
+from palettery.schemas.config.preset_functions import Presets
 from palettery.schemas.config.text import load_text
-
-if TYPE_CHECKING:
-    from palettery.schemas.config.presets import Presets
 
 CONFIG_KEY = "kmeans_palettization_config"
 """Where a file holds the config."""
@@ -58,7 +56,7 @@ class KMeansPalettizerConfig(Schema):
     Among several matches of one level the one defined later wins. The builders return a new config.
     """
 
-    presets: ClassVar["Presets[KMeansPalettizerConfig]"]
+    presets: ClassVar[Presets["KMeansPalettizerConfig"]]
     """`presets.w4()` and so on."""
 
     global_config: ModuleKMeansPalettizerConfig | None = Field(

@@ -1,17 +1,15 @@
 """What applies to the operations and parameters of a module."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from palettery.schemas.base import Schema
 from palettery.schemas.config.granularity import Count
 from palettery.schemas.config.limits import COUNT
+from palettery.schemas.config.preset_functions import Presets
 from palettery.schemas.config.spec import PalettizationSpec
-
-if TYPE_CHECKING:
-    from palettery.schemas.config.presets import Presets
 
 WEIGHTS = ("weight", "in_proj_weight")
 """Parameters palettized when a config does not say."""
@@ -81,7 +79,7 @@ class ModuleKMeansPalettizerConfig(Schema):
     beats `op_state_spec`.
     """
 
-    presets: ClassVar["Presets[ModuleKMeansPalettizerConfig]"]
+    presets: ClassVar[Presets["ModuleKMeansPalettizerConfig"]]
     """`presets.w4()` and so on."""
 
     op_input_spec: Inactive = Field(default_factory=dict)

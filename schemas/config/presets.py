@@ -1,23 +1,15 @@
 """Configs that need no thought, under coreai-opt's names."""
 
 from collections.abc import Callable, Mapping
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Literal
 
 from palettery.schemas.config.granularity import Granularity, PerGroupedChannel, PerTensor
 from palettery.schemas.config.model import KMeansPalettizerConfig
 from palettery.schemas.config.module import WEIGHTS, ModuleKMeansPalettizerConfig
+from palettery.schemas.config.preset_functions import Presets
 from palettery.schemas.config.spec import PalettizationSpec
 
 Axis = Literal[0, 1]
-Config = TypeVar("Config")
-
-
-class Presets(NamedTuple, Generic[Config]):
-    """What a config class offers as its `presets`."""
-
-    w4: Callable[..., Config]
-    w6: Callable[..., Config]
-    w8: Callable[[], Config]
 
 
 def w4(axis: Axis = 0, group_size: int = 16) -> KMeansPalettizerConfig:

@@ -7,9 +7,10 @@ from safetensors.numpy import save
 
 from palettery.app.compression.dispatch import perform
 from palettery.app.compression.job_folder import job_folder, read_tasks, stop_path, write_job
-from palettery.app.planning.job_plan import Upload, take_in
+from palettery.app.planning.job_plan import take_in
 from palettery.app.planning.tasks import cut
 from palettery.app.settings import Limits
+from palettery.app.storage.stored_files import StoredFiles
 from palettery.schemas.checkpoint import StoredFile
 from palettery.schemas.config import KMeansPalettizerConfig
 from palettery.schemas.tasks import FinishTask, JobRequest, JobTask
@@ -38,7 +39,9 @@ def uploaded(store, name, arrays):
     sha256 = hashlib.sha256(data).hexdigest()
     path = f"uploads/{sha256}"
     store.write(path, data)
-    return Upload(store, [StoredFile(name=name, path=path, size_bytes=len(data), sha256=sha256)])
+    return StoredFiles(
+        store, [StoredFile(name=name, path=path, size_bytes=len(data), sha256=sha256)]
+    )
 
 
 class StoredJob:

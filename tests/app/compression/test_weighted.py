@@ -12,10 +12,11 @@ from palettery.app.checkpoints.read import read_checkpoint
 from palettery.app.compression.assemble import assemble
 from palettery.app.compression.task import run_task
 from palettery.app.errors import InvalidSensitivities
-from palettery.app.planning.job_plan import Upload, take_in
+from palettery.app.planning.job_plan import take_in
 from palettery.app.planning.tasks import cut
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
+from palettery.app.storage.stored_files import StoredFiles
 from palettery.schemas.checkpoint import StoredFile
 from palettery.schemas.config import (
     KMeansPalettizerConfig,
@@ -40,7 +41,7 @@ def in_folder(folder, name, arrays):
     data = (folder / name).read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     file = StoredFile(name=name, path=name, size_bytes=len(data), sha256=sha256)
-    return Upload(open_storage(folder.as_uri()), [file])
+    return StoredFiles(open_storage(folder.as_uri()), [file])
 
 
 class Work:

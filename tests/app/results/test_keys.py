@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from palettery import kernels
-from palettery.app.jobs.result_keys import content_key, origin_key, recipe, request_sha256
+from palettery.app.compression.result_keys import content_key, origin_key, recipe, request_sha256
 from palettery.app.planning.job_plan import take_in
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage

@@ -8,11 +8,11 @@ from sqlalchemy import text
 from palettery.app.compression.assemble import report_path, statistics_path
 from palettery.app.compression.dispatch import perform
 from palettery.app.compression.parts import read_parts
+from palettery.app.compression.result_keys import request_sha256
 from palettery.app.compression.statistics import find
 from palettery.app.jobs import result_reuse as module
 from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import Records
-from palettery.app.jobs.result_keys import request_sha256
 from palettery.app.jobs.result_repository import ResultRecords
 from palettery.app.jobs.result_reuse import Reuse
 from palettery.app.storage.open import open_storage

@@ -1,0 +1,14 @@
+"""The type of a config class's `presets`."""
+
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+Config = TypeVar("Config")
+
+
+class Presets(NamedTuple, Generic[Config]):
+    """What a config class offers as its `presets`."""
+
+    w4: Callable[..., Config]
+    w6: Callable[..., Config]
+    w8: Callable[[], Config]
