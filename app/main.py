@@ -25,7 +25,7 @@ from palettery.app.jobs import endpoints as jobs
 from palettery.app.keys import endpoints as keys
 from palettery.app.models import endpoints as models
 from palettery.app.observability.tracing import tracing
-from palettery.app.roles.role import Role, State, check, running
+from palettery.app.roles.role import Role, ServiceState, check, running
 from palettery.app.sandbox.process_memory import limit_arenas
 from palettery.app.settings import Settings
 from palettery.app.storage.data_folder import prepare
@@ -53,11 +53,11 @@ SWITCH_S = 0.0005
 """After which a thread that computes lets another one go on; Python's own 5 ms are a tail of 50."""
 
 
-def create_app(state: State, role: Role = "all") -> FastAPI:
+def create_app(state: ServiceState, role: Role = "all") -> FastAPI:
     """A role of the service as an ASGI app; a controller answers nothing but how it is."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[ServiceState]:
         yield state
 
     served = {"health": health.router}

@@ -19,7 +19,7 @@ from benchmarks.service import row
 from benchmarks.serving import Service, embedded
 from palettery.app.database.engine import open_database
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.repository import Records
+from palettery.app.jobs.repository import JobRepository
 from palettery.app.settings import sqlite_url
 from palettery.schemas.jobs import Progress
 
@@ -149,7 +149,7 @@ def _many_tensors(service: Service) -> str:
 def _many_jobs(folder: Path) -> None:
     """Rows of jobs that have ended, as the service would have written them."""
     with closing(open_database(sqlite_url(folder / "data" / "palettery.db"))) as database:
-        records = Records(database)
+        records = JobRepository(database)
         for number in range(JOBS):
             new = NewJob(str(uuid4()), f"model-{number}.safetensors", 1 << 30, Progress())
             records.start(records.add(new).id)

@@ -12,7 +12,7 @@ import typer
 from palettery.app.cli.options import Json, settings_of
 
 if TYPE_CHECKING:
-    from palettery.app.keys.service import Keys
+    from palettery.app.keys.service import KeyService
     from palettery.schemas.keys import Key
 
 keys = typer.Typer(help="Make, list and revoke keys, on the machine of the database.")
@@ -116,13 +116,13 @@ def revoke(
 
 
 @contextmanager
-def _keys(data_dir: Path | None) -> Iterator["Keys"]:
+def _keys(data_dir: Path | None) -> Iterator["KeyService"]:
     """The keys of the service whose settings these are."""
     from palettery.app.database.engine import open_database
     from palettery.app.database.migrations import check_migrated
     from palettery.app.errors import BadInput
-    from palettery.app.keys.repository import KeyRecords
-    from palettery.app.keys.service import Keys
+    from palettery.app.keys.repository import KeyRepository
+    from palettery.app.keys.service import KeyService
     from palettery.app.storage.data_folder import prepare
 
     settings = settings_of(data_dir=data_dir)
@@ -136,6 +136,6 @@ def _keys(data_dir: Path | None) -> Iterator["Keys"]:
     database = open_database(settings.resolved_database_url())
     try:
         check_migrated(database)
-        yield Keys(settings, KeyRecords(database))
+        yield KeyService(settings, KeyRepository(database))
     finally:
         database.close()

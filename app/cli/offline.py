@@ -6,7 +6,7 @@ from pathlib import Path
 
 from palettery.app.artifacts.export.formats import export as run_export
 from palettery.app.artifacts.export.packages import check_package, is_package, put_package
-from palettery.app.artifacts.export.request import Export, Source
+from palettery.app.artifacts.export.request import Export, ExportSource
 from palettery.app.artifacts.files import open_files
 from palettery.app.checkpoints.kinds import HEAD_BYTES, tell_kind
 from palettery.app.checkpoints.local_files import expanded, stored_files
@@ -16,7 +16,7 @@ from palettery.app.compression.layout import SHARD_BYTES
 from palettery.app.dashboard.report_page import report_page
 from palettery.app.errors import BadInput, PaletteryError, StorageFull, UnsupportedFormat
 from palettery.app.execution.inline import run_tasks
-from palettery.app.planning.job_plan import Intake, take_in
+from palettery.app.planning.job_plan import JobPlan, plan_job
 from palettery.app.planning.tasks import cut
 from palettery.app.settings import read_settings
 from palettery.app.storage.base import Storage
@@ -44,7 +44,7 @@ def plan(
 ) -> Plan:
     """What a job with this config would do to the model in these files."""
     model, beside = _uploads(paths, sensitivities)
-    return take_in(config, model, beside, read_settings().limits, strict=strict).plan
+    return plan_job(config, model, beside, read_settings().limits, strict=strict).plan
 
 
 def compress(
@@ -72,7 +72,7 @@ def compress(
         artifact, *reports = [stack.enter_context(output) for output in outputs]
         store = stack.enter_context(_store_in(artifact))
         settings, (model, beside) = read_settings(), _uploads(paths, sensitivities)
-        intake = take_in(config, model, beside, settings.limits, strict=strict)
+        intake = plan_job(config, model, beside, settings.limits, strict=strict)
         _check_fits(artifact, intake.plan)
         made = _palettize(intake, model, beside, store, settings.task_bytes, advance)
         _publish(artifact.folder / "job" / "artifact", artifact)
@@ -82,7 +82,7 @@ def compress(
 
 
 def _palettize(
-    intake: Intake,
+    intake: JobPlan,
     model: StoredFiles,
     sensitivities: StoredFiles | None,
     store: Storage,
@@ -171,7 +171,7 @@ def evaluate(model: Path, paths: Sequence[Path], inputs: Path) -> Sequence[Compa
     return run(_source(model, "evaluate"), open_files(paths), inputs, read_settings().limits)
 
 
-def _source(model: Path, taker: str) -> Source:
+def _source(model: Path, taker: str) -> ExportSource:
     """The `.pt2` that an artifact was made of.
 
     Raises:
@@ -186,7 +186,7 @@ def _source(model: Path, taker: str) -> Source:
             f"{file.name} is a {kind} file; {taker} takes the .pt2 that was palettized "
             "(torch.export.save)"
         )
-    return Source(storage, file)
+    return ExportSource(storage, file)
 
 
 def _run(tasks: Sequence[CompressionTask], advance: Advance) -> None:

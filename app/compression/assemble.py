@@ -8,7 +8,7 @@ from palettery.app.artifacts.writer import arranged, stream, write_hashed
 from palettery.app.compression.cancellation import StopCheck
 from palettery.app.compression.layout import INDEX, SHARD_BYTES, Shards, Stores, index, lay_out
 from palettery.app.compression.parts import read_parts
-from palettery.app.compression.report import Piece, account
+from palettery.app.compression.report import ArtifactTensor, account
 from palettery.app.compression.statistics import collected
 from palettery.app.compression.verify import verify
 from palettery.app.planning.exports import palettized_weight
@@ -65,7 +65,7 @@ def assemble(
 def write_shard(
     store: Storage,
     path: str,
-    shard: Sequence[Piece],
+    shard: Sequence[ArtifactTensor],
     metadata: Mapping[str, str],
     check: StopCheck,
     folder: str | None = None,
@@ -113,7 +113,7 @@ def report_path(prefix: str) -> str:
     return f"{prefix}/{REPORT}"
 
 
-def said(request: JobRequest, shard: Sequence[Piece]) -> dict[str, str]:
+def said(request: JobRequest, shard: Sequence[ArtifactTensor]) -> dict[str, str]:
     """The metadata of one file of an artifact."""
     metadata = ArtifactMetadata(
         weights={

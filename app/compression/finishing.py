@@ -7,7 +7,7 @@ from functools import cached_property
 from pydantic import TypeAdapter
 
 from palettery.app.artifacts.export.formats import export as write_and_check
-from palettery.app.artifacts.export.request import Export, Source
+from palettery.app.artifacts.export.request import Export, ExportSource
 from palettery.app.artifacts.reader import Artifact, open_artifact
 from palettery.app.compression.assemble import (
     artifact_path,
@@ -22,7 +22,7 @@ from palettery.app.compression.cancellation import StopCheck
 from palettery.app.compression.job_folder import parts_path, published, read_request, read_tasks
 from palettery.app.compression.layout import Shards, Stores, batches, in_artifact, lay_out
 from palettery.app.compression.parts import Parts, read_parts
-from palettery.app.compression.report import Piece, account, tensor_report
+from palettery.app.compression.report import ArtifactTensor, account, tensor_report
 from palettery.app.compression.result_keys import content_key, origin_key, recipe
 from palettery.app.compression.statistics import collected
 from palettery.app.compression.verify import verify
@@ -133,7 +133,7 @@ class _Job:
     def export(self, to: ExportFormat) -> Exported:
         source, checkpoint = None, self._request.checkpoint
         if checkpoint.format == "pt2":
-            source = Source(self._store, checkpoint.files[0])
+            source = ExportSource(self._store, checkpoint.files[0])
         path = export_path(self._prefix, to)
         wanted = Export(
             self._artifact(),
@@ -185,7 +185,7 @@ class _Job:
     def _request(self) -> JobRequest:
         return read_request(self._store, self._prefix)
 
-    def _pieces(self) -> Iterator[Piece]:
+    def _pieces(self) -> Iterator[ArtifactTensor]:
         return (piece for shard in self.shards.values() for piece in shard)
 
     def _results(self) -> Iterator[Result]:

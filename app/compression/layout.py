@@ -9,7 +9,7 @@ from xxhash import xxh3_64
 from palettery.app.artifacts.writer import Chunks, Entry, arranged, header
 from palettery.app.checkpoints.dense import dense_bytes, dense_chunks
 from palettery.app.compression.parts import Parts
-from palettery.app.compression.report import Piece
+from palettery.app.compression.report import ArtifactTensor
 from palettery.app.errors import InvalidArtifact
 from palettery.app.storage.base import Reads, Storage
 from palettery.schemas.checkpoint import Checkpoint, StoredTensor
@@ -32,7 +32,7 @@ class Stores(NamedTuple):
     """Parts, and the artifact."""
 
 
-Shards = Mapping[str, Sequence[Piece]]
+Shards = Mapping[str, Sequence[ArtifactTensor]]
 """File name -> what it holds; the arrays of one tensor stay together."""
 
 
@@ -45,7 +45,7 @@ def lay_out(
         _piece(planned, parts.get(planned.name, ()), stored[planned.name], checkpoint, stores)
         for planned in plan.tensors
     ]
-    filled: list[list[Piece]] = [[]]
+    filled: list[list[ArtifactTensor]] = [[]]
     room = shard_bytes
     for piece in pieces:
         if piece.size_bytes > room and filled[-1]:
@@ -89,7 +89,7 @@ def batches(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def in_artifact(
-    path: str, shard: Sequence[Piece], metadata: Mapping[str, str]
+    path: str, shard: Sequence[ArtifactTensor], metadata: Mapping[str, str]
 ) -> dict[tuple[str, int], StoredSlice]:
     """Where every palettized slice of a file lies in it, by tensor name and first row."""
     entries = arranged(entry for piece in shard for entry in piece.entries)
@@ -119,11 +119,11 @@ def _piece(
     stored: StoredTensor,
     checkpoint: Checkpoint,
     stores: Stores,
-) -> Piece:
-    piece = Piece(planned, slices, ())
+) -> ArtifactTensor:
+    piece = ArtifactTensor(planned, slices, ())
     if piece.palettized:
         keys = slices[0].tensors
-        return Piece(
+        return ArtifactTensor(
             planned, slices, tuple(_joined(planned.name, key, slices, stores.store) for key in keys)
         )
     path = checkpoint.files[stored.file].path
@@ -132,7 +132,7 @@ def _piece(
         return dense_chunks(stores.source, path, stored)
 
     entry = Entry(stored.name, stored.dtype, stored.shape, dense_bytes(stored), untouched)
-    return Piece(planned, slices, (entry,))
+    return ArtifactTensor(planned, slices, (entry,))
 
 
 def _joined(name: str, key: str, slices: tuple[StoredSlice, ...], store: Storage) -> Entry:

@@ -18,7 +18,7 @@ MOST_REASONS = 20
 
 
 @dataclass(frozen=True)
-class Piece:
+class ArtifactTensor:
     """One tensor of the artifact: what to write and what to say about it."""
 
     planned: PlannedTensor
@@ -50,7 +50,7 @@ class Piece:
 
 def account(
     plan: Plan,
-    pieces: Sequence[Piece],
+    pieces: Sequence[ArtifactTensor],
     digests: dict[str, str],
     exports: Sequence[Exported] = (),
 ) -> Report:
@@ -81,7 +81,7 @@ def kept(report: Report) -> dict[str, int]:
     return counts | ({"for other reasons": rest} if rest else {})
 
 
-def tensor_report(piece: Piece) -> TensorReport:
+def tensor_report(piece: ArtifactTensor) -> TensorReport:
     """What one tensor became."""
     planned, outcomes = piece.planned, [part.outcome for part in piece.slices]
     said = planned.model_dump(
@@ -113,7 +113,7 @@ def tensor_report(piece: Piece) -> TensorReport:
     )
 
 
-def _modules(pieces: Sequence[Piece]) -> Iterator[ModuleReport]:
+def _modules(pieces: Sequence[ArtifactTensor]) -> Iterator[ModuleReport]:
     owned = defaultdict(list)
     for piece in pieces:
         owned[piece.planned.module].append(piece)
@@ -127,7 +127,7 @@ def _modules(pieces: Sequence[Piece]) -> Iterator[ModuleReport]:
         )
 
 
-def _bits_per_weight(pieces: Sequence[Piece]) -> float:
+def _bits_per_weight(pieces: Sequence[ArtifactTensor]) -> float:
     weights = sum(piece.weights for piece in pieces)
     return sum(piece.bits for piece in pieces) / weights if weights else 0.0
 

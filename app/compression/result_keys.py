@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 
 from palettery import kernels
-from palettery.app.planning.job_plan import Intake
+from palettery.app.planning.job_plan import JobPlan
 from palettery.app.version import VERSION
 from palettery.schemas.tasks import StoredRows, TensorSlice
 
@@ -40,7 +40,7 @@ def content_key(recipe: str, content_sha256: str) -> str:
     return _digest(recipe, content_sha256)
 
 
-def request_sha256(intake: Intake) -> str:
+def request_sha256(intake: JobPlan) -> str:
     """Digest of everything that an artifact depends on: equal ones give equal artifacts."""
     return _digest(
         [(file.name, file.sha256) for file in intake.files()],

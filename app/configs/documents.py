@@ -21,7 +21,7 @@ Language = Literal["json", "yaml"]
 
 
 @dataclass(frozen=True)
-class Document:
+class ConfigDocument:
     """A config that somebody wrote; whether it is valid is not known yet."""
 
     text: str | Content
@@ -41,7 +41,7 @@ SHA256_CHARACTERS = 64
 
 
 @dataclass(frozen=True)
-class Normalised:
+class NormalizedConfig:
     """A config with every default filled in."""
 
     document: str
@@ -55,7 +55,7 @@ class Normalised:
         return cls(text.decode(), digest.decode())
 
 
-def read_config(document: Document) -> KMeansPalettizerConfig:
+def read_config(document: ConfigDocument) -> KMeansPalettizerConfig:
     """The config in a document.
 
     Raises:
@@ -64,7 +64,7 @@ def read_config(document: Document) -> KMeansPalettizerConfig:
     return _read(document, _parsed)
 
 
-def normalised(document: Document, most_bytes: int) -> bytes:
+def normalised(document: ConfigDocument, most_bytes: int) -> bytes:
     """The one form of all documents that say the same, every default filled in; its digest first.
 
     Raises:
@@ -80,7 +80,7 @@ def normalised(document: Document, most_bytes: int) -> bytes:
     return hashlib.sha256(text).hexdigest().encode() + text
 
 
-def validated(document: Document) -> bytes:
+def validated(document: ConfigDocument) -> bytes:
     """What is to be said of a document, as JSON of `ValidatedConfig`."""
     try:
         config = _checked(document)
@@ -93,7 +93,7 @@ def validated(document: Document) -> bytes:
     return found.model_dump_json().encode()
 
 
-def _parsed(document: Document) -> KMeansPalettizerConfig:
+def _parsed(document: ConfigDocument) -> KMeansPalettizerConfig:
     text = document.content()
     if document.language == "yaml":
         return parse_config(text)
@@ -106,7 +106,7 @@ def _parsed(document: Document) -> KMeansPalettizerConfig:
         raise with_lines(error, text) from error
 
 
-def _checked(document: Document) -> KMeansPalettizerConfig:
+def _checked(document: ConfigDocument) -> KMeansPalettizerConfig:
     """The same, of which every pattern is one; a plan looks by itself."""
     config = _parsed(document)
     try:
@@ -117,7 +117,7 @@ def _checked(document: Document) -> KMeansPalettizerConfig:
 
 
 def _read(
-    document: Document, how: Callable[[Document], KMeansPalettizerConfig]
+    document: ConfigDocument, how: Callable[[ConfigDocument], KMeansPalettizerConfig]
 ) -> KMeansPalettizerConfig:
     """The config, its faults told as those of what was sent."""
     try:

@@ -4,15 +4,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from palettery.app.configs.documents import SHA256_CHARACTERS, Document, Language
-from palettery.app.configs.service import Configs
+from palettery.app.configs.documents import SHA256_CHARACTERS, ConfigDocument, Language
+from palettery.app.configs.service import ConfigService
 from palettery.app.errors import UnsupportedMediaType
 from palettery.app.http.pagination import Cursor, Limit
 from palettery.app.http.problems import problems
 from palettery.app.http.request_body import media_type, read_body
 from palettery.app.http.streamed_json import address, json_answer
 from palettery.app.keys.authentication import Reader, Writer
-from palettery.app.sandbox.document_pool import Client
+from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
@@ -45,13 +45,13 @@ REFUSED = problems(
 UNKNOWN = problems(_404="no such config")
 
 
-async def configs_of(request: Request) -> Configs:
+async def configs_of(request: Request) -> ConfigService:
     """The service's configs."""
-    found: Configs = request.state.configs
+    found: ConfigService = request.state.configs
     return found
 
 
-async def document_of(request: Request, most_bytes: int) -> Document:
+async def document_of(request: Request, most_bytes: int) -> ConfigDocument:
     """The config document that is a request's body.
 
     Raises:
@@ -63,10 +63,10 @@ async def document_of(request: Request, most_bytes: int) -> Document:
         raise UnsupportedMediaType(
             f"the body is {kind[:100] or 'of no named type'}; send {' or '.join(LANGUAGES)}"
         )
-    return Document(await read_body(request, most_bytes), LANGUAGES[kind])
+    return ConfigDocument(await read_body(request, most_bytes), LANGUAGES[kind])
 
 
-Service = Annotated[Configs, Depends(configs_of)]
+Service = Annotated[ConfigService, Depends(configs_of)]
 
 
 @router.post(
@@ -75,7 +75,7 @@ Service = Annotated[Configs, Depends(configs_of)]
 async def validate(request: Request, configs: Service, caller: Reader) -> Response:
     """Every fault of a config at once, or the config in full; nothing is stored."""
     document = await document_of(request, configs.most_bytes)
-    return json_answer(await configs.validate(Client(caller.owner, request), document))
+    return json_answer(await configs.validate(DocumentClient(caller.owner, request), document))
 
 
 @router.put(
@@ -91,7 +91,7 @@ async def validate(request: Request, configs: Service, caller: Reader) -> Respon
 async def put(name: str, request: Request, configs: Service, caller: Writer) -> Response:
     """Store a config under a name, as its next version unless the newest says the same."""
     document = await document_of(request, configs.most_bytes)
-    client = Client(caller.owner, request)
+    client = DocumentClient(caller.owner, request)
     summary, config, is_new = await configs.put(caller, client, name, document)
     location = {"Location": address(request, summary.links["self"])}
     status = 201 if is_new else 200

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session, load_only
 
-from palettery.app.configs.documents import Normalised
+from palettery.app.configs.documents import NormalizedConfig
 from palettery.app.database.engine import Clock, Database, insert, utc_now
 from palettery.app.database.tables import ConfigRow, OwnerRow
 from palettery.app.errors import NotFound
@@ -33,14 +33,14 @@ class StoredConfig:
     """JSON, every default filled in."""
 
 
-class ConfigRecords:
+class ConfigRepository:
     """Reads and writes of config rows, each in its own transaction."""
 
     def __init__(self, database: Database, now: Clock = utc_now) -> None:
         self._database, self._now = database, now
 
     def put(
-        self, owner: str, name: str, config: Normalised, limits: OwnerLimits = UNLIMITED
+        self, owner: str, name: str, config: NormalizedConfig, limits: OwnerLimits = UNLIMITED
     ) -> tuple[ConfigSummary, bool]:
         """The newest version, and whether it is new; the same content makes none.
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 
-from palettery.app.configs.documents import Document, read_config
+from palettery.app.configs.documents import ConfigDocument, read_config
 from palettery.app.errors import BadInput, UnknownPreset
 from palettery.schemas.config import PRESETS, KMeansPalettizerConfig
 
@@ -19,15 +19,15 @@ def chosen_config(text: str | bytes | None, preset: str | None) -> KMeansPaletti
     if (text is None) == (preset is None):
         got = "neither" if text is None else "both"
         raise BadInput(f"give a config or a preset, one of the two; got {got}")
-    return read_config(_preset(preset) if preset is not None else Document(text or ""))
+    return read_config(_preset(preset) if preset is not None else ConfigDocument(text or ""))
 
 
 def chosen_document(
-    written: Document | None,
+    written: ConfigDocument | None,
     preset: str | None,
     name: str | None,
-    named: Callable[[str], Document],
-) -> Document:
+    named: Callable[[str], ConfigDocument],
+) -> ConfigDocument:
     """The config of a request, which may name one that is stored.
 
     Raises:
@@ -44,12 +44,12 @@ def chosen_document(
         )
     if name is not None:
         return named(name)
-    return _preset(preset) if preset is not None else written or Document("")
+    return _preset(preset) if preset is not None else written or ConfigDocument("")
 
 
-def _preset(name: str) -> Document:
+def _preset(name: str) -> ConfigDocument:
     if name not in PRESETS:
         near = difflib.get_close_matches(name[:64], PRESETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise UnknownPreset(f"no preset {name[:64]!r}{hint} There are: {', '.join(PRESETS)}")
-    return Document(PRESETS[name]().model_dump_json(), "json", name=name)
+    return ConfigDocument(PRESETS[name]().model_dump_json(), "json", name=name)

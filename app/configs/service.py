@@ -2,31 +2,31 @@
 
 import asyncio
 
-from palettery.app.configs.documents import Document, Normalised, normalised, validated
-from palettery.app.configs.repository import NAME, ConfigRecords
+from palettery.app.configs.documents import ConfigDocument, NormalizedConfig, normalised, validated
+from palettery.app.configs.repository import NAME, ConfigRepository
 from palettery.app.errors import BadInput
 from palettery.app.http.caller import Caller
 from palettery.app.http.pagination import sealed_key, unsealed_key
-from palettery.app.sandbox.document_pool import Client, DocumentPool
+from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.sandbox.fair_semaphore import FairSemaphore
-from palettery.app.storage.spooled_content import IN_MEMORY_BYTES, Content, Spooled, pieces
+from palettery.app.storage.spooled_content import IN_MEMORY_BYTES, Content, SpooledContent, pieces
 from palettery.schemas.configs import ConfigPage, ConfigSummary
 
 NORMALISED = 4
 """A config with every default filled in may be so many times as long as one that is sent."""
 
 
-class Configs:
+class ConfigService:
     """Configs of one service."""
 
-    def __init__(self, records: ConfigRecords, documents: DocumentPool, most_bytes: int) -> None:
+    def __init__(self, records: ConfigRepository, documents: DocumentPool, most_bytes: int) -> None:
         self._records, self._documents = records, documents
         self.most_bytes = most_bytes
         # They have megabytes, and the database takes and gives them in one piece.
         self._in_memory = FairSemaphore(1)
 
     async def put(
-        self, caller: Caller, client: Client, name: str, document: Document
+        self, caller: Caller, client: DocumentClient, name: str, document: ConfigDocument
     ) -> tuple[ConfigSummary, Content, bool]:
         """Store a config as the newest version of a name; whether it was not that already.
 
@@ -50,7 +50,7 @@ class Configs:
             summary, is_new = await asyncio.to_thread(self._put, caller, name, config)
         return summary, config, is_new
 
-    async def validate(self, client: Client, document: Document) -> Content:
+    async def validate(self, client: DocumentClient, document: ConfigDocument) -> Content:
         """What is to be said of a document, as JSON of `ValidatedConfig`."""
         return await self._documents.document(client, len(document.text), validated, document)
 
@@ -63,14 +63,14 @@ class Configs:
         async with self._in_memory.turn(owner):
             return await asyncio.to_thread(self._get, owner, reference)
 
-    async def document(self, owner: str, reference: str) -> Document:
+    async def document(self, owner: str, reference: str) -> ConfigDocument:
         """The same, for a job.
 
         Raises:
             NotFound: there is none.
         """
         summary, content = await self.get(owner, reference)
-        return Document(content, "json", name=summary.reference)
+        return ConfigDocument(content, "json", name=summary.reference)
 
     def page(self, owner: str, limit: int, cursor: str | None) -> ConfigPage:
         """An owner's configs, in the order of their names."""
@@ -89,11 +89,11 @@ class Configs:
         self._records.delete(owner, name)
 
     def _put(self, caller: Caller, name: str, config: Content) -> tuple[ConfigSummary, bool]:
-        parsed = Normalised.of(b"".join(pieces(config)))
+        parsed = NormalizedConfig.of(b"".join(pieces(config)))
         return self._records.put(caller.owner, name, parsed, caller.limits)
 
     def _get(self, owner: str, reference: str) -> tuple[ConfigSummary, Content]:
         found = self._records.get(owner, reference)
         content = found.document.encode()
         is_large = len(content) > IN_MEMORY_BYTES
-        return found.summary, Spooled(content) if is_large else content
+        return found.summary, SpooledContent(content) if is_large else content

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from palettery.app.artifacts.export.inputs import Inputs, bounds_of, lay_out
-from palettery.app.artifacts.export.request import Source
+from palettery.app.artifacts.export.request import ExportSource
 from palettery.app.artifacts.reader import Artifact
 from palettery.app.errors import BadInput, SandboxCrashed
 from palettery.app.sandbox import run, working_folder
@@ -23,7 +23,7 @@ MEMORY_TIMES = 64
 OUTPUTS = TypeAdapter(list[ComparedOutput])
 
 
-class Request(Schema):
+class EvaluationRequest(Schema):
     """What the process is asked for."""
 
     inputs: Inputs
@@ -33,7 +33,7 @@ class Request(Schema):
 
 
 def evaluate(
-    source: Source, artifact: Artifact, inputs: Path, limits: Limits
+    source: ExportSource, artifact: Artifact, inputs: Path, limits: Limits
 ) -> Sequence[ComparedOutput]:
     """Each output of the model in a `.pt2`, compared with what it is with an artifact's weights.
 
@@ -48,7 +48,7 @@ def evaluate(
     with working_folder() as folder:
         copied = lay_out(artifact, source, folder)
         shutil.copyfile(inputs, folder / INPUTS)
-        request = Request(inputs=copied, tensors_name=str(inputs), limits=limits)
+        request = EvaluationRequest(inputs=copied, tensors_name=str(inputs), limits=limits)
         more_bytes = MEMORY_TIMES * inputs.stat().st_size
         answer = run(
             "palettery.app.evaluation.worker",

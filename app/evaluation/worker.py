@@ -23,14 +23,14 @@ from palettery.app.artifacts.export.live_model import (
 from palettery.app.checkpoints.pt2 import read_pt2
 from palettery.app.checkpoints.pt2_runnable import read_runnable
 from palettery.app.errors import BadInput, InvalidArtifact
-from palettery.app.evaluation.evaluate import INPUTS, Request
+from palettery.app.evaluation.evaluate import INPUTS, EvaluationRequest
 from palettery.kernels.metrics import errors
 from palettery.schemas.evaluation import ComparedOutput
 
 
 def answer(request: bytes) -> bytes:
     """Each output of a model, compared with what it is with an artifact's weights."""
-    asked, folder = Request.model_validate_json(request), Path.cwd()
+    asked, folder = EvaluationRequest.model_validate_json(request), Path.cwd()
     artifact, source = open_inputs(asked.inputs, folder)
     storage, file = source.storage, source.file
     uploaded = read_pt2(storage, file, asked.limits)

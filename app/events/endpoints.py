@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from palettery.app.events.repository import Event, Standing
+from palettery.app.events.repository import Standing, StoredEvent
 from palettery.app.http.caller import Caller
 from palettery.app.http.problems import problems
 from palettery.app.keys.authentication import Reader
@@ -83,7 +83,7 @@ async def stream(
     yield ServerSentEvent(retry=RECONNECT_AFTER_MS)
     follow = request.state.streams.follow
     async for told in follow(position.job_id, position.number, position.standing):
-        if isinstance(told, Event):
+        if isinstance(told, StoredEvent):
             yield ServerSentEvent(raw_data=told.data, event=told.kind, id=str(told.number))
         else:
             yield ServerSentEvent(raw_data=told.model_dump_json(), event="progress")

@@ -74,7 +74,7 @@ def note(session: Session, owner: str, job_id: str) -> None:
     session.connection().execute(_NOTE, {"owner": owner, "job_id": job_id})
 
 
-class Changes:
+class JobChangeRepository:
     """Reads of changes, each in its own transaction."""
 
     def __init__(self, database: Database) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from palettery.app.errors import PaletteryError
-from palettery.app.events.job_changes import Changes, Look, News, Position
+from palettery.app.events.job_changes import JobChangeRepository, Look, News, Position
 from palettery.app.events.stream_limits import STAYS_S
 from palettery.schemas.events import GoneJob
 
@@ -74,10 +74,10 @@ class _Reader:
         return list(taken.values())
 
 
-class Live:
+class LiveLists:
     """All readers of this process."""
 
-    def __init__(self, changes: Changes) -> None:
+    def __init__(self, changes: JobChangeRepository) -> None:
         self._changes = changes
         self._readers: set[_Reader] = set()
         self._position: Position | None = None

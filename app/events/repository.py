@@ -46,7 +46,7 @@ _SAID = select(JobEventRow.data).where(
 FULL = Line(f"a log keeps {MOST_LINES:,} lines; what comes after this one is lost", "warning")
 
 
-class Event(NamedTuple):
+class StoredEvent(NamedTuple):
     """A stored event, as it is told."""
 
     number: int
@@ -68,7 +68,7 @@ class News(NamedTuple):
     """What a job has become since somebody looked."""
 
     standing: Standing
-    events: Sequence[Event]
+    events: Sequence[StoredEvent]
 
 
 def record(
@@ -102,7 +102,7 @@ def record(
     return newest
 
 
-class Events:
+class EventRepository:
     """Reads of events, and lines of logs added, each in its own transaction."""
 
     def __init__(self, database: Database, now: Clock = utc_now) -> None:
@@ -113,7 +113,7 @@ class Events:
         with self._database.transaction() as session:
             record(session, job_id, self._now(), lines)
 
-    def after(self, job_id: str, number: int, limit: int) -> Sequence[Event]:
+    def after(self, job_id: str, number: int, limit: int) -> Sequence[StoredEvent]:
         """The first events of a job behind that number."""
         return self._told(job_id, number, limit, (STATE, LOG))
 
@@ -155,7 +155,7 @@ class Events:
             for job_id, standing in standings.items()
             if standing.newest > seen[job_id]
         ]
-        events: dict[str, list[Event]] = {job_id: [] for job_id in standings}
+        events: dict[str, list[StoredEvent]] = {job_id: [] for job_id in standings}
         with self._database.transaction() as session:
             for start in range(0, len(behind), OR_LIST):
                 query = select(JobEventRow).where(or_(*behind[start : start + OR_LIST]))
@@ -166,7 +166,7 @@ class Events:
 
     def _told(
         self, job_id: str, number: int, limit: int, kinds: Collection[str]
-    ) -> Sequence[Event]:
+    ) -> Sequence[StoredEvent]:
         own = (JobEventRow.job_id == job_id, JobEventRow.number > number)
         query = select(JobEventRow).where(*own, JobEventRow.kind.in_(kinds))
         with self._database.transaction() as session:
@@ -200,8 +200,8 @@ def _written(line: Line) -> str:
     return json.dumps(said | ({"tensor": line.tensor} if line.tensor else {}))
 
 
-def _event(row: JobEventRow) -> Event:
+def _event(row: JobEventRow) -> StoredEvent:
     if row.kind == STATE:
-        return Event(row.number, row.kind, row.data)
+        return StoredEvent(row.number, row.kind, row.data)
     line = LogLine(at=row.created_at, **json.loads(row.data))
-    return Event(row.number, row.kind, line.model_dump_json(exclude_none=True))
+    return StoredEvent(row.number, row.kind, line.model_dump_json(exclude_none=True))

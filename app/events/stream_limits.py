@@ -11,7 +11,7 @@ STAYS_S = 600.0
 """How long a reader stays before it has to come again, with a key that is still valid."""
 
 
-class Places:
+class StreamLimits:
     """Streams of this process that are open: so many of one owner, and so many in all."""
 
     def __init__(self, clients: Clients) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from palettery.app.errors import PaletteryError
-from palettery.app.events.repository import Event, Events, Standing
+from palettery.app.events.repository import EventRepository, Standing, StoredEvent
 from palettery.app.events.stream_limits import STAYS_S
 from palettery.schemas.jobs import Progress
 
@@ -32,12 +32,12 @@ class _Watched:
     standing: Standing | None
     """As last seen; None once the job is no more."""
     readers: int = 0
-    recent: deque[Event] = field(default_factory=lambda: deque(maxlen=RECENT))
+    recent: deque[StoredEvent] = field(default_factory=lambda: deque(maxlen=RECENT))
     """The newest events that came in one after the other."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at the next change, for those that took it before."""
 
-    def take(self, standing: Standing | None, events: Sequence[Event] = ()) -> None:
+    def take(self, standing: Standing | None, events: Sequence[StoredEvent] = ()) -> None:
         """Have readers see how the job stands now; None if it was deleted."""
         if standing == self.standing:
             return
@@ -53,17 +53,17 @@ class _Watched:
         self.changed.set()
         self.changed = asyncio.Event()
 
-    def held(self, number: int) -> Sequence[Event]:
+    def held(self, number: int) -> Sequence[StoredEvent]:
         """Events right behind that number; none if they are not held here."""
         if not self.recent or self.recent[0].number > number + 1:
             return ()
         return [event for event in self.recent if event.number > number]
 
 
-class Streams:
+class EventStreams:
     """All readers of this process."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: EventRepository) -> None:
         self._events = events
         self._watched: dict[str, _Watched] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -71,7 +71,7 @@ class Streams:
 
     async def follow(
         self, job_id: str, number: int, standing: Standing
-    ) -> AsyncIterator[Event | Progress]:
+    ) -> AsyncIterator[StoredEvent | Progress]:
         """A job's events behind that number, then those that happen, and its progress meanwhile.
 
         Ends with the job, after a while, or with this process; a database that is away is waited
@@ -124,7 +124,9 @@ class Streams:
             if not watched.readers:
                 del self._watched[job_id]
 
-    async def _page(self, job_id: str, number: int, watched: _Watched) -> Sequence[Event] | None:
+    async def _page(
+        self, job_id: str, number: int, watched: _Watched
+    ) -> Sequence[StoredEvent] | None:
         """Events behind that number; None if nobody can tell now."""
         held = watched.held(number)
         if held:

@@ -12,7 +12,7 @@ SILENT_AFTER = timedelta(seconds=30)
 """A controller that was not heard of for so long is taken for gone."""
 
 
-class Controllers:
+class ControllerRepository:
     """Signs of life, each in its own transaction."""
 
     def __init__(self, database: Database, now: Clock = utc_now) -> None:

@@ -31,7 +31,7 @@ Life = Literal["none", "alive", "ended"]
 """Of an attempt's workflow."""
 
 
-class Call(NamedTuple):
+class WorkflowCall(NamedTuple):
     """A try at calling a webhook."""
 
     job_id: str
@@ -84,11 +84,11 @@ class Engine:
             change = update(workflows).where(workflows.c.workflow_uuid.in_(names))
             session.connection().execute(change.values(priority=workflows.c.priority + by))
 
-    def call_webhook(self, session: Session, call: Call) -> None:
+    def call_webhook(self, session: Session, call: WorkflowCall) -> None:
         """Call a webhook once the session's transaction is through."""
         self._client.enqueue_in_transaction(session, _options(call), *call)
 
-    def call_webhook_later(self, call: Call, wait_s: float) -> None:
+    def call_webhook_later(self, call: WorkflowCall, wait_s: float) -> None:
         """Call a webhook in a while; asked for again, it is still called once."""
         options = _options(call)
         options["delay_seconds"] = wait_s
@@ -113,7 +113,7 @@ class Engine:
     def forget(self, job_id: str, attempts: int) -> None:
         """Delete the workflows of a job's attempts so far, and the calls of its webhook."""
         calls = (
-            Call(job_id, attempt, 0, tries).workflow_id
+            WorkflowCall(job_id, attempt, 0, tries).workflow_id
             for attempt in range(attempts + 1)
             for tries in range(MOST_TRIES)
         )
@@ -126,7 +126,7 @@ class Engine:
         self._client.destroy()
 
 
-def _options(call: Call) -> EnqueueOptions:
+def _options(call: WorkflowCall) -> EnqueueOptions:
     return EnqueueOptions(
         workflow_name=WEBHOOKS,
         queue_name=WEBHOOKS,

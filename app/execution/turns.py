@@ -49,7 +49,7 @@ _START = (
 """Made once: to put them together takes longer than to run them."""
 
 
-class Turns:
+class OwnerTurns:
     """Turns of the jobs of one database, with a weight for each owner that has not 1."""
 
     def __init__(

@@ -22,7 +22,7 @@ _HELD = _PATHS.order_by(FileRow.sha256).with_for_update(read=True, key_share=Tru
 
 
 @dataclass(frozen=True)
-class KeptFile:
+class FileLocation:
     """One upload file where it is kept."""
 
     sha256: str
@@ -32,7 +32,7 @@ class KeptFile:
     """That `find` gave the path; else the caller has brought the bytes there itself."""
 
 
-class FileRecords:
+class FileRepository:
     """Reads and writes of file rows, each in its own transaction; jobs and models add them."""
 
     def __init__(self, database: Database) -> None:
@@ -52,7 +52,7 @@ class FileRecords:
         with self._database.transaction() as session:
             session.execute(change)
 
-    def unused(self, created_before: datetime) -> Iterator[KeptFile]:
+    def unused(self, created_before: datetime) -> Iterator[FileLocation]:
         """Files that nothing needs, of those kept since before this time."""
         return self._all(FileRow.created_at < created_before, ~_is_needed())
 
@@ -69,20 +69,22 @@ class FileRecords:
         except IntegrityError:  # it was taken while we waited for that transaction
             return False
 
-    def _all(self, *conditions: ColumnElement[bool]) -> Iterator[KeptFile]:
+    def _all(self, *conditions: ColumnElement[bool]) -> Iterator[FileLocation]:
         """In order of digest, page by page, so that no transaction outlives one."""
         query = select(FileRow).where(*conditions).order_by(FileRow.sha256).limit(PAGE)
         last = ""
         while True:
             with self._database.transaction() as session:
                 rows = session.scalars(query.where(FileRow.sha256 > last)).all()
-            yield from (KeptFile(row.sha256, row.path, row.size_bytes) for row in rows)
+            yield from (FileLocation(row.sha256, row.path, row.size_bytes) for row in rows)
             if len(rows) < PAGE:
                 return
             last = rows[-1].sha256
 
 
-def keep(session: Session, job_id: str, files: Sequence[KeptFile], created_at: datetime) -> None:
+def keep(
+    session: Session, job_id: str, files: Sequence[FileLocation], created_at: datetime
+) -> None:
     """Have a job need files, within the transaction that adds it.
 
     Raises:
@@ -94,7 +96,7 @@ def keep(session: Session, job_id: str, files: Sequence[KeptFile], created_at: d
         session.connection().execute(insert(session, JobFileRow), uses)
 
 
-def hold(session: Session, files: Sequence[KeptFile], created_at: datetime) -> None:
+def hold(session: Session, files: Sequence[FileLocation], created_at: datetime) -> None:
     """See that files have rows, and that these stay until the transaction ends.
 
     Raises:
@@ -113,7 +115,7 @@ def hold(session: Session, files: Sequence[KeptFile], created_at: datetime) -> N
             raise FileGone(f"the stored file {file.sha256} was removed or replaced; send it again")
 
 
-def _values(file: KeptFile, created_at: datetime) -> dict[str, object]:
+def _values(file: FileLocation, created_at: datetime) -> dict[str, object]:
     return {
         "sha256": file.sha256,
         "path": file.path,

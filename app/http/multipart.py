@@ -18,7 +18,7 @@ from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.app.storage.checked_reads import store_digests
 from palettery.app.storage.spooled_content import Content, collected, pieces
-from palettery.app.storage.streams import Hashed, larger
+from palettery.app.storage.streams import HashedStream, larger
 from palettery.schemas.checkpoint import StoredFile
 
 FILE_FIELDS = ("model", "sensitivities")
@@ -119,7 +119,7 @@ async def _store_file(
     storage: Storage, files: list[StoredFile], name: str, data: AsyncIterator[bytes]
 ) -> None:
     path = f"{UPLOADS}/{uuid.uuid4().hex}"
-    hashed = Hashed(larger(data))
+    hashed = HashedStream(larger(data))
     files.append(StoredFile(name=name, path=path, size_bytes=0))  # so that it is cleaned up
     await storage.write_stream(path, hashed.pieces())
     await asyncio.to_thread(store_digests, storage, hashed.digest)

@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 from palettery.app.errors import RequestTimeout, Unavailable, problem
 from palettery.app.http.middleware import HEADER, TIMED_OUT, log_refusal, request_id_among
 from palettery.app.http.problems import MEDIA_TYPE, http_problem
-from palettery.app.http.transfer_rate import Pace
+from palettery.app.http.transfer_rate import TransferRate
 from palettery.app.settings import Clients
 from palettery.schemas.problem import Problem
 
@@ -70,7 +70,7 @@ class Protocol(HttpToolsProtocol):
         self._fault: Problem | None = None
         self._phase, self._since = Phase.IDLE, 0.0
         self._coming, self._going = (
-            Pace(clients.stall_timeout_s, clients.stall_bytes) for _ in range(2)
+            TransferRate(clients.stall_timeout_s, clients.stall_bytes) for _ in range(2)
         )
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -13,7 +13,7 @@ from palettery.app.errors import (
     UnsupportedContentEncoding,
     UnsupportedMediaType,
 )
-from palettery.app.sandbox.document_pool import Client
+from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.app.storage.spooled_content import Content, collected, pieces
 from palettery.schemas.config.faults import explained
 
@@ -69,7 +69,7 @@ async def read_json(request: Request, owner: str, kind: type[Model], most_bytes:
     if media_type(request) != JSON:
         raise UnsupportedMediaType(f"the body must be {JSON}; say so in Content-Type")
     body = await read_body(request, most_bytes)
-    client = Client(owner, request)
+    client = DocumentClient(owner, request)
     found: Model = await request.state.documents.run(client, len(body), parse_json, kind, body)
     return found
 

@@ -7,7 +7,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from palettery.app.http.request_body import JSON
-from palettery.app.storage.spooled_content import PIECE_BYTES, Content, Spooled
+from palettery.app.storage.spooled_content import PIECE_BYTES, Content, SpooledContent
 
 
 def address(request: Request, path: str) -> str:
@@ -38,7 +38,7 @@ def _size_bytes(part: str | Content, first: int) -> int:
 
 async def _pieces(parts: Sequence[str | Content], first: int) -> AsyncIterator[bytes]:
     for part in parts:
-        if isinstance(part, Spooled):
+        if isinstance(part, SpooledContent):
             for start in range(first, len(part), PIECE_BYTES):
                 yield await asyncio.to_thread(part.read, start, PIECE_BYTES)
         else:

@@ -1,7 +1,7 @@
 """Whether bytes keep moving over a connection."""
 
 
-class Pace:
+class TransferRate:
     """Tells a line that is slow from one that stands still.
 
     So many bytes must move within each window; once they have, a new one begins.

@@ -15,9 +15,9 @@ from palettery.app.http.problems import problems
 from palettery.app.http.request_body import JSON
 from palettery.app.http.streamed_json import address, json_answer
 from palettery.app.jobs.openapi import BODIES
-from palettery.app.jobs.service import Jobs
+from palettery.app.jobs.service import JobService
 from palettery.app.keys.authentication import Reader, Writer
-from palettery.app.sandbox.document_pool import Client
+from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.app.storage.base import Storage
 from palettery.app.storage.prefetch import prefetched
 from palettery.schemas.config import KMeansPalettizerConfig
@@ -42,13 +42,13 @@ UNKNOWN = problems(_404="no such job")
 UNFINISHED = problems(_404="no such job", _409="the job has not succeeded")
 
 
-async def jobs_of(request: Request) -> Jobs:
+async def jobs_of(request: Request) -> JobService:
     """The service's jobs."""
-    found: Jobs = request.state.jobs
+    found: JobService = request.state.jobs
     return found
 
 
-Service = Annotated[Jobs, Depends(jobs_of)]
+Service = Annotated[JobService, Depends(jobs_of)]
 
 
 @router.post("/plans", openapi_extra=BODIES, response_model=Plan, responses=REFUSED)
@@ -238,7 +238,7 @@ DOWNLOAD: dict[str, Any] = {
 @router.get("/jobs/{job_id}/artifact", **DOWNLOAD)
 async def artifact(job_id: str, request: Request, jobs: Service, caller: Reader) -> Response:
     """The packed model: its file, or its index when it has several."""
-    file = await jobs.artifact(Client(caller.owner, request), job_id, None)
+    file = await jobs.artifact(DocumentClient(caller.owner, request), job_id, None)
     return await run_in_threadpool(respond, request, request.state.store, file)
 
 
@@ -247,7 +247,7 @@ async def artifact_file(
     job_id: str, name: str, request: Request, jobs: Service, caller: Reader
 ) -> Response:
     """One file of the packed model."""
-    file = await jobs.artifact(Client(caller.owner, request), job_id, name)
+    file = await jobs.artifact(DocumentClient(caller.owner, request), job_id, name)
     return await run_in_threadpool(respond, request, request.state.store, file)
 
 
@@ -260,5 +260,5 @@ async def export(
     caller: Reader,
 ) -> Response:
     """Another form of the packed model, one of those that the job was asked for."""
-    file = await jobs.export(Client(caller.owner, request), job_id, format)
+    file = await jobs.export(DocumentClient(caller.owner, request), job_id, format)
     return await run_in_threadpool(respond, request, request.state.store, file)

@@ -8,22 +8,22 @@ from datetime import UTC, datetime, timedelta
 from palettery.app.compression.assemble import REPORT
 from palettery.app.compression.job_folder import JOBS, discard_artifact, job_folder
 from palettery.app.errors import Conflict, NotFound
-from palettery.app.events.job_changes import Changes
-from palettery.app.jobs.repository import Records
+from palettery.app.events.job_changes import JobChangeRepository
+from palettery.app.jobs.repository import JobRepository
 from palettery.app.storage.base import Storage, StoredObject
-from palettery.app.uploads.expiry import UploadSweep
+from palettery.app.uploads.expiry import UploadExpiry
 
 log = logging.getLogger(__name__)
 
 
-class Sweep:
+class JobExpiry:
     """Every removal may be cut off, or done by two processes at once."""
 
     def __init__(
         self,
-        records: Records,
-        changes: Changes,
-        uploads: UploadSweep,
+        records: JobRepository,
+        changes: JobChangeRepository,
+        uploads: UploadExpiry,
         store: Storage,
         delete: Callable[[str], None],
         orphan_age: timedelta,

@@ -7,8 +7,8 @@ from palettery.app.compression.job_folder import job_folder, stop_path
 from palettery.app.errors import Conflict
 from palettery.app.execution.engine import Engine
 from palettery.app.files.removal import remove_unused_files
-from palettery.app.files.repository import FileRecords
-from palettery.app.jobs.repository import Records
+from palettery.app.files.repository import FileRepository
+from palettery.app.jobs.repository import JobRepository
 from palettery.app.settings import Settings
 from palettery.app.storage.base import Storage
 from palettery.schemas.jobs import Job
@@ -16,14 +16,14 @@ from palettery.schemas.keys import OwnerLimits
 from palettery.schemas.problem import Problem
 
 
-class Control:
+class JobLifecycle:
     """Changes a job's row first: what the row says holds, whatever dies on the way."""
 
     def __init__(
         self,
         settings: Settings,
-        records: Records,
-        files: FileRecords,
+        records: JobRepository,
+        files: FileRepository,
         store: Storage,
         engine: Engine,
     ) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from palettery.app.configs.documents import Document
+from palettery.app.configs.documents import ConfigDocument
 from palettery.app.errors import BadInput, InvalidUpload
 from palettery.app.http.multipart import Form
 from palettery.app.storage.spooled_content import Content, pieces
@@ -27,10 +27,10 @@ DEFAULT_PRIORITY = 5
 
 
 @dataclass(frozen=True)
-class Wishes:
+class JobOptions:
     """How a job is to be run, and by which config."""
 
-    config: Document | None = None
+    config: ConfigDocument | None = None
     config_name: str | None = None
     preset: str | None = None
     label: str | None = None
@@ -50,24 +50,24 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Named:
+class StoredModelRequest:
     """A request for a job of models that were uploaded before."""
 
     model_id: str
     sensitivities_id: str | None
-    wishes: Wishes
+    wishes: JobOptions
     config_sha256: str | None = None
     """Of its config as JSON; None if it has none."""
 
 
-def wishes(form: Form) -> Wishes:
+def wishes(form: Form) -> JobOptions:
     """Read the form's fields.
 
     Raises:
         InvalidUpload: names the field, what it holds and what it may.
     """
-    return Wishes(
-        config=None if form.config is None else Document(form.config),
+    return JobOptions(
+        config=None if form.config is None else ConfigDocument(form.config),
         config_name=_text(form, "config_name"),
         preset=_text(form, "preset"),
         label=_label(form),
@@ -81,7 +81,7 @@ def wishes(form: Form) -> Wishes:
     )
 
 
-def read_submission(body: Content) -> Named:
+def read_submission(body: Content) -> StoredModelRequest:
     """Read a JSON body but for its config, which is read with the model.
 
     Raises:
@@ -101,7 +101,7 @@ def read_submission(body: Content) -> Named:
     del given["model_id"], given["sensitivities_id"], given["config"]
     written = None if config is None else json.dumps(config).encode()
     digest = None if written is None else hashlib.sha256(written).hexdigest()
-    return Named(asked.model_id, asked.sensitivities_id, Wishes(**given), digest)
+    return StoredModelRequest(asked.model_id, asked.sensitivities_id, JobOptions(**given), digest)
 
 
 def _text(form: Form, name: str) -> str | None:

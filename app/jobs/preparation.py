@@ -11,11 +11,11 @@ from palettery.app.checkpoints.pt2_runnable import read_runnable
 from palettery.app.checkpoints.read import read_checkpoint
 from palettery.app.compression.job_folder import write_job
 from palettery.app.compression.result_keys import request_sha256
-from palettery.app.configs.documents import Document, read_config
+from palettery.app.configs.documents import ConfigDocument, read_config
 from palettery.app.events.log_messages import Line, planned
 from palettery.app.models.indexing import model_checkpoint
 from palettery.app.planning.exports import check_expressible, with_exports
-from palettery.app.planning.job_plan import Intake, take_in_checkpoint
+from palettery.app.planning.job_plan import JobPlan, take_in_checkpoint
 from palettery.app.planning.tasks import cut
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
@@ -28,7 +28,7 @@ from palettery.schemas.tasks import JobRequest
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Files that belong together, in the store."""
 
     files: tuple[StoredFile, ...]
@@ -37,12 +37,12 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Order:
+class JobSpec:
     """What a request asks for; everything that it names has been found."""
 
-    model: Source
-    sensitivities: Source | None
-    config: Document
+    model: ModelSource
+    sensitivities: ModelSource | None
+    config: ConfigDocument
     strict: bool
     """Refuse what cannot all be done."""
     formats: tuple[ExportFormat, ...]
@@ -61,12 +61,12 @@ class Order:
         sources = [source for source in self._sources() if source.model_id is None]
         return [file for source in sources for file in source.files]
 
-    def _sources(self) -> list[Source]:
+    def _sources(self) -> list[ModelSource]:
         return [source for source in (self.model, self.sensitivities) if source is not None]
 
 
 @dataclass(frozen=True)
-class Place:
+class JobLocation:
     """Where a job is to lie, and how it is cut."""
 
     prefix: str
@@ -79,7 +79,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedJob:
     """A job that lies in the store with all that it needs but its row."""
 
     model_name: str
@@ -93,7 +93,7 @@ class Prepared:
     told: Line
 
 
-def plan(order: Order, store_url: str, limits: Limits) -> bytes:
+def plan(order: JobSpec, store_url: str, limits: Limits) -> bytes:
     """What a job would do, as JSON of `Plan`.
 
     Raises:
@@ -103,7 +103,7 @@ def plan(order: Order, store_url: str, limits: Limits) -> bytes:
     return _intake(order, shared_storage(store_url), limits).plan.model_dump_json().encode()
 
 
-def prepare(order: Order, store_url: str, limits: Limits, place: Place) -> Prepared:
+def prepare(order: JobSpec, store_url: str, limits: Limits, place: JobLocation) -> PreparedJob:
     """Store what a job needs to run.
 
     Raises:
@@ -127,7 +127,7 @@ def prepare(order: Order, store_url: str, limits: Limits, place: Place) -> Prepa
     )
     request = JobRequest(config=intake.config, checkpoint=checkpoint, plan=intake.plan)
     documents_bytes = write_job(store, place.prefix, request, tasks)
-    return Prepared(
+    return PreparedJob(
         model_name=checkpoint.files[0].name,
         size_before_bytes=intake.plan.size_before_bytes,
         stored_bytes=documents_bytes + _made_bytes(intake.plan),
@@ -146,7 +146,7 @@ def _made_bytes(plan: Plan) -> int:
     return plan.predicted_size_bytes + len(plan.exports) * plan.size_before_bytes
 
 
-def _intake(order: Order, store: Storage, limits: Limits) -> Intake:
+def _intake(order: JobSpec, store: Storage, limits: Limits) -> JobPlan:
     config = read_config(order.config)
     model = _checkpoint(order.model, store, limits)
     beside = None
@@ -159,7 +159,7 @@ def _intake(order: Order, store: Storage, limits: Limits) -> Intake:
     return replace(intake, plan=with_exports(intake.plan, order.formats, has_graph=has_graph))
 
 
-def _checkpoint(source: Source, store: Storage, limits: Limits) -> Checkpoint:
+def _checkpoint(source: ModelSource, store: Storage, limits: Limits) -> Checkpoint:
     """What is in the files; of a model, as it was read before."""
     if source.model_id is None:
         return read_checkpoint(store, source.files, limits)

@@ -17,9 +17,9 @@ from palettery.app.events import log_messages as lines
 from palettery.app.events.job_changes import note
 from palettery.app.events.log_messages import Line
 from palettery.app.events.repository import record
-from palettery.app.execution.engine import Call
-from palettery.app.execution.turns import Turns
-from palettery.app.files.repository import KeptFile, keep
+from palettery.app.execution.engine import WorkflowCall
+from palettery.app.execution.turns import OwnerTurns
+from palettery.app.files.repository import FileLocation, keep
 from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest, KeyTaken
 from palettery.app.jobs.callbacks import Enqueue, Notify, OnEnd
@@ -55,7 +55,7 @@ _RETRY = (
 )
 
 
-class Records:
+class JobRepository:
     """Reads and writes of job rows, each in its own transaction.
 
     Every change of a job's state is recorded as an event, and its end told to its webhook.
@@ -67,13 +67,13 @@ class Records:
         now: Clock = utc_now,
         notify: Notify | None = None,
         on_end: OnEnd = lambda *_: None,
-        turns: Turns | None = None,
+        turns: OwnerTurns | None = None,
     ) -> None:
         self._database, self._now, self._notify = database, now, notify
-        self._on_end, self._turns = on_end, turns or Turns(database)
+        self._on_end, self._turns = on_end, turns or OwnerTurns(database)
 
     def add(
-        self, new: NewJob, files: Sequence[KeptFile] = (), enqueue: Enqueue | None = None
+        self, new: NewJob, files: Sequence[FileLocation] = (), enqueue: Enqueue | None = None
     ) -> Job:
         """Queue a new job, which needs these files; equal digests have equal paths.
 
@@ -331,6 +331,6 @@ class Records:
                 return False
             newest = record(session, job_id, now, [*told, job_from_row(row)])
             if self._notify and row.webhook_url is not None and newest is not None:
-                self._notify(session, Call(job_id, row.attempt, newest))
+                self._notify(session, WorkflowCall(job_id, row.attempt, newest))
         self._on_end(state, row.started_at)
         return True

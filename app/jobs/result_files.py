@@ -11,7 +11,7 @@ from palettery.schemas.report import Report
 
 
 @dataclass(frozen=True)
-class MadeFiles:
+class ResultFiles:
     """The files that a job made."""
 
     artifact: Mapping[str, str]
@@ -20,8 +20,8 @@ class MadeFiles:
     """Other forms of the artifact."""
 
 
-def read_made_files(store_url: str, job_id: str) -> MadeFiles:
+def read_made_files(store_url: str, job_id: str) -> ResultFiles:
     """Read the report of a job; the processes of `palettery.app.sandbox.document_pool` run this."""
     data = shared_storage(store_url).read(report_path(job_folder(job_id)))
     report = Report.model_validate_json(bytes(data))
-    return MadeFiles(dict(report.artifact_sha256), report.exports)
+    return ResultFiles(dict(report.artifact_sha256), report.exports)

@@ -27,7 +27,7 @@ _CANDIDATES = select(ResultRow.recipe).where(_OF_OWNER, ResultRow.recipe.in_(_KE
 """Made once: to put them together takes longer than to run them."""
 
 
-class ResultRecords:
+class ResultRepository:
     """Reads and writes of result rows, each in its own transaction."""
 
     def __init__(self, database: Database, now: Clock = utc_now) -> None:

@@ -11,10 +11,10 @@ from palettery.app.compression.task import checked
 from palettery.app.errors import NotFound, ObjectMissing, TooLarge, WorkerDied
 from palettery.app.execution.fair_slots import Share
 from palettery.app.execution.fanout import Workers
-from palettery.app.jobs.repository import Records
-from palettery.app.jobs.result_repository import ResultRecords
+from palettery.app.jobs.repository import JobRepository
+from palettery.app.jobs.result_repository import ResultRepository
 from palettery.app.jobs.result_takeover import take_over
-from palettery.app.sandbox.document_pool import Client, DocumentPool
+from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.storage.base import Storage
 from palettery.schemas.jobs import Job
 from palettery.schemas.tasks import (
@@ -35,7 +35,7 @@ DIGEST_BYTES = 64 << 20
 """That one task reads to digest, or one slice that has more."""
 
 
-class Reuse:
+class ResultReuse:
     """Results that lie in artifacts of earlier jobs, for new jobs of the same owner to take.
 
     They are found only as long as those jobs are kept, and taken only if they are still there when
@@ -43,7 +43,11 @@ class Reuse:
     """
 
     def __init__(
-        self, results: ResultRecords, jobs: Records, store: Storage, documents: DocumentPool
+        self,
+        results: ResultRepository,
+        jobs: JobRepository,
+        store: Storage,
+        documents: DocumentPool,
     ) -> None:
         self._results, self._jobs, self._store = results, jobs, store
         self._documents = documents
@@ -92,7 +96,7 @@ class Reuse:
         try:
             size = await asyncio.to_thread(self._store.size_bytes, report_path(theirs))
             return await self._documents.run(
-                Client(job.owner), size, take_over, self._store.url, theirs, prefix
+                DocumentClient(job.owner), size, take_over, self._store.url, theirs, prefix
             )
         except (ObjectMissing, TooLarge, WorkerDied):  # then it is done anew
             return None

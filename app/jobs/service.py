@@ -19,21 +19,21 @@ from palettery.app.compression.statistics import find
 from palettery.app.dashboard.report_page import report_page
 from palettery.app.errors import Conflict, DatabaseFailed, NotFound, ObjectMissing
 from palettery.app.execution.engine import Engine
-from palettery.app.files.repository import FileRecords
+from palettery.app.files.repository import FileRepository
 from palettery.app.http.caller import Caller
 from palettery.app.http.downloads import StoredDownload
 from palettery.app.http.idempotency import keyed
 from palettery.app.http.pagination import sealed_key, unsealed_key
 from palettery.app.jobs.job_rows import ID
-from palettery.app.jobs.lifecycle import Control
-from palettery.app.jobs.options import Wishes
-from palettery.app.jobs.preparation import Order, plan
+from palettery.app.jobs.lifecycle import JobLifecycle
+from palettery.app.jobs.options import JobOptions
+from palettery.app.jobs.preparation import JobSpec, plan
 from palettery.app.jobs.report_csv import report_csv
-from palettery.app.jobs.repository import Records
-from palettery.app.jobs.request_parsing import Orders, Received
-from palettery.app.jobs.result_files import MadeFiles, read_made_files
-from palettery.app.jobs.submission import Acceptance, Accepted
-from palettery.app.sandbox.document_pool import Client, DocumentPool
+from palettery.app.jobs.repository import JobRepository
+from palettery.app.jobs.request_parsing import ParsedRequest, RequestParser
+from palettery.app.jobs.result_files import ResultFiles, read_made_files
+from palettery.app.jobs.submission import JobSubmitter, SubmittedJob
+from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.settings import Settings
 from palettery.app.storage.base import Storage
 from palettery.app.storage.spooled_content import Content
@@ -45,26 +45,26 @@ DOWNLOADS = 1_000
 """Artifacts whose digests are held, for those who fetch them in ranges."""
 
 
-class Jobs:
+class JobService:
     """Jobs of one service."""
 
     def __init__(
         self,
         settings: Settings,
-        records: Records,
-        files: FileRecords,
+        records: JobRepository,
+        files: FileRepository,
         store: Storage,
         engine: Engine,
-        control: Control,
-        orders: Orders,
+        control: JobLifecycle,
+        orders: RequestParser,
         documents: DocumentPool,
     ) -> None:
         self._settings, self._records = settings, records
         self._store, self._control, self._orders = store, control, orders
         self._documents = documents
-        self._acceptance = Acceptance(settings, records, files, store, engine, documents)
+        self._acceptance = JobSubmitter(settings, records, files, store, engine, documents)
         # A download in ranges asks for each; what has succeeded never changes.
-        self._made: OrderedDict[str, MadeFiles] = OrderedDict()
+        self._made: OrderedDict[str, ResultFiles] = OrderedDict()
 
     async def plan(self, request: Request, caller: Caller) -> Content:
         """What a job would do, as JSON of `Plan`; what came with the request is gone afterwards."""
@@ -73,7 +73,7 @@ class Jobs:
             self._check(received.wishes())
             order = await self._orders.order(received, caller)
             return await self._documents.document(
-                Client(caller.owner, request),
+                DocumentClient(caller.owner, request),
                 order.size_bytes,
                 plan,
                 order,
@@ -83,7 +83,7 @@ class Jobs:
         finally:
             await asyncio.to_thread(self._store.delete, *received.brought())
 
-    async def submit(self, request: Request, caller: Caller, key: str | None) -> Accepted:
+    async def submit(self, request: Request, caller: Caller, key: str | None) -> SubmittedJob:
         """Take a request in, refuse what cannot work, queue the rest.
 
         Raises:
@@ -95,7 +95,7 @@ class Jobs:
         received = await self._orders.receive(request, caller)
         kept: Collection[str] = ()
         try:
-            client = Client(caller.owner, request)
+            client = DocumentClient(caller.owner, request)
             accepted = await self._accepted(received, caller, key, client)
             kept = accepted.kept
         except (DatabaseFailed, asyncio.CancelledError):
@@ -107,15 +107,15 @@ class Jobs:
         return accepted
 
     async def _accepted(
-        self, received: Received, caller: Caller, key: str | None, client: Client
-    ) -> Accepted:
+        self, received: ParsedRequest, caller: Caller, key: str | None, client: DocumentClient
+    ) -> SubmittedJob:
         wished, asked = received.wishes(), keyed(key, *received.content())
         before = await asyncio.to_thread(self._acceptance.replayed, caller, asked)
         if before is not None:
             return before
         self._check(wished)
 
-        async def look_up() -> Order:
+        async def look_up() -> JobSpec:
             return await self._orders.order(received, caller)
 
         return await self._acceptance.accept(look_up, wished, caller, asked, client)
@@ -214,7 +214,9 @@ class Jobs:
         told = {"job": [job.model_dump_json().encode()]}
         return report_page(told | report_documents(self._store, job_folder(job_id)))
 
-    async def artifact(self, client: Client, job_id: str, name: str | None) -> StoredDownload:
+    async def artifact(
+        self, client: DocumentClient, job_id: str, name: str | None
+    ) -> StoredDownload:
         """A file of a job's artifact; None asks for the only one, or the index of several.
 
         Raises:
@@ -231,7 +233,7 @@ class Jobs:
         folder = job_folder(job_id)
         return StoredDownload(artifact_path(folder, name), digests[name], shown, folder)
 
-    async def export(self, client: Client, job_id: str, to: str) -> StoredDownload:
+    async def export(self, client: DocumentClient, job_id: str, to: str) -> StoredDownload:
         """Another form of a job's artifact.
 
         Raises:
@@ -248,7 +250,7 @@ class Jobs:
         made = ", ".join(each.format for each in exports) or "none; submit it with `formats`"
         raise NotFound(f"the job has no form {to[:64]!r} of its artifact; it has {made}")
 
-    async def _made_files(self, client: Client, job_id: str) -> MadeFiles:
+    async def _made_files(self, client: DocumentClient, job_id: str) -> ResultFiles:
         made = self._made.get(job_id)
         if made is None:
             path, url = report_path(job_folder(job_id)), self._store.url
@@ -259,7 +261,7 @@ class Jobs:
                 self._made.popitem(last=False)
         return made
 
-    def _check(self, wished: Wishes) -> None:
+    def _check(self, wished: JobOptions) -> None:
         if wished.webhook_url is not None:
             checked_url(wished.webhook_url, private=self._settings.webhook_private)
 

@@ -25,11 +25,11 @@ from palettery.app.errors import (
 )
 from palettery.app.events import log_messages as lines
 from palettery.app.events.log_messages import Line
-from palettery.app.events.repository import Events
+from palettery.app.events.repository import EventRepository
 from palettery.app.execution.fair_slots import Share
 from palettery.app.execution.fanout import OnDied, Workers
-from palettery.app.jobs.repository import Records
-from palettery.app.jobs.result_reuse import Reuse
+from palettery.app.jobs.repository import JobRepository
+from palettery.app.jobs.result_reuse import ResultReuse
 from palettery.app.observability.metrics import Metrics
 from palettery.app.settings import Settings
 from palettery.app.storage.base import Storage
@@ -59,17 +59,17 @@ REPORT_EVERY_S = 0.3
 """Between two notes of progress in the row."""
 
 
-class Steps:
+class JobSteps:
     """What a workflow does, one step after the other."""
 
     def __init__(
         self,
         settings: Settings,
-        records: Records,
-        events: Events,
+        records: JobRepository,
+        events: EventRepository,
         store: Storage,
         workers: Workers,
-        reuse: Reuse,
+        reuse: ResultReuse,
         metrics: Metrics,
     ) -> None:
         self._settings, self._records, self._store = settings, records, store

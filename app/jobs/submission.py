@@ -11,15 +11,15 @@ from datetime import UTC, datetime, timedelta
 from palettery.app.compression.job_folder import job_folder
 from palettery.app.errors import DatabaseFailed, FileGone
 from palettery.app.execution.engine import Engine
-from palettery.app.files.repository import FileRecords, KeptFile
+from palettery.app.files.repository import FileLocation, FileRepository
 from palettery.app.http.caller import Caller
 from palettery.app.http.idempotency import KeyedRequest, KeyTaken
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.options import Wishes
-from palettery.app.jobs.preparation import Order, Place, Prepared, prepare
-from palettery.app.jobs.repository import Records
+from palettery.app.jobs.options import JobOptions
+from palettery.app.jobs.preparation import JobLocation, JobSpec, PreparedJob, prepare
+from palettery.app.jobs.repository import JobRepository
 from palettery.app.models.service import bytes_sha256
-from palettery.app.sandbox.document_pool import Client, DocumentPool
+from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.settings import Settings
 from palettery.app.storage.base import Storage
 from palettery.schemas.jobs import Job
@@ -29,7 +29,7 @@ TRIES = 5
 
 
 @dataclass(frozen=True)
-class Accepted:
+class SubmittedJob:
     """A job for a request."""
 
     job: Job
@@ -39,14 +39,14 @@ class Accepted:
     """It was queued before, for the same request under the same key."""
 
 
-class Acceptance:
+class JobSubmitter:
     """Makes jobs of requests."""
 
     def __init__(
         self,
         settings: Settings,
-        records: Records,
-        files: FileRecords,
+        records: JobRepository,
+        files: FileRepository,
         store: Storage,
         engine: Engine,
         documents: DocumentPool,
@@ -62,23 +62,23 @@ class Acceptance:
         """
         self._records.check_room(caller.owner, caller.limits)
 
-    def replayed(self, caller: Caller, asked: KeyedRequest | None) -> Accepted | None:
+    def replayed(self, caller: Caller, asked: KeyedRequest | None) -> SubmittedJob | None:
         """The job that the same request was given before; None if it was not sent before.
 
         Raises:
             IdempotencyConflict: its key was sent with another request.
         """
         known = None if asked is None else self._records.keyed(caller.owner, asked)
-        return None if known is None else Accepted(known, is_replayed=True)
+        return None if known is None else SubmittedJob(known, is_replayed=True)
 
     async def accept(
         self,
-        look_up: Callable[[], Awaitable[Order]],
-        wished: Wishes,
+        look_up: Callable[[], Awaitable[JobSpec]],
+        wished: JobOptions,
         caller: Caller,
         asked: KeyedRequest | None,
-        client: Client,
-    ) -> Accepted:
+        client: DocumentClient,
+    ) -> SubmittedJob:
         """Queue a job, or find the one that the same request was given meanwhile.
 
         Raises:
@@ -100,18 +100,18 @@ class Acceptance:
 
     async def _queue(
         self,
-        order: Order,
-        wished: Wishes,
+        order: JobSpec,
+        wished: JobOptions,
         caller: Caller,
         asked: KeyedRequest | None,
-        client: Client,
-    ) -> Accepted:
+        client: DocumentClient,
+    ) -> SubmittedJob:
         """Store what the job needs, then its row: a row means that nothing is missing."""
         job_id = str(_time_ordered_id())
         settings, prefix = self._settings, job_folder(job_id)
         kept = await asyncio.to_thread(self._kept, order)
         paths = {sha256: file.path for sha256, file in kept.items()}
-        place = Place(prefix, paths, settings.task_bytes, self._reuses(wished))
+        place = JobLocation(prefix, paths, settings.task_bytes, self._reuses(wished))
         try:
             prepared = await self._documents.run(
                 client,
@@ -130,14 +130,14 @@ class Acceptance:
         except BaseException:
             await asyncio.to_thread(self._store.delete_folder, prefix)
             raise
-        return Accepted(job, {file.path for file in files})
+        return SubmittedJob(job, {file.path for file in files})
 
     def _new(
         self,
         job_id: str,
-        order: Order,
-        prepared: Prepared,
-        wished: Wishes,
+        order: JobSpec,
+        prepared: PreparedJob,
+        wished: JobOptions,
         caller: Caller,
         asked: KeyedRequest | None,
     ) -> NewJob:
@@ -163,10 +163,10 @@ class Acceptance:
             told=(prepared.told,),
         )
 
-    def _reuses(self, wished: Wishes) -> bool:
+    def _reuses(self, wished: JobOptions) -> bool:
         return wished.reuse and self._settings.reuse_results
 
-    def _kept(self, order: Order) -> Mapping[str, KeptFile]:
+    def _kept(self, order: JobSpec) -> Mapping[str, FileLocation]:
         """Digest -> where its bytes are kept: where they were before, or where they came in."""
         files = {file.sha256: file for file in order.files() if file.sha256}
         brought = {file.sha256 for file in order.brought()}
@@ -177,7 +177,7 @@ class Acceptance:
                 self._files.relocate(sha256, files[sha256].path)
                 known[sha256] = files[sha256].path
         return {
-            sha256: KeptFile(
+            sha256: FileLocation(
                 sha256,
                 known.get(sha256, file.path),
                 file.size_bytes,

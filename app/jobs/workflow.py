@@ -15,12 +15,12 @@ from dbos import error as engine_errors
 
 from palettery.app.database.engine import Database
 from palettery.app.errors import PaletteryError, Unavailable
-from palettery.app.execution.engine import QUEUE, WEBHOOKS, WORKFLOW, Call, configure
-from palettery.app.jobs.steps import Steps
+from palettery.app.execution.engine import QUEUE, WEBHOOKS, WORKFLOW, WorkflowCall, configure
+from palettery.app.jobs.steps import JobSteps
 from palettery.app.observability import logging as logs
 from palettery.app.observability.tracing import Tracing
 from palettery.app.settings import Settings
-from palettery.app.webhooks.deliveries import Deliveries, Outcome
+from palettery.app.webhooks.deliveries import DeliveryOutcome, WebhookDeliveries
 
 EVERY_S, ATTEMPTS = 2.0, 450
 """Between two attempts at a step, and how many: what is away may stay away for a quarter hour."""
@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 async def running_workflows(
     settings: Settings,
     database: Database,
-    steps: Steps,
-    deliveries: Deliveries,
+    steps: JobSteps,
+    deliveries: WebhookDeliveries,
     traces: Tracing,
 ) -> AsyncIterator[None]:
     """The engine, launched: takes up what a crash left, then serves the queue."""
@@ -99,7 +99,7 @@ class _Underway:
         await asyncio.gather(*runs, return_exceptions=True)
 
 
-def _register(steps: Steps, underway: _Underway, traces: Tracing) -> None:
+def _register(steps: JobSteps, underway: _Underway, traces: Tracing) -> None:
     """Tell DBOS the workflow of jobs, under names that outlive this process."""
 
     @_lasting("run")
@@ -131,16 +131,16 @@ def _register(steps: Steps, underway: _Underway, traces: Tracing) -> None:
                 await fail(job_id, attempt, UNFORESEEN.code, UNFORESEEN.detail)
 
 
-def _register_webhooks(deliveries: Deliveries, underway: _Underway) -> None:
+def _register_webhooks(deliveries: WebhookDeliveries, underway: _Underway) -> None:
     """Tell DBOS the workflow of one call of a webhook; each that fails begins the next one."""
 
     @_lasting("call")
-    async def call(*said: Any) -> Outcome | None:
-        return await deliveries.call(Call(*said))
+    async def call(*said: Any) -> DeliveryOutcome | None:
+        return await deliveries.call(WorkflowCall(*said))
 
     @_lasting("conclude")
     async def conclude(outcome: Sequence[Any], *said: Any) -> None:
-        await deliveries.conclude(Call(*said), Outcome(*outcome))
+        await deliveries.conclude(WorkflowCall(*said), DeliveryOutcome(*outcome))
 
     @DBOS.workflow(name=WEBHOOKS, max_recovery_attempts=RECOVERIES)
     async def call_webhook(job_id: str, attempt: int, number: int, tries: int) -> None:

@@ -8,7 +8,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 
 from palettery.app.errors import Forbidden
 from palettery.app.http.caller import Caller
-from palettery.app.keys.service import Keys
+from palettery.app.keys.service import KeyService
 from palettery.app.settings import names_loopback
 
 BEARER = HTTPBearer(
@@ -22,9 +22,9 @@ BEARER = HTTPBearer(
 Sent = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 
 
-async def keys_of(request: Request) -> Keys:
+async def keys_of(request: Request) -> KeyService:
     """The service's keys."""
-    found: Keys = request.state.keys
+    found: KeyService = request.state.keys
     return found
 
 
@@ -32,7 +32,7 @@ async def caller_of(
     request: Request,
     needed: SecurityScopes,
     sent: Sent,
-    keys: Annotated[Keys, Depends(keys_of)],
+    keys: Annotated[KeyService, Depends(keys_of)],
 ) -> Caller:
     """Who a request comes from.
 

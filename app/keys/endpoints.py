@@ -8,7 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from palettery.app.http.problems import problems
 from palettery.app.http.request_body import JSON, read_json
 from palettery.app.keys.authentication import Admin, Reader, keys_of
-from palettery.app.keys.service import Keys
+from palettery.app.keys.service import KeyService
 from palettery.schemas.keys import CreatedKey, KeyPage, Me, NewKey
 
 KEY_BYTES = 64 << 10
@@ -22,7 +22,7 @@ CREATED = problems(
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
-Service = Annotated[Keys, Depends(keys_of)]
+Service = Annotated[KeyService, Depends(keys_of)]
 
 
 @router.get("/me")

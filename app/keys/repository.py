@@ -26,7 +26,7 @@ _OF = select(KeyRow.__table__).where(KeyRow.sha256 == bindparam("sha256"))
 """Made once: every request asks one of them."""
 
 
-class KeyRecords:
+class KeyRepository:
     """Reads and writes of key rows, each in its own transaction."""
 
     def __init__(self, database: Database, now: Clock = utc_now) -> None:

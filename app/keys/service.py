@@ -9,7 +9,7 @@ from datetime import timedelta
 from palettery.app.errors import BadInput, Unauthenticated
 from palettery.app.http.caller import ADMIN, Caller
 from palettery.app.http.pagination import sealed, unsealed
-from palettery.app.keys.repository import KeyRecords
+from palettery.app.keys.repository import KeyRepository
 from palettery.app.keys.secret import FORM, SHOWN, new_secret, sha256_of
 from palettery.app.settings import Settings
 from palettery.schemas.keys import CreatedKey, Key, KeyPage, Me, NewKey, OwnerLimits
@@ -24,14 +24,14 @@ KNOWN_S, MOST_KNOWN = 1.0, 10_000
 """How long a caller is known without being looked up again, and how many are at once."""
 
 
-class Keys:
+class KeyService:
     """Keys of one service.
 
     What changes here holds from the next request on; what changes in another process, within a
     second.
     """
 
-    def __init__(self, settings: Settings, records: KeyRecords) -> None:
+    def __init__(self, settings: Settings, records: KeyRepository) -> None:
         self._settings, self._records = settings, records
         self._known: dict[str | None, tuple[float, Caller]] = {}
         """Callers by the digests of their secrets, and until when they are known."""

@@ -8,21 +8,21 @@ from palettery.app.http.pagination import Cursor, Limit
 from palettery.app.http.problems import problems
 from palettery.app.keys.authentication import Reader, Writer
 from palettery.app.models.response import respond
-from palettery.app.models.service import Models
-from palettery.app.sandbox.document_pool import Client
+from palettery.app.models.service import ModelService
+from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.schemas.models import Model, ModelPage
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 UNKNOWN = problems(_404="no such model")
 
 
-async def models_of(request: Request) -> Models:
+async def models_of(request: Request) -> ModelService:
     """The service's models."""
-    found: Models = request.state.models
+    found: ModelService = request.state.models
     return found
 
 
-Service = Annotated[Models, Depends(models_of)]
+Service = Annotated[ModelService, Depends(models_of)]
 
 
 @router.get("/models", responses=problems(_422="limit or cursor is not valid"))
@@ -43,7 +43,7 @@ def page(
 )
 async def get(request: Request, model_id: str, models: Service, caller: Reader) -> Response:
     """One model with its module tree and its tensors."""
-    model = await models.get(Client(caller.owner, request), model_id)
+    model = await models.get(DocumentClient(caller.owner, request), model_id)
     return respond(request.state.store, model)
 
 

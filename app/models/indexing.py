@@ -22,7 +22,7 @@ from palettery.schemas.models import ModelContents, ModelTensor
 
 
 @dataclass(frozen=True)
-class ReadModel:
+class IndexedModel:
     """What a model's row says of what is in it."""
 
     name: str
@@ -33,7 +33,7 @@ class ReadModel:
 
 def read_model(
     store_url: str, model_id: str, files: Sequence[StoredFile], limits: Limits
-) -> ReadModel:
+) -> IndexedModel:
     """Read the files of a model, in the order of their names, and store what is in them.
 
     Raises:
@@ -41,7 +41,7 @@ def read_model(
     """
     checkpoint = _read(shared_storage(store_url), model_id, files, limits)
     first = checkpoint.files[checkpoint.tensors[0].file]
-    return ReadModel(first.name, checkpoint.format, len(checkpoint.tensors))
+    return IndexedModel(first.name, checkpoint.format, len(checkpoint.tensors))
 
 
 def make_contents(

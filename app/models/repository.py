@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from palettery.app.database.engine import Clock, Database, chunks, insert, utc_now
 from palettery.app.database.tables import FileRow, JobFileRow, JobRow, ModelFileRow, ModelRow
 from palettery.app.errors import NotFound
-from palettery.app.files.repository import KeptFile, hold
+from palettery.app.files.repository import FileLocation, hold
 from palettery.schemas.checkpoint import ModelFormat, StoredFile
 from palettery.schemas.models import ModelDetails, ModelFile, ModelSummary
 
@@ -37,14 +37,14 @@ class NewModel:
     """None keeps the one that the model has already."""
 
 
-class ModelRecords:
+class ModelRepository:
     """Reads and writes of model rows, each in its own transaction."""
 
     def __init__(self, database: Database, retain: timedelta, now: Clock = utc_now) -> None:
         self._database, self._retain, self._now = database, retain, now
 
     def add(
-        self, owner: str, model: NewModel, files: Sequence[KeptFile], settle: Settle
+        self, owner: str, model: NewModel, files: Sequence[FileLocation], settle: Settle
     ) -> ModelDetails:
         """A model of an owner's, or the one of this id that it has already.
 
@@ -141,7 +141,7 @@ class ModelRecords:
                 counts.update(session.execute(own).all())
         return [ModelSummary(**_summary(row, counts[row.id])) for row in rows]
 
-    def owned(self, owner: str, digests: Collection[str]) -> dict[str, KeptFile]:
+    def owned(self, owner: str, digests: Collection[str]) -> dict[str, FileLocation]:
         """Those of these files that a model or a job of the owner's needs."""
         of_a_model = exists().where(
             ModelFileRow.sha256 == FileRow.sha256, ModelFileRow.owner == owner
@@ -152,11 +152,11 @@ class ModelRecords:
             JobRow.owner == owner,
         )
         query = select(FileRow).where(or_(of_a_model, of_a_job))
-        found: dict[str, KeptFile] = {}
+        found: dict[str, FileLocation] = {}
         with self._database.transaction() as session:
             for chunk in chunks(digests):
                 for row in session.scalars(query.where(FileRow.sha256.in_(chunk))):
-                    found[row.sha256] = KeptFile(row.sha256, row.path, row.size_bytes, True)
+                    found[row.sha256] = FileLocation(row.sha256, row.path, row.size_bytes, True)
         return found
 
     def touch(self, owner: str, model_id: str) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from palettery.app.checkpoints.read import bytes_to_parse
 from palettery.app.errors import FileGone, NotFound, ObjectMissing
 from palettery.app.files.removal import remove_unused_files
-from palettery.app.files.repository import FileRecords, KeptFile
+from palettery.app.files.repository import FileLocation, FileRepository
 from palettery.app.http.pagination import sealed, unsealed
 from palettery.app.models.indexing import make_contents, read_model
-from palettery.app.models.repository import ModelRecords, NewModel, Settle
+from palettery.app.models.repository import ModelRepository, NewModel, Settle
 from palettery.app.models.response import StoredModel
 from palettery.app.models.stored_contents import (
     contents_path,
@@ -19,21 +19,21 @@ from palettery.app.models.stored_contents import (
     index_folder,
     index_path,
 )
-from palettery.app.sandbox.document_pool import Client, DocumentPool
+from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.schemas.checkpoint import StoredFile
 from palettery.schemas.models import ModelDetails, ModelPage
 
 
-class Models:
+class ModelService:
     """Models of one service."""
 
     def __init__(
         self,
         limits: Limits,
-        records: ModelRecords,
-        files: FileRecords,
+        records: ModelRepository,
+        files: FileRepository,
         store: Storage,
         documents: DocumentPool,
     ) -> None:
@@ -49,7 +49,7 @@ class Models:
         self._records.touch(owner, model_id)
         return self._records.files(owner, model_id)
 
-    async def get(self, client: Client, model_id: str) -> StoredModel:
+    async def get(self, client: DocumentClient, model_id: str) -> StoredModel:
         """One model of the client's, with its contents in the store.
 
         Raises:
@@ -85,7 +85,7 @@ class Models:
         self,
         owner: str,
         files: Sequence[StoredFile],
-        kept: Sequence[KeptFile],
+        kept: Sequence[FileLocation],
         settle: Settle,
         label: str | None = None,
     ) -> ModelDetails:
@@ -93,7 +93,7 @@ class Models:
 
         Raises:
             InvalidModel, UnsupportedFormat, TooLarge: see `read_checkpoint`.
-            FileGone: see `ModelRecords.add`.
+            FileGone: see `ModelRepository.add`.
             NotFound: `settle` says that it is not wanted any more.
         """
         in_order = sorted(files, key=lambda file: file.name)
@@ -101,7 +101,7 @@ class Models:
         is_new = not await asyncio.to_thread(self._store.exists, index_path(id_))
         parsed = await asyncio.to_thread(bytes_to_parse, self._store, in_order)
         read = await self._documents.run(
-            Client(owner), parsed, read_model, self._store.url, id_, in_order, self._limits
+            DocumentClient(owner), parsed, read_model, self._store.url, id_, in_order, self._limits
         )
         new = NewModel(id_, read.name, read.format, read.tensors, in_order, label)
         try:

@@ -14,7 +14,7 @@ from palettery.schemas.plan import Plan
 
 
 @dataclass(frozen=True)
-class Intake:
+class JobPlan:
     """What was asked for, understood and found sound."""
 
     config: KMeansPalettizerConfig
@@ -29,14 +29,14 @@ class Intake:
         return (*self.checkpoint.files, *beside)
 
 
-def take_in(
+def plan_job(
     config: KMeansPalettizerConfig,
     model: StoredFiles,
     sensitivities: StoredFiles | None,
     limits: Limits,
     *,
     strict: bool,
-) -> Intake:
+) -> JobPlan:
     """Read the headers of an upload, and plan what the config asks for.
 
     Raises:
@@ -57,7 +57,7 @@ def take_in_checkpoint(
     limits: Limits,
     *,
     strict: bool,
-) -> Intake:
+) -> JobPlan:
     """Plan what the config asks for of a model that was read.
 
     Raises:
@@ -69,6 +69,6 @@ def take_in_checkpoint(
     if strict:
         check_strict(plan)
     if sensitivities is None:
-        return Intake(config, checkpoint, None, plan)
+        return JobPlan(config, checkpoint, None, plan)
     matched = match(sensitivities, checkpoint)
-    return Intake(config, checkpoint, matched, weigh(plan, matched))
+    return JobPlan(config, checkpoint, matched, weigh(plan, matched))

@@ -9,22 +9,22 @@ from palettery.app.errors import WorkersLost
 from palettery.app.execution.cluster import local_workers, remote_workers
 from palettery.app.execution.fanout import Workers
 from palettery.app.execution.lease import leased
-from palettery.app.jobs.expiry import Sweep
-from palettery.app.jobs.result_repository import ResultRecords
-from palettery.app.jobs.result_reuse import Reuse
-from palettery.app.jobs.steps import Steps
+from palettery.app.jobs.expiry import JobExpiry
+from palettery.app.jobs.result_repository import ResultRepository
+from palettery.app.jobs.result_reuse import ResultReuse
+from palettery.app.jobs.steps import JobSteps
 from palettery.app.jobs.workflow import running_workflows
 from palettery.app.observability.metrics import Gauge
 from palettery.app.observability.tracing import Tracing
-from palettery.app.roles.services import Shared
-from palettery.app.system.maintenance import Keeper
-from palettery.app.uploads.expiry import UploadSweep
-from palettery.app.webhooks.deliveries import Deliveries
+from palettery.app.roles.services import SharedServices
+from palettery.app.system.maintenance import Maintenance
+from palettery.app.uploads.expiry import UploadExpiry
+from palettery.app.webhooks.deliveries import WebhookDeliveries
 
 
 @asynccontextmanager
 async def controlling(
-    of: Shared, traces: Tracing, stop: Callable[[], None], *, is_alone: bool
+    of: SharedServices, traces: Tracing, stop: Callable[[], None], *, is_alone: bool
 ) -> AsyncIterator[Workers]:
     """Jobs of the service, run by this process with these workers.
 
@@ -37,7 +37,7 @@ async def controlling(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(leased(of.database, settings.executor_id, stop))
         orphan_age = timedelta(seconds=settings.orphan_age_s)
-        unused = UploadSweep(of.files, of.sessions, of.models, of.store, orphan_age)
+        unused = UploadExpiry(of.files, of.sessions, of.models, of.store, orphan_age)
         if is_alone and settings.storage_url is None:
             # What a crash cut off; nobody else works here.
             await asyncio.to_thread(unused.remove_orphans, timedelta(0))
@@ -45,13 +45,13 @@ async def controlling(
         workers = await stack.enter_async_context(hire(settings, metrics, traces))
         with suppress(WorkersLost):  # it may come later; jobs wait for it
             await workers.reach()
-        reuse = Reuse(ResultRecords(of.database), of.jobs, of.store, of.documents)
-        steps = Steps(settings, of.jobs, of.events, of.store, workers, reuse, metrics)
-        deliveries = Deliveries(settings, of.events, of.webhooks, of.engine)
+        reuse = ResultReuse(ResultRepository(of.database), of.jobs, of.store, of.documents)
+        steps = JobSteps(settings, of.jobs, of.events, of.store, workers, reuse, metrics)
+        deliveries = WebhookDeliveries(settings, of.events, of.webhooks, of.engine)
         workflows = running_workflows(settings, of.database, steps, deliveries, traces)
         await stack.enter_async_context(workflows)
-        sweep = Sweep(of.jobs, of.changes, unused, of.store, of.control.delete, orphan_age)
-        keeper = Keeper(
+        sweep = JobExpiry(of.jobs, of.changes, unused, of.store, of.control.delete, orphan_age)
+        keeper = Maintenance(
             settings,
             of.jobs,
             of.controllers,

@@ -7,16 +7,16 @@ from dataclasses import replace
 
 from palettery.app.errors import BadInput
 from palettery.app.execution.fanout import Workers
-from palettery.app.keys.repository import KeyRecords
-from palettery.app.keys.service import Keys
+from palettery.app.keys.repository import KeyRepository
+from palettery.app.keys.service import KeyService
 from palettery.app.observability.tracing import Tracing
-from palettery.app.roles.api import State, answering
+from palettery.app.roles.api import ServiceState, answering
 from palettery.app.roles.controller import controlling
 from palettery.app.roles.services import Role, migrate, shared
 from palettery.app.sandbox import note_sandbox
 from palettery.app.settings import Settings
 
-__all__ = ["Role", "State", "check", "migrate", "running"]
+__all__ = ["Role", "ServiceState", "check", "migrate", "running"]
 
 
 def check(settings: Settings, role: Role) -> None:
@@ -43,7 +43,7 @@ def check(settings: Settings, role: Role) -> None:
 @asynccontextmanager
 async def running(
     settings: Settings, role: Role, traces: Tracing, stop: Callable[[], None]
-) -> AsyncIterator[State]:
+) -> AsyncIterator[ServiceState]:
     """A role at work; `stop` ends the process when it must not go on.
 
     Raises:
@@ -52,7 +52,7 @@ async def running(
     """
     async with AsyncExitStack() as stack:
         common = await stack.enter_async_context(shared(settings, role))
-        keys = Keys(settings, KeyRecords(common.database))
+        keys = KeyService(settings, KeyRepository(common.database))
         if role != "controller":  # which says nothing but how it is
             await asyncio.to_thread(keys.check_address)
         others = role != "all" or await asyncio.to_thread(keys.are_asked_for)

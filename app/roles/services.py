@@ -10,30 +10,30 @@ from typing import Literal
 from palettery.app.database.engine import Database, open_database
 from palettery.app.database.migrations import Migrated, check_migrated
 from palettery.app.database.migrations import migrate as migrate_ours
-from palettery.app.events.job_changes import Changes
-from palettery.app.events.repository import Events
-from palettery.app.execution.controllers import Controllers
+from palettery.app.events.job_changes import JobChangeRepository
+from palettery.app.events.repository import EventRepository
+from palettery.app.execution.controllers import ControllerRepository
 from palettery.app.execution.engine import Engine, migrate_engine
-from palettery.app.execution.turns import Turns
-from palettery.app.files.repository import FileRecords
-from palettery.app.jobs.lifecycle import Control
-from palettery.app.jobs.repository import Records
-from palettery.app.models.repository import ModelRecords
+from palettery.app.execution.turns import OwnerTurns
+from palettery.app.files.repository import FileRepository
+from palettery.app.jobs.lifecycle import JobLifecycle
+from palettery.app.jobs.repository import JobRepository
+from palettery.app.models.repository import ModelRepository
 from palettery.app.observability.metrics import Metrics
 from palettery.app.sandbox.document_pool import DocumentPool
 from palettery.app.settings import Settings
 from palettery.app.storage.base import Storage
 from palettery.app.storage.open import open_storage
 from palettery.app.storage.reserve import Reserve
-from palettery.app.uploads.repository import UploadSessions
-from palettery.app.webhooks.repository import WebhookRecords
+from palettery.app.uploads.repository import UploadRepository
+from palettery.app.webhooks.repository import WebhookRepository
 
 Role = Literal["all", "api", "controller"]
 """`all` is the service in one process; `api` answers requests, and `controller` runs jobs."""
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedServices:
     """One service, as each of its processes knows it."""
 
     settings: Settings
@@ -43,20 +43,20 @@ class Shared:
     engine: Engine
     metrics: Metrics
     documents: DocumentPool
-    jobs: Records
-    turns: Turns
-    files: FileRecords
-    models: ModelRecords
-    sessions: UploadSessions
-    events: Events
-    changes: Changes
-    webhooks: WebhookRecords
-    controllers: Controllers
-    control: Control
+    jobs: JobRepository
+    turns: OwnerTurns
+    files: FileRepository
+    models: ModelRepository
+    sessions: UploadRepository
+    events: EventRepository
+    changes: JobChangeRepository
+    webhooks: WebhookRepository
+    controllers: ControllerRepository
+    control: JobLifecycle
 
 
 @asynccontextmanager
-async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
+async def shared(settings: Settings, role: Role) -> AsyncIterator[SharedServices]:
     """The service, its database at this version.
 
     Raises:
@@ -71,11 +71,13 @@ async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
         await asyncio.to_thread(migrate if role == "all" else check_migrated, database)
         documents = DocumentPool(settings.limits)
         stack.push_async_callback(documents.close)
-        metrics, engine, files = Metrics(), Engine(database), FileRecords(database)
+        metrics, engine, files = Metrics(), Engine(database), FileRepository(database)
         stack.callback(engine.close)
-        turns = Turns(database, settings.owner_weights, engine.move)
-        jobs = Records(database, notify=engine.call_webhook, on_end=metrics.job_ended, turns=turns)
-        yield Shared(
+        turns = OwnerTurns(database, settings.owner_weights, engine.move)
+        jobs = JobRepository(
+            database, notify=engine.call_webhook, on_end=metrics.job_ended, turns=turns
+        )
+        yield SharedServices(
             settings=settings,
             reserve=reserve,
             store=store,
@@ -86,15 +88,15 @@ async def shared(settings: Settings, role: Role) -> AsyncIterator[Shared]:
             jobs=jobs,
             turns=turns,
             files=files,
-            models=ModelRecords(database, timedelta(days=settings.retain_days)),
-            sessions=UploadSessions(
+            models=ModelRepository(database, timedelta(days=settings.retain_days)),
+            sessions=UploadRepository(
                 database, timedelta(hours=settings.upload_hours), limits=settings.limits
             ),
-            events=Events(database),
-            changes=Changes(database),
-            webhooks=WebhookRecords(database),
-            controllers=Controllers(database),
-            control=Control(settings, jobs, files, store, engine),
+            events=EventRepository(database),
+            changes=JobChangeRepository(database),
+            webhooks=WebhookRepository(database),
+            controllers=ControllerRepository(database),
+            control=JobLifecycle(settings, jobs, files, store, engine),
         )
 
 

@@ -23,14 +23,14 @@ from palettery.app.sandbox.messages import (
     DETAIL_CHARACTERS,
     OUTCOME,
     REQUEST,
-    Order,
-    Outcome,
+    SandboxOutcome,
+    SandboxRequest,
 )
 
 
 def main() -> None:
     """Carry out the order in the first argument."""
-    order = Order.model_validate_json(sys.argv[1])
+    order = SandboxRequest.model_validate_json(sys.argv[1])
     end_with_parent(order.parent)
     lift_memory_limit()  # of a process that reads documents, if one started this
     folder = Path.cwd()
@@ -45,13 +45,15 @@ def main() -> None:
         if missing and order.required:
             raise SandboxMissing("; ".join(missing))
         (folder / ANSWER).write_bytes(_answer(order, (folder / REQUEST).read_bytes()))
-        outcome = Outcome(missing=missing)
+        outcome = SandboxOutcome(missing=missing)
     except PaletteryError as error:
-        outcome = Outcome(code=error.code, detail=error.detail[:DETAIL_CHARACTERS], missing=missing)
+        outcome = SandboxOutcome(
+            code=error.code, detail=error.detail[:DETAIL_CHARACTERS], missing=missing
+        )
     except MemoryError:
-        outcome = Outcome(code=OutOfMemory.code, missing=missing)
+        outcome = SandboxOutcome(code=OutOfMemory.code, missing=missing)
     except Exception as error:  # noqa: BLE001 - the request ends here
-        outcome = Outcome(
+        outcome = SandboxOutcome(
             code=SandboxCrashed.code,
             detail=f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS],
             missing=missing,
@@ -60,7 +62,7 @@ def main() -> None:
     os._exit(0)  # threads may run still, and libraries crash at their end
 
 
-def _answer(order: Order, request: bytes) -> bytes:
+def _answer(order: SandboxRequest, request: bytes) -> bytes:
     """Import the code, which takes memory that no model is charged for; then call the function."""
     module = importlib.import_module(order.module)
     for name in order.imports:

@@ -39,7 +39,12 @@ from palettery.app.sandbox.document_process import (
 )
 from palettery.app.sandbox.fair_semaphore import FairSemaphore
 from palettery.app.settings import Limits
-from palettery.app.storage.spooled_content import IN_MEMORY_BYTES, PIECE_BYTES, Content, Spooled
+from palettery.app.storage.spooled_content import (
+    IN_MEMORY_BYTES,
+    PIECE_BYTES,
+    Content,
+    SpooledContent,
+)
 
 QUICK_PLACES, SLOW_PLACES = 3, 3
 """Documents that are read at once in each lane."""
@@ -83,7 +88,7 @@ class _Ended(Exception):
 
 
 @dataclass(frozen=True)
-class Client:
+class DocumentClient:
     """Who waits for a document to be read."""
 
     owner: str
@@ -121,7 +126,7 @@ class DocumentPool:
 
     async def run(
         self,
-        client: Client,
+        client: DocumentClient,
         size_bytes: int,
         function: Callable[P, R],
         *args: P.args,
@@ -139,7 +144,7 @@ class DocumentPool:
 
     async def document(
         self,
-        client: Client,
+        client: DocumentClient,
         size_bytes: int,
         function: Callable[P, bytes],
         *args: P.args,
@@ -150,7 +155,7 @@ class DocumentPool:
 
     async def check(self) -> None:
         """See that a small document would be read now."""
-        await self.run(Client(""), 0, bool)
+        await self.run(DocumentClient(""), 0, bool)
 
     def fault(self, loop: asyncio.AbstractEventLoop) -> str | None:
         """Tell from another thread why nothing can be read; None if it can."""
@@ -172,7 +177,7 @@ class DocumentPool:
             running.kill()
         self._starter.shutdown(wait=False, cancel_futures=True)
 
-    async def _for(self, client: Client, size_bytes: int, task: tuple[Any, ...]) -> Any:
+    async def _for(self, client: DocumentClient, size_bytes: int, task: tuple[Any, ...]) -> Any:
         """Run a task, as long as its client waits for it."""
         working = asyncio.ensure_future(self._in_turn(client.owner, size_bytes, task))
         if client.request is None:
@@ -331,9 +336,9 @@ def _unpickled(answer: bytes) -> Any:
     return pickle.loads(answer)  # noqa: S301 - our process wrote it
 
 
-async def _spooled(reader: asyncio.StreamReader, size_bytes: int) -> Spooled:
+async def _spooled(reader: asyncio.StreamReader, size_bytes: int) -> SpooledContent:
     """So many bytes that come in, in a file."""
-    answer = Spooled()
+    answer = SpooledContent()
     while len(answer) < size_bytes:
         piece = await reader.read(min(size_bytes - len(answer), PIECE_BYTES))
         if not piece:

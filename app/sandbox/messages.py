@@ -31,7 +31,7 @@ class Bounds(Schema):
     """The one that `memory_bytes` comes from."""
 
 
-class Order(Schema):
+class SandboxRequest(Schema):
     """What a sandboxed process is started with."""
 
     module: str
@@ -49,7 +49,7 @@ class Order(Schema):
     file_bytes: int
 
 
-class Outcome(Schema):
+class SandboxOutcome(Schema):
     """How a sandboxed process ended by itself."""
 
     code: str | None = None

@@ -19,7 +19,7 @@ def limit_arenas() -> None:
         libc.mallopt(_M_ARENA_MAX, ARENAS)
 
 
-class Trim:
+class MemoryTrimmer:
     """Gives freed memory back to the machine, which the allocator keeps for long."""
 
     def __init__(self) -> None:

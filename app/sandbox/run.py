@@ -24,7 +24,14 @@ from palettery.app.errors import (
 )
 from palettery.app.sandbox.folder import open_regular
 from palettery.app.sandbox.installation import environment
-from palettery.app.sandbox.messages import ANSWER, OUTCOME, REQUEST, Bounds, Order, Outcome
+from palettery.app.sandbox.messages import (
+    ANSWER,
+    OUTCOME,
+    REQUEST,
+    Bounds,
+    SandboxOutcome,
+    SandboxRequest,
+)
 
 LOOK_EVERY_S = 0.2
 """Between two calls of `check`."""
@@ -68,7 +75,7 @@ def run(
         PaletteryError: whatever of these the function raised.
     """
     (folder / REQUEST).write_bytes(request)
-    order = Order(
+    order = SandboxRequest(
         module=module,
         imports=tuple(imports),
         by_name=tuple(by_name),
@@ -147,16 +154,16 @@ def _wait(
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def _outcome(folder: Path) -> Outcome | None:
+def _outcome(folder: Path) -> SandboxOutcome | None:
     """How it ended, in its own words; None if it has none that can be read."""
     try:
         with open_regular(folder / OUTCOME) as file:
-            return Outcome.model_validate_json(file.read(OUTCOME_BYTES))
+            return SandboxOutcome.model_validate_json(file.read(OUTCOME_BYTES))
     except (FileNotFoundError, ValidationError):
         return None
 
 
-def _error(outcome: Outcome, what: str, bounds: Bounds) -> PaletteryError:
+def _error(outcome: SandboxOutcome, what: str, bounds: Bounds) -> PaletteryError:
     kind = ERRORS.get(outcome.code or "", SandboxCrashed)
     if not issubclass(kind, BadInput | OutOfMemory | SandboxMissing):
         kind = SandboxCrashed  # nothing else is for it to say

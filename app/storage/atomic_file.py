@@ -21,14 +21,14 @@ BUFFER_BYTES = 1 << 20
 T = TypeVar("T")
 
 
-class Aside:
+class AtomicFile:
     """A file under a name of its own, until it is whole."""
 
     def __init__(self, target: Path) -> None:
         self._target, self._place = target, aside(target)
         self._file = in_folder(self._place, lambda: self._place.open("xb"))
 
-    def __enter__(self) -> "Aside":
+    def __enter__(self) -> "AtomicFile":
         return self
 
     def write(self, pieces: Pieces) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from palettery.app.errors import BadInput, ObjectMissing
 from palettery.app.storage.file_digest import FileDigest
-from palettery.app.storage.streams import AsyncPieces, Hashed, Pieces
+from palettery.app.storage.streams import AsyncPieces, HashedStream, Pieces
 
 CHUNK_BYTES = 8 << 20
 """Bytes per chunk of a streamed read."""
@@ -77,7 +77,7 @@ class Storage(ABC):
         Raises:
             ObjectMissing: nothing lies at a source.
         """
-        hashed = Hashed(self._stream(sources))
+        hashed = HashedStream(self._stream(sources))
         await self.write_stream(target, hashed.pieces())
         return hashed.digest
 

@@ -20,7 +20,7 @@ from palettery.app.errors import BadInput, ObjectMissing, StorageFailed, Storage
 from palettery.app.storage.atomic_file import (
     ASIDE,
     BUFFER_BYTES,
-    Aside,
+    AtomicFile,
     aside,
     in_folder,
     rename,
@@ -65,7 +65,7 @@ class Folder(Storage):
 
     def write(self, path: str, data: bytes | memoryview | Pieces) -> None:
         """See `Storage.write`."""
-        with self._translating(path), Aside(self._place(path)) as file:
+        with self._translating(path), AtomicFile(self._place(path)) as file:
             pieces = [data] if isinstance(data, bytes | memoryview) else data
             file.write(self._while_there_is_room(pieces))
             file.settle()
@@ -74,7 +74,7 @@ class Folder(Storage):
         """See `Storage.write_stream`."""
         with (
             self._translating(path),
-            await asyncio.to_thread(Aside, self._place(path)) as file,
+            await asyncio.to_thread(AtomicFile, self._place(path)) as file,
         ):
             async for pieces in gathered(data, CHUNK_BYTES):
                 await asyncio.to_thread(file.write, self._while_there_is_room(pieces))
@@ -85,7 +85,7 @@ class Folder(Storage):
         digest = FileDigest()
         with (
             self._translating(target),
-            await asyncio.to_thread(Aside, self._place(target)) as file,
+            await asyncio.to_thread(AtomicFile, self._place(target)) as file,
         ):
             for source in sources:
                 with self._translating(source), self._place(source).open("rb") as opened:

@@ -10,7 +10,7 @@ IN_MEMORY_BYTES = 256 << 10
 PIECE_BYTES = 256 << 10
 
 
-class Spooled:
+class SpooledContent:
     """Bytes in a file without a name, which is gone with this object.
 
     Another process that is sent one gets `bytes`.
@@ -49,13 +49,13 @@ class Spooled:
         return bytes, (b"".join(self.pieces()),)
 
 
-Content = bytes | Spooled
+Content = bytes | SpooledContent
 """Bytes wherever they lie."""
 
 
 def pieces(content: Content) -> Iterator[bytes]:
     """Return all bytes of a content, one piece after the other."""
-    return content.pieces() if isinstance(content, Spooled) else iter((content,))
+    return content.pieces() if isinstance(content, SpooledContent) else iter((content,))
 
 
 async def collected(coming: AsyncIterator[bytes], most_bytes: int) -> Content | None:
@@ -66,7 +66,7 @@ async def collected(coming: AsyncIterator[bytes], most_bytes: int) -> Content | 
         if len(held) + (len(spooled) if spooled else 0) > most_bytes:
             return None
         if len(held) > IN_MEMORY_BYTES:
-            spooled = spooled or Spooled()
+            spooled = spooled or SpooledContent()
             spooled.append(held)
             held.clear()
     if spooled is None:

@@ -11,7 +11,7 @@ PIECE_BYTES = 2 << 20
 """Bytes that are worth a change of threads."""
 
 
-class Hashed:
+class HashedStream:
     """A stream whose digest and size are known once it has passed."""
 
     def __init__(self, data: AsyncPieces) -> None:

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from functools import partial
 
 from palettery.app.errors import DatabaseFailed, DeadlineExceeded, PaletteryError, problem
-from palettery.app.execution.controllers import Controllers
+from palettery.app.execution.controllers import ControllerRepository
 from palettery.app.execution.engine import Engine
 from palettery.app.execution.fanout import Workers
-from palettery.app.execution.turns import Turns
-from palettery.app.jobs.expiry import Sweep
-from palettery.app.jobs.lifecycle import Control
-from palettery.app.jobs.repository import Records
+from palettery.app.execution.turns import OwnerTurns
+from palettery.app.jobs.expiry import JobExpiry
+from palettery.app.jobs.lifecycle import JobLifecycle
+from palettery.app.jobs.repository import JobRepository
 from palettery.app.settings import Settings
 from palettery.app.storage.reserve import Reserve
 from palettery.app.version import VERSION
@@ -25,19 +25,19 @@ MEND_EVERY_S = 60.0
 log = logging.getLogger(__name__)
 
 
-class Keeper:
+class Maintenance:
     """Runs beside the workflows; whatever fails is tried again at its next turn."""
 
     def __init__(
         self,
         settings: Settings,
-        records: Records,
-        controllers: Controllers,
+        records: JobRepository,
+        controllers: ControllerRepository,
         engine: Engine,
-        control: Control,
-        sweep: Sweep,
+        control: JobLifecycle,
+        sweep: JobExpiry,
         workers: Workers,
-        turns: Turns,
+        turns: OwnerTurns,
         reserve: Reserve,
     ) -> None:
         self._settings, self._records, self._controllers = settings, records, controllers

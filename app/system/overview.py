@@ -13,11 +13,11 @@ from sqlalchemy import bindparam, func, select
 from palettery.app.database.engine import Database
 from palettery.app.database.tables import JobRow
 from palettery.app.errors import WorkersLost
-from palettery.app.execution.controllers import Controllers
+from palettery.app.execution.controllers import ControllerRepository
 from palettery.app.http.caller import Caller
 from palettery.app.http.problems import problems
 from palettery.app.keys.authentication import Reader
-from palettery.app.keys.service import Keys
+from palettery.app.keys.service import KeyService
 from palettery.app.storage.base import Storage
 from palettery.app.version import SOFTWARE, VERSION
 from palettery.schemas.jobs import ACTIVE_STATES
@@ -50,8 +50,8 @@ class Overview:
         role: Literal["all", "api", "controller"],
         database: Database,
         store: Storage,
-        controllers: Controllers,
-        keys: Keys,
+        controllers: ControllerRepository,
+        keys: KeyService,
         workers: Callable[[], list[WorkerProcess]] | None,
     ) -> None:
         self._role, self._database, self._store = role, database, store

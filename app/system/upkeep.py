@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from palettery.app.database.engine import Database
-from palettery.app.sandbox.process_memory import Trim
+from palettery.app.sandbox.process_memory import MemoryTrimmer
 
 TRIM_EVERY_S = 5.0
 
@@ -16,7 +16,7 @@ async def keep_up(database: Database, check_every_s: float) -> None:
     """Look after this process until cancelled."""
     await asyncio.gather(
         _repeat(check_every_s, database.check),
-        _repeat(TRIM_EVERY_S, Trim().run),
+        _repeat(TRIM_EVERY_S, MemoryTrimmer().run),
     )
 
 

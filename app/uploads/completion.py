@@ -18,16 +18,16 @@ from palettery.app.errors import (
     ObjectMissing,
     PartsMissing,
 )
-from palettery.app.files.repository import FileRecords, KeptFile
+from palettery.app.files.repository import FileLocation, FileRepository
 from palettery.app.http.multipart import UPLOADS
-from palettery.app.models.repository import ModelRecords
-from palettery.app.models.service import Models, model_id
+from palettery.app.models.repository import ModelRepository
+from palettery.app.models.service import ModelService, model_id
 from palettery.app.sandbox.fair_semaphore import FairSemaphore
 from palettery.app.storage.base import Storage
 from palettery.app.storage.checked_reads import store_digests
 from palettery.app.uploads.parts import Part, part_path, parts_folder, parts_of
 from palettery.app.uploads.received_files import check_sizes, kept_once, owned_files, received_parts
-from palettery.app.uploads.repository import UploadSession, UploadSessions, settle
+from palettery.app.uploads.repository import UploadRepository, UploadSession, settle
 from palettery.schemas.checkpoint import StoredFile
 from palettery.schemas.problem import InvalidField
 
@@ -37,15 +37,15 @@ TRIES = 5
 """At adding a model whose bytes we had already, while others remove them."""
 
 
-class Completion:
+class UploadCompletion:
     """Completes uploads; who asks again while one is at work waits for that."""
 
     def __init__(
         self,
-        sessions: UploadSessions,
-        models: Models,
-        model_records: ModelRecords,
-        files: FileRecords,
+        sessions: UploadRepository,
+        models: ModelService,
+        model_records: ModelRepository,
+        files: FileRepository,
         store: Storage,
     ) -> None:
         self._sessions, self._models, self._model_records = sessions, models, model_records
@@ -169,7 +169,7 @@ class Completion:
         )
         return id_, {file.path for file in at}
 
-    def _owned(self, session: UploadSession) -> Mapping[str, KeptFile]:
+    def _owned(self, session: UploadSession) -> Mapping[str, FileLocation]:
         digests = [file.sha256 for file in session.files]
         return owned_files(self._model_records, self._store, session.owner, digests)
 

@@ -13,8 +13,8 @@ from palettery.app.http.streamed_json import address
 from palettery.app.keys.authentication import Reader, Writer
 from palettery.app.models.endpoints import Service as ModelService
 from palettery.app.models.response import respond
-from palettery.app.sandbox.document_pool import Client
-from palettery.app.uploads.service import Uploads
+from palettery.app.sandbox.document_pool import DocumentClient
+from palettery.app.uploads.service import UploadService
 from palettery.schemas.models import Model
 from palettery.schemas.uploads import MOST_PARTS, NewUpload, Upload, UploadPage
 
@@ -46,13 +46,13 @@ UNKNOWN = problems(_404="no such upload", _410="the upload has expired")
 STORE = problems(_503="the store or the database is away", _507="the store is full")
 
 
-async def uploads_of(request: Request) -> Uploads:
+async def uploads_of(request: Request) -> UploadService:
     """The service's uploads."""
-    found: Uploads = request.state.uploads
+    found: UploadService = request.state.uploads
     return found
 
 
-Service = Annotated[Uploads, Depends(uploads_of)]
+Service = Annotated[UploadService, Depends(uploads_of)]
 Presign = Annotated[
     bool,
     Query(description="Give missing parts addresses in the store itself; with S3 alone."),
@@ -160,7 +160,7 @@ async def complete(
 ) -> Response:
     """Make an upload a model, once all its parts are here; asking again does no harm."""
     model_id, is_new = await uploads.complete(caller.owner, upload_id)
-    model = await models.get(Client(caller.owner, request), model_id)
+    model = await models.get(DocumentClient(caller.owner, request), model_id)
     where = {"Location": address(request, f"/v1/models/{model_id}")}
     return respond(request.state.store, model, 201 if is_new else 200, where)
 

@@ -5,26 +5,26 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from palettery.app.files.removal import remove_unused_files
-from palettery.app.files.repository import FileRecords
+from palettery.app.files.repository import FileRepository
 from palettery.app.http.multipart import UPLOADS
-from palettery.app.models.repository import ModelRecords
+from palettery.app.models.repository import ModelRepository
 from palettery.app.models.stored_contents import MODELS, index_folder
 from palettery.app.storage.base import Storage, StoredObject
 from palettery.app.storage.checked_reads import DIGESTS
 from palettery.app.uploads.parts import parts_folder, upload_of
-from palettery.app.uploads.repository import UploadSessions
+from palettery.app.uploads.repository import UploadRepository
 
 log = logging.getLogger(__name__)
 
 
-class UploadSweep:
+class UploadExpiry:
     """Every removal may be cut off, or done by two processes at once."""
 
     def __init__(
         self,
-        files: FileRecords,
-        sessions: UploadSessions,
-        models: ModelRecords,
+        files: FileRepository,
+        sessions: UploadRepository,
+        models: ModelRepository,
         store: Storage,
         orphan_age: timedelta,
     ) -> None:

@@ -3,19 +3,19 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from palettery.app.errors import FileGone, InvalidUpload
-from palettery.app.files.repository import FileRecords, KeptFile
-from palettery.app.models.repository import ModelRecords
+from palettery.app.files.repository import FileLocation, FileRepository
+from palettery.app.models.repository import ModelRepository
 from palettery.app.storage.base import Storage
 from palettery.app.uploads.parts import parts_folder, parts_of
-from palettery.app.uploads.repository import UploadSession, UploadSessions
+from palettery.app.uploads.repository import UploadRepository, UploadSession
 from palettery.schemas.checkpoint import StoredFile
 from palettery.schemas.problem import InvalidField
 from palettery.schemas.uploads import FileToSend
 
 
 def owned_files(
-    models: ModelRecords, store: Storage, owner: str, digests: Collection[str]
-) -> dict[str, KeptFile]:
+    models: ModelRepository, store: Storage, owner: str, digests: Collection[str]
+) -> dict[str, FileLocation]:
     """Those of these files that the owner has; of what others have nothing is told.
 
     A file that somebody removed behind our back must be sent again, whatever its row says.
@@ -24,7 +24,7 @@ def owned_files(
     return {sha256: file for sha256, file in owned.items() if store.exists(file.path)}
 
 
-def check_sizes(files: Sequence[FileToSend], owned: Mapping[str, KeptFile]) -> None:
+def check_sizes(files: Sequence[FileToSend], owned: Mapping[str, FileLocation]) -> None:
     """Have files that the owner has announced with the sizes that they have.
 
     Raises:
@@ -44,8 +44,8 @@ def check_sizes(files: Sequence[FileToSend], owned: Mapping[str, KeptFile]) -> N
 
 
 def kept_once(
-    files: FileRecords, store: Storage, sent: Sequence[StoredFile], brought: Collection[str]
-) -> dict[str, KeptFile]:
+    files: FileRepository, store: Storage, sent: Sequence[StoredFile], brought: Collection[str]
+) -> dict[str, FileLocation]:
     """Digest -> where its bytes are kept: where they were before, or where they were brought.
 
     Raises:
@@ -62,12 +62,12 @@ def kept_once(
             path = known[sha256]
         elif path not in brought:
             raise FileGone(f"the stored file {sha256} was removed meanwhile; send it again")
-        kept[sha256] = KeptFile(sha256, path, file.size_bytes, is_known)
+        kept[sha256] = FileLocation(sha256, path, file.size_bytes, is_known)
     return kept
 
 
 def received_parts(
-    sessions: UploadSessions, store: Storage, session: UploadSession
+    sessions: UploadRepository, store: Storage, session: UploadSession
 ) -> Collection[int]:
     """Numbers of the parts that have come in.
 

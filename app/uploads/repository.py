@@ -57,7 +57,7 @@ class UploadSession(UploadRecord):
     files: tuple[FileToSend, ...]
 
 
-class UploadSessions:
+class UploadRepository:
     """Reads and writes of upload rows, each in its own transaction."""
 
     def __init__(

@@ -9,14 +9,14 @@ from typing import Any
 from starlette.datastructures import Headers
 
 from palettery.app.errors import BadInput, TooLarge
-from palettery.app.files.repository import KeptFile
+from palettery.app.files.repository import FileLocation
 from palettery.app.http.caller import Caller
 from palettery.app.http.idempotency import KeyedRequest
 from palettery.app.http.pagination import sealed, unsealed
-from palettery.app.models.repository import ModelRecords
+from palettery.app.models.repository import ModelRepository
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
-from palettery.app.uploads.completion import Completion
+from palettery.app.uploads.completion import UploadCompletion
 from palettery.app.uploads.part_upload import receive
 from palettery.app.uploads.parts import Part, count_parts, part_path, parts_folder, parts_of
 from palettery.app.uploads.received_files import (
@@ -25,7 +25,7 @@ from palettery.app.uploads.received_files import (
     owned_files,
     received_parts,
 )
-from palettery.app.uploads.repository import UploadRecord, UploadSession, UploadSessions
+from palettery.app.uploads.repository import UploadRecord, UploadRepository, UploadSession
 from palettery.schemas.uploads import (
     MOST_PARTS,
     NewUpload,
@@ -40,16 +40,16 @@ SIGNED_FOR = timedelta(hours=1)
 """How long a presigned address takes a part."""
 
 
-class Uploads:
+class UploadService:
     """Uploads of one service."""
 
     def __init__(
         self,
         limits: Limits,
-        sessions: UploadSessions,
-        models: ModelRecords,
+        sessions: UploadRepository,
+        models: ModelRepository,
         store: Storage,
-        completion: Completion,
+        completion: UploadCompletion,
     ) -> None:
         self._limits, self._sessions, self._models = limits, sessions, models
         self._store, self._completion = store, completion
@@ -63,7 +63,7 @@ class Uploads:
             TooLarge: over a limit, which it names.
             BadInput: too many parts.
             InvalidUpload: a file that the owner has is of another size.
-            OverQuota, IdempotencyConflict: see `UploadSessions.add`.
+            OverQuota, IdempotencyConflict: see `UploadRepository.add`.
         """
         _check(new, caller.limits.upload_bytes, self._limits)
         owned = self._owned(caller.owner, new)
@@ -115,7 +115,7 @@ class Uploads:
         self._sessions.delete(session.id)
         self._store.delete_folder(parts_folder(session.id))
 
-    def _owned(self, owner: str, *sent: NewUpload | UploadSession) -> Mapping[str, KeptFile]:
+    def _owned(self, owner: str, *sent: NewUpload | UploadSession) -> Mapping[str, FileLocation]:
         digests = [file.sha256 for one in sent for file in one.files]
         return owned_files(self._models, self._store, owner, digests)
 

@@ -13,12 +13,12 @@ from standardwebhooks import Webhook
 
 from palettery.app.errors import InvalidWebhook
 from palettery.app.events.log_messages import Line
-from palettery.app.events.repository import Events
-from palettery.app.execution.engine import Call, Engine
+from palettery.app.events.repository import EventRepository
+from palettery.app.execution.engine import Engine, WorkflowCall
 from palettery.app.settings import Settings
 from palettery.app.version import VERSION
 from palettery.app.webhooks.addresses import AddressRefused, CheckedNetwork, checked_url
-from palettery.app.webhooks.repository import Target, WebhookRecords
+from palettery.app.webhooks.repository import WebhookRepository, WebhookTarget
 from palettery.schemas.webhooks import WebhookMessage
 
 TRIES = 9
@@ -34,23 +34,27 @@ Verdict = Literal["delivered", "refused", "failed"]
 """`refused` is for good; what `failed` is tried again."""
 
 
-class Outcome(NamedTuple):
+class DeliveryOutcome(NamedTuple):
     """What a call came to."""
 
     verdict: Verdict
     why: str
 
 
-class Deliveries:
+class WebhookDeliveries:
     """Calls of this service's webhooks."""
 
     def __init__(
-        self, settings: Settings, events: Events, webhooks: WebhookRecords, engine: Engine
+        self,
+        settings: Settings,
+        events: EventRepository,
+        webhooks: WebhookRepository,
+        engine: Engine,
     ) -> None:
         self._settings, self._events = settings, events
         self._webhooks, self._engine = webhooks, engine
 
-    async def call(self, call: Call) -> Outcome | None:
+    async def call(self, call: WorkflowCall) -> DeliveryOutcome | None:
         """Send the message about a job's end once; None if the job was deleted meanwhile."""
         found = await asyncio.to_thread(self._found, call)
         if found is None:
@@ -60,18 +64,18 @@ class Deliveries:
             url = checked_url(target.url, private=self._settings.webhook_private)
             status = await self._post(url, message, _headers(call, target.secret, message))
         except InvalidWebhook as error:
-            return Outcome("refused", error.detail)
+            return DeliveryOutcome("refused", error.detail)
         except AddressRefused:
-            return Outcome("refused", "its host has an address that is not public")
+            return DeliveryOutcome("refused", "its host has an address that is not public")
         except (TimeoutError, httpcore.TimeoutException):
-            return Outcome("failed", f"no answer within {TIMEOUT_S:g} s")
+            return DeliveryOutcome("failed", f"no answer within {TIMEOUT_S:g} s")
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError) as error:
-            return Outcome("failed", f"no answer: {type(error).__name__}")
+            return DeliveryOutcome("failed", f"no answer: {type(error).__name__}")
         if 200 <= status < 300:
-            return Outcome("delivered", f"HTTP {status}")
-        return Outcome("refused" if status == GONE else "failed", f"HTTP {status}")
+            return DeliveryOutcome("delivered", f"HTTP {status}")
+        return DeliveryOutcome("refused" if status == GONE else "failed", f"HTTP {status}")
 
-    async def conclude(self, call: Call, outcome: Outcome) -> None:
+    async def conclude(self, call: WorkflowCall, outcome: DeliveryOutcome) -> None:
         """Have it tried again, or tell the job's log how it went in the end."""
         tried = call.tries + 1
         if outcome.verdict == "failed" and tried < TRIES:
@@ -84,7 +88,7 @@ class Deliveries:
         line = Line(told, "info" if outcome.verdict == "delivered" else "warning")
         await asyncio.to_thread(self._events.log, call.job_id, line)
 
-    def _found(self, call: Call) -> tuple[Target, bytes] | None:
+    def _found(self, call: WorkflowCall) -> tuple[WebhookTarget, bytes] | None:
         target = self._webhooks.target(call.job_id)
         ended = self._events.state(call.job_id, call.number)
         if target is None or ended is None:
@@ -118,7 +122,7 @@ class Deliveries:
         return status
 
 
-def _headers(call: Call, secret: str, message: bytes) -> dict[str, str]:
+def _headers(call: WorkflowCall, secret: str, message: bytes) -> dict[str, str]:
     """Of one try: the id stays, and the time is that of the try."""
     now, name = datetime.now(UTC), f"msg_{call.job_id}-{call.attempt}"
     return {

@@ -6,19 +6,19 @@ from fastapi import APIRouter, Depends, Request
 
 from palettery.app.http.problems import problems
 from palettery.app.keys.authentication import Writer
-from palettery.app.webhooks.repository import WebhookRecords
+from palettery.app.webhooks.repository import WebhookRepository
 from palettery.schemas.webhooks import WebhookSecret
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
 
-async def records_of(request: Request) -> WebhookRecords:
+async def records_of(request: Request) -> WebhookRepository:
     """The service's webhooks."""
-    found: WebhookRecords = request.state.webhooks
+    found: WebhookRepository = request.state.webhooks
     return found
 
 
-Webhooks = Annotated[WebhookRecords, Depends(records_of)]
+Webhooks = Annotated[WebhookRepository, Depends(records_of)]
 
 
 @router.get("/webhook-secret")

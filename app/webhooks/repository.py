@@ -12,14 +12,14 @@ from palettery.app.database.tables import JobRow, WebhookSecretRow
 SECRET_BYTES = 32
 
 
-class Target(NamedTuple):
+class WebhookTarget(NamedTuple):
     """Whom to call."""
 
     url: str
     secret: str
 
 
-class WebhookRecords:
+class WebhookRepository:
     """Reads and writes, each in its own transaction."""
 
     def __init__(self, database: Database) -> None:
@@ -42,14 +42,14 @@ class WebhookRecords:
             session.execute(changed)
         return secret
 
-    def target(self, job_id: str) -> Target | None:
+    def target(self, job_id: str) -> WebhookTarget | None:
         """Whom to call about a job; None if nobody, or if the job was deleted."""
         query = select(JobRow.owner, JobRow.webhook_url).where(JobRow.id == job_id)
         with self._database.transaction() as session:
             found = session.execute(query).one_or_none()
         if found is None or found.webhook_url is None:
             return None
-        return Target(found.webhook_url, self.secret(found.owner))
+        return WebhookTarget(found.webhook_url, self.secret(found.owner))
 
 
 def _new_secret() -> str:

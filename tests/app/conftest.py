@@ -1,6 +1,8 @@
+import asyncio
 import os
 import stat
 import sys
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,6 +12,9 @@ from safetensors.numpy import save_file
 from palettery.app.cli import main as cli
 from palettery.app.database.engine import open_database
 from palettery.app.database.migrations import migrate
+from palettery.app.execution.engine import Engine
+from palettery.app.jobs.repository import JobRepository
+from palettery.app.roles import role as roles
 from tests.databases import KINDS, MIGRATED
 
 NOBODY = 65_534
@@ -91,3 +96,44 @@ def unprivileged():
             os.setegid(0)
 
     return without_privileges
+
+
+@pytest.fixture
+def whole_database(database_url):
+    """A database with the tables of the engine beside ours."""
+    made = open_database(database_url)
+    roles.migrate(made)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def engine(whole_database):
+    made = Engine(whole_database)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def jobs(whole_database):
+    """Rows of jobs, in the engine's database."""
+    return JobRepository(whole_database)
+
+
+@pytest.fixture
+def records(database):
+    """Rows of jobs, in a database of ours alone."""
+    return JobRepository(database)
+
+
+@pytest.fixture
+def until():
+    """Wait in a coroutine until something holds."""
+
+    async def wait(holds, what, timeout_s=30):
+        deadline = time.monotonic() + timeout_s
+        while not await asyncio.to_thread(holds):
+            assert time.monotonic() < deadline, f"in vain: {what}"
+            await asyncio.sleep(0.02)
+
+    return wait

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from palettery.app.keys.repository import KeyRecords
-from palettery.app.keys.service import Keys
+from palettery.app.keys.repository import KeyRepository
+from palettery.app.keys.service import KeyService
 from palettery.app.main import create_app
 from palettery.app.roles.api import answering
 from palettery.app.roles.services import shared
@@ -33,7 +33,7 @@ class _Waiting(httpx.BaseTransport):
 @contextlib.asynccontextmanager
 async def _app(settings: Settings, root_path: str) -> AsyncIterator[Callable]:
     async with shared(settings, "all") as common:
-        keys = Keys(settings, KeyRecords(common.database))
+        keys = KeyService(settings, KeyRepository(common.database))
         async with answering(common, "api", keys, None) as state:
             app = create_app(state, "api")
 

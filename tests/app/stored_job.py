@@ -7,7 +7,7 @@ from safetensors.numpy import save
 
 from palettery.app.compression.dispatch import perform
 from palettery.app.compression.job_folder import job_folder, read_tasks, stop_path, write_job
-from palettery.app.planning.job_plan import take_in
+from palettery.app.planning.job_plan import plan_job
 from palettery.app.planning.tasks import cut
 from palettery.app.settings import Limits
 from palettery.app.storage.stored_files import StoredFiles
@@ -53,7 +53,7 @@ class StoredJob:
         self.store, self.prefix = store, job_folder(job_id)
         beside = uploaded(store, "s.safetensors", sensitivities) if sensitivities else None
         model = uploaded(store, "m.safetensors", arrays)
-        self.intake = take_in(config, model, beside, Limits(), strict=False)
+        self.intake = plan_job(config, model, beside, Limits(), strict=False)
         self.request = JobRequest(
             config=config, checkpoint=self.intake.checkpoint, plan=self.intake.plan
         )

@@ -17,11 +17,11 @@ from safetensors.numpy import load
 
 from palettery.app.database.engine import Database, open_database
 from palettery.app.errors import ObjectMissing
-from palettery.app.files.repository import FileRecords
+from palettery.app.files.repository import FileRepository
 from palettery.app.storage.base import Storage
 from palettery.app.storage.checked_reads import DIGESTS
 from palettery.app.uploads.parts import PARTS, upload_of
-from palettery.app.uploads.repository import UploadSessions
+from palettery.app.uploads.repository import UploadRepository
 from palettery.schemas.jobs import ENDED
 
 DEADLINE_S = 300
@@ -245,20 +245,20 @@ class Service:
     def kept_uploads(self) -> set[str]:
         """Where the uploaded files lie that jobs and models need."""
         with self.database() as database:
-            return set(FileRecords(database).paths())
+            return set(FileRepository(database).paths())
 
     def unused_digests(self) -> list[str]:
         """Digests of uploaded files that nothing needs."""
         found = {path.rsplit("/", 1)[1]: path for path in self.store.list(DIGESTS)}
         with self.database() as database:
-            needed = FileRecords(database).find(found)
+            needed = FileRepository(database).find(found)
         return [path for sha256, path in found.items() if sha256 not in needed]
 
     def open_parts(self) -> list[str]:
         """Where the parts lie of uploads that are open."""
         found = {path: upload_of(path) for path in self.store.list(PARTS)}
         with self.database() as database:
-            still_open = UploadSessions(database, timedelta(0)).open(set(found.values()))
+            still_open = UploadRepository(database, timedelta(0)).open(set(found.values()))
         return [path for path, upload_id in found.items() if upload_id in still_open]
 
     def leftovers(self) -> list[str]:

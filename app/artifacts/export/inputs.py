@@ -4,7 +4,7 @@ import math
 import os
 from pathlib import Path
 
-from palettery.app.artifacts.export.request import Source
+from palettery.app.artifacts.export.request import ExportSource
 from palettery.app.artifacts.files import open_files
 from palettery.app.artifacts.reader import Artifact
 from palettery.app.sandbox import Bounds
@@ -34,7 +34,7 @@ class Inputs(Schema):
     """Of the model, all weights decoded."""
 
 
-def lay_out(artifact: Artifact, source: Source, folder: Path) -> Inputs:
+def lay_out(artifact: Artifact, source: ExportSource, folder: Path) -> Inputs:
     """Copy an artifact and its model into a folder."""
     paths = dict.fromkeys(
         stored.path
@@ -51,12 +51,12 @@ def lay_out(artifact: Artifact, source: Source, folder: Path) -> Inputs:
     return Inputs(files=tuple(files), name=source.file.name, dense_bytes=sum(sizes))
 
 
-def open_inputs(inputs: Inputs, folder: Path) -> tuple[Artifact, Source]:
+def open_inputs(inputs: Inputs, folder: Path) -> tuple[Artifact, ExportSource]:
     """The artifact and the model in a folder."""
     artifact = open_files([folder / ARTIFACT / name for name in inputs.files])
     size_bytes = (folder / UPLOAD).stat().st_size
     file = StoredFile(name=inputs.name, path=UPLOAD, size_bytes=size_bytes)
-    return artifact, Source(open_storage(folder.as_uri()), file)
+    return artifact, ExportSource(open_storage(folder.as_uri()), file)
 
 
 def bounds_of(inputs: Inputs, sandbox: Sandbox, more_bytes: int = 0) -> Bounds:

@@ -21,7 +21,7 @@ from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
 from palettery.app.artifacts.export.operator_checks import CheckedOperators
-from palettery.app.artifacts.export.request import Source
+from palettery.app.artifacts.export.request import ExportSource
 from palettery.app.artifacts.reader import Artifact, Stored
 from palettery.app.checkpoints.dense import dense_chunks
 from palettery.app.checkpoints.dtypes import DTYPES
@@ -89,7 +89,7 @@ def uploaded_states(checkpoint: Checkpoint, storage: Storage) -> States:
 
 
 def load_program(
-    runnable: Runnable, states: States, source: Source, folder: Path
+    runnable: Runnable, states: States, source: ExportSource, folder: Path
 ) -> ExportedProgram:
     """The model of a `.pt2`, with these weights; the folder is for files in between."""
     archive = folder / f"{MODEL}.pt2"
@@ -139,7 +139,7 @@ def _needed(graph: Graph) -> set[Node]:
     return found
 
 
-def _write(to: Path, runnable: Runnable, states: States, source: Source) -> None:
+def _write(to: Path, runnable: Runnable, states: States, source: ExportSource) -> None:
     parameters = runnable.program.parameters()
     with PT2ArchiveWriter(str(to)) as archive:
         archive.write_string(f"models/{MODEL}.json", runnable.program.document())

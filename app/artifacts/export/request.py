@@ -11,7 +11,7 @@ from palettery.schemas.checkpoint import StoredFile
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """The `.pt2` that an artifact was made of."""
 
     storage: Storage
@@ -29,7 +29,7 @@ class Export:
     """Of its file there."""
     dense: Collection[str] = ()
     """Weights that are dense in it."""
-    source: Source | None = None
+    source: ExportSource | None = None
     """Needed by forms of models that run."""
     sandbox: Sandbox = field(default_factory=Sandbox)
     """In which they are made."""

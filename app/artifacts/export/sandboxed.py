@@ -22,7 +22,7 @@ BY_NAME: Mapping[str, Sequence[str]] = {"coreai": ["/proc"]}
 all the same."""
 
 
-class Request(Schema):
+class ExportRequest(Schema):
     """What the process is asked for."""
 
     to: ExportFormat
@@ -41,7 +41,7 @@ def write_apart(to: ExportFormat, wanted: Export) -> str:
     assert wanted.source is not None  # noqa: S101 - `check_graph` saw to it
     with working_folder() as folder:
         inputs = lay_out(wanted.artifact, wanted.source, folder)
-        request = Request(to=to, dense=tuple(wanted.dense), inputs=inputs)
+        request = ExportRequest(to=to, dense=tuple(wanted.dense), inputs=inputs)
         run(
             "palettery.app.artifacts.export.worker",
             request.model_dump_json().encode(),

@@ -10,7 +10,7 @@ from typing import Any
 
 from palettery.app.artifacts.export.inputs import open_inputs
 from palettery.app.artifacts.export.live_model import is_out_of_memory, load_program, states_of
-from palettery.app.artifacts.export.sandboxed import OUT, Request
+from palettery.app.artifacts.export.sandboxed import OUT, ExportRequest
 from palettery.app.checkpoints.pt2_runnable import read_runnable
 from palettery.app.errors import PaletteryError, UnsupportedFormat
 from palettery.app.settings import Limits
@@ -23,11 +23,11 @@ PACKAGES = {"coreai": "model.aimodel", "coreml": "model.mlpackage"}
 
 def answer(request: bytes) -> bytes:
     """Write what a request asks for into the current folder; the answer is empty."""
-    _export(Path.cwd(), Request.model_validate_json(request))
+    _export(Path.cwd(), ExportRequest.model_validate_json(request))
     return b""
 
 
-def _export(folder: Path, request: Request) -> None:
+def _export(folder: Path, request: ExportRequest) -> None:
     converter: Any = importlib.import_module(f"palettery.app.artifacts.export.{request.to}")
     artifact, source = open_inputs(request.inputs, folder)
     runnable = read_runnable(source.storage, source.file, Limits())

@@ -12,7 +12,7 @@ from palettery.app.checkpoints.read import read_checkpoint
 from palettery.app.compression.assemble import assemble
 from palettery.app.compression.task import run_task
 from palettery.app.errors import InvalidSensitivities
-from palettery.app.planning.job_plan import take_in
+from palettery.app.planning.job_plan import plan_job
 from palettery.app.planning.tasks import cut
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
@@ -54,7 +54,7 @@ class Work:
         self.config = KMeansPalettizerConfig(global_config=module)
         self.model = in_folder(folder / "model", "m", WEIGHTS)
         beside = in_folder(folder / "beside", "s", sensitivities) if sensitivities else None
-        self.intake = take_in(self.config, self.model, beside, Limits(), strict=True)
+        self.intake = plan_job(self.config, self.model, beside, Limits(), strict=True)
         self.store = open_storage((folder / "out").as_uri())
         self.beside_url = beside.storage.url if beside else None
         self.tasks = self.cut(self.intake.sensitivities, task_bytes)

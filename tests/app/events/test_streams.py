@@ -9,8 +9,8 @@ import pytest
 from palettery.app.errors import DatabaseFailed, StorageFull, problem
 from palettery.app.events import streams as module
 from palettery.app.events.log_messages import Line
-from palettery.app.events.repository import Events
-from palettery.app.events.streams import PAGE, RECENT, Streams
+from palettery.app.events.repository import EventRepository
+from palettery.app.events.streams import PAGE, RECENT, EventStreams
 from palettery.app.jobs.job_rows import NewJob
 from palettery.schemas.jobs import Progress
 from tests.app.events.timed import TIMEOUT_S, run, until
@@ -19,7 +19,7 @@ numbers = itertools.count()
 WHY = problem(StorageFull("the store is full"))
 
 
-class Faulty(Events):
+class Faulty(EventRepository):
     """Events of a database that is away when it is said to be."""
 
     is_away = False
@@ -77,7 +77,7 @@ class Reader:
 
 def test_readers_see_all_that_was_and_all_that_comes(records, events):
     async def main():
-        streams, job_id = Streams(events), add(records)
+        streams, job_id = EventStreams(events), add(records)
         first = Reader(streams, events, job_id).start()
         await until(lambda: first.progress)
         records.start(job_id)
@@ -99,7 +99,7 @@ def test_readers_see_all_that_was_and_all_that_comes(records, events):
 
 def test_end_is_told_after_a_failure_that_was_retried(records, events):
     async def main():
-        streams, job_id = Streams(events), add(records)
+        streams, job_id = EventStreams(events), add(records)
         records.fail(job_id, WHY)
         records.retry(job_id)
         reader = Reader(streams, events, job_id).start()
@@ -116,7 +116,7 @@ def test_end_is_told_after_a_failure_that_was_retried(records, events):
 
 def test_slow_reader_misses_nothing(records, events):
     async def main():
-        streams, job_id = Streams(events), add(records)
+        streams, job_id = EventStreams(events), add(records)
         follow = streams.follow(job_id, 0, events.standings([job_id])[job_id])
         quick = Reader(streams, events, job_id).start()
         seen = [(await anext(follow)).number]
@@ -134,7 +134,7 @@ def test_slow_reader_misses_nothing(records, events):
 
 def test_database_that_is_away_is_waited_for(records, events):
     async def main():
-        streams, job_id = Streams(events), add(records)
+        streams, job_id = EventStreams(events), add(records)
         early = Reader(streams, events, job_id).start()
         late = Reader(streams, events, job_id)
         await until(lambda: early.progress)
@@ -154,7 +154,7 @@ def test_database_that_is_away_is_waited_for(records, events):
 
 def test_deleted_job_ends_its_streams(records, events):
     async def main():
-        streams, job_id, other = Streams(events), add(records), add(records)
+        streams, job_id, other = EventStreams(events), add(records), add(records)
         staying = Reader(streams, events, other).start()
         reader = Reader(streams, events, job_id).start()
         await until(lambda: reader.progress and staying.progress)
@@ -172,7 +172,7 @@ def test_deleted_job_ends_its_streams(records, events):
 
 def test_closing_ends_every_stream_at_once_and_the_looking(records, events):
     async def main():
-        streams, jobs = Streams(events), [add(records) for _ in range(3)]
+        streams, jobs = EventStreams(events), [add(records) for _ in range(3)]
         readers = [Reader(streams, events, job_id).start() for job_id in jobs * 2]
         await until(lambda: all(reader.progress for reader in readers))
         await streams.close()
@@ -187,7 +187,7 @@ def test_closing_ends_every_stream_at_once_and_the_looking(records, events):
 
 def test_nobody_looks_where_nobody_watches(records, events):
     async def main():
-        streams, job_id = Streams(events), add(records)
+        streams, job_id = EventStreams(events), add(records)
         assert streams._looking is None
         for _ in range(2):
             reader = Reader(streams, events, job_id).start()
@@ -202,7 +202,7 @@ def test_nobody_looks_where_nobody_watches(records, events):
 
 def test_many_readers_cost_one_look_a_tick(records, events):
     async def main():
-        streams, jobs = Streams(events), [add(records) for _ in range(20)]
+        streams, jobs = EventStreams(events), [add(records) for _ in range(20)]
         readers = [Reader(streams, events, job_id).start() for job_id in jobs * 10]
         await until(lambda: all(reader.progress for reader in readers))
         fetched, after = [], events.after
@@ -219,7 +219,7 @@ def test_many_readers_cost_one_look_a_tick(records, events):
 
 def test_readers_have_to_come_again_after_a_while_and_miss_nothing(records, events, monkeypatch):
     async def main():
-        streams, job_id = Streams(events), add(records)
+        streams, job_id = EventStreams(events), add(records)
         staying = Reader(streams, events, job_id).start()
         await until(lambda: staying.progress)
         monkeypatch.setattr(module, "STAYS_S", 0.3)
@@ -241,7 +241,7 @@ def test_readers_have_to_come_again_after_a_while_and_miss_nothing(records, even
 
 def test_reader_with_much_to_read_has_to_come_again_too(records, events, monkeypatch):
     async def main():
-        streams, job_id = Streams(events), add(records)
+        streams, job_id = EventStreams(events), add(records)
         events.log(job_id, *(Line(f"{n}") for n in range(PAGE * 3)))
         monkeypatch.setattr(module, "STAYS_S", 0.2)
         follow = streams.follow(job_id, 0, events.standings([job_id])[job_id])

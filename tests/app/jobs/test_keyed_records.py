@@ -7,10 +7,10 @@ from threading import Barrier
 import pytest
 
 from palettery.app.errors import IdempotencyConflict
-from palettery.app.files.repository import FileRecords, KeptFile
+from palettery.app.files.repository import FileLocation, FileRepository
 from palettery.app.http.idempotency import KeyTaken, keyed
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.repository import Records
+from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
 
 numbers = itertools.count()
@@ -19,7 +19,7 @@ AT_ONCE = 8
 
 @pytest.fixture
 def records(database):
-    return Records(database)
+    return JobRepository(database)
 
 
 def new_job(**chosen):
@@ -41,11 +41,11 @@ def test_key_with_another_request_is_a_conflict(records):
 
 def test_second_job_under_a_key_leaves_nothing(records, database):
     records.add(new_job(keyed=keyed("k", 1)))
-    brought = [KeptFile("a" * 64, "files/a", 7)]
+    brought = [FileLocation("a" * 64, "files/a", 7)]
     with pytest.raises(KeyTaken):
         records.add(new_job(keyed=keyed("k", 2)), brought)
     assert records.counts() == {"queued": 1}
-    assert list(FileRecords(database).paths()) == []
+    assert list(FileRepository(database).paths()) == []
 
 
 def test_owners_and_jobs_without_a_key_do_not_meet(records):

@@ -3,9 +3,9 @@
 import pytest
 
 from palettery.app.errors import Conflict, NotFound
-from palettery.app.files.repository import FileRecords, KeptFile
-from palettery.app.jobs.repository import Records
-from palettery.app.jobs.result_repository import ResultRecords
+from palettery.app.files.repository import FileLocation, FileRepository
+from palettery.app.jobs.repository import JobRepository
+from palettery.app.jobs.result_repository import ResultRepository
 from palettery.schemas.report import SliceOutcome
 from palettery.schemas.tasks import Result, StoredSlice
 from tests.app.jobs.made_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
@@ -73,9 +73,9 @@ def refuse(*_):
 
 def test_job_that_cannot_be_enqueued_is_not_there(records, database):
     with pytest.raises(LookupError):
-        add(records, files=[KeptFile("a" * 64, "files/a", 7)], enqueue=refuse)
+        add(records, files=[FileLocation("a" * 64, "files/a", 7)], enqueue=refuse)
     assert records.counts() == {}
-    assert list(FileRecords(database).paths()) == []
+    assert list(FileRepository(database).paths()) == []
 
 
 def test_retry_that_cannot_be_enqueued_did_not_happen(records):
@@ -97,8 +97,8 @@ def test_delete_of_a_living_job_is_refused(records, state):
 
 
 def test_delete_takes_results_and_the_need_of_files_along(records, database):
-    files, results = FileRecords(database), ResultRecords(database)
-    job_id = ended(records, "succeeded", files=[KeptFile("a" * 64, "files/a", 7)])
+    files, results = FileRepository(database), ResultRepository(database)
+    job_id = ended(records, "succeeded", files=[FileLocation("a" * 64, "files/a", 7)])
     outcome = SliceOutcome(name="w", action="palettized", weights=1)
     found = Result(
         recipe="3" * 64,
@@ -117,7 +117,9 @@ def test_delete_takes_results_and_the_need_of_files_along(records, database):
     assert files.forget("a" * 64)
 
 
-@pytest.mark.parametrize("ask", [Records.retry, Records.delete], ids=["retry", "delete"])
+@pytest.mark.parametrize(
+    "ask", [JobRepository.retry, JobRepository.delete], ids=["retry", "delete"]
+)
 @pytest.mark.parametrize("job_id", ["\x00", "01890a5d-ac96-774b-bcce-b302099a8057"])
 def test_no_such_job_to_change(records, ask, job_id):
     with pytest.raises(NotFound, match="no job"):

@@ -8,9 +8,9 @@ import pytest
 
 from palettery.app.database.tables import UploadRow
 from palettery.app.errors import OverQuota
-from palettery.app.files.repository import KeptFile
+from palettery.app.files.repository import FileLocation
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.repository import Records
+from palettery.app.jobs.repository import JobRepository
 from palettery.app.keys.quota import usage, within_limits
 from palettery.schemas.jobs import Progress
 from palettery.schemas.keys import OwnerLimits, Usage
@@ -26,12 +26,12 @@ def new_id():
 
 
 def file_of(letter, size_bytes):
-    return KeptFile(letter * 64, f"uploads/{letter}", size_bytes)
+    return FileLocation(letter * 64, f"uploads/{letter}", size_bytes)
 
 
 @pytest.fixture
 def records(database):
-    return Records(database)
+    return JobRepository(database)
 
 
 def add(records, owner="a", files=(), stores=0, **limits):

@@ -9,9 +9,9 @@ from sqlalchemy import text
 
 from palettery.app.errors import BadInput, NotFound, Unauthenticated
 from palettery.app.http.caller import ADMIN, LOCAL, SCOPES
-from palettery.app.keys.repository import KeyRecords
+from palettery.app.keys.repository import KeyRepository
 from palettery.app.keys.secret import new_secret
-from palettery.app.keys.service import Keys
+from palettery.app.keys.service import KeyService
 from palettery.app.settings import Limits, Settings, read_settings
 from palettery.schemas.keys import NewKey, OwnerLimits
 
@@ -33,7 +33,9 @@ def keys_with(database, clock):
     """The keys of a service with these settings; all share a database, as processes do."""
 
     def made(**settings):
-        return Keys(Settings(limits=LIMITS, **settings), KeyRecords(database, lambda: clock[0]))
+        return KeyService(
+            Settings(limits=LIMITS, **settings), KeyRepository(database, lambda: clock[0])
+        )
 
     return made
 

@@ -7,12 +7,12 @@ import pytest
 from safetensors.numpy import save
 
 from palettery.app.database.engine import Database
-from palettery.app.files.repository import FileRecords, KeptFile
+from palettery.app.files.repository import FileLocation, FileRepository
 from palettery.app.models.indexing import model_checkpoint
-from palettery.app.models.repository import ModelRecords
+from palettery.app.models.repository import ModelRepository
 from palettery.app.models.response import respond
-from palettery.app.models.service import Models
-from palettery.app.sandbox.document_pool import Client
+from palettery.app.models.service import ModelService
+from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.app.storage.open import open_storage
@@ -31,13 +31,13 @@ class World:
     clock: list
 
     def __post_init__(self):
-        self.files = FileRecords(self.database)
-        self.records = ModelRecords(self.database, timedelta(days=30), lambda: self.clock[0])
+        self.files = FileRepository(self.database)
+        self.records = ModelRepository(self.database, timedelta(days=30), lambda: self.clock[0])
 
     @property
     def models(self):
         """Of a process of its own."""
-        return Models(Limits(), self.records, self.files, self.store, PoolPerCall())
+        return ModelService(Limits(), self.records, self.files, self.store, PoolPerCall())
 
     def put(self, name, data):
         sha256 = hashlib.sha256(data).hexdigest()
@@ -51,14 +51,14 @@ class World:
         stored = [self.put(f"{name}.safetensors", data) for name, data in named.items()]
         digests = {file.sha256: file for file in stored}
         known = self.files.find(digests)
-        kept = [KeptFile(f.sha256, f.path, f.size_bytes, f.sha256 in known) for f in stored]
+        kept = [FileLocation(f.sha256, f.path, f.size_bytes, f.sha256 in known) for f in stored]
         return asyncio.run(self.models.add(owner, stored, kept, settle))
 
     def shown(self, owner, model_id):
         """A model as the API answers."""
 
         async def body():
-            sent = respond(self.store, await self.models.get(Client(owner), model_id))
+            sent = respond(self.store, await self.models.get(DocumentClient(owner), model_id))
             data = b"".join([bytes(piece) async for piece in sent.body_iterator])
             assert int(sent.headers["content-length"]) == len(data)
             return data

@@ -8,18 +8,18 @@ from safetensors.numpy import save
 from starlette.datastructures import Headers
 
 from palettery.app.database.engine import Database
-from palettery.app.files.repository import FileRecords
+from palettery.app.files.repository import FileRepository
 from palettery.app.http.caller import UNLIMITED, Caller
-from palettery.app.models.repository import ModelRecords
-from palettery.app.models.service import Models
+from palettery.app.models.repository import ModelRepository
+from palettery.app.models.service import ModelService
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.app.storage.checked_reads import DIGESTS
 from palettery.app.storage.open import open_storage
-from palettery.app.uploads.completion import Completion
-from palettery.app.uploads.expiry import UploadSweep
-from palettery.app.uploads.repository import UploadSessions
-from palettery.app.uploads.service import Uploads
+from palettery.app.uploads.completion import UploadCompletion
+from palettery.app.uploads.expiry import UploadExpiry
+from palettery.app.uploads.repository import UploadRepository
+from palettery.app.uploads.service import UploadService
 from palettery.schemas.uploads import LEAST_PART_BYTES, FileToSend, NewUpload
 from tests.app.stored_job import draws
 from tests.document_pools import PoolPerCall
@@ -55,18 +55,22 @@ class World:
 
     def __post_init__(self):
         self.now = datetime.now(UTC)
-        self.files = FileRecords(self.database)
-        self.sessions = UploadSessions(self.database, DAY, lambda: self.now)
-        self.records = ModelRecords(self.database, 30 * DAY, lambda: self.now)
-        self.models = Models(Limits(), self.records, self.files, self.store, PoolPerCall())
+        self.files = FileRepository(self.database)
+        self.sessions = UploadRepository(self.database, DAY, lambda: self.now)
+        self.records = ModelRepository(self.database, 30 * DAY, lambda: self.now)
+        self.models = ModelService(Limits(), self.records, self.files, self.store, PoolPerCall())
         self.completion, self.uploads = self.process()
-        self.sweep = UploadSweep(self.files, self.sessions, self.records, self.store, DAY)
+        self.sweep = UploadExpiry(self.files, self.sessions, self.records, self.store, DAY)
 
     def process(self):
         """As another process of the service has them."""
-        completion = Completion(self.sessions, self.models, self.records, self.files, self.store)
+        completion = UploadCompletion(
+            self.sessions, self.models, self.records, self.files, self.store
+        )
         limits = Limits(upload_files=5)
-        return completion, Uploads(limits, self.sessions, self.records, self.store, completion)
+        return completion, UploadService(
+            limits, self.sessions, self.records, self.store, completion
+        )
 
     def start(self, owner="a", **files):
         return self.uploads.start(Caller(owner), announced(**files), None, presign=False)[0]

@@ -10,14 +10,14 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from palettery.app.database.engine import open_database
 from palettery.app.errors import StorageFull, problem
-from palettery.app.events.repository import Events
-from palettery.app.execution.engine import Call, Engine
+from palettery.app.events.repository import EventRepository
+from palettery.app.execution.engine import Engine, WorkflowCall
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.repository import Records
+from palettery.app.jobs.repository import JobRepository
 from palettery.app.roles import role as roles
 from palettery.app.settings import Settings
-from palettery.app.webhooks.deliveries import TRIES, Deliveries, Outcome
-from palettery.app.webhooks.repository import WebhookRecords
+from palettery.app.webhooks.deliveries import TRIES, DeliveryOutcome, WebhookDeliveries
+from palettery.app.webhooks.repository import WebhookRepository
 from palettery.schemas.jobs import Job, Progress
 
 numbers = itertools.count()
@@ -29,10 +29,10 @@ class Service:
 
     def __init__(self, database, engine, **settings):
         self.engine = engine
-        self.records = Records(database, notify=engine.call_webhook)
-        self.events, self.webhooks = Events(database), WebhookRecords(database)
+        self.records = JobRepository(database, notify=engine.call_webhook)
+        self.events, self.webhooks = EventRepository(database), WebhookRepository(database)
         given = {"webhook_private": True, "webhook_retry_s": 1.0} | settings
-        self.deliveries = Deliveries(Settings(**given), self.events, self.webhooks, engine)
+        self.deliveries = WebhookDeliveries(Settings(**given), self.events, self.webhooks, engine)
 
     def ended(self, url, owner="me"):
         """The call that the end of a new job asks for."""
@@ -47,7 +47,7 @@ class Service:
         """Calls that the engine has been asked for."""
         found = self.engine._client.list_workflows()
         mine = [each for each in found if each.workflow_id.startswith(f"{job_id}-")]
-        return [Call(*each.input["args"]) for each in mine if "webhook" in each.workflow_id]
+        return [WorkflowCall(*each.input["args"]) for each in mine if "webhook" in each.workflow_id]
 
     def call(self, call):
         return asyncio.run(self.deliveries.call(call))
@@ -82,7 +82,7 @@ def service(database, engine):
 def test_message_is_the_job_at_its_end_and_signed(service, receiver):
     call = service.ended(receiver.url())
     told = service.records.get(call.job_id)
-    assert service.call(call) == Outcome("delivered", "HTTP 204")
+    assert service.call(call) == DeliveryOutcome("delivered", "HTTP 204")
     service.records.retry(call.job_id)
     service.call(call)
     for headers, body in receiver.calls:
@@ -126,27 +126,27 @@ def test_secrets_are_an_owners_own_and_change_when_asked(service, receiver):
 )  # fmt: skip
 def test_status_decides(service, receiver, status, verdict):
     receiver.answers, receiver.headers = [status], {"Location": receiver.url(path="/elsewhere")}
-    assert service.call(service.ended(receiver.url())) == Outcome(verdict, f"HTTP {status}")
+    assert service.call(service.ended(receiver.url())) == DeliveryOutcome(verdict, f"HTTP {status}")
     assert len(receiver.calls) == 1, "redirects are not followed"
 
 
 def test_endless_answer_is_cut_off(service, receiver):
     receiver.answers, receiver.body = [200], b"x" * (8 << 20)
-    assert service.call(service.ended(receiver.url())) == Outcome("delivered", "HTTP 200")
+    assert service.call(service.ended(receiver.url())) == DeliveryOutcome("delivered", "HTTP 200")
 
 
 def test_nobody_there(service):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         call = service.ended(f"http://127.0.0.1:{taken.getsockname()[1]}/")
-        assert service.call(call) == Outcome("failed", "no answer: ConnectError")
+        assert service.call(call) == DeliveryOutcome("failed", "no answer: ConnectError")
 
 
 def test_silent_and_odd_servers(service, monkeypatch):
     monkeypatch.setattr("palettery.app.webhooks.deliveries.TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         call = service.ended(f"http://127.0.0.1:{silent.getsockname()[1]}/")
-        assert service.call(call) == Outcome("failed", "no answer within 0.3 s")
+        assert service.call(call) == DeliveryOutcome("failed", "no answer within 0.3 s")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "2130706433", "[::ffff:127.0.0.1]"])
@@ -166,7 +166,7 @@ def test_failed_calls_are_tried_again_later_and_later(service):
         delays.append(wait_s) or later(again, wait_s)
     )
     for tries in range(TRIES):
-        service.conclude(call._replace(tries=tries), Outcome("failed", "HTTP 500"))
+        service.conclude(call._replace(tries=tries), DeliveryOutcome("failed", "HTTP 500"))
     assert [each.tries for each in sorted(service.queued(call.job_id))] == list(range(TRIES))
     assert delays == [4.0**n for n in range(TRIES - 1)]
     (line,) = service.log(call)
@@ -181,17 +181,21 @@ def test_failed_calls_are_tried_again_later_and_later(service):
 def test_same_conclusion_twice_calls_once(service):
     call = service.ended("https://example.com/")
     for _ in range(2):
-        service.conclude(call, Outcome("failed", "HTTP 500"))
+        service.conclude(call, DeliveryOutcome("failed", "HTTP 500"))
     assert [each.tries for each in sorted(service.queued(call.job_id))] == [0, 1]
+
+
+CALLED = "the webhook was called: HTTP 204 at try 3"
+NOT_CALLED = "the webhook is not called: HTTP 410 at try 3"
 
 
 @pytest.mark.parametrize(
     ("outcome", "level", "message"),
     [
-        (Outcome("delivered", "HTTP 204"), "info", "the webhook was called: HTTP 204 at try 3"),
-        (Outcome("refused", "HTTP 410"), "warning", "the webhook is not called: HTTP 410 at try 3"),
+        (DeliveryOutcome("delivered", "HTTP 204"), "info", CALLED),
+        (DeliveryOutcome("refused", "HTTP 410"), "warning", NOT_CALLED),
     ],
-)  # fmt: skip
+)
 def test_last_word_is_in_the_log_once(service, outcome, level, message):
     call = service.ended("https://example.com/")._replace(tries=2)
     for _ in range(2):
@@ -203,7 +207,7 @@ def test_last_word_is_in_the_log_once(service, outcome, level, message):
 
 def test_deleted_job_is_not_told_of(service, receiver):
     call = service.ended(receiver.url())
-    service.conclude(call, Outcome("failed", "HTTP 500"))
+    service.conclude(call, DeliveryOutcome("failed", "HTTP 500"))
     service.records.delete(call.job_id)
     service.engine.forget(call.job_id, 0)
     assert service.queued(call.job_id) == []

@@ -12,9 +12,9 @@ from palettery.app.compression.result_keys import request_sha256
 from palettery.app.compression.statistics import find
 from palettery.app.jobs import result_reuse as module
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.repository import Records
-from palettery.app.jobs.result_repository import ResultRecords
-from palettery.app.jobs.result_reuse import Reuse
+from palettery.app.jobs.repository import JobRepository
+from palettery.app.jobs.result_repository import ResultRepository
+from palettery.app.jobs.result_reuse import ResultReuse
 from palettery.app.storage.open import open_storage
 from palettery.schemas.jobs import Progress
 from palettery.schemas.report import Report
@@ -49,8 +49,8 @@ class Service:
 
     def __init__(self, store, database):
         self.store, self.workers, self.jobs = store, Inline(), 0
-        self.records, self.results = Records(database), ResultRecords(database)
-        self.reuse = Reuse(self.results, self.records, store, PoolPerCall())
+        self.records, self.results = JobRepository(database), ResultRepository(database)
+        self.reuse = ResultReuse(self.results, self.records, store, PoolPerCall())
 
     def add(self, arrays, config, owner="local", **options):
         """A job with its row."""

@@ -10,9 +10,9 @@ from sqlalchemy import text
 
 from palettery.app.errors import FileGone
 from palettery.app.files import repository as module
-from palettery.app.files.repository import FileRecords, KeptFile, keep
+from palettery.app.files.repository import FileLocation, FileRepository, keep
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.repository import Records
+from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
 
 numbers = itertools.count()
@@ -22,7 +22,7 @@ MINUTE = timedelta(minutes=1)
 
 @pytest.fixture
 def files(database):
-    return FileRecords(database)
+    return FileRepository(database)
 
 
 def new_id():
@@ -30,23 +30,27 @@ def new_id():
 
 
 def stored(letter, **how):
-    return KeptFile(letter * 64, f"files/{letter}", 7, **how)
+    return FileLocation(letter * 64, f"files/{letter}", 7, **how)
 
 
 def add(database, letters, now=NOW, **how):
     kept = [stored(letter, **how) for letter in letters]
-    return Records(database, lambda: now).add(NewJob(new_id(), "m", 1, Progress()), files=kept).id
+    return (
+        JobRepository(database, lambda: now)
+        .add(NewJob(new_id(), "m", 1, Progress()), files=kept)
+        .id
+    )
 
 
 def remove(database, job_id):
-    records = Records(database)
+    records = JobRepository(database)
     records.cancel(job_id)
     records.delete(job_id)
 
 
 def test_files_are_kept_once(database, files):
     kept = [stored("b"), stored("a"), stored("a")]
-    records = Records(database)
+    records = JobRepository(database)
     records.add(NewJob(new_id(), "m", 1, Progress()), files=kept)
     records.add(
         NewJob(new_id(), "m", 1, Progress()), files=[stored("a", is_known=True), stored("c")]
@@ -59,14 +63,14 @@ def test_files_are_kept_once(database, files):
 @pytest.mark.parametrize(
     "planned",
     [
-        KeptFile("a" * 64, "files/other", 7),
-        KeptFile("a" * 64, "files/other", 7, is_known=True),
-        KeptFile("c" * 64, "files/c", 7, is_known=True),
+        FileLocation("a" * 64, "files/other", 7),
+        FileLocation("a" * 64, "files/other", 7, is_known=True),
+        FileLocation("c" * 64, "files/c", 7, is_known=True),
     ],
     ids=["kept elsewhere", "moved", "removed"],
 )
 def test_job_whose_files_lie_elsewhere_is_not_added(database, files, planned):
-    records = Records(database)
+    records = JobRepository(database)
     job_id = add(database, "a")
     with pytest.raises(FileGone, match="removed or replaced"):
         records.add(NewJob(new_id(), "m", 1, Progress()), files=[stored("b"), planned])
@@ -76,18 +80,18 @@ def test_job_whose_files_lie_elsewhere_is_not_added(database, files, planned):
 
 def test_threads_that_add_jobs_with_the_same_new_files(database, files):
     """Each brings the bytes to paths of its own; all but one learn of the winner's paths."""
-    records = Records(database)
+    records = JobRepository(database)
     start = threading.Barrier(4)
 
     def submit(number, digests):
         ordered = digests if number % 2 else digests[::-1]
-        brought = [KeptFile(digest, f"files/{number}/{digest}", 7) for digest in ordered]
+        brought = [FileLocation(digest, f"files/{number}/{digest}", 7) for digest in ordered]
         start.wait()
         try:
             return records.add(NewJob(new_id(), "m", 1, Progress()), files=brought).id
         except FileGone:
             found = files.find(digests)
-            known = [KeptFile(digest, found[digest], 7, is_known=True) for digest in ordered]
+            known = [FileLocation(digest, found[digest], 7, is_known=True) for digest in ordered]
             return records.add(NewJob(new_id(), "m", 1, Progress()), files=known).id
 
     with ThreadPoolExecutor(4) as pool:
@@ -143,7 +147,7 @@ def test_known_file_that_was_forgotten_is_noticed(database, files):
     assert files.forget("a" * 64)
     with pytest.raises(FileGone):
         add(database, "a", is_known=True)
-    assert Records(database).counts() == {}
+    assert JobRepository(database).counts() == {}
 
 
 def test_forget_and_add_at_once(database, files):

@@ -10,9 +10,9 @@ from safetensors.numpy import save
 from sqlalchemy import text
 
 from palettery.app.errors import BadInput, FileGone, NotFound
-from palettery.app.files.repository import KeptFile
+from palettery.app.files.repository import FileLocation
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.repository import Records
+from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
 from tests.app.stored_job import draws
 
@@ -82,7 +82,7 @@ def test_files_are_where_they_are_kept_now(world):
 
 def test_a_file_that_is_gone_adds_nothing(world):
     stored = world.put("m.safetensors", save(draws(x=(2, 2))))
-    kept = [KeptFile(stored.sha256, stored.path, stored.size_bytes, is_known=True)]
+    kept = [FileLocation(stored.sha256, stored.path, stored.size_bytes, is_known=True)]
     with pytest.raises(FileGone):
         asyncio.run(world.models.add("a", [stored], kept, lambda _: None))
     assert rows(world.database) == 0
@@ -99,15 +99,15 @@ def test_what_is_settled_with_it_fails_with_it(world):
 
 def test_owned_are_files_of_the_owners_models_and_jobs(world):
     a, b, c, d = (letter * 64 for letter in "abcd")
-    by_job = [KeptFile(a, "uploads/a", 5)]
+    by_job = [FileLocation(a, "uploads/a", 5)]
     job_id = "01890a5d-ac96-774b-bcce-000000000000"
-    Records(world.database).add(NewJob(job_id, "m", 1, Progress(), owner="x"), by_job)
+    JobRepository(world.database).add(NewJob(job_id, "m", 1, Progress(), owner="x"), by_job)
     model = world.add("x")
     (file,) = world.records.files("x", model.id)
     found = world.records.owned("x", [a, b, file.sha256])
     assert found == {
-        a: KeptFile(a, "uploads/a", 5, True),
-        file.sha256: KeptFile(file.sha256, file.path, file.size_bytes, True),
+        a: FileLocation(a, "uploads/a", 5, True),
+        file.sha256: FileLocation(file.sha256, file.path, file.size_bytes, True),
     }
     assert world.records.owned("y", [a, b, c, d, file.sha256]) == {}
 

@@ -8,9 +8,9 @@ import pytest
 
 from palettery.app.compression.job_folder import job_folder, stop_path
 from palettery.app.errors import Conflict, DeadlineExceeded, NotFound, problem
-from palettery.app.files.repository import FileRecords, KeptFile
+from palettery.app.files.repository import FileLocation, FileRepository
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.lifecycle import Control
+from palettery.app.jobs.lifecycle import JobLifecycle
 from palettery.app.settings import Settings
 from palettery.app.storage.open import open_storage
 from palettery.schemas.jobs import Progress
@@ -26,13 +26,13 @@ class Service:
 
     def __init__(self, store, database, jobs, engine):
         self.store, self.jobs, self.engine = store, jobs, engine
-        self.files = FileRecords(database)
+        self.files = FileRepository(database)
         settings = Settings(retain_days=RETAIN_DAYS)
-        self.control = Control(settings, jobs, self.files, store, engine)
+        self.control = JobLifecycle(settings, jobs, self.files, store, engine)
 
     def add(self, *letters):
         job_id = f"01890a5d-ac96-774b-bcce-{next(numbers):012x}"
-        kept = [KeptFile(letter * 64, f"uploads/{letter}", 5) for letter in letters]
+        kept = [FileLocation(letter * 64, f"uploads/{letter}", 5) for letter in letters]
         for file in kept:
             self.store.write(file.path, b"bytes")
         enqueue = self.engine.enqueue

@@ -2,13 +2,13 @@
 
 import pytest
 
-from palettery.app.configs.documents import Document, read_config
+from palettery.app.configs.documents import ConfigDocument, read_config
 from palettery.app.configs.selection import chosen_config, chosen_document
 from palettery.app.errors import BadInput, InvalidConfig, UnknownPreset
 from palettery.schemas.config import w4
 
-STORED = Document("{}", "json", name="a@1")
-WRITTEN = Document("{}")
+STORED = ConfigDocument("{}", "json", name="a@1")
+WRITTEN = ConfigDocument("{}")
 
 
 def choose(written=None, preset=None, name=None):

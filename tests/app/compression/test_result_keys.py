@@ -6,7 +6,7 @@ import pytest
 
 from palettery import kernels
 from palettery.app.compression.result_keys import content_key, origin_key, recipe, request_sha256
-from palettery.app.planning.job_plan import take_in
+from palettery.app.planning.job_plan import plan_job
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
 from palettery.schemas.config.spec import PalettizationSpec
@@ -116,7 +116,7 @@ def test_requests_differ_with_all_that_decides_an_artifact(tmp_path, monkeypatch
     w2, w4 = config_of(n_bits=2), config_of(n_bits=4, granularity=grouped(4))
 
     def digest(*asked):
-        return request_sha256(take_in(*asked, Limits(), strict=False))
+        return request_sha256(plan_job(*asked, Limits(), strict=False))
 
     others = ((w4, model, None), (w2, other, None), (w2, model, beside), (w2, model, besides))
     found = [digest(w2, model, None), *(digest(*asked) for asked in others)]

@@ -8,7 +8,7 @@ import pytest
 from palettery.app.database.engine import open_database
 from palettery.app.errors import NotFound
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.repository import Records
+from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
 from tests.app.jobs.made_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
 
@@ -96,7 +96,7 @@ def test_no_such_job(records, job_id):
 
 
 def test_times_are_the_clocks(database):
-    records = Records(database, now=lambda: NOW)
+    records = JobRepository(database, now=lambda: NOW)
     job = records.get(ended(records, "succeeded"))
     assert (job.created_at, job.started_at, job.ended_at) == (NOW, NOW, NOW)
 
@@ -195,7 +195,7 @@ def test_hundred_threads_advance(records, database_url):
     another = open_database(database_url)
     with ThreadPoolExecutor(100) as pool:
         noted = pool.map(lambda progress: records.advance(job_id, progress), written)
-        assert Records(another).succeed(job_id, 7)
+        assert JobRepository(another).succeed(job_id, 7)
         at_the_end = records.get(job_id)
         list(noted)
     assert records.get(job_id) == at_the_end

@@ -10,8 +10,8 @@ from sqlalchemy import text
 from palettery.app.database.engine import IN_LIST
 from palettery.app.errors import NotFound
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.repository import Records
-from palettery.app.jobs.result_repository import ResultRecords
+from palettery.app.jobs.repository import JobRepository
+from palettery.app.jobs.result_repository import ResultRepository
 from palettery.schemas.checkpoint import StoredTensor
 from palettery.schemas.jobs import Progress
 from palettery.schemas.report import SliceOutcome
@@ -25,14 +25,14 @@ NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)
 def results(database):
     """Of which each write is a second later than the one before."""
     later = (NOW + timedelta(seconds=second) for second in itertools.count())
-    return ResultRecords(database, now=lambda: next(later))
+    return ResultRepository(database, now=lambda: next(later))
 
 
 @pytest.fixture
 def new_job(database):
     def add():
         job_id = f"01890a5d-ac96-774b-bcce-{next(numbers):012x}"
-        return Records(database).add(NewJob(job_id, "m", 1, Progress())).id
+        return JobRepository(database).add(NewJob(job_id, "m", 1, Progress())).id
 
     return add
 
@@ -105,7 +105,7 @@ def test_result_belongs_to_the_job_that_made_it_last(database, results, new_job)
     older, newer = new_job(), new_job()
     for job_id in (older, newer):
         results.remember("local", job_id, [result(1)])
-    records = Records(database)
+    records = JobRepository(database)
     for job_id, is_left in ((older, True), (newer, False)):
         records.cancel(job_id)
         records.delete(job_id)

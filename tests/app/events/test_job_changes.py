@@ -5,7 +5,7 @@ import json
 import pytest
 
 from palettery.app.events import job_changes as module
-from palettery.app.events.job_changes import Changes, note
+from palettery.app.events.job_changes import JobChangeRepository, note
 from palettery.schemas.jobs import Job, Progress
 from tests.app.jobs.made_jobs import WHY, add, ended
 
@@ -14,7 +14,7 @@ HERE = {"local"}
 
 @pytest.fixture
 def changes(database):
-    return Changes(database)
+    return JobChangeRepository(database)
 
 
 def seen(jobs):

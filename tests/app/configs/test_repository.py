@@ -6,8 +6,8 @@ from threading import Barrier
 
 import pytest
 
-from palettery.app.configs.documents import Document, Normalised, normalised
-from palettery.app.configs.repository import ConfigRecords
+from palettery.app.configs.documents import ConfigDocument, NormalizedConfig, normalised
+from palettery.app.configs.repository import ConfigRepository
 from palettery.app.errors import NotFound
 from palettery.schemas.config import PRESETS
 
@@ -16,7 +16,7 @@ AT_ONCE = 8
 
 @pytest.fixture
 def records(database):
-    return ConfigRecords(database)
+    return ConfigRepository(database)
 
 
 def config(n_bits):
@@ -25,7 +25,7 @@ def config(n_bits):
 
 
 def normal_form(text):
-    return Normalised.of(normalised(Document(text), 1 << 20))
+    return NormalizedConfig.of(normalised(ConfigDocument(text), 1 << 20))
 
 
 def put(records, n_bits, name="a", owner="local"):

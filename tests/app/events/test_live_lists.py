@@ -7,15 +7,15 @@ import pytest
 
 from palettery.app.errors import DatabaseFailed
 from palettery.app.events import live_lists as module
-from palettery.app.events.job_changes import Changes
-from palettery.app.events.live_lists import Live
+from palettery.app.events.job_changes import JobChangeRepository
+from palettery.app.events.live_lists import LiveLists
 from palettery.schemas.events import GoneJob
 from palettery.schemas.jobs import Job, Progress
 from tests.app.events.timed import TIMEOUT_S, run, until
 from tests.app.jobs.made_jobs import add, ended
 
 
-class Faulty(Changes):
+class Faulty(JobChangeRepository):
     """Changes of a database that is away when it is said to be."""
 
     is_away = False
@@ -72,7 +72,7 @@ async def opened(live, records):
 
 def test_pages_show_what_there_is_whatever_happens(records, changes):
     async def main():
-        live, old = Live(changes), ended(records, "succeeded")
+        live, old = LiveLists(changes), ended(records, "succeeded")
         first = await opened(live, records)
         assert first.jobs.keys() == {old}
         done, failed, running = add(records), add(records), add(records)
@@ -101,7 +101,7 @@ def test_pages_show_what_there_is_whatever_happens(records, changes):
 
 def test_nothing_is_said_of_what_has_not_changed(records, changes):
     async def main():
-        live, job_id = Live(changes), add(records)
+        live, job_id = LiveLists(changes), add(records)
         records.start(job_id)
         page = await opened(live, records)
         looks = changes.looks
@@ -117,7 +117,7 @@ def test_nothing_is_said_of_what_has_not_changed(records, changes):
 
 def test_job_that_lives_between_two_looks_is_told(records, changes):
     async def main():
-        live = Live(changes)
+        live = LiveLists(changes)
         page = await opened(live, records)
         changes.is_away = True
         short, gone = ended(records, "failed"), ended(records, "cancelled")
@@ -133,12 +133,12 @@ def test_job_that_lives_between_two_looks_is_told(records, changes):
 
 def test_database_that_is_away_is_waited_for(records, changes):
     async def main():
-        live = Live(changes)
+        live = LiveLists(changes)
         early = await opened(live, records)
         changes.is_away = True
         looks = changes.looks
         await until(lambda: changes.looks > looks + 2)
-        fresh = Live(changes)
+        fresh = LiveLists(changes)
         late = Page(fresh, records)
         job_id = add(records)
         assert late.jobs is None, "not open before it is known from when on"
@@ -153,7 +153,7 @@ def test_database_that_is_away_is_waited_for(records, changes):
 
 def test_reader_that_does_not_read_gets_the_latest_alone(records, changes, monkeypatch):
     async def main():
-        live = Live(changes)
+        live = LiveLists(changes)
         slow, quick = live.follow("local"), Page(live, records)
         assert (await anext(slow)).kind == "open"
         first, second = add(records), add(records)
@@ -181,7 +181,7 @@ def test_reader_that_does_not_read_gets_the_latest_alone(records, changes, monke
 
 def test_streams_end_where_too_much_was_missed_and_after_a_while(records, changes, monkeypatch):
     async def main():
-        live = Live(changes)
+        live = LiveLists(changes)
         page = await opened(live, records)
         changes.is_away = True
         monkeypatch.setattr("palettery.app.events.job_changes.KEPT", 1)
@@ -203,7 +203,7 @@ def test_streams_end_where_too_much_was_missed_and_after_a_while(records, change
 
 def test_closing_ends_every_stream_and_the_looking(records, changes):
     async def main():
-        live = Live(changes)
+        live = LiveLists(changes)
         pages = [Page(live, records) for _ in range(3)]
         await until(lambda: all(page.jobs is not None for page in pages))
         await live.close()
@@ -218,7 +218,7 @@ def test_closing_ends_every_stream_and_the_looking(records, changes):
 
 def test_nobody_looks_where_nobody_watches(records, changes):
     async def main():
-        live = Live(changes)
+        live = LiveLists(changes)
         for _ in range(2):
             page = await opened(live, records)
             page.task.cancel()
@@ -231,7 +231,7 @@ def test_nobody_looks_where_nobody_watches(records, changes):
 
 def test_many_readers_cost_one_look_a_tick(records, changes):
     async def main():
-        live = Live(changes)
+        live = LiveLists(changes)
         pages = [Page(live, records) for _ in range(50)]
         await until(lambda: all(page.jobs is not None for page in pages))
         seen, look = [], changes._shown

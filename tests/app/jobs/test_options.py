@@ -7,7 +7,7 @@ import pytest
 
 from palettery.app.errors import BadInput, InvalidUpload
 from palettery.app.http.multipart import Form
-from palettery.app.jobs.options import Named, Wishes, read_submission, wishes
+from palettery.app.jobs.options import JobOptions, StoredModelRequest, read_submission, wishes
 
 FLAGS = ["strict", "reuse"]
 NUMBERS = {"priority": "0 to 9", "deadline_s": "1 to 2,592,000"}
@@ -18,12 +18,12 @@ def read(**texts):
 
 
 def test_form_that_wishes_nothing():
-    assert read() == Wishes(strict=False, reuse=True, priority=5, deadline_s=None)
+    assert read() == JobOptions(strict=False, reuse=True, priority=5, deadline_s=None)
 
 
 def test_form_that_wishes_everything():
     said = {"strict": b"true", "reuse": b"false", "priority": b"9", "deadline_s": b"3600"}
-    assert read(**said) == Wishes(strict=True, reuse=False, priority=9, deadline_s=3600)
+    assert read(**said) == JobOptions(strict=True, reuse=False, priority=9, deadline_s=3600)
 
 
 @pytest.mark.parametrize(
@@ -104,11 +104,11 @@ def submission(**said):
 def test_both_forms_say_the_same():
     form = {name: str(value).encode() for name, value in SAID.items()}
     form |= {name: str(SAID[name]).lower().encode() for name in FLAGS}
-    assert submission(**SAID).wishes == read(**form) == Wishes(**SAID)
+    assert submission(**SAID).wishes == read(**form) == JobOptions(**SAID)
 
 
 def test_json_that_wishes_nothing():
-    assert submission() == Named(MODEL_ID, None, Wishes())
+    assert submission() == StoredModelRequest(MODEL_ID, None, JobOptions())
     assert submission(config=None, deadline_s=None) == submission()
     assert submission(sensitivities_id="5e" * 32).sensitivities_id == "5e" * 32
 

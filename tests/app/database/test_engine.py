@@ -15,7 +15,7 @@ from palettery.app.database.migrations import migrate
 from palettery.app.database.tables import FileRow, JobFileRow
 from palettery.app.errors import BadInput, DatabaseFailed
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.repository import Records
+from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
 
 DIGEST = "ab" * 32
@@ -181,7 +181,7 @@ def damaged(tmp_path):
     def make(find):
         database = open_database(f"sqlite:///{path}")
         migrate(database)
-        records = Records(database)
+        records = JobRepository(database)
         for number in range(300):
             records.add(NewJob(f"01890a5d-ac96-774b-bcce-{number:012x}", "m" * 500, 1, Progress()))
         database.close()
@@ -227,7 +227,7 @@ def test_damage_that_a_request_meets_is_told_from_then_on(damaged, caplog):
     database = damaged(middle)
     assert database.fault() is None
     with pytest.raises(DatabaseFailed, match="malformed"):
-        Records(database).page(1_000, None)
+        JobRepository(database).page(1_000, None)
     assert re.search("it is damaged: .*malformed", database.fault())
     assert [record.levelname for record in caplog.records].count("ERROR") == 1
     database.close()

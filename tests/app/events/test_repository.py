@@ -11,9 +11,15 @@ from sqlalchemy import select
 from palettery.app.database.tables import JobEventRow
 from palettery.app.errors import StorageFull, problem
 from palettery.app.events.log_messages import Line
-from palettery.app.events.repository import FULL, MOST_CHARACTERS, MOST_LINES, Events, Standing
+from palettery.app.events.repository import (
+    FULL,
+    MOST_CHARACTERS,
+    MOST_LINES,
+    EventRepository,
+    Standing,
+)
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.repository import Records
+from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
 
 numbers = itertools.count()
@@ -25,12 +31,12 @@ HOOK = "https://example.com/hook"
 
 @pytest.fixture
 def records(database):
-    return Records(database, lambda: NOW)
+    return JobRepository(database, lambda: NOW)
 
 
 @pytest.fixture
 def events(database):
-    return Events(database, lambda: NOW)
+    return EventRepository(database, lambda: NOW)
 
 
 def add(records, **chosen):
@@ -190,7 +196,7 @@ def test_event_and_change_are_one(records, events, database):
     def refuse(*_):
         raise LookupError
 
-    noticed = Records(database, notify=refuse)
+    noticed = JobRepository(database, notify=refuse)
     job_id = add(records, webhook_url=HOOK)
     before = told(events, job_id)
     with pytest.raises(LookupError):
@@ -202,7 +208,7 @@ def test_event_and_change_are_one(records, events, database):
 @pytest.mark.parametrize("end", ["succeed", "fail", "cancel"])
 def test_webhooks_hear_of_each_end_with_its_event(database, events, end):
     heard = []
-    records = Records(database, notify=lambda _, call: heard.append(call))
+    records = JobRepository(database, notify=lambda _, call: heard.append(call))
     with_hook, without = add(records, webhook_url=HOOK), add(records)
     ends = {"succeed": (7,), "fail": (WHY,), "cancel": ()}
     for job_id in (with_hook, without):

@@ -10,7 +10,7 @@ from palettery.app.errors import Conflict, IdempotencyConflict, NotFound, OverQu
 from palettery.app.http.caller import Caller
 from palettery.app.http.idempotency import keyed
 from palettery.app.settings import Limits
-from palettery.app.uploads.repository import UploadSessions, settle
+from palettery.app.uploads.repository import UploadRepository, settle
 from palettery.schemas.keys import OwnerLimits
 from tests.app.uploads.conftest import DAY, announced
 
@@ -151,7 +151,7 @@ def test_pages_have_summaries_that_read_no_files(world):
 
 
 def limited(world, **limits):
-    return UploadSessions(world.database, DAY, lambda: world.now, Limits(**limits))
+    return UploadRepository(world.database, DAY, lambda: world.now, Limits(**limits))
 
 
 def test_open_uploads_of_an_owner_are_limited_by_number(world):

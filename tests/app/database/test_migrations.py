@@ -15,7 +15,7 @@ from palettery.app.database import migrations
 from palettery.app.database.engine import Base, open_database
 from palettery.app.database.migrations import Migrated, check_migrated, migrate
 from palettery.app.errors import BadInput, DatabaseFailed
-from palettery.app.jobs.repository import Records
+from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
 
 NEWEST = "0008"
@@ -93,7 +93,7 @@ def shape(database):
 
 
 def assert_job_is_kept(database):
-    job = Records(database).get(JOB_ID)
+    job = JobRepository(database).get(JOB_ID)
     done = Progress(tensors_done=2, tensors_total=3, bytes_done=1 << 40, bytes_total=1 << 41)
     assert (job.state, job.model_name, job.progress) == ("succeeded", "größe.safetensors", done)
     assert (job.created_at, job.started_at, job.size_after_bytes) == (MADE_AT, None, 7)

@@ -9,16 +9,16 @@ import pytest
 
 from palettery.app.compression.job_folder import job_folder
 from palettery.app.errors import Conflict, NotFound
-from palettery.app.events.job_changes import Changes
+from palettery.app.events.job_changes import JobChangeRepository
 from palettery.app.files.removal import remove_unused_files
-from palettery.app.files.repository import FileRecords, KeptFile
-from palettery.app.jobs.expiry import Sweep
+from palettery.app.files.repository import FileLocation, FileRepository
+from palettery.app.jobs.expiry import JobExpiry
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.repository import Records
-from palettery.app.models.repository import ModelRecords
+from palettery.app.jobs.repository import JobRepository
+from palettery.app.models.repository import ModelRepository
 from palettery.app.storage.open import open_storage
-from palettery.app.uploads.expiry import UploadSweep
-from palettery.app.uploads.repository import UploadSessions
+from palettery.app.uploads.expiry import UploadExpiry
+from palettery.app.uploads.repository import UploadRepository
 from palettery.schemas.jobs import Progress
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -33,12 +33,12 @@ class Service:
 
     def __init__(self, store, database):
         self.store = store
-        self.records, self.files = Records(database), FileRecords(database)
-        self.changes = Changes(database)
+        self.records, self.files = JobRepository(database), FileRepository(database)
+        self.changes = JobChangeRepository(database)
         self.deleted = []
-        sessions, models = UploadSessions(database, DAY), ModelRecords(database, DAY)
-        self.uploads = UploadSweep(self.files, sessions, models, store, DAY)
-        self.sweep = Sweep(self.records, self.changes, self.uploads, store, self.delete, DAY)
+        sessions, models = UploadRepository(database, DAY), ModelRepository(database, DAY)
+        self.uploads = UploadExpiry(self.files, sessions, models, store, DAY)
+        self.sweep = JobExpiry(self.records, self.changes, self.uploads, store, self.delete, DAY)
 
     def delete(self, job_id):
         """As `Control.delete`, without an engine."""
@@ -57,7 +57,7 @@ class Service:
     def add(self, *letters, expires_at=None, days=0):
         """A job with files; one that expires has ended."""
         job_id = f"01890a5d-ac96-774b-bcce-{next(numbers):012x}"
-        kept = [KeptFile(letter * 64, f"uploads/{letter}", 5) for letter in letters]
+        kept = [FileLocation(letter * 64, f"uploads/{letter}", 5) for letter in letters]
         for file in kept:
             self.put(file.path, days)
         self.records.add(NewJob(job_id, "m", 1, Progress()), kept)
@@ -197,7 +197,7 @@ def test_job_that_was_retried_or_deleted_meanwhile_holds_nothing_up(service, kin
             raise kind("meanwhile")
         service.delete(job_id)
 
-    Sweep(service.records, service.changes, service.uploads, service.store, delete, DAY).run()
+    JobExpiry(service.records, service.changes, service.uploads, service.store, delete, DAY).run()
     assert service.deleted == [second]
 
 

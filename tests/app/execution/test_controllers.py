@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from palettery.app.execution.controllers import SILENT_AFTER, Controllers
+from palettery.app.execution.controllers import SILENT_AFTER, ControllerRepository
 
 NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -13,7 +13,7 @@ SECOND = timedelta(seconds=1)
 @pytest.fixture
 def at(database):
     """Controllers as they are seen so long after `NOW`."""
-    return lambda later: Controllers(database, now=lambda: NOW + later)
+    return lambda later: ControllerRepository(database, now=lambda: NOW + later)
 
 
 def test_nobody_is_there(at):

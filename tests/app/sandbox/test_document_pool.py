@@ -22,14 +22,19 @@ from palettery.app.errors import (
     WorkerDied,
 )
 from palettery.app.sandbox import document_pool
-from palettery.app.sandbox.document_pool import LARGE_BYTES, Client, DocumentFault, DocumentPool
+from palettery.app.sandbox.document_pool import (
+    LARGE_BYTES,
+    DocumentClient,
+    DocumentFault,
+    DocumentPool,
+)
 from palettery.app.settings import Limits
-from palettery.app.storage.spooled_content import IN_MEMORY_BYTES, Spooled
+from palettery.app.storage.spooled_content import IN_MEMORY_BYTES, SpooledContent
 from palettery.schemas.problem import InvalidField
 
 DEADLINE_S = 60
 SIZES = [0, LARGE_BYTES]
-OWNER = Client("a")
+OWNER = DocumentClient("a")
 
 
 def run(asked, **limits):
@@ -185,10 +190,10 @@ def test_process_ends_when_its_client_leaves(size_bytes, tmp_path):
             return {"type": "http.disconnect"}
 
     async def asked(pool):
-        client = Client("a", Request())
+        client = DocumentClient("a", Request())
         with pytest.raises(InvalidUpload, match="closed the connection"):
             await pool.run(client, size_bytes, wait_for, tmp_path / "pid")
-        assert await pool.run(Client("b"), size_bytes, str, 1) == "1"
+        assert await pool.run(DocumentClient("b"), size_bytes, str, 1) == "1"
         await until(lambda: not lives(pid_in(tmp_path / "pid")))
 
     run(asked)
@@ -212,7 +217,9 @@ def test_documents_that_take_long_hold_up_nobodys_small_ones(owners, tmp_path):
     async def asked(pool):
         hostile = [
             asyncio.create_task(
-                pool.run(Client(f"h{owner}"), size, wait_for, tmp_path / f"{owner}{size}{n}")
+                pool.run(
+                    DocumentClient(f"h{owner}"), size, wait_for, tmp_path / f"{owner}{size}{n}"
+                )
             )
             for owner in range(owners)
             for size in SIZES
@@ -221,7 +228,7 @@ def test_documents_that_take_long_hold_up_nobodys_small_ones(owners, tmp_path):
         await until(lambda: len(list(tmp_path.iterdir())) >= min(3, owners + 1))
         async with asyncio.timeout(DEADLINE_S):
             for _ in range(2):
-                assert await pool.run(Client("b"), 0, str, 1) == "1"
+                assert await pool.run(DocumentClient("b"), 0, str, 1) == "1"
         assert not any(task.done() for task in hostile)
         for task in hostile:
             task.cancel()
@@ -237,7 +244,7 @@ def test_one_owner_leaves_a_place_for_large_documents_of_others(tmp_path):
             for n in range(9)
         ]
         await until(lambda: len(list(tmp_path.iterdir())) == document_pool.SLOW_PLACES - 1)
-        assert await pool.run(Client("b"), LARGE_BYTES, str, 1) == "1"
+        assert await pool.run(DocumentClient("b"), LARGE_BYTES, str, 1) == "1"
         assert len(list(tmp_path.iterdir())) == document_pool.SLOW_PLACES - 1
         for task in slow:
             task.cancel()
@@ -257,7 +264,7 @@ def test_requests_of_one_owner_that_wait_are_limited(monkeypatch, tmp_path):
         await asyncio.sleep(0)
         with pytest.raises(OverQuota, match=r"2 requests of a wait .* send fewer at once"):
             await pool.run(OWNER, LARGE_BYTES, str)
-        assert await pool.run(Client("b"), LARGE_BYTES, str) == ""
+        assert await pool.run(DocumentClient("b"), LARGE_BYTES, str) == ""
         for task in slow:
             task.cancel()
         await asyncio.gather(*slow, return_exceptions=True)
@@ -272,9 +279,9 @@ def upper(data):
 @pytest.mark.parametrize("size_bytes", [1, IN_MEMORY_BYTES, IN_MEMORY_BYTES + 1, 8 << 20])
 def test_megabytes_go_through_files(size_bytes):
     data = os.urandom(size_bytes)
-    answer = run(lambda pool: pool.document(OWNER, 0, upper, Spooled(data)))
-    assert isinstance(answer, Spooled) == (size_bytes > IN_MEMORY_BYTES)
-    whole = b"".join(answer.pieces()) if isinstance(answer, Spooled) else answer
+    answer = run(lambda pool: pool.document(OWNER, 0, upper, SpooledContent(data)))
+    assert isinstance(answer, SpooledContent) == (size_bytes > IN_MEMORY_BYTES)
+    whole = b"".join(answer.pieces()) if isinstance(answer, SpooledContent) else answer
     assert whole == data.upper()
 
 
@@ -289,7 +296,7 @@ import asyncio, sys
 from pathlib import Path
 from palettery.app.sandbox.document_pool import Client, DocumentPool
 from palettery.app.settings import Limits
-from tests.app.test_document_pool import wait_for
+from tests.app.sandbox.test_document_pool import wait_for
 
 async def main():
     pool = DocumentPool(Limits())
@@ -308,7 +315,7 @@ def test_every_process_ends_with_the_server(tmp_path, number, size_bytes):
     """However that ends: nothing of it is left to close anything."""
     program = tmp_path / "server.py"
     program.write_text(SERVER)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     with subprocess.Popen(
         [sys.executable, program, tmp_path / "pid", str(size_bytes)],
         env=os.environ | {"PYTHONPATH": str(root)},

@@ -5,7 +5,13 @@ import json
 import pytest
 import yaml
 
-from palettery.app.configs.documents import Document, Normalised, normalised, read_config, validated
+from palettery.app.configs.documents import (
+    ConfigDocument,
+    NormalizedConfig,
+    normalised,
+    read_config,
+    validated,
+)
 from palettery.app.errors import InvalidConfig, TooLarge
 from palettery.schemas.config import KMeansPalettizerConfig, w4
 from palettery.schemas.configs import ValidatedConfig
@@ -28,14 +34,17 @@ FAULTS = {
 
 
 def told(text, language="yaml"):
-    return ValidatedConfig.model_validate_json(validated(Document(text.encode(), language)))
+    return ValidatedConfig.model_validate_json(validated(ConfigDocument(text.encode(), language)))
 
 
 def test_documents_that_say_the_same_have_one_form():
     forms = [w4().to_yaml(), w4().to_json(), w4().model_dump_json()]
-    found = {normalised(Document(text), MOST_BYTES) for text in forms}
+    found = {normalised(ConfigDocument(text), MOST_BYTES) for text in forms}
     assert len(found) == 1
-    assert KMeansPalettizerConfig.model_validate_json(Normalised.of(found.pop()).document) == w4()
+    assert (
+        KMeansPalettizerConfig.model_validate_json(NormalizedConfig.of(found.pop()).document)
+        == w4()
+    )
 
 
 def test_every_fault_at_once_with_its_place():
@@ -57,8 +66,8 @@ def test_valid_document_comes_back_in_full():
     assert found.is_valid
     assert found.errors == ()
     assert found.config == w4()
-    assert read_config(Document(found.json_text, "json")) == w4()
-    assert read_config(Document(found.yaml_text)) == w4()
+    assert read_config(ConfigDocument(found.json_text, "json")) == w4()
+    assert read_config(ConfigDocument(found.yaml_text)) == w4()
 
 
 def test_json_is_strict():
@@ -68,7 +77,7 @@ def test_json_is_strict():
 
 
 def test_faults_of_a_document_within_another():
-    inner = Document('{"config": {"global_config": 1}}', "json", member="config")
+    inner = ConfigDocument('{"config": {"global_config": 1}}', "json", member="config")
     with pytest.raises(InvalidConfig) as refused:
         read_config(inner)
     (fault,) = refused.value.errors
@@ -99,7 +108,7 @@ def test_every_pattern_that_is_none_with_its_place():
     }
     inner = json.dumps({"config": yaml.safe_load(BAD_PATTERNS)})
     with pytest.raises(InvalidConfig, match="2 fields are wrong") as caught:
-        normalised(Document(inner, "json", member="config"), MOST_BYTES)
+        normalised(ConfigDocument(inner, "json", member="config"), MOST_BYTES)
     assert [fault.pointer for fault in caught.value.errors] == [
         "/config/module_name_configs/a(b",
         "/config/module_name_configs/ok/op_name_config/*x",
@@ -107,8 +116,10 @@ def test_every_pattern_that_is_none_with_its_place():
 
 
 def test_config_that_grows_by_its_defaults_is_refused_by_what_it_becomes():
-    document = Document(json.dumps({"module_name_configs": {f"m{n}": {} for n in range(100)}}))
-    size_bytes = len(Normalised.of(normalised(document, MOST_BYTES)).document)
+    document = ConfigDocument(
+        json.dumps({"module_name_configs": {f"m{n}": {} for n in range(100)}})
+    )
+    size_bytes = len(NormalizedConfig.of(normalised(document, MOST_BYTES)).document)
     assert size_bytes > 10 * len(document.text)
     assert normalised(document, size_bytes)
     with pytest.raises(TooLarge, match=f"has {size_bytes:,} bytes .* PALETTERY_LIMIT_CONFIG_BYTES"):

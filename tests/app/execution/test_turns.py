@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import update
 
 from palettery.app.database.tables import JobRow, OwnerRow
-from palettery.app.execution.turns import RESTART, Turns
+from palettery.app.execution.turns import RESTART, OwnerTurns
 from palettery.app.jobs.job_rows import NewJob
-from palettery.app.jobs.repository import Records
+from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
 from tests.app.jobs.made_jobs import NOW, WHY, new_id
 
@@ -19,14 +19,14 @@ WEIGHTS = {"heavy": 3.0}
 
 @pytest.fixture
 def turns(whole_database, engine):
-    return Turns(whole_database, WEIGHTS, engine.move)
+    return OwnerTurns(whole_database, WEIGHTS, engine.move)
 
 
 class Queue:
     """Jobs by short names, and what the engine would do with them."""
 
     def __init__(self, database, engine, turns):
-        self.jobs, self._engine = Records(database, turns=turns), engine
+        self.jobs, self._engine = JobRepository(database, turns=turns), engine
         self._names = {}
 
     def add(self, owner, count=1, priority=5):
