@@ -31,7 +31,7 @@ def no_work(monkeypatch):
     def work(*_, **__):
         pytest.fail("work began before the outputs were checked")
 
-    for name in ("stored_files", "take_in", "open_files", "run_tasks"):
+    for name in ("stored_files", "plan_job", "open_files", "run_tasks"):
         monkeypatch.setattr(offline, name, work)
 
 
