@@ -148,7 +148,7 @@ def test_hostile_arguments_end_no_process_and_change_nothing(guard, tmp_path):
         text=True,
     )
     assert run.returncode == 0, run.stderr[-2_000:]
-    counted = json.loads(run.stdout)
+    counted = json.loads(run.stdout.splitlines()[-1])  # MKL may print before
     assert counted["deaths"] == []
     assert [target for target, count in counted["made"].items() if count < 5] == []
     assert [*tmp_path.iterdir()] == []
