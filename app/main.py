@@ -7,9 +7,10 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from typing import Annotated, Any
 
 import uvloop
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from filelock import FileLock, Timeout
 
 from palettery.app.configs import endpoints as configs
@@ -17,10 +18,10 @@ from palettery.app.configs import schemas_endpoints as catalog
 from palettery.app.dashboard import endpoints as dashboard
 from palettery.app.errors import BadInput
 from palettery.app.events import endpoints as events
-from palettery.app.http import api_reference as reference
 from palettery.app.http.head_requests import HeadAsGet
 from palettery.app.http.problems import answer_with_problems, problems
 from palettery.app.http.server import server, within_files
+from palettery.app.http.services import ServiceLookup, lifespan_state
 from palettery.app.jobs import endpoints as jobs
 from palettery.app.keys import endpoints as keys
 from palettery.app.models import endpoints as models
@@ -29,7 +30,8 @@ from palettery.app.roles.role import Role, ServiceState, check, running
 from palettery.app.sandbox.process_memory import limit_arenas
 from palettery.app.settings import Settings
 from palettery.app.storage.data_folder import prepare
-from palettery.app.storage.reserve import make_room
+from palettery.app.storage.reserve import Reserve
+from palettery.app.system import api_reference as reference
 from palettery.app.system import health, overview
 from palettery.app.uploads import endpoints as uploads
 from palettery.app.webhooks import endpoints as webhooks
@@ -57,8 +59,8 @@ def create_app(state: ServiceState, role: Role = "all") -> FastAPI:
     """A role of the service as an ASGI app; a controller answers nothing but how it is."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[ServiceState]:
-        yield state
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        yield lifespan_state(state)
 
     served = {"health": health.router}
     if role != "controller":
@@ -73,12 +75,20 @@ def create_app(state: ServiceState, role: Role = "all") -> FastAPI:
             router,
             tags=[tag],
             responses=REFUSED if is_keyed else None,
-            dependencies=[Depends(make_room)] if is_keyed else None,
+            dependencies=[Depends(free_reserve)] if is_keyed else None,
         )
     routers = [reference.router, *served.values()]
     answer_with_problems(app, [route for router in routers for route in router.routes])
     app.add_middleware(HeadAsGet)
     return app
+
+
+async def free_reserve(
+    request: Request, reserve: Annotated[Reserve, Depends(ServiceLookup(Reserve))]
+) -> None:
+    """Give up the disk's reserve for a request that ends or deletes something."""
+    if request.method == "DELETE" or request.url.path.endswith("/cancel"):
+        reserve.give_up()
 
 
 def serve(settings: Settings, role: Role = "all") -> None:
@@ -110,12 +120,12 @@ async def _serve(settings: Settings, role: Role, listening: socket.socket) -> No
             traces.follow(app)
 
             async def close_streams() -> None:
-                await asyncio.gather(state["streams"].close(), state["live"].close())
+                await asyncio.gather(state.streams.close(), state.live.close())
 
             serving = server(
                 app,
                 settings.clients,
-                state["metrics"],
+                state.metrics,
                 on_stop=close_streams,
                 root_path=settings.root_path,
             )

@@ -10,6 +10,7 @@ from palettery.app.errors import UnsupportedMediaType
 from palettery.app.http.pagination import Cursor, Limit
 from palettery.app.http.problems import problems
 from palettery.app.http.request_body import media_type, read_body
+from palettery.app.http.services import ServiceLookup
 from palettery.app.http.streamed_json import address, json_answer
 from palettery.app.keys.authentication import Reader, Writer
 from palettery.app.sandbox.document_pool import DocumentClient
@@ -45,12 +46,6 @@ REFUSED = problems(
 UNKNOWN = problems(_404="no such config")
 
 
-async def configs_of(request: Request) -> ConfigService:
-    """The service's configs."""
-    found: ConfigService = request.state.configs
-    return found
-
-
 async def document_of(request: Request, most_bytes: int) -> ConfigDocument:
     """The config document that is a request's body.
 
@@ -66,7 +61,7 @@ async def document_of(request: Request, most_bytes: int) -> ConfigDocument:
     return ConfigDocument(await read_body(request, most_bytes), LANGUAGES[kind])
 
 
-Service = Annotated[ConfigService, Depends(configs_of)]
+Service = Annotated[ConfigService, Depends(ServiceLookup(ConfigService))]
 
 
 @router.post(

@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
 from palettery.app.errors import BadInput, NotFound, PaletteryError, Unavailable, problem
+from palettery.app.http.services import find_service
+from palettery.app.observability.metrics import Metrics
 from palettery.schemas.problem import InvalidField, Problem
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ def answer_with_problems(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, PaletteryError)  # noqa: S101
     if isinstance(error, Unavailable):
-        request.state.metrics.failed(error)
+        find_service(request, Metrics).failed(error)
     return answer(problem(error, request.url.path), HEADERS.get(error.code))
 
 

@@ -13,7 +13,7 @@ from palettery.app.errors import (
     UnsupportedContentEncoding,
     UnsupportedMediaType,
 )
-from palettery.app.sandbox.document_pool import DocumentClient
+from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.storage.spooled_content import Content, collected, pieces
 from palettery.schemas.config.faults import explained
 
@@ -58,7 +58,9 @@ async def read_body(request: Request, most_bytes: int) -> Content:
     return body
 
 
-async def read_json(request: Request, owner: str, kind: type[Model], most_bytes: int) -> Model:
+async def read_json(
+    request: Request, documents: DocumentPool, owner: str, kind: type[Model], most_bytes: int
+) -> Model:
     """Return the body as a document of a kind; whether its owner may send it was checked before.
 
     Raises:
@@ -70,8 +72,7 @@ async def read_json(request: Request, owner: str, kind: type[Model], most_bytes:
         raise UnsupportedMediaType(f"the body must be {JSON}; say so in Content-Type")
     body = await read_body(request, most_bytes)
     client = DocumentClient(owner, request)
-    found: Model = await request.state.documents.run(client, len(body), parse_json, kind, body)
-    return found
+    return await documents.run(client, len(body), parse_json, kind, body)
 
 
 def parse_json(kind: type[Model], body: Content) -> Model:

@@ -13,6 +13,7 @@ from palettery.app.http.idempotency import REPLAYED, IdempotencyKey
 from palettery.app.http.pagination import Cursor, Limit
 from palettery.app.http.problems import problems
 from palettery.app.http.request_body import JSON
+from palettery.app.http.services import ServiceLookup, Store
 from palettery.app.http.streamed_json import address, json_answer
 from palettery.app.jobs.openapi import BODIES
 from palettery.app.jobs.service import JobService
@@ -42,13 +43,7 @@ UNKNOWN = problems(_404="no such job")
 UNFINISHED = problems(_404="no such job", _409="the job has not succeeded")
 
 
-async def jobs_of(request: Request) -> JobService:
-    """The service's jobs."""
-    found: JobService = request.state.jobs
-    return found
-
-
-Service = Annotated[JobService, Depends(jobs_of)]
+Service = Annotated[JobService, Depends(ServiceLookup(JobService))]
 
 
 @router.post("/plans", openapi_extra=BODIES, response_model=Plan, responses=REFUSED)
@@ -141,15 +136,15 @@ def delete(job_id: str, jobs: Service, caller: Writer) -> None:
     response_model=KMeansPalettizerConfig,
     responses=problems(_404="no such job, or one from before configs were kept"),
 )
-def config(request: Request, job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
+def config(job_id: str, jobs: Service, store: Store, caller: Reader) -> StreamingResponse:
     """The config that a job was given, every default filled in; another job may be given it."""
-    return _document(request.state.store, jobs.config(caller.owner, job_id))
+    return _document(store, jobs.config(caller.owner, job_id))
 
 
 @router.get("/jobs/{job_id}/report", response_model=Report, responses=UNFINISHED)
-def report(request: Request, job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
+def report(job_id: str, jobs: Service, store: Store, caller: Reader) -> StreamingResponse:
     """What happened to every tensor."""
-    return _document(request.state.store, jobs.report(caller.owner, job_id))
+    return _document(store, jobs.report(caller.owner, job_id))
 
 
 def _document(store: Storage, path: str) -> StreamingResponse:
@@ -236,19 +231,21 @@ DOWNLOAD: dict[str, Any] = {
 
 
 @router.get("/jobs/{job_id}/artifact", **DOWNLOAD)
-async def artifact(job_id: str, request: Request, jobs: Service, caller: Reader) -> Response:
+async def artifact(
+    job_id: str, request: Request, jobs: Service, store: Store, caller: Reader
+) -> Response:
     """The packed model: its file, or its index when it has several."""
     file = await jobs.artifact(DocumentClient(caller.owner, request), job_id, None)
-    return await run_in_threadpool(respond, request, request.state.store, file)
+    return await run_in_threadpool(respond, request, store, file)
 
 
 @router.get("/jobs/{job_id}/artifact/{name}", **DOWNLOAD)
 async def artifact_file(
-    job_id: str, name: str, request: Request, jobs: Service, caller: Reader
+    job_id: str, name: str, request: Request, jobs: Service, store: Store, caller: Reader
 ) -> Response:
     """One file of the packed model."""
     file = await jobs.artifact(DocumentClient(caller.owner, request), job_id, name)
-    return await run_in_threadpool(respond, request, request.state.store, file)
+    return await run_in_threadpool(respond, request, store, file)
 
 
 @router.get("/jobs/{job_id}/exports/{format}", **DOWNLOAD)
@@ -257,8 +254,9 @@ async def export(
     format: str,  # noqa: A002
     request: Request,
     jobs: Service,
+    store: Store,
     caller: Reader,
 ) -> Response:
     """Another form of the packed model, one of those that the job was asked for."""
     file = await jobs.export(DocumentClient(caller.owner, request), job_id, format)
-    return await run_in_threadpool(respond, request, request.state.store, file)
+    return await run_in_threadpool(respond, request, store, file)

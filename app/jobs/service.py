@@ -17,6 +17,7 @@ from palettery.app.compression.assemble import (
 from palettery.app.compression.job_folder import config_path, job_folder, report_documents
 from palettery.app.compression.statistics import find
 from palettery.app.dashboard.report_page import report_page
+from palettery.app.database.job_rows import ID
 from palettery.app.errors import Conflict, DatabaseFailed, NotFound, ObjectMissing
 from palettery.app.execution.engine import Engine
 from palettery.app.files.repository import FileRepository
@@ -24,7 +25,6 @@ from palettery.app.http.caller import Caller
 from palettery.app.http.downloads import StoredDownload
 from palettery.app.http.idempotency import keyed
 from palettery.app.http.pagination import sealed_key, unsealed_key
-from palettery.app.jobs.job_rows import ID
 from palettery.app.jobs.lifecycle import JobLifecycle
 from palettery.app.jobs.options import JobOptions
 from palettery.app.jobs.preparation import JobSpec, plan

@@ -8,6 +8,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 
 from palettery.app.errors import Forbidden
 from palettery.app.http.caller import Caller
+from palettery.app.http.services import ServiceLookup
 from palettery.app.keys.service import KeyService
 from palettery.app.settings import names_loopback
 
@@ -20,19 +21,14 @@ BEARER = HTTPBearer(
     auto_error=False,
 )
 Sent = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
-
-
-async def keys_of(request: Request) -> KeyService:
-    """The service's keys."""
-    found: KeyService = request.state.keys
-    return found
+Keys = Annotated[KeyService, Depends(ServiceLookup(KeyService))]
 
 
 async def caller_of(
     request: Request,
     needed: SecurityScopes,
     sent: Sent,
-    keys: Annotated[KeyService, Depends(keys_of)],
+    keys: Keys,
 ) -> Caller:
     """Who a request comes from.
 

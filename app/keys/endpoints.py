@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
 from palettery.app.http.problems import problems
 from palettery.app.http.request_body import JSON, read_json
-from palettery.app.keys.authentication import Admin, Reader, keys_of
-from palettery.app.keys.service import KeyService
+from palettery.app.http.services import Documents
+from palettery.app.keys.authentication import Admin, Keys, Reader
 from palettery.schemas.keys import CreatedKey, KeyPage, Me, NewKey
 
 KEY_BYTES = 64 << 10
@@ -22,25 +22,23 @@ CREATED = problems(
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
-Service = Annotated[KeyService, Depends(keys_of)]
-
 
 @router.get("/me")
-def me(keys: Service, caller: Reader) -> Me:
+def me(keys: Keys, caller: Reader) -> Me:
     """Who is asking, what it may have and what it has."""
     return keys.me(caller)
 
 
 @router.post("/keys", status_code=201, openapi_extra=BODY, responses=CREATED)
-async def create(request: Request, keys: Service, caller: Admin) -> CreatedKey:
+async def create(request: Request, keys: Keys, documents: Documents, caller: Admin) -> CreatedKey:
     """Make a key. From the first one on, every request needs one."""
-    new = await read_json(request, caller.owner, NewKey, KEY_BYTES)
+    new = await read_json(request, documents, caller.owner, NewKey, KEY_BYTES)
     return await run_in_threadpool(keys.create, new)
 
 
 @router.get("/keys", responses=problems(_422="limit or cursor is not valid"))
 def page(
-    keys: Service,
+    keys: Keys,
     _: Admin,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=400)] = None,
@@ -50,6 +48,6 @@ def page(
 
 
 @router.delete("/keys/{key_id}", status_code=204, responses=problems(_404="no such key"))
-def revoke(key_id: str, keys: Service, _: Admin) -> None:
+def revoke(key_id: str, keys: Keys, _: Admin) -> None:
     """Revoke a key: no request with it gets through any more."""
     keys.revoke(key_id)

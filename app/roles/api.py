@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypedDict
+from dataclasses import dataclass
 
 from palettery.app.configs.repository import ConfigRepository
 from palettery.app.configs.service import ConfigService
-from palettery.app.database.engine import Database
 from palettery.app.events.live_lists import LiveLists
 from palettery.app.events.repository import EventRepository
 from palettery.app.events.stream_limits import StreamLimits
@@ -30,15 +29,15 @@ from palettery.app.uploads.service import UploadService
 from palettery.app.webhooks.repository import WebhookRepository
 
 
-class ServiceState(TypedDict):
-    """What endpoints find in `request.state`."""
+@dataclass(frozen=True)
+class ServiceState:
+    """Services that endpoints depend on, each of a class of its own; see `ServiceLookup`."""
 
     keys: KeyService
     jobs: JobService
     models: ModelService
     uploads: UploadService
     configs: ConfigService
-    database: Database
     documents: DocumentPool
     reserve: Reserve
     store: Storage
@@ -84,7 +83,6 @@ async def answering(
             models=models,
             uploads=UploadService(limits, of.sessions, of.models, of.store, completion),
             configs=configs,
-            database=of.database,
             documents=documents,
             reserve=of.reserve,
             store=of.store,

@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Response
 from prometheus_client.exposition import choose_encoder
 
 from palettery.app.database.engine import Database
 from palettery.app.errors import DatabaseFailed, Unavailable
 from palettery.app.http.problems import problems
+from palettery.app.http.services import ServiceLookup
+from palettery.app.observability.metrics import Metrics
 from palettery.app.sandbox.document_pool import DocumentPool
 from palettery.app.storage.base import Storage
 from palettery.schemas.problem import InvalidField
@@ -102,9 +104,8 @@ async def livez() -> dict[str, str]:
 
 
 @router.get("/readyz", responses=problems(_503="something the service needs is away"))
-async def readyz(request: Request) -> dict[str, str]:
+async def readyz(health: Annotated[Health, Depends(ServiceLookup(Health))]) -> dict[str, str]:
     """Database, store, workers and document processes work; a problem names those that do not."""
-    health: Health = request.state.health
     away = await health.away()
     if away:
         fields = [InvalidField(pointer=f"/{name}", detail=said) for name, said in away.items()]
@@ -118,10 +119,13 @@ METRICS: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/metrics", response_class=Response, responses=METRICS)
-def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
+def metrics(
+    metrics: Annotated[Metrics, Depends(ServiceLookup(Metrics))],
+    accept: Annotated[str, Header()] = "",
+) -> Response:
     """Numbers of this process, for Prometheus."""
     encode, media_type = choose_encoder(accept)
-    return Response(encode(request.state.metrics.registry), headers={"Content-Type": media_type})
+    return Response(encode(metrics.registry), headers={"Content-Type": media_type})
 
 
 def _answer(check: Check) -> str | None:

@@ -4,10 +4,10 @@ import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends
 from sqlalchemy import bindparam, func, select
 
 from palettery.app.database.engine import Database
@@ -16,6 +16,7 @@ from palettery.app.errors import WorkersLost
 from palettery.app.execution.controllers import ControllerRepository
 from palettery.app.http.caller import Caller
 from palettery.app.http.problems import problems
+from palettery.app.http.services import ServiceLookup
 from palettery.app.keys.authentication import Reader
 from palettery.app.keys.service import KeyService
 from palettery.app.storage.base import Storage
@@ -109,7 +110,8 @@ class Overview:
 
 
 @router.get("/service")
-def service(request: Request, caller: Reader) -> Service:
+def service(
+    overview: Annotated[Overview, Depends(ServiceLookup(Overview))], caller: Reader
+) -> Service:
     """What runs, what waits and what there is room for."""
-    found: Service = request.state.overview.service(caller)
-    return found
+    return overview.service(caller)

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from palettery.app.http.services import lifespan_state
 from palettery.app.keys.repository import KeyRepository
 from palettery.app.keys.service import KeyService
 from palettery.app.main import create_app
@@ -39,7 +40,7 @@ async def _app(settings: Settings, root_path: str) -> AsyncIterator[Callable]:
 
             async def with_state(scope, receive, send) -> None:
                 path = root_path + scope["path"]  # as uvicorn has it
-                await app({**scope, "path": path, "state": dict(state)}, receive, send)
+                await app({**scope, "path": path, "state": lifespan_state(state)}, receive, send)
 
             yield with_state
 

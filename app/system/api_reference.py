@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from palettery.app.errors import DatabaseFailed
+from palettery.app.keys.authentication import Keys
 
 OPENAPI, STATIC = "openapi.json", "static-offline-docs"
 ICON = f"{STATIC}/favicon.png"
@@ -30,12 +31,12 @@ def add_reference(app: FastAPI) -> None:
 
 
 @router.get(f"/{OPENAPI}")
-async def openapi(request: Request) -> JSONResponse:
+async def openapi(request: Request, keys: Keys) -> JSONResponse:
     """The OpenAPI document; it asks for a key if the server does."""
     document = request.app.openapi()
     needs_key = True
     with suppress(DatabaseFailed):
-        needs_key = await run_in_threadpool(request.state.keys.are_asked_for)
+        needs_key = await run_in_threadpool(keys.are_asked_for)
     if not needs_key:
         document = _without_security(document)
     if root := request.scope.get("root_path"):
