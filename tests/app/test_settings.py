@@ -67,7 +67,7 @@ def test_executor_ids_that_are_none(name):
 def test_what_is_no_setting_is_told(name, told):
     names = [name, "PATH", "PALETTERY_SERVER", "PALETTERY_KEY"]
     (line,) = unknown_settings(dict.fromkeys(names, "1"))
-    assert line == f"{name} is in the environment, and is no setting{told}"
+    assert line == f"the environment variable {name} is not a setting{told}"
 
 
 @pytest.mark.parametrize("page", ["operations", "security"])
