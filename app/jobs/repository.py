@@ -134,7 +134,7 @@ class JobRepository:
 
     async def look_up(self, job_id: str, owner: str) -> Job:
         """As `get`, for those who ask over and over."""
-        return await self._database.quickly(self.get, job_id, owner)
+        return await self._database.read_in_thread(self.get, job_id, owner)
 
     def page(
         self,

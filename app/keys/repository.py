@@ -54,7 +54,7 @@ class KeyRepository:
 
     async def quickly(self, read: Callable[[T], U], asked: T) -> U:
         """What a function finds that asks no more than `find` and `are_there`."""
-        return await self._database.quickly(read, asked)
+        return await self._database.read_in_thread(read, asked)
 
     def are_there(self) -> bool:
         """Whether there is any key that was not revoked; those that have expired count."""

@@ -233,13 +233,13 @@ def test_damage_that_a_request_meets_is_told_from_then_on(damaged, caplog):
     database.close()
     again = open_database(database.engine.url.render_as_string())
     assert again.fault() is None
-    again.check()
+    again.check_integrity()
     assert re.search("it is damaged", again.fault())
     again.close()
 
 
 def test_sound_database_is_sound_everywhere(database):
-    database.check()
+    database.check_integrity()
     assert database.fault() is None
 
 
