@@ -19,14 +19,14 @@ from palettery.app.dashboard import endpoints as dashboard
 from palettery.app.errors import BadInput
 from palettery.app.events import endpoints as events
 from palettery.app.http.head_requests import HeadAsGet
-from palettery.app.http.problems import answer_with_problems, problems
-from palettery.app.http.server import server, within_files
+from palettery.app.http.problems import add_problem_handlers, problems
+from palettery.app.http.server import build_server, limit_to_open_files
 from palettery.app.http.services import ServiceLookup, lifespan_state
 from palettery.app.jobs import endpoints as jobs
 from palettery.app.keys import endpoints as keys
 from palettery.app.models import endpoints as models
 from palettery.app.observability.tracing import tracing
-from palettery.app.roles.role import Role, ServiceState, check, running
+from palettery.app.roles.role import Role, ServiceState, check_role_settings, run_role
 from palettery.app.sandbox.process_memory import limit_arenas
 from palettery.app.settings import Settings
 from palettery.app.storage.data_folder import prepare
@@ -78,7 +78,7 @@ def create_app(state: ServiceState, role: Role = "all") -> FastAPI:
             dependencies=[Depends(free_reserve)] if is_keyed else None,
         )
     routers = [reference.router, *served.values()]
-    answer_with_problems(app, [route for router in routers for route in router.routes])
+    add_problem_handlers(app, [route for router in routers for route in router.routes])
     app.add_middleware(HeadAsGet)
     return app
 
@@ -98,8 +98,8 @@ def serve(settings: Settings, role: Role = "all") -> None:
         BadInput: an address that must not be listened on, settings that do not fit together, a
             folder or an executor id that another server works with, a database of another version.
     """
-    check(settings, role)
-    settings = settings.model_copy(update={"clients": within_files(settings.clients)})
+    check_role_settings(settings, role)
+    settings = settings.model_copy(update={"clients": limit_to_open_files(settings.clients)})
     # Requests wait for no thread that computes, such as the engine's when it looks at its queue.
     sys.setswitchinterval(SWITCH_S)
     limit_arenas()
@@ -115,14 +115,14 @@ def serve(settings: Settings, role: Role = "all") -> None:
 
 async def _serve(settings: Settings, role: Role, listening: socket.socket) -> None:
     with tracing() as traces:
-        async with running(settings, role, traces, stop=_stop) as state:
+        async with run_role(settings, role, traces, stop=_stop) as state:
             app = create_app(state, role)
             traces.follow(app)
 
             async def close_streams() -> None:
                 await asyncio.gather(state.streams.close(), state.live.close())
 
-            serving = server(
+            serving = build_server(
                 app,
                 settings.clients,
                 state.metrics,

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
-from palettery.app.http.etags import is_match, lists
+from palettery.app.http.etags import is_listed_in_if_none_match, satisfies_if_match
 from palettery.app.storage.base import Storage
 from palettery.app.storage.checked_reads import CheckedFile, CheckedReads
 from palettery.app.storage.prefetch import prefetched
@@ -33,7 +33,7 @@ class StoredDownload:
     """Of the job that made it."""
 
 
-def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
+def download_response(request: Request, store: Storage, file: StoredDownload) -> Response:
     """The file, the range of it that was asked for, or word that the user has it already.
 
     Raises:
@@ -47,9 +47,9 @@ def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
         "Content-Disposition": _disposition(file.name),
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
     }
-    if not is_match(request.headers.get("if-match"), etag):
+    if not satisfies_if_match(request.headers.get("if-match"), etag):
         raise HTTPException(412, f"the file has the ETag {etag}, which If-Match does not name")
-    if lists(request.headers.get("if-none-match", ""), etag):
+    if is_listed_in_if_none_match(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
     size = store.size_bytes(file.path)
     first, end = _range(request, size, etag)

@@ -4,7 +4,7 @@ Source: RFC 9110, sections 8.8.3 and 13.1.
 """
 
 
-def is_match(header: str | None, etag: str) -> bool:
+def satisfies_if_match(header: str | None, etag: str) -> bool:
     """Whether an If-Match header, if there is one, names the tag, compared strongly.
 
     Where it does not, the answer is 412.
@@ -12,7 +12,7 @@ def is_match(header: str | None, etag: str) -> bool:
     return header is None or header.strip() == "*" or etag in _tags(header)
 
 
-def lists(header: str, etag: str) -> bool:
+def is_listed_in_if_none_match(header: str, etag: str) -> bool:
     """Whether an If-None-Match header names the tag, compared weakly as it asks for."""
     return header.strip() == "*" or etag in [tag.removeprefix("W/") for tag in _tags(header)]
 

@@ -53,7 +53,7 @@ class KeyedRequest:
             )
 
 
-def keyed(key: str | None, *parts: object) -> KeyedRequest | None:
+def keyed_request(key: str | None, *parts: object) -> KeyedRequest | None:
     """A request under its key, told apart from others by JSON values; None without a key."""
     if key is None:
         return None

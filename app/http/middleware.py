@@ -15,7 +15,7 @@ from palettery.app.observability.metrics import Metrics
 from palettery.schemas.problem import Problem
 
 HEADER = "X-Request-ID"
-SANE = re.compile(r"[\x21-\x7e]{1,128}")
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 """Ids that are taken over from clients."""
 TIMED_OUT = "palettery.timed_out"
 """Mark in the scope of a request that the protocol has answered with 408."""
@@ -30,13 +30,13 @@ MOST_SHOWN = 200
 log = logging.getLogger(__name__)
 
 
-def observed(app: ASGIApp, metrics: Metrics) -> ASGIApp:
+def with_request_log(app: ASGIApp, metrics: Metrics) -> ASGIApp:
     """The app, with all of this around it."""
     return CorrelationIdMiddleware(
-        _Observed(app, metrics),
+        _RequestLog(app, metrics),
         header_name=HEADER,
         generator=new_request_id,
-        validator=is_sane,
+        validator=is_valid_request_id,
         transformer=None,
     )
 
@@ -46,20 +46,22 @@ def new_request_id() -> str:
     return uuid.uuid4().hex
 
 
-def is_sane(request_id: str) -> bool:
+def is_valid_request_id(request_id: str) -> bool:
     """Whether an id may be written into headers and logs."""
-    return SANE.fullmatch(request_id) is not None
+    return REQUEST_ID.fullmatch(request_id) is not None
 
 
-def request_id_among(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def request_id_from(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The id of a request that does not reach the app; a new one if it has none."""
     for name, value in headers:
-        if name == HEADER.lower().encode() and is_sane(found := value.decode("latin-1")):
+        if name == HEADER.lower().encode() and is_valid_request_id(
+            found := value.decode("latin-1")
+        ):
             return found
     return new_request_id()
 
 
-def log_refusal(problem: Problem, url: bytes, request_id: str) -> None:
+def log_rejected_request(problem: Problem, url: bytes, request_id: str) -> None:
     """Log a request that does not reach the app; of its address, which may be long, the start."""
     path = url.partition(b"?")[0][:MOST_SHOWN].decode("ascii", "backslashreplace")
     log.info(
@@ -76,7 +78,7 @@ def log_refusal(problem: Problem, url: bytes, request_id: str) -> None:
     )
 
 
-class _Observed:
+class _RequestLog:
     """Notes each request when it ends, however it does."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

@@ -17,12 +17,12 @@ Cursor = Annotated[str | None, Query(max_length=200)]
 """Where the page before ended."""
 
 
-def sealed(at: datetime, id_: str) -> str:
+def encode_cursor(at: datetime, id_: str) -> str:
     """A cursor behind the item of this time and id."""
-    return sealed_key(json.dumps([at.isoformat(), id_]))
+    return encode_key_cursor(json.dumps([at.isoformat(), id_]))
 
 
-def unsealed(cursor: str) -> tuple[datetime, str]:
+def decode_cursor(cursor: str) -> tuple[datetime, str]:
     """What a cursor holds, its time in UTC.
 
     Raises:
@@ -38,12 +38,12 @@ def unsealed(cursor: str) -> tuple[datetime, str]:
         raise _strange() from error
 
 
-def sealed_key(key: str) -> str:
+def encode_key_cursor(key: str) -> str:
     """A cursor behind the item with this key, of a list in the order of keys."""
     return base64.urlsafe_b64encode(key.encode()).decode()
 
 
-def unsealed_key(cursor: str | None, key: re.Pattern[str]) -> str | None:
+def decode_key_cursor(cursor: str | None, key: re.Pattern[str]) -> str | None:
     """The key that a cursor holds, which must look like one; None without a cursor.
 
     Raises:

@@ -49,14 +49,14 @@ def problems(**codes: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def answer(told: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
+def problem_response(told: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
     """A problem as a response."""
     return JSONResponse(
         told.model_dump(mode="json", exclude_none=True), told.status, headers, MEDIA_TYPE
     )
 
 
-def answer_with_problems(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+def add_problem_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     """Have every error of an app answered with a problem; `routes` are all that it serves."""
 
     async def http(request: Request, error: Exception) -> Response:
@@ -64,7 +64,7 @@ def answer_with_problems(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
         if error.status_code == 404:
             docs = f"{request.scope.get('root_path', '')}/docs"
             lost = NotFound(f"nothing is at {request.url.path[:200]}; see {docs}")
-            return answer(problem(lost, request.url.path))
+            return problem_response(problem(lost, request.url.path))
         if error.status_code == 405:
             return _not_allowed(request, _methods(request, routes) or {"GET"})
         return _plain(request, error.status_code, str(error.detail), dict(error.headers or {}))
@@ -79,7 +79,7 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, PaletteryError)  # noqa: S101
     if isinstance(error, Unavailable):
         find_service(request, Metrics).failed(error)
-    return answer(problem(error, request.url.path), HEADERS.get(error.code))
+    return problem_response(problem(error, request.url.path), HEADERS.get(error.code))
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -90,7 +90,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
         for found in error.errors()
     ]
     told = BadInput("the request is not valid; `errors` names each field", fields)
-    return answer(problem(told, request.url.path))
+    return problem_response(problem(told, request.url.path))
 
 
 async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
@@ -99,7 +99,7 @@ async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
     else:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     told = PaletteryError("this should not have happened; the server's log tells more")
-    return answer(problem(told, request.url.path))
+    return problem_response(problem(told, request.url.path))
 
 
 def _not_allowed(request: Request, methods: set[str]) -> Response:
@@ -122,7 +122,7 @@ def _methods(request: Request, routes: Sequence[BaseRoute]) -> set[str]:
 
 def _plain(request: Request, status: int, detail: str, headers: dict[str, str]) -> JSONResponse:
     told = http_problem(status, detail, request.url.path)
-    return answer(told, HEADERS.get(told.code, {}) | headers)
+    return problem_response(told, HEADERS.get(told.code, {}) | headers)
 
 
 def http_problem(status: int, detail: str, instance: str | None = None) -> Problem:

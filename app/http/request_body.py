@@ -90,7 +90,7 @@ def parse_json(kind: type[Model], body: Content) -> Model:
         ) from error
 
 
-def inlined(kind: type[BaseModel]) -> dict[str, Any]:
+def inlined_schema(kind: type[BaseModel]) -> dict[str, Any]:
     """The JSON Schema of a document, which refers to nothing outside of itself."""
     schema = kind.model_json_schema()
     defined = schema.pop("$defs", {})

@@ -10,8 +10,8 @@ from functools import partial
 import uvicorn
 from starlette.types import ASGIApp
 
-from palettery.app.http.middleware import observed
-from palettery.app.http.protocol import Protocol
+from palettery.app.http.client_connection import ClientConnection
+from palettery.app.http.middleware import with_request_log
 from palettery.app.observability.metrics import Metrics
 from palettery.app.settings import Clients
 
@@ -52,12 +52,12 @@ class Server(uvicorn.Server):
         if counter % CHECK_TICKS == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, Protocol):
+                if isinstance(connection, ClientConnection):
                     connection.check(now)
         return await super().on_tick(counter)
 
 
-def server(
+def build_server(
     app: ASGIApp,
     clients: Clients,
     metrics: Metrics,
@@ -68,8 +68,8 @@ def server(
     resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files(), _most_files()))
     return Server(
         uvicorn.Config(
-            observed(app, metrics),
-            http=partial(Protocol, clients=clients, given_up=metrics.connection_closed),  # type: ignore[arg-type] # called, as a class would be
+            with_request_log(app, metrics),
+            http=partial(ClientConnection, clients=clients, given_up=metrics.connection_closed),  # type: ignore[arg-type] # called, as a class would be
             log_config=None,
             access_log=False,
             root_path=root_path,
@@ -80,7 +80,7 @@ def server(
     )
 
 
-def within_files(clients: Clients) -> Clients:
+def limit_to_open_files(clients: Clients) -> Clients:
     """The same, with no more connections than files leave room for."""
     connections = max(1, min(clients.connections, _most_files() - OTHER_FILES))
     if connections < clients.connections:

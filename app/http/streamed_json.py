@@ -10,12 +10,12 @@ from palettery.app.http.request_body import JSON
 from palettery.app.storage.spooled_content import PIECE_BYTES, Content, SpooledContent
 
 
-def address(request: Request, path: str) -> str:
+def external_path(request: Request, path: str) -> str:
     """A path of this server as a client reaches it, below the path that a proxy serves it at."""
     return f"{request.scope.get('root_path', '')}{path}"
 
 
-def json_answer(
+def json_response(
     *parts: str | Content,
     status: int = 200,
     headers: Mapping[str, str] | None = None,

@@ -20,14 +20,14 @@ BEARER = HTTPBearer(
     "listens on loopback only, asks for none.",
     auto_error=False,
 )
-Sent = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 Keys = Annotated[KeyService, Depends(ServiceLookup(KeyService))]
 
 
-async def caller_of(
+async def authenticate(
     request: Request,
     needed: SecurityScopes,
-    sent: Sent,
+    sent: Credentials,
     keys: Keys,
 ) -> Caller:
     """Who a request comes from.
@@ -71,6 +71,6 @@ def _host_of(url: str) -> str:
         return ""
 
 
-Reader = Annotated[Caller, Security(caller_of, scopes=["read"])]
-Writer = Annotated[Caller, Security(caller_of, scopes=["write"])]
-Admin = Annotated[Caller, Security(caller_of, scopes=["admin"])]
+Reader = Annotated[Caller, Security(authenticate, scopes=["read"])]
+Writer = Annotated[Caller, Security(authenticate, scopes=["write"])]
+Admin = Annotated[Caller, Security(authenticate, scopes=["admin"])]

@@ -7,9 +7,9 @@ import secrets
 PREFIX = "plt_"
 """So that a secret is known for one wherever it turns up."""
 SECRET_BYTES = 32
-SHOWN = 12
+PREFIX_CHARACTERS = 12
 """First characters that lists of keys show: enough to tell keys apart, far too few to guess one."""
-FORM = re.compile(r"plt_[\w-]{43}", re.ASCII)
+PATTERN = re.compile(r"plt_[\w-]{43}", re.ASCII)
 
 
 def new_secret() -> str:
@@ -17,6 +17,6 @@ def new_secret() -> str:
     return PREFIX + secrets.token_urlsafe(SECRET_BYTES)
 
 
-def sha256_of(secret: str) -> str:
+def secret_sha256(secret: str) -> str:
     """What is kept of a secret. It is random as a whole, so that no salt or slow hash is needed."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

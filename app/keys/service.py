@@ -8,9 +8,9 @@ from datetime import timedelta
 
 from palettery.app.errors import BadInput, Unauthenticated
 from palettery.app.http.caller import ADMIN, Caller
-from palettery.app.http.pagination import sealed, unsealed
+from palettery.app.http.pagination import decode_cursor, encode_cursor
 from palettery.app.keys.repository import KeyRepository
-from palettery.app.keys.secret import FORM, SHOWN, new_secret, sha256_of
+from palettery.app.keys.secret import PATTERN, PREFIX_CHARACTERS, new_secret, secret_sha256
 from palettery.app.settings import Settings
 from palettery.schemas.keys import CreatedKey, Key, KeyPage, Me, NewKey, OwnerLimits
 
@@ -36,7 +36,7 @@ class KeyService:
         self._known: dict[str | None, tuple[float, Caller]] = {}
         """Callers by the digests of their secrets, and until when they are known."""
         given = settings.admin_key
-        self._admin_sha256 = given and sha256_of(given.get_secret_value())
+        self._admin_sha256 = given and secret_sha256(given.get_secret_value())
 
     def check_address(self) -> None:
         """See that nobody is let in from elsewhere without a key.
@@ -64,7 +64,7 @@ class KeyService:
         Raises:
             Unauthenticated: says what is wrong with it.
         """
-        digest, now = secret and sha256_of(secret), time.monotonic()
+        digest, now = secret and secret_sha256(secret), time.monotonic()
         until, caller = self._known.get(digest, (0.0, None))
         if caller is None or until < now:
             caller = await self._records.quickly(self.caller, secret)
@@ -81,10 +81,10 @@ class KeyService:
         """
         if secret is None:
             return self._without_key()
-        digest = sha256_of(secret)
+        digest = secret_sha256(secret)
         if self._admin_sha256 and hmac.compare_digest(digest, self._admin_sha256):
             return Caller(ADMIN, limits=self._limits())
-        if not FORM.fullmatch(secret):
+        if not PATTERN.fullmatch(secret):
             raise Unauthenticated(
                 "this is no key: keys are `plt_` and 43 letters, digits, `-` and `_`; see that it "
                 "was copied whole"
@@ -112,18 +112,20 @@ class KeyService:
                 f"{now.isoformat(timespec='seconds')}, by less than a hundred years"
             )
         secret = new_secret()
-        key = self._records.add(str(uuid.uuid4()), secret[:SHOWN], sha256_of(secret), new)
+        key = self._records.add(
+            str(uuid.uuid4()), secret[:PREFIX_CHARACTERS], secret_sha256(secret), new
+        )
         self._known.clear()
         return CreatedKey(key=key, secret=secret)
 
     def page(self, limit: int, cursor: str | None) -> KeyPage:
         """Keys of every owner, newest first."""
-        before = None if cursor is None else unsealed(cursor)
+        before = None if cursor is None else decode_cursor(cursor)
         found = self._records.page(limit + 1, before)
         items = tuple(found[:limit])
         if not found[limit:]:
             return KeyPage(items=items)
-        return KeyPage(items=items, next_cursor=sealed(items[-1].created_at, items[-1].id))
+        return KeyPage(items=items, next_cursor=encode_cursor(items[-1].created_at, items[-1].id))
 
     def revoke(self, key_id: str) -> None:
         """Have a key not be valid from the next request on."""

@@ -35,7 +35,7 @@ def configure(settings: Settings) -> None:
         logging.getLogger(name).setLevel(quiet)
     engine = logging.getLogger(ENGINE)
     engine.handlers = [handler(settings, sys.stderr)]  # else it makes one, which writes as it likes
-    engine.handlers[0].addFilter(_is_no_cancel)
+    engine.handlers[0].addFilter(_is_not_cancellation)
     engine.propagate = False
 
 
@@ -53,7 +53,7 @@ def handler(settings: Settings, stream: TextIO) -> logging.Handler:
 
 
 @contextmanager
-def of_job(job_id: str) -> Iterator[None]:
+def job_context(job_id: str) -> Iterator[None]:
     """Have everything that is logged meanwhile name the job."""
     token = _job_id.set(job_id)
     try:
@@ -62,7 +62,7 @@ def of_job(job_id: str) -> Iterator[None]:
         _job_id.reset(token)
 
 
-def _is_no_cancel(record: logging.LogRecord) -> bool:
+def _is_not_cancellation(record: logging.LogRecord) -> bool:
     """The engine calls it an error that a job was cancelled, or ended at its deadline."""
     error = record.exc_info[1] if record.exc_info else None
     return not type(error).__name__.endswith("CancelledError")

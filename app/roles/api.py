@@ -17,11 +17,11 @@ from palettery.app.jobs.service import JobService
 from palettery.app.keys.service import KeyService
 from palettery.app.models.service import ModelService
 from palettery.app.observability.metrics import Gauge, Metrics
-from palettery.app.roles.services import Role, SharedServices
+from palettery.app.roles.shared_services import Role, SharedServices
 from palettery.app.sandbox.document_pool import DocumentPool
 from palettery.app.storage.base import Storage
 from palettery.app.storage.reserve import Reserve
-from palettery.app.system.health import Health, health_of
+from palettery.app.system.health import Health, build_health
 from palettery.app.system.overview import Overview
 from palettery.app.system.upkeep import keep_up
 from palettery.app.uploads.completion import UploadCompletion
@@ -52,7 +52,7 @@ class ServiceState:
 
 
 @asynccontextmanager
-async def answering(
+async def api_services(
     of: SharedServices, role: Role, keys: KeyService, workers: Workers | None
 ) -> AsyncIterator[ServiceState]:
     """The state of a server, with the workers that this process has, if it has any."""
@@ -64,7 +64,7 @@ async def answering(
         of.metrics.registry.register(Gauge("jobs", "Jobs that there are.", of.jobs.counts))
         count_workers = workers.count if workers else of.controllers.workers
         reads = role != "controller"
-        health = health_of(of.database, of.store, count_workers, documents if reads else None)
+        health = build_health(of.database, of.store, count_workers, documents if reads else None)
         stack.callback(health.close)
         upkeep = keep_up(of.database, of.settings.sweep_every_s)
         stack.push_async_callback(_ended, asyncio.create_task(upkeep))

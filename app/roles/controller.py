@@ -16,14 +16,14 @@ from palettery.app.jobs.steps import JobSteps
 from palettery.app.jobs.workflow import running_workflows
 from palettery.app.observability.metrics import Gauge
 from palettery.app.observability.tracing import Tracing
-from palettery.app.roles.services import SharedServices
+from palettery.app.roles.shared_services import SharedServices
 from palettery.app.system.maintenance import Maintenance
 from palettery.app.uploads.expiry import UploadExpiry
 from palettery.app.webhooks.deliveries import WebhookDeliveries
 
 
 @asynccontextmanager
-async def controlling(
+async def run_controller(
     of: SharedServices, traces: Tracing, stop: Callable[[], None], *, is_alone: bool
 ) -> AsyncIterator[Workers]:
     """Jobs of the service, run by this process with these workers.

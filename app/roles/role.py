@@ -10,16 +10,16 @@ from palettery.app.execution.fanout import Workers
 from palettery.app.keys.repository import KeyRepository
 from palettery.app.keys.service import KeyService
 from palettery.app.observability.tracing import Tracing
-from palettery.app.roles.api import ServiceState, answering
-from palettery.app.roles.controller import controlling
-from palettery.app.roles.services import Role, migrate, shared
+from palettery.app.roles.api import ServiceState, api_services
+from palettery.app.roles.controller import run_controller
+from palettery.app.roles.shared_services import Role, migrate, shared_services
 from palettery.app.sandbox import note_sandbox
 from palettery.app.settings import Settings
 
-__all__ = ["Role", "ServiceState", "check", "migrate", "running"]
+__all__ = ["Role", "ServiceState", "check_role_settings", "migrate", "run_role"]
 
 
-def check(settings: Settings, role: Role) -> None:
+def check_role_settings(settings: Settings, role: Role) -> None:
     """See that a role's settings fit together.
 
     Raises:
@@ -41,7 +41,7 @@ def check(settings: Settings, role: Role) -> None:
 
 
 @asynccontextmanager
-async def running(
+async def run_role(
     settings: Settings, role: Role, traces: Tracing, stop: Callable[[], None]
 ) -> AsyncIterator[ServiceState]:
     """A role at work; `stop` ends the process when it must not go on.
@@ -51,7 +51,7 @@ async def running(
             address is not loopback and there are no keys.
     """
     async with AsyncExitStack() as stack:
-        common = await stack.enter_async_context(shared(settings, role))
+        common = await stack.enter_async_context(shared_services(settings, role))
         keys = KeyService(settings, KeyRepository(common.database))
         if role != "controller":  # which says nothing but how it is
             await asyncio.to_thread(keys.check_address)
@@ -60,6 +60,6 @@ async def running(
         note_sandbox(common.settings.limits.sandbox)
         workers: Workers | None = None
         if role != "api":
-            control = controlling(common, traces, stop, is_alone=role == "all")
+            control = run_controller(common, traces, stop, is_alone=role == "all")
             workers = await stack.enter_async_context(control)
-        yield await stack.enter_async_context(answering(common, role, keys, workers))
+        yield await stack.enter_async_context(api_services(common, role, keys, workers))

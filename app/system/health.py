@@ -19,7 +19,7 @@ from palettery.app.sandbox.document_pool import DocumentPool
 from palettery.app.storage.base import Storage
 from palettery.schemas.problem import InvalidField
 
-WITHIN_S = 2.5
+TIMEOUT_S = 2.5
 """How long a part is waited for."""
 
 Check = Callable[[], str | None]
@@ -36,7 +36,7 @@ class Health:
     one goes away or comes back, the log has a line of it, however often it is asked meanwhile.
     """
 
-    def __init__(self, checks: Mapping[str, Check], within_s: float = WITHIN_S) -> None:
+    def __init__(self, checks: Mapping[str, Check], within_s: float = TIMEOUT_S) -> None:
         self._checks, self._within_s = checks, within_s
         self._threads = ThreadPoolExecutor(len(checks), thread_name_prefix="health")
         self._asked: dict[str, asyncio.Future[str | None]] = {}
@@ -80,7 +80,7 @@ class Health:
         self._away = frozenset(away)
 
 
-def health_of(
+def build_health(
     database: Database,
     store: Storage,
     count_workers: Callable[[], int],

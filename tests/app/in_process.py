@@ -11,8 +11,8 @@ from palettery.app.http.services import lifespan_state
 from palettery.app.keys.repository import KeyRepository
 from palettery.app.keys.service import KeyService
 from palettery.app.main import create_app
-from palettery.app.roles.api import answering
-from palettery.app.roles.services import shared
+from palettery.app.roles.api import api_services
+from palettery.app.roles.shared_services import shared_services
 from palettery.app.settings import Settings
 
 
@@ -33,9 +33,9 @@ class _Waiting(httpx.BaseTransport):
 
 @contextlib.asynccontextmanager
 async def _app(settings: Settings, root_path: str) -> AsyncIterator[Callable]:
-    async with shared(settings, "all") as common:
+    async with shared_services(settings, "all") as common:
         keys = KeyService(settings, KeyRepository(common.database))
-        async with answering(common, "api", keys, None) as state:
+        async with api_services(common, "api", keys, None) as state:
             app = create_app(state, "api")
 
             async def with_state(scope, receive, send) -> None:

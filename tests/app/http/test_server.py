@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from palettery.app.http.server import server
+from palettery.app.http.server import build_server
 from palettery.app.observability.metrics import Metrics
 from palettery.app.settings import Clients
 
@@ -81,7 +81,7 @@ class Service:
 @contextmanager
 def serving(**clients: float) -> Iterator[Service]:
     service = Service()
-    made = server(service.app, Clients(**clients), service.metrics)
+    made = build_server(service.app, Clients(**clients), service.metrics)
     listening = socket.create_server(("127.0.0.1", 0))
     service.port = listening.getsockname()[1]
     thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]})

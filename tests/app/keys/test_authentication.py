@@ -2,7 +2,7 @@
 
 from palettery.app.configs import schemas_endpoints as catalog
 from palettery.app.dashboard import endpoints as dashboard
-from palettery.app.keys.authentication import caller_of
+from palettery.app.keys.authentication import authenticate
 from palettery.app.main import KEYED, create_app
 from palettery.app.system import health
 
@@ -19,7 +19,7 @@ CHANGES_NOTHING = {"/v1/configs/validate"}
 def guards_of(dependant):
     """Where an endpoint asks for a key, itself or in what it depends on."""
     for each in dependant.dependencies:
-        if each.call is caller_of:
+        if each.call is authenticate:
             yield each
         yield from guards_of(each)
 

@@ -12,7 +12,7 @@ from palettery.app.database.engine import open_database
 from palettery.app.database.migrations import Migrated
 from palettery.app.errors import BadInput
 from palettery.app.roles import role as roles
-from palettery.app.roles.role import check
+from palettery.app.roles.role import check_role_settings
 from palettery.app.settings import Settings
 
 SHARED = {
@@ -23,13 +23,13 @@ SHARED = {
 
 
 def test_all_in_one_process_needs_nothing():
-    check(Settings(), "all")
-    check(Settings(database_url="sqlite:////tmp/x.db"), "all")
+    check_role_settings(Settings(), "all")
+    check_role_settings(Settings(database_url="sqlite:////tmp/x.db"), "all")
 
 
 def test_roles_with_what_they_need():
-    check(Settings(**SHARED), "controller")
-    check(Settings(**SHARED | {"scheduler_url": None}), "api")
+    check_role_settings(Settings(**SHARED), "controller")
+    check_role_settings(Settings(**SHARED | {"scheduler_url": None}), "api")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_roles_with_what_they_need():
 )
 def test_what_is_missing_is_named(role, missing):
     with pytest.raises(BadInput) as told:
-        check(Settings(**SHARED | {missing: None}), role)
+        check_role_settings(Settings(**SHARED | {missing: None}), role)
     expected = (
         f"--role {role} shares its work with other processes; set PALETTERY_{missing.upper()}"
     )
@@ -54,7 +54,7 @@ def test_what_is_missing_is_named(role, missing):
 @pytest.mark.parametrize("role", ["api", "controller"])
 def test_sqlite_cannot_be_shared(role):
     with pytest.raises(BadInput, match=f"^--role {role} needs Postgres; PALETTERY_DATABASE_URL"):
-        check(Settings(**SHARED | {"database_url": "sqlite:////tmp/x.db"}), role)
+        check_role_settings(Settings(**SHARED | {"database_url": "sqlite:////tmp/x.db"}), role)
 
 
 @pytest.mark.parametrize("role", ["api", "controller"])

@@ -56,7 +56,7 @@ class SharedServices:
 
 
 @asynccontextmanager
-async def shared(settings: Settings, role: Role) -> AsyncIterator[SharedServices]:
+async def shared_services(settings: Settings, role: Role) -> AsyncIterator[SharedServices]:
     """The service, its database at this version.
 
     Raises:

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from palettery.app.errors import RequestTimeout, Unavailable, problem
-from palettery.app.http.middleware import HEADER, TIMED_OUT, log_refusal, request_id_among
+from palettery.app.http.middleware import HEADER, TIMED_OUT, log_rejected_request, request_id_from
 from palettery.app.http.problems import MEDIA_TYPE, http_problem
 from palettery.app.http.transfer_rate import TransferRate
 from palettery.app.settings import Clients
@@ -47,7 +47,7 @@ class Phase(Enum):
     """The application."""
 
 
-class Protocol(HttpToolsProtocol):
+class ClientConnection(HttpToolsProtocol):
     """One connection; `check` gives it up when the client is too slow.
 
     What the parser keeps until a head is complete is counted as it comes in: no callback tells of
@@ -209,7 +209,7 @@ class Protocol(HttpToolsProtocol):
         others = [
             other
             for other in self.connections
-            if isinstance(other, Protocol)
+            if isinstance(other, ClientConnection)
             and other is not self
             and not other.transport.is_closing()
         ]
@@ -270,9 +270,9 @@ class Protocol(HttpToolsProtocol):
         """A problem as bytes; logged here, unless the application has the request."""
         is_idle = self._phase is Phase.IDLE
         # The middleware puts the id that it makes among the scope's own headers.
-        request_id = request_id_among([] if is_idle else self.scope["headers"])
+        request_id = request_id_from([] if is_idle else self.scope["headers"])
         if self._phase is not Phase.BODY:
-            log_refusal(told, b"" if is_idle else self.url, request_id)
+            log_rejected_request(told, b"" if is_idle else self.url, request_id)
         body = told.model_dump_json(exclude_none=True).encode()
         headers = [
             *self.server_state.default_headers,

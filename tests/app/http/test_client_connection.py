@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from palettery.app.http.protocol import HEAD_BYTES
-from palettery.app.http.server import server
+from palettery.app.http.client_connection import HEAD_BYTES
+from palettery.app.http.server import build_server
 from palettery.app.observability.metrics import Metrics
 from palettery.app.settings import Clients
 
@@ -30,7 +30,7 @@ async def echo(request: Request) -> Response:
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     app = Starlette(routes=[Route("/{any:path}", echo, methods=["GET", "POST"])])
-    serving = server(app, Clients(), Metrics())
+    serving = build_server(app, Clients(), Metrics())
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=serving.run, kwargs={"sockets": [listening]})
     thread.start()
