@@ -164,7 +164,7 @@ def test_one_host_is_asked_for(port, head, counted):
     assert b"\r\nx-request-id: my-own\r\n" in start + b"\r\n"
     told = json.loads(body)
     assert told["code"] == "bad_request"
-    assert f"one Host header, this one {counted};" in told["detail"]
+    assert f"one Host header, this one has {counted}" in told["detail"]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_lines_of_one_header_are_one_list():
         ({"Content-Digest": "é" * 10_000}, "send Content-Digest"),
         (
             {"Content-Digest": f"sha-256=:{TEXT}:", "Repr-Digest": f"sha-256=:{OTHER}:"},
-            "tell different digests",
+            "have different digests",
         ),
     ],
 )

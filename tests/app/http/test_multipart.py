@@ -110,15 +110,15 @@ def test_files_lie_under_the_fields_they_came_in(storage):
     [
         (form(part(b"preset", b"w4")), "'model' is missing"),
         (form(SENSITIVITIES, part(b"preset", b"w4")), "'model' is missing"),
-        (form(MODEL, part(b"preset", b"w4"), part(b"preset", b"w4")), "'preset' stands twice"),
+        (form(MODEL, part(b"preset", b"w4"), part(b"preset", b"w4")), "'preset' is repeated"),
         (form(MODEL, part(b"presett", b"w4")), "did you mean 'preset'"),
         (form(MODEL, part(b"modle", b"", b"m")), "did you mean 'model'"),
         (form(MODEL, part(b"zzz", b"")), "the fields are model, sensitivities, config, "),
         (form(MODEL, b"--%s\r\nX: y\r\n\r\nbody\r\n" % BOUNDARY), "no name"),
-        (MODEL, "broke off"),
-        (MODEL[:500], "broke off"),
-        (b"", "broke off"),
-        (b"no form at all", "not a sound multipart form"),
+        (MODEL, "ends before"),
+        (MODEL[:500], "ends before"),
+        (b"", "ends before"),
+        (b"no form at all", "not a valid multipart form"),
     ],
 )
 def test_form_that_is_not_sound(storage, body, said):
@@ -159,13 +159,13 @@ def test_limits_hold_whatever_was_announced(storage, limits, body, said):
 
 @pytest.mark.usefixtures("nothing_left")
 def test_announced_size_over_the_limit_is_refused_unread(storage):
-    with pytest.raises(TooLarge, match="announces 1,001 bytes; 1,000 are allowed"):
+    with pytest.raises(TooLarge, match="announces 1,001 bytes; the limit is 1,000"):
         read(storage, [], Limits(upload_bytes=1000), announced=1001, broken=True)
 
 
 @pytest.mark.usefixtures("nothing_left")
 def test_connection_that_breaks_off(storage):
-    with pytest.raises(InvalidUpload, match="connection broke off") as caught:
+    with pytest.raises(InvalidUpload, match="connection was closed") as caught:
         read(storage, [form(MODEL)[:600]], broken=True)
     assert isinstance(caught.value.__cause__, ClientDisconnect)
 

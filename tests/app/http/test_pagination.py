@@ -37,7 +37,7 @@ def test_cursor_holds_its_key():
     ],
 )
 def test_cursor_that_was_never_given(cursor):
-    with pytest.raises(BadInput, match="the cursor is not one this server gave"):
+    with pytest.raises(BadInput, match="the cursor is not valid"):
         decode_key_cursor(cursor, KEY)
 
 
@@ -59,5 +59,5 @@ def test_cursor_holds_its_time_in_utc():
     ],
 )
 def test_cursor_of_no_time_or_one_that_utc_has_not(held):
-    with pytest.raises(BadInput, match="the cursor is not one this server gave"):
+    with pytest.raises(BadInput, match="the cursor is not valid"):
         decode_cursor(encode_key_cursor(held))
