@@ -45,15 +45,15 @@ def test_roles_with_what_they_need():
 def test_what_is_missing_is_named(role, missing):
     with pytest.raises(BadInput) as told:
         check_role_settings(Settings(**SHARED | {missing: None}), role)
-    expected = (
-        f"--role {role} shares its work with other processes; set PALETTERY_{missing.upper()}"
-    )
+    expected = f"--role {role} works together with other processes; set PALETTERY_{missing.upper()}"
     assert told.value.detail == expected
 
 
 @pytest.mark.parametrize("role", ["api", "controller"])
 def test_sqlite_cannot_be_shared(role):
-    with pytest.raises(BadInput, match=f"^--role {role} needs Postgres; PALETTERY_DATABASE_URL"):
+    with pytest.raises(
+        BadInput, match=f"^--role {role} needs Postgres, but PALETTERY_DATABASE_URL"
+    ):
         check_role_settings(Settings(**SHARED | {"database_url": "sqlite:////tmp/x.db"}), role)
 
 
@@ -64,8 +64,7 @@ def test_serve_tells_what_is_missing_in_one_line(palettery, monkeypatch, tmp_pat
     code, out, told = palettery("serve", "--role", role, "--data-dir", tmp_path / "data")
     assert (code, out) == (2, "")
     assert told == (
-        f"palettery: --role {role} shares its work with other processes; "
-        "set PALETTERY_STORAGE_URL\n"
+        f"palettery: --role {role} works together with other processes; set PALETTERY_STORAGE_URL\n"
     )
 
 
