@@ -36,7 +36,7 @@ from palettery.app.uploads import endpoints as uploads
 from palettery.app.webhooks import endpoints as webhooks
 
 DESCRIPTION = "Palettize neural-network weights, with a report on every tensor."
-KEYED = {
+PROTECTED = {
     "uploads": uploads.router,
     "models": models.router,
     "configs": configs.router,
@@ -63,18 +63,18 @@ def create_app(state: ServiceState, role: Role = "all") -> FastAPI:
 
     served = {"health": health.router}
     if role != "controller":
-        served = KEYED | {"catalog": schemas.router, "dashboard": dashboard.router} | served
+        served = PROTECTED | {"catalog": schemas.router, "dashboard": dashboard.router} | served
     app = FastAPI(
         title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan, openapi_url=None
     )
     api_reference.add_reference(app)
     for tag, router in served.items():
-        is_keyed = tag in KEYED
+        is_protected = tag in PROTECTED
         app.include_router(
             router,
             tags=[tag],
-            responses=UNAUTHORIZED if is_keyed else None,
-            dependencies=[Depends(free_reserve)] if is_keyed else None,
+            responses=UNAUTHORIZED if is_protected else None,
+            dependencies=[Depends(free_reserve)] if is_protected else None,
         )
     routers = [api_reference.router, *served.values()]
     add_problem_handlers(app, [route for router in routers for route in router.routes])
@@ -116,7 +116,7 @@ async def _serve(settings: Settings, role: Role, listening: socket.socket) -> No
     with tracing() as traces:
         async with run_role(settings, role, traces, stop=_stop) as state:
             app = create_app(state, role)
-            traces.follow(app)
+            traces.instrument(app)
 
             async def close_streams() -> None:
                 await asyncio.gather(state.streams.close(), state.live_lists.close())

@@ -4,7 +4,7 @@
 
     async def get(upload_id: str, uploads: Uploads) -> Upload: ...
 
-They are in the state of the app's lifespan, by the class that they are declared as.
+The state of the app's lifespan has them by the class in their declaration.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Keys over HTTP, and who a caller is."""
+"""HTTP endpoints of API keys and of the caller."""
 
 from typing import Annotated, Any
 
@@ -12,12 +12,12 @@ from palettery.app.keys.authentication import Admin, Keys, Reader
 from palettery.schemas.keys import CreatedKey, KeyPage, Me, NewKey
 
 KEY_BYTES = 64 << 10
-"""Of a request for a key."""
+"""Most bytes of a request for a key."""
 BODY: dict[str, Any] = {
     "requestBody": {"required": True, "content": {JSON: {"schema": NewKey.model_json_schema()}}}
 }
 CREATED = problems(
-    _413="the body is too large", _415="the body is no JSON", _422="the key is not as it must be"
+    _413="the body is too large", _415="the body is not JSON", _422="the request is not valid"
 )
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
@@ -25,13 +25,13 @@ router = APIRouter(prefix="/v1", responses=problems(default="an error of another
 
 @router.get("/me")
 def me(keys: Keys, caller: Reader) -> Me:
-    """Who is asking, what it may have and what it has."""
+    """Return the caller with its scopes, limits and usage."""
     return keys.me(caller)
 
 
 @router.post("/keys", status_code=201, openapi_extra=BODY, responses=CREATED)
 async def create(request: Request, keys: Keys, documents: Documents, caller: Admin) -> CreatedKey:
-    """Make a key. From the first one on, every request needs one."""
+    """Create a key. Once there is a key, every request needs one."""
     new = await read_json(request, documents, caller.owner, NewKey, KEY_BYTES)
     return await run_in_threadpool(keys.create, new)
 
@@ -43,11 +43,11 @@ def page(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=400)] = None,
 ) -> KeyPage:
-    """Keys of every owner, newest first; revoked ones too."""
+    """List the keys of all owners, newest first, including revoked ones."""
     return keys.page(limit, cursor)
 
 
 @router.delete("/keys/{key_id}", status_code=204, responses=problems(_404="no such key"))
 def revoke(key_id: str, keys: Keys, _: Admin) -> None:
-    """Revoke a key: no request with it gets through any more."""
+    """Revoke a key; it is rejected from then on."""
     keys.revoke(key_id)

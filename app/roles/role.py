@@ -55,7 +55,7 @@ async def run_role(
         keys = KeyService(settings, KeyRepository(shared.database))
         if role != "controller":  # it serves health checks only
             await asyncio.to_thread(keys.check_address)
-        needs_sandbox = role != "all" or await asyncio.to_thread(keys.are_asked_for)
+        needs_sandbox = role != "all" or await asyncio.to_thread(keys.is_key_required)
         shared = replace(shared, settings=settings.with_sandbox(required=needs_sandbox))
         note_sandbox(shared.settings.limits.sandbox)
         workers: Workers | None = None

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Literal
 
 from palettery.app.database.engine import Database, open_database
-from palettery.app.database.migrations import Migrated, check_migrated
+from palettery.app.database.migrations import MigrationResult, check_migrated
 from palettery.app.database.migrations import migrate as migrate_tables
 from palettery.app.events.job_changes import JobChangeRepository
 from palettery.app.events.repository import EventRepository
@@ -100,7 +100,7 @@ async def shared_services(settings: Settings, role: Role) -> AsyncIterator[Share
         )
 
 
-def migrate(database: Database) -> Migrated:
+def migrate(database: Database) -> MigrationResult:
     """Migrate our tables and the engine's to this version.
 
     Raises:

@@ -36,7 +36,7 @@ async def openapi(request: Request, keys: Keys) -> JSONResponse:
     document = request.app.openapi()
     is_key_required = True
     with suppress(DatabaseFailed):
-        is_key_required = await run_in_threadpool(keys.are_asked_for)
+        is_key_required = await run_in_threadpool(keys.is_key_required)
     if not is_key_required:
         document = _without_security(document)
     if root := request.scope.get("root_path"):

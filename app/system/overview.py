@@ -74,7 +74,7 @@ class Overview:
             queue=self._queue(caller.owner),
             store=self._store_info(),
             database=self._database.engine.dialect.name,
-            has_keys=self._keys.are_asked_for(),
+            has_keys=self._keys.is_key_required(),
             limits=me.limits,
             used=me.used,
         )

@@ -20,14 +20,14 @@ LOCK = 0x70616C6574746572
 
 
 @dataclass(frozen=True)
-class Migrated:
-    """Revisions of a database, before and after."""
+class MigrationResult:
+    """Revisions of a database before and after a migration."""
 
     before: str | None
     after: str
 
 
-def migrate(database: Database) -> Migrated:
+def migrate(database: Database) -> MigrationResult:
     """Migrate a database to the newest revision in one transaction; other processes wait.
 
     Raises:
@@ -35,7 +35,7 @@ def migrate(database: Database) -> Migrated:
         DatabaseFailed: the database is unreachable, or was locked for too long.
     """
     config = _config()
-    known = ScriptDirectory.from_config(config)
+    scripts = ScriptDirectory.from_config(config)
     with (
         translated_errors(),
         database.engine.connect() as connection,
@@ -43,12 +43,12 @@ def migrate(database: Database) -> Migrated:
     ):
         config.attributes["connection"] = connection
         before = _revision(connection)
-        _check_known(before, known)
+        _check_known(before, scripts)
         if before is None and inspect(connection).has_table("jobs"):
             command.stamp(config, FIRST)
             before = FIRST
         command.upgrade(config, "head")
-        return Migrated(before, _newest(known))
+        return MigrationResult(before, _newest(scripts))
 
 
 def check_migrated(database: Database) -> None:
@@ -58,14 +58,14 @@ def check_migrated(database: Database) -> None:
         BadInput: it is older or newer than this code.
         DatabaseFailed: the database is unreachable.
     """
-    known = ScriptDirectory.from_config(_config())
+    scripts = ScriptDirectory.from_config(_config())
     with translated_errors(), database.engine.connect() as connection:
         revision = _revision(connection)
-    _check_known(revision, known)
-    if revision != _newest(known):
+    _check_known(revision, scripts)
+    if revision != _newest(scripts):
         raise BadInput(
             f"the database is at {revision or 'no revision'}, and this Palettery needs "
-            f"{_newest(known)}: run `palettery migrate`"
+            f"{_newest(scripts)}: run `palettery migrate`"
         )
 
 
@@ -76,8 +76,8 @@ def _config() -> Config:
     return config
 
 
-def _newest(known: ScriptDirectory) -> str:
-    newest = known.get_current_head()
+def _newest(scripts: ScriptDirectory) -> str:
+    newest = scripts.get_current_head()
     assert newest is not None  # noqa: S101 - part of this package
     return newest
 
@@ -86,10 +86,10 @@ def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _check_known(revision: str | None, known: ScriptDirectory) -> None:
-    if revision not in {None, *(script.revision for script in known.walk_revisions())}:
+def _check_known(revision: str | None, scripts: ScriptDirectory) -> None:
+    if revision not in {None, *(script.revision for script in scripts.walk_revisions())}:
         raise BadInput(
-            f"the database is at {revision}, newer than this Palettery ({_newest(known)}): "
+            f"the database is at {revision}, newer than this Palettery ({_newest(scripts)}): "
             "upgrade Palettery"
         )
 

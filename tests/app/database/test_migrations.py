@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 
 from palettery.app.database import migrations
 from palettery.app.database.engine import Base, open_database
-from palettery.app.database.migrations import Migrated, check_migrated, migrate
+from palettery.app.database.migrations import MigrationResult, check_migrated, migrate
 from palettery.app.errors import BadInput, DatabaseFailed
 from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
@@ -102,7 +102,7 @@ def assert_job_is_kept(database):
 
 
 def test_models_and_migrations_agree(empty):
-    assert migrate(empty) == Migrated(None, NEWEST)
+    assert migrate(empty) == MigrationResult(None, NEWEST)
     with empty.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
@@ -125,9 +125,9 @@ def test_first_revision_is_what_the_first_version_made(first):
 
 
 def test_database_without_revision_is_adopted_with_its_rows(first):
-    assert migrate(first) == Migrated("0001", NEWEST)
+    assert migrate(first) == MigrationResult("0001", NEWEST)
     assert_job_is_kept(first)
-    assert migrate(first) == Migrated(NEWEST, NEWEST)
+    assert migrate(first) == MigrationResult(NEWEST, NEWEST)
     assert_job_is_kept(first)
 
 
@@ -136,7 +136,7 @@ def test_database_at_the_first_revision_keeps_its_rows(first):
     with first.engine.begin() as connection:
         config.attributes["connection"] = connection
         command.stamp(config, "0001")
-    assert migrate(first) == Migrated("0001", NEWEST)
+    assert migrate(first) == MigrationResult("0001", NEWEST)
     assert_job_is_kept(first)
 
 

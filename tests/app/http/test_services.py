@@ -8,11 +8,11 @@ from fastapi import Request
 
 from palettery.app.configs import schemas_endpoints
 from palettery.app.http.services import ServiceLookup, find_service, lifespan_state
-from palettery.app.main import KEYED
+from palettery.app.main import PROTECTED
 from palettery.app.roles.api import ServiceState
 from palettery.app.system import api_reference, health
 
-ROUTERS = (*KEYED.values(), schemas_endpoints.router, api_reference.router, health.router)
+ROUTERS = (*PROTECTED.values(), schemas_endpoints.router, api_reference.router, health.router)
 
 
 def functions(dependant):

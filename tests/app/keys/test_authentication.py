@@ -3,7 +3,7 @@
 from palettery.app.configs import schemas_endpoints as catalog
 from palettery.app.dashboard import endpoints as dashboard
 from palettery.app.keys.authentication import authenticate
-from palettery.app.main import KEYED, create_app
+from palettery.app.main import PROTECTED, create_app
 from palettery.app.system import health
 
 OPEN = {"/livez", "/readyz", "/metrics", "/v1/presets", "/v1/schemas", "/v1/schemas/{name}"}
@@ -34,7 +34,7 @@ def scopes_of(route):
 def test_every_endpoint_asks_for_the_scope_of_its_method():
     routes = [
         route
-        for router in (*KEYED.values(), catalog.router, dashboard.router, health.router)
+        for router in (*PROTECTED.values(), catalog.router, dashboard.router, health.router)
         for route in router.routes
     ]
     assert len(routes) > 20

@@ -63,7 +63,7 @@ def test_first_key_shuts_every_process_and_the_last_one_opens_it_again(keys_with
     one, other = keys_with(), keys_with()
     made = one.create(new())
     for keys in (one, other):
-        assert_refused(keys, None, "asks for a key")
+        assert_refused(keys, None, "requires a key")
         assert keys.caller(made.secret).owner == "a"
     other.revoke(made.key.id)
     for keys in (one, other):
@@ -84,18 +84,18 @@ def test_expired_key_is_refused_and_still_keeps_the_door_shut(keys, clock):
     assert keys.caller(made.secret).owner == "a"
     clock[0] = NOW + HOUR
     assert_refused(keys, made.secret, "expired")
-    assert_refused(keys, None, "asks for a key")
+    assert_refused(keys, None, "requires a key")
 
 
 @pytest.mark.parametrize(
     ("secret", "said"),
     [
         (new_secret(), "no such key"),
-        (new_secret()[:-1], "this is no key"),
-        (f" {new_secret()}", "this is no key"),
-        ("", "this is no key"),
-        ("plt_\x00ü\udcff", "this is no key"),
-        (ADMIN_KEY, "this is no key"),
+        (new_secret()[:-1], "this is not a key"),
+        (f" {new_secret()}", "this is not a key"),
+        ("", "this is not a key"),
+        ("plt_\x00ü\udcff", "this is not a key"),
+        (ADMIN_KEY, "this is not a key"),
     ],
     ids=["unknown", "cut off", "with a space", "empty", "no ASCII", "another kind"],
 )
@@ -109,15 +109,15 @@ def test_admin_key_is_an_admin(keys_with):
     keys = keys_with(admin_key=ADMIN_KEY)
     caller = keys.caller(ADMIN_KEY)
     assert (caller.owner, caller.scopes, caller.limits) == (ADMIN, SCOPES, SERVICE)
-    assert_refused(keys, None, "asks for a key")
-    assert_refused(keys, ADMIN_KEY[:-1], "this is no key")
+    assert_refused(keys, None, "requires a key")
+    assert_refused(keys, ADMIN_KEY[:-1], "this is not a key")
     assert keys.caller(keys.create(new()).secret).owner == "a"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_is_served_without_keys_and_it_is_said(keys_with, caplog, host):
     keys_with(host=host).check_address()
-    assert f"whoever reaches {host} may do everything" in caplog.text
+    assert f"everyone who can reach {host} has full access" in caplog.text
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])  # noqa: S104
@@ -129,7 +129,7 @@ def test_other_addresses_need_a_key(keys_with, caplog, host):
     made = keys.create(new())
     keys.check_address()
     keys.revoke(made.key.id)
-    assert_refused(keys, None, "asks for a key")  # a running server does not open up
+    assert_refused(keys, None, "requires a key")  # a running server does not open up
     with pytest.raises(BadInput):
         keys.check_address()
     assert caplog.text == ""

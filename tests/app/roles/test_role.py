@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from palettery.app.database.engine import open_database
-from palettery.app.database.migrations import Migrated
+from palettery.app.database.migrations import MigrationResult
 from palettery.app.errors import BadInput
 from palettery.app.roles import role as roles
 from palettery.app.roles.role import check_role_settings
@@ -70,12 +70,12 @@ def test_serve_tells_what_is_missing_in_one_line(palettery, monkeypatch, tmp_pat
 
 def test_migration_makes_the_tables_of_the_engine_beside_ours(database_url):
     database = open_database(database_url)
-    assert roles.migrate(database) == Migrated(None, "0008")
+    assert roles.migrate(database) == MigrationResult(None, "0008")
     seen = sa.inspect(database.engine)
     schema = "dbos" if database.engine.dialect.name == "postgresql" else None
     assert "workflow_status" in seen.get_table_names(schema)
     assert {"jobs", "files", "results", "controllers"} <= set(seen.get_table_names())
-    assert roles.migrate(database) == Migrated("0008", "0008")
+    assert roles.migrate(database) == MigrationResult("0008", "0008")
     database.close()
 
 
