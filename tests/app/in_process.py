@@ -1,4 +1,4 @@
-"""The whole API in this process, on a database and a store of its own; nothing runs its jobs."""
+"""The API in this process, with its own database and object store; no jobs run."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator

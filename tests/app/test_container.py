@@ -122,8 +122,10 @@ def test_compose_gives_the_admin_key_to_nobody_else():
 
 def test_compose_addresses_and_credentials_are_those_of_its_services():
     shared = environment("migrate")
-    said = environment("postgres")
-    user, password, database = (said[f"POSTGRES_{part}"] for part in ("USER", "PASSWORD", "DB"))
+    variables = environment("postgres")
+    user, password, database = (
+        variables[f"POSTGRES_{part}"] for part in ("USER", "PASSWORD", "DB")
+    )
     assert shared["PALETTERY_DATABASE_URL"] == f"postgresql://{user}:{password}@postgres/{database}"
     assert environment("store").items() <= shared.items()
     hosts = [

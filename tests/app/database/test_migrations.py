@@ -1,4 +1,4 @@
-"""Migrations: models agree with them, rows outlive them, and unknown revisions are refused."""
+"""Migrations: they match the models, keep the rows, and reject unknown revisions."""
 
 import os
 import subprocess
@@ -162,8 +162,8 @@ def test_processes_that_migrate_at_once(database_url):
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = sorted(process.communicate(timeout=900)[0].strip() for process in running)
-    assert said == [f"{NEWEST} -> {NEWEST}", f"empty -> {NEWEST}"]
+    outputs = sorted(process.communicate(timeout=900)[0].strip() for process in running)
+    assert outputs == [f"{NEWEST} -> {NEWEST}", f"empty -> {NEWEST}"]
     assert [process.returncode for process in running] == [0] * 2
 
 
@@ -200,9 +200,9 @@ def test_migrate_command(palettery, database_url, monkeypatch, tmp_path):
     database = open_database(database_url)
     set_revision(database, "0999")
     database.close()
-    code, out, told = palettery("migrate", "--data-dir", tmp_path / "data")
+    code, out, stderr = palettery("migrate", "--data-dir", tmp_path / "data")
     assert (code, out) == (2, "")
-    assert told == (
+    assert stderr == (
         f"palettery: the database is at 0999, newer than this Palettery ({NEWEST}): "
         "upgrade Palettery\n"
     )

@@ -1,4 +1,4 @@
-"""What a key stands for."""
+"""Idempotency keys and the content of their requests."""
 
 import pytest
 
@@ -19,9 +19,9 @@ def test_same_content_in_any_order_is_the_same_request():
 
 @pytest.mark.parametrize("parts", [([1, 2],), ([2], 1), ("[1]", 2), ([1],), (None,), ()])
 def test_other_content_is_another_request(parts):
-    asked = keyed_request("k", [1], 2)
+    request = keyed_request("k", [1], 2)
     with pytest.raises(IdempotencyConflict, match="the Idempotency-Key 'k' was sent with another"):
-        asked.check(keyed_request("k", *parts).sha256)
+        request.check(keyed_request("k", *parts).sha256)
 
 
 def test_row_without_a_request_is_another():

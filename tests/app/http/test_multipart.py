@@ -1,4 +1,4 @@
-"""Forms as streams: whatever the chunking, the same files; whatever is wrong, nothing is left."""
+"""Streamed forms: the result does not depend on chunks, and an invalid form leaves no files."""
 
 import asyncio
 import hashlib
@@ -106,7 +106,7 @@ def test_files_lie_under_the_fields_they_came_in(storage):
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (form(part(b"preset", b"w4")), "'model' is missing"),
         (form(SENSITIVITIES, part(b"preset", b"w4")), "'model' is missing"),
@@ -121,8 +121,8 @@ def test_files_lie_under_the_fields_they_came_in(storage):
         (b"no form at all", "not a valid multipart form"),
     ],
 )
-def test_form_that_is_not_sound(storage, body, said):
-    with pytest.raises(InvalidUpload, match=said):
+def test_form_that_is_not_sound(storage, body, message):
+    with pytest.raises(InvalidUpload, match=message):
         read(storage, [body])
 
 
@@ -135,7 +135,7 @@ def test_body_of_another_kind(storage, kind):
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize(
-    ("limits", "body", "said"),
+    ("limits", "body", "message"),
     [
         (Limits(upload_bytes=900), form(MODEL), "over 900 bytes"),
         (Limits(upload_files=2), form(MODEL, MODEL, MODEL), "over 2 files"),
@@ -152,8 +152,8 @@ def test_body_of_another_kind(storage, kind):
         ),
     ],
 )
-def test_limits_hold_whatever_was_announced(storage, limits, body, said):
-    with pytest.raises(TooLarge, match=said):
+def test_limits_hold_whatever_was_announced(storage, limits, body, message):
+    with pytest.raises(TooLarge, match=message):
         read(storage, [body[at : at + 100] for at in range(0, len(body), 100)], limits)
 
 

@@ -1,4 +1,4 @@
-"""Cursors: what comes back is what was sealed, or a refusal."""
+"""Cursors are decoded to what was encoded, or rejected."""
 
 import base64
 import re
@@ -48,7 +48,7 @@ def test_cursor_holds_its_time_in_utc():
 
 
 @pytest.mark.parametrize(
-    "held",
+    "content",
     [
         "[]",
         "[1, 2]",
@@ -58,6 +58,6 @@ def test_cursor_holds_its_time_in_utc():
         '["9999-12-31T23:59:59-14:00", "x"]',
     ],
 )
-def test_cursor_of_no_time_or_one_that_utc_has_not(held):
+def test_cursor_of_no_time_or_one_that_utc_has_not(content):
     with pytest.raises(BadInput, match="the cursor is not valid"):
-        decode_cursor(encode_key_cursor(held))
+        decode_cursor(encode_key_cursor(content))

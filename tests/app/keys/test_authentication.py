@@ -1,4 +1,4 @@
-"""What the API says of keys, and that no endpoint forgets to ask for one."""
+"""Every endpoint requires the right scope, and the OpenAPI document lists it."""
 
 from palettery.app.configs import schemas_endpoints as catalog
 from palettery.app.dashboard import endpoints as dashboard
@@ -26,9 +26,9 @@ def guards_of(dependant):
 
 def scopes_of(route):
     """What an endpoint asks for; None where it asks for no key."""
-    asked = [each.own_oauth_scopes for each in guards_of(route.dependant)]
-    assert len(asked) < 2, route.path
-    return asked[0] if asked else None
+    scopes = [each.own_oauth_scopes for each in guards_of(route.dependant)]
+    assert len(scopes) < 2, route.path
+    return scopes[0] if scopes else None
 
 
 def test_every_endpoint_asks_for_the_scope_of_its_method():
@@ -54,12 +54,12 @@ def test_document_tells_of_keys():
     (name,) = document["components"]["securitySchemes"]
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            said = {"401", "403"} & operation["responses"].keys()
+            statuses = {"401", "403"} & operation["responses"].keys()
             if path in OPEN:
-                assert not said, path
+                assert not statuses, path
                 assert "security" not in operation, path
             else:
-                assert said == {"401", "403"}, (path, method)
+                assert statuses == {"401", "403"}, (path, method)
                 (scopes,) = [each[name] for each in operation["security"]]
                 assert len(scopes) == 1, (path, method)
                 assert operation["responses"]["401"]["content"].keys() == {

@@ -1,4 +1,4 @@
-"""Keys, their owners and what they may, on every database that is claimed."""
+"""Keys, their owners and scopes, on every supported database."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -49,8 +49,8 @@ def new(**chosen):
     return NewKey(**{"owner": "a", "name": "ci"} | chosen)
 
 
-def assert_refused(keys, secret, said):
-    with pytest.raises(Unauthenticated, match=said):
+def assert_refused(keys, secret, message):
+    with pytest.raises(Unauthenticated, match=message):
         keys.caller(secret)
 
 
@@ -88,7 +88,7 @@ def test_expired_key_is_refused_and_still_keeps_the_door_shut(keys, clock):
 
 
 @pytest.mark.parametrize(
-    ("secret", "said"),
+    ("secret", "message"),
     [
         (new_secret(), "no such key"),
         (new_secret()[:-1], "this is not a key"),
@@ -99,10 +99,10 @@ def test_expired_key_is_refused_and_still_keeps_the_door_shut(keys, clock):
     ],
     ids=["unknown", "cut off", "with a space", "empty", "no ASCII", "another kind"],
 )
-def test_what_is_no_key_is_refused_with_and_without_keys(keys, secret, said):
-    assert_refused(keys, secret, said)
+def test_what_is_no_key_is_refused_with_and_without_keys(keys, secret, message):
+    assert_refused(keys, secret, message)
     keys.create(new())
-    assert_refused(keys, secret, said)
+    assert_refused(keys, secret, message)
 
 
 def test_admin_key_is_an_admin(keys_with):
@@ -235,6 +235,6 @@ def test_largest_limits_and_oddest_names_are_kept(keys):
 @pytest.mark.parametrize("given", ["x" * 31, "", "x" * 31 + " ", "ü" * 32, "x" * 40 + "\n"])
 def test_admin_keys_that_are_too_easy_are_named_without_being_shown(monkeypatch, given):
     monkeypatch.setenv("PALETTERY_ADMIN_KEY", given)
-    with pytest.raises(BadInput, match=r"PALETTERY_ADMIN_KEY: .* at least 32") as told:
+    with pytest.raises(BadInput, match=r"PALETTERY_ADMIN_KEY: .* at least 32") as error:
         read_settings()
-    assert not given or given not in told.value.detail
+    assert not given or given not in error.value.detail

@@ -1,4 +1,4 @@
-"""Lines of the log: what they tell, to whom they belong, and that nobody writes their own."""
+"""Log records: content, context and protection against log injection."""
 
 import io
 import json
@@ -203,6 +203,6 @@ def test_what_is_not_http_gets_an_id_too(url):
         connection.sendall(
             b"GET / HTTP/1.1\r\nX-Request-ID: mine-3\r\nHost: x\r\nbad header\r\n\r\n"
         )
-        said = b"".join(iter(lambda: connection.recv(1 << 16), b""))
-    assert said.startswith(b"HTTP/1.1 400 ")
-    assert b"x-request-id: mine-3\r\n" in said
+        response = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert b"x-request-id: mine-3\r\n" in response

@@ -1,4 +1,4 @@
-"""Roles of the service: settings that do not fit together, and databases of another version."""
+"""Roles: missing settings, and databases of another version."""
 
 import os
 import socket
@@ -43,10 +43,10 @@ def test_roles_with_what_they_need():
     ],
 )
 def test_what_is_missing_is_named(role, missing):
-    with pytest.raises(BadInput) as told:
+    with pytest.raises(BadInput) as error:
         check_role_settings(Settings(**SHARED | {missing: None}), role)
     expected = f"--role {role} works together with other processes; set PALETTERY_{missing.upper()}"
-    assert told.value.detail == expected
+    assert error.value.detail == expected
 
 
 @pytest.mark.parametrize("role", ["api", "controller"])
@@ -61,9 +61,9 @@ def test_sqlite_cannot_be_shared(role):
 def test_serve_tells_what_is_missing_in_one_line(palettery, monkeypatch, tmp_path, role):
     monkeypatch.setenv("PALETTERY_DATABASE_URL", "postgresql://127.0.0.1:9/d")
     monkeypatch.delenv("PALETTERY_STORAGE_URL", raising=False)
-    code, out, told = palettery("serve", "--role", role, "--data-dir", tmp_path / "data")
+    code, out, stderr = palettery("serve", "--role", role, "--data-dir", tmp_path / "data")
     assert (code, out) == (2, "")
-    assert told == (
+    assert stderr == (
         f"palettery: --role {role} works together with other processes; set PALETTERY_STORAGE_URL\n"
     )
 
@@ -100,14 +100,14 @@ def serve_api(url, tmp_path):
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize(
-    ("revision", "said"),
+    ("revision", "message"),
     [
         ("0999", "0999, newer than this Palettery (0008): upgrade Palettery"),
         ("0001", "0001, and this Palettery needs 0008: run `palettery migrate`"),
         (None, "no revision, and this Palettery needs 0008: run `palettery migrate`"),
     ],
 )
-def test_api_refuses_a_database_of_another_version(database_url, tmp_path, revision, said):
+def test_api_refuses_a_database_of_another_version(database_url, tmp_path, revision, message):
     database = open_database(database_url)
     if revision is not None:
         with database.engine.begin() as connection:
@@ -117,7 +117,7 @@ def test_api_refuses_a_database_of_another_version(database_url, tmp_path, revis
             )
     ended = serve_api(database_url, tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == f"palettery: the database is at {said}\n"
+    assert ended.stderr == f"palettery: the database is at {message}\n"
     found = sa.inspect(database.engine).get_table_names()
     assert found == ([] if revision is None else ["alembic_version"]), "nothing was changed"
     database.close()

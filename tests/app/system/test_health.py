@@ -1,4 +1,4 @@
-"""Whether the service is well: told soon, even when a part of it hangs."""
+"""Health checks respond in time, also when a component hangs."""
 
 import asyncio
 import logging
@@ -14,13 +14,13 @@ from palettery.app.system.health import Health
 def never():
     """A check that hangs until the test is over."""
     over = threading.Event()
-    asked = []
+    calls = []
 
     def hang() -> None:
-        asked.append(None)
+        calls.append(None)
         over.wait(60)
 
-    hang.asked = asked
+    hang.calls = calls
     yield hang
     over.set()
 
@@ -55,9 +55,9 @@ def test_part_that_hangs_holds_nobody_up_and_one_thread(never):
             await health.failures()
         ]
 
-    told = asyncio.run(ask())
-    assert told == [{"store": "does not respond within 0.1 s"}] * 51
-    assert len(never.asked) == 1
+    results = asyncio.run(ask())
+    assert results == [{"store": "does not respond within 0.1 s"}] * 51
+    assert len(never.calls) == 1
 
 
 def test_part_that_hung_is_asked_again():
@@ -102,7 +102,7 @@ def test_log_tells_once_that_a_part_went_and_why_and_once_that_it_is_back(caplog
 
 
 def test_who_asks_while_others_do_is_told_what_was_found(caplog):
-    """A part that is asked anew has not gone away meanwhile."""
+    """A part that is calls anew has not gone away meanwhile."""
     health = Health({"store": well})
 
     async def ask_on() -> None:
