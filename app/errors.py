@@ -1,46 +1,46 @@
-"""Every error the service tells a user, and the HTTP status of each.
+"""Errors that users see, and the HTTP status of each.
 
 PaletteryError
-├── BadInput                 the request cannot be served as it is
-│   ├── InvalidConfig        config does not validate; carries one entry per field
+├── BadInput                 the request is not valid
+│   ├── InvalidConfig        the config is not valid; one entry per field
 │   ├── UnknownPreset
-│   ├── StrictViolation      strict, and not everything the config asks for can be done
-│   ├── InvalidWebhook       no URL, or one that must not be called
-│   ├── InvalidUpload        the form itself: parts missing, twice, or misnamed
-│   ├── InvalidModel         not a model file that we read: truncated, lying, hostile
-│   ├── InvalidSensitivities they do not fit the model, or hold values that they must not
-│   ├── UnsupportedFormat    a model file of a kind that we refuse, with the way out
-│   ├── UnsupportedMediaType the body is of a type that the endpoint does not read
-│   │   └── UnsupportedContentEncoding the body is compressed
-│   ├── InvalidArtifact      not one of our artifacts, or damaged
-│   ├── Inexpressible        a format has no way to say what the config asks for; names the tensors
-│   ├── ExtraMissing         the format needs packages that are not installed here
-│   └── TooLarge             over a limit; names the limit
-├── Unauthenticated          no key, or one that is not valid
-├── Forbidden                the key has not the scope
-├── OverQuota                the owner would have more than it may
-├── TooManyStreams           too many event streams are open, the owner's or all together
+│   ├── StrictViolation      `strict` is set, and the config cannot be applied completely
+│   ├── InvalidWebhook       the URL is malformed, or its address is not allowed
+│   ├── InvalidUpload        the multipart form is malformed
+│   ├── InvalidModel         the model file is damaged or malformed
+│   ├── InvalidSensitivities they do not match the model, or have invalid values
+│   ├── UnsupportedFormat    the file format is not supported; names an alternative
+│   ├── UnsupportedMediaType the endpoint does not accept the Content-Type
+│   │   └── UnsupportedContentEncoding  the body is compressed
+│   ├── InvalidArtifact      not a Palettery artifact, or damaged
+│   ├── Inexpressible        the export format cannot represent a tensor; names the tensors
+│   ├── ExtraMissing         the export format needs packages that are not installed
+│   └── TooLarge             over a limit; names it
+├── Unauthenticated          the API key is missing or invalid
+├── Forbidden                the key lacks the scope
+├── OverQuota                the owner's quota is exceeded
+├── TooManyStreams           too many event streams are open, of the owner or in total
 ├── NotFound                 no such job, model, upload, artifact, schema
-├── UploadExpired            what was sent of it is removed
-├── Conflict                 the job's state does not allow it
-│   ├── IdempotencyConflict  the Idempotency-Key stands for another request
-│   └── PartsMissing         not every part of the upload has come in; names them
+├── UploadExpired            the upload expired; its parts were deleted
+├── Conflict                 the current state does not allow the request
+│   ├── IdempotencyConflict  the Idempotency-Key was used with another request
+│   └── PartsMissing         parts of the upload are missing; names them
 ├── RequestTimeout           the client sent its request too slowly
 ├── Cancelled                the job was cancelled while it ran
-├── DeadlineExceeded         the job had not ended when its time was up
-├── UploadDamaged            stored bytes are not those that came in
-├── OutOfMemory              a task takes more memory than a worker has
-├── WorkerDied               workers died of a task, one after the other
-├── SandboxCrashed           the process that ran a model failed; names the signal, if it was one
-├── SandboxTimeout           it took longer than it may
-├── SandboxMissing           this machine has no sandbox, and the operator requires one
-└── Unavailable
-    ├── StorageFull
-    ├── StorageFailed
-    ├── DatabaseFailed       away, locked or out of space; another try may help
-    ├── WorkersLost          the scheduler of the workers went away
-    ├── FileGone             a stored file was removed or replaced while it was being counted on
-    └── ObjectMissing        bytes that should lie in the store do not
+├── DeadlineExceeded         the job did not end before its deadline
+├── UploadDamaged            a stored file has a wrong checksum
+├── OutOfMemory              a task needs more memory than a worker has
+├── WorkerDied               a task crashed several workers
+├── SandboxCrashed           a sandboxed process crashed; names the signal, if any
+├── SandboxTimeout           a sandboxed process exceeded its timeout
+├── SandboxMissing           the sandbox is required, and this machine has none
+└── Unavailable              something that the service needs is unavailable
+    ├── StorageFull          no space is left
+    ├── StorageFailed        the object store failed
+    ├── DatabaseFailed       unreachable, locked or out of space; a retry may help
+    ├── WorkersLost          the workers' scheduler is unreachable
+    ├── FileGone             a stored file was deleted or replaced during the request
+    └── ObjectMissing        an object is missing from the store
 """
 
 from collections.abc import Sequence
@@ -50,10 +50,10 @@ from palettery.schemas.problem import InvalidField, Problem
 
 
 class PaletteryError(Exception):
-    """Root of every error with a message for the user."""
+    """Base class of all errors with a message for users."""
 
     code: ClassVar[str] = "internal"
-    title: ClassVar[str] = "Something went wrong on our side"
+    title: ClassVar[str] = "Internal error"
 
     def __init__(self, detail: str, errors: Sequence[InvalidField] = ()) -> None:
         super().__init__(detail)
@@ -62,7 +62,7 @@ class PaletteryError(Exception):
 
     @classmethod
     def about(cls, detail: str, errors: Sequence[InvalidField]) -> Self:
-        """An error about many things, of which the first `MOST_LISTED` are named."""
+        """Return an error that lists the first `MOST_LISTED` of many problems."""
         more = len(errors) - MOST_LISTED
         counted = f"{detail}; {more:,} more are not listed" if more > 0 else detail
         return cls(counted, errors[:MOST_LISTED])
@@ -72,181 +72,181 @@ class PaletteryError(Exception):
 
 
 class BadInput(PaletteryError):
-    """The request cannot be served as it is."""
+    """The request is not valid."""
 
     code = "bad_input"
-    title = "The request cannot be served as it is"
+    title = "The request is not valid"
 
 
 class InvalidConfig(BadInput):
-    """The config does not validate."""
+    """The config is not valid; one entry per field."""
 
     code = "invalid_config"
     title = "The config is not valid"
 
     @classmethod
     def of(cls, faults: Sequence[InvalidField]) -> Self:
-        """The error of a config with these faults."""
+        """Return the error of a config with these invalid fields."""
         fields = "field is" if len(faults) == 1 else "fields are"
         return cls(f"the config is not valid: {len(faults)} {fields} wrong", faults)
 
 
 class UnknownPreset(BadInput):
-    """No preset has that name."""
+    """No preset has this name."""
 
     code = "unknown_preset"
     title = "There is no such preset"
 
 
 class StrictViolation(BadInput):
-    """Strict, and a key matches nothing or a tensor cannot take what a rule asks for."""
+    """`strict` is set, and a config key matches nothing or does not fit a tensor."""
 
     code = "strict_violation"
-    title = "Not everything that the config asks for can be done"
+    title = "The config cannot be applied completely"
 
 
 class InvalidWebhook(BadInput):
-    """The webhook's URL is none, or one that must not be called."""
+    """The webhook URL is malformed, or its address is not allowed."""
 
     code = "invalid_webhook"
-    title = "The webhook cannot be called"
+    title = "The webhook URL is not allowed"
 
 
 class InvalidUpload(BadInput):
-    """The upload form is not as it must be."""
+    """The uploaded form or body is malformed."""
 
     code = "invalid_upload"
-    title = "The upload is not as it must be"
+    title = "The upload is not valid"
 
 
 class InvalidModel(BadInput):
-    """The model file is damaged, or says something impossible."""
+    """The model file is damaged or malformed."""
 
     code = "invalid_model"
     title = "The model file cannot be read"
 
 
 class InvalidSensitivities(BadInput):
-    """The sensitivities do not fit the model, or are not such numbers."""
+    """The sensitivities do not match the model, or have invalid values."""
 
     code = "invalid_sensitivities"
-    title = "The sensitivities cannot be used"
+    title = "The sensitivities are not valid"
 
 
 class UnsupportedFormat(BadInput):
-    """The file is of a kind that is not accepted."""
+    """The file format is not supported."""
 
     code = "unsupported_format"
-    title = "Files of this kind are not accepted"
+    title = "The file format is not supported"
 
 
 class UnsupportedMediaType(BadInput):
-    """The body is of a type that the endpoint does not read."""
+    """The endpoint does not accept this Content-Type."""
 
     code = "unsupported_media_type"
-    title = "Bodies of this type are not read here"
+    title = "The Content-Type is not supported"
 
 
 class UnsupportedContentEncoding(UnsupportedMediaType):
-    """The body is compressed, or otherwise encoded."""
+    """The body has a Content-Encoding, such as gzip."""
 
     code = "unsupported_content_encoding"
-    title = "Encoded bodies are not read"
+    title = "The Content-Encoding is not supported"
 
 
 class InvalidArtifact(BadInput):
-    """The file is not a sound artifact."""
+    """The file is not a valid artifact."""
 
     code = "invalid_artifact"
-    title = "The file is not a sound Palettery artifact"
+    title = "The file is not a valid Palettery artifact"
 
 
 class Inexpressible(BadInput):
-    """A format that was asked for has no way to say what the config asks for."""
+    """The requested export format cannot represent the palettized model."""
 
     code = "inexpressible"
-    title = "The format cannot express all of the model"
+    title = "The export format cannot represent this model"
 
 
 class ExtraMissing(BadInput):
-    """A format needs packages that are not installed here."""
+    """The export format needs packages that are not installed."""
 
     code = "extra_missing"
-    title = "The format needs packages that are not installed"
+    title = "Packages for the export format are not installed"
 
 
 class TooLarge(BadInput):
-    """Over a limit."""
+    """The request is over a limit."""
 
     code = "too_large"
-    title = "The upload is over a limit"
+    title = "The request is over a limit"
 
 
 class Unauthenticated(PaletteryError):
-    """There is no key in the request, or one that is not valid."""
+    """The API key is missing or invalid."""
 
     code = "unauthenticated"
-    title = "The request needs a valid key"
+    title = "A valid API key is required"
 
 
 class Forbidden(PaletteryError):
-    """The key has not the scope that this needs."""
+    """The API key lacks the required scope."""
 
     code = "forbidden"
-    title = "The key does not allow this"
+    title = "The API key lacks the required scope"
 
 
 class OverQuota(PaletteryError):
-    """The owner would have more than it may."""
+    """The request exceeds the owner's quota."""
 
     code = "over_quota"
-    title = "This is more than the owner may have"
+    title = "The owner's quota is exceeded"
 
 
 class TooManyStreams(PaletteryError):
-    """As many event streams are open as may be."""
+    """The limit of open event streams is reached."""
 
     code = "too_many_streams"
     title = "Too many event streams are open"
 
 
 class NotFound(PaletteryError):
-    """There is no such thing."""
+    """The resource does not exist."""
 
     code = "not_found"
-    title = "There is no such thing"
+    title = "Not found"
 
 
 class UploadExpired(PaletteryError):
-    """The upload was not completed in time."""
+    """The upload was not completed before it expired."""
 
     code = "upload_expired"
     title = "The upload has expired"
 
 
 class Conflict(PaletteryError):
-    """The state of things does not allow it."""
+    """The current state does not allow the request."""
 
     code = "conflict"
-    title = "The current state does not allow this"
+    title = "The current state does not allow the request"
 
 
 class RequestTimeout(PaletteryError):
     """The client sent its request too slowly."""
 
     code = "request_timeout"
-    title = "The request came in too slowly"
+    title = "The request was sent too slowly"
 
 
 class IdempotencyConflict(Conflict):
-    """The Idempotency-Key was sent with another request before."""
+    """The Idempotency-Key was used with another request."""
 
     code = "idempotency_conflict"
-    title = "The Idempotency-Key stands for another request"
+    title = "The Idempotency-Key was used with another request"
 
 
 class PartsMissing(Conflict):
-    """Not every part of the upload has come in; carries one entry per part."""
+    """Parts of the upload are missing; one entry per part."""
 
     code = "parts_missing"
     title = "Parts of the upload are missing"
@@ -260,101 +260,101 @@ class Cancelled(PaletteryError):
 
 
 class DeadlineExceeded(PaletteryError):
-    """The job had not ended when its time was up."""
+    """The job did not end before its deadline."""
 
     code = "deadline_exceeded"
-    title = "The job's time was up"
+    title = "The job's deadline has passed"
 
 
 class UploadDamaged(PaletteryError):
-    """Bytes that lie in the store are not those that came in."""
+    """A stored file no longer has the checksum of the upload."""
 
     code = "upload_damaged"
-    title = "A stored file was damaged after it came in"
+    title = "A stored file is damaged"
 
 
 class OutOfMemory(PaletteryError):
-    """A task takes more memory than a worker has."""
+    """A task needs more memory than a worker has."""
 
     code = "out_of_memory"
     title = "A worker ran out of memory"
 
 
 class WorkerDied(PaletteryError):
-    """Workers died of a task, one after the other."""
+    """A task crashed several workers, one after the other."""
 
     code = "worker_died"
-    title = "Workers died of this work"
+    title = "The workers crashed"
 
 
 class SandboxCrashed(PaletteryError):
-    """The process that ran a stranger's model ended without a result."""
+    """The sandboxed process of a user's model ended without a result."""
 
     code = "sandbox_crashed"
-    title = "The process that ran the model failed"
+    title = "The process that ran the model crashed"
 
 
 class SandboxTimeout(PaletteryError):
-    """The process that ran a stranger's model took longer than it may."""
+    """The sandboxed process of a user's model exceeded its timeout."""
 
     code = "sandbox_timeout"
-    title = "The process that ran the model took too long"
+    title = "The process that ran the model timed out"
 
 
 class SandboxMissing(PaletteryError):
-    """A stranger's model would run without protection of network or files."""
+    """A user's model would run without isolation from network and files."""
 
     code = "sandbox_missing"
-    title = "This machine cannot run models of others safely"
+    title = "This machine has no sandbox for users' models"
 
 
 class Unavailable(PaletteryError):
-    """Something that the service needs is away."""
+    """Something that the service needs is unavailable."""
 
     code = "unavailable"
-    title = "The service cannot do this right now"
+    title = "The service is temporarily unavailable"
 
 
 class StorageFull(Unavailable):
-    """No space is left."""
+    """The object store has no space left."""
 
     code = "storage_full"
-    title = "The store is full"
+    title = "The object store is full"
 
 
 class StorageFailed(Unavailable):
-    """The store did not do what it was asked."""
+    """An operation of the object store failed."""
 
     code = "storage_failed"
-    title = "The store failed"
+    title = "The object store failed"
 
 
 class WorkersLost(Unavailable):
-    """The scheduler of the workers went away."""
+    """The workers' scheduler is unreachable."""
 
     code = "workers_lost"
     title = "The workers cannot be reached"
 
 
 class DatabaseFailed(Unavailable):
-    """The database did not do what it was asked."""
+    """An operation of the database failed."""
 
     code = "database_failed"
     title = "The database failed"
 
 
 class FileGone(Unavailable):
-    """A stored file was removed or replaced meanwhile; another try finds out how things stand."""
+    """A stored file was deleted or replaced during the request; a retry may help."""
 
     code = "file_gone"
-    title = "A stored file was removed meanwhile"
+    title = "A stored file was deleted during the request"
 
 
 class ObjectMissing(Unavailable):
-    """Bytes that should be in the store are not."""
+    """An object is missing from the store."""
 
     code = "object_missing"
-    title = "Stored bytes are missing"
+    title = "A stored file is missing"
 
 
 STATUS: dict[str, int] = {
@@ -403,19 +403,22 @@ STATUS: dict[str, int] = {
 """HTTP status of each code."""
 
 
-def _below(root: type[PaletteryError]) -> list[type[PaletteryError]]:
-    return [root, *(kind for child in root.__subclasses__() for kind in _below(child))]
+def _with_subclasses(root: type[PaletteryError]) -> list[type[PaletteryError]]:
+    children = root.__subclasses__()
+    return [root, *(kind for child in children for kind in _with_subclasses(child))]
 
 
 MOST_LISTED = 1_000
-"""Entries that an error about parts of an upload names; how many more there are, it says."""
+"""Most entries in the `errors` of one problem; its detail tells how many more there are."""
 
-ERRORS: dict[str, type[PaletteryError]] = {kind.code: kind for kind in _below(PaletteryError)}
+ERRORS: dict[str, type[PaletteryError]] = {
+    kind.code: kind for kind in _with_subclasses(PaletteryError)
+}
 """Error class of each code."""
 
 
 def problem(error: PaletteryError, instance: str | None = None) -> Problem:
-    """The RFC 9457 form of an error."""
+    """Return an error in the form of RFC 9457."""
     return Problem(
         type=f"urn:palettery:problem:{error.code}",
         title=error.title,

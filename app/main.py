@@ -1,4 +1,4 @@
-"""Put the service together and serve it."""
+"""Assembly of the service as a FastAPI app, and its server."""
 
 import asyncio
 import errno
@@ -7,35 +7,36 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from typing import Annotated, Any
 
 import uvloop
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from filelock import FileLock, Timeout
 
 from palettery.app.configs import endpoints as configs
-from palettery.app.configs import schemas_endpoints as catalog
+from palettery.app.configs import schemas_endpoints as schemas
 from palettery.app.dashboard import endpoints as dashboard
 from palettery.app.errors import BadInput
 from palettery.app.events import endpoints as events
-from palettery.app.http import api_reference as reference
 from palettery.app.http.head_requests import HeadAsGet
-from palettery.app.http.problems import answer_with_problems, problems
-from palettery.app.http.server import server, within_files
+from palettery.app.http.problems import add_problem_handlers, problems
+from palettery.app.http.server import build_server, limit_to_open_files
+from palettery.app.http.services import ServiceLookup, lifespan_state
 from palettery.app.jobs import endpoints as jobs
 from palettery.app.keys import endpoints as keys
 from palettery.app.models import endpoints as models
 from palettery.app.observability.tracing import tracing
-from palettery.app.roles.role import Role, ServiceState, check, running
+from palettery.app.roles.role import Role, ServiceState, check_role_settings, run_role
 from palettery.app.sandbox.process_memory import limit_arenas
 from palettery.app.settings import Settings
 from palettery.app.storage.data_folder import prepare
-from palettery.app.storage.reserve import make_room
-from palettery.app.system import health, overview
+from palettery.app.storage.reserve import Reserve
+from palettery.app.system import api_reference, health, overview
 from palettery.app.uploads import endpoints as uploads
 from palettery.app.webhooks import endpoints as webhooks
 
-DESCRIPTION = "Palettize neural-network weights, and account for every tensor."
-KEYED = {
+DESCRIPTION = "Palettize neural-network weights, with a report on every tensor."
+PROTECTED = {
     "uploads": uploads.router,
     "models": models.router,
     "configs": configs.router,
@@ -45,59 +46,67 @@ KEYED = {
     "webhooks": webhooks.router,
     "service": overview.router,
 }
-"""Routers whose every endpoint asks for a key."""
-REFUSED = problems(_401="no valid key", _403="the key has not the scope")
+"""Routers whose endpoints all require an API key."""
+UNAUTHORIZED = problems(_401="no valid API key", _403="the API key lacks the scope")
 
 
 SWITCH_S = 0.0005
-"""After which a thread that computes lets another one go on; Python's own 5 ms are a tail of 50."""
+"""Thread switch interval; Python's default of 5 ms causes a tail latency of 50 ms."""
 
 
 def create_app(state: ServiceState, role: Role = "all") -> FastAPI:
-    """A role of the service as an ASGI app; a controller answers nothing but how it is."""
+    """Return the ASGI app of a role; a controller serves health checks and metrics only."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[ServiceState]:
-        yield state
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        yield lifespan_state(state)
 
     served = {"health": health.router}
     if role != "controller":
-        served = KEYED | {"catalog": catalog.router, "dashboard": dashboard.router} | served
+        served = PROTECTED | {"catalog": schemas.router, "dashboard": dashboard.router} | served
     app = FastAPI(
         title="Palettery", version="1", description=DESCRIPTION, lifespan=lifespan, openapi_url=None
     )
-    reference.add_reference(app)
+    api_reference.add_reference(app)
     for tag, router in served.items():
-        is_keyed = tag in KEYED
+        is_protected = tag in PROTECTED
         app.include_router(
             router,
             tags=[tag],
-            responses=REFUSED if is_keyed else None,
-            dependencies=[Depends(make_room)] if is_keyed else None,
+            responses=UNAUTHORIZED if is_protected else None,
+            dependencies=[Depends(free_reserve)] if is_protected else None,
         )
-    routers = [reference.router, *served.values()]
-    answer_with_problems(app, [route for router in routers for route in router.routes])
+    routers = [api_reference.router, *served.values()]
+    add_problem_handlers(app, [route for router in routers for route in router.routes])
     app.add_middleware(HeadAsGet)
     return app
+
+
+async def free_reserve(
+    request: Request, reserve: Annotated[Reserve, Depends(ServiceLookup(Reserve))]
+) -> None:
+    """Give up the disk's reserve for a request that ends or deletes something."""
+    if request.method == "DELETE" or request.url.path.endswith("/cancel"):
+        reserve.give_up()
 
 
 def serve(settings: Settings, role: Role = "all") -> None:
     """Serve a role until SIGTERM or SIGINT.
 
     Raises:
-        BadInput: an address that must not be listened on, settings that do not fit together, a
-            folder or an executor id that another server works with, a database of another version.
+        BadInput: the address is not allowed, a setting is missing, another server uses the data
+            folder or the executor id, or the database has another version.
     """
-    check(settings, role)
-    settings = settings.model_copy(update={"clients": within_files(settings.clients)})
-    # Requests wait for no thread that computes, such as the engine's when it looks at its queue.
+    check_role_settings(settings, role)
+    settings = settings.model_copy(update={"clients": limit_to_open_files(settings.clients)})
+    # Requests must not wait for threads that compute, such as the engine's when it polls its queue.
     sys.setswitchinterval(SWITCH_S)
     limit_arenas()
-    # uvicorn stops in good order, then raises the signal again; a wanted end is no failure.
+    # uvicorn shuts down, then raises the signal again; a requested end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with (
-        _alone(settings) if role == "all" else nullcontext(),
-        _bound(settings) as listening,
+        _locked_data_folder(settings) if role == "all" else nullcontext(),
+        _listen(settings) as listening,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(_serve(settings, role, listening))
@@ -105,17 +114,17 @@ def serve(settings: Settings, role: Role = "all") -> None:
 
 async def _serve(settings: Settings, role: Role, listening: socket.socket) -> None:
     with tracing() as traces:
-        async with running(settings, role, traces, stop=_stop) as state:
+        async with run_role(settings, role, traces, stop=_stop) as state:
             app = create_app(state, role)
-            traces.follow(app)
+            traces.instrument(app)
 
             async def close_streams() -> None:
-                await asyncio.gather(state["streams"].close(), state["live"].close())
+                await asyncio.gather(state.streams.close(), state.live_lists.close())
 
-            serving = server(
+            serving = build_server(
                 app,
                 settings.clients,
-                state["metrics"],
+                state.metrics,
                 on_stop=close_streams,
                 root_path=settings.root_path,
             )
@@ -126,15 +135,15 @@ def _stop() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def _alone(settings: Settings) -> FileLock:
-    """The data folder, with no other server in it."""
+def _locked_data_folder(settings: Settings) -> FileLock:
+    """Lock the data folder against other servers."""
     prepare(settings)
     lock = FileLock(settings.data_dir / "server.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise BadInput(
-            f"another server works in {settings.data_dir}; stop it, or choose another --data-dir"
+            f"another server uses {settings.data_dir}; stop it, or choose another --data-dir"
         ) from error
     except OSError as error:
         raise BadInput(
@@ -143,10 +152,10 @@ def _alone(settings: Settings) -> FileLock:
     return lock
 
 
-def _bound(settings: Settings) -> socket.socket:
-    """A listening socket, taken before any work starts."""
+def _listen(settings: Settings) -> socket.socket:
+    """Return a bound socket, before any other work starts."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # Named TCP, or asyncio would not know to send small answers at once.
+    # With IPPROTO_TCP, asyncio sets TCP_NODELAY.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -22,21 +22,21 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from palettery.app.errors import BadInput
 
 ADMIN_KEY_LENGTH = 32
-"""The least of it, so that it cannot be guessed."""
+"""Fewest characters of the admin key, so that it cannot be guessed."""
 PREFIX = "PALETTERY_"
-"""Of everything in the environment that is ours."""
+"""Prefix of our environment variables."""
 CLIENTS_OWN = (f"{PREFIX}SERVER", f"{PREFIX}KEY")
-"""What of the environment is the command line's, as a client."""
+"""Environment variables that the command line reads as a client."""
 PORT = 8400
 SQLITE_PATH_BYTES = 500
-"""Of a database's path; SQLite takes 512, with what it appends to it."""
+"""Longest path of a database; SQLite allows 512 bytes, with the suffixes that it appends."""
 SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
-"""What Kubernetes and Docker's links set `<SERVICE>_PORT` to, for every service that there is.
+"""Value that Kubernetes and Docker links give to `<SERVICE>_PORT` for every service.
 Source: kubernetes.io/docs/concepts/services-networking/service/#environment-variables."""
 
 
 def names_loopback(host: str) -> bool:
-    """Whether a name or an address is that of this machine for itself."""
+    """Return whether a host name or address is loopback."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -44,19 +44,19 @@ def names_loopback(host: str) -> bool:
 
 
 def _usable_cores() -> int:
-    """Cores that this process may use: by its affinity, and by the quota of its cgroup."""
-    from dask.system import CPU_COUNT  # which takes a while
+    """Return how many cores this process may use, by its affinity and its cgroup's quota."""
+    from dask.system import CPU_COUNT  # slow to import
 
     return CPU_COUNT
 
 
-def _unless_service(port: object) -> object:
-    """The port, or ours where it is the address of a service that is called palettery."""
+def _ignore_service_address(port: object) -> object:
+    """Return the port; the default if the variable is a service address that Kubernetes set."""
     return PORT if isinstance(port, str) and SERVICE_ADDRESS.fullmatch(port) else port
 
 
-def _without_brackets(host: str) -> str:
-    """An IPv6 address as sockets take it, also where it is written as URLs have it: `[::1]`."""
+def _strip_brackets(host: str) -> str:
+    """Return a host without the brackets that an IPv6 address has in URLs, as in `[::1]`."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
@@ -64,169 +64,168 @@ def _check_admin_key(key: SecretStr) -> SecretStr:
     text = key.get_secret_value()
     if len(text) < ADMIN_KEY_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError(
-            f"it has {len(text)} characters; it needs at least {ADMIN_KEY_LENGTH}, ASCII without "
-            "spaces, such as `openssl rand -hex 32` gives"
+            f"it has {len(text)} characters; it needs at least {ADMIN_KEY_LENGTH} ASCII characters "
+            "without spaces; generate one with `openssl rand -hex 32`"
         )
     return key
 
 
-def _checked_root(path: str) -> str:
+def _check_root_path(path: str) -> str:
     path = path.rstrip("/")
     if path and not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII):
-        raise ValueError(f"it is {path!r}; it is a path such as /pal, or empty")
+        raise ValueError(f"it is {path!r}; it must be a path such as /pal, or empty")
     return path
 
 
 class Sandbox(BaseSettings):
-    """Processes of their own, in which strangers' models run and their configs are built."""
+    """Sandboxed processes that run the models and build the configs of users."""
 
     model_config = SettingsConfigDict(
         env_prefix=f"{PREFIX}SANDBOX_", frozen=True, use_attribute_docstrings=True
     )
 
     required: bool | None = None
-    """Whether such work is refused where the kernel does not protect network and files; None for
-    yes on a service that others reach, and for a warning elsewhere."""
+    """Whether such work is refused where the kernel cannot isolate network and files; None means
+    true on a service that other machines can reach, and only a warning otherwise."""
     memory_bytes: PositiveInt = 8 << 30
-    """Address space of such a process, beyond a multiple of the model's size."""
+    """Address space of a sandboxed process, in addition to a multiple of the model's size."""
     timeout_s: PositiveFloat = 3_600.0
-    """From its start to its end, when it runs a model."""
+    """Longest run time of a sandboxed process that runs a model."""
 
 
 class Limits(BaseSettings):
-    """The most of everything whose size a stranger chooses."""
+    """Limits on everything whose size a user controls."""
 
     model_config = SettingsConfigDict(
         env_prefix=f"{PREFIX}LIMIT_", frozen=True, use_attribute_docstrings=True
     )
 
     upload_bytes: PositiveInt = 100 << 30
-    """Of one upload's files together."""
+    """Most bytes of one upload, all files together."""
     queued_jobs: PositiveInt = 10_000
-    """Of one owner's jobs that have not ended."""
+    """Most queued and running jobs of one owner."""
     stored_bytes: PositiveInt | None = None
-    """Of one owner's uploads, models and artifacts; None for all there is room for."""
+    """Most bytes of one owner's uploads, models and artifacts; None for no limit."""
     upload_files: PositiveInt = 1_000
-    """Files in one request."""
+    """Most files in one request."""
     header_bytes: PositiveInt = 64 << 20
-    """Of one safetensors header, index file, pickle, graph or zip directory."""
+    """Most bytes of one safetensors header, index file, pickle, graph or zip directory."""
     tensors: PositiveInt = 250_000
-    """In one checkpoint; it also bounds a pickle's opcodes, a JSON document's values and a zip
-    archive's members."""
+    """Most tensors in one checkpoint; also limits a pickle's opcodes, a JSON document's values and
+    a zip archive's members."""
     config_bytes: PositiveInt = 8 << 20
-    """Of one config document."""
+    """Most bytes of one config document."""
     regex_timeout_s: PositiveFloat = 5.0
-    """Processor time for all patterns of one config together."""
+    """Most processor time for matching all patterns of one config."""
     hf_timeout_s: PositiveFloat = 60.0
-    """To build, without weights, the model that an uploaded config.json describes."""
+    """Most time to build, without weights, the model that an uploaded config.json describes."""
     document_timeout_s: PositiveFloat = 120.0
-    """To read one request's documents: its config, and the headers of its model."""
+    """Most time to parse one request's documents: its config and its model's headers."""
     document_memory_bytes: PositiveInt = 1 << 30
-    """Of a process that reads documents, beyond what its code takes."""
+    """Most memory of a process that parses documents, in addition to its code."""
     open_uploads: PositiveInt = 100
-    """Of one owner, that are not complete and have not expired."""
+    """Most incomplete uploads of one owner that have not expired."""
     announced_files: PositiveInt = 100_000
-    """Of one owner, in all uploads that have not expired; complete ones count, too."""
+    """Most files in all uploads of one owner that have not expired, complete ones included."""
     sandbox: Sandbox = Field(default_factory=Sandbox)
-    """Of the processes that run strangers' models."""
+    """Limits of the processes that run users' models."""
 
     def allowed(self, limit: str) -> str:
-        """How a message names a limit: the most that it allows, and the setting that raises it."""
+        """Return a limit as messages show it: its value, and the setting that raises it."""
         most = getattr(self, limit)
         return f"{most:,} are allowed (PALETTERY_LIMIT_{limit.upper()})"
 
 
 class Clients(BaseSettings):
-    """How much of the service's patience a client may use."""
+    """Timeouts and limits of client connections."""
 
     model_config = SettingsConfigDict(
         env_prefix=f"{PREFIX}CLIENTS_", frozen=True, use_attribute_docstrings=True
     )
 
     head_timeout_s: PositiveFloat = 20.0
-    """For a request's line and headers."""
+    """Timeout for a request's line and headers."""
     keep_alive_s: PositiveFloat = 30.0
-    """Between two requests on a connection, and before the first."""
+    """Idle timeout of a connection, before its first request and between two requests."""
     stall_timeout_s: PositiveFloat = 30.0
-    """In which `stall_bytes` of a request's body, or of what is to be read of a response, move."""
+    """Window in which at least `stall_bytes` of a request or response body must move."""
     stall_bytes: PositiveInt = 30_000
-    """A connection that moves fewer is given up; with its timeout, that is 1 kB/s."""
+    """Fewest bytes per window; a slower connection is closed. The defaults amount to 1 kB/s."""
     connections: PositiveInt = 4_096
-    """Open at once; those with no request under way make room for others."""
+    """Most open connections; when it is reached, idle connections are closed for new ones."""
     owner_streams: PositiveInt = 1_000
-    """Event streams of one owner open at once; all together may take half of the connections."""
+    """Most open event streams of one owner; all owners together may use half of the connections."""
 
 
 class Settings(BaseSettings):
-    """Everything a deployment chooses."""
+    """Settings of a deployment."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
 
     data_dir: Path = Path("data")
     """Folder of the embedded database and store."""
     scheduler_url: str | None = None
-    """Address of the scheduler, such as `tcp://scheduler:8786`; None for workers of our own."""
+    """Address of a Dask scheduler, such as `tcp://scheduler:8786`; None for local workers."""
     executor_id: str = Field(default="palettery-0", pattern=r"^[\w.-]{1,64}$")
-    """Name of this process as one that runs jobs: it takes up the jobs that it left, so it stays
-    the same over restarts, and no two processes have the same."""
+    """Name of this process as a controller. It must be unique, and the same after a restart: the
+    process resumes its own jobs."""
     database_url: str | None = None
     """SQLAlchemy URL; None for SQLite below `data_dir`."""
     storage_url: str | None = None
     """Object store URL; None for the folder `store` below `data_dir`."""
-    host: Annotated[str, AfterValidator(_without_brackets)] = "127.0.0.1"
+    host: Annotated[str, AfterValidator(_strip_brackets)] = "127.0.0.1"
     """Address to listen on."""
-    port: Annotated[PositiveInt, BeforeValidator(_unless_service)] = PORT
-    """Port to listen on; the address that Kubernetes sets for a Service `palettery` is ignored."""
-    root_path: Annotated[str, AfterValidator(_checked_root)] = ""
-    """Path below which a proxy serves this server, such as `/pal`, and which it takes off."""
+    port: Annotated[PositiveInt, BeforeValidator(_ignore_service_address)] = PORT
+    """Port to listen on; an address that Kubernetes sets for a Service `palettery` is ignored."""
+    root_path: Annotated[str, AfterValidator(_check_root_path)] = ""
+    """Path under which a proxy serves this server, such as `/pal`; the proxy must strip it."""
     log_format: Literal["text", "json"] | None = None
-    """Of the log's lines; None for text on a terminal, and JSON elsewhere."""
+    """Format of log lines; None for text on a terminal and JSON otherwise."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least of our own that is logged; of other packages, warnings and errors are."""
+    """Lowest level that is logged; other packages log warnings and errors only."""
     admin_key: Annotated[SecretStr, AfterValidator(_check_admin_key)] | None = None
-    """A key of the owner `admin` with all scopes, to make the others with; while it is set, every
-    request needs a key."""
+    """API key of the owner `admin` with all scopes, to create other keys with; while it is set,
+    every request needs a key."""
     workers: PositiveInt = Field(default_factory=_usable_cores)
-    """Worker processes, one task each at a time, by default one for each core that this process may
-    use (affinity, cgroup); where there are GPUs, there is one for each."""
+    """Worker processes, each with one task at a time. The default is one per core that this process
+    may use (affinity, cgroup); with GPUs, there is one worker per GPU."""
     worker_memory_bytes: PositiveInt | None = None
-    """A worker that takes more is replaced, and its task tried elsewhere; None shares the memory of
-    this process's cgroup out among the workers, and sets no limit where there is none."""
+    """Memory limit of a worker; a worker above it is replaced, and its task is retried. None
+    divides the limit of this process's cgroup among the workers; no limit without a cgroup."""
     task_threads: PositiveInt | None = None
-    """Cores that a task uses; None shares the machine's out among its workers."""
+    """Cores that one task uses; None divides the machine's cores among its workers."""
     running_jobs: PositiveInt = 16
-    """Jobs that this process works on at once; the others wait queued."""
+    """Most jobs that this process runs at once; others stay queued."""
     owner_weights: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """How often an owner's jobs are served, where several owners have any, as JSON such as
-    `{"search": 2}`: owners that are not named have a weight of 1."""
+    """Share of each owner when several owners have queued jobs, as JSON such as `{"search": 2}`;
+    the default weight is 1."""
     poll_s: PositiveFloat = 0.1
-    """Between two looks at the queue."""
+    """Interval at which the job queue is polled."""
     reuse_results: bool = True
-    """Whether results of earlier jobs are taken where they are the same."""
+    """Whether identical results of earlier jobs are reused."""
     retain_days: PositiveFloat = 30.0
-    """How long a job is kept, with its artifact, once it has ended; and a model that no new job
-    uses."""
+    """Retention of an ended job with its artifact, and of a model after its last use."""
     upload_hours: PositiveFloat = 24.0
-    """How long an upload stays open after the last part that came in."""
+    """Time until an upload expires, from its last part."""
     sweep_every_s: PositiveFloat = 300.0
-    """Between two searches for what nobody needs any more."""
+    """Interval at which expired jobs, uploads and unused files are deleted."""
     orphan_age_s: PositiveFloat = 86_400.0
-    """Age at which bytes that belong to nothing are removed; longer than any upload takes."""
+    """Age at which orphaned files are deleted; it must be longer than any upload takes."""
     webhook_private: bool = False
-    """Whether webhooks may call addresses that are not public, such as this machine's."""
+    """Whether webhooks may call private addresses, such as this machine's."""
     webhook_retry_s: PositiveFloat = 5.0
-    """From a failed call of a webhook to the second try; each wait is four times the one before."""
+    """Delay before the first retry of a webhook; each further delay is four times as long."""
     task_bytes: PositiveInt = 64 << 20
-    """Weights that one task takes; a larger tensor is split along its groups where it can be."""
+    """Bytes of weights per task; a larger tensor is split along its groups if possible."""
     limits: Limits = Field(default_factory=Limits)
     clients: Clients = Field(default_factory=Clients)
 
     def is_loopback(self) -> bool:
-        """Whether only this machine reaches the address that is listened on."""
+        """Return whether the service listens on a loopback address only."""
         return names_loopback(self.host)
 
     def with_sandbox(self, *, required: bool) -> Self:
-        """These settings, where they leave open whether a sandbox is required, with an answer."""
+        """Return these settings with `sandbox.required` set, unless it is set already."""
         sandbox = self.limits.sandbox
         if sandbox.required is not None:
             return self
@@ -234,26 +233,26 @@ class Settings(BaseSettings):
         return self.model_copy(update={"limits": self.limits.model_copy(update=limits)})
 
     def resolved_storage_url(self) -> str:
-        """The object store's URL, the embedded default filled in."""
+        """Return the object store's URL, or that of the embedded default."""
         return self.storage_url or (self.data_dir / "store").resolve().as_uri()
 
     def resolved_database_url(self) -> str:
-        """The database's URL, the embedded default filled in."""
+        """Return the database's URL, or that of the embedded default."""
         return self.database_url or sqlite_url(self.data_dir / "palettery.db")
 
 
 def sqlite_url(file: Path) -> str:
-    """The URL of a SQLite database in a file, whatever the names of its folders are.
+    """Return the URL of a SQLite database in a file; its path may have any characters of UTF-8.
 
     Raises:
-        BadInput: SQLite takes only names in UTF-8, and no longer path.
+        BadInput: the path is too long for SQLite, or not UTF-8.
     """
     if len(path := os.fsencode(file.resolve())) > SQLITE_PATH_BYTES:
         raise BadInput(
-            f"the database's path has {len(path)} bytes, and SQLite takes {SQLITE_PATH_BYTES}; "
+            f"the database's path has {len(path)} bytes; SQLite allows {SQLITE_PATH_BYTES}; "
             "choose a shorter --data-dir"
         )
-    from sqlalchemy import URL  # which takes a while
+    from sqlalchemy import URL  # slow to import
 
     try:
         return URL.create("sqlite", database=str(file.resolve())).render_as_string()
@@ -262,14 +261,14 @@ def sqlite_url(file: Path) -> str:
         raise BadInput(f"the name {shown} is not UTF-8; choose another --data-dir") from error
 
 
-def read_settings(**said: object) -> Settings:
-    """What the environment says, and over it what the caller does.
+def read_settings(**options: object) -> Settings:
+    """Return the settings of the environment, overridden by `options`.
 
     Raises:
-        BadInput: names every setting that is not valid.
+        BadInput: a setting is not valid; names each.
     """
     try:
-        return Settings(**said)  # type: ignore[arg-type] # checked here
+        return Settings(**options)  # type: ignore[arg-type] # checked here
     except ValidationError as error:
         kinds = {kind.__name__: kind for kind in (Limits, Clients, Sandbox)}
         prefix = kinds.get(error.title, Settings).model_config["env_prefix"]
@@ -281,9 +280,9 @@ def read_settings(**said: object) -> Settings:
 
 
 def unknown_settings(environment: Mapping[str, str]) -> Iterator[str]:
-    """A line on each variable that looks like a setting and is none, such as one mistyped.
+    """Yield a message for each `PALETTERY_*` variable that is not a setting, such as a typo.
 
-    What Kubernetes sets for services whose names begin with ours is nobody's mistake.
+    Variables that Kubernetes sets for services whose names begin with ours are no typos.
     """
     settings = [
         f"{kind.model_config['env_prefix']}{field}".upper()
@@ -300,6 +299,6 @@ def unknown_settings(environment: Mapping[str, str]) -> Iterator[str]:
     for name in sorted(environment):
         what = name.removeprefix(PREFIX)
         if what != name and what not in known and not name.startswith(services):
-            like = get_close_matches(what, known, 1)
-            told = f"; did you mean {PREFIX}{like[0]}?" if like else ""
-            yield f"{name} is in the environment, and is no setting{told}"
+            similar = get_close_matches(what, known, 1)
+            hint = f"; did you mean {PREFIX}{similar[0]}?" if similar else ""
+            yield f"the environment variable {name} is not a setting{hint}"

@@ -107,7 +107,7 @@ def revoke(
     """Have a key not be valid any more, from the next request on."""
     with _keys(data_dir) as found:
         found.revoke(key_id)
-        if not found.are_there():
+        if not found.exist():
             typer.echo(
                 "that was the last key: without one, a server on loopback serves all of this "
                 "machine, and any other serves nobody",

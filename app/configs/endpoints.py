@@ -10,7 +10,8 @@ from palettery.app.errors import UnsupportedMediaType
 from palettery.app.http.pagination import Cursor, Limit
 from palettery.app.http.problems import problems
 from palettery.app.http.request_body import media_type, read_body
-from palettery.app.http.streamed_json import address, json_answer
+from palettery.app.http.services import ServiceLookup
+from palettery.app.http.streamed_json import external_path, json_response
 from palettery.app.keys.authentication import Reader, Writer
 from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
@@ -45,12 +46,6 @@ REFUSED = problems(
 UNKNOWN = problems(_404="no such config")
 
 
-async def configs_of(request: Request) -> ConfigService:
-    """The service's configs."""
-    found: ConfigService = request.state.configs
-    return found
-
-
 async def document_of(request: Request, most_bytes: int) -> ConfigDocument:
     """The config document that is a request's body.
 
@@ -66,7 +61,7 @@ async def document_of(request: Request, most_bytes: int) -> ConfigDocument:
     return ConfigDocument(await read_body(request, most_bytes), LANGUAGES[kind])
 
 
-Service = Annotated[ConfigService, Depends(configs_of)]
+Service = Annotated[ConfigService, Depends(ServiceLookup(ConfigService))]
 
 
 @router.post(
@@ -75,7 +70,7 @@ Service = Annotated[ConfigService, Depends(configs_of)]
 async def validate(request: Request, configs: Service, caller: Reader) -> Response:
     """Every fault of a config at once, or the config in full; nothing is stored."""
     document = await document_of(request, configs.most_bytes)
-    return json_answer(await configs.validate(DocumentClient(caller.owner, request), document))
+    return json_response(await configs.validate(DocumentClient(caller.owner, request), document))
 
 
 @router.put(
@@ -93,9 +88,9 @@ async def put(name: str, request: Request, configs: Service, caller: Writer) -> 
     document = await document_of(request, configs.most_bytes)
     client = DocumentClient(caller.owner, request)
     summary, config, is_new = await configs.put(caller, client, name, document)
-    location = {"Location": address(request, summary.links["self"])}
+    location = {"Location": external_path(request, summary.links["self"])}
     status = 201 if is_new else 200
-    return json_answer(
+    return json_response(
         _head(summary), config, "}", status=status, headers=location, first=SHA256_CHARACTERS
     )
 
@@ -116,7 +111,7 @@ async def get(
 ) -> Response:
     """The version that `name@version` names, or the newest that `name` does."""
     summary, config = await configs.get(caller.owner, name)
-    return json_answer(_head(summary), config, "}")
+    return json_response(_head(summary), config, "}")
 
 
 @router.delete("/configs/{name}", status_code=204, responses=UNKNOWN)

@@ -6,7 +6,7 @@ from palettery.app.configs.documents import ConfigDocument, NormalizedConfig, no
 from palettery.app.configs.repository import NAME, ConfigRepository
 from palettery.app.errors import BadInput
 from palettery.app.http.caller import Caller
-from palettery.app.http.pagination import sealed_key, unsealed_key
+from palettery.app.http.pagination import decode_key_cursor, encode_key_cursor
 from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.sandbox.fair_semaphore import FairSemaphore
 from palettery.app.storage.spooled_content import IN_MEMORY_BYTES, Content, SpooledContent, pieces
@@ -74,10 +74,10 @@ class ConfigService:
 
     def page(self, owner: str, limit: int, cursor: str | None) -> ConfigPage:
         """An owner's configs, in the order of their names."""
-        found = self._records.page(owner, limit + 1, unsealed_key(cursor, NAME))
+        found = self._records.page(owner, limit + 1, decode_key_cursor(cursor, NAME))
         items = tuple(found[:limit])
         return ConfigPage(
-            items=items, next_cursor=sealed_key(items[-1].name) if found[limit:] else None
+            items=items, next_cursor=encode_key_cursor(items[-1].name) if found[limit:] else None
         )
 
     def delete(self, owner: str, name: str) -> None:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from palettery.app.dashboard.files import HERE, MEDIA_TYPES, PLOTLY, body_of
-from palettery.app.http.etags import is_match, lists
+from palettery.app.http.etags import is_listed_in_if_none_match, satisfies_if_match
 
 POLICY = {
     "default-src": "'none'",
@@ -69,9 +69,9 @@ async def _answer(request: Request, path: Path, vary: str = "Accept-Encoding") -
     headers = HEADERS | {"ETag": body.etag, "Vary": vary}
     if body.is_packed:
         headers["Content-Encoding"] = "gzip"
-    if not is_match(request.headers.get("if-match"), body.etag):
+    if not satisfies_if_match(request.headers.get("if-match"), body.etag):
         raise HTTPException(412, f"the file has the ETag {body.etag}, which If-Match does not name")
-    if lists(request.headers.get("if-none-match", ""), body.etag):
+    if is_listed_in_if_none_match(request.headers.get("if-none-match", ""), body.etag):
         return Response(status_code=304, headers=headers)
     return Response(body.data, headers=headers, media_type=body.media_type)
 

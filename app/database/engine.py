@@ -1,4 +1,4 @@
-"""The database of our own rows: SQLite in a file, or Postgres, behind one URL."""
+"""Connections and transactions of the database: SQLite in a file, or Postgres."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ from palettery.app.errors import BadInput, DatabaseFailed
 
 DRIVERS = {
     "sqlite": "sqlite",
-    "postgresql": "postgresql+psycopg",  # which DBOS brings
+    "postgresql": "postgresql+psycopg",  # a dependency of DBOS
     "postgresql+psycopg": "postgresql+psycopg",
 }
 POSTGRES_OPTIONS = {
@@ -44,57 +44,56 @@ POSTGRES_OPTIONS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-"""So that a silent server is given up: seconds, the last in ms. A URL may say otherwise."""
+"""Timeouts for a silent server, in seconds, the last one in ms. The URL may override them."""
 PRAGMAS = ("busy_timeout=10000", "journal_mode=WAL", "foreign_keys=ON")
-"""Waiting comes first: the change to WAL needs the file alone."""
+"""`busy_timeout` comes first, because the change to WAL needs an exclusive lock."""
 POOL = {"pool_size": 15, "max_overflow": 0}
-"""All connections are kept: whoever waits for one waits for less long than a new one would take."""
+"""All connections stay open: waiting for one takes less time than opening a new one."""
 READERS = 4
-"""Threads for short reads: more of them would only wait for the interpreter's lock, and each other.
-"""
+"""Threads for short reads; more of them would only wait for the interpreter's lock."""
 IN_LIST = 10_000
-"""Values in one IN list; SQLite takes 32,766, Postgres 65,535."""
+"""Most values in one IN list; SQLite allows 32,766, Postgres 65,535."""
 
 BEGINS = ("INSERT", "UPDATE", "DELETE", "REPLAC", "BEGIN ")
-"""First letters of the statements that begin to write."""
+"""First letters of the statements that start a write."""
 PG_DAMAGE = ("XX001", "XX002")
-"""`data_corrupted` and `index_corrupted`."""
+"""SQLSTATE codes `data_corrupted` and `index_corrupted`."""
 WRITES, TURN_S = "writes", 10.0
-"""Mark of a connection whose turn it is, and how long one waits for it."""
+"""Key of `Connection.info` for the one that holds the write lock; longest wait for that lock."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Clock = Callable[[], datetime]
-"""Tells the time, with its zone."""
+"""Function that returns the current time with its time zone."""
 
 log = logging.getLogger(__name__)
 
 
 class Base(DeclarativeBase):
-    """Root of our tables."""
+    """Base class of all tables."""
 
 
-class Moment(TypeDecorator[datetime]):
-    """A point in time, kept in UTC; SQLite forgets zones, so what comes back gets UTC's."""
+class UtcDateTime(TypeDecorator[datetime]):
+    """Time stamp stored in UTC; SQLite does not store time zones, so UTC is set again on read."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """On the way in."""
+        """Convert a time stamp to UTC."""
         if value is not None and value.tzinfo is None:
             raise ValueError(f"{value} has no time zone")
         return value and value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """On the way out."""
+        """Return a stored time stamp in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Database:
-    """One database; every use of it is a transaction."""
+    """Sessions and connections of one database; every use is a transaction."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -103,21 +102,21 @@ class Database:
         @event.listens_for(engine, "handle_error")
         def _(context: ExceptionContext) -> None:
             if _is_damage(context.original_exception):
-                self._note_damage(str(context.original_exception))
+                self._report_damage(str(context.original_exception))
 
         self._readers = ThreadPoolExecutor(READERS, "read")
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A session whose work is kept as a whole when the block ends well, and not at all else.
+        """Open a session that commits at the end of the block, and rolls back on an error.
 
-        On SQLite a transaction begins with its first write: what is read before that is read alone.
+        On SQLite a transaction begins with its first write; reads before it are not part of it.
 
         Raises:
-            DatabaseFailed: the database is away, locked or out of space; another try may help.
+            DatabaseFailed: the database is unreachable, locked or out of space; a retry may help.
         """
         with (
-            reported(),
+            translated_errors(),
             Session(self.engine, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -125,95 +124,95 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection that only reads, by statements made before: a third of what a session costs.
+        """Open a connection for prepared reads only, which costs a third of a session.
 
         Raises:
-            DatabaseFailed: the database is away, or locked; another try may help.
+            DatabaseFailed: the database is unreachable or locked; a retry may help.
         """
-        with reported(), self.engine.connect() as connection:
+        with translated_errors(), self.engine.connect() as connection:
             yield connection
 
-    async def quickly(self, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What a function reads that takes no longer than the way to another thread and back."""
+    async def read_in_thread(self, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return the result of a short read, run in a thread of its own pool."""
         running = asyncio.get_running_loop()
         return await running.run_in_executor(self._readers, partial(read, *args, **kwargs))
 
     def fault(self) -> str | None:
-        """Why the database does not answer, or that it is damaged; None if it is well.
+        """Return why the database is unavailable or damaged; None if it is healthy.
 
-        Every table is looked at as requests do; damage that anything met is told until the end.
+        The check reads every table. Damage that any query met is reported until the process ends.
         """
         try:
             with self.engine.connect() as connection:
-                for look in _looks():
-                    connection.execute(look).all()
+                for query in _health_queries():
+                    connection.execute(query).all()
         except errors.SQLAlchemyError as error:
             return self._damage or _first_line(error)
         return self._damage
 
-    def check(self) -> None:
-        """Look for damage everywhere, where the database can do that: it takes a second a GB."""
+    def check_integrity(self) -> None:
+        """Check the whole database for damage, on SQLite only; this takes one second per GB."""
         if self.engine.dialect.name != "sqlite":
             return
-        with reported(), self.engine.connect() as connection:
-            found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-        if found != "ok":
-            self._note_damage(str(found))
+        with translated_errors(), self.engine.connect() as connection:
+            result = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if result != "ok":
+            self._report_damage(str(result))
 
-    def _note_damage(self, what: str) -> None:
+    def _report_damage(self, damage: str) -> None:
         if self._damage is None:
-            log.error("the database is damaged: %s; restore it from a back-up", what)
-        self._damage = f"it is damaged: {what}"
+            log.error("the database is damaged: %s; restore it from a backup", damage)
+        self._damage = f"it is damaged: {damage}"
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close all connections."""
         self._readers.shutdown()
         self.engine.dispose()
 
 
 def open_database(url: str) -> Database:
-    """The database at a SQLAlchemy URL; it is not asked for anything yet.
+    """Return the database at a SQLAlchemy URL, without connecting to it.
 
     Raises:
-        BadInput: the URL is none, or one of another kind of database, or SQLite's with options.
+        BadInput: the URL is malformed, of another kind of database, or has options for SQLite.
     """
     try:
         address = make_url(url)
     except (errors.ArgumentError, ValueError) as error:
-        raise BadInput("the database URL cannot be read; see PALETTERY_DATABASE_URL") from error
+        raise BadInput("the database URL is malformed; see PALETTERY_DATABASE_URL") from error
     kind = address.drivername
     if kind not in DRIVERS:
-        raise BadInput(f"the database is {kind[:64]!r}; sqlite and postgresql can be used")
+        raise BadInput(f"the database is {kind[:64]!r}; use sqlite or postgresql")
     if kind == "sqlite" and "?" in url:
         raise BadInput(
-            "the database URL has a ? that ends the path of the file; write %3F where it is part "
-            "of it"
+            "the database URL has a ?, which ends the path of the file; write %3F if it is part "
+            "of the path"
         )
     address = address.set(drivername=DRIVERS[kind])
     return Database(_sqlite(address) if kind == "sqlite" else _postgres(address))
 
 
 def utc_now() -> datetime:
-    """The time."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def chunks(values: Collection[str]) -> Iterator[list[str]]:
-    """Lists short enough for one statement each; what is named twice comes once."""
-    once = list(dict.fromkeys(values))
-    return (once[start : start + IN_LIST] for start in range(0, len(once), IN_LIST))
+    """Split values, without duplicates, into lists that fit into one statement each."""
+    unique = list(dict.fromkeys(values))
+    return (unique[start : start + IN_LIST] for start in range(0, len(unique), IN_LIST))
 
 
 def insert(session: Session, table: type[Base]) -> sqlite.Insert | postgresql.Insert:
-    """An INSERT that knows ON CONFLICT, which both databases spell alike."""
+    """Return an INSERT statement that supports ON CONFLICT, in the dialect of the session."""
     if session.get_bind().dialect.name == "postgresql":
         return postgresql.insert(table)
     return sqlite.insert(table)
 
 
 @contextmanager
-def reported() -> Iterator[None]:
-    """Turns a driver's failures into `DatabaseFailed`."""
+def translated_errors() -> Iterator[None]:
+    """Translate errors of the database driver to `DatabaseFailed`."""
     try:
         yield
     except (errors.OperationalError, errors.InterfaceError, errors.TimeoutError) as error:
@@ -225,8 +224,8 @@ def reported() -> Iterator[None]:
 
 
 @cache
-def _looks() -> Sequence[Select[Any]]:
-    """Statements that read a row of each table, the first one, and the last one by its index."""
+def _health_queries() -> Sequence[Select[Any]]:
+    """Return queries of the first and, by the primary key's index, the last row of each table."""
     tables = [select(table).limit(1) for table in Base.metadata.tables.values()]
     by_index = [
         select(table).order_by(*(column.desc() for column in table.primary_key)).limit(1)
@@ -236,10 +235,10 @@ def _looks() -> Sequence[Select[Any]]:
 
 
 def _is_damage(error: BaseException | None) -> bool:
-    """Whether a driver's error says that what is stored is not as it was written.
+    """Return whether a driver's error reports damaged data.
 
-    Source: sqlite.org/rescode.html, SQLITE_CORRUPT and SQLITE_NOTADB with what extends them;
-    Postgres' class XX of errors.
+    Source: sqlite.org/rescode.html, SQLITE_CORRUPT and SQLITE_NOTADB with their extended codes;
+    Postgres' error class XX.
     """
     code = getattr(error, "sqlite_errorcode", 0) or 0
     state = getattr(error, "sqlstate", None) or ""
@@ -247,15 +246,15 @@ def _is_damage(error: BaseException | None) -> bool:
 
 
 def _failed(error: errors.SQLAlchemyError) -> DatabaseFailed:
-    told = _first_line(error)
-    log.warning("the database failed: %s", told)
-    return DatabaseFailed(f"the database failed: {told}")
+    message = _first_line(error)
+    log.warning("the database failed: %s", message)
+    return DatabaseFailed(f"the database failed: {message}")
 
 
 def _first_line(error: errors.SQLAlchemyError) -> str:
-    """What the driver said."""
-    told = str(getattr(error, "orig", None) or error).strip().splitlines()
-    return told[0] if told else type(error).__name__
+    """Return the first line of the driver's message."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _postgres(address: URL) -> Engine:
@@ -268,30 +267,30 @@ def _sqlite(address: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _(connection: DBAPIConnection, _: object) -> None:
-        connection.isolation_level = "IMMEDIATE"  # as the engine of jobs asks for
+        connection.isolation_level = "IMMEDIATE"  # as DBOS requires
         cursor = connection.cursor()
         for pragma in PRAGMAS:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    _take_turns(engine)
+    _queue_writers(engine)
     return engine
 
 
-def _take_turns(engine: Engine) -> None:
-    """Have writers of this process wait for each other, in the order they came.
+def _queue_writers(engine: Engine) -> None:
+    """Queue the writers of this process on a lock.
 
-    SQLite lets one write at a time; the others it has sleep and look again, for up to a tenth of a
-    second each time, which is many times what a write takes.
+    SQLite allows one writer at a time. Others poll, with sleeps of up to a tenth of a second, which
+    is many times as long as a write takes.
     """
-    turn = threading.Lock()
+    lock = threading.Lock()
 
     @event.listens_for(engine, "before_cursor_execute")
     def _(connection: Connection, _: object, statement: str, *__: object) -> None:
         if not connection.info.get(WRITES) and statement.lstrip()[:6].upper() in BEGINS:
-            connection.info[WRITES] = turn.acquire(timeout=TURN_S)
+            connection.info[WRITES] = lock.acquire(timeout=TURN_S)
 
     @event.listens_for(engine, "checkin")
     def _(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
         if record.info.pop(WRITES, False):
-            turn.release()
+            lock.release()

@@ -1,16 +1,36 @@
 """The row of a job, as the API shows it."""
 
+import re
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row, bindparam, select
 
 from palettery.app.database.tables import JobRow
+from palettery.app.errors import NotFound
 from palettery.schemas.jobs import ACTIVE_STATES, RETRYABLE_STATES, Job, Progress
 from palettery.schemas.problem import Problem
 
+ID = re.compile(r"[0-9a-f-]{36}")
+"""Form of a job's id. Anything else is not looked up: some databases refuse some characters."""
+_OWN = select(JobRow.__table__).where(JobRow.id == bindparam("own"))
+
+
+def find_job(connection: Connection, job_id: str, owner: str | None = None) -> Job:
+    """Return a job, of an owner if one is named.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    row = None
+    if ID.fullmatch(job_id):
+        row = connection.execute(_OWN, {"own": job_id}).one_or_none()
+    if row is None or owner not in (None, row.owner):
+        raise NotFound(f"there is no job {job_id[:64]!r}; see the list of your jobs")
+    return job_from_row(row)
+
 
 def job_from_row(row: JobRow | Row[Any]) -> Job:
-    """A job as the API shows it."""
+    """Return a job as the API shows it."""
     return Job(
         id=row.id,
         owner=row.owner,

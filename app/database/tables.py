@@ -1,4 +1,4 @@
-"""Every table of ours. A change here needs a migration; a test compares the two."""
+"""Tables of the database. A change needs a migration; a test compares the two."""
 
 from datetime import datetime
 
@@ -17,27 +17,27 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from palettery.app.database.engine import Base, Moment
+from palettery.app.database.engine import Base, UtcDateTime
 from palettery.schemas.jobs import JobState
 
 DIGEST = CHAR(64)
-"""A SHA-256 in hex."""
+"""Type of a SHA-256 in hex."""
 ID = String(36)
-"""A UUID in text."""
+"""Type of a UUID as text."""
 OWNER = String(64)
-"""Name of a person or team; rows are seen by their owner only."""
+"""Type of an owner's name: a person or team. Rows are visible to their owner only."""
 LABEL = String(100)
-"""What somebody calls a job or a model."""
+"""Type of a label that a user gives to a job or a model."""
 
 
 class OwnerRow(Base):
-    """An owner that has had anything; its row is locked by whoever adds to what it has."""
+    """An owner; transactions that use its quota lock its row."""
 
     __tablename__ = "owners"
 
     name: Mapped[str] = mapped_column(OWNER, primary_key=True)
     turn: Mapped[int | None] = mapped_column(BigInteger)
-    """Of the job of its that was started last."""
+    """Turn of the owner's job that was started last."""
 
 
 class JobRow(Base):
@@ -56,9 +56,9 @@ class JobRow(Base):
     id: Mapped[str] = mapped_column(ID, primary_key=True)
     state: Mapped[JobState] = mapped_column(String(16))
     model_name: Mapped[str] = mapped_column(String(1024))
-    created_at: Mapped[datetime] = mapped_column(Moment)
-    started_at: Mapped[datetime | None] = mapped_column(Moment)
-    ended_at: Mapped[datetime | None] = mapped_column(Moment)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     tensors_done: Mapped[int] = mapped_column(default=0)
     tensors_total: Mapped[int] = mapped_column(default=0)
     bytes_done: Mapped[int] = mapped_column(BigInteger, default=0)
@@ -66,34 +66,34 @@ class JobRow(Base):
     size_before_bytes: Mapped[int] = mapped_column(BigInteger)
     size_after_bytes: Mapped[int | None] = mapped_column(BigInteger)
     stored_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    """Of its folder; until it has succeeded, those to be expected."""
+    """Bytes of the job's folder; an estimate until the job has succeeded."""
     error: Mapped[dict[str, object] | None] = mapped_column(JSON)
     priority: Mapped[int] = mapped_column(server_default=text("5"))
     turn: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    """Queued jobs are served in this order."""
-    deadline_at: Mapped[datetime | None] = mapped_column(Moment)
+    """Position in the queue; lower turns start first."""
+    deadline_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     attempt: Mapped[int] = mapped_column(server_default=text("0"))
     request_sha256: Mapped[str | None] = mapped_column(DIGEST, index=True)
     reuse: Mapped[bool] = mapped_column(server_default=true())
     tensors_reused: Mapped[int] = mapped_column(server_default=text("0"))
-    expires_at: Mapped[datetime | None] = mapped_column(Moment, index=True)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
     owner: Mapped[str] = mapped_column(OWNER, server_default=text("'local'"))
     model_id: Mapped[str | None] = mapped_column(DIGEST)
     model_sha256: Mapped[str | None] = mapped_column(DIGEST)
-    """Of the model's bytes, whatever its files are called; null for jobs of earlier versions."""
+    """SHA-256 of the model's bytes, independent of file names; null for jobs of old versions."""
     label: Mapped[str | None] = mapped_column(LABEL)
     config_name: Mapped[str | None] = mapped_column(String(80))
-    """`name@version` if the config was named, or the preset's name."""
+    """`name@version` of a named config, or the preset's name."""
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     idempotency_sha256: Mapped[str | None] = mapped_column(DIGEST)
-    """Of the request that the key stands for."""
+    """SHA-256 of the request that had the key."""
     webhook_url: Mapped[str | None] = mapped_column(Text)
     last_event: Mapped[int] = mapped_column(server_default=text("0"))
-    """Number of the newest event; moved with the row locked, so that numbers have no gaps."""
+    """Number of the newest event; changed while the row is locked, so that there are no gaps."""
 
 
 class JobEventRow(Base):
-    """Something that happened to a job, numbered from 1."""
+    """An event of a job, numbered from 1."""
 
     __tablename__ = "job_events"
 
@@ -101,36 +101,36 @@ class JobEventRow(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))
     data: Mapped[str] = mapped_column(Text)
-    """JSON."""
-    created_at: Mapped[datetime] = mapped_column(Moment)
+    """The event's payload as JSON."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class JobChangeRow(Base):
-    """That a job was queued, changed its state or was deleted; it outlives the job."""
+    """A change of a job's state, or its creation or deletion; the row outlives the job."""
 
     __tablename__ = "job_changes"
 
     number: Mapped[int] = mapped_column(
         BigInteger().with_variant(Integer, "sqlite"), primary_key=True
     )
-    """Taken when a transaction makes the row; another one with a smaller may end later."""
+    """Assigned on insert; a transaction with a smaller number may commit later."""
     owner: Mapped[str] = mapped_column(OWNER)
     job_id: Mapped[str] = mapped_column(ID)
 
 
 class FileRow(Base):
-    """One stored upload file; equal bytes are kept once."""
+    """A stored file of an upload; identical files are stored once."""
 
     __tablename__ = "files"
 
     sha256: Mapped[str] = mapped_column(DIGEST, primary_key=True)
     path: Mapped[str] = mapped_column(Text)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    created_at: Mapped[datetime] = mapped_column(Moment)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class JobFileRow(Base):
-    """That a job needs a file."""
+    """A job's reference to a file."""
 
     __tablename__ = "job_files"
 
@@ -141,7 +141,7 @@ class JobFileRow(Base):
 
 
 class ResultRow(Base):
-    """The palettized form of some weights, in the artifact of a job of the same owner's."""
+    """Palettized weights in the artifact of a job, for reuse by jobs of the same owner."""
 
     __tablename__ = "results"
     __table_args__ = (
@@ -156,22 +156,22 @@ class ResultRow(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey(JobRow.id, ondelete="CASCADE"), index=True)
     stored: Mapped[str] = mapped_column(Text)
     """A `StoredSlice` as JSON."""
-    created_at: Mapped[datetime] = mapped_column(Moment)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class ControllerRow(Base):
-    """A process that runs jobs."""
+    """A process that runs jobs, with its last heartbeat."""
 
     __tablename__ = "controllers"
 
     executor_id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    seen_at: Mapped[datetime] = mapped_column(Moment)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
     workers: Mapped[int]
     version: Mapped[str] = mapped_column(String(64))
 
 
 class KeyRow(Base):
-    """An API key; the secret itself is kept nowhere."""
+    """An API key, without its secret."""
 
     __tablename__ = "keys"
 
@@ -179,20 +179,20 @@ class KeyRow(Base):
     owner: Mapped[str] = mapped_column(OWNER, index=True)
     name: Mapped[str] = mapped_column(String(100))
     prefix: Mapped[str] = mapped_column(String(16))
-    """What is shown of it."""
+    """First characters of the secret, shown in lists."""
     sha256: Mapped[str] = mapped_column(DIGEST, unique=True)
     scopes: Mapped[list[str]] = mapped_column(JSON)
-    created_at: Mapped[datetime] = mapped_column(Moment)
-    expires_at: Mapped[datetime | None] = mapped_column(Moment)
-    revoked_at: Mapped[datetime | None] = mapped_column(Moment)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     queued_jobs: Mapped[int | None]
-    """Limits of its own, instead of the service's."""
+    """Limit that overrides the service's; so do the two below."""
     stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
     upload_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class WebhookSecretRow(Base):
-    """What an owner's webhooks are signed with."""
+    """The secret that signs an owner's webhooks."""
 
     __tablename__ = "webhook_secrets"
 
@@ -201,27 +201,27 @@ class WebhookSecretRow(Base):
 
 
 class UploadRow(Base):
-    """Files that are being sent, part by part."""
+    """An upload of files in parts."""
 
     __tablename__ = "uploads"
 
     id: Mapped[str] = mapped_column(ID, primary_key=True)
     owner: Mapped[str] = mapped_column(OWNER, index=True)
     files: Mapped[str] = mapped_column(Text)
-    """JSON: name, size and SHA-256 of each."""
+    """Name, size and SHA-256 of each file, as JSON."""
     file_count: Mapped[int] = mapped_column(server_default=text("1"))
     name: Mapped[str] = mapped_column(String(255), server_default=text("''"))
-    """Of the first file."""
+    """Name of the first file."""
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     missing_bytes: Mapped[int] = mapped_column(BigInteger)
-    """Of the files that the owner did not have, or has no more; they count until it is complete."""
+    """Bytes that the owner did not have yet; they count towards its quota until completion."""
     part_size_bytes: Mapped[int] = mapped_column(BigInteger)
-    created_at: Mapped[datetime] = mapped_column(Moment)
-    expires_at: Mapped[datetime] = mapped_column(Moment, index=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     model_id: Mapped[str | None] = mapped_column(DIGEST)
-    """What it has become; null until it is complete."""
+    """The model of a complete upload; null before."""
     label: Mapped[str | None] = mapped_column(LABEL)
-    """Of the model that it will be."""
+    """Label for the model."""
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     idempotency_sha256: Mapped[str | None] = mapped_column(DIGEST)
 
@@ -231,7 +231,7 @@ class UploadRow(Base):
 
 
 class UploadPartRow(Base):
-    """A part that has come in, whole and synced."""
+    """A part that was received completely and synced to disk."""
 
     __tablename__ = "upload_parts"
 
@@ -243,7 +243,7 @@ class UploadPartRow(Base):
 
 
 class ModelRow(Base):
-    """A model of an owner's, named by the digest of its files."""
+    """A model of an owner; its id is the digest of its files."""
 
     __tablename__ = "models"
 
@@ -254,12 +254,12 @@ class ModelRow(Base):
     format: Mapped[str] = mapped_column(String(32))
     tensors: Mapped[int]
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    created_at: Mapped[datetime] = mapped_column(Moment)
-    expires_at: Mapped[datetime] = mapped_column(Moment, index=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 
 class ModelFileRow(Base):
-    """That a model needs a file."""
+    """A model's reference to a file."""
 
     __tablename__ = "model_files"
     __table_args__ = (
@@ -276,7 +276,7 @@ class ModelFileRow(Base):
 
 
 class ConfigRow(Base):
-    """One version of a named config; versions never change."""
+    """A version of a named config; versions are immutable."""
 
     __tablename__ = "configs"
 
@@ -284,8 +284,8 @@ class ConfigRow(Base):
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     version: Mapped[int] = mapped_column(primary_key=True)
     document: Mapped[str] = mapped_column(Text)
-    """JSON, every default filled in."""
+    """The config as JSON, with all defaults filled in."""
     size_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    """Of the document."""
+    """Size of the document."""
     sha256: Mapped[str] = mapped_column(DIGEST)
-    created_at: Mapped[datetime] = mapped_column(Moment)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)

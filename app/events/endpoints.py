@@ -4,12 +4,16 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from palettery.app.events.repository import Standing, StoredEvent
+from palettery.app.events.live_lists import LiveLists
+from palettery.app.events.repository import EventRepository, Standing, StoredEvent
+from palettery.app.events.stream_limits import StreamLimits
+from palettery.app.events.streams import EventStreams
 from palettery.app.http.caller import Caller
 from palettery.app.http.problems import problems
+from palettery.app.http.services import ServiceLookup
 from palettery.app.keys.authentication import Reader
 from palettery.schemas.events import LogPage
 
@@ -20,6 +24,12 @@ LARGEST = 2**31 - 1
 NUMBER = {"ge": 0, "le": LARGEST}
 UNKNOWN = problems(_404="no such job", _422="not the number of an event")
 FULL = problems(_429="the owner has as many event streams open as it may, or all owners together")
+
+
+Events = Annotated[EventRepository, Depends(ServiceLookup(EventRepository))]
+Streams = Annotated[EventStreams, Depends(ServiceLookup(EventStreams))]
+Lists = Annotated[LiveLists, Depends(ServiceLookup(LiveLists))]
+Limits = Annotated[StreamLimits, Depends(ServiceLookup(StreamLimits))]
 
 
 @dataclass(frozen=True)
@@ -33,9 +43,9 @@ class Position:
     """Of the job; None if there is nothing left to tell."""
 
 
-async def follower(request: Request, caller: Reader) -> AsyncIterator[Caller]:
+async def follower(limits: Limits, caller: Reader) -> AsyncIterator[Caller]:
     """Who asks for a stream; it has a place until its answer or its connection has ended."""
-    with request.state.places.taken(caller.owner):
+    with limits.taken(caller.owner):
         yield caller
 
 
@@ -44,7 +54,7 @@ Follower = Annotated[Caller, Depends(follower)]
 
 def position_of(
     job_id: str,
-    request: Request,
+    events: Events,
     response: Response,
     caller: Follower,
     after: Annotated[
@@ -55,9 +65,9 @@ def position_of(
     ] = None,
 ) -> Position:
     """Where to go on; the answer is 204 where nothing will follow, which ends reconnecting."""
-    request.state.jobs.get(caller.owner, job_id)
+    events.check_owner(caller.owner, job_id)
     number = next(seen for seen in (last_event_id, after, 0) if seen is not None)
-    standing = request.state.events.standings([job_id]).get(job_id)
+    standing = events.standings([job_id]).get(job_id)
     if standing is None or (standing.has_ended and number >= standing.newest):
         response.status_code = 204
         standing = None
@@ -70,7 +80,7 @@ def position_of(
     responses={204: {"description": "the job has ended, and all was told"}, **UNKNOWN, **FULL},
 )
 async def stream(
-    request: Request, position: Annotated[Position, Depends(position_of)]
+    streams: Streams, position: Annotated[Position, Depends(position_of)]
 ) -> AsyncIterator[ServerSentEvent]:
     """What happens to a job, from its first event on, or from the one after `Last-Event-ID`.
 
@@ -81,8 +91,7 @@ async def stream(
     if position.standing is None:
         return
     yield ServerSentEvent(retry=RECONNECT_AFTER_MS)
-    follow = request.state.streams.follow
-    async for told in follow(position.job_id, position.number, position.standing):
+    async for told in streams.follow(position.job_id, position.number, position.standing):
         if isinstance(told, StoredEvent):
             yield ServerSentEvent(raw_data=told.data, event=told.kind, id=str(told.number))
         else:
@@ -94,7 +103,7 @@ async def stream(
     response_class=EventSourceResponse,
     responses=FULL,
 )
-async def live(request: Request, caller: Follower) -> AsyncIterator[ServerSentEvent]:
+async def live(lists: Lists, caller: Follower) -> AsyncIterator[ServerSentEvent]:
     """What becomes of all jobs of the caller's.
 
     Events are `open` (nothing is missed from then on: fetch the list of jobs now), then `job`
@@ -103,14 +112,14 @@ async def live(request: Request, caller: Follower) -> AsyncIterator[ServerSentEv
     to when the stream ends after a while, fetches the list again.
     """
     yield ServerSentEvent(retry=RECONNECT_AFTER_MS)
-    async for told in request.state.live.follow(caller.owner):
+    async for told in lists.follow(caller.owner):
         yield ServerSentEvent(raw_data=told.data, event=told.kind)
 
 
 @router.get("/jobs/{job_id}/log", responses=UNKNOWN)
 def log(
     job_id: str,
-    request: Request,
+    events: Events,
     caller: Reader,
     after: Annotated[
         int, Query(**NUMBER, description="`next_after` of the page before; 0 for the first.")
@@ -118,6 +127,5 @@ def log(
     limit: Annotated[int, Query(ge=1, le=1000, description="Most lines of the page.")] = 100,
 ) -> LogPage:
     """Lines of a job's log, oldest first."""
-    request.state.jobs.get(caller.owner, job_id)
-    page: LogPage = request.state.events.lines(job_id, after, limit)
-    return page
+    events.check_owner(caller.owner, job_id)
+    return events.lines(job_id, after, limit)

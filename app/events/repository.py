@@ -14,6 +14,7 @@ from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from palettery.app.database.engine import Clock, Database, chunks, utc_now
+from palettery.app.database.job_rows import find_job
 from palettery.app.database.tables import JobEventRow, JobRow
 from palettery.app.events.job_changes import note
 from palettery.app.events.log_messages import Line
@@ -107,6 +108,15 @@ class EventRepository:
 
     def __init__(self, database: Database, now: Clock = utc_now) -> None:
         self._database, self._now = database, now
+
+    def check_owner(self, owner: str, job_id: str) -> None:
+        """Check that an owner has a job.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        with self._database.reading() as connection:
+            find_job(connection, job_id, owner)
 
     def log(self, job_id: str, *lines: Line) -> None:
         """Add lines to a job's log; one that was deleted meanwhile has none."""

@@ -11,7 +11,7 @@ from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, Enque
 from sqlalchemy import column, table, update
 from sqlalchemy.orm import Session
 
-from palettery.app.database.engine import Database, chunks, reported
+from palettery.app.database.engine import Database, chunks, translated_errors
 from palettery.app.settings import Settings
 
 APPLICATION = "palettery"
@@ -92,18 +92,18 @@ class Engine:
         """Call a webhook in a while; asked for again, it is still called once."""
         options = _options(call)
         options["delay_seconds"] = wait_s
-        with reported():
+        with translated_errors():
             self._client.enqueue(options, *call)
 
     async def cancel(self, job_id: str, attempt: int) -> None:
         """Stop an attempt's workflow, queued or running, wherever it runs."""
-        with reported():
+        with translated_errors():
             await self._client.cancel_workflow_async(workflow_id(job_id, attempt))
 
     def lives(self, attempts: Sequence[tuple[str, int]]) -> list[Life]:
         """How it stands with the workflow of each attempt."""
         names = [workflow_id(*attempt) for attempt in attempts]
-        with reported():
+        with translated_errors():
             found = self._client.list_workflows(
                 workflow_ids=names, load_input=False, load_output=False
             )
@@ -117,7 +117,7 @@ class Engine:
             for attempt in range(attempts + 1)
             for tries in range(MOST_TRIES)
         )
-        with reported():
+        with translated_errors():
             names = [workflow_id(job_id, attempt) for attempt in range(attempts + 1)]
             self._client.delete_workflows([*names, *calls])
 

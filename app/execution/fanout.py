@@ -269,7 +269,7 @@ def _run(kind: str, text: str, by: str) -> Answer:
     task = KINDS[kind].model_validate_json(text)
     began = time.perf_counter()
     try:
-        with logs.of_job(
+        with logs.job_context(
             job_in(task.part_path if isinstance(task, CompressionTask) else task.prefix)
         ):
             return perform(task, _threads())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from palettery.app.database.engine import Database, reported
+from palettery.app.database.engine import Database, translated_errors
 from palettery.app.errors import BadInput
 
 LOOK_EVERY_S = 2.0
@@ -35,7 +35,7 @@ async def leased(
     if database.engine.dialect.name != "postgresql":
         yield
         return
-    with reported():
+    with translated_errors():
         connection = await asyncio.to_thread(_taken, database, executor_id)
     if connection is None:
         raise BadInput(

@@ -1,4 +1,4 @@
-"""Who asks: an owner, and what it may do."""
+"""The caller of a request: an owner with scopes and limits."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -7,19 +7,19 @@ from palettery.schemas.keys import OwnerLimits, Scope
 
 SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 LOCAL = "local"
-"""Owner of everything on a server without keys."""
+"""Owner of all requests on a server without keys."""
 ADMIN = "admin"
-"""Owner that PALETTERY_ADMIN_KEY stands for."""
+"""Owner of PALETTERY_ADMIN_KEY."""
 UNLIMITED = OwnerLimits()
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who a request comes from."""
+    """The caller of a request."""
 
     owner: str = LOCAL
     scopes: frozenset[Scope] = SCOPES
     limits: OwnerLimits = UNLIMITED
-    """Those of its key, and of the service where that has none."""
+    """Limits of its key; the service's where the key sets none."""
     key_prefix: str | None = None
-    """What is shown of its key; None for one that lies in no row."""
+    """First characters of its key; None without a key in the database."""

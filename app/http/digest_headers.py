@@ -1,6 +1,6 @@
-"""The digest that a request's headers announce for its body.
+"""Digest headers of a request, which announce the SHA-256 of its body.
 
-Source: RFC 9530, sections 2 and 3; RFC 8941, section 3.2, for how they are written.
+Source: RFC 9530, sections 2 and 3; RFC 8941, section 3.2 (syntax).
 """
 
 import base64
@@ -17,18 +17,18 @@ _HOW = f"send {CONTENT}: sha-256=:<the digest's 32 bytes in base64>:"
 
 
 def announced_sha256(headers: Headers) -> str:
-    """The SHA-256 in hex that a request says its body has.
+    """Return the SHA-256 in hex that a request announces for its body.
 
     Raises:
-        InvalidUpload: it says none, says it in another way, or says two.
+        InvalidUpload: there is no digest, it is malformed, or there are two different ones.
     """
-    told = {name: ",".join(headers.getlist(name)) for name in (CONTENT, REPR) if name in headers}
-    if not told:
+    values = {name: ",".join(headers.getlist(name)) for name in (CONTENT, REPR) if name in headers}
+    if not values:
         raise InvalidUpload(f"the part has no {CONTENT} header; {_HOW}")
-    found = {_sha256(name, value) for name, value in told.items()}
-    if len(found) > 1:
-        raise InvalidUpload(f"{CONTENT} and {REPR} tell different digests; send one of them")
-    return found.pop()
+    digests = {_sha256(name, value) for name, value in values.items()}
+    if len(digests) > 1:
+        raise InvalidUpload(f"{CONTENT} and {REPR} have different digests; send one of them")
+    return digests.pop()
 
 
 def _sha256(header: str, value: str) -> str:

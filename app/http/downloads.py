@@ -1,4 +1,4 @@
-"""Stored bytes as a response: whole or one range of them, resumable and cacheable.
+"""Downloads of stored files, with ranges and conditional requests.
 
 Source: RFC 9110, sections 13 (preconditions) and 14 (ranges); RFC 9530 (digests); RFC 6266 (names).
 """
@@ -11,7 +11,7 @@ from urllib.parse import quote
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
-from palettery.app.http.etags import is_match, lists
+from palettery.app.http.etags import is_listed_in_if_none_match, satisfies_if_match
 from palettery.app.storage.base import Storage
 from palettery.app.storage.checked_reads import CheckedFile, CheckedReads
 from palettery.app.storage.prefetch import prefetched
@@ -21,23 +21,23 @@ ONE_RANGE = re.compile(r"bytes=(\d{1,19})?-(\d{1,19})?")
 
 @dataclass(frozen=True)
 class StoredDownload:
-    """A finished file to hand out; its bytes never change."""
+    """A stored file for download; its bytes never change."""
 
     path: str
-    """Where it lies in the store."""
+    """Path in the object store."""
     sha256: str
-    """Hex digest of its bytes; the strong ETag."""
+    """SHA-256 of its bytes in hex; the strong ETag."""
     name: str
-    """What the user's copy is called."""
+    """File name of the download."""
     folder: str
-    """Of the job that made it."""
+    """Folder of the job that produced it."""
 
 
-def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
-    """The file, the range of it that was asked for, or word that the user has it already.
+def download_response(request: Request, store: Storage, file: StoredDownload) -> Response:
+    """Return the response to a download: the file, the requested range, or 304.
 
     Raises:
-        HTTPException: 412, If-Match names other bytes; 416, the range lies behind the file's end.
+        HTTPException: 412, If-Match names another ETag; 416, the range starts after the end.
     """
     etag = f'"{file.sha256}"'
     headers = {
@@ -47,9 +47,9 @@ def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
         "Content-Disposition": _disposition(file.name),
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
     }
-    if not is_match(request.headers.get("if-match"), etag):
+    if not satisfies_if_match(request.headers.get("if-match"), etag):
         raise HTTPException(412, f"the file has the ETag {etag}, which If-Match does not name")
-    if lists(request.headers.get("if-none-match", ""), etag):
+    if is_listed_in_if_none_match(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
     size = store.size_bytes(file.path)
     first, end = _range(request, size, etag)
@@ -64,11 +64,11 @@ def respond(request: Request, store: Storage, file: StoredDownload) -> Response:
 
 
 def _range(request: Request, size: int, etag: str) -> tuple[int, int]:
-    """First byte and end of what is asked for; a range that we do not serve asks for all."""
-    found = ONE_RANGE.fullmatch(request.headers.get("range", "").strip())
-    if found is None or request.headers.get("if-range", etag) != etag:
+    """Return start and end of the requested range; an unsupported range means the whole file."""
+    match = ONE_RANGE.fullmatch(request.headers.get("range", "").strip())
+    if match is None or request.headers.get("if-range", etag) != etag:
         return 0, size
-    first, last = found.groups()
+    first, last = match.groups()
     if first is None:
         if last is None:
             return 0, size
@@ -80,7 +80,7 @@ def _range(request: Request, size: int, etag: str) -> tuple[int, int]:
     if begin >= end:
         raise HTTPException(
             416,
-            f"the file has {size:,} bytes; the range starts behind its end",
+            f"the file has {size:,} bytes; the range starts after its end",
             {"Content-Range": f"bytes */{size}"},
         )
     return begin, end

@@ -1,19 +1,16 @@
-"""Tags of representations, which tell whether a copy is still right.
+"""ETags in conditional requests.
 
 Source: RFC 9110, sections 8.8.3 and 13.1.
 """
 
 
-def is_match(header: str | None, etag: str) -> bool:
-    """Whether an If-Match header, if there is one, names the tag, compared strongly.
-
-    Where it does not, the answer is 412.
-    """
+def satisfies_if_match(header: str | None, etag: str) -> bool:
+    """Return whether an If-Match header, if any, lists an ETag by strong comparison."""
     return header is None or header.strip() == "*" or etag in _tags(header)
 
 
-def lists(header: str, etag: str) -> bool:
-    """Whether an If-None-Match header names the tag, compared weakly as it asks for."""
+def is_listed_in_if_none_match(header: str, etag: str) -> bool:
+    """Return whether an If-None-Match header lists an ETag by weak comparison."""
     return header.strip() == "*" or etag in [tag.removeprefix("W/") for tag in _tags(header)]
 
 

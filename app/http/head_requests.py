@@ -1,4 +1,4 @@
-"""HEAD wherever GET is: the same answer, without its body.
+"""HEAD for every endpoint with GET: the same response without its body.
 
 Source: RFC 9110, sections 9.3.2 (HEAD) and 14.2 (Range is for GET alone).
 """
@@ -10,13 +10,13 @@ RANGES = (b"range", b"if-range")
 
 
 class HeadAsGet:
-    """Answers HEAD as GET, and cancels the endpoint before it makes any of the body."""
+    """Middleware that handles HEAD as GET, and cancels the endpoint before it produces the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle a request."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             return await self._app(scope, receive, send)
         headers = [(name, value) for name, value in scope["headers"] if name not in RANGES]

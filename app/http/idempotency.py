@@ -1,4 +1,4 @@
-"""Requests that may be sent again without anything being done twice.
+"""Idempotency keys: a repeated request has no further effect.
 
 Source: draft-ietf-httpapi-idempotency-key-header; Stripe's `Idempotent-Replayed`.
 """
@@ -19,42 +19,42 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[!-~]+$",
-        description="Names this request, in 1 to 255 visible ASCII characters: sent again with "
-        "the same content it gives what it gave, and does nothing.",
+        description="Identifies this request, with 1 to 255 visible ASCII characters: a repeated "
+        "request with the same key and content returns the first result and has no effect.",
     ),
 ]
-"""A parameter of an endpoint."""
+"""Header parameter of an endpoint."""
 REPLAYED = {"Idempotent-Replayed": "true"}
-"""Header of an answer that was given before."""
+"""Header of a replayed response."""
 
 
 class KeyTaken(Exception):
-    """Something of the owner's has the key already."""
+    """The owner has already used the key."""
 
 
 @dataclass(frozen=True)
 class KeyedRequest:
-    """A key of an owner's, and the request that it stands for."""
+    """An idempotency key with the digest of its request."""
 
     key: str
     sha256: str
-    """Of all that the request asks for."""
+    """SHA-256 of the request's content."""
 
     def check(self, sha256: str | None) -> None:
-        """See that a stored request is this one.
+        """Check that a stored request has the same content.
 
         Raises:
-            IdempotencyConflict: it is another.
+            IdempotencyConflict: the content differs.
         """
         if sha256 != self.sha256:
             raise IdempotencyConflict(
-                f"the Idempotency-Key {self.key[:64]!r} was sent with another request before; send "
-                "a new key for a new request, or the same request again"
+                f"the Idempotency-Key {self.key[:64]!r} was used with another request; send "
+                "a new key for a new request, or repeat the same request"
             )
 
 
-def keyed(key: str | None, *parts: object) -> KeyedRequest | None:
-    """A request under its key, told apart from others by JSON values; None without a key."""
+def keyed_request(key: str | None, *parts: object) -> KeyedRequest | None:
+    """Return a key with the digest of its request, given as JSON values; None without a key."""
     if key is None:
         return None
     text = json.dumps(parts, sort_keys=True)

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, a line in the log, and its share of the numbers."""
+"""Middleware of every request: request id, access log and metrics."""
 
 import logging
 import re
@@ -15,55 +15,55 @@ from palettery.app.observability.metrics import Metrics
 from palettery.schemas.problem import Problem
 
 HEADER = "X-Request-ID"
-SANE = re.compile(r"[\x21-\x7e]{1,128}")
-"""Ids that are taken over from clients."""
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+"""Request ids that are accepted from clients."""
 TIMED_OUT = "palettery.timed_out"
-"""Mark in the scope of a request that the protocol has answered with 408."""
+"""Key in the scope of a request that the connection answered with 408."""
 UNMATCHED = "unmatched"
-"""Stands for the route of whatever no route takes."""
+"""Route in logs and metrics of requests without a route."""
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
-"""Routes that are asked all day long; their lines have the level debug."""
-
-MOST_SHOWN = 200
-"""Bytes of an address that is refused."""
+"""Routes that are polled all the time; they are logged at level debug."""
+LOGGED_URL_BYTES = 200
+"""Most bytes of a rejected URL in the log."""
 
 log = logging.getLogger(__name__)
 
 
-def observed(app: ASGIApp, metrics: Metrics) -> ASGIApp:
-    """The app, with all of this around it."""
+def with_request_log(app: ASGIApp, metrics: Metrics) -> ASGIApp:
+    """Return the app wrapped in request ids, access log and metrics."""
     return CorrelationIdMiddleware(
-        _Observed(app, metrics),
+        _RequestLog(app, metrics),
         header_name=HEADER,
         generator=new_request_id,
-        validator=is_sane,
+        validator=is_valid_request_id,
         transformer=None,
     )
 
 
 def new_request_id() -> str:
-    """An id for a request that has none."""
+    """Return a new request id."""
     return uuid.uuid4().hex
 
 
-def is_sane(request_id: str) -> bool:
-    """Whether an id may be written into headers and logs."""
-    return SANE.fullmatch(request_id) is not None
+def is_valid_request_id(request_id: str) -> bool:
+    """Return whether a client's request id is safe for headers and logs."""
+    return REQUEST_ID.fullmatch(request_id) is not None
 
 
-def request_id_among(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The id of a request that does not reach the app; a new one if it has none."""
+def request_id_from(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the id among the headers of a request that does not reach the app, or a new one."""
     for name, value in headers:
-        if name == HEADER.lower().encode() and is_sane(found := value.decode("latin-1")):
-            return found
+        request_id = value.decode("latin-1")
+        if name == HEADER.lower().encode() and is_valid_request_id(request_id):
+            return request_id
     return new_request_id()
 
 
-def log_refusal(problem: Problem, url: bytes, request_id: str) -> None:
-    """Log a request that does not reach the app; of its address, which may be long, the start."""
-    path = url.partition(b"?")[0][:MOST_SHOWN].decode("ascii", "backslashreplace")
+def log_rejected_request(problem: Problem, url: bytes, request_id: str) -> None:
+    """Log a request that does not reach the app, with the start of its URL."""
+    path = url.partition(b"?")[0][:LOGGED_URL_BYTES].decode("ascii", "backslashreplace")
     log.info(
-        "refused %s %d: %s",
+        "rejected %s %d: %s",
         path or "a request",
         problem.status,
         problem.detail,
@@ -76,8 +76,8 @@ def log_refusal(problem: Problem, url: bytes, request_id: str) -> None:
     )
 
 
-class _Observed:
-    """Notes each request when it ends, however it does."""
+class _RequestLog:
+    """Middleware that logs and counts each request at its end."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -105,14 +105,16 @@ class _Observed:
         try:
             await self._app(scope, receive_counted, send_counted)
         except RuntimeError as error:
-            # So Starlette tells of an error behind the headers: the connection breaks off.
+            # Starlette raises it for an error after the headers; the response is cut off.
             if not status or not isinstance(error.__cause__, PaletteryError):
                 raise
         finally:
             seconds = time.perf_counter() - began
-            self._note(scope, 408 if TIMED_OUT in scope else status or 500, seconds, received, sent)
+            self._record(
+                scope, 408 if TIMED_OUT in scope else status or 500, seconds, received, sent
+            )
 
-    def _note(self, scope: Scope, status: int, seconds: float, received: int, sent: int) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, received: int, sent: int) -> None:
         method, route = scope["method"], _route(scope)
         self._metrics.request(method, route, status, seconds, received, sent)
         level = logging.DEBUG if route in QUIET else logging.INFO
@@ -137,12 +139,11 @@ class _Observed:
 
 
 def _caller(scope: Scope) -> dict[str, str | None]:
-    """Who asked, and with what key, if that was found out."""
+    """Return owner and key of an authenticated request for the log."""
     caller: Caller | None = scope.get("state", {}).get("caller")
     return {} if caller is None else {"owner": caller.owner, "key": caller.key_prefix}
 
 
 def _route(scope: Scope) -> str:
-    """The template of the path, so that numbers are per endpoint and not per job."""
-    found = getattr(scope.get("route"), "path", "")
-    return str(found) or UNMATCHED
+    """Return the template of the path, so that metrics are per endpoint, not per job."""
+    return str(getattr(scope.get("route"), "path", "")) or UNMATCHED

@@ -1,4 +1,4 @@
-"""Multipart forms as streams: files go straight into the store, hashed on their way."""
+"""Streamed multipart forms: files are hashed and written directly to the object store."""
 
 import asyncio
 import difflib
@@ -36,50 +36,50 @@ TEXT_FIELDS = (
     "keep_dense",
 )
 UPLOADS = "uploads"
-"""Folder of uploaded files; those that a job needs stay where they came in."""
+"""Folder of uploaded files; files that a job uses stay there."""
 TEXT_BYTES = 64 << 10
-"""Of each field of text but the config."""
+"""Most bytes of each text field except `config`."""
 HEADER_BYTES = 16 << 10
-"""Of one part's headers."""
+"""Most bytes of one part's headers."""
 BOUNDARY_BYTES = 70
-"""Of the line between parts. Source: RFC 2046, section 5.1.1."""
+"""Most bytes of the boundary. Source: RFC 2046, section 5.1.1."""
 
 Event: TypeAlias = tuple[str, bytes]
-"""What the parser found: (`begin`, header block), (`data`, bytes) or (`end`, nothing)."""
+"""Event of the parser: (`begin`, header block), (`data`, bytes) or (`end`, b"")."""
 
 
 @dataclass
 class Form:
-    """A form whose files lie in the store, under paths of their own."""
+    """A parsed form, whose files are in the object store."""
 
     files: dict[str, list[StoredFile]] = field(
         default_factory=lambda: {name: [] for name in FILE_FIELDS}
     )
-    """Field -> its files, as they came."""
+    """Field -> its files in the order of the form."""
     config: Content | None = None
-    """The field `config`, which may have megabytes."""
+    """The field `config`, possibly of several megabytes."""
     texts: dict[str, bytes] = field(default_factory=dict)
-    """The other fields."""
+    """The other text fields."""
 
     def paths(self) -> list[str]:
-        """Where the files lie."""
+        """Return the paths of all files in the object store."""
         return [file.path for files in self.files.values() for file in files]
 
 
 async def read_form(request: Request, storage: Storage, limits: Limits) -> Form:
-    """Read a request's form; its files are in the store when this returns, or gone when it raises.
+    """Return a request's form, with its files in the store; on an error they are deleted again.
 
     Raises:
-        UnsupportedContentEncoding: it is compressed.
-        InvalidUpload: not a form, broken off, or with fields missing, twice or unknown.
-        TooLarge: over a limit, which it names.
+        UnsupportedContentEncoding: the body is compressed.
+        InvalidUpload: the form is malformed or incomplete; a field is missing, repeated or unknown.
+        TooLarge: the form is over a limit; names the limit.
     """
     form = Form()
     try:
         await _read(request, storage, limits, form)
     except ClientDisconnect as error:
         await asyncio.to_thread(storage.delete, *form.paths())
-        raise InvalidUpload("the connection broke off before the form was complete") from error
+        raise InvalidUpload("the connection was closed before the form was complete") from error
     except BaseException:
         await asyncio.to_thread(storage.delete, *form.paths())
         raise
@@ -91,28 +91,28 @@ async def _read(request: Request, storage: Storage, limits: Limits, form: Form) 
     async for kind, data in events:
         if kind != "begin":
             continue
-        name, file_name = _disposition(data)
+        name, file_name = _names(data)
         if name in FILE_FIELDS:
             if len(form.paths()) == limits.upload_files:
                 raise TooLarge(f"over {limits.upload_files:,} files; send fewer, larger shards")
             await _store_file(storage, form.files[name], file_name or name, _data(events))
         elif name in TEXT_FIELDS:
             if name in form.texts or (name == "config" and form.config is not None):
-                raise InvalidUpload(f"the field {name!r} stands twice; send it once")
+                raise InvalidUpload(f"the field {name!r} is repeated; send it once")
             if name == "config":
                 form.config = await _text(name, _data(events), limits.config_bytes)
             else:
                 form.texts[name] = b"".join(pieces(await _text(name, _data(events), TEXT_BYTES)))
         else:
-            raise InvalidUpload(f"unknown field {name[:64]!r}; {_fields_near(name)}")
+            raise InvalidUpload(f"unknown field {name[:64]!r}; {_suggest_field(name)}")
     if not form.files["model"]:
         raise InvalidUpload("the field 'model' is missing: send the model's file in it")
 
 
-def _fields_near(name: str) -> str:
+def _suggest_field(name: str) -> str:
     known = (*FILE_FIELDS, *TEXT_FIELDS)
-    near = difflib.get_close_matches(name[:64], known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(known)}"
+    similar = difflib.get_close_matches(name[:64], known, n=1)
+    return f"did you mean {similar[0]!r}?" if similar else f"the fields are {', '.join(known)}"
 
 
 async def _store_file(
@@ -120,7 +120,7 @@ async def _store_file(
 ) -> None:
     path = f"{UPLOADS}/{uuid.uuid4().hex}"
     hashed = HashedStream(larger(data))
-    files.append(StoredFile(name=name, path=path, size_bytes=0))  # so that it is cleaned up
+    files.append(StoredFile(name=name, path=path, size_bytes=0))  # listed already, for the cleanup
     await storage.write_stream(path, hashed.pieces())
     await asyncio.to_thread(store_digests, storage, hashed.digest)
     files[-1] = StoredFile(
@@ -131,12 +131,12 @@ async def _store_file(
 async def _text(name: str, data: AsyncIterator[bytes], limit: int) -> Content:
     text = await collected(data, limit)
     if text is None:
-        raise TooLarge(f"the field {name!r} has over {limit:,} bytes, the most allowed")
+        raise TooLarge(f"the field {name!r} has over {limit:,} bytes, the limit")
     return text
 
 
 async def _data(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
-    """The bytes of the part that has begun."""
+    """Yield the bytes of the current part."""
     async for kind, data in events:
         if kind == "end":
             return
@@ -144,32 +144,32 @@ async def _data(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
 
 
 async def _events(request: Request, limits: Limits) -> AsyncIterator[Event]:
-    """What the parser finds, as the body comes in; reading on waits until it was used."""
+    """Yield the parser's events while the body is received, with backpressure."""
     check_encoding(request.headers)
     boundary = _boundary(request)
     preamble, parser = _Preamble(boundary), _Parser(boundary)
     limit = limits.upload_bytes
     announced = int(request.headers.get("content-length", 0))
     if announced > limit:
-        raise TooLarge(f"the upload announces {announced:,} bytes; {limit:,} are allowed")
+        raise TooLarge(f"the upload announces {announced:,} bytes; the limit is {limit:,}")
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
         if received > limit:
-            raise TooLarge(f"the upload has over {limit:,} bytes, the most allowed")
-        for event in parser.feed(preamble.skipped(chunk)):
+            raise TooLarge(f"the upload has over {limit:,} bytes, the limit")
+        for event in parser.feed(preamble.skip(chunk)):
             yield event
     if received and not preamble.is_over:
         raise InvalidUpload(
-            "the body is not a sound multipart form: no line of it is the boundary that "
-            f"Content-Type names, {boundary.decode(errors='replace')!r} behind two hyphens"
+            "the body is not a valid multipart form: no line of it is the boundary of "
+            f"Content-Type, {boundary.decode(errors='replace')!r} after two hyphens"
         )
     if not parser.complete:
-        raise InvalidUpload("the form broke off before its closing boundary; send it again")
+        raise InvalidUpload("the form ends before its closing boundary; send it again")
 
 
 class _Preamble:
-    """What may stand in front of a form's first boundary, and means nothing.
+    """The preamble of a form: bytes before the first boundary, which are ignored.
 
     Source: RFC 2046, section 5.1.1.
     """
@@ -178,27 +178,27 @@ class _Preamble:
         self._boundary = re.compile(rb"\r\n(?=--%b(?:\r\n|--))" % re.escape(boundary))
         self._longest = len(boundary) + 6
         self._tail = b"\r\n"
-        """The end of what came in, of which the boundary may be the continuation."""
+        """End of the received bytes, which may be the start of the boundary."""
         self.is_over = False
 
-    def skipped(self, chunk: bytes) -> bytes:
-        """The next bytes of the body, without those of the preamble."""
+    def skip(self, chunk: bytes) -> bytes:
+        """Return the next bytes of the body without the preamble."""
         if self.is_over:
             return chunk
-        seen = self._tail + chunk
-        found = self._boundary.search(seen)
-        if found is None:
-            self._tail = seen[-self._longest + 1 :]
+        received = self._tail + chunk
+        boundary = self._boundary.search(received)
+        if boundary is None:
+            self._tail = received[-self._longest + 1 :]
             return b""
         self.is_over = True
-        return seen[found.end() :]
+        return received[boundary.end() :]
 
 
 class _Parser:
-    """python-multipart's callbacks as a list of events."""
+    """Parser that collects the callbacks of python-multipart as events."""
 
     def __init__(self, boundary: bytes) -> None:
-        self._found: list[Event] = []
+        self._events: list[Event] = []
         self._headers = bytearray()
         self.complete = False
         self._parser = MultipartParser(
@@ -208,26 +208,26 @@ class _Parser:
                 "on_header_field": lambda data, a, b: self._header(data[a:b]),
                 "on_header_value": lambda data, a, b: self._header(data[a:b]),
                 "on_header_end": lambda: self._header(b"\n"),
-                "on_headers_finished": lambda: self._found.append(("begin", bytes(self._headers))),
-                "on_part_data": lambda data, a, b: self._found.append(("data", data[a:b])),
-                "on_part_end": lambda: self._found.append(("end", b"")),
+                "on_headers_finished": lambda: self._events.append(("begin", bytes(self._headers))),
+                "on_part_data": lambda data, a, b: self._events.append(("data", data[a:b])),
+                "on_part_end": lambda: self._events.append(("end", b"")),
                 "on_end": self._end,
             },
-            max_header_size=2 * HEADER_BYTES,  # so that it is our limit that is met and named
+            max_header_size=2 * HEADER_BYTES,  # so that our own limit applies, with its message
         )
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         try:
             self._parser.write(chunk)
         except MultipartParseError as error:
-            raise InvalidUpload(f"the body is not a sound multipart form: {error}") from error
-        yield from self._found
-        self._found.clear()
+            raise InvalidUpload(f"the body is not a valid multipart form: {error}") from error
+        yield from self._events
+        self._events.clear()
 
     def _header(self, piece: bytes) -> None:
         self._headers += piece
         if len(self._headers) > HEADER_BYTES:
-            raise TooLarge(f"a part's headers have over {HEADER_BYTES:,} bytes")
+            raise TooLarge(f"the headers of a part have over {HEADER_BYTES:,} bytes")
 
     def _end(self) -> None:
         self.complete = True
@@ -237,37 +237,39 @@ def _boundary(request: Request) -> bytes:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary or len(boundary) > BOUNDARY_BYTES:
-        got = request.headers.get("content-type", "no content type")[:100]
+        content_type = request.headers.get("content-type", "no content type")[:100]
         raise InvalidUpload(
             f"the body must be multipart/form-data with a boundary of at most {BOUNDARY_BYTES} "
-            f"characters; got {got}"
+            f"characters; got {content_type}"
         )
     return boundary
 
 
-def _disposition(headers: bytes) -> tuple[str, str | None]:
-    """Field name and file name of a part, from its header block."""
+def _names(headers: bytes) -> tuple[str, str | None]:
+    """Return the field name and the file name in a part's headers."""
     for line in headers.splitlines():
         if line.lower().startswith(b"content-disposition"):
             _, options = parse_options_header(line[len(b"content-disposition") :].lstrip(b": "))
             name, file_name = options.get(b"name"), options.get(b"filename")
             if name is not None:
-                shown = None if file_name is None else _plain(_unescaped(file_name))
-                return _unescaped(name), shown
-    raise InvalidUpload("a part of the form has no name; each needs name=... in its headers")
+                shown = None if file_name is None else _printable_name(_unescape(file_name))
+                return _unescape(name), shown
+    raise InvalidUpload(
+        "a part of the form has no name; each part needs name=... in Content-Disposition"
+    )
 
 
-def _unescaped(name: bytes) -> str:
-    """A name as it was before it was written into a form.
+def _unescape(name: bytes) -> str:
+    """Return a name without the escapes of multipart forms.
 
-    Source: WHATWG HTML, "multipart/form-data encoding algorithm", which escapes these alone.
+    Source: WHATWG HTML, "multipart/form-data encoding algorithm", which has only these escapes.
     """
     for escape, character in ((b"%22", b'"'), (b"%0D", b"\r"), (b"%0A", b"\n")):
         name = name.replace(escape, character)
     return name.decode(errors="replace")
 
 
-def _plain(name: str) -> str:
-    """A file name fit to be shown; it is never used as a path."""
+def _printable_name(name: str) -> str:
+    """Return a file name for display; it is never used as a path."""
     text = name.replace("\\", "/").rsplit("/", 1)[-1]
     return "".join(character for character in text if character.isprintable())[:255] or "model"

@@ -1,4 +1,4 @@
-"""Lists page by page: a cursor holds where a page ended, sealed so that nobody builds on it."""
+"""Pagination with opaque cursors: a cursor encodes the last item of a page."""
 
 import base64
 import binascii
@@ -12,57 +12,57 @@ from fastapi import Query
 from palettery.app.errors import BadInput
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
-"""How many rows of a list are asked for."""
+"""Query parameter: most items of a page."""
 Cursor = Annotated[str | None, Query(max_length=200)]
-"""Where the page before ended."""
+"""Query parameter: `next_cursor` of the previous page."""
 
 
-def sealed(at: datetime, id_: str) -> str:
-    """A cursor behind the item of this time and id."""
-    return sealed_key(json.dumps([at.isoformat(), id_]))
+def encode_cursor(at: datetime, id_: str) -> str:
+    """Return the cursor after the item with this time and id."""
+    return encode_key_cursor(json.dumps([at.isoformat(), id_]))
 
 
-def unsealed(cursor: str) -> tuple[datetime, str]:
-    """What a cursor holds, its time in UTC.
+def decode_cursor(cursor: str) -> tuple[datetime, str]:
+    """Return the time in UTC and the id that a cursor encodes.
 
     Raises:
-        BadInput: it is none of ours.
+        BadInput: the cursor is not valid.
     """
     try:
-        at, id_ = json.loads(_opened(cursor))
+        at, id_ = json.loads(_decode(cursor))
         moment = datetime.fromisoformat(at)
         if moment.tzinfo is None or not isinstance(id_, str) or not id_.isprintable():
             raise ValueError
         return moment.astimezone(UTC), id_
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise _strange() from error
+        raise _invalid_cursor() from error
 
 
-def sealed_key(key: str) -> str:
-    """A cursor behind the item with this key, of a list in the order of keys."""
+def encode_key_cursor(key: str) -> str:
+    """Return the cursor after the item with this key, in a list sorted by key."""
     return base64.urlsafe_b64encode(key.encode()).decode()
 
 
-def unsealed_key(cursor: str | None, key: re.Pattern[str]) -> str | None:
-    """The key that a cursor holds, which must look like one; None without a cursor.
+def decode_key_cursor(cursor: str | None, key: re.Pattern[str]) -> str | None:
+    """Return the key that a cursor encodes, which must match a pattern; None without a cursor.
 
     Raises:
-        BadInput: it is none of ours.
+        BadInput: the cursor is not valid.
     """
     if cursor is None:
         return None
-    found = _opened(cursor)
-    if not key.fullmatch(found):
-        raise _strange()
-    return found
+    decoded = _decode(cursor)
+    if not key.fullmatch(decoded):
+        raise _invalid_cursor()
+    return decoded
 
 
-def _opened(cursor: str) -> str:
+def _decode(cursor: str) -> str:
     try:
         return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
-        raise _strange() from error
+        raise _invalid_cursor() from error
 
 
-def _strange() -> BadInput:
-    return BadInput("the cursor is not one this server gave; start again without it")
+def _invalid_cursor() -> BadInput:
+    return BadInput("the cursor is not valid; start again without it")

@@ -1,4 +1,4 @@
-"""Every error as an RFC 9457 response, and how the API reference tells of them."""
+"""Problem responses (RFC 9457): handlers for all errors, and their API documentation."""
 
 import logging
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
 from palettery.app.errors import BadInput, NotFound, PaletteryError, Unavailable, problem
+from palettery.app.http.services import find_service
+from palettery.app.observability.metrics import Metrics
 from palettery.schemas.problem import InvalidField, Problem
 
 log = logging.getLogger(__name__)
@@ -19,112 +21,113 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 HTTP_CODES = {
     400: "bad_request",
-    405: "method_not_allowed",
+    405: "method_method_not_allowed",
     412: "precondition_failed",
     413: "too_large",
     414: "uri_too_long",
     416: "range_not_satisfiable",
     431: "headers_too_large",
 }
-"""Codes of the errors that HTTP itself defines and no class of ours stands for."""
+"""Codes of the errors that HTTP defines and that have no `PaletteryError`."""
 HEADERS = {
     "unauthenticated": {"WWW-Authenticate": 'Bearer realm="palettery"'},
     "forbidden": {"WWW-Authenticate": 'Bearer realm="palettery", error="insufficient_scope"'},
     "over_quota": {"Retry-After": "30"},
     "too_many_streams": {"Retry-After": "5"},
-    # Or the rest of the body would be read, to be dropped.
+    # Otherwise the server would read and discard the rest of the body.
     "too_large": {"Connection": "close"},
     "unsupported_content_encoding": {"Accept-Encoding": "identity", "Connection": "close"},
 }
-"""Headers of the errors of these codes. Source: RFC 6585; RFC 6750, section 3; RFC 9110."""
+"""Headers by error code. Source: RFC 6585; RFC 6750, section 3; RFC 9110."""
 
 
 def problems(**codes: str) -> dict[int | str, dict[str, Any]]:
-    """Documented problem responses, as `_404="no such job"`."""
+    """Return the documentation of problem responses, as `_404="no such job"`."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         code.lstrip("_"): {"description": text, "content": content} for code, text in codes.items()
     }
 
 
-def answer(told: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
-    """A problem as a response."""
-    return JSONResponse(
-        told.model_dump(mode="json", exclude_none=True), told.status, headers, MEDIA_TYPE
-    )
+def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Return a problem as a response."""
+    body = problem.model_dump(mode="json", exclude_none=True)
+    return JSONResponse(body, problem.status, headers, MEDIA_TYPE)
 
 
-def answer_with_problems(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
-    """Have every error of an app answered with a problem; `routes` are all that it serves."""
+def add_problem_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Add handlers that turn every error of an app, with these routes, into a problem response."""
 
     async def http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101 - registered for these alone
+        assert isinstance(error, HTTPException)  # noqa: S101 - registered for these only
         if error.status_code == 404:
             docs = f"{request.scope.get('root_path', '')}/docs"
-            lost = NotFound(f"nothing is at {request.url.path[:200]}; see {docs}")
-            return answer(problem(lost, request.url.path))
+            missing = NotFound(f"there is no {request.url.path[:200]}; see {docs}")
+            return problem_response(problem(missing, request.url.path))
         if error.status_code == 405:
-            return _not_allowed(request, _methods(request, routes) or {"GET"})
-        return _plain(request, error.status_code, str(error.detail), dict(error.headers or {}))
+            return _method_not_allowed(request, _methods(request, routes) or {"GET"})
+        return _http_error(request, error.status_code, str(error.detail), dict(error.headers or {}))
 
-    app.add_exception_handler(PaletteryError, _ours)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(PaletteryError, _palettery_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, _unforeseen)
+    app.add_exception_handler(Exception, _unexpected)
 
 
-async def _ours(request: Request, error: Exception) -> JSONResponse:
+async def _palettery_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, PaletteryError)  # noqa: S101
     if isinstance(error, Unavailable):
-        request.state.metrics.failed(error)
-    return answer(problem(error, request.url.path), HEADERS.get(error.code))
+        find_service(request, Metrics).failed(error)
+    return problem_response(problem(error, request.url.path), HEADERS.get(error.code))
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """FastAPI's own validation, of queries and paths."""
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    """Handle FastAPI's validation errors of paths, queries and headers."""
     assert isinstance(error, RequestValidationError)  # noqa: S101
     fields = [
-        InvalidField(pointer="/" + "/".join(map(str, found["loc"])), detail=found["msg"])
-        for found in error.errors()
+        InvalidField(pointer="/" + "/".join(map(str, fault["loc"])), detail=fault["msg"])
+        for fault in error.errors()
     ]
-    told = BadInput("the request is not valid; `errors` names each field", fields)
-    return answer(problem(told, request.url.path))
+    invalid = BadInput("the request is not valid; `errors` names each field", fields)
+    return problem_response(problem(invalid, request.url.path))
 
 
-async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error.__cause__, PaletteryError):  # behind the headers: it breaks off
-        log.error("%s %s broke off: %s", request.method, request.url.path, error.__cause__)
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error.__cause__, PaletteryError):  # after the headers: the response is cut off
+        log.error("%s %s was cut off: %s", request.method, request.url.path, error.__cause__)
     else:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    told = PaletteryError("this should not have happened; the server's log tells more")
-    return answer(problem(told, request.url.path))
+    internal = PaletteryError("an unexpected error occurred; see the server's log")
+    return problem_response(problem(internal, request.url.path))
 
 
-def _not_allowed(request: Request, methods: set[str]) -> Response:
-    """The methods that there are: as an error, or as the answer to OPTIONS."""
+def _method_not_allowed(request: Request, methods: set[str]) -> Response:
+    """Return 405 with the allowed methods, or 204 in response to OPTIONS."""
     implied = {"HEAD", "OPTIONS"} if "GET" in methods else {"OPTIONS"}
     allowed = ", ".join(sorted(methods | implied))
     if request.method == "OPTIONS":
         return Response(status_code=204, headers={"Allow": allowed})
-    detail = f"{request.method[:16]} is not allowed here; allowed are {allowed}"
-    return _plain(request, 405, detail, {"Allow": allowed})
+    detail = f"{request.method[:16]} is not allowed; use {allowed}"
+    return _http_error(request, 405, detail, {"Allow": allowed})
 
 
 def _methods(request: Request, routes: Sequence[BaseRoute]) -> set[str]:
-    """Methods of the path that matches first, as the API reference lists them."""
-    found = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
-    paths = [getattr(route, "path", "") for route in found]
-    sharing = [route for route, path in zip(found, paths, strict=True) if path == paths[0]]
-    return {method for route in sharing for method in getattr(route, "methods", ())}
+    """Return the methods of the first path that matches, as the API reference lists them."""
+    matches = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
+    paths = [getattr(route, "path", "") for route in matches]
+    same_path = [route for route, path in zip(matches, paths, strict=True) if path == paths[0]]
+    return {method for route in same_path for method in getattr(route, "methods", ())}
 
 
-def _plain(request: Request, status: int, detail: str, headers: dict[str, str]) -> JSONResponse:
-    told = http_problem(status, detail, request.url.path)
-    return answer(told, HEADERS.get(told.code, {}) | headers)
+def _http_error(
+    request: Request, status: int, detail: str, headers: dict[str, str]
+) -> JSONResponse:
+    problem = http_problem(status, detail, request.url.path)
+    return problem_response(problem, HEADERS.get(problem.code, {}) | headers)
 
 
 def http_problem(status: int, detail: str, instance: str | None = None) -> Problem:
-    """An error that HTTP itself defines."""
+    """Return the problem of an error that HTTP defines."""
     code = HTTP_CODES.get(status, "http")
     return Problem(
         type=f"urn:palettery:problem:{code}",

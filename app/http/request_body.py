@@ -1,4 +1,4 @@
-"""The body of a request that is one document, and what it says it is."""
+"""Request bodies that are one document: media type, limits and parsing."""
 
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from palettery.app.errors import (
     UnsupportedContentEncoding,
     UnsupportedMediaType,
 )
-from palettery.app.sandbox.document_pool import DocumentClient
+from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.storage.spooled_content import Content, collected, pieces
 from palettery.schemas.config.faults import explained
 
@@ -22,86 +22,85 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def media_type(request: Request) -> str:
-    """What the body says it is, without its parameters; empty when it says nothing."""
+    """Return the Content-Type without its parameters; empty if there is none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def check_encoding(headers: Headers) -> None:
-    """Check that a body is sent as it is.
+    """Check that a body has no Content-Encoding.
 
     Raises:
-        UnsupportedContentEncoding: it is compressed, or otherwise encoded.
+        UnsupportedContentEncoding: the body is encoded, such as compressed.
     """
     sent = ", ".join(headers.getlist("content-encoding"))
     if {coding.strip().lower() for coding in sent.split(",")} - {"", "identity"}:
         raise UnsupportedContentEncoding(
-            f"the body has the Content-Encoding {sent[:100]!r}, and only bodies without one are "
-            "read; send it uncompressed, without this header"
+            f"the Content-Encoding {sent[:100]!r} is not supported; send the body uncompressed, "
+            "without this header"
         )
 
 
 async def read_body(request: Request, most_bytes: int) -> Content:
-    """Return the whole body, which lies in a file if it is large.
+    """Return the whole body; a large one is spooled to a file.
 
     Raises:
-        UnsupportedContentEncoding: it is compressed.
-        TooLarge: it has more bytes than are allowed.
-        InvalidUpload: the connection broke off.
+        UnsupportedContentEncoding: the body is compressed.
+        TooLarge: the body is over the limit.
+        InvalidUpload: the connection was closed.
     """
     check_encoding(request.headers)
     try:
         body = await collected(request.stream(), most_bytes)
     except ClientDisconnect as error:
-        raise InvalidUpload("the connection broke off before the body was complete") from error
+        raise InvalidUpload("the connection was closed before the body was complete") from error
     if body is None:
-        raise TooLarge(f"the body has over {most_bytes:,} bytes, the most allowed")
+        raise TooLarge(f"the body has over {most_bytes:,} bytes, the limit")
     return body
 
 
-async def read_json(request: Request, owner: str, kind: type[Model], most_bytes: int) -> Model:
-    """Return the body as a document of a kind; whether its owner may send it was checked before.
+async def read_json(
+    request: Request, documents: DocumentPool, owner: str, kind: type[Model], most_bytes: int
+) -> Model:
+    """Return the body parsed as a model; the caller must be authorized already.
 
     Raises:
-        UnsupportedMediaType: it says that it is something else than JSON.
-        TooLarge, InvalidUpload: see `read_body`.
-        BadInput: with every field at fault.
+        UnsupportedMediaType: the Content-Type is not JSON.
+        UnsupportedContentEncoding, TooLarge, InvalidUpload: see `read_body`.
+        BadInput: the body is not valid; one entry per field.
     """
     if media_type(request) != JSON:
-        raise UnsupportedMediaType(f"the body must be {JSON}; say so in Content-Type")
+        raise UnsupportedMediaType(f"the Content-Type must be {JSON}")
     body = await read_body(request, most_bytes)
     client = DocumentClient(owner, request)
-    found: Model = await request.state.documents.run(client, len(body), parse_json, kind, body)
-    return found
+    return await documents.run(client, len(body), parse_json, kind, body)
 
 
 def parse_json(kind: type[Model], body: Content) -> Model:
-    """Parse a document of a kind.
+    """Return JSON parsed as a model.
 
     Raises:
-        BadInput: with every field at fault.
+        BadInput: the body is not valid; one entry per field.
     """
     try:
         return kind.model_validate_json(b"".join(pieces(body)), strict=True)
     except ValidationError as error:
         faults = explained(error, kind)
-        raise BadInput(
-            "the body is not as it must be; `errors` names each field", faults
-        ) from error
+        raise BadInput("the body is not valid; `errors` names each field", faults) from error
 
 
-def inlined(kind: type[BaseModel]) -> dict[str, Any]:
-    """The JSON Schema of a document, which refers to nothing outside of itself."""
+def inlined_schema(kind: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON Schema of a model with all references inlined."""
     schema = kind.model_json_schema()
     defined = schema.pop("$defs", {})
 
-    def resolved(node: Any) -> Any:
+    def resolve(node: Any) -> Any:
         if isinstance(node, list):
-            return [resolved(item) for item in node]
+            return [resolve(item) for item in node]
         if not isinstance(node, dict):
             return node
         if "$ref" in node:
-            return resolved(defined[node["$ref"].rpartition("/")[2]])
-        return {key: resolved(value) for key, value in node.items()}
+            return resolve(defined[node["$ref"].rpartition("/")[2]])
+        return {key: resolve(value) for key, value in node.items()}
 
-    found: dict[str, Any] = resolved(schema)
-    return found
+    inlined: dict[str, Any] = resolve(schema)
+    return inlined

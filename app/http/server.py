@@ -1,4 +1,4 @@
-"""A server around an app: patient with slow clients for a while, and not for ever."""
+"""HTTP server of an app, with limits on client connections."""
 
 import asyncio
 import logging
@@ -10,84 +10,84 @@ from functools import partial
 import uvicorn
 from starlette.types import ASGIApp
 
-from palettery.app.http.middleware import observed
-from palettery.app.http.protocol import Protocol
+from palettery.app.http.client_connection import ClientConnection
+from palettery.app.http.middleware import with_request_log
 from palettery.app.observability.metrics import Metrics
 from palettery.app.settings import Clients
 
-CHECK_TICKS = 5
-"""Of a tenth of a second each, between two looks at all connections."""
+TICKS_PER_CHECK = 5
+"""Ticks of 0.1 s between two checks of all connections."""
 OTHER_FILES = 512
-"""Files that may be open beside the clients' connections."""
-STOP_WITHIN_S = 10
+"""Open files reserved for everything except client connections."""
+SHUTDOWN_TIMEOUT_S = 10
 
 OnStop = Callable[[], Awaitable[None]]
-"""Called when a server begins to stop, to end what would go on for ever."""
+"""Callback at the start of a shutdown, to end responses that would never end."""
 
 log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Looks after its connections, and says when it can be reached, not before."""
+    """Server that checks its connections and announces when it is ready."""
 
     def __init__(self, config: uvicorn.Config, on_stop: OnStop | None) -> None:
         super().__init__(config)
         self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
+        """Start to listen, and print the address."""
         await super().startup(sockets)
         host, port, *_ = sockets[0].getsockname() if sockets else ("", 0)
         shown = f"[{host}]" if ":" in host else host
         print(f"palettery is ready at http://{shown}:{port}", flush=True)  # noqa: T201
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let running answers end; those that would not are told to."""
+        """Shut down gracefully, after the callback has ended endless responses."""
         if self._on_stop is not None:
             await self._on_stop()
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: give up the clients that are too slow."""
-        if counter % CHECK_TICKS == 0:
+        """Check the connections of slow clients; called ten times per second."""
+        if counter % TICKS_PER_CHECK == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, Protocol):
+                if isinstance(connection, ClientConnection):
                     connection.check(now)
         return await super().on_tick(counter)
 
 
-def server(
+def build_server(
     app: ASGIApp,
     clients: Clients,
     metrics: Metrics,
     on_stop: OnStop | None = None,
     root_path: str = "",
 ) -> Server:
-    """A server of an app, which still has to be told to serve."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files(), _most_files()))
+    """Return a server of an app, not yet running."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_open_file_limit(), _open_file_limit()))
     return Server(
         uvicorn.Config(
-            observed(app, metrics),
-            http=partial(Protocol, clients=clients, given_up=metrics.connection_closed),  # type: ignore[arg-type] # called, as a class would be
+            with_request_log(app, metrics),
+            http=partial(ClientConnection, clients=clients, on_close=metrics.connection_closed),  # type: ignore[arg-type] # a callable is enough
             log_config=None,
             access_log=False,
             root_path=root_path,
-            timeout_graceful_shutdown=STOP_WITHIN_S,
+            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
             timeout_keep_alive=int(clients.keep_alive_s) + 1,
         ),
         on_stop,
     )
 
 
-def within_files(clients: Clients) -> Clients:
-    """The same, with no more connections than files leave room for."""
-    connections = max(1, min(clients.connections, _most_files() - OTHER_FILES))
+def limit_to_open_files(clients: Clients) -> Clients:
+    """Return the limits with at most as many connections as the open-file limit allows."""
+    connections = max(1, min(clients.connections, _open_file_limit() - OTHER_FILES))
     if connections < clients.connections:
-        log.warning("files that may be open leave room for %d connections", connections)
+        log.warning("the limit of open files allows %d connections", connections)
     return clients.model_copy(update={"connections": connections})
 
 
-def _most_files() -> int:
-    """Files that this process may open, once it asks for all that it can have."""
+def _open_file_limit() -> int:
+    """Return the hard limit of open files of this process."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -1,4 +1,4 @@
-"""The body of an answer that is JSON already, and may have megabytes."""
+"""Responses whose body is serialized JSON, possibly of many megabytes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -10,20 +10,20 @@ from palettery.app.http.request_body import JSON
 from palettery.app.storage.spooled_content import PIECE_BYTES, Content, SpooledContent
 
 
-def address(request: Request, path: str) -> str:
-    """A path of this server as a client reaches it, below the path that a proxy serves it at."""
+def external_path(request: Request, path: str) -> str:
+    """Return a path of this server with the prefix under which a proxy serves it."""
     return f"{request.scope.get('root_path', '')}{path}"
 
 
-def json_answer(
+def json_response(
     *parts: str | Content,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
     first: int = 0,
 ) -> StreamingResponse:
-    """JSON that these make together, in pieces, so that other requests are served meanwhile.
+    """Return a response of concatenated JSON, streamed in pieces to not block the event loop.
 
-    Of contents are sent the bytes from `first` on.
+    The first `first` bytes of each part that is not a `str` are skipped.
     """
     length = sum(_size_bytes(part, first) for part in parts)
     sent = {"Content-Length": str(length), **(headers or {})}

@@ -1,10 +1,10 @@
-"""Whether bytes keep moving over a connection."""
+"""Minimum transfer rate of a connection."""
 
 
 class TransferRate:
-    """Tells a line that is slow from one that stands still.
+    """Bytes moved per window of time, against a minimum.
 
-    So many bytes must move within each window; once they have, a new one begins.
+    As soon as the minimum of a window has moved, a new window begins.
     """
 
     def __init__(self, window_s: float, least_bytes: int) -> None:
@@ -12,21 +12,21 @@ class TransferRate:
         self._since, self._before, self._moved = 0.0, 0, 0
 
     def restart(self, now: float) -> None:
-        """Begin a window: nothing moves now that should, or enough has."""
+        """Begin a new window."""
         self._since, self._before = now, self._moved
 
     def move(self, size_bytes: int) -> None:
-        """Bytes have moved."""
+        """Count moved bytes."""
         self._moved += size_bytes
 
-    def wait(self, size_bytes: int) -> None:
-        """So many bytes wait; fewer than before have moved, and more take nothing back."""
+    def set_backlog(self, size_bytes: int) -> None:
+        """Count the decrease of a backlog as moved bytes; an increase does not count."""
         if -size_bytes < self._moved:
             self._before -= self._moved + size_bytes
         self._moved = -size_bytes
 
     def is_slow(self, now: float) -> bool:
-        """Whether a window has passed in which too little moved."""
+        """Return whether a whole window passed in which fewer than the minimum moved."""
         if self._moved - self._before >= self._least_bytes:
             self.restart(now)
         return now - self._since >= self._window_s

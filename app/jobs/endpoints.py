@@ -8,12 +8,13 @@ from fastapi.responses import StreamingResponse
 
 from palettery.app.checkpoints.safetensors import NAME_CHARACTERS
 from palettery.app.dashboard.report_page import POLICY
-from palettery.app.http.downloads import respond
+from palettery.app.http.downloads import download_response
 from palettery.app.http.idempotency import REPLAYED, IdempotencyKey
 from palettery.app.http.pagination import Cursor, Limit
 from palettery.app.http.problems import problems
 from palettery.app.http.request_body import JSON
-from palettery.app.http.streamed_json import address, json_answer
+from palettery.app.http.services import ServiceLookup, Store
+from palettery.app.http.streamed_json import external_path, json_response
 from palettery.app.jobs.openapi import BODIES
 from palettery.app.jobs.service import JobService
 from palettery.app.keys.authentication import Reader, Writer
@@ -42,19 +43,13 @@ UNKNOWN = problems(_404="no such job")
 UNFINISHED = problems(_404="no such job", _409="the job has not succeeded")
 
 
-async def jobs_of(request: Request) -> JobService:
-    """The service's jobs."""
-    found: JobService = request.state.jobs
-    return found
-
-
-Service = Annotated[JobService, Depends(jobs_of)]
+Service = Annotated[JobService, Depends(ServiceLookup(JobService))]
 
 
 @router.post("/plans", openapi_extra=BODIES, response_model=Plan, responses=REFUSED)
 async def dry_run(request: Request, jobs: Service, caller: Writer) -> Response:
     """What a job would do with every tensor; nothing runs, nothing is kept."""
-    return json_answer(await jobs.plan(request, caller))
+    return json_response(await jobs.plan(request, caller))
 
 
 @router.post(
@@ -73,7 +68,7 @@ async def submit(
 ) -> Job:
     """Queue a job; its address is in the Location header."""
     accepted = await jobs.submit(request, caller, idempotency_key)
-    response.headers["Location"] = address(request, f"/v1/jobs/{accepted.job.id}")
+    response.headers["Location"] = external_path(request, f"/v1/jobs/{accepted.job.id}")
     response.headers["Retry-After"] = "1"
     if accepted.is_replayed:
         response.headers.update(REPLAYED)
@@ -121,7 +116,7 @@ async def retry(
 ) -> Job:
     """Have a failed or cancelled job go on; what it had finished is not done again."""
     job = await jobs.retry(caller, job_id)
-    response.headers["Location"] = address(request, f"/v1/jobs/{job.id}")
+    response.headers["Location"] = external_path(request, f"/v1/jobs/{job.id}")
     response.headers["Retry-After"] = "1"
     return job
 
@@ -141,15 +136,15 @@ def delete(job_id: str, jobs: Service, caller: Writer) -> None:
     response_model=KMeansPalettizerConfig,
     responses=problems(_404="no such job, or one from before configs were kept"),
 )
-def config(request: Request, job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
+def config(job_id: str, jobs: Service, store: Store, caller: Reader) -> StreamingResponse:
     """The config that a job was given, every default filled in; another job may be given it."""
-    return _document(request.state.store, jobs.config(caller.owner, job_id))
+    return _document(store, jobs.config(caller.owner, job_id))
 
 
 @router.get("/jobs/{job_id}/report", response_model=Report, responses=UNFINISHED)
-def report(request: Request, job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
+def report(job_id: str, jobs: Service, store: Store, caller: Reader) -> StreamingResponse:
     """What happened to every tensor."""
-    return _document(request.state.store, jobs.report(caller.owner, job_id))
+    return _document(store, jobs.report(caller.owner, job_id))
 
 
 def _document(store: Storage, path: str) -> StreamingResponse:
@@ -236,19 +231,21 @@ DOWNLOAD: dict[str, Any] = {
 
 
 @router.get("/jobs/{job_id}/artifact", **DOWNLOAD)
-async def artifact(job_id: str, request: Request, jobs: Service, caller: Reader) -> Response:
+async def artifact(
+    job_id: str, request: Request, jobs: Service, store: Store, caller: Reader
+) -> Response:
     """The packed model: its file, or its index when it has several."""
     file = await jobs.artifact(DocumentClient(caller.owner, request), job_id, None)
-    return await run_in_threadpool(respond, request, request.state.store, file)
+    return await run_in_threadpool(download_response, request, store, file)
 
 
 @router.get("/jobs/{job_id}/artifact/{name}", **DOWNLOAD)
 async def artifact_file(
-    job_id: str, name: str, request: Request, jobs: Service, caller: Reader
+    job_id: str, name: str, request: Request, jobs: Service, store: Store, caller: Reader
 ) -> Response:
     """One file of the packed model."""
     file = await jobs.artifact(DocumentClient(caller.owner, request), job_id, name)
-    return await run_in_threadpool(respond, request, request.state.store, file)
+    return await run_in_threadpool(download_response, request, store, file)
 
 
 @router.get("/jobs/{job_id}/exports/{format}", **DOWNLOAD)
@@ -257,8 +254,9 @@ async def export(
     format: str,  # noqa: A002
     request: Request,
     jobs: Service,
+    store: Store,
     caller: Reader,
 ) -> Response:
     """Another form of the packed model, one of those that the job was asked for."""
     file = await jobs.export(DocumentClient(caller.owner, request), job_id, format)
-    return await run_in_threadpool(respond, request, request.state.store, file)
+    return await run_in_threadpool(download_response, request, store, file)

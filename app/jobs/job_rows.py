@@ -1,6 +1,5 @@
 """Make and change the row of a job."""
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -15,9 +14,6 @@ from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest
 from palettery.schemas.jobs import JobState, Progress
 from palettery.schemas.keys import OwnerLimits
-
-ID = re.compile(r"[0-9a-f-]{36}")
-"""Anything else is no job's id, and some databases choke on it."""
 
 
 @dataclass(frozen=True)

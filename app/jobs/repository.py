@@ -10,9 +10,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from palettery.app.database.engine import Clock, Database, chunks, utc_now
-from palettery.app.database.job_rows import job_from_row
+from palettery.app.database.job_rows import find_job, job_from_row
 from palettery.app.database.tables import JobRow
-from palettery.app.errors import Conflict, NotFound
+from palettery.app.errors import Conflict
 from palettery.app.events import log_messages as lines
 from palettery.app.events.job_changes import note
 from palettery.app.events.log_messages import Line
@@ -23,7 +23,7 @@ from palettery.app.files.repository import FileLocation, keep
 from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest, KeyTaken
 from palettery.app.jobs.callbacks import Enqueue, Notify, OnEnd
-from palettery.app.jobs.job_rows import ID, NewJob, change, new_row
+from palettery.app.jobs.job_rows import NewJob, change, new_row
 from palettery.app.jobs.listing import newest
 from palettery.app.keys.quota import check_room, within_limits
 from palettery.schemas.jobs import ACTIVE_STATES, ENDED, RETRYABLE_STATES, Job, JobState, Progress
@@ -31,7 +31,6 @@ from palettery.schemas.keys import OwnerLimits
 from palettery.schemas.problem import Problem
 
 # Statements that are made once: to put one together takes longer than to run it.
-_OWN = select(JobRow.__table__).where(JobRow.id == bindparam("own"))
 _SAME = aliased(JobRow)
 _TWIN = (
     select(JobRow.id)
@@ -131,15 +130,11 @@ class JobRepository:
             NotFound: there is no such job.
         """
         with self._database.reading() as connection:
-            asked = {"own": job_id}
-            row = connection.execute(_OWN, asked).one_or_none() if ID.fullmatch(job_id) else None
-        if row is None or owner not in (None, row.owner):
-            raise NotFound(f"there is no job {job_id[:64]!r}; see the list of your jobs")
-        return job_from_row(row)
+            return find_job(connection, job_id, owner)
 
     async def look_up(self, job_id: str, owner: str) -> Job:
         """As `get`, for those who ask over and over."""
-        return await self._database.quickly(self.get, job_id, owner)
+        return await self._database.read_in_thread(self.get, job_id, owner)
 
     def page(
         self,

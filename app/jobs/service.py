@@ -17,14 +17,14 @@ from palettery.app.compression.assemble import (
 from palettery.app.compression.job_folder import config_path, job_folder, report_documents
 from palettery.app.compression.statistics import find
 from palettery.app.dashboard.report_page import report_page
+from palettery.app.database.job_rows import ID
 from palettery.app.errors import Conflict, DatabaseFailed, NotFound, ObjectMissing
 from palettery.app.execution.engine import Engine
 from palettery.app.files.repository import FileRepository
 from palettery.app.http.caller import Caller
 from palettery.app.http.downloads import StoredDownload
-from palettery.app.http.idempotency import keyed
-from palettery.app.http.pagination import sealed_key, unsealed_key
-from palettery.app.jobs.job_rows import ID
+from palettery.app.http.idempotency import keyed_request
+from palettery.app.http.pagination import decode_key_cursor, encode_key_cursor
 from palettery.app.jobs.lifecycle import JobLifecycle
 from palettery.app.jobs.options import JobOptions
 from palettery.app.jobs.preparation import JobSpec, plan
@@ -109,7 +109,7 @@ class JobService:
     async def _accepted(
         self, received: ParsedRequest, caller: Caller, key: str | None, client: DocumentClient
     ) -> SubmittedJob:
-        wished, asked = received.wishes(), keyed(key, *received.content())
+        wished, asked = received.wishes(), keyed_request(key, *received.content())
         before = await asyncio.to_thread(self._acceptance.replayed, caller, asked)
         if before is not None:
             return before
@@ -152,10 +152,12 @@ class JobService:
         model_id: str | None = None,
     ) -> JobPage:
         """An owner's jobs, newest first; those in some states or of one model alone, if named."""
-        before = unsealed_key(cursor, ID)
+        before = decode_key_cursor(cursor, ID)
         found = self._records.page(limit + 1, before, owner, states, model_id)
         items = tuple(found[:limit])
-        return JobPage(items=items, next_cursor=sealed_key(items[-1].id) if found[limit:] else None)
+        return JobPage(
+            items=items, next_cursor=encode_key_cursor(items[-1].id) if found[limit:] else None
+        )
 
     def config(self, owner: str, job_id: str) -> str:
         """Where the config of a job lies, as JSON of `KMeansPalettizerConfig`.

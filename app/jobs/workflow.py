@@ -118,7 +118,7 @@ def _register(steps: JobSteps, underway: _Underway, traces: Tracing) -> None:
 
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)
     async def run_job(job_id: str, attempt: int) -> None:
-        with underway.noted(), logs.of_job(job_id):
+        with underway.noted(), logs.job_context(job_id):
             try:
                 await run(job_id, attempt)
             except (PaletteryError, engine_errors.DBOSMaxStepRetriesExceeded) as error:

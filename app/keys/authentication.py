@@ -1,4 +1,4 @@
-"""Who may call an endpoint, as its parameter: `caller: Reader`."""
+"""Authentication and authorization of endpoints, by parameters such as `caller: Reader`."""
 
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -8,73 +8,69 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 
 from palettery.app.errors import Forbidden
 from palettery.app.http.caller import Caller
+from palettery.app.http.services import ServiceLookup
 from palettery.app.keys.service import KeyService
 from palettery.app.settings import names_loopback
 
 BEARER = HTTPBearer(
     scheme_name="key",
     bearerFormat="plt_",
-    description="A key of this server. Its scopes say what it may do: `read` for GET and HEAD, "
-    "`write` for changes, `admin` for keys; none implies another. A server without keys, which "
-    "listens on loopback only, asks for none.",
+    description="An API key of this server. Its scopes are `read` for GET and HEAD, `write` for "
+    "changes, `admin` for keys; no scope implies another. A server without keys listens on "
+    "loopback only and requires none.",
     auto_error=False,
 )
-Sent = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
+Keys = Annotated[KeyService, Depends(ServiceLookup(KeyService))]
 
 
-async def keys_of(request: Request) -> KeyService:
-    """The service's keys."""
-    found: KeyService = request.state.keys
-    return found
-
-
-async def caller_of(
+async def authenticate(
     request: Request,
-    needed: SecurityScopes,
-    sent: Sent,
-    keys: Annotated[KeyService, Depends(keys_of)],
+    required: SecurityScopes,
+    credentials: Credentials,
+    keys: Keys,
 ) -> Caller:
-    """Who a request comes from.
+    """Return the caller of a request.
 
     Raises:
-        Unauthenticated: there is no valid key.
-        Forbidden: the key has not the scope that is needed; or there are no keys, and a page asks.
+        Unauthenticated: the API key is missing or invalid.
+        Forbidden: the key lacks a scope; or there are no keys, and another site's page sent it.
     """
-    caller = await keys.known_caller(sent.credentials if sent else None)
+    caller = await keys.authenticate(credentials.credentials if credentials else None)
     request.state.caller = caller  # for the log
-    if sent is None:
-        _check_no_page(request)
-    missing = [scope for scope in needed.scopes if scope not in caller.scopes]
+    if credentials is None:
+        _check_not_cross_site(request)
+    missing = [scope for scope in required.scopes if scope not in caller.scopes]
     if missing:
         raise Forbidden(
-            f"this needs a key with the scope {missing[0]}; the key's are "
+            f"this needs a key with the scope {missing[0]}; this key has "
             f"{', '.join(sorted(caller.scopes))}"
         )
     return caller
 
 
-def _check_no_page(request: Request) -> None:
-    """Keep strangers' pages, open in a browser on this machine, from using a server without keys.
+def _check_not_cross_site(request: Request) -> None:
+    """Reject requests of other sites' pages to a server without keys.
 
-    Source: a name that was bound anew to 127.0.0.1 shows in the Host header (RFC 9110, section
-    7.2), a page that changes anything across sites in the Origin header (RFC 6454, section 7).
+    DNS rebinding to 127.0.0.1 shows in the Host header, cross-site requests in the Origin header.
+    Source: RFC 9110, section 7.2; RFC 6454, section 7.
     """
     for header, scheme in (("Host", "http://"), ("Origin", "")):
-        said = request.headers.get(header)
-        if said is not None and not names_loopback(_host_of(scheme + said)):
+        value = request.headers.get(header)
+        if value is not None and not names_loopback(_host(scheme + value)):
             raise Forbidden(
-                f"without keys only this machine is served, and the {header} is {said[:100]!r}; "
-                "ask 127.0.0.1, or make a key with `palettery keys create`"
+                f"a server without keys serves this machine only, and the {header} header is "
+                f"{value[:100]!r}; use 127.0.0.1, or create a key with `palettery keys create`"
             )
 
 
-def _host_of(url: str) -> str:
+def _host(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
 
 
-Reader = Annotated[Caller, Security(caller_of, scopes=["read"])]
-Writer = Annotated[Caller, Security(caller_of, scopes=["write"])]
-Admin = Annotated[Caller, Security(caller_of, scopes=["admin"])]
+Reader = Annotated[Caller, Security(authenticate, scopes=["read"])]
+Writer = Annotated[Caller, Security(authenticate, scopes=["write"])]
+Admin = Annotated[Caller, Security(authenticate, scopes=["admin"])]

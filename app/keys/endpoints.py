@@ -1,55 +1,53 @@
-"""Keys over HTTP, and who a caller is."""
+"""HTTP endpoints of API keys and of the caller."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
 from palettery.app.http.problems import problems
 from palettery.app.http.request_body import JSON, read_json
-from palettery.app.keys.authentication import Admin, Reader, keys_of
-from palettery.app.keys.service import KeyService
+from palettery.app.http.services import Documents
+from palettery.app.keys.authentication import Admin, Keys, Reader
 from palettery.schemas.keys import CreatedKey, KeyPage, Me, NewKey
 
 KEY_BYTES = 64 << 10
-"""Of a request for a key."""
+"""Most bytes of a request for a key."""
 BODY: dict[str, Any] = {
     "requestBody": {"required": True, "content": {JSON: {"schema": NewKey.model_json_schema()}}}
 }
 CREATED = problems(
-    _413="the body is too large", _415="the body is no JSON", _422="the key is not as it must be"
+    _413="the body is too large", _415="the body is not JSON", _422="the request is not valid"
 )
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
-Service = Annotated[KeyService, Depends(keys_of)]
-
 
 @router.get("/me")
-def me(keys: Service, caller: Reader) -> Me:
-    """Who is asking, what it may have and what it has."""
+def me(keys: Keys, caller: Reader) -> Me:
+    """Return the caller with its scopes, limits and usage."""
     return keys.me(caller)
 
 
 @router.post("/keys", status_code=201, openapi_extra=BODY, responses=CREATED)
-async def create(request: Request, keys: Service, caller: Admin) -> CreatedKey:
-    """Make a key. From the first one on, every request needs one."""
-    new = await read_json(request, caller.owner, NewKey, KEY_BYTES)
+async def create(request: Request, keys: Keys, documents: Documents, caller: Admin) -> CreatedKey:
+    """Create a key. Once there is a key, every request needs one."""
+    new = await read_json(request, documents, caller.owner, NewKey, KEY_BYTES)
     return await run_in_threadpool(keys.create, new)
 
 
 @router.get("/keys", responses=problems(_422="limit or cursor is not valid"))
 def page(
-    keys: Service,
+    keys: Keys,
     _: Admin,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=400)] = None,
 ) -> KeyPage:
-    """Keys of every owner, newest first; revoked ones too."""
+    """List the keys of all owners, newest first, including revoked ones."""
     return keys.page(limit, cursor)
 
 
 @router.delete("/keys/{key_id}", status_code=204, responses=problems(_404="no such key"))
-def revoke(key_id: str, keys: Service, _: Admin) -> None:
-    """Revoke a key: no request with it gets through any more."""
+def revoke(key_id: str, keys: Keys, _: Admin) -> None:
+    """Revoke a key; it is rejected from then on."""
     keys.revoke(key_id)

@@ -1,4 +1,4 @@
-"""What owners have, and that they never get more than they may."""
+"""Quotas of owners: current usage and limits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,47 +27,47 @@ _QUEUED = select(func.count()).where(
 
 @contextmanager
 def within_limits(session: Session, owner: str, limits: OwnerLimits) -> Iterator[None]:
-    """Add jobs and uploads of an owner in the block; it raises if there are too many then.
+    """Check an owner's limits after the block, which adds jobs or uploads.
 
-    Until the transaction ends nobody else adds any for the same owner, so that of many at once no
-    more get through than may. It belongs before everything else that the transaction locks.
+    The owner's row is locked until the transaction ends, so that concurrent requests cannot exceed
+    the limits together. Lock it before everything else in the transaction.
 
     Raises:
-        OverQuota: says what there is and what may be; roll back.
+        OverQuota: a limit is exceeded; roll back.
     """
     if limits.queued_jobs is None and limits.stored_bytes is None:
         yield
         return
-    made = insert(session, OwnerRow)
-    mine = made.on_conflict_do_update(
-        index_elements=[OwnerRow.name], set_={"name": made.excluded.name}
+    statement = insert(session, OwnerRow)
+    upsert = statement.on_conflict_do_update(
+        index_elements=[OwnerRow.name], set_={"name": statement.excluded.name}
     )
-    session.connection().execute(mine, {"name": owner})  # which locks its row
+    session.connection().execute(upsert, {"name": owner})  # locks the row
     yield
     session.flush()
     _check(session, owner, limits, room=0)
 
 
 def check_room(session: Session | Connection, owner: str, limits: OwnerLimits) -> None:
-    """See that an owner may add anything at all, before its bytes are taken in.
+    """Check that an owner may add anything, before its bytes are received.
 
     Raises:
-        OverQuota: says what there is and what may be.
+        OverQuota: a limit is reached.
     """
     _check(session, owner, limits, room=1)
 
 
 def usage(session: Session, owner: str) -> Usage:
-    """What an owner has."""
+    """Return an owner's usage."""
     return Usage(
         queued_jobs=_queued_jobs(session, owner), stored_bytes=_stored_bytes(session, owner)
     )
 
 
 def _check(session: Session | Connection, owner: str, limits: OwnerLimits, room: int) -> None:
-    """What there is and `room` more may be."""
+    """Check that the usage plus `room` is within the limits."""
     for allowed, count, unit, remedy in (
-        (limits.queued_jobs, _queued_jobs, "jobs that have not ended", "wait for some, or cancel"),
+        (limits.queued_jobs, _queued_jobs, "jobs that have not ended", "wait, or cancel some"),
         (limits.stored_bytes, _stored_bytes, "stored bytes", "delete models, uploads or jobs"),
     ):
         if allowed is not None and (used := count(session, owner) + room) > allowed:

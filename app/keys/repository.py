@@ -1,4 +1,4 @@
-"""Rows of keys. A secret is kept as its digest alone."""
+"""Repository of API keys; secrets are stored as digests only."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from palettery.app.keys.quota import usage
 from palettery.schemas.keys import Key, NewKey, Usage
 
 ID = re.compile(r"[0-9a-f-]{36}")
-"""Anything else is no key's id, and some databases choke on it."""
+"""Form of a key's id. Anything else is not looked up: some databases refuse some characters."""
 SHOWN = frozenset(Key.model_fields)
 
 T = TypeVar("T")
@@ -23,17 +23,17 @@ U = TypeVar("U")
 
 _ANY = select(KeyRow.__table__.c.id).where(KeyRow.revoked_at.is_(None)).limit(1)
 _OF = select(KeyRow.__table__).where(KeyRow.sha256 == bindparam("sha256"))
-"""Made once: every request asks one of them."""
+"""Prepared once, because every request executes one of them."""
 
 
 class KeyRepository:
-    """Reads and writes of key rows, each in its own transaction."""
+    """Rows of API keys; each method is one transaction."""
 
     def __init__(self, database: Database, now: Clock = utc_now) -> None:
         self._database, self.now = database, now
 
     def add(self, key_id: str, prefix: str, sha256: str, new: NewKey) -> Key:
-        """A new key, of a secret with this digest."""
+        """Store and return a new key with the digest of its secret."""
         row = KeyRow(
             id=key_id,
             prefix=prefix,
@@ -47,22 +47,22 @@ class KeyRepository:
             return _key(row)
 
     def find(self, sha256: str) -> tuple[Key, str] | None:
-        """The key of a secret with this digest, and the digest as it is kept."""
+        """Return the key of a secret's digest, and the stored digest; None if there is none."""
         with self._database.reading() as connection:
             row = connection.execute(_OF, {"sha256": sha256}).one_or_none()
         return None if row is None else (_key(row), row.sha256)
 
-    async def quickly(self, read: Callable[[T], U], asked: T) -> U:
-        """What a function finds that asks no more than `find` and `are_there`."""
-        return await self._database.quickly(read, asked)
+    async def read_in_thread(self, read: Callable[[T], U], argument: T) -> U:
+        """Return the result of a function that calls `find` and `exist` only."""
+        return await self._database.read_in_thread(read, argument)
 
-    def are_there(self) -> bool:
-        """Whether there is any key that was not revoked; those that have expired count."""
+    def exist(self) -> bool:
+        """Return whether any key is not revoked; expired keys count."""
         with self._database.reading() as connection:
             return connection.scalar(_ANY) is not None
 
     def page(self, limit: int, before: tuple[datetime, str] | None) -> Sequence[Key]:
-        """Keys, newest first, older than the one made then with this id."""
+        """Return keys, newest first, that are older than the given creation time and id."""
         order = tuple_(KeyRow.created_at, KeyRow.id)
         query = select(KeyRow).order_by(KeyRow.created_at.desc(), KeyRow.id.desc()).limit(limit)
         if before is not None:
@@ -71,7 +71,7 @@ class KeyRepository:
             return [_key(row) for row in session.scalars(query)]
 
     def revoke(self, key_id: str) -> None:
-        """Have a key not be valid from now on; a second time changes nothing.
+        """Revoke a key, unless it is revoked already.
 
         Raises:
             NotFound: there is no such key.
@@ -80,19 +80,17 @@ class KeyRepository:
         with self._database.transaction() as session:
             if ID.fullmatch(key_id):
                 session.execute(change.values(revoked_at=self.now()))
-            _existing(session, key_id)
+            _check_exists(session, key_id)
 
     def usage(self, owner: str) -> Usage:
-        """What an owner has."""
+        """Return an owner's usage."""
         with self._database.transaction() as session:
             return usage(session, owner)
 
 
-def _existing(session: Session, key_id: str) -> KeyRow:
-    row = session.get(KeyRow, key_id) if ID.fullmatch(key_id) else None
-    if row is None:
-        raise NotFound(f"there is no key {key_id[:64]!r}; see the list of your keys")
-    return row
+def _check_exists(session: Session, key_id: str) -> None:
+    if not ID.fullmatch(key_id) or session.get(KeyRow, key_id) is None:
+        raise NotFound(f"there is no key {key_id[:64]!r}; see the list of keys")
 
 
 def _key(row: KeyRow | Row[Any]) -> Key:

@@ -1,22 +1,22 @@
-"""Secrets of keys: what callers send, and what of it is kept."""
+"""Secrets of API keys, and their digests for storage."""
 
 import hashlib
 import re
 import secrets
 
 PREFIX = "plt_"
-"""So that a secret is known for one wherever it turns up."""
+"""Prefix of every secret, so that secret scanners recognize it."""
 SECRET_BYTES = 32
-SHOWN = 12
-"""First characters that lists of keys show: enough to tell keys apart, far too few to guess one."""
-FORM = re.compile(r"plt_[\w-]{43}", re.ASCII)
+PREFIX_CHARACTERS = 12
+"""First characters that lists of keys show: enough to tell keys apart, too few to guess one."""
+PATTERN = re.compile(r"plt_[\w-]{43}", re.ASCII)
 
 
 def new_secret() -> str:
-    """A secret that nobody can guess: 256 bits."""
+    """Return a random secret of 256 bits."""
     return PREFIX + secrets.token_urlsafe(SECRET_BYTES)
 
 
-def sha256_of(secret: str) -> str:
-    """What is kept of a secret. It is random as a whole, so that no salt or slow hash is needed."""
+def secret_sha256(secret: str) -> str:
+    """Return the digest of a secret; secrets are random, so it needs no salt or slow hash."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from palettery.app.http.pagination import Cursor, Limit
 from palettery.app.http.problems import problems
+from palettery.app.http.services import ServiceLookup, Store
 from palettery.app.keys.authentication import Reader, Writer
 from palettery.app.models.response import respond
 from palettery.app.models.service import ModelService
@@ -16,13 +17,7 @@ router = APIRouter(prefix="/v1", responses=problems(default="an error of another
 UNKNOWN = problems(_404="no such model")
 
 
-async def models_of(request: Request) -> ModelService:
-    """The service's models."""
-    found: ModelService = request.state.models
-    return found
-
-
-Service = Annotated[ModelService, Depends(models_of)]
+Service = Annotated[ModelService, Depends(ServiceLookup(ModelService))]
 
 
 @router.get("/models", responses=problems(_422="limit or cursor is not valid"))
@@ -41,10 +36,12 @@ def page(
     response_model=Model,
     responses=UNKNOWN | problems(_503="the store is away"),
 )
-async def get(request: Request, model_id: str, models: Service, caller: Reader) -> Response:
+async def get(
+    request: Request, model_id: str, models: Service, store: Store, caller: Reader
+) -> Response:
     """One model with its module tree and its tensors."""
     model = await models.get(DocumentClient(caller.owner, request), model_id)
-    return respond(request.state.store, model)
+    return respond(store, model)
 
 
 @router.delete("/models/{model_id}", status_code=204, responses=UNKNOWN)

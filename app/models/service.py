@@ -9,7 +9,7 @@ from palettery.app.checkpoints.read import bytes_to_parse
 from palettery.app.errors import FileGone, NotFound, ObjectMissing
 from palettery.app.files.removal import remove_unused_files
 from palettery.app.files.repository import FileLocation, FileRepository
-from palettery.app.http.pagination import sealed, unsealed
+from palettery.app.http.pagination import decode_cursor, encode_cursor
 from palettery.app.models.indexing import make_contents, read_model
 from palettery.app.models.repository import ModelRepository, NewModel, Settle
 from palettery.app.models.response import StoredModel
@@ -71,10 +71,10 @@ class ModelService:
 
     def page(self, owner: str, limit: int, cursor: str | None) -> ModelPage:
         """An owner's models, newest first."""
-        before = None if cursor is None else unsealed(cursor)
+        before = None if cursor is None else decode_cursor(cursor)
         found = self._records.page(owner, limit + 1, before)
         items = tuple(found[:limit])
-        following = sealed(items[-1].created_at, items[-1].id) if found[limit:] else None
+        following = encode_cursor(items[-1].created_at, items[-1].id) if found[limit:] else None
         return ModelPage(items=items, next_cursor=following)
 
     def touch(self, owner: str, model_id: str) -> None:

@@ -1,4 +1,4 @@
-"""The service's log: a line an event, as text or as JSON, with the request or job it belongs to."""
+"""Logging as text or JSON, with the id of the request or job in every record."""
 
 import logging
 import sys
@@ -16,45 +16,45 @@ TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 JSON = ("levelname", "name", "message")
 JSON_NAMES = {"levelname": "level", "name": "logger"}
 CONTEXT = ("request_id", "job_id")
-"""Attributes of every record; None where there is no request or job."""
+"""Attributes that records have inside of a request or job."""
 QUIET = {"asgi_correlation_id": logging.ERROR, "uvicorn.error": logging.ERROR}
-"""What of libraries says, at a stranger's wish, nothing that one wants to know."""
+"""Level of library loggers that clients could flood."""
 ENGINE = "dbos"
 ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
-"""Control characters, so that nobody writes a line of their own into the log."""
+"""Escapes of control characters, against log injection."""
 
 _job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 
 
 def configure(settings: Settings) -> None:
-    """Set up the log of this process; other packages are heard from warnings on."""
+    """Configure the logging of this process; other packages log warnings and errors only."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler(settings, sys.stderr)])
     logging.getLogger("palettery").setLevel(level)
     for name, quiet in QUIET.items():
         logging.getLogger(name).setLevel(quiet)
     engine = logging.getLogger(ENGINE)
-    engine.handlers = [handler(settings, sys.stderr)]  # else it makes one, which writes as it likes
-    engine.handlers[0].addFilter(_is_no_cancel)
+    engine.handlers = [handler(settings, sys.stderr)]  # otherwise it adds its own
+    engine.handlers[0].addFilter(_is_not_cancellation)
     engine.propagate = False
 
 
 def handler(settings: Settings, stream: TextIO) -> logging.Handler:
-    """Writes records to a stream, in the form that the settings ask for."""
+    """Return a handler that writes to a stream, in the format of the settings."""
     form = settings.log_format or ("text" if stream.isatty() else "json")
-    made = logging.StreamHandler(stream)
-    made.addFilter(_with_context)
-    made.setFormatter(
+    stream_handler = logging.StreamHandler(stream)
+    stream_handler.addFilter(_add_context)
+    stream_handler.setFormatter(
         JsonFormatter(JSON, rename_fields=JSON_NAMES, timestamp="time")
         if form == "json"
         else _Text(TEXT)
     )
-    return made
+    return stream_handler
 
 
 @contextmanager
-def of_job(job_id: str) -> Iterator[None]:
-    """Have everything that is logged meanwhile name the job."""
+def job_context(job_id: str) -> Iterator[None]:
+    """Add the job's id to all records during the block."""
     token = _job_id.set(job_id)
     try:
         yield
@@ -62,14 +62,14 @@ def of_job(job_id: str) -> Iterator[None]:
         _job_id.reset(token)
 
 
-def _is_no_cancel(record: logging.LogRecord) -> bool:
-    """The engine calls it an error that a job was cancelled, or ended at its deadline."""
+def _is_not_cancellation(record: logging.LogRecord) -> bool:
+    """Return whether a record is not the engine's error message about a cancelled job."""
     error = record.exc_info[1] if record.exc_info else None
     return not type(error).__name__.endswith("CancelledError")
 
 
-def _with_context(record: logging.LogRecord) -> bool:
-    """Note what a record belongs to; it is kept in any case."""
+def _add_context(record: logging.LogRecord) -> bool:
+    """Add the ids of request and job to a record."""
     for name, value in zip(CONTEXT, (correlation_id.get(), _job_id.get()), strict=True):
         if value is not None:
             setattr(record, name, value)
@@ -77,10 +77,10 @@ def _with_context(record: logging.LogRecord) -> bool:
 
 
 class _Text(logging.Formatter):
-    """A line for people."""
+    """Formatter for text."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        found = [(name, getattr(record, name, None)) for name in CONTEXT]
-        told = " ".join(f"{name}={value}" for name, value in found if value)
+        context = [(name, getattr(record, name, None)) for name in CONTEXT]
+        suffix = " ".join(f"{name}={value}" for name, value in context if value)
         line = super().formatMessage(record).translate(ESCAPED)
-        return f"{line} [{told}]" if told else line
+        return f"{line} [{suffix}]" if suffix else line

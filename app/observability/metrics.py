@@ -1,4 +1,4 @@
-"""Numbers about this process for Prometheus; each process has a registry of its own."""
+"""Prometheus metrics of this process, in a registry of its own."""
 
 import math
 import time
@@ -26,13 +26,13 @@ REQUEST_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 6
 TASK_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 JOB_SECONDS = (0.1, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200)
 SERIES = 10_000
-"""Combinations of labels looked up fast."""
-QUEUE_FOR_S = 2.0
-"""How long counts of jobs are taken for new, so that scrapers do not wear the database out."""
+"""Size of the cache of label combinations."""
+GAUGE_CACHE_S = 2.0
+"""Lifetime of cached gauge values, so that scrapers do not load the database."""
 
 
 class _Endpoint(NamedTuple):
-    """What is counted of one method, route and status."""
+    """Metrics of one method, route and status."""
 
     seconds: Histogram
     received: Counter
@@ -40,7 +40,7 @@ class _Endpoint(NamedTuple):
 
 
 class Metrics:
-    """What is counted as it happens."""
+    """Counters and histograms of events."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -56,42 +56,48 @@ class Metrics:
             )
 
         of = ("method", "route", "status")
-        self._requests = histogram("http_request_seconds", "Requests.", REQUEST_SECONDS, *of)
+        self._requests = histogram(
+            "http_request_seconds", "Duration of requests.", REQUEST_SECONDS, *of
+        )
         self._received = counter("http_received_bytes", "Bytes of request bodies.", *of[:2])
         self._sent = counter("http_sent_bytes", "Bytes of response bodies.", *of[:2])
-        self._closed = counter("http_closed_connections", "Connections given up.", "reason")
-        self._jobs = histogram("job_seconds", "Jobs, from their start.", JOB_SECONDS, "outcome")
-        self._tasks = histogram("task_seconds", "Tasks, in workers.", TASK_SECONDS, "kind")
+        self._closed = counter(
+            "http_closed_connections", "Connections closed by the server.", "reason"
+        )
+        self._jobs = histogram("job_seconds", "Duration of jobs.", JOB_SECONDS, "outcome")
+        self._tasks = histogram(
+            "task_seconds", "Duration of tasks in workers.", TASK_SECONDS, "kind"
+        )
         self._weights = counter("weights", "Weights palettized.")
         self._bytes = counter("palettized_bytes", "Bytes of the weights palettized.")
-        self._tensors = counter("tensors", "Tensors palettized, by where from.", "source")
-        self._failures = counter("failures", "What was away or failed.", "code")
+        self._tensors = counter("tensors", "Tensors palettized, computed or reused.", "source")
+        self._failures = counter("failures", "Failures of components of the service.", "code")
         self._endpoint = lru_cache(SERIES)(self._new_endpoint)
 
     def request(
         self, method: str, route: str, status: int, seconds: float, received: int, sent: int
     ) -> None:
-        """A request has ended."""
+        """Record a request."""
         endpoint = self._endpoint(method, route, status)
         endpoint.seconds.observe(seconds)
         endpoint.received.inc(received)
         endpoint.sent.inc(sent)
 
     def connection_closed(self, reason: str) -> None:
-        """A connection was given up."""
+        """Count a connection that the server closed."""
         self._closed.labels(reason).inc()
 
     def job_ended(self, outcome: JobState, started_at: datetime | None) -> None:
-        """A job has ended; None for one that had not begun."""
+        """Record a job's end; `started_at` is None for one that had not started."""
         began = started_at or datetime.now(UTC)
         self._jobs.labels(outcome).observe((datetime.now(UTC) - began).total_seconds())
 
     def task_ended(self, kind: str, seconds: float) -> None:
-        """A worker has ended a task."""
+        """Record a task."""
         self._tasks.labels(kind).observe(seconds)
 
     def palettized(self, task: CompressionTask) -> None:
-        """The weights of a task are palettized, by it or by an earlier job."""
+        """Count the weights of a task, computed or reused from an earlier job."""
         for part in task.slices:
             if part.first_row == 0:
                 self._tensors.labels("computed" if part.known is None else "reused").inc()
@@ -100,11 +106,11 @@ class Metrics:
                 self._bytes.inc(part.size_bytes)
 
     def reused(self, tensors: int) -> None:
-        """Tensors were taken from an earlier job, all at once."""
+        """Count tensors that were reused from an earlier job."""
         self._tensors.labels("reused").inc(tensors)
 
     def failed(self, error: PaletteryError) -> None:
-        """Something that the service needs failed."""
+        """Count a failure of a component of the service."""
         self._failures.labels(error.code).inc()
 
     def _new_endpoint(self, method: str, route: str, status: int) -> _Endpoint:
@@ -116,31 +122,31 @@ class Metrics:
 
 
 class Gauge(Collector):
-    """What is looked up when somebody asks, and not again for a while."""
+    """Gauge that is queried on a scrape, and cached for a while."""
 
     def __init__(
         self,
         name: str,
         text: str,
-        look: Callable[[], Mapping[JobState, int] | Mapping[str, int]],
-        for_s: float = QUEUE_FOR_S,
+        query: Callable[[], Mapping[JobState, int] | Mapping[str, int]],
+        cache_s: float = GAUGE_CACHE_S,
     ) -> None:
-        self._name, self._text, self._look, self._for_s = name, text, look, for_s
-        self._until, self._seen = 0.0, dict[str, float]()
+        self._name, self._text, self._query, self._cache_s = name, text, query, cache_s
+        self._expires_at, self._values = 0.0, dict[str, float]()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """A value for each state; none when it cannot be told."""
-        found = GaugeMetricFamily(f"palettery_{self._name}", self._text, labels=["state"])
-        if time.monotonic() >= self._until:
+        """Yield a value per state; none if the query fails."""
+        family = GaugeMetricFamily(f"palettery_{self._name}", self._text, labels=["state"])
+        if time.monotonic() >= self._expires_at:
             try:
-                self._seen = {str(state): value for state, value in self._look().items()}
+                self._values = {str(state): value for state, value in self._query().items()}
             except PaletteryError:
-                self._seen = {}
-            self._until = time.monotonic() + self._for_s
-        for state, value in self._seen.items():
-            found.add_metric([state], value)
-        yield found
+                self._values = {}
+            self._expires_at = time.monotonic() + self._cache_s
+        for state, value in self._values.items():
+            family.add_metric([state], value)
+        yield family
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Nothing is looked up to register it."""
+        """Yield the family without a query, for registration."""
         yield GaugeMetricFamily(f"palettery_{self._name}", self._text, labels=["state"])

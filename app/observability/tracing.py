@@ -1,4 +1,4 @@
-"""Spans for OpenTelemetry: on where the extra `otel` is installed and an endpoint is set."""
+"""OpenTelemetry tracing, enabled by the extra `otel` and an endpoint in the environment."""
 
 import logging
 import os
@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # workers use this module, and do without it
+if TYPE_CHECKING:  # workers import this module without FastAPI
     from fastapi import FastAPI
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-"""Variables that say where spans go; the SDK reads them, and the others of OpenTelemetry."""
+"""Environment variables of the exporter's endpoint, which the SDK reads."""
 NAME = "palettery"
 UNTRACED = "livez,readyz,metrics"
 
@@ -26,17 +26,17 @@ def _no_span(_: str, __: dict[str, str | int]) -> AbstractContextManager[object]
 
 @dataclass(frozen=True)
 class Tracing:
-    """What makes spans; nothing does unless it was told to."""
+    """Functions that create spans; by default they do nothing."""
 
     span: Span = _no_span
-    """Around a piece of work, by its name and attributes."""
-    follow: Callable[["FastAPI"], None] = lambda _: None
-    """Have each request of an app make a span."""
+    """Return a context manager for a span, by name and attributes."""
+    instrument: Callable[["FastAPI"], None] = lambda _: None
+    """Create a span for each request of an app."""
 
 
 @contextmanager
 def tracing() -> Iterator[Tracing]:
-    """Spans that are sent while this is open, and the last of them when it closes."""
+    """Set up tracing for the block; pending spans are sent at its end."""
     if not any(os.environ.get(name) for name in ENDPOINTS):
         yield Tracing()
         return
@@ -48,7 +48,7 @@ def tracing() -> Iterator[Tracing]:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        log.warning("no spans are sent: %s; pip install 'palettery[otel]'", error)
+        log.warning("tracing is disabled: %s; pip install 'palettery[otel]'", error)
         yield Tracing()
         return
     service = os.environ.get("OTEL_SERVICE_NAME", NAME)
@@ -56,7 +56,7 @@ def tracing() -> Iterator[Tracing]:
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     tracer = provider.get_tracer(NAME)
 
-    def follow(app: "FastAPI") -> None:
+    def instrument(app: "FastAPI") -> None:
         FastAPIInstrumentor.instrument_app(
             app,
             tracer_provider=provider,
@@ -67,7 +67,7 @@ def tracing() -> Iterator[Tracing]:
 
     try:
         yield Tracing(
-            lambda name, about: tracer.start_as_current_span(name, attributes=about), follow
+            lambda name, about: tracer.start_as_current_span(name, attributes=about), instrument
         )
     finally:
         provider.shutdown()

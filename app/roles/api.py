@@ -1,13 +1,11 @@
-"""What answers requests: all that endpoints ask."""
+"""Services of a process that handles requests."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypedDict
+from dataclasses import dataclass
 
 from palettery.app.configs.repository import ConfigRepository
 from palettery.app.configs.service import ConfigService
-from palettery.app.database.engine import Database
 from palettery.app.events.live_lists import LiveLists
 from palettery.app.events.repository import EventRepository
 from palettery.app.events.stream_limits import StreamLimits
@@ -18,34 +16,35 @@ from palettery.app.jobs.service import JobService
 from palettery.app.keys.service import KeyService
 from palettery.app.models.service import ModelService
 from palettery.app.observability.metrics import Gauge, Metrics
-from palettery.app.roles.services import Role, SharedServices
+from palettery.app.roles.background import background_task
+from palettery.app.roles.shared_services import Role, SharedServices
 from palettery.app.sandbox.document_pool import DocumentPool
 from palettery.app.storage.base import Storage
 from palettery.app.storage.reserve import Reserve
-from palettery.app.system.health import Health, health_of
+from palettery.app.system.health import Health, build_health
+from palettery.app.system.maintenance import maintain_process
 from palettery.app.system.overview import Overview
-from palettery.app.system.upkeep import keep_up
 from palettery.app.uploads.completion import UploadCompletion
 from palettery.app.uploads.service import UploadService
 from palettery.app.webhooks.repository import WebhookRepository
 
 
-class ServiceState(TypedDict):
-    """What endpoints find in `request.state`."""
+@dataclass(frozen=True)
+class ServiceState:
+    """Services that endpoints depend on, each with a unique class; see `ServiceLookup`."""
 
     keys: KeyService
     jobs: JobService
     models: ModelService
     uploads: UploadService
     configs: ConfigService
-    database: Database
     documents: DocumentPool
     reserve: Reserve
     store: Storage
     events: EventRepository
     streams: EventStreams
-    live: LiveLists
-    places: StreamLimits
+    live_lists: LiveLists
+    stream_limits: StreamLimits
     webhooks: WebhookRepository
     health: Health
     overview: Overview
@@ -53,52 +52,59 @@ class ServiceState(TypedDict):
 
 
 @asynccontextmanager
-async def answering(
-    of: SharedServices, role: Role, keys: KeyService, workers: Workers | None
+async def api_services(
+    shared: SharedServices, role: Role, keys: KeyService, workers: Workers | None
 ) -> AsyncIterator[ServiceState]:
-    """The state of a server, with the workers that this process has, if it has any."""
-    limits, documents = of.settings.limits, of.documents
+    """Open the services of a process, with its workers if it has any."""
+    limits, documents = shared.settings.limits, shared.documents
     async with AsyncExitStack() as stack:
-        models = ModelService(limits, of.models, of.files, of.store, documents)
-        completion = UploadCompletion(of.sessions, models, of.models, of.files, of.store)
-        stack.push_async_callback(completion.stop)
-        of.metrics.registry.register(Gauge("jobs", "Jobs that there are.", of.jobs.counts))
-        count_workers = workers.count if workers else of.controllers.workers
-        reads = role != "controller"
-        health = health_of(of.database, of.store, count_workers, documents if reads else None)
-        stack.callback(health.close)
-        upkeep = keep_up(of.database, of.settings.sweep_every_s)
-        stack.push_async_callback(_ended, asyncio.create_task(upkeep))
-        if reads:  # the first request need not wait for a process to start
-            stack.push_async_callback(_ended, asyncio.create_task(documents.check()))
-        configs = ConfigService(ConfigRepository(of.database), documents, limits.config_bytes)
-        orders = RequestParser(limits, of.store, models, configs, documents)
-        jobs = JobService(
-            of.settings, of.jobs, of.files, of.store, of.engine, of.control, orders, documents
+        models = ModelService(limits, shared.models, shared.files, shared.store, documents)
+        completion = UploadCompletion(
+            shared.sessions, models, shared.models, shared.files, shared.store
         )
-        see_workers = workers.processes if workers else None
-        overview = Overview(role, of.database, of.store, of.controllers, keys, see_workers)
+        stack.push_async_callback(completion.stop)
+        shared.metrics.registry.register(Gauge("jobs", "Jobs by state.", shared.jobs.counts))
+        count_workers = workers.count if workers else shared.controllers.workers
+        parses_documents = role != "controller"
+        health = build_health(
+            shared.database, shared.store, count_workers, documents if parses_documents else None
+        )
+        stack.callback(health.close)
+        maintenance = maintain_process(shared.database, shared.settings.sweep_every_s)
+        await stack.enter_async_context(background_task(maintenance))
+        if parses_documents:  # start a process before the first request
+            await stack.enter_async_context(background_task(documents.check()))
+        configs = ConfigService(ConfigRepository(shared.database), documents, limits.config_bytes)
+        parser = RequestParser(limits, shared.store, models, configs, documents)
+        jobs = JobService(
+            shared.settings,
+            shared.jobs,
+            shared.files,
+            shared.store,
+            shared.engine,
+            shared.control,
+            parser,
+            documents,
+        )
+        list_workers = workers.processes if workers else None
+        overview = Overview(
+            role, shared.database, shared.store, shared.controllers, keys, list_workers
+        )
         yield ServiceState(
             keys=keys,
             jobs=jobs,
             models=models,
-            uploads=UploadService(limits, of.sessions, of.models, of.store, completion),
+            uploads=UploadService(limits, shared.sessions, shared.models, shared.store, completion),
             configs=configs,
-            database=of.database,
             documents=documents,
-            reserve=of.reserve,
-            store=of.store,
-            events=of.events,
-            streams=EventStreams(of.events),
-            live=LiveLists(of.changes),
-            places=StreamLimits(of.settings.clients),
-            webhooks=of.webhooks,
+            reserve=shared.reserve,
+            store=shared.store,
+            events=shared.events,
+            streams=EventStreams(shared.events),
+            live_lists=LiveLists(shared.changes),
+            stream_limits=StreamLimits(shared.settings.clients),
+            webhooks=shared.webhooks,
             health=health,
             overview=overview,
-            metrics=of.metrics,
+            metrics=shared.metrics,
         )
-
-
-async def _ended(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What runs jobs: the engine, its workers, and what looks after them."""
+"""Controller of jobs: the durable engine, its workers and periodic maintenance."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -16,57 +16,62 @@ from palettery.app.jobs.steps import JobSteps
 from palettery.app.jobs.workflow import running_workflows
 from palettery.app.observability.metrics import Gauge
 from palettery.app.observability.tracing import Tracing
-from palettery.app.roles.services import SharedServices
-from palettery.app.system.maintenance import Maintenance
+from palettery.app.roles.background import background_task
+from palettery.app.roles.shared_services import SharedServices
+from palettery.app.system.maintenance import ControllerMaintenance
 from palettery.app.uploads.expiry import UploadExpiry
 from palettery.app.webhooks.deliveries import WebhookDeliveries
 
 
 @asynccontextmanager
-async def controlling(
-    of: SharedServices, traces: Tracing, stop: Callable[[], None], *, is_alone: bool
+async def run_controller(
+    shared: SharedServices, traces: Tracing, stop: Callable[[], None], *, is_alone: bool
 ) -> AsyncIterator[Workers]:
-    """Jobs of the service, run by this process with these workers.
+    """Run jobs in this process, and return its workers.
 
-    `stop` ends the process when it must not go on. `is_alone` says that it is all of the service.
+    `stop` ends the process, such as after the lease is lost. `is_alone` means that no other process
+    belongs to the service.
 
     Raises:
-        BadInput: another process has our executor id.
+        BadInput: another process has the same executor id.
     """
-    settings, metrics = of.settings, of.metrics
+    settings, metrics = shared.settings, shared.metrics
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(leased(of.database, settings.executor_id, stop))
+        await stack.enter_async_context(leased(shared.database, settings.executor_id, stop))
         orphan_age = timedelta(seconds=settings.orphan_age_s)
-        unused = UploadExpiry(of.files, of.sessions, of.models, of.store, orphan_age)
-        if is_alone and settings.storage_url is None:
-            # What a crash cut off; nobody else works here.
-            await asyncio.to_thread(unused.remove_orphans, timedelta(0))
-        hire = remote_workers if settings.scheduler_url else local_workers
-        workers = await stack.enter_async_context(hire(settings, metrics, traces))
-        with suppress(WorkersLost):  # it may come later; jobs wait for it
-            await workers.reach()
-        reuse = ResultReuse(ResultRepository(of.database), of.jobs, of.store, of.documents)
-        steps = JobSteps(settings, of.jobs, of.events, of.store, workers, reuse, metrics)
-        deliveries = WebhookDeliveries(settings, of.events, of.webhooks, of.engine)
-        workflows = running_workflows(settings, of.database, steps, deliveries, traces)
-        await stack.enter_async_context(workflows)
-        sweep = JobExpiry(of.jobs, of.changes, unused, of.store, of.control.delete, orphan_age)
-        keeper = Maintenance(
-            settings,
-            of.jobs,
-            of.controllers,
-            of.engine,
-            of.control,
-            sweep,
-            workers,
-            of.turns,
-            of.reserve,
+        uploads = UploadExpiry(
+            shared.files, shared.sessions, shared.models, shared.store, orphan_age
         )
-        stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
-        metrics.registry.register(Gauge("workers", "Workers of the scheduler.", workers.states))
+        if is_alone and settings.storage_url is None:
+            # Left by a crash; no other process uses the store.
+            await asyncio.to_thread(uploads.remove_orphans, timedelta(0))
+        start_workers = remote_workers if settings.scheduler_url else local_workers
+        workers = await stack.enter_async_context(start_workers(settings, metrics, traces))
+        with suppress(WorkersLost):  # jobs wait until it is reachable
+            await workers.reach()
+        reuse = ResultReuse(
+            ResultRepository(shared.database), shared.jobs, shared.store, shared.documents
+        )
+        steps = JobSteps(
+            settings, shared.jobs, shared.events, shared.store, workers, reuse, metrics
+        )
+        deliveries = WebhookDeliveries(settings, shared.events, shared.webhooks, shared.engine)
+        workflows = running_workflows(settings, shared.database, steps, deliveries, traces)
+        await stack.enter_async_context(workflows)
+        expiry = JobExpiry(
+            shared.jobs, shared.changes, uploads, shared.store, shared.control.delete, orphan_age
+        )
+        maintenance = ControllerMaintenance(
+            settings,
+            shared.jobs,
+            shared.controllers,
+            shared.engine,
+            shared.control,
+            expiry,
+            workers,
+            shared.turns,
+            shared.reserve,
+        )
+        await stack.enter_async_context(background_task(maintenance.run()))
+        metrics.registry.register(Gauge("workers", "Workers by state.", workers.states))
         yield workers
-
-
-async def _ended(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

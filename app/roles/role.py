@@ -1,4 +1,4 @@
-"""What a process of the service consists of: everything, the API alone, or a controller."""
+"""Role of a process: the whole service, the API only, or a controller."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,56 +10,56 @@ from palettery.app.execution.fanout import Workers
 from palettery.app.keys.repository import KeyRepository
 from palettery.app.keys.service import KeyService
 from palettery.app.observability.tracing import Tracing
-from palettery.app.roles.api import ServiceState, answering
-from palettery.app.roles.controller import controlling
-from palettery.app.roles.services import Role, migrate, shared
+from palettery.app.roles.api import ServiceState, api_services
+from palettery.app.roles.controller import run_controller
+from palettery.app.roles.shared_services import Role, migrate, shared_services
 from palettery.app.sandbox import note_sandbox
 from palettery.app.settings import Settings
 
-__all__ = ["Role", "ServiceState", "check", "migrate", "running"]
+__all__ = ["Role", "ServiceState", "check_role_settings", "migrate", "run_role"]
 
 
-def check(settings: Settings, role: Role) -> None:
-    """See that a role's settings fit together.
+def check_role_settings(settings: Settings, role: Role) -> None:
+    """Check that the settings suffice for a role.
 
     Raises:
-        BadInput: names the one that is missing.
+        BadInput: a setting is missing; names it.
     """
     if role == "all":
         return
-    given = {
+    required = {
         "PALETTERY_DATABASE_URL": settings.database_url,
         "PALETTERY_STORAGE_URL": settings.storage_url,
     }
     if role == "controller":
-        given["PALETTERY_SCHEDULER_URL"] = settings.scheduler_url
-    missing = [name for name, value in given.items() if value is None]
+        required["PALETTERY_SCHEDULER_URL"] = settings.scheduler_url
+    missing = [name for name, value in required.items() if value is None]
     if missing:
-        raise BadInput(f"--role {role} shares its work with other processes; set {missing[0]}")
+        raise BadInput(f"--role {role} works together with other processes; set {missing[0]}")
     if (settings.database_url or "").startswith("sqlite"):
-        raise BadInput(f"--role {role} needs Postgres; PALETTERY_DATABASE_URL is of SQLite")
+        raise BadInput(f"--role {role} needs Postgres, but PALETTERY_DATABASE_URL is SQLite")
 
 
 @asynccontextmanager
-async def running(
+async def run_role(
     settings: Settings, role: Role, traces: Tracing, stop: Callable[[], None]
 ) -> AsyncIterator[ServiceState]:
-    """A role at work; `stop` ends the process when it must not go on.
+    """Run a role; `stop` ends the process, such as after its lease is lost.
 
     Raises:
-        BadInput: the database is not at this version, another process has our executor id, or the
-            address is not loopback and there are no keys.
+        BadInput: the database has another version, another process has the same executor id, or
+            there are no keys and the address is not loopback.
     """
     async with AsyncExitStack() as stack:
-        common = await stack.enter_async_context(shared(settings, role))
-        keys = KeyService(settings, KeyRepository(common.database))
-        if role != "controller":  # which says nothing but how it is
+        shared = await stack.enter_async_context(shared_services(settings, role))
+        keys = KeyService(settings, KeyRepository(shared.database))
+        if role != "controller":  # it serves health checks only
             await asyncio.to_thread(keys.check_address)
-        others = role != "all" or await asyncio.to_thread(keys.are_asked_for)
-        common = replace(common, settings=settings.with_sandbox(required=others))
-        note_sandbox(common.settings.limits.sandbox)
+        needs_sandbox = role != "all" or await asyncio.to_thread(keys.is_key_required)
+        shared = replace(shared, settings=settings.with_sandbox(required=needs_sandbox))
+        note_sandbox(shared.settings.limits.sandbox)
         workers: Workers | None = None
         if role != "api":
-            control = controlling(common, traces, stop, is_alone=role == "all")
+            control = run_controller(shared, traces, stop, is_alone=role == "all")
             workers = await stack.enter_async_context(control)
-        yield await stack.enter_async_context(answering(common, role, keys, workers))
+        yield await stack.enter_async_context(api_services(shared, role, keys, workers))

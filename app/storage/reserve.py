@@ -10,8 +10,6 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from fastapi import Request
-
 from palettery.app.settings import Settings
 from palettery.app.storage.folder import FLOOR_BYTES
 
@@ -55,9 +53,3 @@ class Reserve:
             return shutil.disk_usage(place.parent).free
         except FileNotFoundError:  # before the first start
             return PLENTY_BYTES
-
-
-async def make_room(request: Request) -> None:
-    """Before each request that ends or deletes something: see that the database can write it."""
-    if request.method == "DELETE" or request.url.path.endswith("/cancel"):
-        request.state.reserve.give_up()

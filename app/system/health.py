@@ -1,4 +1,4 @@
-"""Whether the process lives, whether the service can do its work, and its numbers."""
+"""Health checks and metrics: liveness, readiness and Prometheus."""
 
 import asyncio
 import logging
@@ -7,88 +7,88 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Response
 from prometheus_client.exposition import choose_encoder
 
 from palettery.app.database.engine import Database
 from palettery.app.errors import DatabaseFailed, Unavailable
 from palettery.app.http.problems import problems
+from palettery.app.http.services import ServiceLookup
+from palettery.app.observability.metrics import Metrics
 from palettery.app.sandbox.document_pool import DocumentPool
 from palettery.app.storage.base import Storage
 from palettery.schemas.problem import InvalidField
 
-WITHIN_S = 2.5
-"""How long a part is waited for."""
+TIMEOUT_S = 2.5
+"""Timeout of a check."""
 
 Check = Callable[[], str | None]
-"""Says why a part is not well; None if it is."""
+"""Function that returns why a component is unavailable; None if it is healthy."""
 
 log = logging.getLogger(__name__)
 router = APIRouter(responses=problems(default="an error of another kind"))
 
 
 class Health:
-    """Asks each part of the service whether it is well, side by side.
+    """Concurrent health checks of the components of the service.
 
-    A part that hangs is not asked again before it has answered, so that it holds one thread. When
-    one goes away or comes back, the log has a line of it, however often it is asked meanwhile.
+    A check that hangs is not started again, so that it occupies one thread. Only changes are
+    logged: when a component becomes unavailable, and when it is back.
     """
 
-    def __init__(self, checks: Mapping[str, Check], within_s: float = WITHIN_S) -> None:
-        self._checks, self._within_s = checks, within_s
+    def __init__(self, checks: Mapping[str, Check], timeout_s: float = TIMEOUT_S) -> None:
+        self._checks, self._timeout_s = checks, timeout_s
         self._threads = ThreadPoolExecutor(len(checks), thread_name_prefix="health")
-        self._asked: dict[str, asyncio.Future[str | None]] = {}
-        self._away: frozenset[str] = frozenset()
-        """As the log has it."""
+        self._running: dict[str, asyncio.Future[str | None]] = {}
+        self._unavailable: frozenset[str] = frozenset()
+        """Components whose failure is logged."""
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of what the service needs."""
+    def components(self) -> tuple[str, ...]:
+        """Return the names of the components."""
         return tuple(self._checks)
 
-    async def away(self) -> dict[str, str]:
-        """What is wrong with each part that is not well, told soon after `within_s` at most."""
+    async def failures(self) -> dict[str, str]:
+        """Return the failure of each unavailable component, after `timeout_s` at the latest."""
         for name, check in self._checks.items():
-            if name not in self._asked or self._asked[name].done():
+            if name not in self._running or self._running[name].done():
                 loop = asyncio.get_running_loop()
-                self._asked[name] = loop.run_in_executor(self._threads, _answer, check)
-        asked = dict(self._asked)  # others may ask anew meanwhile
-        await asyncio.wait(asked.values(), timeout=self._within_s)
-        late = f"does not answer within {self._within_s:g} s"
-        faults = {
-            name: answer.result() if answer.done() else late for name, answer in asked.items()
-        }
-        self._note({name: fault for name, fault in faults.items() if fault is not None})
+                self._running[name] = loop.run_in_executor(self._threads, _run_check, check)
+        running = dict(self._running)  # other requests may start checks meanwhile
+        await asyncio.wait(running.values(), timeout=self._timeout_s)
+        late = f"does not respond within {self._timeout_s:g} s"
+        faults = {name: check.result() if check.done() else late for name, check in running.items()}
+        self._log_changes({name: fault for name, fault in faults.items() if fault is not None})
         return {
-            name: "does not answer" if asked[name].done() else late
+            name: "does not respond" if running[name].done() else late
             for name, fault in faults.items()
             if fault is not None
         }
 
     def close(self) -> None:
-        """Wait for nobody."""
+        """Close without waiting for checks."""
         self._threads.shutdown(wait=False)
 
-    def _note(self, away: dict[str, str]) -> None:
-        """Log what has changed since somebody asked last."""
-        for name in away.keys() - self._away:
-            log.warning("%s is away: %s", name, away[name])
-        for name in self._away - away.keys():
+    def _log_changes(self, failures: dict[str, str]) -> None:
+        """Log changes since the last check."""
+        for name in failures.keys() - self._unavailable:
+            log.warning("%s is unavailable: %s", name, failures[name])
+        for name in self._unavailable - failures.keys():
             log.info("%s is back", name)
-        self._away = frozenset(away)
+        self._unavailable = frozenset(failures)
 
 
-def health_of(
+def build_health(
     database: Database,
     store: Storage,
     count_workers: Callable[[], int],
     documents: DocumentPool | None,
 ) -> Health:
-    """How it stands with what the service needs; a process that reads no documents has no pool."""
+    """Return the health checks of a process; one that parses no documents has no pool."""
     checks: dict[str, Check] = {
         "database": database.fault,
         "store": store.fault,
-        "workers": lambda: None if count_workers() > 0 else "there is none",
+        "workers": lambda: None if count_workers() > 0 else "there are no workers",
     }
     if documents is not None:
         checks["documents"] = partial(documents.fault, asyncio.get_running_loop())
@@ -97,34 +97,36 @@ def health_of(
 
 @router.get("/livez")
 async def livez() -> dict[str, str]:
-    """The process answers."""
+    """Return ok if the process responds."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses=problems(_503="something the service needs is away"))
-async def readyz(request: Request) -> dict[str, str]:
-    """Database, store, workers and document processes work; a problem names those that do not."""
-    health: Health = request.state.health
-    away = await health.away()
-    if away:
-        fields = [InvalidField(pointer=f"/{name}", detail=said) for name, said in away.items()]
-        raise Unavailable(f"away: {', '.join(away)}; the server's log tells more", fields)
-    return dict.fromkeys(health.parts, "ok")
+@router.get("/readyz", responses=problems(_503="a component of the service is unavailable"))
+async def readyz(health: Annotated[Health, Depends(ServiceLookup(Health))]) -> dict[str, str]:
+    """Check database, object store, workers and document processes."""
+    failures = await health.failures()
+    if failures:
+        fields = [InvalidField(pointer=f"/{name}", detail=why) for name, why in failures.items()]
+        raise Unavailable(f"unavailable: {', '.join(failures)}; see the server's log", fields)
+    return dict.fromkeys(health.components, "ok")
 
 
 METRICS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Prometheus' text", "content": {"text/plain": {}}}
+    200: {"description": "metrics in a format of Prometheus", "content": {"text/plain": {}}}
 }
 
 
 @router.get("/metrics", response_class=Response, responses=METRICS)
-def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
-    """Numbers of this process, for Prometheus."""
+def metrics(
+    metrics: Annotated[Metrics, Depends(ServiceLookup(Metrics))],
+    accept: Annotated[str, Header()] = "",
+) -> Response:
+    """Return the metrics of this process for Prometheus."""
     encode, media_type = choose_encoder(accept)
-    return Response(encode(request.state.metrics.registry), headers={"Content-Type": media_type})
+    return Response(encode(metrics.registry), headers={"Content-Type": media_type})
 
 
-def _answer(check: Check) -> str | None:
+def _run_check(check: Check) -> str | None:
     try:
         return check()
     except DatabaseFailed as error:

@@ -1,4 +1,4 @@
-"""What a controller looks after between jobs: signs of life, deadlines, loose ends, leftovers."""
+"""Periodic maintenance: jobs by each controller, and the process itself by each API server."""
 
 import asyncio
 import logging
@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 
+from palettery.app.database.engine import Database
 from palettery.app.errors import DatabaseFailed, DeadlineExceeded, PaletteryError, problem
 from palettery.app.execution.controllers import ControllerRepository
 from palettery.app.execution.engine import Engine
@@ -14,79 +15,93 @@ from palettery.app.execution.turns import OwnerTurns
 from palettery.app.jobs.expiry import JobExpiry
 from palettery.app.jobs.lifecycle import JobLifecycle
 from palettery.app.jobs.repository import JobRepository
+from palettery.app.sandbox.process_memory import MemoryTrimmer
 from palettery.app.settings import Settings
 from palettery.app.storage.reserve import Reserve
 from palettery.app.version import VERSION
 
-DEADLINE_EVERY_S = 1.0
-NOTE_EVERY_S = 5.0
-MEND_EVERY_S = 60.0
+DEADLINES_EVERY_S = 1.0
+HEARTBEAT_EVERY_S = 5.0
+QUEUE_EVERY_S = 5.0
+RESERVE_EVERY_S = 5.0
+REPAIR_EVERY_S = 60.0
+TRIM_EVERY_S = 5.0
 
 log = logging.getLogger(__name__)
 
 
-class Maintenance:
-    """Runs beside the workflows; whatever fails is tried again at its next turn."""
+class ControllerMaintenance:
+    """Maintenance of jobs, in addition to their workflows; a failed run is repeated later."""
 
     def __init__(
         self,
         settings: Settings,
-        records: JobRepository,
+        jobs: JobRepository,
         controllers: ControllerRepository,
         engine: Engine,
-        control: JobLifecycle,
-        sweep: JobExpiry,
+        lifecycle: JobLifecycle,
+        expiry: JobExpiry,
         workers: Workers,
         turns: OwnerTurns,
         reserve: Reserve,
     ) -> None:
-        self._settings, self._records, self._controllers = settings, records, controllers
-        self._engine, self._control, self._sweep, self._workers = engine, control, sweep, workers
+        self._settings, self._jobs, self._controllers = settings, jobs, controllers
+        self._engine, self._lifecycle, self._expiry = engine, lifecycle, expiry
+        self._workers = workers
         self._turns, self._reserve = turns, reserve
 
     async def run(self) -> None:
-        """Look after everything, until cancelled; what takes long holds nothing else up."""
+        """Run all maintenance, side by side, until cancelled."""
         await asyncio.gather(
-            _repeat(DEADLINE_EVERY_S, self._end_overdue),
-            _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._note)),
-            _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._turns.close_up)),
-            _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._reserve.make)),
-            _repeat(MEND_EVERY_S, partial(asyncio.to_thread, self._mend)),
-            _repeat(self._settings.sweep_every_s, partial(asyncio.to_thread, self._clean_up)),
+            _repeat(DEADLINES_EVERY_S, self._fail_overdue_jobs),
+            _repeat_in_thread(HEARTBEAT_EVERY_S, self._send_heartbeat),
+            _repeat_in_thread(QUEUE_EVERY_S, self._turns.close_up),
+            _repeat_in_thread(RESERVE_EVERY_S, self._reserve.make),
+            _repeat_in_thread(REPAIR_EVERY_S, self._repair),
+            _repeat_in_thread(self._settings.sweep_every_s, self._delete_expired),
         )
 
-    def _clean_up(self) -> None:
-        """Remove what nobody needs; on a full disk too, if there is anything."""
+    def _delete_expired(self) -> None:
+        """Delete what has expired; on a full disk, give up the reserve first."""
         try:
-            self._sweep.run()
+            self._expiry.run()
         except DatabaseFailed:
             self._reserve.give_up()
-            self._sweep.run()
+            self._expiry.run()
 
-    def _note(self) -> None:
+    def _send_heartbeat(self) -> None:
         self._controllers.note(self._settings.executor_id, self._workers.count(), VERSION)
 
-    async def _end_overdue(self) -> None:
-        for job_id in await asyncio.to_thread(self._records.overdue, datetime.now(UTC)):
-            told = problem(
-                DeadlineExceeded(
-                    "the job had not ended at its deadline; a retry goes on, without one"
-                ),
-                f"/v1/jobs/{job_id}",
+    async def _fail_overdue_jobs(self) -> None:
+        for job_id in await asyncio.to_thread(self._jobs.overdue, datetime.now(UTC)):
+            error = DeadlineExceeded(
+                "the job did not end before its deadline; a retry continues it without a deadline"
             )
-            await self._control.fail(job_id, told)
+            await self._lifecycle.fail(job_id, problem(error, f"/v1/jobs/{job_id}"))
 
-    def _mend(self) -> None:
-        """Bring rows and workflows together, should anything have left them apart."""
-        jobs = self._records.alive()
+    def _repair(self) -> None:
+        """Repair jobs whose row and workflow disagree, such as after a crash."""
+        jobs = self._jobs.alive()
         lives = self._engine.lives([(job.id, job.attempt) for job in jobs])
         for job, life in zip(jobs, lives, strict=True):
             if life == "none":
-                self._records.enqueue_again(job.id, self._engine.enqueue)
+                self._jobs.enqueue_again(job.id, self._engine.enqueue)
             elif life == "ended":
-                ended = PaletteryError("the job's work ended without a result; retry it")
-                told = problem(ended, f"/v1/jobs/{job.id}")
-                self._records.fail(job.id, told, attempt=job.attempt)
+                error = PaletteryError("the job's workflow ended without a result; retry the job")
+                cause = problem(error, f"/v1/jobs/{job.id}")
+                self._jobs.fail(job.id, cause, attempt=job.attempt)
+
+
+async def maintain_process(database: Database, check_every_s: float) -> None:
+    """Check the database, and return freed memory to the system, until cancelled."""
+    await asyncio.gather(
+        _repeat_in_thread(check_every_s, database.check_integrity),
+        _repeat_in_thread(TRIM_EVERY_S, MemoryTrimmer().run),
+    )
+
+
+async def _repeat_in_thread(every_s: float, work: Callable[[], None]) -> None:
+    await _repeat(every_s, partial(asyncio.to_thread, work))
 
 
 async def _repeat(every_s: float, work: Callable[[], Awaitable[None]]) -> None:
@@ -94,7 +109,7 @@ async def _repeat(every_s: float, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except PaletteryError as error:
-            log.warning("will be tried again: %s", error)
+            log.warning("maintenance failed, and will be retried: %s", error)
         except Exception:
-            log.exception("will be tried again")
+            log.exception("maintenance failed, and will be retried")
         await asyncio.sleep(every_s)

@@ -1,13 +1,13 @@
-"""The whole service at a glance."""
+"""Overview of the service: version, workers, queue, object store and limits."""
 
 import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends
 from sqlalchemy import bindparam, func, select
 
 from palettery.app.database.engine import Database
@@ -16,6 +16,7 @@ from palettery.app.errors import WorkersLost
 from palettery.app.execution.controllers import ControllerRepository
 from palettery.app.http.caller import Caller
 from palettery.app.http.problems import problems
+from palettery.app.http.services import ServiceLookup
 from palettery.app.keys.authentication import Reader
 from palettery.app.keys.service import KeyService
 from palettery.app.storage.base import Storage
@@ -32,7 +33,7 @@ from palettery.schemas.service import (
 )
 
 PACKAGES = ("numpy", "numba", "torch", "safetensors", "distributed", "dbos", "fastapi", "plotly")
-"""Whose versions somebody wants to know who looks for a fault."""
+"""Packages whose versions help to diagnose faults."""
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
@@ -43,7 +44,7 @@ _OWN = _ALL.where(JobRow.owner == bindparam("owner"))
 
 
 class Overview:
-    """Knows whom to ask."""
+    """Overview of the service, collected from its components."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Overview:
         self._software = SOFTWARE | {"python": platform.python_version()} | packages
 
     def service(self, caller: Caller) -> Service:
-        """All of it, as it is now; waits, so not for the event loop."""
+        """Return the current overview; blocks, so not for the event loop."""
         me, controllers = self._keys.me(caller), self._controllers.alive()
         return Service(
             version=VERSION,
@@ -71,17 +72,17 @@ class Overview:
             controllers=tuple(controllers),
             workers=self._pool(controllers),
             queue=self._queue(caller.owner),
-            store=self._stored(),
+            store=self._store_info(),
             database=self._database.engine.dialect.name,
-            has_keys=self._keys.are_asked_for(),
+            has_keys=self._keys.is_key_required(),
             limits=me.limits,
             used=me.used,
         )
 
     def _pool(self, controllers: list[Controller]) -> WorkerPool:
-        known = max((each.workers for each in controllers), default=0)
+        count = max((each.workers for each in controllers), default=0)
         if self._workers is None:
-            return WorkerPool(count=known)
+            return WorkerPool(count=count)
         try:
             processes = self._workers()
         except WorkersLost:
@@ -97,10 +98,10 @@ class Overview:
     def _queue(self, owner: str) -> Queue:
         with self._database.reading() as connection:
             own = connection.execute(_OWN, {"owner": owner}).all()
-            every = connection.execute(_ALL).all()
-        return Queue(own=Depth(**dict(own)), all=Depth(**dict(every)))
+            total = connection.execute(_ALL).all()
+        return Queue(own=Depth(**dict(own)), all=Depth(**dict(total)))
 
-    def _stored(self) -> Store:
+    def _store_info(self) -> Store:
         room = self._store.room()
         kind = urlsplit(self._store.url).scheme
         if room is None:
@@ -109,7 +110,8 @@ class Overview:
 
 
 @router.get("/service")
-def service(request: Request, caller: Reader) -> Service:
-    """What runs, what waits and what there is room for."""
-    found: Service = request.state.overview.service(caller)
-    return found
+def service(
+    overview: Annotated[Overview, Depends(ServiceLookup(Overview))], caller: Reader
+) -> Service:
+    """Overview of versions, workers, queue, object store and limits."""
+    return overview.service(caller)

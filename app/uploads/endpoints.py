@@ -5,11 +5,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from palettery.app.http.idempotency import REPLAYED, IdempotencyKey, keyed
+from palettery.app.http.idempotency import REPLAYED, IdempotencyKey, keyed_request
 from palettery.app.http.pagination import Cursor, Limit
 from palettery.app.http.problems import problems
-from palettery.app.http.request_body import JSON, inlined, read_json
-from palettery.app.http.streamed_json import address
+from palettery.app.http.request_body import JSON, inlined_schema, read_json
+from palettery.app.http.services import Documents, ServiceLookup, Store
+from palettery.app.http.streamed_json import external_path
 from palettery.app.keys.authentication import Reader, Writer
 from palettery.app.models.endpoints import Service as ModelService
 from palettery.app.models.response import respond
@@ -23,7 +24,7 @@ router = APIRouter(prefix="/v1", responses=problems(default="an error of another
 ANNOUNCEMENT_BYTES = 2 << 20
 """Of an announcement; a thousand files with names as long as can be have fewer."""
 ANNOUNCEMENT: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {JSON: {"schema": inlined(NewUpload)}}}
+    "requestBody": {"required": True, "content": {JSON: {"schema": inlined_schema(NewUpload)}}}
 }
 PART: dict[str, Any] = {
     "requestBody": {
@@ -46,13 +47,7 @@ UNKNOWN = problems(_404="no such upload", _410="the upload has expired")
 STORE = problems(_503="the store or the database is away", _507="the store is full")
 
 
-async def uploads_of(request: Request) -> UploadService:
-    """The service's uploads."""
-    found: UploadService = request.state.uploads
-    return found
-
-
-Service = Annotated[UploadService, Depends(uploads_of)]
+Service = Annotated[UploadService, Depends(ServiceLookup(UploadService))]
 Presign = Annotated[
     bool,
     Query(description="Give missing parts addresses in the store itself; with S3 alone."),
@@ -75,15 +70,16 @@ async def start(
     request: Request,
     response: Response,
     uploads: Service,
+    documents: Documents,
     caller: Writer,
     key: IdempotencyKey = None,
     presign: Presign = False,
 ) -> Upload:
     """Announce the files of a model; what is here of them already need not be sent."""
-    new = await read_json(request, caller.owner, NewUpload, ANNOUNCEMENT_BYTES)
-    asked = keyed(key, "POST /v1/uploads", new.model_dump(mode="json", exclude_none=True))
+    new = await read_json(request, documents, caller.owner, NewUpload, ANNOUNCEMENT_BYTES)
+    asked = keyed_request(key, "POST /v1/uploads", new.model_dump(mode="json", exclude_none=True))
     upload, is_new = await run_in_threadpool(uploads.start, caller, new, asked, presign=presign)
-    response.headers["Location"] = address(request, f"/v1/uploads/{upload.id}")
+    response.headers["Location"] = external_path(request, f"/v1/uploads/{upload.id}")
     if not is_new:
         response.headers.update(REPLAYED)
     return upload
@@ -156,13 +152,18 @@ async def put(
     ),
 )
 async def complete(
-    request: Request, upload_id: str, uploads: Service, models: ModelService, caller: Writer
+    request: Request,
+    upload_id: str,
+    uploads: Service,
+    models: ModelService,
+    store: Store,
+    caller: Writer,
 ) -> Response:
     """Make an upload a model, once all its parts are here; asking again does no harm."""
     model_id, is_new = await uploads.complete(caller.owner, upload_id)
     model = await models.get(DocumentClient(caller.owner, request), model_id)
-    where = {"Location": address(request, f"/v1/models/{model_id}")}
-    return respond(request.state.store, model, 201 if is_new else 200, where)
+    where = {"Location": external_path(request, f"/v1/models/{model_id}")}
+    return respond(store, model, 201 if is_new else 200, where)
 
 
 @router.delete("/uploads/{upload_id}", status_code=204, responses=UNKNOWN)

@@ -12,7 +12,7 @@ from palettery.app.errors import BadInput, TooLarge
 from palettery.app.files.repository import FileLocation
 from palettery.app.http.caller import Caller
 from palettery.app.http.idempotency import KeyedRequest
-from palettery.app.http.pagination import sealed, unsealed
+from palettery.app.http.pagination import decode_cursor, encode_cursor
 from palettery.app.models.repository import ModelRepository
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
@@ -83,9 +83,11 @@ class UploadService:
 
     def page(self, owner: str, limit: int, cursor: str | None) -> UploadPage:
         """An owner's uploads, newest first."""
-        found = self._sessions.page(owner, limit + 1, None if cursor is None else unsealed(cursor))
+        found = self._sessions.page(
+            owner, limit + 1, None if cursor is None else decode_cursor(cursor)
+        )
         shown = found[:limit]
-        following = sealed(shown[-1].created_at, shown[-1].id) if found[limit:] else None
+        following = encode_cursor(shown[-1].created_at, shown[-1].id) if found[limit:] else None
         items = tuple(UploadSummary(**_summary(upload)) for upload in shown)
         return UploadPage(items=items, next_cursor=following)
 

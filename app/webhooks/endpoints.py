@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 
 from palettery.app.http.problems import problems
+from palettery.app.http.services import ServiceLookup
 from palettery.app.keys.authentication import Writer
 from palettery.app.webhooks.repository import WebhookRepository
 from palettery.schemas.webhooks import WebhookSecret
@@ -12,13 +13,7 @@ from palettery.schemas.webhooks import WebhookSecret
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
 
-async def records_of(request: Request) -> WebhookRepository:
-    """The service's webhooks."""
-    found: WebhookRepository = request.state.webhooks
-    return found
-
-
-Webhooks = Annotated[WebhookRepository, Depends(records_of)]
+Webhooks = Annotated[WebhookRepository, Depends(ServiceLookup(WebhookRepository))]
 
 
 @router.get("/webhook-secret")

@@ -1,4 +1,4 @@
-"""The whole API in this process, on a database and a store of its own; nothing runs its jobs."""
+"""The API in this process, with its own database and object store; no jobs run."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -7,11 +7,12 @@ from pathlib import Path
 import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from palettery.app.http.services import lifespan_state
 from palettery.app.keys.repository import KeyRepository
 from palettery.app.keys.service import KeyService
 from palettery.app.main import create_app
-from palettery.app.roles.api import answering
-from palettery.app.roles.services import shared
+from palettery.app.roles.api import api_services
+from palettery.app.roles.shared_services import shared_services
 from palettery.app.settings import Settings
 
 
@@ -32,14 +33,14 @@ class _Waiting(httpx.BaseTransport):
 
 @contextlib.asynccontextmanager
 async def _app(settings: Settings, root_path: str) -> AsyncIterator[Callable]:
-    async with shared(settings, "all") as common:
+    async with shared_services(settings, "all") as common:
         keys = KeyService(settings, KeyRepository(common.database))
-        async with answering(common, "api", keys, None) as state:
+        async with api_services(common, "api", keys, None) as state:
             app = create_app(state, "api")
 
             async def with_state(scope, receive, send) -> None:
                 path = root_path + scope["path"]  # as uvicorn has it
-                await app({**scope, "path": path, "state": dict(state)}, receive, send)
+                await app({**scope, "path": path, "state": lifespan_state(state)}, receive, send)
 
             yield with_state
 

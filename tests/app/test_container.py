@@ -10,7 +10,7 @@ import yaml
 from typer.main import get_command
 
 from palettery.app.cli.main import cli
-from palettery.app.roles.role import check
+from palettery.app.roles.role import check_role_settings
 from palettery.app.settings import Settings
 from palettery.app.storage.failures import CREDENTIALS
 
@@ -101,7 +101,9 @@ def test_compose_roles_have_what_they_need(monkeypatch, name):
     for key, value in environment(name).items():
         monkeypatch.setenv(key, value)
     words = OURS[name]["command"]
-    check(Settings(), words[words.index("--role") + 1] if "--role" in words else "all")
+    check_role_settings(
+        Settings(), words[words.index("--role") + 1] if "--role" in words else "all"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if "ports" in OURS[name]])
@@ -120,8 +122,10 @@ def test_compose_gives_the_admin_key_to_nobody_else():
 
 def test_compose_addresses_and_credentials_are_those_of_its_services():
     shared = environment("migrate")
-    said = environment("postgres")
-    user, password, database = (said[f"POSTGRES_{part}"] for part in ("USER", "PASSWORD", "DB"))
+    variables = environment("postgres")
+    user, password, database = (
+        variables[f"POSTGRES_{part}"] for part in ("USER", "PASSWORD", "DB")
+    )
     assert shared["PALETTERY_DATABASE_URL"] == f"postgresql://{user}:{password}@postgres/{database}"
     assert environment("store").items() <= shared.items()
     hosts = [

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from palettery.app.errors import BadInput
-from palettery.app.main import _bound
+from palettery.app.main import _listen
 from palettery.app.settings import Settings
 
 
@@ -19,7 +19,7 @@ def test_small_answers_are_sent_at_once(monkeypatch):
     async def accepted() -> int:
         found = asyncio.get_running_loop().create_future()
         server = await asyncio.start_server(
-            lambda _, writer: found.set_result(writer), sock=_bound(Settings())
+            lambda _, writer: found.set_result(writer), sock=_listen(Settings())
         )
         async with server:
             _, ours = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
@@ -40,7 +40,7 @@ def test_an_address_that_cannot_be_had_says_which_option_to_change():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(BadInput, match="in use; choose another --port"):
-            _bound(Settings(port=taken.getsockname()[1]))
+            _listen(Settings(port=taken.getsockname()[1]))
         for host in ("203.0.113.1", "nowhere.invalid", "[2001:db8::1]", "127.0.0.1.5"):
             with pytest.raises(BadInput, match="; choose another --host"):
-                _bound(Settings(host=host, port=taken.getsockname()[1]))
+                _listen(Settings(host=host, port=taken.getsockname()[1]))

@@ -1,4 +1,4 @@
-"""Settings that are not valid are one line that names them, whichever command reads them."""
+"""Invalid settings are reported in one line that names them, by every command."""
 
 import re
 from pathlib import Path
@@ -26,10 +26,10 @@ BAD = {
 def test_bad_setting_is_one_line(palettery, monkeypatch, model, name, command):
     monkeypatch.setenv(name, BAD[name])
     words = [model, "--preset", "w4"] if command == "plan" else []
-    code, out, told = palettery(command, *words)
+    code, out, stderr = palettery(command, *words)
     assert (code, out) == (2, "")
-    assert told.startswith(f"palettery: the settings are not valid: {name}: ")
-    assert told.count("\n") == 1
+    assert stderr.startswith(f"palettery: the settings are not valid: {name}: ")
+    assert stderr.count("\n") == 1
 
 
 def test_all_that_are_bad_are_named(monkeypatch):
@@ -57,17 +57,17 @@ def test_executor_ids_that_are_none(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "hint"),
     [
         ("PALETTERY_TASK_THREAD", "; did you mean PALETTERY_TASK_THREADS?"),
         ("PALETTERY_LIMITS_TENSORS", "; did you mean PALETTERY_LIMIT_TENSORS?"),
         ("PALETTERY_X", ""),
     ],
 )
-def test_what_is_no_setting_is_told(name, told):
+def test_what_is_no_setting_is_reported(name, hint):
     names = [name, "PATH", "PALETTERY_SERVER", "PALETTERY_KEY"]
     (line,) = unknown_settings(dict.fromkeys(names, "1"))
-    assert line == f"{name} is in the environment, and is no setting{told}"
+    assert line == f"the environment variable {name} is not a setting{hint}"
 
 
 @pytest.mark.parametrize("page", ["operations", "security"])
@@ -125,8 +125,8 @@ def test_commands_work_beside_a_service(palettery, monkeypatch, model, tmp_path,
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PALETTERY_DATA_DIR", str(tmp_path / "data"))
     words = [model, "--preset", "w4"] if command == "plan" else []
-    code, _, told = palettery(command, *words)
-    assert (code, told) == (0, "")
+    code, _, stderr = palettery(command, *words)
+    assert (code, stderr) == (0, "")
 
 
 def test_the_port_of_a_pod_goes_before_that_of_a_service(monkeypatch):
@@ -145,5 +145,5 @@ def test_a_port_that_is_none_is_still_told(monkeypatch, value):
 
 
 def test_a_mistake_that_looks_like_a_service_is_told():
-    told = list(unknown_settings({"PALETTERY_SERVICE_PORT": "1", "PALETTERY_PORTS": "1"}))
-    assert [line.split()[0] for line in told] == ["PALETTERY_PORTS", "PALETTERY_SERVICE_PORT"]
+    messages = list(unknown_settings({"PALETTERY_SERVICE_PORT": "1", "PALETTERY_PORTS": "1"}))
+    assert [line.split()[0] for line in messages] == ["PALETTERY_PORTS", "PALETTERY_SERVICE_PORT"]

@@ -191,9 +191,9 @@ def test_tensors_of_other_dtypes_are_kept_with_the_reason(server, written):
 
 
 FORMS = {
-    "cut off": (b"--b\r\nContent-Disposition: form-data; name=model\r\n\r\nPK", "b", "broke off"),
-    "empty": (b"", "b", "broke off"),
-    "noise": (bytes(1000), "b", "not a sound multipart form"),
+    "cut off": (b"--b\r\nContent-Disposition: form-data; name=model\r\n\r\nPK", "b", "ends before"),
+    "empty": (b"", "b", "ends before"),
+    "noise": (bytes(1000), "b", "not a valid multipart form"),
     "a boundary of 5,000 characters": (b"", "b" * 5_000, "of at most 70 characters"),
     "no name": (b"--b\r\nContent-Disposition: form-data\r\n\r\n\r\n--b--\r\n", "b", "has no name"),
 }

@@ -91,7 +91,7 @@ def test_log_tells_once_why_a_part_is_away_and_that_it_is_back(serve, tmp_path):
         assert server.http.get("/readyz").is_success
         lines = [line for line in log_lines(server.program) if "store is" in line["message"]]
         assert [(line["level"], line["message"]) for line in lines] == [
-            ("WARNING", f"store is away: there is no folder {store.resolve()}"),
+            ("WARNING", f"store is unavailable: there is no folder {store.resolve()}"),
             ("INFO", "store is back"),
         ]
 

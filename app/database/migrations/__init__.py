@@ -1,4 +1,4 @@
-"""Brings a database's tables to what this code expects, and refuses what it does not know."""
+"""Migration of a database's tables to the newest revision."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,58 +10,62 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
-from palettery.app.database.engine import Database, reported
+from palettery.app.database.engine import Database, translated_errors
 from palettery.app.errors import BadInput
 
 FIRST = "0001"
-"""What a database is at that was made before it kept count."""
+"""Revision of a database that has tables and no recorded revision."""
 LOCK = 0x70616C6574746572
-"""Of Postgres, held while migrating: the letters "paletter"."""
+"""Number of the Postgres advisory lock for migrations: the letters "paletter"."""
 
 
 @dataclass(frozen=True)
-class Migrated:
-    """Revisions of a database, before and after."""
+class MigrationResult:
+    """Revisions of a database before and after a migration."""
 
     before: str | None
     after: str
 
 
-def migrate(database: Database) -> Migrated:
-    """Bring a database to the newest revision, all or nothing; others who try meanwhile wait.
+def migrate(database: Database) -> MigrationResult:
+    """Migrate a database to the newest revision in one transaction; other processes wait.
 
     Raises:
         BadInput: the database is newer than this code.
-        DatabaseFailed: the database is away, or was locked for too long.
+        DatabaseFailed: the database is unreachable, or was locked for too long.
     """
     config = _config()
-    known = ScriptDirectory.from_config(config)
-    with reported(), database.engine.connect() as connection, _alone(connection):
+    scripts = ScriptDirectory.from_config(config)
+    with (
+        translated_errors(),
+        database.engine.connect() as connection,
+        _exclusive_transaction(connection),
+    ):
         config.attributes["connection"] = connection
         before = _revision(connection)
-        _check_known(before, known)
+        _check_known(before, scripts)
         if before is None and inspect(connection).has_table("jobs"):
             command.stamp(config, FIRST)
             before = FIRST
         command.upgrade(config, "head")
-        return Migrated(before, _newest(known))
+        return MigrationResult(before, _newest(scripts))
 
 
 def check_migrated(database: Database) -> None:
-    """See that a database is at the newest revision; changes nothing.
+    """Check that a database is at the newest revision.
 
     Raises:
         BadInput: it is older or newer than this code.
-        DatabaseFailed: the database is away.
+        DatabaseFailed: the database is unreachable.
     """
-    known = ScriptDirectory.from_config(_config())
-    with reported(), database.engine.connect() as connection:
-        found = _revision(connection)
-    _check_known(found, known)
-    if found != _newest(known):
+    scripts = ScriptDirectory.from_config(_config())
+    with translated_errors(), database.engine.connect() as connection:
+        revision = _revision(connection)
+    _check_known(revision, scripts)
+    if revision != _newest(scripts):
         raise BadInput(
-            f"the database is at {found or 'no revision'}, and this Palettery needs "
-            f"{_newest(known)}: run `palettery migrate`; refusing to start"
+            f"the database is at {revision or 'no revision'}, and this Palettery needs "
+            f"{_newest(scripts)}: run `palettery migrate`"
         )
 
 
@@ -72,9 +76,9 @@ def _config() -> Config:
     return config
 
 
-def _newest(known: ScriptDirectory) -> str:
-    newest = known.get_current_head()
-    assert newest is not None  # noqa: S101 - they ship beside this file
+def _newest(scripts: ScriptDirectory) -> str:
+    newest = scripts.get_current_head()
+    assert newest is not None  # noqa: S101 - part of this package
     return newest
 
 
@@ -82,17 +86,17 @@ def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _check_known(found: str | None, known: ScriptDirectory) -> None:
-    if found not in {None, *(script.revision for script in known.walk_revisions())}:
+def _check_known(revision: str | None, scripts: ScriptDirectory) -> None:
+    if revision not in {None, *(script.revision for script in scripts.walk_revisions())}:
         raise BadInput(
-            f"the database is at {found}, newer than this Palettery knows ({_newest(known)}): "
-            "upgrade Palettery; refusing to start"
+            f"the database is at {revision}, newer than this Palettery ({_newest(scripts)}): "
+            "upgrade Palettery"
         )
 
 
 @contextmanager
-def _alone(connection: Connection) -> Iterator[None]:
-    """One transaction, around which no other process migrates."""
+def _exclusive_transaction(connection: Connection) -> Iterator[None]:
+    """Open a transaction that excludes migrations by other processes."""
     with connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})

@@ -1,8 +1,8 @@
-"""Run by Alembic, on the connection and in the transaction that `migrate` has opened."""
+"""Alembic's environment: it migrates on the connection that `migrate` opened."""
 
 from alembic import context
 
-import palettery.app.database.tables  # noqa: F401 - so that every table is known
+import palettery.app.database.tables  # noqa: F401 - registers every table
 from palettery.app.database.engine import Base
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)

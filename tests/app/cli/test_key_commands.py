@@ -55,7 +55,7 @@ def test_what_cannot_be_is_said_field_by_field(keys):
     assert "\n  /name: " in told
     assert listed(keys) == []
     code, _, told = keys("revoke", "nobody")
-    assert (code, told) == (2, "palettery: there is no key 'nobody'; see the list of your keys\n")
+    assert (code, told) == (2, "palettery: there is no key 'nobody'; see the list of keys\n")
 
 
 def test_database_that_was_never_migrated_is_left_alone(palettery, tmp_path):

@@ -1,4 +1,4 @@
-"""What holds on every database that is claimed, and how its failures are told."""
+"""Transactions and errors on every supported database."""
 
 import re
 import socket
@@ -88,19 +88,19 @@ def test_references_are_enforced_and_their_breach_is_no_failure_of_the_database(
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
-        ("palettery.db", "cannot be read"),
-        ("postgresql://host:port/name", "cannot be read"),
-        ("mysql://host/name", "'mysql'; sqlite and postgresql"),
+        ("palettery.db", "is malformed"),
+        ("postgresql://host:port/name", "is malformed"),
+        ("mysql://host/name", "'mysql'; use sqlite or postgresql"),
         ("sqlite:////ws/team?1", "write %3F"),
         ("sqlite:////ws/team?mode=ro", "write %3F"),
         ("sqlite:////ws/team?", "write %3F"),
-        ("sqlite+aiosqlite:///palettery.db", "'sqlite.aiosqlite'; sqlite and postgresql"),
+        ("sqlite+aiosqlite:///palettery.db", "'sqlite.aiosqlite'; use sqlite or postgresql"),
     ],
 )
-def test_other_databases_are_refused(url, said):
-    with pytest.raises(BadInput, match=said):
+def test_other_databases_are_refused(url, message):
+    with pytest.raises(BadInput, match=message):
         open_database(url)
 
 
@@ -233,13 +233,13 @@ def test_damage_that_a_request_meets_is_told_from_then_on(damaged, caplog):
     database.close()
     again = open_database(database.engine.url.render_as_string())
     assert again.fault() is None
-    again.check()
+    again.check_integrity()
     assert re.search("it is damaged", again.fault())
     again.close()
 
 
 def test_sound_database_is_sound_everywhere(database):
-    database.check()
+    database.check_integrity()
     assert database.fault() is None
 
 

@@ -1,4 +1,4 @@
-"""Migrations: models agree with them, rows outlive them, and unknown revisions are refused."""
+"""Migrations: they match the models, keep the rows, and reject unknown revisions."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 
 from palettery.app.database import migrations
 from palettery.app.database.engine import Base, open_database
-from palettery.app.database.migrations import Migrated, check_migrated, migrate
+from palettery.app.database.migrations import MigrationResult, check_migrated, migrate
 from palettery.app.errors import BadInput, DatabaseFailed
 from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
@@ -102,7 +102,7 @@ def assert_job_is_kept(database):
 
 
 def test_models_and_migrations_agree(empty):
-    assert migrate(empty) == Migrated(None, NEWEST)
+    assert migrate(empty) == MigrationResult(None, NEWEST)
     with empty.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
@@ -125,9 +125,9 @@ def test_first_revision_is_what_the_first_version_made(first):
 
 
 def test_database_without_revision_is_adopted_with_its_rows(first):
-    assert migrate(first) == Migrated("0001", NEWEST)
+    assert migrate(first) == MigrationResult("0001", NEWEST)
     assert_job_is_kept(first)
-    assert migrate(first) == Migrated(NEWEST, NEWEST)
+    assert migrate(first) == MigrationResult(NEWEST, NEWEST)
     assert_job_is_kept(first)
 
 
@@ -136,7 +136,7 @@ def test_database_at_the_first_revision_keeps_its_rows(first):
     with first.engine.begin() as connection:
         config.attributes["connection"] = connection
         command.stamp(config, "0001")
-    assert migrate(first) == Migrated("0001", NEWEST)
+    assert migrate(first) == MigrationResult("0001", NEWEST)
     assert_job_is_kept(first)
 
 
@@ -162,8 +162,8 @@ def test_processes_that_migrate_at_once(database_url):
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = sorted(process.communicate(timeout=900)[0].strip() for process in running)
-    assert said == [f"{NEWEST} -> {NEWEST}", f"empty -> {NEWEST}"]
+    outputs = sorted(process.communicate(timeout=900)[0].strip() for process in running)
+    assert outputs == [f"{NEWEST} -> {NEWEST}", f"empty -> {NEWEST}"]
     assert [process.returncode for process in running] == [0] * 2
 
 
@@ -200,11 +200,11 @@ def test_migrate_command(palettery, database_url, monkeypatch, tmp_path):
     database = open_database(database_url)
     set_revision(database, "0999")
     database.close()
-    code, out, told = palettery("migrate", "--data-dir", tmp_path / "data")
+    code, out, stderr = palettery("migrate", "--data-dir", tmp_path / "data")
     assert (code, out) == (2, "")
-    assert told == (
-        f"palettery: the database is at 0999, newer than this Palettery knows ({NEWEST}): "
-        "upgrade Palettery; refusing to start\n"
+    assert stderr == (
+        f"palettery: the database is at 0999, newer than this Palettery ({NEWEST}): "
+        "upgrade Palettery\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Digest headers are read strictly."""
+"""Digest headers are parsed strictly."""
 
 import base64
 import hashlib
@@ -44,7 +44,7 @@ def test_lines_of_one_header_are_one_list():
 
 
 @pytest.mark.parametrize(
-    ("headers", "said"),
+    ("headers", "message"),
     [
         ({}, "has no Content-Digest"),
         ({"Content-Digest": ""}, "is ''; send Content-Digest: sha-256="),
@@ -61,11 +61,11 @@ def test_lines_of_one_header_are_one_list():
         ({"Content-Digest": "é" * 10_000}, "send Content-Digest"),
         (
             {"Content-Digest": f"sha-256=:{TEXT}:", "Repr-Digest": f"sha-256=:{OTHER}:"},
-            "tell different digests",
+            "have different digests",
         ),
     ],
 )
-def test_anything_else_is_refused(headers, said):
-    with pytest.raises(InvalidUpload, match=said) as told:
+def test_anything_else_is_refused(headers, message):
+    with pytest.raises(InvalidUpload, match=message) as error:
         announced_sha256(Headers(headers))
-    assert len(told.value.detail) < 400
+    assert len(error.value.detail) < 400

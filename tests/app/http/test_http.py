@@ -1,4 +1,4 @@
-"""HTTP as others expect it: what every endpoint has in common."""
+"""HTTP behaviour that all endpoints have in common."""
 
 import gzip
 import hashlib
@@ -168,10 +168,10 @@ def test_a_body_that_is_encoded_is_refused(http, coding, method, path, kind):
     digest = f"sha-256=:{b64encode(bytes(32)).decode()}:"
     headers = {"Content-Type": kind, "Content-Encoding": coding, "Content-Digest": digest}
     answer = http.request(method, url, content=ENCODED, headers=headers)
-    told = answer.json()
-    assert (answer.status_code, told["code"]) == (415, "unsupported_content_encoding")
-    assert repr(coding) in told["detail"]
-    assert "send it uncompressed" in told["detail"]
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (415, "unsupported_content_encoding")
+    assert repr(coding) in problem["detail"]
+    assert "send the body uncompressed" in problem["detail"]
     assert answer.headers["Accept-Encoding"] == "identity"
 
 
@@ -218,9 +218,9 @@ def test_a_preamble_is_skipped(http, preamble):
 
 @pytest.mark.parametrize("body", [b"x" * (3 * HEADER_BYTES), b" --x\r\n", b"--x", b"\r\n--xy\r\n"])
 def test_a_form_without_its_boundary_is_refused(http, body):
-    told = posted(http, body).json()
-    assert told["code"] == "invalid_upload"
-    assert "no line of it is the boundary that Content-Type names, 'x'" in told["detail"]
+    problem = posted(http, body).json()
+    assert problem["code"] == "invalid_upload"
+    assert "no line of it is the boundary of Content-Type, 'x'" in problem["detail"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Forms as streams: whatever the chunking, the same files; whatever is wrong, nothing is left."""
+"""Streamed forms: the result does not depend on chunks, and an invalid form leaves no files."""
 
 import asyncio
 import hashlib
@@ -106,23 +106,23 @@ def test_files_lie_under_the_fields_they_came_in(storage):
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (form(part(b"preset", b"w4")), "'model' is missing"),
         (form(SENSITIVITIES, part(b"preset", b"w4")), "'model' is missing"),
-        (form(MODEL, part(b"preset", b"w4"), part(b"preset", b"w4")), "'preset' stands twice"),
+        (form(MODEL, part(b"preset", b"w4"), part(b"preset", b"w4")), "'preset' is repeated"),
         (form(MODEL, part(b"presett", b"w4")), "did you mean 'preset'"),
         (form(MODEL, part(b"modle", b"", b"m")), "did you mean 'model'"),
         (form(MODEL, part(b"zzz", b"")), "the fields are model, sensitivities, config, "),
         (form(MODEL, b"--%s\r\nX: y\r\n\r\nbody\r\n" % BOUNDARY), "no name"),
-        (MODEL, "broke off"),
-        (MODEL[:500], "broke off"),
-        (b"", "broke off"),
-        (b"no form at all", "not a sound multipart form"),
+        (MODEL, "ends before"),
+        (MODEL[:500], "ends before"),
+        (b"", "ends before"),
+        (b"no form at all", "not a valid multipart form"),
     ],
 )
-def test_form_that_is_not_sound(storage, body, said):
-    with pytest.raises(InvalidUpload, match=said):
+def test_form_that_is_not_sound(storage, body, message):
+    with pytest.raises(InvalidUpload, match=message):
         read(storage, [body])
 
 
@@ -135,7 +135,7 @@ def test_body_of_another_kind(storage, kind):
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize(
-    ("limits", "body", "said"),
+    ("limits", "body", "message"),
     [
         (Limits(upload_bytes=900), form(MODEL), "over 900 bytes"),
         (Limits(upload_files=2), form(MODEL, MODEL, MODEL), "over 2 files"),
@@ -152,20 +152,20 @@ def test_body_of_another_kind(storage, kind):
         ),
     ],
 )
-def test_limits_hold_whatever_was_announced(storage, limits, body, said):
-    with pytest.raises(TooLarge, match=said):
+def test_limits_hold_whatever_was_announced(storage, limits, body, message):
+    with pytest.raises(TooLarge, match=message):
         read(storage, [body[at : at + 100] for at in range(0, len(body), 100)], limits)
 
 
 @pytest.mark.usefixtures("nothing_left")
 def test_announced_size_over_the_limit_is_refused_unread(storage):
-    with pytest.raises(TooLarge, match="announces 1,001 bytes; 1,000 are allowed"):
+    with pytest.raises(TooLarge, match="announces 1,001 bytes; the limit is 1,000"):
         read(storage, [], Limits(upload_bytes=1000), announced=1001, broken=True)
 
 
 @pytest.mark.usefixtures("nothing_left")
 def test_connection_that_breaks_off(storage):
-    with pytest.raises(InvalidUpload, match="connection broke off") as caught:
+    with pytest.raises(InvalidUpload, match="connection was closed") as caught:
         read(storage, [form(MODEL)[:600]], broken=True)
     assert isinstance(caught.value.__cause__, ClientDisconnect)
 

@@ -1,4 +1,4 @@
-"""Cursors: what comes back is what was sealed, or a refusal."""
+"""Cursors are decoded to what was encoded, or rejected."""
 
 import base64
 import re
@@ -7,14 +7,19 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from palettery.app.errors import BadInput
-from palettery.app.http.pagination import sealed, sealed_key, unsealed, unsealed_key
+from palettery.app.http.pagination import (
+    decode_cursor,
+    decode_key_cursor,
+    encode_cursor,
+    encode_key_cursor,
+)
 
 KEY = re.compile(r"[a-z@0-9-]+")
 
 
 def test_cursor_holds_its_key():
-    assert unsealed_key(sealed_key("name@3"), KEY) == "name@3"
-    assert unsealed_key(None, KEY) is None
+    assert decode_key_cursor(encode_key_cursor("name@3"), KEY) == "name@3"
+    assert decode_key_cursor(None, KEY) is None
 
 
 @pytest.mark.parametrize(
@@ -24,26 +29,26 @@ def test_cursor_holds_its_key():
         "?",
         "ä",
         "a",
-        sealed_key(""),
-        sealed_key("NAME"),
-        sealed_key("a\n"),
+        encode_key_cursor(""),
+        encode_key_cursor("NAME"),
+        encode_key_cursor("a\n"),
         base64.urlsafe_b64encode(b"\xff").decode(),
-        sealed_key("name")[:-1],
+        encode_key_cursor("name")[:-1],
     ],
 )
 def test_cursor_that_was_never_given(cursor):
-    with pytest.raises(BadInput, match="the cursor is not one this server gave"):
-        unsealed_key(cursor, KEY)
+    with pytest.raises(BadInput, match="the cursor is not valid"):
+        decode_key_cursor(cursor, KEY)
 
 
 def test_cursor_holds_its_time_in_utc():
     at = datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=2)))
-    found, id_ = unsealed(sealed(at, "x"))
+    found, id_ = decode_cursor(encode_cursor(at, "x"))
     assert (found.isoformat(), found.tzinfo, id_) == ("2025-12-31T23:00:00+00:00", UTC, "x")
 
 
 @pytest.mark.parametrize(
-    "held",
+    "content",
     [
         "[]",
         "[1, 2]",
@@ -53,6 +58,6 @@ def test_cursor_holds_its_time_in_utc():
         '["9999-12-31T23:59:59-14:00", "x"]',
     ],
 )
-def test_cursor_of_no_time_or_one_that_utc_has_not(held):
-    with pytest.raises(BadInput, match="the cursor is not one this server gave"):
-        unsealed(sealed_key(held))
+def test_cursor_of_no_time_or_one_that_utc_has_not(content):
+    with pytest.raises(BadInput, match="the cursor is not valid"):
+        decode_cursor(encode_key_cursor(content))

@@ -1,4 +1,4 @@
-"""Clients that are slow, or hold on, on real sockets: given up in time, and nobody else is."""
+"""Slow and idle clients on real sockets: they are disconnected in time, and no others are."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from palettery.app.http.server import server
+from palettery.app.http.server import build_server
 from palettery.app.observability.metrics import Metrics
 from palettery.app.settings import Clients
 
@@ -81,7 +81,7 @@ class Service:
 @contextmanager
 def serving(**clients: float) -> Iterator[Service]:
     service = Service()
-    made = server(service.app, Clients(**clients), service.metrics)
+    made = build_server(service.app, Clients(**clients), service.metrics)
     listening = socket.create_server(("127.0.0.1", 0))
     service.port = listening.getsockname()[1]
     thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]})
@@ -119,11 +119,11 @@ def connected(service: Service) -> closing[socket.socket]:
 def rest(connection: socket.socket) -> bytes:
     """All that the server says until it hangs up."""
     connection.settimeout(DEADLINE_S)
-    held = b""
+    received = b""
     with contextlib.suppress(ConnectionResetError):
         while piece := connection.recv(1 << 16):
-            held += piece
-    return held
+            received += piece
+    return received
 
 
 def trickled(connection: socket.socket, piece: bytes) -> bytes:
@@ -145,16 +145,16 @@ def post(path: bytes, length: int, more: bytes = b"") -> bytes:
     return b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n" % (path, length, more)
 
 
-def problem_of(said: bytes) -> tuple[dict[str, str], dict[str, str]]:
+def problem_of(response: bytes) -> tuple[dict[str, str], dict[str, str]]:
     """Headers and problem of an answer."""
-    head, body = said.split(b"\r\n\r\n", 1)
+    head, body = response.split(b"\r\n\r\n", 1)
     first, *lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
-    told = json.loads(body)
-    assert first.startswith(f"HTTP/1.1 {told['status']} ")
+    problem = json.loads(body)
+    assert first.startswith(f"HTTP/1.1 {problem['status']} ")
     assert headers["content-type"] == "application/problem+json"
     assert headers["connection"] == "close"
-    return headers, told
+    return headers, problem
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_head_that_trickles(impatient, start):
     before = impatient.closed("head")
     with connected(impatient) as connection:
         connection.sendall(start)
-        headers, told = problem_of(trickled(connection, b"x"))
-    assert told["code"] == "request_timeout"
+        headers, problem = problem_of(trickled(connection, b"x"))
+    assert problem["code"] == "request_timeout"
     assert headers["x-request-id"]
     assert impatient.closed("head") == before + 1
 
@@ -204,9 +204,9 @@ def test_body_that_trickles(impatient, head, piece):
     impatient.ended.clear()
     with connected(impatient) as connection:
         connection.sendall(head)
-        headers, told = problem_of(trickled(connection, piece))
-    assert told["code"] == "request_timeout"
-    assert "20,000 bytes in 1.5 s" in told["detail"]
+        headers, problem = problem_of(trickled(connection, piece))
+    assert problem["code"] == "request_timeout"
+    assert "20,000 bytes in 1.5 s" in problem["detail"]
     assert headers["x-request-id"] == "my-own"
     wait_until(lambda: impatient.ended == [LEFT], "the endpoint hears of it")
 
@@ -214,16 +214,16 @@ def test_body_that_trickles(impatient, head, piece):
 def test_body_that_stands_still(impatient):
     with connected(impatient) as connection:
         connection.sendall(post(b"/echo", 1_000_000) + b"x" * 500_000)
-        _, told = problem_of(rest(connection))
-    assert told["code"] == "request_timeout"
+        _, problem = problem_of(rest(connection))
+    assert problem["code"] == "request_timeout"
 
 
 def test_body_after_the_answer_that_trickles(impatient):
     """The answer is there already, so that all that is left is to hang up."""
     with connected(impatient) as connection:
         connection.sendall(post(b"/early", 1_000_000))
-        said = b"".join(iter(lambda: trickled(connection, b"x"), b""))
-    assert said.startswith(b"HTTP/1.1 413 ")
+        response = b"".join(iter(lambda: trickled(connection, b"x"), b""))
+    assert response.startswith(b"HTTP/1.1 413 ")
 
 
 def test_reader_that_stops_reading(impatient):
@@ -270,12 +270,12 @@ def test_slow_line_passes(patient):
 def test_endpoint_that_reads_late_is_not_the_clients_fault(patient):
     patient.release.clear()
     body = b"x" * 1_000_000
-    said = []
+    response = []
     with connected(patient) as connection:
 
         def send() -> None:
             connection.sendall(post(b"/late", len(body), b"Connection: close\r\n") + body)
-            said.append(rest(connection))
+            response.append(rest(connection))
 
         sending = threading.Thread(target=send)
         sending.start()
@@ -285,7 +285,7 @@ def test_endpoint_that_reads_late_is_not_the_clients_fault(patient):
             assert rest(other) == b""
         patient.release.set()
         sending.join()
-    assert said[0].endswith(b"\r\n\r\n1000000")
+    assert response[0].endswith(b"\r\n\r\n1000000")
 
 
 def test_client_that_waits_to_be_told_to_go_on(patient):
@@ -366,8 +366,8 @@ def test_connections_that_all_work_leave_no_room():
             connection.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
             assert connection.recv(1 << 10).startswith(b"HTTP/1.1 200 ")
         with connected(service) as one_more:
-            _, told = problem_of(rest(one_more))
-        assert told["code"] == "unavailable"
+            _, problem = problem_of(rest(one_more))
+        assert problem["code"] == "unavailable"
         busy.pop().close()
 
         def is_served() -> bool:

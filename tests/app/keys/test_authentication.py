@@ -1,10 +1,9 @@
-"""What the API says of keys, and that no endpoint forgets to ask for one."""
+"""Every endpoint requires the right scope, and the OpenAPI document lists it."""
 
 from palettery.app.configs import schemas_endpoints as catalog
 from palettery.app.dashboard import endpoints as dashboard
-from palettery.app.keys.authentication import caller_of
-from palettery.app.main import KEYED, create_app
-from palettery.app.roles.role import ServiceState
+from palettery.app.keys.authentication import authenticate
+from palettery.app.main import PROTECTED, create_app
 from palettery.app.system import health
 
 OPEN = {"/livez", "/readyz", "/metrics", "/v1/presets", "/v1/schemas", "/v1/schemas/{name}"}
@@ -20,22 +19,22 @@ CHANGES_NOTHING = {"/v1/configs/validate"}
 def guards_of(dependant):
     """Where an endpoint asks for a key, itself or in what it depends on."""
     for each in dependant.dependencies:
-        if each.call is caller_of:
+        if each.call is authenticate:
             yield each
         yield from guards_of(each)
 
 
 def scopes_of(route):
     """What an endpoint asks for; None where it asks for no key."""
-    asked = [each.own_oauth_scopes for each in guards_of(route.dependant)]
-    assert len(asked) < 2, route.path
-    return asked[0] if asked else None
+    scopes = [each.own_oauth_scopes for each in guards_of(route.dependant)]
+    assert len(scopes) < 2, route.path
+    return scopes[0] if scopes else None
 
 
 def test_every_endpoint_asks_for_the_scope_of_its_method():
     routes = [
         route
-        for router in (*KEYED.values(), catalog.router, dashboard.router, health.router)
+        for router in (*PROTECTED.values(), catalog.router, dashboard.router, health.router)
         for route in router.routes
     ]
     assert len(routes) > 20
@@ -51,16 +50,16 @@ def test_every_endpoint_asks_for_the_scope_of_its_method():
 
 
 def test_document_tells_of_keys():
-    document = create_app(ServiceState()).openapi()
+    document = create_app(None).openapi()
     (name,) = document["components"]["securitySchemes"]
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            said = {"401", "403"} & operation["responses"].keys()
+            statuses = {"401", "403"} & operation["responses"].keys()
             if path in OPEN:
-                assert not said, path
+                assert not statuses, path
                 assert "security" not in operation, path
             else:
-                assert said == {"401", "403"}, (path, method)
+                assert statuses == {"401", "403"}, (path, method)
                 (scopes,) = [each[name] for each in operation["security"]]
                 assert len(scopes) == 1, (path, method)
                 assert operation["responses"]["401"]["content"].keys() == {
@@ -69,5 +68,5 @@ def test_document_tells_of_keys():
 
 
 def test_controller_asks_for_no_key():
-    paths = create_app(ServiceState(), "controller").openapi()["paths"].keys()
+    paths = create_app(None, "controller").openapi()["paths"].keys()
     assert {"/livez", "/readyz"} <= paths <= OPEN

@@ -1,4 +1,4 @@
-"""Limits of owners, also of many requests at once, on every database that is claimed."""
+"""Limits of owners, also with concurrent requests, on every supported database."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor

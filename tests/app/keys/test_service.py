@@ -1,4 +1,4 @@
-"""Keys, their owners and what they may, on every database that is claimed."""
+"""Keys, their owners and scopes, on every supported database."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -49,8 +49,8 @@ def new(**chosen):
     return NewKey(**{"owner": "a", "name": "ci"} | chosen)
 
 
-def assert_refused(keys, secret, said):
-    with pytest.raises(Unauthenticated, match=said):
+def assert_refused(keys, secret, message):
+    with pytest.raises(Unauthenticated, match=message):
         keys.caller(secret)
 
 
@@ -63,7 +63,7 @@ def test_first_key_shuts_every_process_and_the_last_one_opens_it_again(keys_with
     one, other = keys_with(), keys_with()
     made = one.create(new())
     for keys in (one, other):
-        assert_refused(keys, None, "asks for a key")
+        assert_refused(keys, None, "requires a key")
         assert keys.caller(made.secret).owner == "a"
     other.revoke(made.key.id)
     for keys in (one, other):
@@ -84,40 +84,40 @@ def test_expired_key_is_refused_and_still_keeps_the_door_shut(keys, clock):
     assert keys.caller(made.secret).owner == "a"
     clock[0] = NOW + HOUR
     assert_refused(keys, made.secret, "expired")
-    assert_refused(keys, None, "asks for a key")
+    assert_refused(keys, None, "requires a key")
 
 
 @pytest.mark.parametrize(
-    ("secret", "said"),
+    ("secret", "message"),
     [
         (new_secret(), "no such key"),
-        (new_secret()[:-1], "this is no key"),
-        (f" {new_secret()}", "this is no key"),
-        ("", "this is no key"),
-        ("plt_\x00ü\udcff", "this is no key"),
-        (ADMIN_KEY, "this is no key"),
+        (new_secret()[:-1], "this is not a key"),
+        (f" {new_secret()}", "this is not a key"),
+        ("", "this is not a key"),
+        ("plt_\x00ü\udcff", "this is not a key"),
+        (ADMIN_KEY, "this is not a key"),
     ],
     ids=["unknown", "cut off", "with a space", "empty", "no ASCII", "another kind"],
 )
-def test_what_is_no_key_is_refused_with_and_without_keys(keys, secret, said):
-    assert_refused(keys, secret, said)
+def test_what_is_no_key_is_refused_with_and_without_keys(keys, secret, message):
+    assert_refused(keys, secret, message)
     keys.create(new())
-    assert_refused(keys, secret, said)
+    assert_refused(keys, secret, message)
 
 
 def test_admin_key_is_an_admin(keys_with):
     keys = keys_with(admin_key=ADMIN_KEY)
     caller = keys.caller(ADMIN_KEY)
     assert (caller.owner, caller.scopes, caller.limits) == (ADMIN, SCOPES, SERVICE)
-    assert_refused(keys, None, "asks for a key")
-    assert_refused(keys, ADMIN_KEY[:-1], "this is no key")
+    assert_refused(keys, None, "requires a key")
+    assert_refused(keys, ADMIN_KEY[:-1], "this is not a key")
     assert keys.caller(keys.create(new()).secret).owner == "a"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_is_served_without_keys_and_it_is_said(keys_with, caplog, host):
     keys_with(host=host).check_address()
-    assert f"whoever reaches {host} may do everything" in caplog.text
+    assert f"everyone who can reach {host} has full access" in caplog.text
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])  # noqa: S104
@@ -129,7 +129,7 @@ def test_other_addresses_need_a_key(keys_with, caplog, host):
     made = keys.create(new())
     keys.check_address()
     keys.revoke(made.key.id)
-    assert_refused(keys, None, "asks for a key")  # a running server does not open up
+    assert_refused(keys, None, "requires a key")  # a running server does not open up
     with pytest.raises(BadInput):
         keys.check_address()
     assert caplog.text == ""
@@ -235,6 +235,6 @@ def test_largest_limits_and_oddest_names_are_kept(keys):
 @pytest.mark.parametrize("given", ["x" * 31, "", "x" * 31 + " ", "ü" * 32, "x" * 40 + "\n"])
 def test_admin_keys_that_are_too_easy_are_named_without_being_shown(monkeypatch, given):
     monkeypatch.setenv("PALETTERY_ADMIN_KEY", given)
-    with pytest.raises(BadInput, match=r"PALETTERY_ADMIN_KEY: .* at least 32") as told:
+    with pytest.raises(BadInput, match=r"PALETTERY_ADMIN_KEY: .* at least 32") as error:
         read_settings()
-    assert not given or given not in told.value.detail
+    assert not given or given not in error.value.detail

@@ -167,5 +167,5 @@ def test_pages(world):
 
 @pytest.mark.parametrize("cursor", ["", "x", "é", "e30=", "WzEsMl0=", "bnVsbA==", "W" * 400])
 def test_a_cursor_that_is_none_of_ours(world, cursor):
-    with pytest.raises(BadInput, match="not one this server gave"):
+    with pytest.raises(BadInput, match="the cursor is not valid"):
         world.models.page("a", 10, cursor)

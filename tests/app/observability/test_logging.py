@@ -1,4 +1,4 @@
-"""Lines of the log: what they tell, to whom they belong, and that nobody writes their own."""
+"""Log records: content, context and protection against log injection."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from palettery.app.http.server import server
+from palettery.app.http.server import build_server
 from palettery.app.observability import logging as logs
 from palettery.app.observability.metrics import Metrics
 from palettery.app.settings import Clients, Settings
@@ -59,7 +59,7 @@ def test_json_tells_time_level_and_logger():
 def test_lines_name_their_job_and_request():
     with written() as stream:
         token = correlation_id.set("a-request")
-        with logs.of_job("a-job"):
+        with logs.job_context("a-job"):
             log.info("in it")
         correlation_id.reset(token)
         log.info("outside")
@@ -69,7 +69,7 @@ def test_lines_name_their_job_and_request():
 
 
 def test_text_tells_the_same():
-    with written("text") as stream, logs.of_job("a-job"):
+    with written("text") as stream, logs.job_context("a-job"):
         log.info("in it")
     assert stream.getvalue().endswith("INFO palettery.test: in it [job_id=a-job]\n")
 
@@ -129,7 +129,7 @@ def url() -> Iterator[str]:
         Route("/failing", fail),
         Route("/stream", stream),
     ]
-    made = server(Starlette(routes=routes), Clients(), Metrics())
+    made = build_server(Starlette(routes=routes), Clients(), Metrics())
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]})
     thread.start()
@@ -203,6 +203,6 @@ def test_what_is_not_http_gets_an_id_too(url):
         connection.sendall(
             b"GET / HTTP/1.1\r\nX-Request-ID: mine-3\r\nHost: x\r\nbad header\r\n\r\n"
         )
-        said = b"".join(iter(lambda: connection.recv(1 << 16), b""))
-    assert said.startswith(b"HTTP/1.1 400 ")
-    assert b"x-request-id: mine-3\r\n" in said
+        response = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert b"x-request-id: mine-3\r\n" in response

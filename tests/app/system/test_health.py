@@ -1,4 +1,4 @@
-"""Whether the service is well: told soon, even when a part of it hangs."""
+"""Health checks respond in time, also when a component hangs."""
 
 import asyncio
 import logging
@@ -14,13 +14,13 @@ from palettery.app.system.health import Health
 def never():
     """A check that hangs until the test is over."""
     over = threading.Event()
-    asked = []
+    calls = []
 
     def hang() -> None:
-        asked.append(None)
+        calls.append(None)
         over.wait(60)
 
-    hang.asked = asked
+    hang.calls = calls
     yield hang
     over.set()
 
@@ -35,27 +35,29 @@ def well() -> None:
 
 def test_every_part_is_well():
     health = Health({"database": well, "store": well})
-    assert asyncio.run(health.away()) == {}
-    assert health.parts == ("database", "store")
+    assert asyncio.run(health.failures()) == {}
+    assert health.components == ("database", "store")
 
 
 def test_parts_that_are_not_are_named():
     health = Health({"database": failing, "store": lambda: "no folder", "workers": well})
-    assert asyncio.run(health.away()) == {
-        "database": "does not answer",
-        "store": "does not answer",
+    assert asyncio.run(health.failures()) == {
+        "database": "does not respond",
+        "store": "does not respond",
     }
 
 
 def test_part_that_hangs_holds_nobody_up_and_one_thread(never):
-    health = Health({"database": well, "store": never}, within_s=0.1)
+    health = Health({"database": well, "store": never}, timeout_s=0.1)
 
     async def ask() -> list[dict[str, str]]:
-        return await asyncio.gather(*(health.away() for _ in range(50))) + [await health.away()]
+        return await asyncio.gather(*(health.failures() for _ in range(50))) + [
+            await health.failures()
+        ]
 
-    told = asyncio.run(ask())
-    assert told == [{"store": "does not answer within 0.1 s"}] * 51
-    assert len(never.asked) == 1
+    results = asyncio.run(ask())
+    assert results == [{"store": "does not respond within 0.1 s"}] * 51
+    assert len(never.calls) == 1
 
 
 def test_part_that_hung_is_asked_again():
@@ -64,14 +66,14 @@ def test_part_that_hung_is_asked_again():
     def hang_once() -> None:
         over.wait(60)
 
-    health = Health({"store": hang_once}, within_s=0.1)
+    health = Health({"store": hang_once}, timeout_s=0.1)
 
     async def ask() -> None:
-        assert await health.away() == {"store": "does not answer within 0.1 s"}
+        assert await health.failures() == {"store": "does not respond within 0.1 s"}
         over.set()
-        while await health.away():
+        while await health.failures():
             pass
-        assert await health.away() == {}
+        assert await health.failures() == {}
 
     asyncio.run(asyncio.wait_for(ask(), 60))
 
@@ -86,26 +88,26 @@ def test_log_tells_once_that_a_part_went_and_why_and_once_that_it_is_back(caplog
     health = Health({"database": well, "store": lambda: fault})
 
     async def ask_often() -> None:
-        await asyncio.gather(*(health.away() for _ in range(20)))
-        await health.away()
+        await asyncio.gather(*(health.failures() for _ in range(20)))
+        await health.failures()
 
     asyncio.run(ask_often())
-    assert lines(caplog) == [("WARNING", "store is away: no folder /srv/store")]
+    assert lines(caplog) == [("WARNING", "store is unavailable: no folder /srv/store")]
     fault = None
     asyncio.run(ask_often())
     assert lines(caplog)[1:] == [("INFO", "store is back")]
     fault = "no folder again"
     asyncio.run(ask_often())
-    assert lines(caplog)[2:] == [("WARNING", "store is away: no folder again")]
+    assert lines(caplog)[2:] == [("WARNING", "store is unavailable: no folder again")]
 
 
 def test_who_asks_while_others_do_is_told_what_was_found(caplog):
-    """A part that is asked anew has not gone away meanwhile."""
+    """A part that is calls anew has not gone away meanwhile."""
     health = Health({"store": well})
 
     async def ask_on() -> None:
         for _ in range(50):
-            assert await health.away() == {}
+            assert await health.failures() == {}
 
     async def ask() -> None:
         await asyncio.gather(*(ask_on() for _ in range(8)))
@@ -115,5 +117,5 @@ def test_who_asks_while_others_do_is_told_what_was_found(caplog):
 
 
 def test_log_tells_of_a_part_that_hangs(caplog, never):
-    asyncio.run(Health({"store": never}, within_s=0.05).away())
-    assert lines(caplog) == [("WARNING", "store is away: does not answer within 0.05 s")]
+    asyncio.run(Health({"store": never}, timeout_s=0.05).failures())
+    assert lines(caplog) == [("WARNING", "store is unavailable: does not respond within 0.05 s")]

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from palettery.app.errors import Conflict, IdempotencyConflict, NotFound, OverQuota, UploadExpired
 from palettery.app.http.caller import Caller
-from palettery.app.http.idempotency import keyed
+from palettery.app.http.idempotency import keyed_request
 from palettery.app.settings import Limits
 from palettery.app.uploads.repository import UploadRepository, settle
 from palettery.schemas.keys import OwnerLimits
@@ -21,7 +21,7 @@ LIMITED = Caller("a", limits=OwnerLimits(queued_jobs=1))
 
 
 def add(world, owner="a", key=None, data=b"123", limits=None, missing_bytes=3):
-    asked = keyed(key, data.decode())
+    asked = keyed_request(key, data.decode())
     caller = Caller(owner, limits=limits or OwnerLimits())
     return world.sessions.add(caller, announced(m=data), missing_bytes, asked)
 

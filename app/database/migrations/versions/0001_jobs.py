@@ -1,4 +1,4 @@
-"""Jobs, as the first version made them without keeping count of revisions."""
+"""Table of jobs, as in the first version, which recorded no revisions."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make the table of jobs."""
+    """Create the table of jobs."""
     moment = sa.DateTime(timezone=True)
     op.create_table(
         "jobs",

@@ -1,4 +1,4 @@
-"""Priority, deadline, retry and retention of jobs; files kept once; the result cache."""
+"""Priority, deadline, retry and retention of jobs; deduplicated files; the result cache."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ JOB = sa.String(36)
 
 
 def upgrade() -> None:
-    """Add columns of jobs, and the tables of files and results."""
+    """Add columns of jobs, and create the tables of files and results."""
     for column in (
         sa.Column("priority", sa.Integer, nullable=False, server_default=sa.text("5")),
         sa.Column("deadline_at", MOMENT),

@@ -1,6 +1,6 @@
 """Owners and their keys, models, uploads in parts, named configs, events of jobs.
 
-Results of earlier jobs are found by their owner alone; those that were noted without one are local.
+Results are reused within one owner; results from before this revision belong to the owner `local`.
 """
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ OWNER = sa.String(64)
 
 
 def upgrade() -> None:
-    """Add columns of jobs, and the tables of everything else that owners have."""
+    """Add columns of jobs, and create the other tables of owners."""
     for column in (
         sa.Column("owner", OWNER, nullable=False, server_default=sa.text("'local'")),
         sa.Column("model_id", DIGEST),
@@ -55,7 +55,7 @@ def upgrade() -> None:
 
 
 def _give_results_owners() -> None:
-    """Put the owner first in the primary key, which SQLite can only do in another table."""
+    """Put the owner first in the primary key, for which SQLite needs a new table."""
     for column in ("origin_key", "recipe", "job_id"):
         op.drop_index(f"ix_results_{column}", "results")
     op.rename_table("results", "results_before")

@@ -1,4 +1,4 @@
-"""What jobs and configs have stored, or will have, for the quota of their owners."""
+"""Stored bytes of jobs and configs, for the quota of their owners."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add what is counted; a job that has not succeeded has no more than its model."""
+    """Add the columns; the estimate for an unfinished job is the size of its model."""
     for table, column in (("jobs", "stored_bytes"), ("configs", "size_bytes")):
         counted = sa.Column(column, sa.BigInteger, nullable=False, server_default=sa.text("0"))
         op.add_column(table, counted)

@@ -1,4 +1,4 @@
-"""Changes of jobs for those who watch a list of them, and lists of jobs by state or model."""
+"""Changes of jobs for live lists, and indexes for lists of jobs by state or model."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    """Add the changes, and have the indexes give jobs of a state or a model newest first."""
+    """Create the table of changes, and indexes that sort jobs of a state or a model."""
     op.create_table(
         "job_changes",
         sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),

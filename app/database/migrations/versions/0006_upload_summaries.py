@@ -1,4 +1,4 @@
-"""What lists of uploads show of the files, which are not read for them."""
+"""Summary of an upload's files, for lists of uploads."""
 
 import sqlalchemy as sa
 from alembic import op

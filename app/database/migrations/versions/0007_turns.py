@@ -8,7 +8,7 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Add the turns; jobs that are queued already are served first."""
+    """Add the columns; jobs that are already queued start first."""
     op.add_column("owners", sa.Column("turn", sa.BigInteger))
     op.add_column(
         "jobs", sa.Column("turn", sa.BigInteger, nullable=False, server_default=sa.text("0"))

@@ -1,4 +1,4 @@
-"""Labels of jobs, models and uploads, and which jobs are of byte-identical models."""
+"""Labels of jobs, models and uploads; SHA-256 of the bytes of a job's model."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """Add the columns; what there is has no label."""
+    """Add the columns; existing rows have no label."""
     for table in ("jobs", "models", "uploads"):
         op.add_column(table, sa.Column("label", sa.String(100)))
     op.add_column("jobs", sa.Column("model_sha256", sa.CHAR(64)))

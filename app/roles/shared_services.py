@@ -1,4 +1,4 @@
-"""What every role has: the store, the database, and what is written in them."""
+"""Services that all roles share: settings, object store, database and repositories."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,8 +8,8 @@ from datetime import timedelta
 from typing import Literal
 
 from palettery.app.database.engine import Database, open_database
-from palettery.app.database.migrations import Migrated, check_migrated
-from palettery.app.database.migrations import migrate as migrate_ours
+from palettery.app.database.migrations import MigrationResult, check_migrated
+from palettery.app.database.migrations import migrate as migrate_tables
 from palettery.app.events.job_changes import JobChangeRepository
 from palettery.app.events.repository import EventRepository
 from palettery.app.execution.controllers import ControllerRepository
@@ -29,12 +29,12 @@ from palettery.app.uploads.repository import UploadRepository
 from palettery.app.webhooks.repository import WebhookRepository
 
 Role = Literal["all", "api", "controller"]
-"""`all` is the service in one process; `api` answers requests, and `controller` runs jobs."""
+"""`all` is the whole service in one process; `api` handles requests; `controller` runs jobs."""
 
 
 @dataclass(frozen=True)
 class SharedServices:
-    """One service, as each of its processes knows it."""
+    """Services that all roles share."""
 
     settings: Settings
     reserve: Reserve
@@ -56,11 +56,11 @@ class SharedServices:
 
 
 @asynccontextmanager
-async def shared(settings: Settings, role: Role) -> AsyncIterator[SharedServices]:
-    """The service, its database at this version.
+async def shared_services(settings: Settings, role: Role) -> AsyncIterator[SharedServices]:
+    """Open the shared services; the role `all` migrates the database.
 
     Raises:
-        BadInput: the database is at another version, and this role does not change that.
+        BadInput: the database has another version, and this role does not migrate it.
     """
     async with AsyncExitStack() as stack:
         reserve = Reserve(settings)
@@ -100,12 +100,12 @@ async def shared(settings: Settings, role: Role) -> AsyncIterator[SharedServices
         )
 
 
-def migrate(database: Database) -> Migrated:
-    """Bring a database to what this version needs, our tables and the engine's.
+def migrate(database: Database) -> MigrationResult:
+    """Migrate our tables and the engine's to this version.
 
     Raises:
-        BadInput: it is newer than this version; nothing was changed.
+        BadInput: the database is newer than this version; nothing was changed.
     """
-    done = migrate_ours(database)
+    migrated = migrate_tables(database)
     migrate_engine(database)
-    return done
+    return migrated

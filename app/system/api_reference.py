@@ -1,6 +1,6 @@
-"""The API reference: the OpenAPI document, and two pages that show it without any other host.
+"""API reference: the OpenAPI document and two pages, without requests to other hosts.
 
-Every address in the pages is relative, so that they work below any path.
+All URLs in the pages are relative, so that they work under any path prefix.
 """
 
 from contextlib import suppress
@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from palettery.app.errors import DatabaseFailed
+from palettery.app.keys.authentication import Keys
 
 OPENAPI, STATIC = "openapi.json", "static-offline-docs"
 ICON = f"{STATIC}/favicon.png"
@@ -23,20 +24,20 @@ router = APIRouter(include_in_schema=False)
 
 
 def add_reference(app: FastAPI) -> None:
-    """Serve the reference of an app."""
+    """Add the API reference to an app."""
     files = StaticFiles(directory=Path(fastapi_offline.__file__).with_name("static"))
     app.mount(f"/{STATIC}", files)
     app.include_router(router)
 
 
 @router.get(f"/{OPENAPI}")
-async def openapi(request: Request) -> JSONResponse:
-    """The OpenAPI document; it asks for a key if the server does."""
+async def openapi(request: Request, keys: Keys) -> JSONResponse:
+    """Return the OpenAPI document, with security if the server requires keys."""
     document = request.app.openapi()
-    needs_key = True
+    is_key_required = True
     with suppress(DatabaseFailed):
-        needs_key = await run_in_threadpool(request.state.keys.are_asked_for)
-    if not needs_key:
+        is_key_required = await run_in_threadpool(keys.is_key_required)
+    if not is_key_required:
         document = _without_security(document)
     if root := request.scope.get("root_path"):
         document = document | {"servers": [{"url": root}]}
@@ -45,7 +46,7 @@ async def openapi(request: Request) -> JSONResponse:
 
 @router.get("/docs")
 async def docs() -> HTMLResponse:
-    """The reference, to read and to try out."""
+    """Return the reference as Swagger UI."""
     return get_swagger_ui_html(
         openapi_url=OPENAPI,
         title="Palettery - Swagger UI",
@@ -57,7 +58,7 @@ async def docs() -> HTMLResponse:
 
 @router.get("/redoc")
 async def redoc() -> HTMLResponse:
-    """The reference, to read."""
+    """Return the reference as ReDoc."""
     return get_redoc_html(
         openapi_url=OPENAPI,
         title="Palettery - ReDoc",
@@ -68,7 +69,7 @@ async def redoc() -> HTMLResponse:
 
 
 def _without_security(document: dict[str, Any]) -> dict[str, Any]:
-    """The document without any operation that needs a key."""
+    """Return an OpenAPI document without the security of its operations."""
     paths = {
         path: {
             method: {name: value for name, value in operation.items() if name != "security"}

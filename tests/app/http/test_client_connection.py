@@ -1,4 +1,4 @@
-"""Request heads that do not end, on a real port: refused soon, and nothing of them is kept."""
+"""Size limits of request heads, on a real port: oversized requests are rejected early."""
 
 import itertools
 import json
@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from palettery.app.http.protocol import HEAD_BYTES
-from palettery.app.http.server import server
+from palettery.app.http.client_connection import HEAD_BYTES
+from palettery.app.http.server import build_server
 from palettery.app.observability.metrics import Metrics
 from palettery.app.settings import Clients
 
@@ -30,7 +30,7 @@ async def echo(request: Request) -> Response:
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     app = Starlette(routes=[Route("/{any:path}", echo, methods=["GET", "POST"])])
-    serving = server(app, Clients(), Metrics())
+    serving = build_server(app, Clients(), Metrics())
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=serving.run, kwargs={"sockets": [listening]})
     thread.start()
@@ -44,7 +44,7 @@ def connected(port: int) -> closing[socket.socket]:
 
 
 def sent_until_refused(port: int, start: bytes, repeated: bytes) -> tuple[int, bytes]:
-    """Bytes that the server took, and what it said."""
+    """Bytes that the server took, and what it response."""
     with connected(port) as connection:
         taken = 0
         try:
@@ -74,9 +74,9 @@ def sent_until_refused(port: int, start: bytes, repeated: bytes) -> tuple[int, b
     ids=["path", "name", "value", "headers", "trailer", "trailers", "chunk extension"],
 )
 def test_head_that_does_not_end(port, start, repeated, status):
-    taken, said = sent_until_refused(port, start, repeated)
+    taken, response = sent_until_refused(port, start, repeated)
     assert taken < ENDLESS_BYTES  # what the kernel buffers on both sides, and not all of it
-    assert said[:13] in (b"", b"HTTP/1.1 %b " % status)
+    assert response[:13] in (b"", b"HTTP/1.1 %b " % status)
 
 
 LONG = b"x" * HEAD_BYTES
@@ -103,12 +103,12 @@ def test_a_request_that_is_refused_is_told_why_and_logged(
     with connected(port) as connection:
         for start in range(0, len(request_bytes), 9_000):
             connection.sendall(request_bytes[start : start + 9_000])
-        said = b"".join(iter(lambda: connection.recv(1 << 16), b""))
-    head, body = said.split(b"\r\n\r\n")
+        response = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    head, body = response.split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
-    told = json.loads(body)
-    assert told["status"] == status
-    assert told["code"] == {414: "uri_too_long", 431: "headers_too_large"}.get(
+    problem = json.loads(body)
+    assert problem["status"] == status
+    assert problem["code"] == {414: "uri_too_long", 431: "headers_too_large"}.get(
         status, "bad_request"
     )
     (line,) = [each for each in caplog.records if getattr(each, "status", None) == status]
@@ -158,13 +158,13 @@ def test_one_host_is_asked_for(port, head, counted):
     """Source: RFC 9112, section 3.2."""
     with connected(port) as connection:
         connection.sendall(head + b"X-Request-ID: my-own\r\n\r\nabc")
-        said = b"".join(iter(lambda: connection.recv(1 << 16), b""))
-    start, body = said.split(b"\r\n\r\n")
+        response = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    start, body = response.split(b"\r\n\r\n")
     assert start.startswith(b"HTTP/1.1 400 ")
     assert b"\r\nx-request-id: my-own\r\n" in start + b"\r\n"
-    told = json.loads(body)
-    assert told["code"] == "bad_request"
-    assert f"one Host header, this one {counted};" in told["detail"]
+    problem = json.loads(body)
+    assert problem["code"] == "bad_request"
+    assert f"one Host header, this one has {counted}" in problem["detail"]
 
 
 @pytest.mark.parametrize(

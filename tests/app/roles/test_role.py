@@ -1,4 +1,4 @@
-"""Roles of the service: settings that do not fit together, and databases of another version."""
+"""Roles: missing settings, and databases of another version."""
 
 import os
 import socket
@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from palettery.app.database.engine import open_database
-from palettery.app.database.migrations import Migrated
+from palettery.app.database.migrations import MigrationResult
 from palettery.app.errors import BadInput
 from palettery.app.roles import role as roles
-from palettery.app.roles.role import check
+from palettery.app.roles.role import check_role_settings
 from palettery.app.settings import Settings
 
 SHARED = {
@@ -23,13 +23,13 @@ SHARED = {
 
 
 def test_all_in_one_process_needs_nothing():
-    check(Settings(), "all")
-    check(Settings(database_url="sqlite:////tmp/x.db"), "all")
+    check_role_settings(Settings(), "all")
+    check_role_settings(Settings(database_url="sqlite:////tmp/x.db"), "all")
 
 
 def test_roles_with_what_they_need():
-    check(Settings(**SHARED), "controller")
-    check(Settings(**SHARED | {"scheduler_url": None}), "api")
+    check_role_settings(Settings(**SHARED), "controller")
+    check_role_settings(Settings(**SHARED | {"scheduler_url": None}), "api")
 
 
 @pytest.mark.parametrize(
@@ -43,40 +43,39 @@ def test_roles_with_what_they_need():
     ],
 )
 def test_what_is_missing_is_named(role, missing):
-    with pytest.raises(BadInput) as told:
-        check(Settings(**SHARED | {missing: None}), role)
-    expected = (
-        f"--role {role} shares its work with other processes; set PALETTERY_{missing.upper()}"
-    )
-    assert told.value.detail == expected
+    with pytest.raises(BadInput) as error:
+        check_role_settings(Settings(**SHARED | {missing: None}), role)
+    expected = f"--role {role} works together with other processes; set PALETTERY_{missing.upper()}"
+    assert error.value.detail == expected
 
 
 @pytest.mark.parametrize("role", ["api", "controller"])
 def test_sqlite_cannot_be_shared(role):
-    with pytest.raises(BadInput, match=f"^--role {role} needs Postgres; PALETTERY_DATABASE_URL"):
-        check(Settings(**SHARED | {"database_url": "sqlite:////tmp/x.db"}), role)
+    with pytest.raises(
+        BadInput, match=f"^--role {role} needs Postgres, but PALETTERY_DATABASE_URL"
+    ):
+        check_role_settings(Settings(**SHARED | {"database_url": "sqlite:////tmp/x.db"}), role)
 
 
 @pytest.mark.parametrize("role", ["api", "controller"])
 def test_serve_tells_what_is_missing_in_one_line(palettery, monkeypatch, tmp_path, role):
     monkeypatch.setenv("PALETTERY_DATABASE_URL", "postgresql://127.0.0.1:9/d")
     monkeypatch.delenv("PALETTERY_STORAGE_URL", raising=False)
-    code, out, told = palettery("serve", "--role", role, "--data-dir", tmp_path / "data")
+    code, out, stderr = palettery("serve", "--role", role, "--data-dir", tmp_path / "data")
     assert (code, out) == (2, "")
-    assert told == (
-        f"palettery: --role {role} shares its work with other processes; "
-        "set PALETTERY_STORAGE_URL\n"
+    assert stderr == (
+        f"palettery: --role {role} works together with other processes; set PALETTERY_STORAGE_URL\n"
     )
 
 
 def test_migration_makes_the_tables_of_the_engine_beside_ours(database_url):
     database = open_database(database_url)
-    assert roles.migrate(database) == Migrated(None, "0008")
+    assert roles.migrate(database) == MigrationResult(None, "0008")
     seen = sa.inspect(database.engine)
     schema = "dbos" if database.engine.dialect.name == "postgresql" else None
     assert "workflow_status" in seen.get_table_names(schema)
     assert {"jobs", "files", "results", "controllers"} <= set(seen.get_table_names())
-    assert roles.migrate(database) == Migrated("0008", "0008")
+    assert roles.migrate(database) == MigrationResult("0008", "0008")
     database.close()
 
 
@@ -101,14 +100,14 @@ def serve_api(url, tmp_path):
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize(
-    ("revision", "said"),
+    ("revision", "message"),
     [
-        ("0999", "0999, newer than this Palettery knows (0008): upgrade Palettery"),
+        ("0999", "0999, newer than this Palettery (0008): upgrade Palettery"),
         ("0001", "0001, and this Palettery needs 0008: run `palettery migrate`"),
         (None, "no revision, and this Palettery needs 0008: run `palettery migrate`"),
     ],
 )
-def test_api_refuses_a_database_of_another_version(database_url, tmp_path, revision, said):
+def test_api_refuses_a_database_of_another_version(database_url, tmp_path, revision, message):
     database = open_database(database_url)
     if revision is not None:
         with database.engine.begin() as connection:
@@ -118,7 +117,7 @@ def test_api_refuses_a_database_of_another_version(database_url, tmp_path, revis
             )
     ended = serve_api(database_url, tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == f"palettery: the database is at {said}; refusing to start\n"
+    assert ended.stderr == f"palettery: the database is at {message}\n"
     found = sa.inspect(database.engine).get_table_names()
     assert found == ([] if revision is None else ["alembic_version"]), "nothing was changed"
     database.close()
