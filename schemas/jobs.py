@@ -1,14 +1,13 @@
 """Jobs as the API shows them."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from palettery.schemas.base import Schema
 from palettery.schemas.config import KMeansPalettizerConfig
-from palettery.schemas.exports import ExportFormat
-from palettery.schemas.labels import Label
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.problem import Problem
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -17,44 +16,18 @@ RETRYABLE_STATES: tuple[JobState, ...] = ("failed", "cancelled")
 ENDED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
 
 
-def _frozen(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+class JobSubmission(JobOptions):
+    """A job or a plan of a model that was uploaded before.
 
-
-class JobSubmission(Schema):
-    """A job or a plan to be made of a model that was uploaded before.
-
-    Of `config`, `config_name` and `preset` exactly one is given.
+    Exactly one of `config`, `config_name` and `preset` is given.
     """
 
     model_id: str = Field(pattern=r"^[0-9a-f]{64}$")
     """The model."""
     sensitivities_id: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """A model whose tensors say how much the error of each weight counts; null: all alike."""
+    """A model whose tensors weight the error of each weight; null: all weights count alike."""
     config: KMeansPalettizerConfig | None = None
-    """The config; the form of coreai-opt's files is read too."""
-    config_name: str | None = Field(default=None, max_length=80)
-    """A config that is stored: `name` for its newest version, or `name@version`."""
-    preset: str | None = Field(default=None, max_length=64)
-    """A preset: `w4`, `w6` or `w8`."""
-    label: Label | None = None
-    """What to call the job, in lists and on the page; two jobs may have the same."""
-    strict: bool = False
-    """Refuse what cannot all be done."""
-    reuse: bool = True
-    """Take results of earlier jobs where bytes and spec are the same."""
-    priority: int = Field(default=5, ge=0, le=9)
-    """Of an owner's jobs, one of a higher priority goes first; owners take turns."""
-    deadline_s: int | None = Field(default=None, ge=1, le=30 * 86_400)
-    """Seconds from now until the job is given up; null for never."""
-    webhook_url: str | None = Field(default=None, max_length=2048)
-    """Is sent a signed message when the job has ended."""
-    formats: Annotated[tuple[ExportFormat, ...], BeforeValidator(_frozen)] = Field(
-        default=(), max_length=8
-    )
-    """Other forms that the artifact is to have, beside the packed one."""
-    keep_dense: bool = False
-    """Have tensors dense in a form that cannot express them; else such a job is refused."""
+    """The config, in this form or in that of coreai-opt's files."""
 
 
 class Progress(Schema):

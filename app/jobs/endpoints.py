@@ -20,6 +20,7 @@ from palettery.app.keys.authentication import Reader, Writer
 from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.app.storage.base import Storage
 from palettery.app.storage.prefetch import prefetched
+from palettery.app.storage.spooled_content import pieces
 from palettery.schemas.config import KMeansPalettizerConfig
 from palettery.schemas.jobs import Job, JobPage, JobState
 from palettery.schemas.plan import Plan
@@ -143,13 +144,13 @@ def delete(job_id: str, jobs: Service, caller: Writer) -> None:
 )
 def config(request: Request, job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
     """The config that a job was given, every default filled in; another job may be given it."""
-    return _document(request.state.store, jobs.config(caller.owner, job_id))
+    return _document(request.state.store, jobs.config_path(caller.owner, job_id))
 
 
 @router.get("/jobs/{job_id}/report", response_model=Report, responses=UNFINISHED)
 def report(request: Request, job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
     """What happened to every tensor."""
-    return _document(request.state.store, jobs.report(caller.owner, job_id))
+    return _document(request.state.store, jobs.report_path(caller.owner, job_id))
 
 
 def _document(store: Storage, path: str) -> StreamingResponse:
@@ -171,11 +172,13 @@ def _document(store: Storage, path: str) -> StreamingResponse:
         **UNFINISHED,
     },
 )
-def report_as_csv(job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
-    """What happened to every tensor, as a table."""
-    rows = jobs.report_csv(caller.owner, job_id)
+async def report_as_csv(
+    request: Request, job_id: str, jobs: Service, caller: Reader
+) -> StreamingResponse:
+    """Return what happened to every tensor, as a table."""
+    rows = await jobs.report_csv(DocumentClient(caller.owner, request), job_id)
     name = {"Content-Disposition": f'attachment; filename="{job_id}.csv"'}
-    return StreamingResponse(rows, 200, name, "text/csv; charset=utf-8")
+    return StreamingResponse(pieces(rows), 200, name, "text/csv; charset=utf-8")
 
 
 @router.get(

@@ -88,18 +88,18 @@ class JobRepository:
             self._database.transaction() as session,
             within_limits(session, new.owner, new.limits),
         ):
-            row.turn = self._turns.take(session, new.owner, new.priority)
+            row.turn = self._turns.take(session, new.owner, new.options.priority)
             session.add(row)
             try:
                 session.flush()
             except IntegrityError as error:
-                if new.keyed is None:
+                if new.request is None:
                     raise
                 raise KeyTaken from error
             keep(session, new.id, files, row.created_at)
             if enqueue is not None:
                 enqueue(session, new.id, row.attempt, row.turn)
-            return self._queued(session, row, new.told)
+            return self._queued(session, row, new.first_lines)
 
     def check_room(self, owner: str, limits: OwnerLimits) -> None:
         """See that an owner may add any job.

@@ -16,6 +16,7 @@ from palettery.app.jobs.repository import JobRepository
 from palettery.app.jobs.result_repository import ResultRepository
 from palettery.app.jobs.result_reuse import ResultReuse
 from palettery.app.storage.open import open_storage
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Progress
 from palettery.schemas.report import Report
 from palettery.schemas.tasks import DigestTask
@@ -58,7 +59,9 @@ class Service:
         job_id = f"01890a5d-ac96-774b-bcce-{self.jobs:012x}"
         made = StoredJob(self.store, job_id, arrays, config, **options)
         digest = request_sha256(made.intake)
-        new = NewJob(job_id, "m", 1, Progress(), owner=owner, priority=3, request_sha256=digest)
+        new = NewJob(
+            job_id, "m", 1, Progress(), owner, JobOptions(priority=3), request_sha256=digest
+        )
         self.records.add(new)
         self.records.start(job_id)
         made.job_id = job_id
