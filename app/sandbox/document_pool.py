@@ -67,7 +67,7 @@ LOADED = [
     "palettery.app.jobs.json_submission",
     "palettery.app.jobs.report_csv",
     "palettery.app.models.indexing",
-    "palettery.app.jobs.result_takeover",
+    "palettery.app.jobs.result_copy",
     "palettery.schemas.uploads",
     "palettery.app.cli.main",
 ]
