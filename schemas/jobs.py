@@ -1,14 +1,13 @@
-"""Jobs as the API shows them."""
+"""Jobs, and requests for them."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from palettery.schemas.base import Schema
 from palettery.schemas.config import KMeansPalettizerConfig
-from palettery.schemas.exports import ExportFormat
-from palettery.schemas.labels import Label
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.problem import Problem
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -17,114 +16,88 @@ RETRYABLE_STATES: tuple[JobState, ...] = ("failed", "cancelled")
 ENDED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
 
 
-def _frozen(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+class JobSubmission(JobOptions):
+    """A job or a plan of a model that was uploaded before.
 
-
-class JobSubmission(Schema):
-    """A job or a plan to be made of a model that was uploaded before.
-
-    Of `config`, `config_name` and `preset` exactly one is given.
+    Exactly one of `config`, `config_name` and `preset` is given.
     """
 
     model_id: str = Field(pattern=r"^[0-9a-f]{64}$")
     """The model."""
     sensitivities_id: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """A model whose tensors say how much the error of each weight counts; null: all alike."""
+    """A model whose tensors weight the error of each weight; null: all weights count alike."""
     config: KMeansPalettizerConfig | None = None
-    """The config; the form of coreai-opt's files is read too."""
-    config_name: str | None = Field(default=None, max_length=80)
-    """A config that is stored: `name` for its newest version, or `name@version`."""
-    preset: str | None = Field(default=None, max_length=64)
-    """A preset: `w4`, `w6` or `w8`."""
-    label: Label | None = None
-    """What to call the job, in lists and on the page; two jobs may have the same."""
-    strict: bool = False
-    """Refuse what cannot all be done."""
-    reuse: bool = True
-    """Take results of earlier jobs where bytes and spec are the same."""
-    priority: int = Field(default=5, ge=0, le=9)
-    """Of an owner's jobs, one of a higher priority goes first; owners take turns."""
-    deadline_s: int | None = Field(default=None, ge=1, le=30 * 86_400)
-    """Seconds from now until the job is given up; null for never."""
-    webhook_url: str | None = Field(default=None, max_length=2048)
-    """Is sent a signed message when the job has ended."""
-    formats: Annotated[tuple[ExportFormat, ...], BeforeValidator(_frozen)] = Field(
-        default=(), max_length=8
-    )
-    """Other forms that the artifact is to have, beside the packed one."""
-    keep_dense: bool = False
-    """Have tensors dense in a form that cannot express them; else such a job is refused."""
+    """The config, in this form or in that of coreai-opt's files."""
 
 
 class Progress(Schema):
-    """Work done, of the work planned."""
+    """Progress of a job."""
 
     tensors_done: NonNegativeInt = 0
     """Tensors palettized so far."""
     tensors_total: NonNegativeInt = 0
     """Tensors to palettize."""
     bytes_done: NonNegativeInt = 0
-    """Their bytes before compression, so far."""
+    """Size of the palettized tensors before compression."""
     bytes_total: NonNegativeInt = 0
-    """Their bytes before compression."""
+    """Size of all tensors to palettize before compression."""
     tensors_reused: NonNegativeInt = 0
-    """Tensors done whose result another job had computed already."""
+    """Tensors done by reusing a result of an earlier job."""
 
 
 class Job(Schema):
     """One compression job."""
 
     id: str
-    """Names the job in every path."""
+    """Id of the job, ordered by time."""
     state: JobState
-    """queued, then running, then one of succeeded, failed and cancelled."""
+    """First queued, then running, then succeeded, failed or cancelled."""
     owner: str
-    """Whose it is."""
+    """Owner of the job."""
     model_name: str
     """Name of the first uploaded file."""
     model_id: str | None = None
-    """The model that it was made of; null when it came with the request."""
+    """Id of its model; null if the model was uploaded with the request."""
     model_sha256: str | None = None
     """SHA-256 of the model's bytes: equal for byte-identical models, however they were uploaded
     and whatever their files are called; null for jobs of earlier versions."""
     label: str | None = None
-    """What its owner calls it."""
+    """Name that its owner gave it."""
     config_name: str | None = None
-    """`name@version` of its config, or the name of its preset; null when it was written out."""
+    """`name@version` of its config, or its preset; null if the request contained the config."""
     created_at: datetime
-    """When it was submitted."""
+    """Time of submission."""
     started_at: datetime | None = None
-    """When a worker took it up; null while it is queued."""
+    """Start of the current attempt; null while it is queued."""
     ended_at: datetime | None = None
-    """When it reached its last state; null until then."""
+    """Time at which it succeeded, failed or was cancelled; null until then."""
     priority: int = Field(default=5, ge=0, le=9)
-    """Of an owner's jobs, one of a higher priority goes first; owners take turns."""
+    """Jobs of a higher priority run before the other jobs of their owner; owners take turns."""
     deadline_at: datetime | None = None
-    """When it is given up if it has not ended; null for never."""
+    """Time at which it fails if it has not ended; null for no deadline."""
     attempt: NonNegativeInt = 0
-    """Times it was retried."""
+    """Number of retries."""
     reuse: bool = True
-    """Whether results of earlier jobs are taken where they are the same."""
+    """Whether results of earlier jobs are reused."""
     expires_at: datetime | None = None
-    """When, once it has ended, it is removed with its artifact; null for never."""
+    """Time at which it is deleted with its artifact; null for never, or until it has ended."""
     progress: Progress = Progress()
-    """Work done so far."""
+    """Progress of the current attempt."""
     size_before_bytes: NonNegativeInt
-    """Bytes of all tensors of the model."""
+    """Size of all tensors of the model."""
     size_after_bytes: NonNegativeInt | None = None
-    """Bytes of the artifact; None until the job succeeded."""
+    """Size of the artifact; null until the job has succeeded."""
     error: Problem | None = None
-    """Why it failed."""
+    """Reason of the failure; null if it has not failed."""
     links: dict[str, str]
-    """`self` and `config`, maybe `model`; `cancel` until it ends; then `artifact`, `report`,
-    `report_csv` and `report_html`, or `retry`."""
+    """Paths: `self` and `config`; `model` if it has an id; `cancel` until the job has ended; then
+    `artifact`, `report`, `report_csv` and `report_html`, or `retry`."""
 
 
 class JobPage(Schema):
     """One page of jobs, newest first."""
 
     items: tuple[Job, ...]
-    """Jobs of this page."""
+    """The jobs."""
     next_cursor: str | None = None
-    """Pass as `cursor` to get the next page; None on the last."""
+    """Value of `cursor` for the next page; null on the last."""

@@ -2,28 +2,26 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any
 
 import typer
 
+from palettery.app.cli.job_flags import with_job_flags
 from palettery.app.cli.options import (
     LOCAL_SERVER,
     ApiKey,
     Config,
     JobId,
     Json,
-    KeepDense,
     Label,
     Model,
     Out,
-    Preset,
     ReportFile,
     Sensitivities,
     Server,
-    Strict,
     connected,
 )
-from palettery.schemas.exports import EXPORT_FORMATS, ExportFormat
+from palettery.schemas.exports import ExportFormat
 
 FAILED = 1
 
@@ -74,29 +72,12 @@ def delete_model(
 
 
 @remote.command()
+@with_job_flags
 def submit(
     model: Annotated[list[Path], typer.Argument(help="Model's files, or the id of one there.")],
+    options: dict[str, Any],
     config: Config = None,
-    config_name: Annotated[
-        str | None, typer.Option(help="Config kept on the server: its name, or name@version.")
-    ] = None,
-    preset: Preset = None,
-    label: Label = None,
     sensitivities: Sensitivities = None,
-    strict: Strict = False,
-    priority: Annotated[
-        int | None, typer.Option(min=0, max=9, help="Jobs of a higher one go first.")
-    ] = None,
-    deadline: Annotated[
-        int | None, typer.Option(min=1, help="Seconds from now until the job is given up.")
-    ] = None,
-    reuse: Annotated[bool, typer.Option(help="Take results of earlier jobs.")] = True,
-    webhook: Annotated[str | None, typer.Option(help="URL to tell when the job ends.")] = None,
-    export: Annotated[
-        list[str] | None,
-        typer.Option(help=f"Also make {' or '.join(EXPORT_FORMATS)} of it; again for more."),
-    ] = None,
-    keep_dense: KeepDense = False,
     server: Server = LOCAL_SERVER,
     key: ApiKey = None,
     wait: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = False,
@@ -110,18 +91,9 @@ def submit(
             job = client.submit(
                 model,
                 config=config,
-                config_name=config_name,
-                preset=preset,
-                label=label,
                 sensitivities=sensitivities or None,
-                strict=strict,
-                priority=priority,
-                deadline_s=deadline,
-                reuse=reuse,
-                webhook_url=webhook,
-                formats=cast("list[ExportFormat]", export or ()),
-                keep_dense=keep_dense,
                 advance=advance,
+                **options,
             )
         typer.echo(job.id)
         if wait and follow(client, job.id).state != "succeeded":

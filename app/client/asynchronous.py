@@ -10,13 +10,13 @@ from uuid import uuid4
 from palettery.app.client.connection import Connection, parsed
 from palettery.app.client.downloads import Download, download
 from palettery.app.client.events import JobEvent, events, log_lines, watch
+from palettery.app.client.job_arguments import PlanArguments, SubmitArguments, takes
 from palettery.app.client.progress import progress
 from palettery.app.client.requests import (
     Config,
     Paths,
     Source,
     config_path,
-    document_of,
     document_request,
     model_id_of,
     paths_of,
@@ -128,77 +128,23 @@ class AsyncClient:
         """Remove a model; jobs made of it keep what they need."""
         await self._connection.delete(f"/v1/models/{model_id}")
 
-    async def plan(
-        self,
-        model: Source,
-        *,
-        config: Config | None = None,
-        config_name: str | None = None,
-        preset: str | None = None,
-        sensitivities: Source | None = None,
-        strict: bool = False,
-        formats: Sequence[ExportFormat] = (),
-        advance: Advance = lambda *_: None,
-    ) -> Plan:
-        """What a job would do; nothing runs. Files are uploaded first, as by `upload`."""
-        asked = await self._asked(
-            model,
-            sensitivities,
-            advance,
-            config=None if config is None else document_of(config),
-            config_name=config_name,
-            preset=preset,
-            strict=strict,
-            formats=list(formats) or None,
-        )
-        return await self._connection.post(Plan, "/v1/plans", json=asked)
+    @takes(PlanArguments)
+    async def plan(self, model: Source, arguments: PlanArguments) -> Plan:
+        """Return what a job would do; nothing runs. Files are uploaded first, as by `upload`."""
+        body = await self._job_request(model, arguments)
+        return await self._connection.post(Plan, "/v1/plans", json=body)
 
-    async def submit(
-        self,
-        model: Source,
-        *,
-        config: Config | None = None,
-        config_name: str | None = None,
-        preset: str | None = None,
-        label: str | None = None,
-        sensitivities: Source | None = None,
-        strict: bool = False,
-        reuse: bool = True,
-        priority: int | None = None,
-        deadline_s: int | None = None,
-        webhook_url: str | None = None,
-        formats: Sequence[ExportFormat] = (),
-        keep_dense: bool = False,
-        idempotency_key: str | None = None,
-        advance: Advance = lambda *_: None,
-    ) -> Job:
+    @takes(SubmitArguments)
+    async def submit(self, model: Source, arguments: SubmitArguments) -> Job:
         """Queue a job for a model with a config, the name of one, or a preset.
 
-        `label` is what to call the job. Files are uploaded first, as by `upload`. Of the jobs that
-        wait, those of the highest priority (0 to 9) go first. A job that has not ended after
-        `deadline_s` is given up. Without `reuse` everything is computed anew. `formats` are other
-        forms to make of the artifact; what one cannot express is refused, or with `keep_dense`
-        dense in it. However often it must be sent, it makes one job; with an idempotency key of
-        your own this holds over calls too.
+        The keyword arguments are the fields of `JobOptions`, and those of `SubmitArguments`. Files
+        are uploaded first, as by `upload`. A request that is sent again after a lost connection
+        makes one job; with an idempotency key of your own this holds for repeated calls, too.
         """
-        asked = await self._asked(
-            model,
-            sensitivities,
-            advance,
-            config=None if config is None else document_of(config),
-            config_name=config_name,
-            preset=preset,
-            label=label,
-            strict=strict,
-            reuse=reuse,
-            priority=priority,
-            deadline_s=deadline_s,
-            webhook_url=webhook_url,
-            formats=list(formats) or None,
-            keep_dense=keep_dense or None,
-        )
-        headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
-        return await self._connection.post(Job, "/v1/jobs", json=asked, headers=headers)
+        body = await self._job_request(model, arguments)
+        headers = {"Idempotency-Key": arguments.idempotency_key or str(uuid4())}
+        return await self._connection.post(Job, "/v1/jobs", json=body, headers=headers)
 
     async def put_config(self, name: str, config: Config) -> NamedConfig:
         """Keep a config under a name, as its next version unless the newest says the same.
@@ -378,15 +324,14 @@ class AsyncClient:
         """Let no request with this key through any more."""
         await self._connection.delete(f"/v1/keys/{key_id}")
 
-    async def _asked(
-        self, model: Source, sensitivities: Source | None, advance: Advance, **asked: object
-    ) -> dict[str, object]:
-        """A request's body, once the models that it names are on the server."""
-        ids = {"model_id": model, "sensitivities_id": sensitivities}
-        found = {
-            name: model_id_of(source)
-            or (await self.upload(cast("Paths", source), advance=advance)).id
-            for name, source in ids.items()
-            if source is not None
-        }
-        return found | {name: value for name, value in asked.items() if value is not None}
+    async def _job_request(self, model: Source, arguments: PlanArguments) -> dict[str, object]:
+        """Return the body of a request, after uploading the models that are given as files."""
+        body, models = arguments.body(), {"model_id": model}
+        if arguments.sensitivities is not None:
+            models["sensitivities_id"] = arguments.sensitivities
+        for name, source in models.items():
+            body[name] = model_id_of(source)
+            if body[name] is None:
+                files = cast("Paths", source)
+                body[name] = (await self.upload(files, advance=arguments.advance)).id
+        return body

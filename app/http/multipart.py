@@ -20,21 +20,10 @@ from palettery.app.storage.checked_reads import store_digests
 from palettery.app.storage.spooled_content import Content, collected, pieces
 from palettery.app.storage.streams import HashedStream, larger
 from palettery.schemas.checkpoint import StoredFile
+from palettery.schemas.job_options import JobOptions
 
 FILE_FIELDS = ("model", "sensitivities")
-TEXT_FIELDS = (
-    "config",
-    "config_name",
-    "preset",
-    "label",
-    "strict",
-    "priority",
-    "deadline_s",
-    "reuse",
-    "webhook_url",
-    "formats",
-    "keep_dense",
-)
+TEXT_FIELDS = ("config", *JobOptions.model_fields)
 UPLOADS = "uploads"
 """Folder of uploaded files; files that a job uses stay there."""
 TEXT_BYTES = 64 << 10

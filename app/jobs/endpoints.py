@@ -1,4 +1,4 @@
-"""Jobs and plans over HTTP."""
+"""HTTP endpoints of jobs and plans."""
 
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from palettery.app.keys.authentication import Reader, Writer
 from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.app.storage.base import Storage
 from palettery.app.storage.prefetch import prefetched
+from palettery.app.storage.spooled_content import pieces
 from palettery.schemas.config import KMeansPalettizerConfig
 from palettery.schemas.jobs import Job, JobPage, JobState
 from palettery.schemas.plan import Plan
@@ -28,17 +29,17 @@ from palettery.schemas.report import Report
 from palettery.schemas.statistics import TensorStatistics
 from palettery.schemas.uploads import Digest
 
-router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
+router = APIRouter(prefix="/v1", responses=problems(default="another error"))
 
 REFUSED = problems(
     _404="no such model or config",
-    _413="over a limit",
+    _413="a limit is exceeded",
     _415="a file or a body of a kind that is not accepted",
     _422="the request, the config or the model is not valid",
-    _503="the store is away",
+    _503="the store is unavailable",
     _507="the store is full",
 )
-OVER_QUOTA = "the owner has as many jobs or bytes as it may"
+OVER_QUOTA = "the owner has reached its limit of jobs or bytes"
 UNKNOWN = problems(_404="no such job")
 UNFINISHED = problems(_404="no such job", _409="the job has not succeeded")
 
@@ -48,7 +49,7 @@ Service = Annotated[JobService, Depends(ServiceLookup(JobService))]
 
 @router.post("/plans", openapi_extra=BODIES, response_model=Plan, responses=REFUSED)
 async def dry_run(request: Request, jobs: Service, caller: Writer) -> Response:
-    """What a job would do with every tensor; nothing runs, nothing is kept."""
+    """Return what a job would do with every tensor; nothing runs, nothing is stored."""
     return json_response(await jobs.plan(request, caller))
 
 
@@ -57,7 +58,7 @@ async def dry_run(request: Request, jobs: Service, caller: Writer) -> Response:
     status_code=202,
     openapi_extra=BODIES,
     responses=REFUSED
-    | problems(_409="the Idempotency-Key stands for another request", _429=OVER_QUOTA),
+    | problems(_409="the Idempotency-Key was used with another request", _429=OVER_QUOTA),
 )
 async def submit(
     request: Request,
@@ -67,12 +68,12 @@ async def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Queue a job; its address is in the Location header."""
-    accepted = await jobs.submit(request, caller, idempotency_key)
-    response.headers["Location"] = external_path(request, f"/v1/jobs/{accepted.job.id}")
+    submitted = await jobs.submit(request, caller, idempotency_key)
+    response.headers["Location"] = external_path(request, f"/v1/jobs/{submitted.job.id}")
     response.headers["Retry-After"] = "1"
-    if accepted.is_replayed:
+    if submitted.is_replayed:
         response.headers.update(REPLAYED)
-    return accepted.job
+    return submitted.job
 
 
 @router.get("/jobs", responses=problems(_422="a parameter is not valid"))
@@ -80,27 +81,27 @@ def page(
     jobs: Service,
     caller: Reader,
     state: Annotated[
-        list[JobState] | None, Query(max_length=5, description="Only jobs in one of these.")
+        list[JobState] | None, Query(max_length=5, description="Only jobs in one of these states.")
     ] = None,
-    model_id: Annotated[
-        Digest | None, Query(description="Only jobs that were made of this model.")
-    ] = None,
+    model_id: Annotated[Digest | None, Query(description="Only jobs of this model.")] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> JobPage:
-    """Jobs, newest first."""
+    """List jobs, newest first."""
     return jobs.page(caller.owner, limit, cursor, state or (), model_id)
 
 
 @router.get("/jobs/{job_id}", responses=UNKNOWN)
 async def get(job_id: str, jobs: Service, caller: Reader) -> Job:
-    """One job as it stands."""
+    """Return a job in its current state."""
     return await jobs.look_up(caller.owner, job_id)
 
 
-@router.post("/jobs/{job_id}/cancel", responses=problems(_404="no such job", _409="it has ended"))
+@router.post(
+    "/jobs/{job_id}/cancel", responses=problems(_404="no such job", _409="the job has ended")
+)
 async def cancel(job_id: str, jobs: Service, caller: Writer) -> Job:
-    """Stop a queued or running job."""
+    """Cancel a queued or running job."""
     return await jobs.cancel(caller.owner, job_id)
 
 
@@ -108,13 +109,13 @@ async def cancel(job_id: str, jobs: Service, caller: Writer) -> Job:
     "/jobs/{job_id}/retry",
     status_code=202,
     responses=problems(
-        _404="no such job", _409="it has neither failed nor been cancelled", _429=OVER_QUOTA
+        _404="no such job", _409="the job has neither failed nor been cancelled", _429=OVER_QUOTA
     ),
 )
 async def retry(
     job_id: str, request: Request, response: Response, jobs: Service, caller: Writer
 ) -> Job:
-    """Have a failed or cancelled job go on; what it had finished is not done again."""
+    """Queue a failed or cancelled job again; finished parts are not computed again."""
     job = await jobs.retry(caller, job_id)
     response.headers["Location"] = external_path(request, f"/v1/jobs/{job.id}")
     response.headers["Retry-After"] = "1"
@@ -124,31 +125,31 @@ async def retry(
 @router.delete(
     "/jobs/{job_id}",
     status_code=204,
-    responses=problems(_404="no such job", _409="it has not ended"),
+    responses=problems(_404="no such job", _409="the job has not ended"),
 )
 def delete(job_id: str, jobs: Service, caller: Writer) -> None:
-    """Remove an ended job, its artifact, and its upload unless another job needs that."""
+    """Delete an ended job with its artifact, and uploaded files that no other job needs."""
     jobs.delete(caller.owner, job_id)
 
 
 @router.get(
     "/jobs/{job_id}/config",
     response_model=KMeansPalettizerConfig,
-    responses=problems(_404="no such job, or one from before configs were kept"),
+    responses=problems(_404="no such job, or its config was not stored"),
 )
 def config(job_id: str, jobs: Service, store: Store, caller: Reader) -> StreamingResponse:
-    """The config that a job was given, every default filled in; another job may be given it."""
-    return _document(store, jobs.config(caller.owner, job_id))
+    """Return the config of a job with all defaults; it can be the config of another job."""
+    return _document(store, jobs.config_path(caller.owner, job_id))
 
 
 @router.get("/jobs/{job_id}/report", response_model=Report, responses=UNFINISHED)
 def report(job_id: str, jobs: Service, store: Store, caller: Reader) -> StreamingResponse:
-    """What happened to every tensor."""
-    return _document(store, jobs.report(caller.owner, job_id))
+    """Return what the job did with every tensor."""
+    return _document(store, jobs.report_path(caller.owner, job_id))
 
 
 def _document(store: Storage, path: str) -> StreamingResponse:
-    """JSON that lies in the store."""
+    """Return JSON from the store."""
     size_bytes = store.size_bytes(path)
     length = {"Content-Length": str(size_bytes)}
     return StreamingResponse(prefetched(store, path, 0, size_bytes), 200, length, JSON)
@@ -159,18 +160,20 @@ def _document(store: Storage, path: str) -> StreamingResponse:
     response_class=Response,
     responses={
         200: {
-            "description": "a row per tensor; a text that begins with = + - or @ has an apostrophe "
-            "in front, so that no spreadsheet runs it",
+            "description": "one row per tensor; text that begins with = + - or @ has an apostrophe "
+            "in front, so that no spreadsheet runs it as a formula",
             "content": {"text/csv": {"schema": {"type": "string"}}},
         },
         **UNFINISHED,
     },
 )
-def report_as_csv(job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
-    """What happened to every tensor, as a table."""
-    rows = jobs.report_csv(caller.owner, job_id)
+async def report_as_csv(
+    request: Request, job_id: str, jobs: Service, caller: Reader
+) -> StreamingResponse:
+    """Return the report as a table."""
+    rows = await jobs.report_csv(DocumentClient(caller.owner, request), job_id)
     name = {"Content-Disposition": f'attachment; filename="{job_id}.csv"'}
-    return StreamingResponse(rows, 200, name, "text/csv; charset=utf-8")
+    return StreamingResponse(pieces(rows), 200, name, "text/csv; charset=utf-8")
 
 
 @router.get(
@@ -178,14 +181,14 @@ def report_as_csv(job_id: str, jobs: Service, caller: Reader) -> StreamingRespon
     response_class=Response,
     responses={
         200: {
-            "description": "one page that needs nothing else: charts, tables, every tensor",
+            "description": "a self-contained page with charts and tables of every tensor",
             "content": {"text/html": {"schema": {"type": "string"}}},
         },
         **UNFINISHED,
     },
 )
 def report_as_page(job_id: str, jobs: Service, caller: Reader) -> StreamingResponse:
-    """What happened to every tensor, to look at."""
+    """Return the report as a page."""
     page = jobs.report_html(caller.owner, job_id)
     headers = {
         "Content-Disposition": f'inline; filename="{job_id}.html"',
@@ -198,9 +201,9 @@ def report_as_page(job_id: str, jobs: Service, caller: Reader) -> StreamingRespo
 @router.get(
     "/jobs/{job_id}/statistics",
     responses=problems(
-        _404="no such job, or no statistics of such a tensor",
+        _404="no such job, or no statistics of this tensor",
         _409="the job has not succeeded",
-        _422="no tensor was named",
+        _422="the parameter `tensor` is missing",
     ),
 )
 def statistics(
@@ -208,10 +211,10 @@ def statistics(
     jobs: Service,
     caller: Reader,
     tensor: Annotated[
-        str, Query(max_length=NAME_CHARACTERS, description="Its name, as the report has it.")
+        str, Query(max_length=NAME_CHARACTERS, description="Name of the tensor in the report.")
     ],
 ) -> TensorStatistics:
-    """What palettizing did inside one tensor: its weights, its palette and its error as charts."""
+    """Return the statistics of one tensor: histograms of weights, palette and errors."""
     return jobs.statistics(caller.owner, job_id, tensor)
 
 
@@ -219,12 +222,12 @@ DOWNLOAD: dict[str, Any] = {
     "response_class": Response,
     "responses": {
         200: {"description": "the file", "content": {"application/octet-stream": {}}},
-        206: {"description": "the range of it that was asked for"},
-        304: {"description": "the copy with this ETag is still right"},
+        206: {"description": "the requested range of the file"},
+        304: {"description": "the file with this ETag has not changed"},
         **UNFINISHED,
         **problems(
-            _412="the file has another ETag than If-Match names",
-            _416="the range lies behind the file's end",
+            _412="the file has another ETag than If-Match",
+            _416="the range is beyond the end of the file",
         ),
     },
 }
@@ -234,7 +237,7 @@ DOWNLOAD: dict[str, Any] = {
 async def artifact(
     job_id: str, request: Request, jobs: Service, store: Store, caller: Reader
 ) -> Response:
-    """The packed model: its file, or its index when it has several."""
+    """Download the artifact: its file, or the index of several."""
     file = await jobs.artifact(DocumentClient(caller.owner, request), job_id, None)
     return await run_in_threadpool(download_response, request, store, file)
 
@@ -243,7 +246,7 @@ async def artifact(
 async def artifact_file(
     job_id: str, name: str, request: Request, jobs: Service, store: Store, caller: Reader
 ) -> Response:
-    """One file of the packed model."""
+    """Download one file of the artifact."""
     file = await jobs.artifact(DocumentClient(caller.owner, request), job_id, name)
     return await run_in_threadpool(download_response, request, store, file)
 
@@ -257,6 +260,6 @@ async def export(
     store: Store,
     caller: Reader,
 ) -> Response:
-    """Another form of the packed model, one of those that the job was asked for."""
+    """Download the artifact in one of the formats that the job exported."""
     file = await jobs.export(DocumentClient(caller.owner, request), job_id, format)
     return await run_in_threadpool(download_response, request, store, file)

@@ -1,4 +1,4 @@
-"""Remove what nobody needs: expired jobs, what their ends leave, uploads without use."""
+"""Expiry of jobs, of what ended jobs leave in the store, and of uploads."""
 
 import logging
 from collections import defaultdict
@@ -17,24 +17,24 @@ log = logging.getLogger(__name__)
 
 
 class JobExpiry:
-    """Every removal may be cut off, or done by two processes at once."""
+    """Deletes what has expired; may be interrupted anywhere, and run in two processes at once."""
 
     def __init__(
         self,
-        records: JobRepository,
+        jobs: JobRepository,
         changes: JobChangeRepository,
         uploads: UploadExpiry,
         store: Storage,
         delete: Callable[[str], None],
         orphan_age: timedelta,
     ) -> None:
-        self._records, self._changes = records, changes
+        self._jobs, self._changes = jobs, changes
         self._uploads, self._store = uploads, store
         self._delete, self._orphan_age = delete, orphan_age
 
     def run(self) -> None:
-        """Remove everything that nobody needs."""
-        for job_id in self._records.expired(datetime.now(UTC)):
+        """Delete everything that has expired."""
+        for job_id in self._jobs.expired(datetime.now(UTC)):
             try:
                 self._delete(job_id)
             except (Conflict, NotFound):
@@ -45,22 +45,22 @@ class JobExpiry:
         self._store.delete_unfinished(JOBS, datetime.now(UTC) - self._orphan_age)
 
     def _tidy_folders(self) -> None:
-        """Folders of jobs that are no more, and what a job's end leaves without use."""
-        holding: dict[str, set[str]] = defaultdict(set)
+        """Delete folders of deleted jobs, and files that ended jobs do not need."""
+        folders: dict[str, set[str]] = defaultdict(set)
         for object_ in self._old(JOBS, self._orphan_age):
-            _, job_id, *what = object_.path.split("/")
-            holding[job_id].update(what[:1])
-        states = self._records.states(holding)
-        for job_id, held in holding.items():
+            _, job_id, *names = object_.path.split("/")
+            folders[job_id].update(names[:1])
+        states = self._jobs.states(folders)
+        for job_id, present in folders.items():
             folder, state = job_folder(job_id), states.get(job_id)
             if state is None:
-                log.info("removing the folder of job %s, which is no more", job_id)
+                log.info("deleting the folder of job %s, which does not exist", job_id)
                 self._store.delete_folder(folder)
-            elif state == "succeeded" and "parts" in held:
+            elif state == "succeeded" and "parts" in present:
                 self._store.delete_folder(f"{folder}/parts")
-            elif state in ("failed", "cancelled") and held & {"artifact", REPORT}:
+            elif state in ("failed", "cancelled") and present.intersection({"artifact", REPORT}):
                 discard_artifact(self._store, folder)
 
     def _old(self, prefix: str, age: timedelta) -> Iterator[StoredObject]:
         before = datetime.now(UTC) - age
-        return (found for found in self._store.listed(prefix) if found.modified_at <= before)
+        return (each for each in self._store.listed(prefix) if each.modified_at <= before)

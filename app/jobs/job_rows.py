@@ -1,6 +1,6 @@
-"""Make and change the row of a job."""
+"""Create and change the row of a job."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -12,43 +12,41 @@ from palettery.app.database.tables import JobRow
 from palettery.app.events.log_messages import Line
 from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import JobState, Progress
 from palettery.schemas.keys import OwnerLimits
 
 
 @dataclass(frozen=True)
 class NewJob:
-    """What is known of a job when it is queued."""
+    """A job that is to be queued."""
 
     id: str
     model_name: str
     size_before_bytes: int
     progress: Progress
     owner: str = LOCAL
-    priority: int = 5
+    options: JobOptions = field(default_factory=JobOptions)
     deadline_at: datetime | None = None
     request_sha256: str | None = None
-    """Equal ones give equal artifacts."""
-    reuse: bool = True
+    """Jobs with equal ones have equal artifacts."""
     model_id: str | None = None
     model_sha256: str | None = None
-    """Of the model's bytes."""
-    label: str | None = None
+    """SHA-256 of the model's bytes."""
     config_name: str | None = None
-    """`name@version`."""
-    webhook_url: str | None = None
+    """Name of the config that was looked up: `name@version`, or a preset."""
     stored_bytes: int = 0
-    """To be expected, of all that it stores."""
+    """Expected size of all that the job stores."""
     limits: OwnerLimits = UNLIMITED
-    """The most that its owner may have, with it."""
-    keyed: KeyedRequest | None = None
-    """The Idempotency-Key that it was asked for with."""
-    told: tuple[Line, ...] = ()
-    """What its log begins with."""
+    """Limits of the owner, which hold with this job."""
+    request: KeyedRequest | None = None
+    """The request under its Idempotency-Key, if it has one."""
+    first_lines: tuple[Line, ...] = ()
+    """First lines of its log."""
 
 
 def new_row(job: NewJob, created_at: datetime) -> JobRow:
-    """The row of a job that is queued."""
+    """Return the row of a queued job."""
     return JobRow(
         id=job.id,
         owner=job.owner,
@@ -57,18 +55,18 @@ def new_row(job: NewJob, created_at: datetime) -> JobRow:
         created_at=created_at,
         size_before_bytes=job.size_before_bytes,
         stored_bytes=job.stored_bytes,
-        priority=job.priority,
+        priority=job.options.priority,
         deadline_at=job.deadline_at,
         attempt=0,
         request_sha256=job.request_sha256,
-        reuse=job.reuse,
+        reuse=job.options.reuse,
         model_id=job.model_id,
         model_sha256=job.model_sha256,
-        label=job.label,
+        label=job.options.label,
         config_name=job.config_name,
-        webhook_url=job.webhook_url,
-        idempotency_key=job.keyed and job.keyed.key,
-        idempotency_sha256=job.keyed and job.keyed.sha256,
+        webhook_url=job.options.webhook_url,
+        idempotency_key=job.request and job.request.key,
+        idempotency_sha256=job.request and job.request.sha256,
         **job.progress.model_dump(),
     )
 
@@ -80,24 +78,24 @@ def change(
     attempt: int | None = None,
     **values: object,
 ) -> Row[Any] | None:
-    """Change a row; as it is then, None if it is in none of the states, or at another attempt."""
-    made = _change(states, tuple(values), of_attempt=attempt is not None)
-    given: dict[str, object] = {"own": job_id} | {
+    """Change a row, and return it; None if it is in none of the states, or at another attempt."""
+    statement = _change(states, tuple(values), of_attempt=attempt is not None)
+    parameters: dict[str, object] = {"own": job_id} | {
         f"new_{name}": value for name, value in values.items()
     }
     if attempt is not None:
-        given["at"] = attempt
-    return session.connection().execute(made, given).one_or_none()
+        parameters["at"] = attempt
+    return session.connection().execute(statement, parameters).one_or_none()
 
 
 @cache
 def _change(
     states: tuple[JobState, ...], names: tuple[str, ...], *, of_attempt: bool
 ) -> Executable:
-    """A statement that is made once: to put one together takes longer than to run it."""
+    """Return the statement, cached: building one takes longer than running it."""
     row = JobRow.__table__.c
-    found = update(JobRow).where(row.id == bindparam("own"), row.state.in_(states))
+    statement = update(JobRow).where(row.id == bindparam("own"), row.state.in_(states))
     if of_attempt:
-        found = found.where(row.attempt == bindparam("at"))
+        statement = statement.where(row.attempt == bindparam("at"))
     values = {name: bindparam(f"new_{name}", type_=row[name].type) for name in names}
-    return found.values(values).returning(JobRow.__table__)
+    return statement.values(values).returning(JobRow.__table__)

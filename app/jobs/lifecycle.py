@@ -1,4 +1,4 @@
-"""End, retry and delete jobs from outside their workflows."""
+"""Changes of jobs from outside their workflows: cancellation, failure, retry and deletion."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -17,62 +17,65 @@ from palettery.schemas.problem import Problem
 
 
 class JobLifecycle:
-    """Changes a job's row first: what the row says holds, whatever dies on the way."""
+    """Cancels, retries and deletes jobs.
+
+    The row changes first, so that its state holds even if the process dies before the rest.
+    """
 
     def __init__(
         self,
         settings: Settings,
-        records: JobRepository,
+        jobs: JobRepository,
         files: FileRepository,
         store: Storage,
         engine: Engine,
     ) -> None:
-        self._settings, self._records, self._files = settings, records, files
+        self._settings, self._jobs, self._files = settings, jobs, files
         self._store, self._engine = store, engine
 
     async def cancel(self, job_id: str) -> Job:
-        """Stop a job that has not ended.
+        """Cancel a job that has not ended.
 
         Raises:
-            Conflict: it has.
+            Conflict: it has ended.
         """
-        job = await asyncio.to_thread(self._records.get, job_id)
-        if not await asyncio.to_thread(self._records.cancel, job_id, self._expiry()):
-            job = await asyncio.to_thread(self._records.get, job_id)
+        job = await asyncio.to_thread(self._jobs.get, job_id)
+        if not await asyncio.to_thread(self._jobs.cancel, job_id, self._expiry()):
+            job = await asyncio.to_thread(self._jobs.get, job_id)
             raise Conflict(f"the job is {job.state}; only queued and running jobs can be cancelled")
         await self._stop(job)
-        return await asyncio.to_thread(self._records.get, job_id)
+        return await asyncio.to_thread(self._jobs.get, job_id)
 
-    async def fail(self, job_id: str, told: Problem) -> None:
-        """End a job that has not ended, as failed."""
-        job = await asyncio.to_thread(self._records.get, job_id)
-        if await asyncio.to_thread(self._records.fail, job_id, told, self._expiry()):
+    async def fail(self, job_id: str, problem: Problem) -> None:
+        """Let a job fail that has not ended."""
+        job = await asyncio.to_thread(self._jobs.get, job_id)
+        if await asyncio.to_thread(self._jobs.fail, job_id, problem, self._expiry()):
             await self._stop(job)
 
     async def retry(self, job_id: str, limits: OwnerLimits) -> Job:
-        """Have a failed or cancelled job go on over the parts that exist.
+        """Queue a failed or cancelled job again; finished parts are not computed again.
 
         Raises:
             Conflict: it is in another state.
-            OverQuota: its owner may not have as many jobs.
+            OverQuota: its owner would have too many active jobs.
         """
-        await asyncio.to_thread(self._records.retry, job_id, self._engine.enqueue, limits)
-        return await asyncio.to_thread(self._records.get, job_id)
+        await asyncio.to_thread(self._jobs.retry, job_id, self._engine.enqueue, limits)
+        return await asyncio.to_thread(self._jobs.get, job_id)
 
     def delete(self, job_id: str) -> None:
-        """Remove an ended job with its bytes; those of its upload once no other job needs them.
+        """Delete an ended job with its files, and uploaded files that no other job needs.
 
         Raises:
             Conflict: it has not ended.
         """
-        job = self._records.get(job_id)
-        self._records.delete(job_id)
+        job = self._jobs.get(job_id)
+        self._jobs.delete(job_id)
         self._engine.forget(job_id, job.attempt)
         self._store.delete_folder(job_folder(job_id))
         remove_unused_files(self._files, self._store)
 
     async def _stop(self, job: Job) -> None:
-        """Have tasks stop at their next look, and the workflow where it is."""
+        """Stop the workflow of a job, and its tasks at their next check."""
         marker = stop_path(job_folder(job.id), job.attempt)
         await asyncio.to_thread(self._store.write, marker, b"")
         await self._engine.cancel(job.id, job.attempt)

@@ -1,4 +1,4 @@
-"""From a request to a plan, or to all that a job needs in the store.
+"""Plan a request, or store all that its job needs.
 
 Arguments and results of these functions are pickled: the processes of `document_pool` run them.
 """
@@ -21,7 +21,7 @@ from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.app.storage.open import shared_storage
 from palettery.schemas.checkpoint import Checkpoint, StoredFile
-from palettery.schemas.exports import ExportFormat
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Progress
 from palettery.schemas.plan import Plan
 from palettery.schemas.tasks import JobRequest
@@ -29,35 +29,30 @@ from palettery.schemas.tasks import JobRequest
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Files that belong together, in the store."""
+    """Files of one model in the store."""
 
     files: tuple[StoredFile, ...]
     model_id: str | None = None
-    """The model that they are; None for files that came with the request."""
+    """The stored model; None for files that were uploaded with the request."""
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What a request asks for; everything that it names has been found."""
+    """A request whose models and config have been looked up."""
 
     model: ModelSource
     sensitivities: ModelSource | None
     config: ConfigDocument
-    strict: bool
-    """Refuse what cannot all be done."""
-    formats: tuple[ExportFormat, ...]
-    """Other forms that the artifact is to have."""
-    keep_dense: bool
-    """Have tensors dense in a form that cannot express them."""
+    options: JobOptions
     size_bytes: int
-    """About what has to be parsed."""
+    """Approximate size of what has to be parsed."""
 
     def files(self) -> list[StoredFile]:
-        """All that it may need."""
+        """Return every file that the job may need."""
         return [file for source in self._sources() for file in source.files]
 
-    def brought(self) -> list[StoredFile]:
-        """Those that came with the request."""
+    def uploaded_files(self) -> list[StoredFile]:
+        """Return the files that were uploaded with the request."""
         sources = [source for source in self._sources() if source.model_id is None]
         return [file for source in sources for file in source.files]
 
@@ -66,108 +61,109 @@ class JobSpec:
 
 
 @dataclass(frozen=True)
-class JobLocation:
-    """Where a job is to lie, and how it is cut."""
+class JobStorage:
+    """Where a job's documents and files lie in the store, and how its work is cut into tasks."""
 
     prefix: str
-    """Its folder."""
+    """Folder of the job."""
     paths: Mapping[str, str]
-    """Digest of each file -> where it is kept."""
+    """Digest of each file -> its path."""
     task_bytes: int
     digests: bool
-    """Whether its results are to be found by their content."""
+    """Whether results are looked up by their content."""
 
 
 @dataclass(frozen=True)
 class PreparedJob:
-    """A job that lies in the store with all that it needs but its row."""
+    """A job whose documents are all in the store; only its row is missing."""
 
     model_name: str
     size_before_bytes: int
     stored_bytes: int
-    """To be expected, of all that it stores."""
+    """Expected size of all that the job stores."""
     progress: Progress
     request_sha256: str
     files: tuple[str, ...]
     """Digests of the files that it needs."""
-    told: Line
+    first_line: Line
+    """First line of its log."""
 
 
-def plan(order: JobSpec, store_url: str, limits: Limits) -> bytes:
-    """What a job would do, as JSON of `Plan`.
+def plan(spec: JobSpec, store_url: str, limits: Limits) -> bytes:
+    """Return what a job would do, as JSON of `Plan`.
 
     Raises:
         BadInput: see `read_config`, `read_checkpoint`, `take_in_checkpoint`, `with_exports` and
             `read_runnable`.
     """
-    return _intake(order, shared_storage(store_url), limits).plan.model_dump_json().encode()
+    return _job_plan(spec, shared_storage(store_url), limits).plan.model_dump_json().encode()
 
 
-def prepare(order: JobSpec, store_url: str, limits: Limits, place: JobLocation) -> PreparedJob:
+def prepare(spec: JobSpec, store_url: str, limits: Limits, storage: JobStorage) -> PreparedJob:
     """Store what a job needs to run.
 
     Raises:
         BadInput: as `plan`.
-        Inexpressible: a form cannot express all of it, and that is not wanted.
+        Inexpressible: a format cannot express every tensor, and `keep_dense` is not set.
     """
     store = shared_storage(store_url)
-    intake = _intake(order, store, limits)
-    if not order.keep_dense:
-        check_expressible(intake.plan)
-    checkpoint = _at(intake.checkpoint, place.paths)
+    job = _job_plan(spec, store, limits)
+    if not spec.options.keep_dense:
+        check_expressible(job.plan)
+    checkpoint = _relocated(job.checkpoint, storage.paths)
     tasks = cut(
-        intake.plan,
+        job.plan,
         checkpoint,
         source_url=store_url,
         store_url=store_url,
-        parts_prefix=f"{place.prefix}/parts",
-        task_bytes=place.task_bytes,
-        digests=place.digests,
-        sensitivities=intake.sensitivities and _at(intake.sensitivities, place.paths),
+        parts_prefix=f"{storage.prefix}/parts",
+        task_bytes=storage.task_bytes,
+        digests=storage.digests,
+        sensitivities=job.sensitivities and _relocated(job.sensitivities, storage.paths),
     )
-    request = JobRequest(config=intake.config, checkpoint=checkpoint, plan=intake.plan)
-    documents_bytes = write_job(store, place.prefix, request, tasks)
+    request = JobRequest(config=job.config, checkpoint=checkpoint, plan=job.plan)
+    documents_bytes = write_job(store, storage.prefix, request, tasks)
     return PreparedJob(
         model_name=checkpoint.files[0].name,
-        size_before_bytes=intake.plan.size_before_bytes,
-        stored_bytes=documents_bytes + _made_bytes(intake.plan),
+        size_before_bytes=job.plan.size_before_bytes,
+        stored_bytes=documents_bytes + _result_bytes(job.plan),
         progress=Progress(
-            tensors_total=len(intake.plan.palettized()),
+            tensors_total=len(job.plan.palettized()),
             bytes_total=sum(task.size_bytes for task in tasks),
         ),
-        request_sha256=request_sha256(intake),
-        files=tuple(file.sha256 for file in intake.files() if file.sha256),
-        told=planned(intake.plan),
+        request_sha256=request_sha256(job),
+        files=tuple(file.sha256 for file in job.files() if file.sha256),
+        first_line=planned(job.plan),
     )
 
 
-def _made_bytes(plan: Plan) -> int:
-    """Bytes of an artifact and its other forms, which have those of the model at most."""
+def _result_bytes(plan: Plan) -> int:
+    """Return the size of an artifact and its exports, each at most as large as the model."""
     return plan.predicted_size_bytes + len(plan.exports) * plan.size_before_bytes
 
 
-def _intake(order: JobSpec, store: Storage, limits: Limits) -> JobPlan:
-    config = read_config(order.config)
-    model = _checkpoint(order.model, store, limits)
-    beside = None
-    if order.sensitivities is not None:
-        beside = _checkpoint(order.sensitivities, store, limits)
-    intake = take_in_checkpoint(config, model, beside, limits, strict=order.strict)
+def _job_plan(spec: JobSpec, store: Storage, limits: Limits) -> JobPlan:
+    options, config = spec.options, read_config(spec.config)
+    model = _checkpoint(spec.model, store, limits)
+    sensitivities = None
+    if spec.sensitivities is not None:
+        sensitivities = _checkpoint(spec.sensitivities, store, limits)
+    job = take_in_checkpoint(config, model, sensitivities, limits, strict=options.strict)
     has_graph = model.format == "pt2"
-    if has_graph and any(FORMATS[to].runs for to in order.formats):
+    if has_graph and any(FORMATS[to].runs for to in options.formats):
         read_runnable(store, model.files[0], limits)
-    return replace(intake, plan=with_exports(intake.plan, order.formats, has_graph=has_graph))
+    return replace(job, plan=with_exports(job.plan, options.formats, has_graph=has_graph))
 
 
 def _checkpoint(source: ModelSource, store: Storage, limits: Limits) -> Checkpoint:
-    """What is in the files; of a model, as it was read before."""
+    """Return the contents of the files; a stored model was parsed when it was uploaded."""
     if source.model_id is None:
         return read_checkpoint(store, source.files, limits)
     return model_checkpoint(store, source.model_id, source.files, limits)
 
 
-def _at(checkpoint: Checkpoint, paths: Mapping[str, str]) -> Checkpoint:
-    """With files where they are kept, so that the same bytes are kept once."""
+def _relocated(checkpoint: Checkpoint, paths: Mapping[str, str]) -> Checkpoint:
+    """Return a checkpoint of these paths, so that equal bytes are stored once."""
     files = [
         file.model_copy(update={"path": paths[file.sha256]}) if file.sha256 else file
         for file in checkpoint.files

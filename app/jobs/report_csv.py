@@ -1,20 +1,18 @@
-"""A report as CSV, a row per tensor, read and written piece by piece.
+"""Reports as CSV, one row per tensor.
 
-A spreadsheet runs what begins with = + - or @ as a formula, full-width or behind spaces too, and
-names of tensors are a stranger's: such texts get an apostrophe in front, as OWASP advises. Numbers
-stay numbers.
+Spreadsheets run text that begins with = + - or @ as a formula, full-width or behind spaces too, and
+names of tensors come from strangers: such text gets an apostrophe in front, as OWASP advises.
+Numbers stay numbers.
 Source: RFC 4180; https://owasp.org/www-community/attacks/CSV_Injection.
 """
 
-import codecs
 import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
 from typing import Any
 
-from palettery.app.storage.base import Storage
+from palettery.app.storage.open import shared_storage
 
 COLUMNS = (
     "name",
@@ -44,61 +42,22 @@ COLUMNS = (
 )
 """Fields of `TensorReport`, of its spec and of its clustering."""
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r]")
-"""How a text begins that a spreadsheet may run."""
-ROWS_AT_ONCE = 1_000
-PIECE_BYTES = 1 << 20
-_BEFORE = '"tensors":['
-_DECODER = json.JSONDecoder()
+"""Beginning of text that a spreadsheet may run."""
 
 
-def report_csv(store: Storage, path: str) -> Iterator[bytes]:
-    """The lines of a stored report as CSV, in pieces."""
-    size = store.size_bytes(path)
-    pieces = (
-        store.read(path, start, min(PIECE_BYTES, size - start))
-        for start in range(0, size, PIECE_BYTES)
-    )
+def report_csv(store_url: str, path: str) -> bytes:
+    """Return a stored report as CSV; the processes of `document_pool` run this."""
+    report = json.loads(bytes(shared_storage(store_url).read(path)))
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    for number, tensor in enumerate(tensors(pieces), 1):
-        writer.writerow(row(tensor))
-        if number % ROWS_AT_ONCE == 0:
-            yield _taken(text)
-    yield _taken(text)
+    writer.writerows(map(_row, report["tensors"]))
+    return text.getvalue().encode()
 
 
-def tensors(pieces: Iterable[bytes | memoryview]) -> Iterator[dict[str, Any]]:
-    """The entries of a report's `tensors`, each as soon as it is complete.
-
-    The report is one that `Report.model_dump_json` wrote.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    held, at = "", -1
-    for piece in pieces:
-        held = held[max(at, 0) :] + decoder.decode(bytes(piece))
-        if at < 0:
-            found = held.find(_BEFORE)
-            if found < 0:
-                continue
-            at = found + len(_BEFORE)
-        else:
-            at = 0
-        while held[at : at + 1] not in ("", "]"):
-            try:
-                tensor, end = _DECODER.raw_decode(held, at + (held[at] == ","))
-            except json.JSONDecodeError:
-                break  # its end is in the next piece
-            yield tensor
-            at = end
-        if held[at : at + 1] == "]":
-            return
-
-
-def row(tensor: dict[str, Any]) -> list[object]:
-    """The cells of an entry."""
-    known = (tensor.get("clustering") or {}) | (tensor.get("spec") or {}) | tensor
-    return [_cell(known.get(column)) for column in COLUMNS]
+def _row(tensor: dict[str, Any]) -> list[object]:
+    fields = (tensor.get("clustering") or {}) | (tensor.get("spec") or {}) | tensor
+    return [_cell(fields.get(column)) for column in COLUMNS]
 
 
 def _cell(value: object) -> object:
@@ -109,11 +68,3 @@ def _cell(value: object) -> object:
     if isinstance(value, str) and FORMULA.match(value):
         return f"'{value}"
     return value
-
-
-def _taken(text: io.StringIO) -> bytes:
-    """What was written so far, which is gone from there."""
-    written = text.getvalue().encode()
-    text.seek(0)
-    text.truncate()
-    return written

@@ -1,13 +1,12 @@
-"""Rows of jobs. State only moves forward: queued, running, then one of the ends."""
+"""Rows of jobs. A state only moves forward: queued, running, then one of the final states."""
 
-import json
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, func, null, select, update
+from sqlalchemy import Row, delete, func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from palettery.app.database.engine import Clock, Database, chunks, utc_now
 from palettery.app.database.job_rows import find_job, job_from_row
@@ -23,41 +22,18 @@ from palettery.app.files.repository import FileLocation, keep
 from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest, KeyTaken
 from palettery.app.jobs.callbacks import Enqueue, Notify, OnEnd
+from palettery.app.jobs.job_queries import QUEUED_BEFORE, RETRY, TWIN, page_query
 from palettery.app.jobs.job_rows import NewJob, change, new_row
-from palettery.app.jobs.listing import newest
 from palettery.app.keys.quota import check_room, within_limits
-from palettery.schemas.jobs import ACTIVE_STATES, ENDED, RETRYABLE_STATES, Job, JobState, Progress
+from palettery.schemas.jobs import ACTIVE_STATES, ENDED, Job, JobState, Progress
 from palettery.schemas.keys import OwnerLimits
 from palettery.schemas.problem import Problem
 
-# Statements that are made once: to put one together takes longer than to run it.
-_SAME = aliased(JobRow)
-_TWIN = (
-    select(JobRow.id)
-    .join(_SAME, JobRow.request_sha256 == _SAME.request_sha256)
-    .where(_SAME.id == bindparam("own"), JobRow.owner == _SAME.owner)
-    .where(JobRow.state == "succeeded", JobRow.id != bindparam("own"))
-    .order_by(JobRow.id.desc())
-    .limit(1)
-)
-_BEFORE = select(func.count()).where(
-    JobRow.state == "queued", JobRow.turn <= bindparam("last"), JobRow.id != bindparam("own")
-)
-_AFRESH = Progress().model_dump(exclude={"tensors_total", "bytes_total"})
-_RETRY = (
-    update(JobRow)
-    .where(JobRow.id == bindparam("own"), JobRow.state.in_(RETRYABLE_STATES))
-    .values(state="queued", attempt=JobRow.attempt + 1, error=null(), **_AFRESH)
-    .values(turn=bindparam("new_turn"))
-    .values(started_at=None, ended_at=None, deadline_at=None, expires_at=None)
-    .returning(JobRow.__table__)
-)
-
 
 class JobRepository:
-    """Reads and writes of job rows, each in its own transaction.
+    """Reads and changes job rows, each in a transaction of its own.
 
-    Every change of a job's state is recorded as an event, and its end told to its webhook.
+    Every change of a job's state is recorded as an event; the end of a job calls its webhook.
     """
 
     def __init__(
@@ -77,31 +53,31 @@ class JobRepository:
         """Queue a new job, which needs these files; equal digests have equal paths.
 
         Raises:
-            FileGone: a file does not lie where the caller says: it was removed, or the same bytes
-                are kept at another path by now. Ask `FileRecords.find` again and plan with that.
-            KeyTaken: another job has its Idempotency-Key.
-            OverQuota: its owner may not have as many, or as many bytes.
+            FileGone: a file is not at the path given: it was removed, or the same bytes are stored
+                at another path by now. Call `FileRepository.find` again and plan with its result.
+            KeyTaken: another job has the Idempotency-Key.
+            OverQuota: its owner would have too many jobs or bytes.
         """
         row = new_row(new, self._now())
         with (
             self._database.transaction() as session,
             within_limits(session, new.owner, new.limits),
         ):
-            row.turn = self._turns.take(session, new.owner, new.priority)
+            row.turn = self._turns.take(session, new.owner, new.options.priority)
             session.add(row)
             try:
                 session.flush()
             except IntegrityError as error:
-                if new.keyed is None:
+                if new.request is None:
                     raise
                 raise KeyTaken from error
             keep(session, new.id, files, row.created_at)
             if enqueue is not None:
                 enqueue(session, new.id, row.attempt, row.turn)
-            return self._queued(session, row, new.told)
+            return self._queued(session, row, new.first_lines)
 
     def check_room(self, owner: str, limits: OwnerLimits) -> None:
-        """See that an owner may add any job.
+        """Check that an owner may add a job.
 
         Raises:
             OverQuota: it may not.
@@ -109,22 +85,22 @@ class JobRepository:
         with self._database.reading() as connection:
             check_room(connection, owner, limits)
 
-    def keyed(self, owner: str, asked: KeyedRequest) -> Job | None:
-        """The job that was queued for this very request before; None if there is none.
+    def keyed(self, owner: str, request: KeyedRequest) -> Job | None:
+        """Return the job of the same request under the same key; None if there is none.
 
         Raises:
-            IdempotencyConflict: the key stands for another request.
+            IdempotencyConflict: the key was used with another request.
         """
-        query = select(JobRow).where(JobRow.owner == owner, JobRow.idempotency_key == asked.key)
+        query = select(JobRow).where(JobRow.owner == owner, JobRow.idempotency_key == request.key)
         with self._database.transaction() as session:
             row = session.scalar(query)
             if row is None:
                 return None
-            asked.check(row.idempotency_sha256)
+            request.check(row.idempotency_sha256)
             return job_from_row(row)
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
-        """One job, of an owner if one is named.
+        """Return a job, of this owner if one is given.
 
         Raises:
             NotFound: there is no such job.
@@ -133,7 +109,7 @@ class JobRepository:
             return find_job(connection, job_id, owner)
 
     async def look_up(self, job_id: str, owner: str) -> Job:
-        """As `get`, for those who ask over and over."""
+        """Return a job as `get` does, quickly, for clients that poll."""
         return await self._database.read_in_thread(self.get, job_id, owner)
 
     def page(
@@ -144,48 +120,48 @@ class JobRepository:
         states: Collection[JobState] = (),
         model_id: str | None = None,
     ) -> Sequence[Job]:
-        """See `newest`."""
-        query = newest(owner, limit, before, states, model_id)
+        """Return jobs, newest first; see `page_query`."""
+        query = page_query(owner, limit, before, states, model_id)
         with self._database.reading() as connection:
             return [job_from_row(row) for row in connection.execute(query)]
 
     def alive(self) -> Sequence[Job]:
-        """Jobs that have not ended, oldest first."""
+        """Return the jobs that have not ended, oldest first."""
         query = select(JobRow).where(JobRow.state.in_(ACTIVE_STATES)).order_by(JobRow.id)
         with self._database.transaction() as session:
             return [job_from_row(row) for row in session.scalars(query)]
 
     def states(self, ids: Collection[str]) -> dict[str, JobState]:
-        """The state of each of these jobs that there is."""
-        found: dict[str, JobState] = {}
+        """Return the states of those of these jobs that exist."""
+        states: dict[str, JobState] = {}
         with self._database.transaction() as session:
             for chunk in chunks(ids):
                 query = select(JobRow.id, JobRow.state).where(JobRow.id.in_(chunk))
-                found.update((row.id, row.state) for row in session.execute(query))
-        return found
+                states.update((row.id, row.state) for row in session.execute(query))
+        return states
 
     def counts(self) -> dict[JobState, int]:
-        """How many jobs there are in each state that has any."""
+        """Return the number of jobs in each state that has any."""
         query = select(JobRow.state, func.count()).group_by(JobRow.state)
         with self._database.transaction() as session:
             return dict(session.execute(query).all())
 
     def overdue(self, now: datetime) -> Sequence[str]:
-        """Ids of jobs that have not ended, and should have."""
+        """Return the ids of active jobs whose deadline has passed."""
         return self._past(JobRow.deadline_at, ACTIVE_STATES, now)
 
     def expired(self, now: datetime) -> Sequence[str]:
-        """Ids of jobs that have ended, and are kept no longer."""
+        """Return the ids of ended jobs whose retention has expired."""
         return self._past(JobRow.expires_at, tuple(ENDED), now)
 
     def twin(self, job_id: str) -> str | None:
-        """Id of the newest other job of its owner's that succeeded with the same request."""
+        """Return the id of the owner's newest other job that succeeded with the same request."""
         with self._database.reading() as connection:
-            found: str | None = connection.scalar(_TWIN, {"own": job_id})
-            return found
+            twin: str | None = connection.scalar(TWIN, {"own": job_id})
+            return twin
 
     def start(self, job_id: str, attempt: int = 0, by: str = "") -> Job | None:
-        """Queued to running; the job if that attempt may go on (a recovered one runs already)."""
+        """Change queued to running; return the job if this attempt runs, started or recovered."""
         running = {"state": "running", "started_at": self._now()}
         with self._database.transaction() as session:
             self._turns.start(session, job_id, attempt)
@@ -193,15 +169,16 @@ class JobRepository:
             row = started or session.get(JobRow, job_id)
             if row is None or (row.state, row.attempt) != ("running", attempt):
                 return None
-            job, again = job_from_row(row), [lines.taken_up_again(by)]
-            record(session, job_id, self._now(), [job, lines.taken_up(by)] if started else again)
+            job = job_from_row(row)
+            line = lines.taken_up(by) if started else lines.taken_up_again(by)
+            record(session, job_id, self._now(), [job, line] if started else [line])
             return job
 
     def advance(self, job_id: str, progress: Progress, attempt: int | None = None) -> bool:
-        """Note the work done by a running job; whether it, or that attempt, is running still."""
-        done = progress.model_dump()
+        """Store the progress of a running job; return whether it, or that attempt, still runs."""
+        values = progress.model_dump()
         with self._database.transaction() as session:
-            return change(session, job_id, ("running",), attempt, **done) is not None
+            return change(session, job_id, ("running",), attempt, **values) is not None
 
     def succeed(
         self,
@@ -210,21 +187,20 @@ class JobRepository:
         expires_at: datetime | None = None,
         progress: Progress | None = None,
         attempt: int | None = None,
-        told: Sequence[Line] = (),
+        log: Sequence[Line] = (),
         stored_bytes: int | None = None,
     ) -> bool:
-        """Running to succeeded; whether that was so, of that attempt if one is named.
+        """Change active to succeeded; return whether the job, or that attempt, was active.
 
-        All that it stores may be more than its artifact.
+        `stored_bytes` is the size of all that the job stores; without it, that of the artifact.
         """
-        done = progress.model_dump() if progress else {}
         values = {
             "size_after_bytes": size_after_bytes,
             "stored_bytes": size_after_bytes if stored_bytes is None else stored_bytes,
             "expires_at": expires_at,
-            **done,
+            **(progress.model_dump() if progress else {}),
         }
-        return self._end(job_id, "succeeded", told, attempt, **values)
+        return self._end(job_id, "succeeded", log, attempt, **values)
 
     def fail(
         self,
@@ -233,32 +209,29 @@ class JobRepository:
         expires_at: datetime | None = None,
         attempt: int | None = None,
     ) -> bool:
-        """Queued or running to failed; whether that was so, of that attempt if one is named."""
-        error, told = json.loads(problem.model_dump_json()), [lines.failed(problem)]
-        return self._end(job_id, "failed", told, attempt, error=error, expires_at=expires_at)
+        """Change active to failed; return whether the job, or that attempt, was active."""
+        error, log = problem.model_dump(mode="json"), [lines.failed(problem)]
+        return self._end(job_id, "failed", log, attempt, error=error, expires_at=expires_at)
 
     def cancel(self, job_id: str, expires_at: datetime | None = None) -> bool:
-        """Queued or running to cancelled; whether that was so."""
+        """Change active to cancelled; return whether the job was active."""
         return self._end(job_id, "cancelled", [lines.CANCELLED], expires_at=expires_at)
 
     def retry(
         self, job_id: str, enqueue: Enqueue | None = None, limits: OwnerLimits = UNLIMITED
     ) -> int:
-        """Failed or cancelled back to queued, without its deadline; the number of the new attempt.
+        """Queue a failed or cancelled job again, without its deadline; return the new attempt.
 
         Raises:
             NotFound: there is no such job.
             Conflict: it is in another state.
-            OverQuota: its owner may not have as many.
+            OverQuota: its owner would have too many active jobs.
         """
         job = self.get(job_id)
         with self._database.transaction() as session, within_limits(session, job.owner, limits):
             turn = self._turns.take(session, job.owner, job.priority)
-            row = (
-                session.connection()
-                .execute(_RETRY, {"own": job_id, "new_turn": turn})
-                .one_or_none()
-            )
+            parameters = {"own": job_id, "new_turn": turn}
+            row = session.connection().execute(RETRY, parameters).one_or_none()
             if row is not None:
                 self._queued(session, row)
                 if enqueue is not None:
@@ -268,7 +241,7 @@ class JobRepository:
         raise Conflict(f"the job is {state}; only failed and cancelled jobs can be retried")
 
     def enqueue_again(self, job_id: str, enqueue: Enqueue) -> None:
-        """Have the engine start the attempt at a job that has not ended."""
+        """Enqueue the current attempt of a job that has not ended."""
         query = select(JobRow).where(JobRow.id == job_id, JobRow.state.in_(ACTIVE_STATES))
         with self._database.transaction() as session:
             row = session.scalar(query)
@@ -276,55 +249,55 @@ class JobRepository:
                 enqueue(session, job_id, row.attempt, row.turn)
 
     def delete(self, job_id: str) -> None:
-        """Remove an ended job's row, with its results and its need of files.
+        """Delete the row of an ended job, with its results and its references to files.
 
         Raises:
             NotFound: there is no such job.
             Conflict: it has not ended.
         """
         owner = self.get(job_id).owner
-        change = delete(JobRow).where(JobRow.id == job_id, JobRow.state.in_(ENDED))
+        statement = delete(JobRow).where(JobRow.id == job_id, JobRow.state.in_(ENDED))
         with self._database.transaction() as session:
-            is_gone = session.connection().execute(change).rowcount == 1
-            if is_gone:
+            is_deleted = session.connection().execute(statement).rowcount == 1
+            if is_deleted:
                 note(session, owner, job_id)
-        if not is_gone:
+        if not is_deleted:
             state = self.get(job_id).state
             raise Conflict(f"the job is {state}; cancel it, then it can be deleted")
 
     def _past(
         self,
-        moment: InstrumentedAttribute[datetime | None],
+        time: InstrumentedAttribute[datetime | None],
         states: Sequence[JobState],
         now: datetime,
     ) -> Sequence[str]:
-        query = select(JobRow.id).where(moment < now, JobRow.state.in_(states)).order_by(JobRow.id)
+        query = select(JobRow.id).where(time < now, JobRow.state.in_(states)).order_by(JobRow.id)
         with self._database.transaction() as session:
             return session.scalars(query).all()
 
-    def _queued(self, session: Session, row: JobRow | Row[Any], told: Sequence[Line] = ()) -> Job:
-        """A job that has come to be queued; its log tells how many are served before it."""
-        asked = {"last": row.turn, "own": row.id}
-        behind = session.connection().scalar(_BEFORE, asked) or 0
+    def _queued(self, session: Session, row: JobRow | Row[Any], log: Sequence[Line] = ()) -> Job:
+        """Record that a job was queued, and how many run before it."""
+        parameters = {"last": row.turn, "own": row.id}
+        before = session.connection().scalar(QUEUED_BEFORE, parameters) or 0
         job = job_from_row(row)
-        record(session, row.id, self._now(), [job, *told, lines.queued(behind)])
+        record(session, row.id, self._now(), [job, *log, lines.queued(before)])
         return job
 
     def _end(
         self,
         job_id: str,
         state: JobState,
-        told: Sequence[Line],
+        log: Sequence[Line],
         attempt: int | None = None,
         **values: object,
     ) -> bool:
         with self._database.transaction() as session:
             now = self._now()
-            ended = {"state": state, "ended_at": now, **values}
-            row = change(session, job_id, ACTIVE_STATES, attempt, **ended)
+            values |= {"state": state, "ended_at": now}
+            row = change(session, job_id, ACTIVE_STATES, attempt, **values)
             if row is None:
                 return False
-            newest = record(session, job_id, now, [*told, job_from_row(row)])
+            newest = record(session, job_id, now, [*log, job_from_row(row)])
             if self._notify and row.webhook_url is not None and newest is not None:
                 self._notify(session, WorkflowCall(job_id, row.attempt, newest))
         self._on_end(state, row.started_at)

@@ -1,9 +1,9 @@
-"""Requests for jobs and plans: taken in, and everything found that they name."""
+"""Requests for jobs and plans: parsed first, then resolved to the models and configs they name."""
 
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 from starlette.requests import Request
 
@@ -11,71 +11,68 @@ from palettery.app.checkpoints.read import bytes_to_parse
 from palettery.app.configs.documents import ConfigDocument
 from palettery.app.configs.selection import chosen_document
 from palettery.app.configs.service import ConfigService
-from palettery.app.errors import UnsupportedMediaType
+from palettery.app.errors import InvalidUpload, UnsupportedMediaType
 from palettery.app.http.caller import Caller
 from palettery.app.http.multipart import FILE_FIELDS, Form, read_form
 from palettery.app.http.request_body import media_type, read_body
-from palettery.app.jobs.options import JobOptions, StoredModelRequest, read_submission, wishes
+from palettery.app.jobs.form_options import read_form_options
+from palettery.app.jobs.json_submission import StoredModels, read_submission
 from palettery.app.jobs.preparation import JobSpec, ModelSource
 from palettery.app.models.service import ModelService
 from palettery.app.models.stored_contents import index_bytes
 from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
-from palettery.app.storage.spooled_content import pieces
+from palettery.app.storage.spooled_content import Content, pieces
+from palettery.schemas.job_options import JobOptions
 
 JSON, FORM = "application/json", "multipart/form-data"
+ALWAYS_DIGESTED = {
+    "config_name",
+    "preset",
+    "strict",
+    "reuse",
+    "priority",
+    "deadline_s",
+    "webhook_url",
+    "formats",
+    "keep_dense",
+}
+"""Options of the first version. Later ones are digested only if they are not at their default, so
+that a request keeps its digest when options are added."""
 
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A request whose body is in; what it names may not be there."""
+    """A request whose body is complete; the models and configs it names may not exist."""
 
-    asked: Form | StoredModelRequest
+    models: Form | StoredModels
+    options: JobOptions
+    config: ConfigDocument | None
+    config_sha256: str | None
 
-    def wishes(self) -> JobOptions:
-        """How the job is to be run.
+    def uploaded_paths(self) -> list[str]:
+        """Return the paths in the store of the files uploaded with the request."""
+        return self.models.paths() if isinstance(self.models, Form) else []
 
-        Raises:
-            InvalidUpload: names the field, what it holds and what it may.
-        """
-        return wishes(self.asked) if isinstance(self.asked, Form) else self.asked.wishes
-
-    def brought(self) -> list[str]:
-        """Where the files lie that came with it."""
-        return self.asked.paths() if isinstance(self.asked, Form) else []
-
-    def content(self) -> Sequence[object]:
-        """All that it says, by which it is told from others."""
-        if isinstance(self.asked, Form):
-            models: Sequence[object] = [
+    def identity(self) -> Sequence[object]:
+        """Return JSON values that are equal for equal requests, for the idempotency digest."""
+        models: Sequence[object]
+        if isinstance(self.models, Form):
+            models = [
                 (name, file.name, file.sha256)
                 for name in FILE_FIELDS
-                for file in self.asked.files[name]
+                for file in self.models.files[name]
             ]
         else:
-            models = (self.asked.model_id, self.asked.sensitivities_id)
-        wished = self.wishes()
-        fields = asdict(replace(wished, config=None))
-        if wished.label is None:  # requests of before there were labels are told apart as then
-            del fields["label"]
-        if isinstance(self.asked, Form):
-            digest = wished.config and _sha256(wished.config)
-        else:
-            digest = self.asked.config_sha256
-        return models, fields, digest
-
-
-def _sha256(document: ConfigDocument) -> str:
-    text = document.text.encode() if isinstance(document.text, str) else document.text
-    digest = hashlib.sha256()
-    for piece in pieces(text):
-        digest.update(piece)
-    return digest.hexdigest()
+            models = (self.models.model_id, self.models.sensitivities_id)
+        changed = self.options.model_dump(mode="json", exclude_defaults=True)
+        always = self.options.model_dump(mode="json", include=ALWAYS_DIGESTED)
+        return models, {"config": None} | changed | always, self.config_sha256
 
 
 class RequestParser:
-    """Takes requests in."""
+    """Parses requests and resolves what they name."""
 
     def __init__(
         self,
@@ -88,71 +85,85 @@ class RequestParser:
         self._limits, self._store, self._models = limits, store, models
         self._configs, self._documents = configs, documents
 
-    async def receive(self, request: Request, caller: Caller) -> ParsedRequest:
-        """Take in a body; files in it are in the store then.
+    async def parse(self, request: Request, caller: Caller) -> ParsedRequest:
+        """Read a body; files in it are in the store when this returns, or gone when it raises.
 
         Raises:
-            UnsupportedMediaType: it is neither a form nor JSON.
-            BadInput: it is not as it must be.
-            TooLarge: it is over a limit.
+            UnsupportedMediaType: the body is neither a form nor JSON.
+            BadInput: a field is missing, unknown or invalid.
+            TooLarge: the body exceeds a limit.
         """
         kind = media_type(request)
         if kind == FORM:
-            most = caller.limits.upload_bytes
-            limits = (
-                self._limits
-                if most is None
-                else self._limits.model_copy(update={"upload_bytes": most})
-            )
-            return ParsedRequest(await read_form(request, self._store, limits))
+            return await self._parse_form(request, caller)
         if kind == JSON:
-            body = await read_body(request, self._limits.config_bytes)
-            client = DocumentClient(caller.owner, request)
-            named = await self._documents.run(client, len(body), read_submission, body)
-            if named.config_sha256 is None:
-                return ParsedRequest(named)
-            config = ConfigDocument(body, "json", member="config")
-            return ParsedRequest(replace(named, wishes=replace(named.wishes, config=config)))
+            return await self._parse_json(request, caller)
         raise UnsupportedMediaType(
             f"the body is {kind[:100] or 'of no named type'}; send {FORM} with the model's files, "
             f"or {JSON} with a model_id"
         )
 
-    async def order(self, received: ParsedRequest, caller: Caller) -> JobSpec:
-        """Find what a request names.
+    async def resolve(self, parsed: ParsedRequest, caller: Caller) -> JobSpec:
+        """Look up the models and the config that a request names.
 
         Raises:
             NotFound: the caller has no such model or config.
             BadInput: the fields do not go together.
         """
-        wished = received.wishes()
+        options = parsed.options
         config = chosen_document(
-            wished.config,
-            wished.preset,
-            wished.config_name,
+            parsed.config,
+            options.preset,
+            options.config_name,
             lambda name: ConfigDocument("", name=name),
         )
-        if wished.config_name is not None:
-            config = await self._configs.document(caller.owner, wished.config_name)
-        return await asyncio.to_thread(self._order, received, caller, config)
+        if options.config_name is not None:
+            config = await self._configs.document(caller.owner, options.config_name)
+        return await asyncio.to_thread(self._spec, parsed, caller, config)
 
-    def _order(self, received: ParsedRequest, caller: Caller, config: ConfigDocument) -> JobSpec:
-        asked, wished = received.asked, received.wishes()
-        if isinstance(asked, Form):
-            found = [ModelSource(tuple(files)) for files in asked.files.values() if files]
+    async def _parse_form(self, request: Request, caller: Caller) -> ParsedRequest:
+        limits, upload_bytes = self._limits, caller.limits.upload_bytes
+        if upload_bytes is not None:
+            limits = limits.model_copy(update={"upload_bytes": upload_bytes})
+        form = await read_form(request, self._store, limits)
+        try:
+            options = read_form_options(form.texts)
+        except InvalidUpload:
+            await asyncio.to_thread(self._store.delete, *form.paths())
+            raise
+        if form.config is None:
+            return ParsedRequest(form, options, None, None)
+        return ParsedRequest(form, options, ConfigDocument(form.config), _sha256(form.config))
+
+    async def _parse_json(self, request: Request, caller: Caller) -> ParsedRequest:
+        body = await read_body(request, self._limits.config_bytes)
+        client = DocumentClient(caller.owner, request)
+        parsed = await self._documents.run(client, len(body), read_submission, body)
+        digest = parsed.config_sha256
+        config = None if digest is None else ConfigDocument(body, "json", member="config")
+        return ParsedRequest(parsed.models, parsed.options, config, digest)
+
+    def _spec(self, parsed: ParsedRequest, caller: Caller, config: ConfigDocument) -> JobSpec:
+        if isinstance(parsed.models, Form):
+            sources = [ModelSource(tuple(files)) for files in parsed.models.files.values() if files]
         else:
-            named = [id_ for id_ in (asked.model_id, asked.sensitivities_id) if id_]
-            found = [
-                ModelSource(tuple(self._models.files(caller.owner, id_)), id_) for id_ in named
+            ids = [parsed.models.model_id, parsed.models.sensitivities_id]
+            sources = [
+                ModelSource(tuple(self._models.files(caller.owner, id_)), id_) for id_ in ids if id_
             ]
-        model, beside = found[0], found[1] if found[1:] else None
-        size_bytes = len(config.text) + sum(map(self._index_bytes, found))
-        return JobSpec(
-            model, beside, config, wished.strict, wished.formats, wished.keep_dense, size_bytes
-        )
+        model, sensitivities = sources[0], sources[1] if sources[1:] else None
+        size_bytes = len(config.text) + sum(map(self._index_bytes, sources))
+        return JobSpec(model, sensitivities, config, parsed.options, size_bytes)
 
     def _index_bytes(self, source: ModelSource) -> int:
-        """Of what was read of a model before, or is to be read of its files now."""
+        """Return the size of a model's stored index, or of what its files hold to be parsed."""
         if source.model_id is None:
             return bytes_to_parse(self._store, source.files)
         return index_bytes(self._store, source.model_id, source.files)
+
+
+def _sha256(content: Content) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces(content):
+        digest.update(piece)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a job made, as its report tells."""
+"""Files that a job has written, as listed in its report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from palettery.schemas.report import Report
 
 @dataclass(frozen=True)
 class ResultFiles:
-    """The files that a job made."""
+    """Names and digests of the files of an artifact and its exports."""
 
     artifact: Mapping[str, str]
-    """File name -> hex digest."""
+    """File name -> SHA-256 in hex."""
     exports: Sequence[Exported]
-    """Other forms of the artifact."""
+    """The artifact in other formats."""
 
 
-def read_made_files(store_url: str, job_id: str) -> ResultFiles:
-    """Read the report of a job; the processes of `palettery.app.sandbox.document_pool` run this."""
+def read_result_files(store_url: str, job_id: str) -> ResultFiles:
+    """Read a job's report; the processes of `document_pool` run this."""
     data = shared_storage(store_url).read(report_path(job_folder(job_id)))
     report = Report.model_validate_json(bytes(data))
     return ResultFiles(dict(report.artifact_sha256), report.exports)

@@ -1,4 +1,4 @@
-"""Rows of the result cache: where it lies what a recipe made of which bytes, for each owner."""
+"""Rows of the result cache: location of each result by its recipe and input bytes, per owner."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -18,68 +18,68 @@ _KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
 
 
 def _by(column: InstrumentedAttribute[str]) -> Select[str, str]:
-    found = select(column, ResultRow.stored).where(_OF_OWNER, column.in_(_KEYS))
-    return found.order_by(ResultRow.created_at, ResultRow.content_key)
+    query = select(column, ResultRow.stored).where(_OF_OWNER, column.in_(_KEYS))
+    return query.order_by(ResultRow.created_at, ResultRow.content_key)
 
 
 _BY_ORIGIN, _BY_CONTENT = _by(ResultRow.origin_key), _by(ResultRow.content_key)
 _CANDIDATES = select(ResultRow.recipe).where(_OF_OWNER, ResultRow.recipe.in_(_KEYS)).distinct()
-"""Made once: to put them together takes longer than to run them."""
+"""Statements are built once: building one takes longer than running it."""
 
 
 class ResultRepository:
-    """Reads and writes of result rows, each in its own transaction."""
+    """Reads and changes result rows, each in a transaction of its own."""
 
     def __init__(self, database: Database, now: Clock = utc_now) -> None:
         self._database, self._now = database, now
 
     def by_origin(self, owner: str, keys: Collection[str]) -> dict[str, StoredSlice]:
-        """The owner's newest result of each of these origins that has one."""
-        return self._found(_BY_ORIGIN, owner, keys)
+        """Return the owner's newest result for each of these origins that has one."""
+        return self._results(_BY_ORIGIN, owner, keys)
 
     def by_content(self, owner: str, keys: Collection[str]) -> dict[str, StoredSlice]:
-        """The owner's result of each of these contents that has one."""
-        return self._found(_BY_CONTENT, owner, keys)
+        """Return the owner's result for each of these contents that has one."""
+        return self._results(_BY_CONTENT, owner, keys)
 
     def candidates(self, owner: str, recipes: Collection[str]) -> set[str]:
-        """Those of the recipes that have any result: the others need no look at bytes."""
-        found: set[str] = set()
+        """Return the recipes that have any result; input of others need not be digested."""
+        candidates: set[str] = set()
         with self._database.reading() as connection:
             for chunk in chunks(recipes):
-                asked = {"owner": owner, "keys": chunk}
-                found.update(connection.scalars(_CANDIDATES, asked))
-        return found
+                parameters = {"owner": owner, "keys": chunk}
+                candidates.update(connection.scalars(_CANDIDATES, parameters))
+        return candidates
 
     def remember(self, owner: str, job_id: str, results: Sequence[Result]) -> None:
-        """Note results of an owner's job; each takes the place of an older one of the same content.
+        """Store results of an owner's job; each replaces an older one of the same content.
 
         Raises:
             NotFound: the job was deleted meanwhile.
         """
         newest = {result.content_key: result for result in results}
-        beside = {"owner": owner, "job_id": job_id, "created_at": self._now()}
+        common = {"owner": owner, "job_id": job_id, "created_at": self._now()}
         # In order of key, so that two jobs never deadlock.
-        rows = [_values(newest[key]) | beside for key in sorted(newest)]
+        rows = [_values(newest[key]) | common for key in sorted(newest)]
         if not rows:
             return
         try:
             with self._database.transaction() as session:
-                made = insert(session, ResultRow)
-                changed = {name: made.excluded[name] for name in rows[0] if name not in KEY}
-                upsert = made.on_conflict_do_update(index_elements=KEY, set_=changed)
+                insertion = insert(session, ResultRow)
+                changed = {name: insertion.excluded[name] for name in rows[0] if name not in KEY}
+                upsert = insertion.on_conflict_do_update(index_elements=KEY, set_=changed)
                 session.connection().execute(upsert, rows)
         except IntegrityError as error:
             raise NotFound(f"there is no job {job_id[:64]!r}; it was deleted") from error
 
-    def _found(
+    def _results(
         self, query: Select[str, str], owner: str, keys: Collection[str]
     ) -> dict[str, StoredSlice]:
-        found: dict[str, StoredSlice] = {}
+        results: dict[str, StoredSlice] = {}
         with self._database.reading() as connection:
             for chunk in chunks(keys):
                 for key, stored in connection.execute(query, {"owner": owner, "keys": chunk}):
-                    found[key] = StoredSlice.model_validate_json(stored)
-        return found
+                    results[key] = StoredSlice.model_validate_json(stored)
+        return results
 
 
 def _values(result: Result) -> dict[str, object]:

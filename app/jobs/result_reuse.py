@@ -1,4 +1,4 @@
-"""Do nothing twice: find results of earlier jobs, by where bytes lie and by what they are."""
+"""Reuse of results of earlier jobs, found by the location or the digest of their input bytes."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,8 @@ from palettery.app.errors import NotFound, ObjectMissing, TooLarge, WorkerDied
 from palettery.app.execution.fair_slots import Share
 from palettery.app.execution.fanout import Workers
 from palettery.app.jobs.repository import JobRepository
+from palettery.app.jobs.result_copy import copy_results
 from palettery.app.jobs.result_repository import ResultRepository
-from palettery.app.jobs.result_takeover import take_over
 from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.storage.base import Storage
 from palettery.schemas.jobs import Job
@@ -30,16 +30,16 @@ from palettery.schemas.tasks import (
 )
 
 FEW_BYTES = 4 << 20
-"""That are digested here."""
+"""Digested in this process, up to this size."""
 DIGEST_BYTES = 64 << 20
-"""That one task reads to digest, or one slice that has more."""
+"""Read by one task that digests, or one slice if it has more."""
 
 
 class ResultReuse:
-    """Results that lie in artifacts of earlier jobs, for new jobs of the same owner to take.
+    """Finds results in artifacts of earlier jobs, for new jobs of the same owner.
 
-    They are found only as long as those jobs are kept, and taken only if they are still there when
-    a task wants them.
+    They are found as long as those jobs exist, and used only if they still exist when a task reads
+    them.
     """
 
     def __init__(
@@ -52,77 +52,76 @@ class ResultReuse:
         self._results, self._jobs, self._store = results, jobs, store
         self._documents = documents
 
-    async def with_known(
-        self, job: Job, tasks: Sequence[CompressionTask], around: JobTask, workers: Workers
+    async def with_results(
+        self, job: Job, tasks: Sequence[CompressionTask], job_task: JobTask, workers: Workers
     ) -> list[CompressionTask]:
-        """A job's tasks, each slice with its known result where there is one.
+        """Return a job's tasks, each slice with its earlier result if it has one.
 
-        Bytes of a file never seen before are digested first, but only those of slices whose recipe
-        has made any result: no others can have one.
+        Input bytes without a known digest are digested first, but only those of slices whose recipe
+        has any result: others cannot have one.
         """
-        owner, items = job.owner, [item for task in tasks for item in task.slices]
-        recipes = await asyncio.to_thread(_recipes, items)
-        known = await asyncio.to_thread(self._by_origin, owner, items, recipes)
-        open_ = [place for place in range(len(items)) if place not in known]
-        wanted = {recipes[place] for place in open_}
-        made = await asyncio.to_thread(self._results.candidates, owner, wanted)
-        worth = [place for place in open_ if recipes[place] in made]
-        unseen = [items[place] for place in worth]
-        digests = await self._digests(unseen, around, workers, job)
+        owner, slices = job.owner, [item for task in tasks for item in task.slices]
+        recipes = await asyncio.to_thread(_recipes, slices)
+        results = await asyncio.to_thread(self._by_origin, owner, slices, recipes)
+        open_ = [index for index in range(len(slices)) if index not in results]
+        open_recipes = {recipes[index] for index in open_}
+        candidates = await asyncio.to_thread(self._results.candidates, owner, open_recipes)
+        open_ = [index for index in open_ if recipes[index] in candidates]
+        digests = await self._digests([slices[index] for index in open_], job_task, workers, job)
         keys = {
-            place: content_key(recipes[place], digest)
-            for place, digest in zip(worth, digests, strict=True)
+            index: content_key(recipes[index], digest)
+            for index, digest in zip(open_, digests, strict=True)
         }
-        found = await asyncio.to_thread(self._results.by_content, owner, set(keys.values()))
-        known |= {place: found[key] for place, key in keys.items() if key in found}
-        return list(_told(tasks, known))
+        by_key = await asyncio.to_thread(self._results.by_content, owner, set(keys.values()))
+        results |= {index: by_key[key] for index, key in keys.items() if key in by_key}
+        return list(_with_results(tasks, results))
 
     def remember(self, job: Job, results: Sequence[Result]) -> None:
-        """Have later jobs find a job's results; one that was deleted meanwhile has none."""
+        """Store a job's results for later jobs; those of a deleted job are dropped."""
         try:
             self._results.remember(job.owner, job.id, results)
         except NotFound:
             return
 
-    async def take_over_twin(self, job: Job, prefix: str) -> Published | None:
-        """Make the artifact of a job with the very same request this one's; None if there is none.
+    async def copy_twin(self, job: Job, prefix: str) -> Published | None:
+        """Copy the artifact of a job with the same request; None if there is none.
 
-        A report is read and written in another process: requests would wait for it.
+        The report is read and written in another process, so that requests do not wait for it.
         """
         twin = await asyncio.to_thread(self._jobs.twin, job.id)
         if twin is None:
             return None
-        theirs = job_folder(twin)
+        source = job_folder(twin)
         try:
-            size = await asyncio.to_thread(self._store.size_bytes, report_path(theirs))
+            size = await asyncio.to_thread(self._store.size_bytes, report_path(source))
             return await self._documents.run(
-                DocumentClient(job.owner), size, take_over, self._store.url, theirs, prefix
+                DocumentClient(job.owner), size, copy_results, self._store.url, source, prefix
             )
-        except (ObjectMissing, TooLarge, WorkerDied):  # then it is done anew
+        except (ObjectMissing, TooLarge, WorkerDied):  # then it is computed
             return None
 
     def _by_origin(
-        self, owner: str, items: Sequence[TensorSlice], recipes: Sequence[str]
+        self, owner: str, slices: Sequence[TensorSlice], recipes: Sequence[str]
     ) -> dict[int, StoredSlice]:
         keys = {
-            place: key
-            for place, item in enumerate(items)
-            if (key := origin_key(recipes[place], item)) is not None
+            index: key
+            for index, item in enumerate(slices)
+            if (key := origin_key(recipes[index], item)) is not None
         }
-        found = self._results.by_origin(owner, set(keys.values()))
-        return {place: found[key] for place, key in keys.items() if key in found}
+        by_key = self._results.by_origin(owner, set(keys.values()))
+        return {index: by_key[key] for index, key in keys.items() if key in by_key}
 
     async def _digests(
-        self, items: Sequence[TensorSlice], around: JobTask, workers: Workers, job: Job
+        self, items: Sequence[TensorSlice], job_task: JobTask, workers: Workers, job: Job
     ) -> list[str]:
-        """Digests of the slices' bytes, in their order; a few are not worth a worker's turn."""
+        """Return digests of the slices' bytes, in order; a few bytes are digested here."""
         if sum(item.size_bytes for item in items) <= FEW_BYTES:
             return await asyncio.to_thread(self._digested, items)
-        tasks = [DigestTask(**dict(around), slices=batch) for batch in _batches(items)]
+        tasks = [DigestTask(**dict(job_task), slices=batch) for batch in _batches(items)]
         digests: dict[int, Sequence[str]] = {}
 
         async def on_done(task: Task, answer: Answer) -> None:
-            assert isinstance(answer, tuple)  # noqa: S101 - what a DigestTask gives
+            assert isinstance(answer, tuple)  # noqa: S101 - the result of a DigestTask
             digests[id(task)] = answer
 
         await workers.run_tasks(tasks, on_done, Share(job.owner, job.priority, job.id))
@@ -150,14 +149,14 @@ def _batches(items: Sequence[TensorSlice]) -> Iterator[tuple[TensorSlice, ...]]:
         yield tuple(batch)
 
 
-def _told(
-    tasks: Sequence[CompressionTask], known: dict[int, StoredSlice]
+def _with_results(
+    tasks: Sequence[CompressionTask], results: dict[int, StoredSlice]
 ) -> Iterator[CompressionTask]:
-    place = 0
+    index = 0
     for task in tasks:
-        items = []
+        slices = []
         for item in task.slices:
-            stored = known.get(place)
-            items.append(item.model_copy(update={"known": stored}) if stored else item)
-            place += 1
-        yield task.model_copy(update={"slices": tuple(items)})
+            stored = results.get(index)
+            slices.append(item.model_copy(update={"known": stored}) if stored else item)
+            index += 1
+        yield task.model_copy(update={"slices": tuple(slices)})

@@ -1,4 +1,4 @@
-"""Accept jobs and look after them: what the endpoints ask for."""
+"""Operations on jobs behind the endpoints."""
 
 import asyncio
 from collections import OrderedDict
@@ -26,122 +26,122 @@ from palettery.app.http.downloads import StoredDownload
 from palettery.app.http.idempotency import keyed_request
 from palettery.app.http.pagination import decode_key_cursor, encode_key_cursor
 from palettery.app.jobs.lifecycle import JobLifecycle
-from palettery.app.jobs.options import JobOptions
 from palettery.app.jobs.preparation import JobSpec, plan
 from palettery.app.jobs.report_csv import report_csv
 from palettery.app.jobs.repository import JobRepository
 from palettery.app.jobs.request_parsing import ParsedRequest, RequestParser
-from palettery.app.jobs.result_files import ResultFiles, read_made_files
+from palettery.app.jobs.result_files import ResultFiles, read_result_files
 from palettery.app.jobs.submission import JobSubmitter, SubmittedJob
 from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.settings import Settings
 from palettery.app.storage.base import Storage
 from palettery.app.storage.spooled_content import Content
 from palettery.app.webhooks.addresses import checked_url
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Job, JobPage, JobState
 from palettery.schemas.statistics import TensorStatistics
 
-DOWNLOADS = 1_000
-"""Artifacts whose digests are held, for those who fetch them in ranges."""
+CACHED_JOBS = 1_000
+"""Jobs whose result files are cached."""
 
 
 class JobService:
-    """Jobs of one service."""
+    """Submits, looks up, changes and deletes jobs, and returns their results."""
 
     def __init__(
         self,
         settings: Settings,
-        records: JobRepository,
+        jobs: JobRepository,
         files: FileRepository,
         store: Storage,
         engine: Engine,
-        control: JobLifecycle,
-        orders: RequestParser,
+        lifecycle: JobLifecycle,
+        requests: RequestParser,
         documents: DocumentPool,
     ) -> None:
-        self._settings, self._records = settings, records
-        self._store, self._control, self._orders = store, control, orders
+        self._settings, self._jobs = settings, jobs
+        self._store, self._lifecycle, self._requests = store, lifecycle, requests
         self._documents = documents
-        self._acceptance = JobSubmitter(settings, records, files, store, engine, documents)
-        # A download in ranges asks for each; what has succeeded never changes.
-        self._made: OrderedDict[str, ResultFiles] = OrderedDict()
+        self._submitter = JobSubmitter(settings, jobs, files, store, engine, documents)
+        # A download in ranges looks them up for each range; those of an ended job never change.
+        self._result_files: OrderedDict[str, ResultFiles] = OrderedDict()
 
     async def plan(self, request: Request, caller: Caller) -> Content:
-        """What a job would do, as JSON of `Plan`; what came with the request is gone afterwards."""
-        received = await self._orders.receive(request, caller)
+        """Return what a job would do, as JSON of `Plan`; uploaded files are deleted afterwards."""
+        parsed = await self._requests.parse(request, caller)
         try:
-            self._check(received.wishes())
-            order = await self._orders.order(received, caller)
+            self._check(parsed.options)
+            spec = await self._requests.resolve(parsed, caller)
             return await self._documents.document(
                 DocumentClient(caller.owner, request),
-                order.size_bytes,
+                spec.size_bytes,
                 plan,
-                order,
+                spec,
                 self._store.url,
                 self._settings.limits,
             )
         finally:
-            await asyncio.to_thread(self._store.delete, *received.brought())
+            await asyncio.to_thread(self._store.delete, *parsed.uploaded_paths())
 
     async def submit(self, request: Request, caller: Caller, key: str | None) -> SubmittedJob:
-        """Take a request in, refuse what cannot work, queue the rest.
+        """Queue the job of a request, after checking that it can work.
 
         Raises:
             IdempotencyConflict: the key was sent with another request before.
             OverQuota: the caller has too many jobs or bytes.
         """
-        if key is None:  # else it may be a job that there is already
-            await asyncio.to_thread(self._acceptance.check_room, caller)
-        received = await self._orders.receive(request, caller)
-        kept: Collection[str] = ()
+        if key is None:  # with a key, the request may be for a job that exists
+            await asyncio.to_thread(self._submitter.check_room, caller)
+        parsed = await self._requests.parse(request, caller)
+        needed: Collection[str] = ()
         try:
             client = DocumentClient(caller.owner, request)
-            accepted = await self._accepted(received, caller, key, client)
-            kept = accepted.kept
+            submitted = await self._submitted(parsed, caller, key, client)
+            needed = submitted.file_paths
         except (DatabaseFailed, asyncio.CancelledError):
-            kept = received.brought()  # the job may have been accepted; if not, it is swept
+            needed = parsed.uploaded_paths()  # the job may be queued; if not, expiry removes them
             raise
         finally:
-            brought = [path for path in received.brought() if path not in kept]
-            await asyncio.to_thread(self._store.delete, *brought)
-        return accepted
+            unneeded = [path for path in parsed.uploaded_paths() if path not in needed]
+            await asyncio.to_thread(self._store.delete, *unneeded)
+        return submitted
 
-    async def _accepted(
-        self, received: ParsedRequest, caller: Caller, key: str | None, client: DocumentClient
+    async def _submitted(
+        self, parsed: ParsedRequest, caller: Caller, key: str | None, client: DocumentClient
     ) -> SubmittedJob:
-        wished, asked = received.wishes(), keyed_request(key, *received.content())
-        before = await asyncio.to_thread(self._acceptance.replayed, caller, asked)
-        if before is not None:
-            return before
-        self._check(wished)
+        keyed = keyed_request(key, *parsed.identity())
+        replayed = await asyncio.to_thread(self._submitter.replayed, caller, keyed)
+        if replayed is not None:
+            return replayed
+        self._check(parsed.options)
 
         async def look_up() -> JobSpec:
-            return await self._orders.order(received, caller)
+            return await self._requests.resolve(parsed, caller)
 
-        return await self._acceptance.accept(look_up, wished, caller, asked, client)
+        return await self._submitter.submit(look_up, caller, keyed, client)
 
     async def cancel(self, owner: str, job_id: str) -> Job:
-        """Stop a job that has not ended."""
-        await asyncio.to_thread(self._records.get, job_id, owner)
-        return await self._control.cancel(job_id)
+        """Cancel a job that has not ended."""
+        await asyncio.to_thread(self._jobs.get, job_id, owner)
+        return await self._lifecycle.cancel(job_id)
 
     async def retry(self, caller: Caller, job_id: str) -> Job:
-        """Have a failed or cancelled job go on over the parts that exist."""
-        await asyncio.to_thread(self._records.get, job_id, caller.owner)
-        return await self._control.retry(job_id, caller.limits)
+        """Queue a failed or cancelled job again; finished parts are not computed again."""
+        await asyncio.to_thread(self._jobs.get, job_id, caller.owner)
+        return await self._lifecycle.retry(job_id, caller.limits)
 
     def delete(self, owner: str, job_id: str) -> None:
-        """Remove an ended job and its bytes."""
-        self._records.get(job_id, owner)
-        self._control.delete(job_id)
+        """Delete an ended job and its files."""
+        self._jobs.get(job_id, owner)
+        self._lifecycle.delete(job_id)
 
     def get(self, owner: str, job_id: str) -> Job:
-        """One job."""
-        return self._records.get(job_id, owner)
+        """Return a job."""
+        return self._jobs.get(job_id, owner)
 
     async def look_up(self, owner: str, job_id: str) -> Job:
-        """The same, for those who ask over and over."""
-        return await self._records.look_up(job_id, owner)
+        """Return a job, quickly, for clients that poll."""
+        return await self._jobs.look_up(job_id, owner)
 
     def page(
         self,
@@ -151,28 +151,28 @@ class JobService:
         states: Collection[JobState] = (),
         model_id: str | None = None,
     ) -> JobPage:
-        """An owner's jobs, newest first; those in some states or of one model alone, if named."""
+        """Return an owner's jobs, newest first; `states` and `model_id` filter them."""
         before = decode_key_cursor(cursor, ID)
-        found = self._records.page(limit + 1, before, owner, states, model_id)
-        items = tuple(found[:limit])
+        jobs = self._jobs.page(limit + 1, before, owner, states, model_id)
+        items = tuple(jobs[:limit])
         return JobPage(
-            items=items, next_cursor=encode_key_cursor(items[-1].id) if found[limit:] else None
+            items=items, next_cursor=encode_key_cursor(items[-1].id) if jobs[limit:] else None
         )
 
-    def config(self, owner: str, job_id: str) -> str:
-        """Where the config of a job lies, as JSON of `KMeansPalettizerConfig`.
+    def config_path(self, owner: str, job_id: str) -> str:
+        """Return the path in the store of a job's config, JSON of `KMeansPalettizerConfig`.
 
         Raises:
-            NotFound: there is no such job, or it is from before configs were kept.
+            NotFound: there is no such job, or it is from before configs were stored.
         """
         self.get(owner, job_id)
         path = config_path(job_folder(job_id))
         if not self._store.exists(path):
-            raise NotFound(f"the config of job {job_id} was not kept; its report has every spec")
+            raise NotFound(f"the config of job {job_id} was not stored; its report has every spec")
         return path
 
-    def report(self, owner: str, job_id: str) -> str:
-        """Where the account of a job that succeeded lies, as JSON of `Report`.
+    def report_path(self, owner: str, job_id: str) -> str:
+        """Return the path in the store of the report of a job, JSON of `Report`.
 
         Raises:
             Conflict: the job has not succeeded.
@@ -180,95 +180,97 @@ class JobService:
         self._succeeded(owner, job_id, "report")
         return report_path(job_folder(job_id))
 
-    def report_csv(self, owner: str, job_id: str) -> Iterator[bytes]:
-        """The same as CSV, in pieces.
+    async def report_csv(self, client: DocumentClient, job_id: str) -> Content:
+        """Return the report as CSV.
 
         Raises:
             Conflict: the job has not succeeded.
         """
-        return report_csv(self._store, self.report(owner, job_id))
+        path = await asyncio.to_thread(self.report_path, client.owner, job_id)
+        size_bytes = await asyncio.to_thread(self._store.size_bytes, path)
+        return await self._documents.document(client, size_bytes, report_csv, self._store.url, path)
 
     def statistics(self, owner: str, job_id: str, tensor: str) -> TensorStatistics:
-        """What palettizing did inside a tensor.
+        """Return the statistics of a palettized tensor.
 
         Raises:
             Conflict: the job has not succeeded.
-            NotFound: the tensor was not palettized, or there is none of that name.
+            NotFound: there is no tensor of that name, or it was not palettized.
         """
         self._succeeded(owner, job_id, "statistics")
-        path, found = statistics_path(job_folder(job_id)), None
-        with suppress(ObjectMissing):  # of a job from before there were any
-            found = find(self._store, path, tensor)
-        if found is None:
+        path, statistics = statistics_path(job_folder(job_id)), None
+        with suppress(ObjectMissing):  # of a job from before statistics were stored
+            statistics = find(self._store, path, tensor)
+        if statistics is None:
             raise NotFound(
-                f"there are no statistics of a tensor {tensor[:64]!r}: the job's report tells the "
-                "names of its tensors, and which were palettized"
+                f"there are no statistics of a tensor {tensor[:64]!r}: the job's report lists its "
+                "tensors, and which of them were palettized"
             )
-        return found
+        return statistics
 
     def report_html(self, owner: str, job_id: str) -> Iterator[bytes]:
-        """The report and all statistics as a page of their own, in pieces.
+        """Return the report with all statistics as one HTML page, in pieces.
 
         Raises:
             Conflict: the job has not succeeded.
         """
         job = self._succeeded(owner, job_id, "report")
-        told = {"job": [job.model_dump_json().encode()]}
-        return report_page(told | report_documents(self._store, job_folder(job_id)))
+        documents = {"job": [job.model_dump_json().encode()]}
+        return report_page(documents | report_documents(self._store, job_folder(job_id)))
 
     async def artifact(
         self, client: DocumentClient, job_id: str, name: str | None
     ) -> StoredDownload:
-        """A file of a job's artifact; None asks for the only one, or the index of several.
+        """Return a file of a job's artifact; without a name the only file, or the index of several.
 
         Raises:
             Conflict: the job has not succeeded.
             NotFound: the artifact has no such file.
         """
         job = await asyncio.to_thread(self._succeeded, client.owner, job_id, "artifact")
-        digests = (await self._made_files(client, job_id)).artifact
+        digests = (await self._files_of(client, job_id)).artifact
         if name is None:
-            name = next((known for known in digests if known.endswith(".json")), min(digests))
+            name = next((each for each in digests if each.endswith(".json")), min(digests))
         if name not in digests:
             raise NotFound(f"the artifact has no file {name[:64]!r}; it has {', '.join(digests)}")
-        shown = f"{_stem(job)}-palettized.safetensors" if len(digests) == 1 else name
+        saved_as = f"{_stem(job)}-palettized.safetensors" if len(digests) == 1 else name
         folder = job_folder(job_id)
-        return StoredDownload(artifact_path(folder, name), digests[name], shown, folder)
+        return StoredDownload(artifact_path(folder, name), digests[name], saved_as, folder)
 
     async def export(self, client: DocumentClient, job_id: str, to: str) -> StoredDownload:
-        """Another form of a job's artifact.
+        """Return the artifact in another format.
 
         Raises:
             Conflict: the job has not succeeded.
-            NotFound: it was not asked for that form.
+            NotFound: the job did not export this format.
         """
         job = await asyncio.to_thread(self._succeeded, client.owner, job_id, "artifact")
-        exports = (await self._made_files(client, job_id)).exports
+        exports = (await self._files_of(client, job_id)).exports
         for each in exports:
             if each.format == to:
-                name = f"{_stem(job)}-{to}{FORMATS[each.format].suffix}"
+                saved_as = f"{_stem(job)}-{to}{FORMATS[each.format].suffix}"
                 folder = job_folder(job_id)
-                return StoredDownload(export_path(folder, to), each.sha256, name, folder)
-        made = ", ".join(each.format for each in exports) or "none; submit it with `formats`"
-        raise NotFound(f"the job has no form {to[:64]!r} of its artifact; it has {made}")
+                return StoredDownload(export_path(folder, to), each.sha256, saved_as, folder)
+        formats = ", ".join(each.format for each in exports) or "none; submit it with `formats`"
+        raise NotFound(f"the job has no format {to[:64]!r} of its artifact; it has {formats}")
 
-    async def _made_files(self, client: DocumentClient, job_id: str) -> ResultFiles:
-        made = self._made.get(job_id)
-        if made is None:
+    async def _files_of(self, client: DocumentClient, job_id: str) -> ResultFiles:
+        files = self._result_files.get(job_id)
+        if files is None:
             path, url = report_path(job_folder(job_id)), self._store.url
             size_bytes = await asyncio.to_thread(self._store.size_bytes, path)
-            made = await self._documents.run(client, size_bytes, read_made_files, url, job_id)
-            self._made[job_id] = made
-            if len(self._made) > DOWNLOADS:
-                self._made.popitem(last=False)
-        return made
+            files = await self._documents.run(client, size_bytes, read_result_files, url, job_id)
+            self._result_files[job_id] = files
+            if len(self._result_files) > CACHED_JOBS:
+                self._result_files.popitem(last=False)
+        return files
 
-    def _check(self, wished: JobOptions) -> None:
-        if wished.webhook_url is not None:
-            checked_url(wished.webhook_url, private=self._settings.webhook_private)
+    def _check(self, options: JobOptions) -> None:
+        if options.webhook_url is not None:
+            checked_url(options.webhook_url, private=self._settings.webhook_private)
 
     def _succeeded(self, owner: str, job_id: str, what: str) -> Job:
-        job = self._records.get(job_id, owner)
+        job = self._jobs.get(job_id, owner)
         if job.state != "succeeded":
             raise Conflict(f"the job is {job.state}; its {what} is there once it has succeeded")
         return job

@@ -1,4 +1,4 @@
-"""The steps of a job. Each may be cut off anywhere and run again."""
+"""Steps of a job's workflow. Each may be interrupted anywhere and run again."""
 
 import asyncio
 import time
@@ -54,85 +54,85 @@ from palettery.schemas.tasks import (
 SMALL_BYTES = 64 << 20
 """Models up to this size are finished in one task."""
 TINY_BYTES = 4 << 20
-"""Work up to this size is done in that task, too."""
+"""Work up to this size is done in the same task, too."""
 REPORT_EVERY_S = 0.3
-"""Between two notes of progress in the row."""
+"""Between two writes of the progress to the row."""
 
 
 class JobSteps:
-    """What a workflow does, one step after the other."""
+    """Runs a job's tasks, publishes its artifact and records its end."""
 
     def __init__(
         self,
         settings: Settings,
-        records: JobRepository,
+        jobs: JobRepository,
         events: EventRepository,
         store: Storage,
         workers: Workers,
         reuse: ResultReuse,
         metrics: Metrics,
     ) -> None:
-        self._settings, self._records, self._store = settings, records, store
+        self._settings, self._jobs, self._store = settings, jobs, store
         self._events = events
         self._workers, self._reuse, self._metrics = workers, reuse, metrics
 
     async def run(self, job_id: str, attempt: int) -> None:
-        """Write the parts that are missing, then the artifact.
+        """Write the missing parts, then the artifact.
 
-        The job has succeeded once the artifact was read back and checked.
+        The job has succeeded once the artifact was read back and verified.
         """
         by = self._settings.executor_id
-        job = await asyncio.to_thread(self._records.start, job_id, attempt, by)
+        job = await asyncio.to_thread(self._jobs.start, job_id, attempt, by)
         if job is None:
-            await asyncio.to_thread(self._tidy, job_id, attempt)  # a crash may have left it so
+            await asyncio.to_thread(self._tidy, job_id, attempt)  # a crash may have prevented it
             return
-        if await self._take_over_twin(job):
+        if await self._copy_twin(job):
             return
-        tasks, exist = await asyncio.to_thread(self._work, job)
-        missing = [task for task in tasks if task.part_path not in exist]
+        tasks, parts = await asyncio.to_thread(self._read_tasks, job)
+        missing = [task for task in tasks if task.part_path not in parts]
         if job.reuse:
-            around = self._task(job)
-            missing = await self._reuse.with_known(job, missing, around, self._workers)
+            missing = await self._reuse.with_results(job, missing, self._task(job), self._workers)
         cut = lines.cut(len(tasks), len(tasks) - len(missing), sum(map(_reused, missing)))
         is_tiny = sum(task.size_bytes for task in missing) <= TINY_BYTES
-        if not is_tiny:  # else that and the end are told together
-            await self._tell(job_id, cut)
-        seen = _Progress(job, self._note, self._metrics)
+        if not is_tiny:  # a tiny job logs this together with its end
+            await self._log(job_id, cut)
+        done = _Progress(job, self._store_progress, self._metrics)
         for task in tasks:
-            if task.part_path in exist:
-                seen.add(task)
+            if task.part_path in parts:
+                done.add(task)
         try:
             if not is_tiny:
                 died = self._on_died(job)
-                await self._workers.run_tasks(missing, seen.on_done, _share(job), died)
+                await self._workers.run_tasks(missing, done.on_done, _share(job), died)
                 missing = []
             is_small = bool(missing) or job.size_before_bytes <= SMALL_BYTES
             published = await self._published(job, missing, is_small=is_small)
             for task in missing:
-                seen.finish(task)
-            how = [cut] if is_tiny else []
-            if is_small:  # a large one told so when it was
-                how += [lines.WRITTEN, lines.VERIFIED]
-            await asyncio.to_thread(self._succeed, job, published, seen.now, how)
+                done.finish(task)
+            log = [cut] if is_tiny else []
+            if is_small:  # a large job logs each when it happens
+                log += [lines.WRITTEN, lines.VERIFIED]
+            await asyncio.to_thread(self._succeed, job, published, done.now, log)
         except Cancelled:
             await asyncio.to_thread(self._tidy, job_id, attempt)
             raise
 
     async def fail(self, job_id: str, attempt: int, code: str, detail: str) -> None:
-        """Note why the job failed; half an artifact helps nobody, finished parts help a retry."""
-        told = problem(ERRORS.get(code, PaletteryError)(detail), f"/v1/jobs/{job_id}")
-        await asyncio.to_thread(self._records.fail, job_id, told, self._expiry(), attempt)
+        """Record a failure and delete a partial artifact; finished parts stay for a retry."""
+        failure = problem(ERRORS.get(code, PaletteryError)(detail), f"/v1/jobs/{job_id}")
+        await asyncio.to_thread(self._jobs.fail, job_id, failure, self._expiry(), attempt)
         await asyncio.to_thread(self._tidy, job_id, attempt)
 
-    async def trouble(self, job_id: str, error: BaseException) -> None:
-        """Have the job's log tell why a step will be tried again."""
-        why = error.detail if isinstance(error, PaletteryError) else "something cannot be reached"
+    async def log_retry(self, job_id: str, error: BaseException) -> None:
+        """Write to the job's log why a step will be retried."""
+        reason = "a network connection failed"
         if isinstance(error, PaletteryError):
+            reason = error.detail
             self._metrics.failed(error)
-        await self._tell(job_id, lines.trying_again(why))
+        await self._log(job_id, lines.trying_again(reason))
 
-    def _work(self, job: Job) -> tuple[list[CompressionTask], set[str]]:
-        """A job's tasks, and the parts that there are."""
+    def _read_tasks(self, job: Job) -> tuple[list[CompressionTask], set[str]]:
+        """Return a job's tasks, and the paths of the parts that exist."""
         prefix = job_folder(job.id)
         tasks = read_tasks(self._store, prefix, job.attempt)
         return tasks, set(self._store.list(f"{prefix}/parts"))
@@ -140,9 +140,9 @@ class JobSteps:
     async def _published(
         self, job: Job, first: Sequence[CompressionTask], *, is_small: bool
     ) -> Published:
-        """The artifact, verified; of an earlier run that was cut off right after, as it is.
+        """Return the published artifact, verified; an interrupted run may have published it.
 
-        `first` is what little is to be palettized before.
+        `first` are the tasks to run before, if they are few.
         """
         prefix, run = job_folder(job.id), self._workers.run_tasks
         ask, share, died = self._workers.ask, _share(job), self._on_died(job)
@@ -152,7 +152,7 @@ class JobSteps:
             finish = self._task(job, FinishTask, first=tuple(first))
             return _published(await ask(finish, share, died))
         layout = await ask(self._task(job, GatherTask), share, died)
-        assert isinstance(layout, Layout)  # noqa: S101 - what a GatherTask gives
+        assert isinstance(layout, Layout)  # noqa: S101 - the result of a GatherTask
         digests: dict[str, str] = {}
         exports: list[Exported] = []
 
@@ -164,10 +164,10 @@ class JobSteps:
 
         files = [self._task(job, WriteTask, shard=name) for name in layout.shards]
         await run(files, on_done, share, died)
-        await self._tell(job.id, lines.WRITTEN)
+        await self._log(job.id, lines.WRITTEN)
         checks = [self._task(job, VerifyTask, names=names) for names in layout.batches]
         await run(checks, on_done, share, died)
-        await self._tell(job.id, lines.VERIFIED)
+        await self._log(job.id, lines.VERIFIED)
         forms = [self._task(job, ExportTask, format=to) for to in layout.formats]
         await run(forms, on_done, share, died)
         publish = self._task(job, PublishTask, digests=digests, exports=tuple(exports))
@@ -178,12 +178,12 @@ class JobSteps:
         stop = stop_path(prefix, job.attempt)
         return kind(store_url=self._store.url, prefix=prefix, cancel_path=stop, **more)
 
-    async def _take_over_twin(self, job: Job) -> bool:
-        """Succeed at once where another job has done the very same; whether that was so."""
+    async def _copy_twin(self, job: Job) -> bool:
+        """Succeed by copying the artifact of a job with the same request, if there is one."""
         if not job.reuse:
             return False
-        taken = await self._reuse.take_over_twin(job, job_folder(job.id))
-        if taken is None:
+        copied = await self._reuse.copy_twin(job, job_folder(job.id))
+        if copied is None:
             return False
         done = Progress(
             tensors_done=job.progress.tensors_total,
@@ -192,7 +192,7 @@ class JobSteps:
             bytes_done=job.progress.bytes_total,
             bytes_total=job.progress.bytes_total,
         )
-        await asyncio.to_thread(self._succeed, job, taken, done, (lines.TAKEN_OVER,))
+        await asyncio.to_thread(self._succeed, job, copied, done, (lines.TAKEN_OVER,))
         self._metrics.reused(done.tensors_total)
         return True
 
@@ -201,13 +201,13 @@ class JobSteps:
         job: Job,
         published: Published,
         done: Progress,
-        how: Sequence[Line],
+        log: Sequence[Line],
     ) -> None:
-        """Note that a job succeeded, unless it was cancelled meanwhile; then tidy up."""
+        """Record that a job succeeded, unless it was cancelled meanwhile; then tidy up."""
         size, until, stored = published.size_bytes, self._expiry(), published.stored_bytes
-        told = [*how, *lines.kept(published.kept), lines.shrunk(job.size_before_bytes, size)]
+        log = [*log, *lines.kept(published.kept), lines.shrunk(job.size_before_bytes, size)]
         if (
-            self._records.succeed(job.id, size, until, done, job.attempt, told, stored)
+            self._jobs.succeed(job.id, size, until, done, job.attempt, log, stored)
             and job.reuse
             and published.results
         ):
@@ -215,10 +215,10 @@ class JobSteps:
         self._tidy(job.id, job.attempt)
 
     def _tidy(self, job_id: str, attempt: int) -> None:
-        """Remove what an ended job has no use for, unless a later attempt is at it."""
+        """Delete files that an ended job does not need, unless a later attempt runs."""
         try:
-            job = self._records.get(job_id)
-        except NotFound:  # deleted; the sweep removes what is left
+            job = self._jobs.get(job_id)
+        except NotFound:  # deleted; expiry removes the rest
             return
         if job.attempt != attempt:
             return
@@ -229,22 +229,22 @@ class JobSteps:
             discard_artifact(self._store, prefix)
 
     def _as_published(self, prefix: str) -> Published:
-        """An artifact whose report is there, so that it was verified."""
+        """Return an artifact that has a report, which is written after verification."""
         report = Report.model_validate_json(bytes(self._store.read(report_path(prefix))))
         return published(self._store, prefix, report)
 
-    async def _note(self, job: Job, progress: Progress) -> None:
-        if not await asyncio.to_thread(self._records.advance, job.id, progress, job.attempt):
+    async def _store_progress(self, job: Job, progress: Progress) -> None:
+        if not await asyncio.to_thread(self._jobs.advance, job.id, progress, job.attempt):
             raise Cancelled("the job was stopped while it ran")
 
-    async def _tell(self, job_id: str, *told: Line) -> None:
-        """Have it in the job's log; what cannot be written there stops no job."""
+    async def _log(self, job_id: str, *log_lines: Line) -> None:
+        """Write to the job's log; the job goes on if that fails."""
         with suppress(DatabaseFailed):
-            await asyncio.to_thread(self._events.log, job_id, *told)
+            await asyncio.to_thread(self._events.log, job_id, *log_lines)
 
     def _on_died(self, job: Job) -> OnDied:
         async def on_died(tasks: Sequence[Task]) -> None:
-            await self._tell(
+            await self._log(
                 job.id, *(lines.worker_died(describe(task), _tensor(task)) for task in tasks)
             )
 
@@ -255,30 +255,30 @@ class JobSteps:
 
 
 class _Progress:
-    """Counts finished work, and has it noted now and then."""
+    """Counts finished work, and stores the progress from time to time."""
 
     def __init__(
-        self, job: Job, note: Callable[[Job, Progress], Awaitable[None]], metrics: Metrics
+        self, job: Job, store: Callable[[Job, Progress], Awaitable[None]], metrics: Metrics
     ) -> None:
-        self._job, self._note, self._metrics = job, note, metrics
+        self._job, self._store, self._metrics = job, store, metrics
         self._last = time.monotonic()
-        of = job.progress
-        self.now = Progress(tensors_total=of.tensors_total, bytes_total=of.bytes_total)
+        total = job.progress
+        self.now = Progress(tensors_total=total.tensors_total, bytes_total=total.bytes_total)
 
     async def on_done(self, task: Task, _: Answer) -> None:
         assert isinstance(task, CompressionTask)  # noqa: S101 - there are no others here
         self.finish(task)
         if time.monotonic() - self._last > REPORT_EVERY_S:
             self._last = time.monotonic()
-            await self._note(self._job, self.now)
+            await self._store(self._job, self.now)
 
     def finish(self, task: CompressionTask) -> None:
-        """A task is done now."""
+        """Count a task that was done now."""
         self._metrics.palettized(task)
         self.add(task)
 
     def add(self, task: CompressionTask) -> None:
-        """A task is done, now or before a crash."""
+        """Count a task that was done, now or before a crash."""
         now = self.now
         self.now = now.model_copy(
             update={
@@ -294,12 +294,12 @@ def _share(job: Job) -> Share:
 
 
 def _tensors(task: CompressionTask) -> int:
-    """Tensors that a task begins; a split one counts with its first rows."""
+    """Return the number of tensors whose first row is in a task."""
     return sum(part.first_row == 0 for part in task.slices)
 
 
 def _tensor(task: Task) -> str | None:
-    """The tensor that a task is about, if it is one alone."""
+    """Return the tensor of a task, if it has only one."""
     names = {part.name for part in task.slices} if isinstance(task, CompressionTask) else set()
     return names.pop() if len(names) == 1 else None
 
@@ -309,5 +309,5 @@ def _reused(task: CompressionTask) -> int:
 
 
 def _published(answer: Answer) -> Published:
-    assert isinstance(answer, Published)  # noqa: S101 - what these tasks give
+    assert isinstance(answer, Published)  # noqa: S101 - the result of these tasks
     return answer

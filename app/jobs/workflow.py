@@ -1,6 +1,6 @@
-"""The durable life of a job: the engine runs it to an end, whatever dies in between.
+"""Durable workflows of jobs and webhooks, run by DBOS.
 
-A workflow that was cut off is run again, and goes on from the parts, or the report, that lie there.
+An interrupted workflow runs again, and continues from the parts, or the report, in the store.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from palettery.app.settings import Settings
 from palettery.app.webhooks.deliveries import DeliveryOutcome, WebhookDeliveries
 
 EVERY_S, ATTEMPTS = 2.0, 450
-"""Between two attempts at a step, and how many: what is away may stay away for a quarter hour."""
+"""Interval and number of attempts at a step: an outage may last a quarter of an hour."""
 CALLS, WEBHOOKS_POLL_S = 32, 0.5
-"""Webhooks that a process calls at once, and seconds between two looks for more."""
+"""Webhooks that a process calls at once, and interval between two polls for more."""
 RECOVERIES = 100
-"""Deaths of the process that runs a job until the job is given up."""
+"""Crashes of the process that runs a job after which the job is not recovered any more."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-UNFORESEEN = PaletteryError("the job failed for a reason that the server's log tells")
+UNEXPECTED = PaletteryError("the job failed by an internal error; the server's log has the details")
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,11 @@ async def running_workflows(
     deliveries: WebhookDeliveries,
     traces: Tracing,
 ) -> AsyncIterator[None]:
-    """The engine, launched: takes up what a crash left, then serves the queue."""
+    """Run the engine: recover workflows after a crash, then serve the queues."""
     DBOS(config=configure(settings, database))
-    underway = _Underway()
-    _register(steps, underway, traces)
-    _register_webhooks(deliveries, underway)
+    runs = _Runs()
+    _register(steps, runs, traces)
+    _register_webhooks(deliveries, runs)
     DBOS.launch()
     await DBOS.register_queue_async(
         QUEUE,
@@ -62,22 +62,22 @@ async def running_workflows(
     try:
         yield
     finally:
-        await underway.put_down()
+        await runs.interrupt()
         await asyncio.to_thread(DBOS.destroy)
-        # DBOS has made its own the loop's executor, and shut it down.
+        # DBOS has replaced the loop's executor by its own, and shut that down.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
 
 
-class _Underway:
-    """The runs of workflows in this process."""
+class _Runs:
+    """Runs of workflows in this process."""
 
     def __init__(self) -> None:
         self._runs: set[asyncio.Task[None]] = set()
         self._is_stopping = False
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Around each run of a workflow, so that `put_down` finds it."""
+    def tracked(self) -> Iterator[None]:
+        """Track the current task as a run of a workflow."""
         run = asyncio.current_task()
         if run is None or self._is_stopping:
             raise asyncio.CancelledError
@@ -87,10 +87,10 @@ class _Underway:
         finally:
             self._runs.discard(run)
 
-    async def put_down(self) -> None:
-        """Stop every workflow where it is; the next start of the server takes them up again.
+    async def interrupt(self) -> None:
+        """Cancel every run; the next start of the server recovers the workflows.
 
-        A cancelled run records no outcome, where one that loses its workers would have failed.
+        A cancelled run records no outcome; one that lost its workers would fail.
         """
         self._is_stopping = True
         runs = list(self._runs)
@@ -99,60 +99,60 @@ class _Underway:
         await asyncio.gather(*runs, return_exceptions=True)
 
 
-def _register(steps: JobSteps, underway: _Underway, traces: Tracing) -> None:
-    """Tell DBOS the workflow of jobs, under names that outlive this process."""
+def _register(steps: JobSteps, runs: _Runs, traces: Tracing) -> None:
+    """Register the workflow of jobs with DBOS, under names that are stored."""
 
-    @_lasting("run")
+    @_retried_step("run")
     async def run(job_id: str, attempt: int) -> None:
         try:
             with traces.span("job", {"job_id": job_id, "attempt": attempt}):
                 await steps.run(job_id, attempt)
         except Exception as error:
-            if _is_passing(error):
-                await steps.trouble(job_id, error)
+            if _is_transient(error):
+                await steps.log_retry(job_id, error)
             raise
 
-    @_lasting("fail")
+    @_retried_step("fail")
     async def fail(job_id: str, attempt: int, code: str, detail: str) -> None:
         await steps.fail(job_id, attempt, code, detail)
 
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)
     async def run_job(job_id: str, attempt: int) -> None:
-        with underway.noted(), logs.job_context(job_id):
+        with runs.tracked(), logs.job_context(job_id):
             try:
                 await run(job_id, attempt)
             except (PaletteryError, engine_errors.DBOSMaxStepRetriesExceeded) as error:
-                told = _last(error)
-                await fail(job_id, attempt, told.code, told.detail)
+                last = _last_error(error)
+                await fail(job_id, attempt, last.code, last.detail)
             except engine_errors.DBOSException:
-                raise  # the engine's own business: cancelled, or taken over by another process
+                raise  # the engine handles it: cancelled, or recovered by another process
             except Exception:
-                log.exception("job %s failed for a reason we did not foresee", job_id)
-                await fail(job_id, attempt, UNFORESEEN.code, UNFORESEEN.detail)
+                log.exception("job %s failed by an unexpected error", job_id)
+                await fail(job_id, attempt, UNEXPECTED.code, UNEXPECTED.detail)
 
 
-def _register_webhooks(deliveries: WebhookDeliveries, underway: _Underway) -> None:
-    """Tell DBOS the workflow of one call of a webhook; each that fails begins the next one."""
+def _register_webhooks(deliveries: WebhookDeliveries, runs: _Runs) -> None:
+    """Register the workflow of a webhook call with DBOS; a failed call starts the next one."""
 
-    @_lasting("call")
-    async def call(*said: Any) -> DeliveryOutcome | None:
-        return await deliveries.call(WorkflowCall(*said))
+    @_retried_step("call")
+    async def call(*arguments: Any) -> DeliveryOutcome | None:
+        return await deliveries.call(WorkflowCall(*arguments))
 
-    @_lasting("conclude")
-    async def conclude(outcome: Sequence[Any], *said: Any) -> None:
-        await deliveries.conclude(WorkflowCall(*said), DeliveryOutcome(*outcome))
+    @_retried_step("conclude")
+    async def conclude(outcome: Sequence[Any], *arguments: Any) -> None:
+        await deliveries.conclude(WorkflowCall(*arguments), DeliveryOutcome(*outcome))
 
     @DBOS.workflow(name=WEBHOOKS, max_recovery_attempts=RECOVERIES)
     async def call_webhook(job_id: str, attempt: int, number: int, tries: int) -> None:
-        said = (job_id, attempt, number, tries)
-        with underway.noted():
-            outcome = await call(*said)
+        arguments = (job_id, attempt, number, tries)
+        with runs.tracked():
+            outcome = await call(*arguments)
             if outcome is not None:
-                await conclude(outcome, *said)
+                await conclude(outcome, *arguments)
 
 
-def _lasting(name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """A step that is tried again while something is away."""
+def _retried_step(name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Decorate a step that is retried while a dependency is unavailable."""
     return DBOS.step(
         name=name,
         preemptible=True,
@@ -160,24 +160,24 @@ def _lasting(name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
         interval_seconds=EVERY_S,
         backoff_rate=1.0,
         max_attempts=ATTEMPTS,
-        should_retry=_is_passing,
+        should_retry=_is_transient,
     )
 
 
-def _last(error: Exception) -> PaletteryError:
-    """What to tell of a step that failed: the error of its last attempt."""
+def _last_error(error: Exception) -> PaletteryError:
+    """Return the error of a failed step: that of its last attempt."""
     if isinstance(error, engine_errors.DBOSMaxStepRetriesExceeded):
-        log.error("a job was given up after %d attempts", ATTEMPTS, exc_info=error)
+        log.error("a job failed after %d attempts at a step", ATTEMPTS, exc_info=error)
         error = error.errors[-1]
-    return error if isinstance(error, PaletteryError) else UNFORESEEN
+    return error if isinstance(error, PaletteryError) else UNEXPECTED
 
 
-def _is_passing(error: BaseException) -> bool:
-    """Whether another attempt may help: the network, the store, a scheduler that went away."""
+def _is_transient(error: BaseException) -> bool:
+    """Return whether a retry may help: network, store or scheduler were unavailable."""
     if isinstance(error, PaletteryError):
         return isinstance(error, Unavailable) and type(error).code not in FINAL
     return isinstance(error, OSError | asyncio.TimeoutError)
 
 
 FINAL = frozenset({"storage_full", "object_missing"})
-"""Codes of what is away for good, until somebody does something."""
+"""Codes of errors that a retry does not help until somebody acts."""

@@ -64,9 +64,10 @@ LOADED = [
     "palettery.app.configs.documents",
     "palettery.app.jobs.result_files",
     "palettery.app.jobs.preparation",
-    "palettery.app.jobs.options",
+    "palettery.app.jobs.json_submission",
+    "palettery.app.jobs.report_csv",
     "palettery.app.models.indexing",
-    "palettery.app.jobs.result_takeover",
+    "palettery.app.jobs.result_copy",
     "palettery.schemas.uploads",
     "palettery.app.cli.main",
 ]

@@ -288,7 +288,7 @@ def test_statistics_of_a_tensor(server, model_id):
     for tensor in server.report(job["id"])["tensors"]:
         answer = server.http.get(path, params={"tensor": tensor["name"]})
         if tensor["action"] == "kept":
-            assert "which were palettized" in refused(answer, 404, "not_found").detail
+            assert "which of them were palettized" in refused(answer, 404, "not_found").detail
             continue
         told = TensorStatistics.model_validate_json(answer.content)
         assert told.name == tensor["name"]

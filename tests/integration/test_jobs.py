@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from palettery.schemas.config import w4
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.problem import Problem
 from palettery.schemas.report import Report
 
@@ -373,10 +374,7 @@ def test_reference_needs_no_other_server(server, path):
 def test_openapi_documents_forms_and_problems(server):
     paths = server.http.get("/openapi.json").json()["paths"]
     form = paths["/v1/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    fields = {"model", "sensitivities", "config", "preset", "strict"}
-    fields |= {"priority", "deadline_s", "reuse", "config_name", "webhook_url"}
-    fields |= {"formats", "keep_dense", "label"}
-    assert set(form["properties"]) == fields
+    assert set(form["properties"]) == {"model", "sensitivities", "config", *JobOptions.model_fields}
     for status in ("413", "415", "422"):
         content = paths["/v1/jobs"]["post"]["responses"][status]["content"]
         assert "application/problem+json" in content

@@ -20,6 +20,7 @@ from palettery.app.events.repository import (
 )
 from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Progress
 
 numbers = itertools.count()
@@ -95,7 +96,13 @@ def test_reasons_come_before_the_end(records, events):
 def test_queued_jobs_are_told_how_many_go_first(records, events):
     first = add(records)
     records.start(first)
-    waiting = [add(records), add(records, priority=9), add(records), add(records, priority=0)]
+    urgent, patient = JobOptions(priority=9), JobOptions(priority=0)
+    waiting = [
+        add(records),
+        add(records, options=urgent),
+        add(records),
+        add(records, options=patient),
+    ]
     expected = ["queued; next in line"] * 2 + ["queued behind 2 jobs", "queued behind 3 jobs"]
     assert [told(events, job_id)[-1] for job_id in waiting] == expected
     records.cancel(waiting[0])
@@ -197,7 +204,7 @@ def test_event_and_change_are_one(records, events, database):
         raise LookupError
 
     noticed = JobRepository(database, notify=refuse)
-    job_id = add(records, webhook_url=HOOK)
+    job_id = add(records, options=JobOptions(webhook_url=HOOK))
     before = told(events, job_id)
     with pytest.raises(LookupError):
         noticed.cancel(job_id)
@@ -209,7 +216,7 @@ def test_event_and_change_are_one(records, events, database):
 def test_webhooks_hear_of_each_end_with_its_event(database, events, end):
     heard = []
     records = JobRepository(database, notify=lambda _, call: heard.append(call))
-    with_hook, without = add(records, webhook_url=HOOK), add(records)
+    with_hook, without = add(records, options=JobOptions(webhook_url=HOOK)), add(records)
     ends = {"succeed": (7,), "fail": (WHY,), "cancel": ()}
     for job_id in (with_hook, without):
         records.start(job_id)

@@ -11,6 +11,7 @@ from palettery.app.database.tables import JobRow, OwnerRow
 from palettery.app.execution.turns import RESTART, OwnerTurns
 from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Progress
 from tests.app.jobs.made_jobs import NOW, WHY, new_id
 
@@ -33,7 +34,7 @@ class Queue:
         """Queue jobs named after their owner and their number."""
         for _ in range(count):
             number = sum(name.startswith(owner) for name in self._names.values())
-            new = NewJob(new_id(), "m", 1, Progress(), owner=owner, priority=priority)
+            new = NewJob(new_id(), "m", 1, Progress(), owner, JobOptions(priority=priority))
             self._names[self.jobs.add(new, enqueue=self._engine.enqueue).id] = f"{owner}{number}"
 
     def waiting(self):
@@ -197,7 +198,7 @@ def test_jobs_that_are_added_and_started_at_once_keep_their_owners_order(queue, 
 
     def work(owner, priority):
         for number in range(12):
-            new = NewJob(new_id(), "m", 1, Progress(), owner=owner, priority=priority)
+            new = NewJob(new_id(), "m", 1, Progress(), owner, JobOptions(priority=priority))
             job = queue.jobs.add(new, enqueue=queue._engine.enqueue)
             if number % 3 == 0:
                 queue.jobs.start(job.id)

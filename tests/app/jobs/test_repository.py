@@ -9,6 +9,7 @@ from palettery.app.database.engine import open_database
 from palettery.app.errors import NotFound
 from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Progress
 from tests.app.jobs.made_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
 
@@ -102,15 +103,11 @@ def test_times_are_the_clocks(database):
 
 
 def test_what_a_request_chose_reads_back(records):
-    chosen = {"priority": 9, "deadline_at": NOW, "reuse": False}
-    job = records.get(add(records, **chosen))
-    assert {name: getattr(job, name) for name in chosen} == chosen
+    options = JobOptions(label="a job", priority=9, reuse=False)
+    job = records.get(add(records, options=options, deadline_at=NOW))
+    assert (job.label, job.priority, job.reuse, job.deadline_at) == ("a job", 9, False, NOW)
     plain = records.get(add(records))
-    assert {name: getattr(plain, name) for name in chosen} == {
-        "priority": 5,
-        "deadline_at": None,
-        "reuse": True,
-    }
+    assert (plain.label, plain.priority, plain.reuse, plain.deadline_at) == (None, 5, True, None)
 
 
 def test_overdue_are_the_living_past_their_deadline(records):

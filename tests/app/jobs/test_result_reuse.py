@@ -16,6 +16,7 @@ from palettery.app.jobs.repository import JobRepository
 from palettery.app.jobs.result_repository import ResultRepository
 from palettery.app.jobs.result_reuse import ResultReuse
 from palettery.app.storage.open import open_storage
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Progress
 from palettery.schemas.report import Report
 from palettery.schemas.tasks import DigestTask
@@ -58,7 +59,9 @@ class Service:
         job_id = f"01890a5d-ac96-774b-bcce-{self.jobs:012x}"
         made = StoredJob(self.store, job_id, arrays, config, **options)
         digest = request_sha256(made.intake)
-        new = NewJob(job_id, "m", 1, Progress(), owner=owner, priority=3, request_sha256=digest)
+        new = NewJob(
+            job_id, "m", 1, Progress(), owner, JobOptions(priority=3), request_sha256=digest
+        )
         self.records.add(new)
         self.records.start(job_id)
         made.job_id = job_id
@@ -67,7 +70,7 @@ class Service:
     def known(self, job):
         """The job's tasks, with what is known of them."""
         row = self.records.get(job.job_id)
-        asked = self.reuse.with_known(row, job.tasks(), job.task(), self.workers)
+        asked = self.reuse.with_results(row, job.tasks(), job.task(), self.workers)
         return asyncio.run(asked)
 
     def run(self, job):
@@ -81,9 +84,9 @@ class Service:
         outcomes = [part.outcome for slices in parts_of(job) for part in slices]
         return {outcome.name for outcome in outcomes if outcome.reused}
 
-    def take_over_twin(self, job):
+    def copy_twin(self, job):
         row = self.records.get(job.job_id)
-        return asyncio.run(self.reuse.take_over_twin(row, job.prefix))
+        return asyncio.run(self.reuse.copy_twin(row, job.prefix))
 
 
 def parts_of(job):
@@ -202,7 +205,7 @@ def test_results_of_a_job_that_was_deleted_meanwhile_are_not_noted(service, data
 def test_twin_is_taken_over(service):
     first, second = service.add(ARRAYS, W4), service.add(ARRAYS, W4)
     service.run(first)
-    size = service.take_over_twin(second).size_bytes
+    size = service.copy_twin(second).size_bytes
     told = [job.store.read(statistics_path(job.prefix)) for job in (first, second)]
     assert told[0] == told[1] != b""
     assert size == sum(map(len, first.artifact().values()))
@@ -218,20 +221,20 @@ def test_other_owners_results_are_not_there(service, arrays):
     theirs = service.add(ARRAYS, W4, owner="them")
     service.run(theirs)
     ours = service.add(arrays, W4, owner="us")
-    assert service.take_over_twin(ours) is None
+    assert service.copy_twin(ours) is None
     assert service.run(ours) == set()
     again = service.add(ARRAYS, W4, owner="them")
     assert service.run(again) == ARRAYS.keys(), "ours did not take the place of theirs"
-    assert service.take_over_twin(service.add(ARRAYS, W4, owner="them")) is not None
+    assert service.copy_twin(service.add(ARRAYS, W4, owner="them")) is not None
 
 
 def test_no_twin_and_a_twin_that_is_gone(service):
     first, second, other = (service.add(ARRAYS, config) for config in (W4, W4, W6))
-    assert service.take_over_twin(second) is None, "the first has not ended"
+    assert service.copy_twin(second) is None, "the first has not ended"
     service.run(first)
-    assert service.take_over_twin(other) is None
+    assert service.copy_twin(other) is None
     service.store.delete_folder(first.prefix)
-    assert service.take_over_twin(second) is None
+    assert service.copy_twin(second) is None
     assert not service.store.exists(report_path(second.prefix))
 
 

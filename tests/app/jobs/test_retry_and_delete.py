@@ -6,6 +6,7 @@ from palettery.app.errors import Conflict, NotFound
 from palettery.app.files.repository import FileLocation, FileRepository
 from palettery.app.jobs.repository import JobRepository
 from palettery.app.jobs.result_repository import ResultRepository
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.report import SliceOutcome
 from palettery.schemas.tasks import Result, StoredSlice
 from tests.app.jobs.made_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
@@ -13,7 +14,7 @@ from tests.app.jobs.made_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_retry_starts_afresh(records, state):
-    job_id = add(records, deadline_at=NOW, priority=7)
+    job_id = add(records, deadline_at=NOW, options=JobOptions(priority=7))
     assert records.start(job_id)
     records.advance(job_id, WORK.model_copy(update={"tensors_done": 2, "tensors_reused": 1}))
     assert ENDS[state](records, job_id, NOW + HOUR)
@@ -55,7 +56,7 @@ def note(noted):
 
 def test_each_attempt_is_enqueued_once_while_it_lives(records):
     noted = []
-    job_id = add(records, priority=7, enqueue=note(noted))
+    job_id = add(records, options=JobOptions(priority=7), enqueue=note(noted))
     records.enqueue_again(job_id, note(noted))
     records.fail(job_id, WHY)
     for gone in (job_id, new_id()):

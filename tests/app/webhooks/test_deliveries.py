@@ -18,6 +18,7 @@ from palettery.app.roles import role as roles
 from palettery.app.settings import Settings
 from palettery.app.webhooks.deliveries import TRIES, DeliveryOutcome, WebhookDeliveries
 from palettery.app.webhooks.repository import WebhookRepository
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Job, Progress
 
 numbers = itertools.count()
@@ -37,7 +38,7 @@ class Service:
     def ended(self, url, owner="me"):
         """The call that the end of a new job asks for."""
         job_id = f"01890a5d-ac96-774b-bcce-{next(numbers):012x}"
-        new = NewJob(job_id, "m", 1, Progress(), owner=owner, webhook_url=url)
+        new = NewJob(job_id, "m", 1, Progress(), owner, JobOptions(webhook_url=url))
         self.records.add(new)
         self.records.fail(job_id, WHY)
         (call,) = self.queued(job_id)

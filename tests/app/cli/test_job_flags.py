@@ -1,0 +1,53 @@
+"""Flags for the options of a job."""
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from palettery.app.cli.job_flags import with_job_flags
+from palettery.schemas.job_options import JobOptions
+
+
+@pytest.fixture
+def run():
+    app, received = typer.Typer(), []
+
+    @app.command()
+    @with_job_flags
+    def submit(model: str, options: dict) -> None:
+        received.append((model, options))
+
+    def run(*words):
+        result = CliRunner().invoke(app, words)
+        return (result.exit_code, received.pop() if received else result.output)
+
+    return run
+
+
+def test_no_flags_are_the_defaults(run):
+    code, (model, options) = run("m")
+    assert (code, model, JobOptions(**options)) == (0, "m", JobOptions())
+
+
+def test_every_kind_of_flag(run):
+    words = ["--preset", "w4", "--config-name", "a@1", "--strict", "--no-reuse", "--priority", "9"]
+    words += ["--deadline", "60", "--webhook", "https://e.x/", "--keep-dense", "--label", "a job"]
+    _, (_, options) = run("m", *words, "--export", "torchao", "--export", "dense")
+    assert JobOptions(**options) == JobOptions(
+        preset="w4",
+        config_name="a@1",
+        strict=True,
+        reuse=False,
+        priority=9,
+        deadline_s=60,
+        webhook_url="https://e.x/",
+        keep_dense=True,
+        label="a job",
+        formats=("torchao", "dense"),
+    )
+
+
+def test_number_out_of_range(run):
+    code, output = run("m", "--priority", "10")
+    assert code == 2
+    assert "less than or equal to 9" in output
