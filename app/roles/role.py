@@ -13,7 +13,7 @@ from palettery.app.observability.tracing import Tracing
 from palettery.app.roles.api import ServiceState, answering
 from palettery.app.roles.controller import controlling
 from palettery.app.roles.services import Role, migrate, shared
-from palettery.app.sandbox import note_sandbox
+from palettery.app.sandbox import log_missing_protections
 from palettery.app.settings import Settings
 
 __all__ = ["Role", "ServiceState", "check", "migrate", "running"]
@@ -57,7 +57,7 @@ async def running(
             await asyncio.to_thread(keys.check_address)
         others = role != "all" or await asyncio.to_thread(keys.are_asked_for)
         common = replace(common, settings=settings.with_sandbox(required=others))
-        note_sandbox(common.settings.limits.sandbox)
+        log_missing_protections(common.settings.limits.sandbox)
         workers: Workers | None = None
         if role != "api":
             control = controlling(common, traces, stop, is_alone=role == "all")

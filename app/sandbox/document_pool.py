@@ -53,13 +53,13 @@ LARGE_BYTES = 256 << 10
 QUICK_S, QUICK_BYTES = 1.0, 256 << 20
 """Time and memory of a small document."""
 SLOW_NICENESS = 10
-REAPED_S = 10
+REAP_S = 10
 """For which a process is waited for that was killed."""
-CHECKED_S = 10
+CHECK_S = 10
 """After which a check by another thread is given up."""
-WAITING_OF_OWNER = 256
+MAX_WAITING_PER_OWNER = 256
 """Requests of one owner that may wait in each lane; the server holds the document of each."""
-LOADED = [
+PRELOADED = [
     "palettery.app.http.request_body",
     "palettery.app.configs.documents",
     "palettery.app.jobs.result_files",
@@ -76,14 +76,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(LOADED)
+_FORKS.set_forkserver_preload(PRELOADED)
 
 
 class DocumentFault(RuntimeError):
     """A defect of ours that a document met in another process; the message is its traceback."""
 
 
-class _Ended(Exception):
+class _ProcessEnded(Exception):
     """A process ended, or was out of memory, and another one may do better."""
 
 
@@ -160,9 +160,9 @@ class DocumentPool:
     def fault(self, loop: asyncio.AbstractEventLoop) -> str | None:
         """Tell from another thread why nothing can be read; None if it can."""
         try:
-            asyncio.run_coroutine_threadsafe(self.check(), loop).result(CHECKED_S)
+            asyncio.run_coroutine_threadsafe(self.check(), loop).result(CHECK_S)
         except TimeoutError:
-            return f"no document is read within {CHECKED_S} s"
+            return f"no document is read within {CHECK_S} s"
         except PaletteryError as error:
             return error.detail
         return None
@@ -195,7 +195,7 @@ class DocumentPool:
 
     async def _in_turn(self, owner: str, size_bytes: int, task: tuple[Any, ...]) -> Any:
         if size_bytes < LARGE_BYTES:
-            with suppress(TimeoutError, _Ended):
+            with suppress(TimeoutError, _ProcessEnded):
                 async with self._turn(self._quick, owner):
                     return await self._quickly(task)
         async with self._turn(self._slow, owner):
@@ -203,10 +203,10 @@ class DocumentPool:
 
     @asynccontextmanager
     async def _turn(self, lane: FairSemaphore, owner: str) -> AsyncIterator[None]:
-        if lane.waiting(owner) >= WAITING_OF_OWNER:
+        if lane.waiting(owner) >= MAX_WAITING_PER_OWNER:
             raise OverQuota(
-                f"{WAITING_OF_OWNER} requests of {owner} wait for their documents to be read, the "
-                "most that may: send fewer at once"
+                f"{MAX_WAITING_PER_OWNER} requests of {owner} wait for a document to be read, "
+                "the most allowed: send fewer at once"
             )
         async with lane.turn(owner):
             yield
@@ -215,8 +215,8 @@ class DocumentPool:
         process = self._idle.pop() if self._idle else await self._started(QUICK_BYTES, 0)
         try:
             async with asyncio.timeout(QUICK_S):
-                return await _asked(process, task)
-        except (_Ended, TimeoutError, asyncio.CancelledError):
+                return await _exchange(process, task)
+        except (_ProcessEnded, TimeoutError, asyncio.CancelledError):
             process.is_last = True
             raise
         finally:
@@ -230,13 +230,13 @@ class DocumentPool:
         process = await self._started(most_bytes, SLOW_NICENESS)
         try:
             async with asyncio.timeout(most_s):
-                return await _asked(process, task)
+                return await _exchange(process, task)
         except TimeoutError as error:
             raise TooLarge(
                 f"reading it takes over {most_s:g} s, the most allowed; send a smaller model or "
                 "config, or have the operator raise PALETTERY_LIMIT_DOCUMENT_TIMEOUT_S"
             ) from error
-        except _Ended as error:
+        except _ProcessEnded as error:
             raise await self._death(process, most_bytes) from error
         finally:
             self._end(process)
@@ -285,7 +285,7 @@ class DocumentPool:
             self._starter.submit(self._reap, process.process)
 
     def _reap(self, process: BaseProcess) -> None:
-        process.join(REAPED_S)
+        process.join(REAP_S)
         self._all.discard(process)
 
     def _threaded(self, function: Callable[..., R], *args: object) -> Awaitable[R]:
@@ -300,7 +300,7 @@ def _start(connection: socket.socket, memory_bytes: int, niceness: int) -> BaseP
     return process
 
 
-async def _asked(process: _Process, task: tuple[Any, ...]) -> Any:
+async def _exchange(process: _Process, task: tuple[Any, ...]) -> Any:
     """Have a process run a task.
 
     Raises:
@@ -312,12 +312,12 @@ async def _asked(process: _Process, task: tuple[Any, ...]) -> Any:
         head = await process.reader.readexactly(HEADER.size)
         kind, process.is_last, size_bytes = HEADER.unpack(head)
         if kind == DOCUMENT and size_bytes > IN_MEMORY_BYTES:
-            return await _spooled(process.reader, size_bytes)
+            return await _read_spooled(process.reader, size_bytes)
         answer = await process.reader.readexactly(size_bytes)
     except (OSError, asyncio.IncompleteReadError) as error:
-        raise _Ended from error
+        raise _ProcessEnded from error
     if kind == OUT_OF_MEMORY:
-        raise _Ended
+        raise _ProcessEnded
     if kind == FAULT:
         raise DocumentFault(answer.decode())
     if kind == DOCUMENT:
@@ -336,12 +336,12 @@ def _unpickled(answer: bytes) -> Any:
     return pickle.loads(answer)  # noqa: S301 - our process wrote it
 
 
-async def _spooled(reader: asyncio.StreamReader, size_bytes: int) -> SpooledContent:
+async def _read_spooled(reader: asyncio.StreamReader, size_bytes: int) -> SpooledContent:
     """So many bytes that come in, in a file."""
     answer = SpooledContent()
     while len(answer) < size_bytes:
         piece = await reader.read(min(size_bytes - len(answer), PIECE_BYTES))
         if not piece:
-            raise _Ended
+            raise _ProcessEnded
         answer.append(piece)
     return answer

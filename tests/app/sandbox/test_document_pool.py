@@ -254,7 +254,7 @@ def test_one_owner_leaves_a_place_for_large_documents_of_others(tmp_path):
 
 
 def test_requests_of_one_owner_that_wait_are_limited(monkeypatch, tmp_path):
-    monkeypatch.setattr(document_pool, "WAITING_OF_OWNER", 2)
+    monkeypatch.setattr(document_pool, "MAX_WAITING_PER_OWNER", 2)
 
     async def asked(pool):
         slow = [
