@@ -35,8 +35,8 @@ def test_a_proxy_that_does_not_answer_is_named(environment, name, host):
     proxy = f"127.0.0.1:{free_port()}"
     environment.setenv(name, f"http://user:secret@{proxy}")
     said = refusal(f"http://{host}:8400")
-    assert f"no answer from http://{host}:8400" in said
-    assert f"through the proxy http://{proxy}, which the environment names" in said
+    assert f"no response from http://{host}:8400" in said
+    assert f"through the proxy http://{proxy} from the environment" in said
     assert f"add {host} to NO_PROXY" in said
     assert "secret" not in said
 
@@ -63,7 +63,7 @@ def test_a_proxy_that_answers_in_the_servers_place_is_named(environment, scripte
     environment.setenv("http_proxy", scripted.url)
     scripted.answers = [answer]
     said = refusal("http://127.0.0.1:8400")
-    assert f"through the proxy {scripted.url}, which the environment names" in said
+    assert f"through the proxy {scripted.url} from the environment" in said
     assert scripted.asked()[0] == "GET http://127.0.0.1:8400/v1/me"
 
 
