@@ -29,7 +29,7 @@ from palettery.app.roles.role import Role, ServiceState, check, running
 from palettery.app.sandbox.process_memory import limit_arenas
 from palettery.app.settings import Settings
 from palettery.app.storage.data_folder import prepare
-from palettery.app.storage.reserve import make_room
+from palettery.app.storage.disk_reserve import release_reserve
 from palettery.app.system import health, overview
 from palettery.app.uploads import endpoints as uploads
 from palettery.app.webhooks import endpoints as webhooks
@@ -73,7 +73,7 @@ def create_app(state: ServiceState, role: Role = "all") -> FastAPI:
             router,
             tags=[tag],
             responses=REFUSED if is_keyed else None,
-            dependencies=[Depends(make_room)] if is_keyed else None,
+            dependencies=[Depends(release_reserve)] if is_keyed else None,
         )
     routers = [reference.router, *served.values()]
     answer_with_problems(app, [route for router in routers for route in router.routes])

@@ -21,7 +21,7 @@ from palettery.app.observability.metrics import Gauge, Metrics
 from palettery.app.roles.services import Role, SharedServices
 from palettery.app.sandbox.document_pool import DocumentPool
 from palettery.app.storage.base import Storage
-from palettery.app.storage.reserve import Reserve
+from palettery.app.storage.disk_reserve import DiskReserve
 from palettery.app.system.health import Health, health_of
 from palettery.app.system.overview import Overview
 from palettery.app.system.upkeep import keep_up
@@ -40,7 +40,7 @@ class ServiceState(TypedDict):
     configs: ConfigService
     database: Database
     documents: DocumentPool
-    reserve: Reserve
+    reserve: DiskReserve
     store: Storage
     events: EventRepository
     streams: EventStreams

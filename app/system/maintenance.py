@@ -15,7 +15,7 @@ from palettery.app.jobs.expiry import JobExpiry
 from palettery.app.jobs.lifecycle import JobLifecycle
 from palettery.app.jobs.repository import JobRepository
 from palettery.app.settings import Settings
-from palettery.app.storage.reserve import Reserve
+from palettery.app.storage.disk_reserve import DiskReserve
 from palettery.app.version import VERSION
 
 DEADLINE_EVERY_S = 1.0
@@ -38,7 +38,7 @@ class Maintenance:
         sweep: JobExpiry,
         workers: Workers,
         turns: OwnerTurns,
-        reserve: Reserve,
+        reserve: DiskReserve,
     ) -> None:
         self._settings, self._records, self._controllers = settings, records, controllers
         self._engine, self._control, self._sweep, self._workers = engine, control, sweep, workers
@@ -50,7 +50,7 @@ class Maintenance:
             _repeat(DEADLINE_EVERY_S, self._end_overdue),
             _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._note)),
             _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._turns.close_up)),
-            _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._reserve.make)),
+            _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._reserve.create)),
             _repeat(MEND_EVERY_S, partial(asyncio.to_thread, self._mend)),
             _repeat(self._settings.sweep_every_s, partial(asyncio.to_thread, self._clean_up)),
         )
@@ -60,7 +60,7 @@ class Maintenance:
         try:
             self._sweep.run()
         except DatabaseFailed:
-            self._reserve.give_up()
+            self._reserve.release()
             self._sweep.run()
 
     def _note(self) -> None:

@@ -101,7 +101,7 @@ class Overview:
         return Queue(own=Depth(**dict(own)), all=Depth(**dict(every)))
 
     def _stored(self) -> Store:
-        room = self._store.room()
+        room = self._store.capacity()
         kind = urlsplit(self._store.url).scheme
         if room is None:
             return Store(kind=kind)

@@ -195,7 +195,7 @@ def test_a_read_only_file_system_is_one_line(tmp_path, words):
     script = f"{mount} && {command} --data-dir {folder}"
     done = subprocess.run([*own, script], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert f"{folder} may not be read and written" in done.stderr
+    assert f"this process may not read and write {folder}" in done.stderr
 
 
 def test_settings_name_no_folder_that_they_do_not_need(tmp_path, monkeypatch):
