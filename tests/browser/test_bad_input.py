@@ -149,7 +149,7 @@ def test_names_with_markup_are_text(server, look):
         page.goto("/" + route)
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         if "jobs" in route:
-            chart = page.get_by_role("img", name=re.compile("table below has the same numbers")).first
+            chart = page.get_by_role("img", name=re.compile("has the same numbers")).first
             chart.scroll_into_view_if_needed()
             expect(chart.locator(".main-svg").first).to_be_visible()
         expect(page.locator("body")).to_contain_text(

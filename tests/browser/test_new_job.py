@@ -209,7 +209,8 @@ def test_a_job_whose_model_came_with_it_says_so_when_it_is_run_again(server, loo
     job_id = server.submit(small.read_bytes(), "form.safetensors")
     page = look(server)
     page.goto(f"/#/new?job={job_id}")
-    expect(page.get_by_text("The model of that job, form.safetensors, is no longer stored")).to_be_visible()
+    message = "The model of that job, form.safetensors, is no longer stored"
+    expect(page.get_by_text(message)).to_be_visible()
     expect(page.get_by_role("textbox", name="Config")).to_be_visible()
     expect(submit_button(page)).to_be_disabled()
 

@@ -168,7 +168,7 @@ def too_long(folder):
 def test_a_folder_that_cannot_be_used_is_one_line(
     palettery, tmp_path, unprivileged, monkeypatch, make, command
 ):
-    monkeypatch.setattr("palettery.app.cli.service_commands._set_up_log", lambda _: None)
+    monkeypatch.setattr("palettery.app.cli.service_commands._configure_logging", lambda _: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     folder = make(tmp_path / "folder")
     with unprivileged(tmp_path):

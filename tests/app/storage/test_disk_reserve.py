@@ -49,7 +49,7 @@ def test_reserve_takes_room_and_gives_it_back(reserve, tmp_path, disk):
 
 def test_other_databases_have_none_and_a_folder_to_come_is_no_fault(tmp_path):
     settings = Settings(data_dir=tmp_path, database_url="postgresql://elsewhere/x")
-    DiskReserve(settings).make()
+    DiskReserve(settings).create()
     DiskReserve(settings).release()
     assert list(tmp_path.iterdir()) == []
     DiskReserve(Settings(data_dir=tmp_path / "new")).release()
