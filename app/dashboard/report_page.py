@@ -39,9 +39,7 @@ def report_page(documents: Mapping[str, Document]) -> Iterator[bytes]:
 def _embedded(documents: Mapping[str, Document]) -> Iterator[bytes]:
     for name, pieces in documents.items():
         yield f'<script type="application/json" id="{name}">'.encode()
-        for (
-            piece
-        ) in pieces:  # in JSON, < occurs only in strings; escaped, it cannot end the element
+        for piece in pieces:  # in JSON, < occurs only in strings
             yield bytes(piece).replace(b"<", b"\\u003c")
         yield b"</script>\n"
 
@@ -59,8 +57,8 @@ def _modules() -> bytes:
     _collect("report", modules)
     main = modules.pop("report")
     imports = {f"palettery/{name}.js": _data_url(text) for name, text in sorted(modules.items())}
-    import_map = json.dumps({"imports": imports})
-    return f'<script type="importmap">{import_map}</script>\n<script type="module">{main}</script>'.encode()
+    import_map = f'<script type="importmap">{json.dumps({"imports": imports})}</script>'
+    return f'{import_map}\n<script type="module">{main}</script>'.encode()
 
 
 def _collect(name: str, modules: dict[str, str]) -> None:
