@@ -30,7 +30,7 @@ from palettery.app.roles.role import Role, ServiceState, check_role_settings, ru
 from palettery.app.sandbox.process_memory import limit_arenas
 from palettery.app.settings import Settings
 from palettery.app.storage.data_folder import prepare
-from palettery.app.storage.reserve import Reserve
+from palettery.app.storage.disk_reserve import DiskReserve
 from palettery.app.system import api_reference, health, overview
 from palettery.app.uploads import endpoints as uploads
 from palettery.app.webhooks import endpoints as webhooks
@@ -74,7 +74,7 @@ def create_app(state: ServiceState, role: Role = "all") -> FastAPI:
             router,
             tags=[tag],
             responses=UNAUTHORIZED if is_protected else None,
-            dependencies=[Depends(free_reserve)] if is_protected else None,
+            dependencies=[Depends(release_reserve)] if is_protected else None,
         )
     routers = [api_reference.router, *served.values()]
     add_problem_handlers(app, [route for router in routers for route in router.routes])
@@ -82,12 +82,12 @@ def create_app(state: ServiceState, role: Role = "all") -> FastAPI:
     return app
 
 
-async def free_reserve(
-    request: Request, reserve: Annotated[Reserve, Depends(ServiceLookup(Reserve))]
+async def release_reserve(
+    request: Request, reserve: Annotated[DiskReserve, Depends(ServiceLookup(DiskReserve))]
 ) -> None:
     """Give up the disk's reserve for a request that ends or deletes something."""
     if request.method == "DELETE" or request.url.path.endswith("/cancel"):
-        reserve.give_up()
+        reserve.release()
 
 
 def serve(settings: Settings, role: Role = "all") -> None:

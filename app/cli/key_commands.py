@@ -1,4 +1,4 @@
-"""Commands that look after keys, on the database itself: for whoever runs the service."""
+"""Commands for the operator that manage API keys, directly in the database."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from palettery.app.keys.service import KeyService
     from palettery.schemas.keys import Key
 
-keys = typer.Typer(help="Make, list and revoke keys, on the machine of the database.")
+keys = typer.Typer(help="Create, list and revoke API keys, on the machine of the database.")
 
-DataDir = Annotated[Path | None, typer.Option(help="Folder for database and store.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of database and store.")]
 PAGE = 1_000
 
 
@@ -29,28 +29,37 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
-DEFAULT = (Scope.READ, Scope.WRITE)
+DEFAULT_SCOPES = (Scope.READ, Scope.WRITE)
 
 
 @keys.command()
 def create(
     owner: Annotated[
-        str, typer.Option(help="Whose rows it sees; `local` had them before there were keys.")
+        str,
+        typer.Option(
+            help="Owner of the key; `local` owns what was created before there were keys."
+        ),
     ],
-    name: Annotated[str, typer.Option(help="What it is for.")],
-    scope: Annotated[
+    name: Annotated[str, typer.Option(help="Name of the key.")],
+    scopes: Annotated[
         list[Scope] | None,
-        typer.Option(help="What it may do; again for more. Read and write, unless given."),
+        typer.Option("--scope", help="What it may do; repeatable. Default: read and write."),
     ] = None,
     days: Annotated[
         float | None, typer.Option(min=0, max=36_500, help="Days until it expires.")
     ] = None,
-    queued_jobs: Annotated[int | None, typer.Option(min=0, help="The most at once.")] = None,
-    stored_bytes: Annotated[int | None, typer.Option(min=0, help="The most altogether.")] = None,
-    upload_bytes: Annotated[int | None, typer.Option(min=0, help="The most in one.")] = None,
+    queued_jobs: Annotated[
+        int | None, typer.Option(min=0, help="Most jobs queued at once.")
+    ] = None,
+    stored_bytes: Annotated[
+        int | None, typer.Option(min=0, help="Most bytes stored in total.")
+    ] = None,
+    upload_bytes: Annotated[
+        int | None, typer.Option(min=0, help="Most bytes of one upload.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Make a key and print it, this once. From the first one on, the server asks for keys."""
+    """Create a key and print it once. After the first one, the server requires keys."""
     from pydantic import ValidationError
 
     from palettery.app.errors import BadInput
@@ -58,45 +67,45 @@ def create(
     from palettery.schemas.problem import InvalidField
 
     try:
-        new = NewKey(
+        request = NewKey(
             owner=owner,
             name=name,
-            scopes=tuple(dict.fromkeys(each.value for each in scope or DEFAULT)),
+            scopes=tuple(dict.fromkeys(scope.value for scope in scopes or DEFAULT_SCOPES)),
             expires_at=None if days is None else datetime.now(UTC) + timedelta(days=days),
             queued_jobs=queued_jobs,
             stored_bytes=stored_bytes,
             upload_bytes=upload_bytes,
         )
     except ValidationError as error:
-        faults = [
-            InvalidField(pointer=f"/{fault['loc'][0]}", detail=fault["msg"])
-            for fault in error.errors()
+        fields = [
+            InvalidField(pointer=f"/{each['loc'][0]}", detail=each["msg"])
+            for each in error.errors()
         ]
-        raise BadInput("there can be no such key", faults) from error
-    with _keys(data_dir) as found:
-        made = found.create(new)
-    typer.echo(f"{made.key.id}: give it to {owner}, it is not shown again", err=True)
-    typer.echo(made.secret)
+        raise BadInput("the key is not valid", fields) from error
+    with _key_service(data_dir) as service:
+        created = service.create(request)
+    typer.echo(f"{created.key.id}: give it to {owner}; it is not shown again", err=True)
+    typer.echo(created.secret)
 
 
 @keys.command("list")
 def list_(data_dir: DataDir = None, as_json: Json = False) -> None:
-    """List keys of every owner, newest first; revoked ones too."""
+    """List the keys of all owners, newest first, including revoked ones."""
     from palettery.app.cli.tables import print_keys
 
-    found: list[Key] = []
+    items: list[Key] = []
     cursor: str | None = None
-    with _keys(data_dir) as known:
+    with _key_service(data_dir) as service:
         while True:
-            page = known.page(PAGE, cursor)
-            found += page.items
+            page = service.page(PAGE, cursor)
+            items += page.items
             cursor = page.next_cursor
             if cursor is None:
                 break
     if as_json:
-        typer.echo("[" + ",\n".join(key.model_dump_json() for key in found) + "]")
+        typer.echo("[" + ",\n".join(key.model_dump_json() for key in items) + "]")
     else:
-        print_keys(found)
+        print_keys(items)
 
 
 @keys.command()
@@ -104,20 +113,20 @@ def revoke(
     key_id: Annotated[str, typer.Argument(metavar="KEY", help="The key's id.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Have a key not be valid any more, from the next request on."""
-    with _keys(data_dir) as found:
-        found.revoke(key_id)
-        if not found.exist():
+    """Revoke a key, from the next request on."""
+    with _key_service(data_dir) as service:
+        service.revoke(key_id)
+        if not service.exist():
             typer.echo(
-                "that was the last key: without one, a server on loopback serves all of this "
-                "machine, and any other serves nobody",
+                "that was the last key: without keys, a server on loopback serves every user of "
+                "this machine, and any other server serves nobody",
                 err=True,
             )
 
 
 @contextmanager
-def _keys(data_dir: Path | None) -> Iterator["KeyService"]:
-    """The keys of the service whose settings these are."""
+def _key_service(data_dir: Path | None) -> Iterator["KeyService"]:
+    """Open the database of the current settings."""
     from palettery.app.database.engine import open_database
     from palettery.app.database.migrations import check_migrated
     from palettery.app.errors import BadInput
@@ -128,8 +137,8 @@ def _keys(data_dir: Path | None) -> Iterator["KeyService"]:
     settings = settings_of(data_dir=data_dir)
     if settings.database_url is None and not (settings.data_dir / "palettery.db").exists():
         raise BadInput(
-            f"there is no service at {settings.data_dir.resolve()}; say where with --data-dir, or "
-            "with PALETTERY_DATABASE_URL"
+            f"there is no service in {settings.data_dir.resolve()}; set --data-dir or "
+            "PALETTERY_DATABASE_URL"
         )
     if settings.database_url is None:
         prepare(settings)

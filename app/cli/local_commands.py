@@ -1,4 +1,4 @@
-"""Commands that work here, without a server."""
+"""Commands that work on local files, without a server."""
 
 import json
 import sys
@@ -35,14 +35,14 @@ def compress(
     strict: Strict = False,
     report: ReportFile = None,
 ) -> None:
-    """Palettize a model here, without a server."""
+    """Palettize a model locally, without a server."""
     from palettery.app.cli.offline import compress as run
     from palettery.app.cli.tables import print_report
     from palettery.app.client.progress import progress
     from palettery.app.storage.output_files import is_stdout
 
     with progress("palettizing") as advance:
-        done = run(
+        result = run(
             model,
             config_of(config, preset),
             out,
@@ -53,8 +53,8 @@ def compress(
         )
     is_piped = any(is_stdout(path) for path in (out, report) if path is not None)
     with redirect_stdout(sys.stderr if is_piped else sys.stdout):
-        print_report(done)
-    for warning in done.warnings:
+        print_report(result)
+    for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
 
 
@@ -65,24 +65,26 @@ def plan(
     preset: Preset = None,
     sensitivities: Sensitivities = None,
     strict: Strict = False,
-    every: Annotated[bool, typer.Option("--all", help="A line for every tensor.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show every tensor on a line of its own.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what would happen to every tensor; nothing runs."""
+    """Show what would happen to every tensor, without running anything."""
     from palettery.app.cli.offline import plan as run
     from palettery.app.cli.tables import print_plan
 
-    settled = config_of(config, preset)
-    planned = run(model, settled, sensitivities=sensitivities or (), strict=strict)
+    chosen = config_of(config, preset)
+    result = run(model, chosen, sensitivities=sensitivities or (), strict=strict)
     if as_json:
-        typer.echo(planned.model_dump_json(indent=2))
+        typer.echo(result.model_dump_json(indent=2))
     else:
-        print_plan(planned, every=every)
+        print_plan(result, every=every)
 
 
 @local.command()
 def inspect(artifact: Model, as_json: Json = False) -> None:
-    """Show what an artifact holds."""
+    """Show the contents of an artifact."""
     from palettery.app.cli.offline import inspect as run
     from palettery.app.cli.tables import print_artifact
 
@@ -96,23 +98,23 @@ def inspect(artifact: Model, as_json: Json = False) -> None:
 @local.command()
 def export(
     artifact: Model,
-    to: Annotated[ExportFormat, typer.Option(help="What to make of it.")],
+    to: Annotated[ExportFormat, typer.Option(help="Format to export to.")],
     out: Out,
     model: Annotated[
-        Path | None, typer.Option(help="The .pt2 it was made of, for coreai and coreml.")
+        Path | None, typer.Option(help="The .pt2 that was palettized, for coreai and coreml.")
     ] = None,
     keep_dense: KeepDense = False,
 ) -> None:
-    """Write an artifact in another form, and check that it holds the same weights."""
+    """Export an artifact to another format, and verify that it has the same weights."""
     from palettery.app.cli.offline import export as run
 
     for name in run(artifact, to, out, model=model, keep_dense=keep_dense):
-        typer.echo(f"dense in it: {name}", err=True)
+        typer.echo(f"kept dense: {name}", err=True)
 
 
 @local.command()
 def decompress(artifact: Model, out: Out) -> None:
-    """Write an artifact's weights back as dense safetensors; `export --to dense` in short."""
+    """Write an artifact's weights as dense safetensors; short for `export --to dense`."""
     from palettery.app.cli.offline import export as run
 
     run(artifact, "dense", out)
@@ -123,11 +125,11 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="The .pt2 that was palettized.")],
     artifact: Model,
     inputs: Annotated[
-        Path, typer.Option(help="A .safetensors file of the model's inputs, by their names.")
+        Path, typer.Option(help="A .safetensors file with the model's inputs, by name.")
     ],
     as_json: Json = False,
 ) -> None:
-    """Run a model before and after, and show how far its outputs are apart."""
+    """Run a model before and after, and compare its outputs."""
     from palettery.app.cli.offline import evaluate as run
     from palettery.app.cli.tables import print_outputs
 

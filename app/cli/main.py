@@ -1,4 +1,4 @@
-"""The `palettery` command. Every command imports what it needs when it runs, so help is instant."""
+"""The `palettery` command; commands import their code when run, so that help is fast."""
 
 import contextlib
 import errno
@@ -19,10 +19,10 @@ FAILED, BAD_INPUT = 1, 2
 
 
 class Commands(TyperGroup):
-    """Commands whose errors leave out what pydantic puts before those of typer."""
+    """A group of commands that removes pydantic's prefix from error messages."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was named."""
+        """Run a command."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
@@ -43,9 +43,9 @@ cli.add_typer(configs, name="config")
 cli.add_typer(keys, name="keys")
 
 
-def show_version(is_asked: bool) -> None:
-    """Show the version, and do nothing else."""
-    if is_asked:
+def show_version(is_set: bool) -> None:
+    """Print the version, and exit."""
+    if is_set:
         from palettery.app.version import VERSION
 
         typer.echo(VERSION)
@@ -63,17 +63,17 @@ def options(
 
 
 def main() -> None:
-    """Run the command; errors are one line, exit codes are 0 fine, 1 failed, 2 bad input."""
+    """Run the command; errors are one line; exit codes: 0 success, 1 failure, 2 bad input."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
-            stream.reconfigure(errors="backslashreplace")  # names may have any characters
+        if isinstance(stream, io.TextIOWrapper):  # None if it is closed
+            stream.reconfigure(errors="backslashreplace")  # names may have any character
     try:
         cli()
     except Exception as error:
         from palettery.app.errors import BadInput, Conflict, NotFound, PaletteryError
 
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _end_on_a_full_disk(error)
+            _exit_on_full_disk(error)
         if not isinstance(error, PaletteryError):
             raise
         typer.echo(f"palettery: {error.detail}", err=True)
@@ -83,10 +83,10 @@ def main() -> None:
         sys.exit(BAD_INPUT if isinstance(error, BadInput | NotFound | Conflict) else FAILED)
 
 
-def _end_on_a_full_disk(error: OSError) -> NoReturn:
-    """End where what is shown, or a file beside the outputs, found no room."""
-    what = error.filename or "what this command shows"
+def _exit_on_full_disk(error: OSError) -> NoReturn:
+    """Exit when standard output or a file cannot be written."""
+    what = error.filename or "the output"
     typer.echo(f"palettery: cannot write {what}: {error.strerror}; free some space", err=True)
     with contextlib.suppress(OSError):
-        sys.stdout.close()  # or its buffer would be tried once more as Python ends
+        sys.stdout.close()  # or Python would flush its buffer again at exit
     sys.exit(FAILED)

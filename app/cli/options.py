@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take, and what they stand for."""
+"""Arguments and options shared by several commands."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,44 +22,49 @@ Sensitivities = Annotated[
     list[Path] | None,
     typer.Option(
         "--sensitivities",
-        help="How much the error of each weight counts: a tensor per weight; again for shards.",
+        help="Importance of each weight's error: a tensor per weight; repeatable for shards.",
     ),
 ]
 Strict = Annotated[
     bool,
-    typer.Option("--strict", help="Fail when a key matches nothing, or a tensor does not fit."),
+    typer.Option(
+        "--strict",
+        help="Fail if a config key matches nothing, or a rule cannot be applied to a tensor.",
+    ),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes.")]
-Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Output path.")]
 Server = Annotated[str, typer.Option("--server", envvar="PALETTERY_SERVER", help="Server's URL.")]
 ApiKey = Annotated[
     str | None, typer.Option("--key", envvar="PALETTERY_KEY", help="API key.", show_envvar=True)
 ]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 Label = Annotated[
-    str | None, typer.Option("--label", help="What to call it, in lists and on the page.")
+    str | None, typer.Option("--label", help="Display name, for lists and the dashboard.")
 ]
 KeepDense = Annotated[
-    bool, typer.Option("--keep-dense", help="Keep dense what a form cannot express.")
+    bool, typer.Option("--keep-dense", help="Keep tensors dense that a format cannot express.")
 ]
 ReportFile = Annotated[
     Path | None,
-    typer.Option("--report", help="Also write the report: a page if it ends in .html, or JSON."),
+    typer.Option(
+        "--report", help="Also write the report: HTML if the name ends in .html, else JSON."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LOCAL_SERVER = "http://127.0.0.1:8400"
 
 
-def settings_of(**said: Any) -> "Settings":
-    """What the environment says, and over it what the command line does."""
+def settings_of(**options: Any) -> "Settings":
+    """Return the settings of the environment, overridden by options of the command line."""
     from palettery.app.settings import read_settings
 
-    return read_settings(**{name: value for name, value in said.items() if value is not None})
+    return read_settings(**{name: value for name, value in options.items() if value is not None})
 
 
 def text_of(config: Path | None) -> str | None:
-    """The text of a config file.
+    """Return the text of a config file.
 
     Raises:
         BadInput: it cannot be read.
@@ -81,10 +86,10 @@ def text_of(config: Path | None) -> str | None:
 
 @contextmanager
 def connected(server: str, key: str | None) -> "Iterator[Client]":
-    """A client of a server.
+    """Open a client of a server.
 
     Raises:
-        Unauthenticated: no key is given, and the server asks for one.
+        Unauthenticated: the server requires a key.
     """
     from palettery.app.client import Client
     from palettery.app.errors import Unauthenticated
@@ -95,12 +100,12 @@ def connected(server: str, key: str | None) -> "Iterator[Client]":
         except Unauthenticated as error:
             if key:
                 raise
-            told = f"{server} asks for a key; give it as `--key` or in PALETTERY_KEY"
-            raise Unauthenticated(told) from error
+            message = f"{server} requires a key; set --key or PALETTERY_KEY"
+            raise Unauthenticated(message) from error
 
 
 def config_of(config: Path | None, preset: str | None) -> "KMeansPalettizerConfig":
-    """The config of a file, or of a preset's name."""
+    """Return the config of a file, or of a preset."""
     from palettery.app.configs.selection import chosen_config
 
     return chosen_config(text_of(config), preset)

@@ -1,4 +1,4 @@
-"""Commands that talk to a server about models and jobs."""
+"""Commands for models and jobs on a server."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,19 +32,17 @@ remote = typer.Typer()
 def upload(
     model: Model,
     label: Label = None,
-    part_mib: Annotated[
-        int | None, typer.Option(min=8, max=5120, help="MiB that one request sends.")
-    ] = None,
+    part_mib: Annotated[int | None, typer.Option(min=8, max=5120, help="MiB per request.")] = None,
     server: Server = LOCAL_SERVER,
     key: ApiKey = None,
 ) -> None:
-    """Send a model's files, and print the model's id; interrupted, it goes on next time."""
+    """Upload a model, and print its id; an interrupted upload is resumed next time."""
     from palettery.app.client.progress import staged
 
     with connected(server, key) as client, staged() as advance:
         part_bytes = None if part_mib is None else part_mib << 20
-        found = client.upload(model, label=label, part_size_bytes=part_bytes, advance=advance)
-    typer.echo(found.id)
+        uploaded = client.upload(model, label=label, part_size_bytes=part_bytes, advance=advance)
+    typer.echo(uploaded.id)
 
 
 @remote.command()
@@ -53,11 +51,11 @@ def models(server: Server = LOCAL_SERVER, key: ApiKey = None, as_json: Json = Fa
     from palettery.app.cli.tables import print_models
 
     with connected(server, key) as client:
-        found = list(client.models())
+        items = list(client.models())
     if as_json:
-        typer.echo("[" + ",\n".join(model.model_dump_json() for model in found) + "]")
+        typer.echo("[" + ",\n".join(model.model_dump_json() for model in items) + "]")
     else:
-        print_models(found)
+        print_models(items)
 
 
 @remote.command()
@@ -66,7 +64,7 @@ def delete_model(
     server: Server = LOCAL_SERVER,
     key: ApiKey = None,
 ) -> None:
-    """Remove a model from a server; jobs made of it keep what they need."""
+    """Delete a model from a server; its jobs keep the files they need."""
     with connected(server, key) as client:
         client.delete_model(model_id)
 
@@ -82,7 +80,7 @@ def submit(
     key: ApiKey = None,
     wait: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = False,
 ) -> None:
-    """Have a server compress a model; prints the job's id."""
+    """Compress a model on a server; print the job's id."""
     from palettery.app.cli.tables import follow
     from palettery.app.client.progress import staged
 
@@ -106,16 +104,16 @@ def jobs(server: Server = LOCAL_SERVER, key: ApiKey = None, as_json: Json = Fals
     from palettery.app.cli.tables import print_jobs
 
     with connected(server, key) as client:
-        found = list(client.jobs())
+        items = list(client.jobs())
     if as_json:
-        typer.echo("[" + ",\n".join(job.model_dump_json() for job in found) + "]")
+        typer.echo("[" + ",\n".join(job.model_dump_json() for job in items) + "]")
     else:
-        print_jobs(found)
+        print_jobs(items)
 
 
 @remote.command()
 def wait(job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None) -> None:
-    """Follow a job until it ends; fails unless it succeeds."""
+    """Wait until a job ends; exit with 1 unless it succeeds."""
     from palettery.app.cli.tables import follow
 
     with connected(server, key) as client:
@@ -126,11 +124,11 @@ def wait(job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None) -> No
 @remote.command()
 def events(
     job_id: JobId,
-    after: Annotated[int, typer.Option(min=0, help="Begin behind this number.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Start after this event number.")] = 0,
     server: Server = LOCAL_SERVER,
     key: ApiKey = None,
 ) -> None:
-    """Print what happens to a job, as it happens: one JSON object a line."""
+    """Print the events of a job live, as JSON lines."""
     with connected(server, key) as client:
         for event in client.events(job_id, after=after):
             data = event.data.model_dump_json(exclude_none=True)
@@ -139,7 +137,7 @@ def events(
 
 @remote.command()
 def log(job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None) -> None:
-    """Print the lines of a job's log so far."""
+    """Print the log of a job so far."""
     with connected(server, key) as client:
         for line in client.log(job_id):
             about = f" {line.tensor}:" if line.tensor else ""
@@ -148,21 +146,21 @@ def log(job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None) -> Non
 
 @remote.command()
 def cancel(job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None) -> None:
-    """Stop a queued or running job."""
+    """Cancel a queued or running job."""
     with connected(server, key) as client:
         client.cancel(job_id)
 
 
 @remote.command()
 def retry(job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None) -> None:
-    """Have a failed or cancelled job go on over what it had finished."""
+    """Retry a failed or cancelled job; finished tensors are kept."""
     with connected(server, key) as client:
         client.retry(job_id)
 
 
 @remote.command()
 def delete(job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None) -> None:
-    """Remove an ended job with its artifact."""
+    """Delete an ended job and its artifact."""
     with connected(server, key) as client:
         client.delete(job_id)
 
@@ -175,10 +173,10 @@ def download(
     key: ApiKey = None,
     report: ReportFile = None,
     export: Annotated[
-        ExportFormat | None, typer.Option(help="Fetch this form of it instead.")
+        ExportFormat | None, typer.Option(help="Download this export instead.")
     ] = None,
 ) -> None:
-    """Fetch a finished job's artifact, and check its digest; interrupted, it goes on next time."""
+    """Download and verify a job's artifact; an interrupted download is resumed next time."""
     from palettery.app.client.progress import progress
     from palettery.app.storage.output_files import Output, check_apart, is_page
 

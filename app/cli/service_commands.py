@@ -1,4 +1,4 @@
-"""Commands that run the service, or a part of it."""
+"""Commands that run the service or a part of it."""
 
 import gc
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Role(StrEnum):
-    """What one process of the service does."""
+    """Role of a process of the service."""
 
     ALL = "all"
     API = "api"
@@ -30,7 +30,7 @@ class Role(StrEnum):
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Around imports of what stays: the collector would look it all through, now and at the end."""
+    """Pause and then freeze garbage collection, to speed up imports and exit."""
     gc.disable()
     try:
         yield
@@ -39,11 +39,10 @@ def loading() -> Iterator[None]:
         gc.enable()
 
 
-def _set_up_log(settings: "Settings") -> None:
-    """Have this process log, and say first what of its environment has no effect.
+def _configure_logging(settings: "Settings") -> None:
+    """Configure logging, and log unknown settings of the environment.
 
-    It also names the folder for compiled kernels where there is no other: kernels read that when
-    they are imported.
+    Also set the folder for compiled kernels, unless already set: kernels read it when imported.
     """
     from palettery.app.observability import logging as logs
     from palettery.app.settings import unknown_settings
@@ -58,22 +57,22 @@ def _set_up_log(settings: "Settings") -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder for database and store.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of database and store.")] = None,
     workers: Workers = None,
     root_path: Annotated[
         str | None,
-        typer.Option(help="Path such as /pal below which a proxy serves it, and takes it off."),
+        typer.Option(help="Path prefix, such as /pal, that a reverse proxy strips."),
     ] = None,
     role: Annotated[
-        Role, typer.Option(help="Everything in one process, or the API or a controller alone.")
+        Role, typer.Option(help="Run everything, or only the API or a controller.")
     ] = Role.ALL,
 ) -> None:
-    """Start the service: API, queue and workers, in one command."""
+    """Run the service: API, queue and workers."""
     with loading():
         settings = settings_of(
             host=host, port=port, data_dir=data_dir, workers=workers, root_path=root_path
         )
-        _set_up_log(settings)
+        _configure_logging(settings)
         from palettery.app.main import serve as run
 
     run(settings, role.value)
@@ -84,11 +83,11 @@ def scheduler(
     host: Annotated[str, typer.Option(help="Address to listen on; keep it private.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8786,
 ) -> None:
-    """Bring controllers and workers on many machines together."""
+    """Run the scheduler that connects controllers and workers on several machines."""
     with loading():
         from palettery.app.execution.cluster import run_scheduler
 
-    _set_up_log(settings_of())
+    _configure_logging(settings_of())
     run_scheduler(host, port)
 
 
@@ -96,23 +95,26 @@ def scheduler(
 def worker(
     scheduler: Annotated[
         str,
-        typer.Option(envvar="PALETTERY_SCHEDULER_URL", help="Such as tcp://scheduler:8786."),
+        typer.Option(
+            envvar="PALETTERY_SCHEDULER_URL",
+            help="URL of the scheduler, such as tcp://scheduler:8786.",
+        ),
     ],
     workers: Workers = None,
 ) -> None:
-    """Work for a scheduler: a process per GPU, or else per core."""
+    """Run workers for a scheduler: one process per GPU, or per core without GPUs."""
     with loading():
         settings = settings_of(scheduler_url=scheduler, workers=workers)
-        _set_up_log(settings)
+        _configure_logging(settings)
         from palettery.app.execution.cluster import run_worker
     run_worker(settings)
 
 
 @service.command()
 def migrate(
-    data_dir: Annotated[Path | None, typer.Option(help="Folder for database and store.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of database and store.")] = None,
 ) -> None:
-    """Bring the database to what this version needs."""
+    """Migrate the database to this version."""
     from palettery.app.database.engine import open_database
     from palettery.app.roles.role import migrate as run
     from palettery.app.storage.data_folder import prepare
@@ -122,7 +124,7 @@ def migrate(
         prepare(settings)
     database = open_database(settings.resolved_database_url())
     try:
-        done = run(database)
+        migration = run(database)
     finally:
         database.close()
-    typer.echo(f"{done.before or 'empty'} -> {done.after}")
+    typer.echo(f"{migration.before or 'empty'} -> {migration.after}")

@@ -1,4 +1,4 @@
-"""What the command line shows: tables, and how jobs end."""
+"""Tables that the command line prints."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,25 +23,25 @@ from palettery.schemas.plan import Clustering, Plan, PlannedTensor, UnmatchedKey
 from palettery.schemas.report import Report
 
 OUT = Console(width=max(100, Console().width))
-WIDEST = 10_000
-SHARE = 0.01
-"""Of the kept bytes, from which a kept tensor has a line of its own."""
+MAX_WIDTH = 10_000
+MIN_SHARE = 0.01
+"""Share of the kept bytes from which on a kept tensor has its own line."""
 NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
-"""A part of a dotted name that is a number."""
+"""A numeric part of a dotted name."""
 
 
 def follow(client: Client, job_id: str) -> Job:
-    """Show a job's progress until it ends, and how it ended."""
-    ended = client.wait(job_id)
-    if ended.error:
-        CONSOLE.print(f"[red]{ended.state}[/]: {escape(ended.error.detail)}")
+    """Wait for a job with a progress bar, and print its final state."""
+    job = client.wait(job_id)
+    if job.error:
+        CONSOLE.print(f"[red]{job.state}[/]: {escape(job.error.detail)}")
     else:
-        CONSOLE.print(ended.state)
-    return ended
+        CONSOLE.print(job.state)
+    return job
 
 
 def print_report(report: Report) -> None:
-    """What happened to every tensor, and the sums."""
+    """Print the outcome of every tensor, and totals."""
     table = _table("palettized", "as", "after", "bits", "SNR dB")
     kept: dict[str, list[tuple[str, int]]] = {}
     for tensor in report.tensors:
@@ -68,7 +68,7 @@ def print_report(report: Report) -> None:
 
 
 def print_plan(plan: Plan, *, every: bool = False) -> None:
-    """What would happen to tensors, most bytes first; alike ones share a line unless `every`."""
+    """Print a plan, largest tensors first; similar ones share a line unless `every`."""
     palettized = _alike(plan.palettized(), every=every)
     table = _table("to palettize", "tensors", "type", "as", "before", "after", "rule")
     for name, tensors in palettized.items():
@@ -95,7 +95,7 @@ def print_plan(plan: Plan, *, every: bool = False) -> None:
 
 
 def print_artifact(summary: ArtifactSummary) -> None:
-    """What an artifact holds."""
+    """Print the contents of an artifact."""
     table = _table("tensor", "bits", "palette", "dtype", "shape", "bytes")
     for stored in summary.palettized:
         weight = stored.weight
@@ -115,7 +115,7 @@ def print_artifact(summary: ArtifactSummary) -> None:
 
 
 def print_outputs(outputs: Iterable[ComparedOutput]) -> None:
-    """One line an output."""
+    """Print one line per output."""
     table = _table("output", "shape", "SNR dB", "cosine", "largest error")
     for output in outputs:
         table.add_row(
@@ -129,7 +129,7 @@ def print_outputs(outputs: Iterable[ComparedOutput]) -> None:
 
 
 def print_jobs(jobs: Iterable[Job]) -> None:
-    """One line a job."""
+    """Print one line per job."""
     table = _table("job", "state", "model", "label", "created", "before", "after")
     for job in jobs:
         table.add_row(
@@ -145,7 +145,7 @@ def print_jobs(jobs: Iterable[Job]) -> None:
 
 
 def print_models(models: Iterable[ModelSummary]) -> None:
-    """One line a model."""
+    """Print one line per model."""
     table = _table("model", "size", "created", "name", "label")
     for model in models:
         created = model.created_at.isoformat(sep=" ", timespec="minutes")
@@ -160,7 +160,7 @@ def print_models(models: Iterable[ModelSummary]) -> None:
 
 
 def print_configs(configs: Iterable[ConfigSummary]) -> None:
-    """One line a named config."""
+    """Print one line per named config."""
     table = _table("config", "stored")
     for config in configs:
         table.add_row(escape(config.reference), config.created_at.isoformat(timespec="seconds"))
@@ -168,7 +168,7 @@ def print_configs(configs: Iterable[ConfigSummary]) -> None:
 
 
 def print_keys(keys: Sequence[Key]) -> None:
-    """One line a key."""
+    """Print one line per key."""
     table = _table("key", "owner", "name", "begins", "scopes", "state")
     now = datetime.now(UTC)
     for key in keys:
@@ -187,16 +187,16 @@ def _table(*columns: str) -> Table:
 
 
 def _show(table: Table) -> None:
-    """Print a table with nothing cut, however narrow the terminal: half a name is no name."""
-    whole = OUT.measure(table, options=OUT.options.update(max_width=WIDEST)).maximum
-    Console(width=max(OUT.width, whole)).print(table, soft_wrap=True)
+    """Print a table without truncation, however narrow the terminal."""
+    width = OUT.measure(table, options=OUT.options.update(max_width=MAX_WIDTH)).maximum
+    Console(width=max(OUT.width, width)).print(table, soft_wrap=True)
 
 
 def _print_kept(kept: Mapping[str, Sequence[tuple[str, int]]], *, every: bool = False) -> None:
-    """Untouched tensors below the reason they share; small ones are counted by their last name."""
-    large = SHARE * sum(size_bytes for tensors in kept.values() for _, size_bytes in tensors)
+    """Print kept tensors by reason; small ones are counted by the last part of their name."""
+    large = MIN_SHARE * sum(size_bytes for tensors in kept.values() for _, size_bytes in tensors)
     for reason, tensors in kept.items():
-        OUT.print(f"[bold]kept[/], since {escape(reason)}:")
+        OUT.print(f"[bold]kept[/]: {escape(reason)}")
         small: dict[str, list[tuple[str, int]]] = {}
         for name, size_bytes in sorted(tensors, key=lambda tensor: -tensor[1]):
             if every or size_bytes >= large:
@@ -213,15 +213,12 @@ def _print_kept(kept: Mapping[str, Sequence[tuple[str, int]]], *, every: bool = 
 def _alike(
     tensors: Iterable[PlannedTensor], *, every: bool
 ) -> Mapping[str, Sequence[PlannedTensor]]:
-    """Tensors that differ in the numbers of their names alone, under `*` in place of these.
-
-    Those of most bytes come first.
-    """
+    """Return groups of tensors whose names differ only in numbers, shown as `*`; largest first."""
     groups: dict[object, tuple[str, list[PlannedTensor]]] = {}
     for tensor in tensors:
         name = tensor.name if every else NUMBER.sub("*", tensor.name)
-        what = (name, tensor.module_type, tensor.spec, tensor.clustering, tensor.rule)
-        groups.setdefault(what, (name, []))[1].append(tensor)
+        key = (name, tensor.module_type, tensor.spec, tensor.clustering, tensor.rule)
+        groups.setdefault(key, (name, []))[1].append(tensor)
     lines: dict[str, Sequence[PlannedTensor]] = {}
     for name, alike in sorted(groups.values(), key=lambda group: -_bytes(group[1])):
         is_shared = len(alike) > 1 and name not in lines
@@ -234,13 +231,13 @@ def _bytes(tensors: Iterable[PlannedTensor]) -> int:
 
 
 def _type(tensor: PlannedTensor) -> str:
-    """Class name of the module, and whether it is known or guessed."""
+    """Return the class name of the module, and whether it is inferred."""
     name = (tensor.module_type or "").rpartition(".")[2]
     return escape(f"{name}, inferred") if tensor.type_source == "inferred" else escape(name)
 
 
 def _as(spec: PalettizationSpec | None, clustering: Clustering | None) -> str:
-    """Bits, then channels per palette: `4 bit /16`, and `4 bit` alone for one palette."""
+    """Return bits, then channels per palette: `4 bit /16`, or `4 bit` for a single palette."""
     if spec is None or clustering is None:
         return ""
     vector = f" x{spec.cluster_dim}" if spec.cluster_dim > 1 else ""

@@ -1,4 +1,4 @@
-"""The client for asynchronous code; every method is told once, here."""
+"""The asynchronous client; the blocking one is derived from it."""
 
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self, cast
 from uuid import uuid4
 
-from palettery.app.client.connection import Connection, parsed
+from palettery.app.client.connection import Connection, parse
 from palettery.app.client.downloads import Download, download
 from palettery.app.client.events import JobEvent, events, log_lines, watch
 from palettery.app.client.job_arguments import PlanArguments, SubmitArguments, takes
@@ -42,10 +42,10 @@ LOCAL_SERVER = "http://127.0.0.1:8400"
 
 
 class AsyncClient:
-    """A server's API as methods; every problem it answers with is raised as its error.
+    """A server's API as methods; an error response is raised as the matching exception.
 
-    `key` is PALETTERY_KEY if it is not given. What fails by a lost connection, or since the server
-    is busy, is tried `attempts` times.
+    `url` and `key` default to PALETTERY_SERVER and PALETTERY_KEY. Requests that fail because of a
+    lost connection or a busy server are tried up to `attempts` times.
     """
 
     def __init__(
@@ -73,19 +73,19 @@ class AsyncClient:
         await self._connection.close()
 
     async def ready(self) -> bool:
-        """Whether the server answers and can take work."""
+        """Return whether the server responds and can accept work."""
         try:
-            await self._connection.once("GET", "/readyz")
+            await self._connection.request_once("GET", "/readyz")
         except (Transient, PaletteryError):
             return False
         return True
 
     async def me(self) -> Me:
-        """Whose key this is, and what that may have and has."""
+        """Return the owner of the key, with limits and usage."""
         return await self._connection.get(Me, "/v1/me")
 
     async def service(self) -> Service:
-        """What runs on the server, what waits there, and what there is room for."""
+        """Return the state of the server: queue, workers, storage and versions."""
         return await self._connection.get(Service, "/v1/service")
 
     async def upload(
@@ -97,35 +97,34 @@ class AsyncClient:
         direct: bool = False,
         advance: Advance = lambda *_: None,
     ) -> Model:
-        """Send the files of one model; what the server has of them already is not sent again.
+        """Upload the files of one model, except those that the server already has.
 
-        `label` is what to call the model; the same files sent again change it.
+        `label` is a display name; uploading the same files again changes it.
 
-        Interrupted, it goes on when it is called again, here or in another process. With `direct`
-        the bytes go to the server's object store, past the server, if it has one that can be
-        reached from here. `advance` is called with ("reading" or "sending", bytes done, bytes in
-        all).
+        An interrupted upload is resumed by calling this again, also from another process. With
+        `direct` the bytes are sent straight to the server's object store, if that is reachable from
+        here. `advance` is called with ("reading" or "sending", bytes done, total bytes).
 
         Raises:
             BadInput: a file cannot be read.
             InvalidUpload: a file changed while it was sent.
         """
-        chosen = {"part_size_bytes": part_size_bytes, "label": label}
-        files = FilesUpload(self._connection, paths_of(paths), chosen, direct=direct)
+        options = {"part_size_bytes": part_size_bytes, "label": label}
+        files = FilesUpload(self._connection, paths_of(paths), options, direct=direct)
         return await files.run(advance)
 
     async def models(self) -> AsyncIterator[ModelSummary]:
-        """Every model, newest first."""
+        """Yield all models, newest first."""
         async for page in self._connection.pages(ModelPage, "/v1/models"):
             for model in page.items:
                 yield model
 
     async def model(self, model_id: str) -> Model:
-        """A model with its modules and tensors."""
+        """Return a model with its modules and tensors."""
         return await self._connection.get(Model, f"/v1/models/{model_id}")
 
     async def delete_model(self, model_id: str) -> None:
-        """Remove a model; jobs made of it keep what they need."""
+        """Delete a model; its jobs keep the files they need."""
         await self._connection.delete(f"/v1/models/{model_id}")
 
     @takes(PlanArguments)
@@ -147,54 +146,52 @@ class AsyncClient:
         return await self._connection.post(Job, "/v1/jobs", json=body, headers=headers)
 
     async def put_config(self, name: str, config: Config) -> NamedConfig:
-        """Keep a config under a name, as its next version unless the newest says the same.
+        """Store a config under a name, as a new version unless it equals the newest.
 
         Raises:
-            InvalidConfig: names every field at fault.
+            InvalidConfig: the config is not valid; names every invalid field.
         """
         document = document_request(config)
-        return parsed(
-            NamedConfig, await self._connection.call("PUT", config_path(name), **document)
-        )
+        return parse(NamedConfig, await self._connection.call("PUT", config_path(name), **document))
 
     async def configs(self) -> AsyncIterator[ConfigSummary]:
-        """The newest version of every config, in the order of their names."""
+        """Yield the newest version of every config, by name."""
         async for page in self._connection.pages(ConfigPage, "/v1/configs"):
             for config in page.items:
                 yield config
 
     async def config(self, reference: str) -> NamedConfig:
-        """The version that `name@version` names, or the newest that `name` does."""
+        """Return the config `name@version`, or the newest version of `name`."""
         return await self._connection.get(NamedConfig, config_path(reference))
 
     async def delete_config(self, name: str) -> None:
-        """Remove a name with all its versions; jobs keep their config."""
+        """Delete all versions of a config; jobs keep theirs."""
         await self._connection.delete(config_path(name))
 
     async def validate(self, config: Config) -> ValidatedConfig:
-        """Every fault of a config at once, or the config in full; nothing is stored."""
+        """Return all errors of a config, or the config with every default; nothing is stored."""
         document = document_request(config)
         return await self._connection.post(ValidatedConfig, "/v1/configs/validate", **document)
 
     async def job(self, job_id: str) -> Job:
-        """A job as it stands."""
+        """Return a job in its current state."""
         return await self._connection.get(Job, f"/v1/jobs/{job_id}")
 
     async def jobs(
         self, *, state: JobState | Sequence[JobState] = (), model_id: str | None = None
     ) -> AsyncIterator[Job]:
-        """Every job, newest first; only those in a state, or made of a model, if one is named."""
+        """Yield all jobs, newest first; optionally only those of a state or of a model."""
         states = [state] if isinstance(state, str) else list(state)
-        asked = {"state": states or None, "model_id": model_id}
-        async for page in self._connection.pages(JobPage, "/v1/jobs", **asked):
+        query = {"state": states or None, "model_id": model_id}
+        async for page in self._connection.pages(JobPage, "/v1/jobs", **query):
             for job in page.items:
                 yield job
 
     async def cancel(self, job_id: str) -> Job:
-        """Stop a queued or running job; one that is cancelled already is fine.
+        """Cancel a queued or running job; no error if it is already cancelled.
 
         Raises:
-            Conflict: it has ended otherwise.
+            Conflict: it has already succeeded or failed.
         """
         try:
             return await self._connection.post(Job, f"/v1/jobs/{job_id}/cancel")
@@ -205,29 +202,29 @@ class AsyncClient:
             return job
 
     async def retry(self, job_id: str) -> Job:
-        """Have a failed or cancelled job go on over what it had finished."""
+        """Retry a failed or cancelled job; finished tensors are kept."""
         return await self._connection.post(Job, f"/v1/jobs/{job_id}/retry", is_repeatable=False)
 
     async def delete(self, job_id: str) -> None:
-        """Remove an ended job with its artifact."""
+        """Delete an ended job and its artifact."""
         await self._connection.delete(f"/v1/jobs/{job_id}")
 
     def events(self, job_id: str, *, after: int = 0) -> AsyncIterator[JobEvent]:
-        """What happens to a job, as it happens, until it has ended; reconnects by itself.
+        """Yield the events of a job live until it has ended; reconnect automatically.
 
-        It begins behind event number `after`, so 0 tells all from the beginning.
+        Events with a number above `after` are included: with 0, all from the beginning.
         """
         return events(self._connection, job_id, after)
 
     def watch(self) -> AsyncIterator[Job | GoneJob]:
-        """Every job that there is, then every change of one as it happens; reconnects by itself.
+        """Yield every job, then every change live; reconnect automatically.
 
-        It never ends. What was missed while there was no connection is told with the next one.
+        It never ends. After a lost connection, every job is yielded again.
         """
         return watch(self._connection, self.jobs)
 
     async def wait(self, job_id: str) -> Job:
-        """The job once it has ended, however it did; a terminal or a notebook shows a bar."""
+        """Wait until a job has ended; show a progress bar in a terminal or notebook."""
         with progress("working") as advance:
             async for event in self.events(job_id):
                 done = event.data.progress if isinstance(event.data, Job) else event.data
@@ -236,23 +233,23 @@ class AsyncClient:
         return await self.job(job_id)
 
     def log(self, job_id: str, *, after: int = 0) -> AsyncIterator[LogLine]:
-        """The lines of a job's log so far, oldest first."""
+        """Yield the lines of a job's log so far, oldest first."""
         return log_lines(self._connection, job_id, after)
 
     async def job_config(self, job_id: str) -> KMeansPalettizerConfig:
-        """The config that a job was given, every default filled in."""
+        """Return the config of a job, with every default."""
         return await self._connection.get(KMeansPalettizerConfig, f"/v1/jobs/{job_id}/config")
 
     async def report(self, job_id: str) -> Report:
-        """What happened to every tensor of a finished job."""
+        """Return the report of a succeeded job: the outcome of every tensor."""
         return await self._connection.get(Report, f"/v1/jobs/{job_id}/report")
 
     async def report_page(self, job_id: str) -> bytes:
-        """The same as a page of HTML that needs nothing else."""
+        """Return the report as a self-contained HTML page."""
         return (await self._connection.call("GET", f"/v1/jobs/{job_id}/report.html")).content
 
     async def statistics(self, job_id: str, tensor: str) -> TensorStatistics:
-        """What palettizing did inside a tensor: its weights, its palette, its error by group."""
+        """Return statistics of a tensor: histograms, palette, error by group."""
         path = f"/v1/jobs/{job_id}/statistics"
         return await self._connection.get(TensorStatistics, path, tensor=tensor)
 
@@ -263,13 +260,13 @@ class AsyncClient:
         *,
         advance: Callable[[int, int], None] = lambda *_: None,
     ) -> tuple[Path, ...]:
-        """Fetch the artifact into `out`: a file, or a folder of shards and their index.
+        """Download the artifact to `out`: a file, or a folder of shards and their index.
 
-        A file appears when it is whole and its digest is the report's; what has come in when the
-        connection or this process dies is not fetched again.
+        A file appears once it is complete and matches the SHA-256 of the report. An interrupted
+        download is resumed, also from another process.
 
         Raises:
-            BadInput: nothing can be written at `out`.
+            BadInput: `out` is not writable.
         """
         check_writable(Path(out), or_folder=True)
         digests = (await self.report(job_id)).artifact_sha256
@@ -283,45 +280,45 @@ class AsyncClient:
         *,
         advance: Callable[[int, int], None] = lambda *_: None,
     ) -> Path:
-        """Fetch another form of the artifact into a file, as `download` does.
+        """Download an export of the artifact to a file, as `download` does.
 
         Raises:
-            BadInput: nothing can be written at `out`.
-            NotFound: the job was not asked for it.
+            BadInput: `out` is not writable.
+            NotFound: the job has no such export.
         """
         check_writable(Path(out))
         exports = (await self.report(job_id)).exports
-        sha256 = next((each.sha256 for each in exports if each.format == to), None)
+        sha256 = next((export.sha256 for export in exports if export.format == to), None)
         if sha256 is None:
-            made = ", ".join(each.format for each in exports) or "none"
-            raise NotFound(f"the job has no form {to} of its artifact; it has {made}")
+            formats = ", ".join(export.format for export in exports) or "none"
+            raise NotFound(f"the job has no export {to}; it has {formats}")
         path = f"/v1/jobs/{job_id}/exports/{to}"
         await Download(self._connection, path, Path(out), sha256).run(advance)
         return Path(out)
 
     async def webhook_secret(self) -> str:
-        """What your webhooks are signed with; who has it can forge them."""
+        """Return the secret that signs your webhooks; keep it private."""
         return (await self._connection.get(WebhookSecret, "/v1/webhook-secret")).secret
 
     async def rotate_webhook_secret(self) -> str:
-        """A new secret; the old one signs nothing from now on."""
+        """Replace the webhook secret, and return the new one."""
         path = "/v1/webhook-secret/rotate"
         answer = await self._connection.post(WebhookSecret, path, is_repeatable=False)
         return answer.secret
 
     async def keys(self) -> AsyncIterator[Key]:
-        """Every key of every owner, newest first; needs the scope admin, as making them does."""
+        """Yield the keys of all owners, newest first; requires the scope `admin`."""
         async for page in self._connection.pages(KeyPage, "/v1/keys"):
             for key in page.items:
                 yield key
 
     async def create_key(self, new: NewKey) -> CreatedKey:
-        """Make a key; its secret is in this answer alone."""
+        """Create a key; its secret is shown only once; requires the scope `admin`."""
         body = new.model_dump(mode="json", exclude_none=True)
         return await self._connection.post(CreatedKey, "/v1/keys", json=body, is_repeatable=False)
 
     async def revoke_key(self, key_id: str) -> None:
-        """Let no request with this key through any more."""
+        """Revoke a key; requires the scope `admin`."""
         await self._connection.delete(f"/v1/keys/{key_id}")
 
     async def _job_request(self, model: Source, arguments: PlanArguments) -> dict[str, object]:

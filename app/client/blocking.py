@@ -1,4 +1,4 @@
-"""The client for code that waits: the asynchronous one on an event loop of its own."""
+"""The blocking client: the asynchronous one on an event loop of its own."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
@@ -18,10 +18,10 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-def waiting(
+def blocking_call(
     method: Callable[Concatenate[AsyncClient, Parameters], Coroutine[Any, Any, Result]],
 ) -> Callable[Concatenate["Client", Parameters], Result]:
-    """A method that returns when the asynchronous one has."""
+    """Return a blocking version of an asynchronous method."""
 
     @wraps(method)
     def run(client: "Client", /, *args: Parameters.args, **named: Parameters.kwargs) -> Result:
@@ -30,10 +30,10 @@ def waiting(
     return run
 
 
-def iterating(
+def blocking_iterator(
     method: Callable[Concatenate[AsyncClient, Parameters], AsyncIterator[Result]],
 ) -> Callable[Concatenate["Client", Parameters], Iterator[Result]]:
-    """A method that gives what the asynchronous one does, each as it comes."""
+    """Return a blocking version of a method that is an asynchronous iterator."""
 
     @wraps(method)
     def run(
@@ -41,7 +41,7 @@ def iterating(
     ) -> Iterator[Result]:
         items = method(client.asynchronous, *args, **named)
 
-        async def following() -> tuple[Result, ...]:
+        async def next_item() -> tuple[Result, ...]:
             try:
                 return (await anext(items),)
             except StopAsyncIteration:
@@ -52,29 +52,29 @@ def iterating(
                 await items.aclose()
 
         try:
-            while found := client.run(following):
-                yield from found
+            while item := client.run(next_item):
+                yield from item
         finally:
             client.start(close)
 
     return run
 
 
-def _nothing() -> None:
-    """There is no event loop to end yet."""
+def _do_nothing() -> None:
+    """Stand in for `_end` until there is an event loop."""
 
 
 def _end(portal: BlockingPortal, loop: ExitStack) -> None:
-    """End an event loop, with whatever still runs on it."""
+    """Stop an event loop, cancelling its tasks."""
     portal.start_task_soon(portal.stop, True)
     loop.close()
 
 
 class Client:
-    """A server's API as methods; every problem it answers with is raised as its error.
+    """A server's API as methods; an error response is raised as the matching exception.
 
-    `key` is PALETTERY_KEY if it is not given. What fails by a lost connection, or since the server
-    is busy, is tried `attempts` times.
+    `url` and `key` default to PALETTERY_SERVER and PALETTERY_KEY. Requests that fail because of a
+    lost connection or a busy server are tried up to `attempts` times.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Client:
         self.asynchronous = AsyncClient(url, key=key, attempts=attempts)
         self._portal: BlockingPortal | None = None
         self._starting = Lock()
-        self._end: Callable[[], object] = _nothing
+        self._end: Callable[[], object] = _do_nothing
 
     def __enter__(self) -> Self:
         return self
@@ -97,12 +97,12 @@ class Client:
         self.close()
 
     def run(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-        """What a coroutine returns; interrupted, it is cancelled."""
+        """Run a coroutine and return its result; cancel it when interrupted."""
         with self._starting:  # threads that share a client share its loop
             if self._portal is None:
                 loop = ExitStack()
                 self._portal = loop.enter_context(start_blocking_portal())
-                # Or a client that nobody closes would wait for its loop when Python ends.
+                # Otherwise Python would not exit while a client is left open.
                 self._end = finalize(self, _end, self._portal, loop)
             future: Future[Result] = self._portal.start_task_soon(work)
         try:
@@ -112,7 +112,7 @@ class Client:
             raise
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Have a coroutine run, without waiting for it, if anything may still run."""
+        """Start a coroutine without waiting for it, unless the client is closed."""
         if self._portal is not None:
             self._portal.start_task_soon(work)
 
@@ -123,37 +123,37 @@ class Client:
             self._portal = None
             self._end()
 
-    ready = waiting(AsyncClient.ready)
-    me = waiting(AsyncClient.me)
-    service = waiting(AsyncClient.service)
-    upload = waiting(AsyncClient.upload)
-    models = iterating(AsyncClient.models)
-    model = waiting(AsyncClient.model)
-    delete_model = waiting(AsyncClient.delete_model)
-    plan = waiting(AsyncClient.plan)
-    submit = waiting(AsyncClient.submit)
-    put_config = waiting(AsyncClient.put_config)
-    configs = iterating(AsyncClient.configs)
-    config = waiting(AsyncClient.config)
-    delete_config = waiting(AsyncClient.delete_config)
-    validate = waiting(AsyncClient.validate)
-    job = waiting(AsyncClient.job)
-    jobs = iterating(AsyncClient.jobs)
-    cancel = waiting(AsyncClient.cancel)
-    retry = waiting(AsyncClient.retry)
-    delete = waiting(AsyncClient.delete)
-    events = iterating(AsyncClient.events)
-    watch = iterating(AsyncClient.watch)
-    wait = waiting(AsyncClient.wait)
-    log = iterating(AsyncClient.log)
-    job_config = waiting(AsyncClient.job_config)
-    report = waiting(AsyncClient.report)
-    report_page = waiting(AsyncClient.report_page)
-    statistics = waiting(AsyncClient.statistics)
-    download = waiting(AsyncClient.download)
-    download_export = waiting(AsyncClient.download_export)
-    webhook_secret = waiting(AsyncClient.webhook_secret)
-    rotate_webhook_secret = waiting(AsyncClient.rotate_webhook_secret)
-    keys = iterating(AsyncClient.keys)
-    create_key = waiting(AsyncClient.create_key)
-    revoke_key = waiting(AsyncClient.revoke_key)
+    ready = blocking_call(AsyncClient.ready)
+    me = blocking_call(AsyncClient.me)
+    service = blocking_call(AsyncClient.service)
+    upload = blocking_call(AsyncClient.upload)
+    models = blocking_iterator(AsyncClient.models)
+    model = blocking_call(AsyncClient.model)
+    delete_model = blocking_call(AsyncClient.delete_model)
+    plan = blocking_call(AsyncClient.plan)
+    submit = blocking_call(AsyncClient.submit)
+    put_config = blocking_call(AsyncClient.put_config)
+    configs = blocking_iterator(AsyncClient.configs)
+    config = blocking_call(AsyncClient.config)
+    delete_config = blocking_call(AsyncClient.delete_config)
+    validate = blocking_call(AsyncClient.validate)
+    job = blocking_call(AsyncClient.job)
+    jobs = blocking_iterator(AsyncClient.jobs)
+    cancel = blocking_call(AsyncClient.cancel)
+    retry = blocking_call(AsyncClient.retry)
+    delete = blocking_call(AsyncClient.delete)
+    events = blocking_iterator(AsyncClient.events)
+    watch = blocking_iterator(AsyncClient.watch)
+    wait = blocking_call(AsyncClient.wait)
+    log = blocking_iterator(AsyncClient.log)
+    job_config = blocking_call(AsyncClient.job_config)
+    report = blocking_call(AsyncClient.report)
+    report_page = blocking_call(AsyncClient.report_page)
+    statistics = blocking_call(AsyncClient.statistics)
+    download = blocking_call(AsyncClient.download)
+    download_export = blocking_call(AsyncClient.download_export)
+    webhook_secret = blocking_call(AsyncClient.webhook_secret)
+    rotate_webhook_secret = blocking_call(AsyncClient.rotate_webhook_secret)
+    keys = blocking_iterator(AsyncClient.keys)
+    create_key = blocking_call(AsyncClient.create_key)
+    revoke_key = blocking_call(AsyncClient.revoke_key)

@@ -1,4 +1,4 @@
-"""HTTP to one server: authorized, tried again where that is safe, every problem an error."""
+"""HTTP connection to one server: authorization, retries, and errors."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -35,13 +35,13 @@ Typed = TypeVar("Typed", bound=BaseModel)
 Page = TypeVar("Page", bound=ConfigPage | JobPage | KeyPage | ModelPage)
 
 TIMEOUT = httpx.Timeout(300, connect=10)
-"""To read as many gigabytes as an upload may have takes the server its time."""
+"""The server may take minutes to verify a large upload."""
 STREAM_TIMEOUT = httpx.Timeout(60, connect=10)
-"""Between two pieces of a stream, which a server that is well never lets pass."""
-UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-RUNNING = "is `palettery serve` running there?"
-REACHED = "can it be reached from here?"
-PASSING = frozenset(
+"""Servers send something on every stream more often than this."""
+NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+RUNNING_HINT = "is `palettery serve` running there?"
+REACHABLE_HINT = "is it reachable from here?"
+TRANSIENT_STATUSES = frozenset(
     {
         HTTPStatus.REQUEST_TIMEOUT,
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -53,65 +53,67 @@ PASSING = frozenset(
 
 
 class Connection:
-    """One server.
+    """A connection to one server.
 
     Raises:
-        BadInput: the URL is none, or the key.
+        BadInput: the URL or the key is not valid.
     """
 
     def __init__(self, url: str, key: str | None, attempts: int = ATTEMPTS) -> None:
         self.url = url
         self._attempts = attempts
-        self._was_answered = False
-        key = _sendable(key or "")
+        self._has_responded = False
+        key = _checked_key(key or "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         try:
-            self.elsewhere = httpx.AsyncClient(timeout=TIMEOUT, limits=limits)
-            """For addresses that the server gave, which must not get its key."""
+            self.external = httpx.AsyncClient(timeout=TIMEOUT, limits=limits)
+            """For presigned URLs of the object store, which must not receive the key."""
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             raise BadInput(
-                f"a proxy that the environment names cannot be used ({error}); it has "
-                f"{proxies_set()}: correct or unset that"
+                f"a proxy of the environment cannot be used ({error}); correct or unset "
+                f"{proxies_set()}"
             ) from error
         try:
             self.http = httpx.AsyncClient(
                 base_url=url, headers=headers, timeout=TIMEOUT, limits=limits
             )
         except httpx.InvalidURL as error:
-            raise BadInput(f"{url!r} is no URL of a server: {error}") from error
+            raise BadInput(f"{url!r} is not the URL of a server: {error}") from error
         if self.http.base_url.scheme not in ("http", "https") or not self.http.base_url.host:
-            raise BadInput(f"a server's URL is such as http://127.0.0.1:8400; got {url!r}")
+            raise BadInput(
+                f"{url!r} is not the URL of a server; expected one such as http://127.0.0.1:8400"
+            )
 
     async def close(self) -> None:
         """Close every connection."""
         await self.http.aclose()
-        await self.elsewhere.aclose()
+        await self.external.aclose()
 
     async def call(
         self, method: str, path: str, *, is_repeatable: bool = True, **request: Any
     ) -> httpx.Response:
-        """The answer to a request, which is sent as often as it takes.
+        """Return the response to a request, with retries.
 
         Raises:
-            PaletteryError: the problem that the server answered with.
-            Unavailable: it cannot be reached.
+            PaletteryError: the server responded with an error.
+            Unavailable: the server cannot be reached.
         """
-        return await self.again(
-            lambda: self.once(method, path, **request), is_repeatable=is_repeatable
+        return await self.with_retries(
+            lambda: self.request_once(method, path, **request), is_repeatable=is_repeatable
         )
 
     async def get(self, kind: type[Typed], path: str, **query: object) -> Typed:
-        """What is at a path."""
+        """GET a path, and parse the response."""
         params = {name: value for name, value in query.items() if value is not None}
-        return parsed(kind, await self.call("GET", path, params=params))
+        return parse(kind, await self.call("GET", path, params=params))
 
     async def post(self, kind: type[Typed], path: str, **request: Any) -> Typed:
-        """What a change comes to."""
-        return parsed(kind, await self.call("POST", path, **request))
+        """POST to a path, and parse the response."""
+        return parse(kind, await self.call("POST", path, **request))
 
     async def pages(self, kind: type[Page], path: str, **query: object) -> AsyncIterator[Page]:
-        """Every page of a list; each is fetched when it is needed."""
+        """Yield the pages of a list; each is fetched when needed."""
         cursor: str | None = None
         while True:
             page = await self.get(kind, path, limit=100, cursor=cursor, **query)
@@ -121,87 +123,87 @@ class Connection:
                 return
 
     async def delete(self, path: str) -> None:
-        """Have something removed; that an earlier try of ours has removed it already is fine."""
-        tries = 0
+        """DELETE a path; a 404 after a retry is a success: an earlier attempt deleted it."""
+        attempts = 0
 
         async def once() -> None:
-            nonlocal tries
-            tries += 1
+            nonlocal attempts
+            attempts += 1
             try:
-                await self.once("DELETE", path)
+                await self.request_once("DELETE", path)
             except NotFound:
-                if tries == 1:
+                if attempts == 1:
                     raise
 
-        await self.again(once)
+        await self.with_retries(once)
 
-    async def again(
+    async def with_retries(
         self, work: Callable[[], Awaitable[Result]], *, is_repeatable: bool = True
     ) -> Result:
-        """What `work` returns, tried anew as long as it raises Transient.
+        """Return the result of `work`, retrying while it raises Transient.
 
         Raises:
-            PaletteryError: what the last failure means.
+            PaletteryError: the error of the last attempt.
         """
-        retry = retrying(self._attempts_now, is_repeatable=is_repeatable)
+        retry = retrying(self._max_attempts, is_repeatable=is_repeatable)
         try:
             # Not `work` itself: a lambda's coroutine would not be awaited.
-            return await retry(_awaited, work)
-        except Transient as given_up:
-            raise given_up.error from given_up
+            return await retry(_call, work)
+        except Transient as failure:
+            raise failure.error from failure
 
-    async def once(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """The answer to a request that is sent once.
+    async def request_once(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """Return the response to a request that is sent once.
 
         Raises:
-            Transient: another try may mend it.
-            PaletteryError: the problem that the server answered with.
+            Transient: a retry may succeed.
+            PaletteryError: the server responded with an error.
         """
-        with self._reached():
+        with self._transport_errors():
             response = await self.http.request(method, path, **request)
         self._check(response)
         return response
 
     async def put(self, path: str, **request: Any) -> None:
-        """Send something, once.
+        """PUT to a path, once.
 
         Raises:
-            Transient, PaletteryError: see `once`.
+            Transient, PaletteryError: see `request_once`.
         """
-        await self.once("PUT", path, **request)
+        await self.request_once("PUT", path, **request)
 
-    async def put_elsewhere(self, url: str, **request: Any) -> None:
-        """Send something, once, to an address that the server gave; nobody there gets its key.
+    async def put_external(self, url: str, **request: Any) -> None:
+        """PUT to a presigned URL, once, without the key.
 
         Raises:
-            Transient: another try may mend it.
-            PartsMissing: it was refused; an address may be good for a while only.
+            Transient: a retry may succeed.
+            PartsMissing: the URL was refused; it may have expired.
         """
         host = httpx.URL(url).host
-        with self._reached(httpx.URL(url)):
-            response = await self.elsewhere.put(url, **request)
+        with self._transport_errors(httpx.URL(url)):
+            response = await self.external.put(url, **request)
         if response.is_success:
             return
-        refused = PartsMissing(
+        error = PartsMissing(
             f"{host} refused a part: {response.status_code} {response.text[:200]!r}"
         )
-        if response.is_server_error or response.status_code in PASSING:
-            raise Transient(refused)
-        raise refused
+        if response.is_server_error or response.status_code in TRANSIENT_STATUSES:
+            raise Transient(error)
+        raise error
 
     @asynccontextmanager
     async def stream(
         self, path: str, headers: dict[str, str], accept: int | None = None
     ) -> AsyncIterator[httpx.Response]:
-        """The answer to a GET, sent once, whose body is yet to be read.
+        """Open the response to a GET, sent once; its body is not read yet.
 
         Raises:
-            Transient: another try may mend it.
-            PaletteryError: the problem that the server answered with, unless that is `accept`.
+            Transient: a retry may succeed.
+            PaletteryError: the server responded with an error, other than status `accept`.
         """
-        with self._reached():
-            asked = self.http.stream("GET", path, headers=headers, timeout=STREAM_TIMEOUT)
-            async with asked as response:
+        with self._transport_errors():
+            request = self.http.stream("GET", path, headers=headers, timeout=STREAM_TIMEOUT)
+            async with request as response:
                 if response.status_code != accept:
                     if not response.is_success:
                         await response.aread()
@@ -209,74 +211,78 @@ class Connection:
                 yield response
 
     @contextmanager
-    def _reached(self, elsewhere: httpx.URL | None = None) -> Iterator[None]:
-        where = elsewhere.host if elsewhere else self.url
+    def _transport_errors(self, external: httpx.URL | None = None) -> Iterator[None]:
+        """Translate transport errors in the block."""
+        server = external.host if external else self.url
         try:
             yield
         except httpx.TransportError as error:
-            why = str(error) or type(error).__name__
-            hint = proxy_hint(elsewhere or self.http.base_url)
-            if isinstance(error, UNSENT):
-                ask = REACHED if elsewhere else RUNNING
-                told = f"no answer from {where} ({why}){hint or f'; {ask}'}"
-                raise Transient(Unavailable(told)) from error
-            told = f"{where} was lost before the whole answer came ({why}); it may be done{hint}"
-            raise Transient(Unavailable(told), may_be_done=True) from error
+            reason = str(error) or type(error).__name__
+            hint = proxy_hint(external or self.http.base_url)
+            if isinstance(error, NOT_SENT):
+                question = REACHABLE_HINT if external else RUNNING_HINT
+                message = f"no response from {server} ({reason}){hint or f'; {question}'}"
+                raise Transient(Unavailable(message)) from error
+            message = (
+                f"the connection to {server} was lost ({reason}); the request may have "
+                f"succeeded{hint}"
+            )
+            raise Transient(Unavailable(message), may_be_done=True) from error
 
     def _check(self, response: httpx.Response) -> None:
-        self._was_answered = True
+        self._has_responded = True
         if response.is_success:
             return
-        error = told_by(response)
-        if response.status_code in PASSING:
-            asked_s = retry_after_s(response.headers.get("Retry-After"))
-            raise Transient(error, retry_after_s=asked_s)
+        error = problem_error(response)
+        if response.status_code in TRANSIENT_STATUSES:
+            wait_s = retry_after_s(response.headers.get("Retry-After"))
+            raise Transient(error, retry_after_s=wait_s)
         raise error
 
-    def _attempts_now(self) -> int:
-        return self._attempts if self._was_answered else min(FIRST_ATTEMPTS, self._attempts)
+    def _max_attempts(self) -> int:
+        return self._attempts if self._has_responded else min(FIRST_ATTEMPTS, self._attempts)
 
 
-def _sendable(key: str) -> str:
-    """A key as it goes into a header; what is wrong with one is told without it."""
+def _checked_key(key: str) -> str:
+    """Return a key stripped of spaces; an error message does not contain the key."""
     key = key.strip()
     if not all("!" <= character <= "~" for character in key):
         raise BadInput(
-            "the key holds spaces, or characters that are not printable ASCII, as no key does; "
-            "see that it was copied right"
+            "the key has spaces or characters that are not printable ASCII; check that it was "
+            "copied completely"
         )
     return key
 
 
-async def _awaited(work: Callable[[], Awaitable[Result]]) -> Result:
+async def _call(work: Callable[[], Awaitable[Result]]) -> Result:
     return await work()
 
 
-def parsed(kind: type[Typed], response: httpx.Response) -> Typed:
-    """A typed answer; what a newer server adds to it is left out.
+def parse(kind: type[Typed], response: httpx.Response) -> Typed:
+    """Parse a response; fields that a newer server adds are ignored.
 
     Raises:
-        PaletteryError: it is none, so it comes from another version or from no Palettery at all.
+        PaletteryError: it does not match; the server is another version or another program.
     """
     try:
         return kind.model_validate_json(response.content, extra="ignore")
     except ValidationError as error:
         raise PaletteryError(
-            f"{response.url} answered with no {kind.__name__} that this client reads; is a "
-            f"Palettery of the same version there?{proxy_hint(response.url)}"
+            f"the response of {response.url} is not a {kind.__name__} that this client reads; is "
+            f"it a Palettery server of the same version?{proxy_hint(response.url)}"
         ) from error
 
 
-def told_by(response: httpx.Response) -> PaletteryError:
-    """The error that a problem stands for."""
+def problem_error(response: httpx.Response) -> PaletteryError:
+    """Return the exception for an error response."""
     try:
-        told = Problem.model_validate_json(response.content, extra="ignore")
+        problem = Problem.model_validate_json(response.content, extra="ignore")
     except ValidationError:
         kind = BadInput if response.is_client_error else PaletteryError
         return kind(
-            f"{response.url} answered {response.status_code}, with no problem that this client "
-            f"reads: {response.text[:200]!r}{proxy_hint(response.url)}"
+            f"{response.url} responded with {response.status_code}, and an error that this client "
+            f"cannot read: {response.text[:200]!r}{proxy_hint(response.url)}"
         )
-    kind = ERRORS.get(told.code, BadInput if response.is_client_error else PaletteryError)
+    kind = ERRORS.get(problem.code, BadInput if response.is_client_error else PaletteryError)
     request_id = response.headers.get("X-Request-ID") if response.is_server_error else None
-    return kind(told.detail + (f" (request {request_id})" if request_id else ""), told.errors)
+    return kind(problem.detail + (f" (request {request_id})" if request_id else ""), problem.errors)

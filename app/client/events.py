@@ -1,4 +1,4 @@
-"""What happens to jobs, as it happens, and their logs, over as many connections as it takes."""
+"""Live events and logs of jobs, with automatic reconnection."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
@@ -16,30 +16,30 @@ from palettery.schemas.events import GoneJob, LogLine, LogPage
 from palettery.schemas.jobs import ENDED, Job, Progress
 
 RECONNECT_S = 1
-"""Between the loss of a connection and the next, as browsers do it."""
+"""Delay before reconnecting, as in browsers."""
 KINDS: dict[str, type[BaseModel]] = {"state": Job, "progress": Progress, "log": LogLine}
 OPEN = "open"
-"""Event of a list that can be fetched now."""
+"""Event after which the list of jobs can be fetched without missing a change."""
 CHANGES: dict[str, type[BaseModel]] = {"job": Job, "gone": GoneJob}
 
 
 @dataclass(frozen=True)
 class JobEvent:
-    """Something that happened to a job."""
+    """An event of a job."""
 
     number: int
-    """Of the last event that has one; `events(job_id, after=number)` goes on behind it."""
+    """Number of the last event that has one; `events(job_id, after=number)` resumes after it."""
     data: Job | Progress | LogLine
-    """The job in its new state, what it has done so far, or a line of its log."""
+    """The job in its new state, its progress, or a line of its log."""
 
     @property
     def kind(self) -> str:
-        """state, progress or log."""
+        """Kind of the event: state, progress or log."""
         return next(name for name, kind in KINDS.items() if isinstance(self.data, kind))
 
 
 async def events(connection: Connection, job_id: str, after: int) -> AsyncIterator[JobEvent]:
-    """A job's events from behind number `after` to its end.
+    """Yield a job's events after number `after`, until it has ended.
 
     Raises:
         NotFound: there is no such job.
@@ -48,17 +48,17 @@ async def events(connection: Connection, job_id: str, after: int) -> AsyncIterat
     last = after
     while True:
         has_ended = False
-        async with AsyncExitStack() as opened:
+        async with AsyncExitStack() as stack:
             path = f"/v1/jobs/{job_id}/events"
-            response = await _opened(connection, path, {"Last-Event-ID": str(last)}, opened)
+            response = await _open(connection, path, {"Last-Event-ID": str(last)}, stack)
             if response.status_code == HTTPStatus.NO_CONTENT:
-                return  # the job has ended, and nothing follows what we have seen
+                return  # the job has ended, and there are no more events
             with suppress(httpx.TransportError):
-                async for sent in EventSource(response).aiter_sse():
-                    last = int(sent.id) if sent.id.isdecimal() else last
-                    event = _parsed(sent, last)
+                async for message in EventSource(response).aiter_sse():
+                    last = int(message.id) if message.id.isdecimal() else last
+                    event = _parse(message, last)
                     if event is not None:
-                        # It may have been retried since.
+                        # False again if it was retried.
                         has_ended = isinstance(event.data, Job) and event.data.state in ENDED
                         yield event
         if not has_ended:
@@ -66,7 +66,7 @@ async def events(connection: Connection, job_id: str, after: int) -> AsyncIterat
 
 
 async def log_lines(connection: Connection, job_id: str, after: int) -> AsyncIterator[LogLine]:
-    """The lines of a job's log so far, from behind number `after`."""
+    """Yield the lines of a job's log so far, after number `after`."""
     while True:
         page = await connection.get(LogPage, f"/v1/jobs/{job_id}/log", after=after, limit=1000)
         if not page.items:
@@ -77,61 +77,65 @@ async def log_lines(connection: Connection, job_id: str, after: int) -> AsyncIte
 
 
 async def watch(
-    connection: Connection, listed: Callable[[], AsyncIterator[Job]]
+    connection: Connection, list_jobs: Callable[[], AsyncIterator[Job]]
 ) -> AsyncIterator[Job | GoneJob]:
-    """Every job that there is, as `listed` gives them, then every change of one, for ever.
+    """Yield every job of `list_jobs`, then every change, endlessly.
 
     Raises:
         Unavailable: the server cannot be reached.
     """
-    known: set[str] = set()
+    ids: set[str] = set()
     while True:
-        async with AsyncExitStack() as opened:
-            response = await _opened(connection, "/v1/events", {}, opened)
+        async with AsyncExitStack() as stack:
+            response = await _open(connection, "/v1/events", {}, stack)
             with suppress(httpx.TransportError):
-                async for sent in EventSource(response).aiter_sse():
-                    if sent.event == OPEN:
-                        found = {job.id: job async for job in listed()}
-                        for job_id in known - found.keys():
+                async for message in EventSource(response).aiter_sse():
+                    if message.event == OPEN:
+                        jobs = {job.id: job async for job in list_jobs()}
+                        for job_id in ids - jobs.keys():
                             yield GoneJob(id=job_id)
-                        for job in found.values():
+                        for job in jobs.values():
                             yield job
-                        known = set(found)
-                    elif (change := _read(sent, CHANGES)) is not None:
+                        ids = set(jobs)
+                    elif (change := _read(message, CHANGES)) is not None:
                         assert isinstance(change, Job | GoneJob)  # noqa: S101 - of CHANGES
-                        (known.add if isinstance(change, Job) else known.discard)(change.id)
+                        (ids.add if isinstance(change, Job) else ids.discard)(change.id)
                         yield change
         await anyio.sleep(RECONNECT_S)
 
 
-async def _opened(
-    connection: Connection, path: str, headers: dict[str, str], opened: AsyncExitStack
+async def _open(
+    connection: Connection, path: str, headers: dict[str, str], stack: AsyncExitStack
 ) -> httpx.Response:
-    asked = {"Accept": "text/event-stream", **headers}
-    response = await connection.again(
-        lambda: opened.enter_async_context(connection.stream(path, asked))
+    headers = {"Accept": "text/event-stream", **headers}
+    response = await connection.with_retries(
+        lambda: stack.enter_async_context(connection.stream(path, headers))
     )
     kind = response.headers.get("Content-Type", "")
     if response.status_code != HTTPStatus.NO_CONTENT and not kind.startswith("text/event-stream"):
-        raise PaletteryError(f"{response.url} answered with {kind or 'nothing'}, not with events")
+        raise PaletteryError(
+            f"{response.url} responded with {kind or 'nothing'}, not an event stream"
+        )
     return response
 
 
-def _parsed(sent: ServerSentEvent, last: int) -> JobEvent | None:
-    """An event of a job; None for one of a kind that a newer server has."""
-    data = _read(sent, KINDS)
+def _parse(message: ServerSentEvent, last: int) -> JobEvent | None:
+    """Parse an event of a job; None if its kind is unknown, from a newer server."""
+    data = _read(message, KINDS)
     if data is None:
         return None
     assert isinstance(data, Job | Progress | LogLine)  # noqa: S101 - of KINDS
     return JobEvent(last, data)
 
 
-def _read(sent: ServerSentEvent, kinds: Mapping[str, type[BaseModel]]) -> BaseModel | None:
-    """What an event says; None for one of another kind."""
-    kind = kinds.get(sent.event)
+def _read(message: ServerSentEvent, kinds: Mapping[str, type[BaseModel]]) -> BaseModel | None:
+    """Parse the data of an event; None if its kind is not in `kinds`."""
+    kind = kinds.get(message.event)
     if kind is None:
         return None
     try:
-        return kind.model_validate_json(sent.data, extra="ignore")
+        return kind.model_validate_json(message.data, extra="ignore")
     except ValidationError as error:
-        raise PaletteryError(f"an event {sent.event!r} that this client cannot read") from error
+        raise PaletteryError(
+            f"the server sent an event {message.event!r} that this client cannot read"
+        ) from error

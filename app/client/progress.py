@@ -8,27 +8,27 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 CONSOLE = Console(stderr=True)
 Advance = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
+"""Called with (bytes done, total bytes)."""
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Advance]:
-    """A bar over bytes; silent where nobody would see it move."""
+    """Show a progress bar over bytes in a terminal or notebook."""
     with staged() as advance:
         yield lambda done, total: advance(title, done, total)
 
 
 @contextmanager
 def staged() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar over the bytes of one stage after the other; called with (stage, done, total)."""
+    """Show a progress bar over the bytes of several stages; call with (stage, done, total)."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),
     )
-    is_seen = CONSOLE.is_terminal or CONSOLE.is_jupyter
-    with Progress(*columns, console=CONSOLE, transient=True, disable=not is_seen) as bar:
+    is_interactive = CONSOLE.is_terminal or CONSOLE.is_jupyter
+    with Progress(*columns, console=CONSOLE, transient=True, disable=not is_interactive) as bar:
         task = bar.add_task("", total=None)
         yield lambda stage, done, total: bar.update(
             task, description=stage, completed=done, total=total

@@ -1,4 +1,4 @@
-"""The proxies that the environment names, which httpx uses: named where they are in the way."""
+"""Hints about proxies from the environment, which httpx uses."""
 
 import os
 from urllib.request import getproxies, proxy_bypass
@@ -9,24 +9,24 @@ NAMES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 def proxy_hint(url: httpx.URL) -> str:
-    """Which proxy a request went through, and how to go past it; empty if through none."""
+    """Return a hint about the proxy of a URL and how to bypass it; empty without a proxy."""
     proxies = getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
-    where = url.host if url.port is None else f"{url.host}:{url.port}"
-    if not proxy or proxy_bypass(where):
+    host = url.host if url.port is None else f"{url.host}:{url.port}"
+    if not proxy or proxy_bypass(host):
         return ""
     return (
-        f"; it was asked through the proxy {_without_password(proxy)}, which the environment "
-        f"names: add {url.host} to NO_PROXY to go past that"
+        f"; the request went through the proxy {_without_password(proxy)} from the environment: "
+        f"add {url.host} to NO_PROXY to bypass it"
     )
 
 
 def proxies_set() -> str:
-    """Names of the variables of the environment that name proxies."""
+    """Return the names of the environment variables that set proxies."""
     return ", ".join(name for name in os.environ if name.lower() in NAMES)
 
 
 def _without_password(proxy: str) -> str:
-    """The address without the user and the password that may stand in it."""
+    """Return a URL without user and password."""
     scheme, separator, rest = proxy.rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"

@@ -1,4 +1,4 @@
-"""When to try again: what may pass by itself is tried anew, each time later."""
+"""Retries of transient failures, with exponential backoff."""
 
 import logging
 import time
@@ -18,13 +18,13 @@ from palettery.app.errors import PaletteryError
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 15
-"""A minute and a half in all: longer than a server takes to start anew."""
+"""A minute and a half in total: longer than a server takes to restart."""
 FIRST_ATTEMPTS = 3
-"""Of a server that has never answered: probably there is none."""
-LONGEST_S = 120
-"""Of all waits together; a server that wants more patience has its answer passed on."""
-LONG_S = 5
-"""A wait that the user should be told of."""
+"""Attempts while the server has never responded: there is probably none."""
+MAX_WAIT_S = 120
+"""Limit of all waits together; a longer Retry-After raises the error at once."""
+NOTABLE_WAIT_S = 5
+"""Waits from here on are logged as warnings."""
 
 WAIT = wait_exception(lambda error: getattr(error, "retry_after_s", 0)) + wait_exponential_jitter(
     multiplier=0.25, max=10, jitter=0.5
@@ -32,7 +32,7 @@ WAIT = wait_exception(lambda error: getattr(error, "retry_after_s", 0)) + wait_e
 
 
 class Transient(Exception):
-    """A failure that may pass; `error` is what it means if it does not."""
+    """A failure that a retry may resolve; `error` is raised if it does not."""
 
     def __init__(
         self, error: PaletteryError, *, retry_after_s: float = 0, may_be_done: bool = False
@@ -40,41 +40,41 @@ class Transient(Exception):
         super().__init__(error.detail)
         self.error = error
         self.retry_after_s = retry_after_s
-        """What the server asks to wait."""
+        """Wait that the server asks for."""
         self.may_be_done = may_be_done
-        """Whether the server may have done what was asked, and only its answer was lost."""
+        """Whether the request may have succeeded, and only its response was lost."""
 
 
 def retrying(attempts: Callable[[], int], *, is_repeatable: bool) -> AsyncRetrying:
-    """Calls what it is given until it succeeds, fails for good, or has had its attempts.
+    """Return a caller that retries transient failures.
 
-    What is not repeatable is tried again only where the server cannot have done it.
+    A request that is not repeatable is retried only if it cannot have succeeded.
     """
 
-    def is_worth_it(error: BaseException) -> bool:
+    def is_retryable(error: BaseException) -> bool:
         return isinstance(error, Transient) and (is_repeatable or not error.may_be_done)
 
     def is_over(state: RetryCallState) -> bool:
         waited_s = state.idle_for + state.upcoming_sleep
-        return state.attempt_number >= attempts() or waited_s > LONGEST_S
+        return state.attempt_number >= attempts() or waited_s > MAX_WAIT_S
 
     return AsyncRetrying(
-        retry=retry_if_exception(is_worth_it),
+        retry=retry_if_exception(is_retryable),
         stop=is_over,
         wait=WAIT,
-        before_sleep=_tell,
+        before_sleep=_log_retry,
         reraise=True,
     )
 
 
-def _tell(state: RetryCallState) -> None:
-    level = logging.WARNING if state.upcoming_sleep >= LONG_S else logging.INFO
+def _log_retry(state: RetryCallState) -> None:
+    level = logging.WARNING if state.upcoming_sleep >= NOTABLE_WAIT_S else logging.INFO
     failure = state.outcome and state.outcome.exception()
     log.log(level, "%s; trying again in %.0f s", failure, state.upcoming_sleep)
 
 
 def retry_after_s(header: str | None) -> float:
-    """Seconds that a Retry-After header asks for; none if it says nothing that can be read."""
+    """Return the seconds of a Retry-After header; 0 if it is missing or invalid."""
     if not header:
         return 0
     if header.isascii() and header.isdigit():

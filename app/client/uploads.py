@@ -1,4 +1,4 @@
-"""Files to a server, part by part: what it has already is not sent again."""
+"""Uploads of files to a server in parts; parts that it already has are not sent again."""
 
 import base64
 import json
@@ -12,8 +12,8 @@ import anyio
 from anyio import from_thread
 from anyio.to_thread import run_sync
 
-from palettery.app.client.connection import Connection, parsed
-from palettery.app.client.digests import Digests, pieces
+from palettery.app.client.connection import Connection, parse
+from palettery.app.client.digest_cache import DigestCache, pieces
 from palettery.app.errors import (
     BadInput,
     Conflict,
@@ -27,89 +27,89 @@ from palettery.app.storage.input_files import check_readable
 from palettery.schemas.models import Model
 from palettery.schemas.uploads import PART_BYTES, Upload, UploadPart
 
-AT_ONCE = 4
-"""Parts sent at once: one alone would not fill a long line."""
-TRIES = 3
-"""At completing an upload of which the server loses parts."""
+CONCURRENT_PARTS = 4
+"""Parts sent at once: one alone does not saturate a connection of high latency."""
+COMPLETE_ATTEMPTS = 3
+"""Attempts to complete an upload when the server has lost parts."""
 Stage = Literal["reading", "sending"]
 Advance = Callable[[Stage, int, int], None]
-"""Called with (stage, bytes done, bytes in all)."""
+"""Called with (stage, bytes done, total bytes)."""
 
 
 class FilesUpload:
-    """The files of one model on their way to a server.
+    """An upload of the files of one model.
 
-    Which parts have come in is the server's knowledge alone: files with the same names and bytes
-    find their unfinished upload again by the Idempotency-Key that is made of them.
+    Only the server knows which parts it has received: the same files find their unfinished upload
+    by an Idempotency-Key derived from their names and digests.
     """
 
     def __init__(
         self,
         connection: Connection,
         paths: Sequence[Path],
-        chosen: Mapping[str, object],
+        options: Mapping[str, object],
         *,
         direct: bool,
     ) -> None:
         self._connection, self._paths = connection, paths
-        self._chosen = {name: value for name, value in chosen.items() if value is not None}
-        """What else of the upload the user has chosen: its label, the bytes of a part."""
+        self._options = {name: value for name, value in options.items() if value is not None}
+        """Options of the upload: label, part size."""
         self._is_direct = direct
-        self._digests = Digests()
+        self._digests = DigestCache()
 
     async def run(self, advance: Advance) -> Model:
-        """The model that they are on the server.
+        """Upload the files, and return the model.
 
         Raises:
             BadInput: a file cannot be read.
             InvalidUpload: a file changed while it was sent.
         """
-        new = await self._announced(advance)
-        upload = await self._found(new)
-        for _ in range(TRIES - 1):
+        request = await self._build_request(advance)
+        upload = await self._open(request)
+        for _ in range(COMPLETE_ATTEMPTS - 1):
             try:
-                return await self._sent(upload, advance)
+                return await self._send_all(upload, advance)
             except (PartsMissing, UploadExpired):
-                upload = await self._found(new)
+                upload = await self._open(request)
             except InvalidUpload:
                 await run_sync(self._digests.forget, self._paths)
                 raise
-        return await self._sent(upload, advance)
+        return await self._send_all(upload, advance)
 
-    async def _announced(self, advance: Advance) -> dict[str, object]:
-        """What the server is told of the files; it says what is wrong with that."""
+    async def _build_request(self, advance: Advance) -> dict[str, object]:
+        """Return the request that creates the upload, with the digests of the files."""
         sizes, done, files = [_size_bytes(path) for path in self._paths], 0, []
 
         def read(size_bytes: int) -> None:
             nonlocal done
-            from_thread.check_cancelled()  # nobody wants to wait for 20 GB after Ctrl-C
+            from_thread.check_cancelled()  # or Ctrl-C would wait for 20 GB
             done += size_bytes
             from_thread.run_sync(advance, "reading", done, sum(sizes))
 
-        part_bytes = cast("int", self._chosen.get("part_size_bytes", PART_BYTES))
+        part_bytes = cast("int", self._options.get("part_size_bytes", PART_BYTES))
         for path, size_bytes in zip(self._paths, sizes, strict=True):
             with _readable(path):
                 digest = await run_sync(self._digests.of, path, part_bytes, read)
             files.append({"name": path.name, "size_bytes": size_bytes, "sha256": digest})
-        return {"files": files, **self._chosen}
+        return {"files": files, **self._options}
 
-    async def _found(self, new: dict[str, object]) -> Upload:
-        """The upload of these files, begun now or before."""
+    async def _open(self, request: dict[str, object]) -> Upload:
+        """Return the upload of these files: a new one, or an unfinished one."""
         before = ""
         while True:
-            key = sha256(json.dumps([new, before], sort_keys=True).encode()).hexdigest()
+            key = sha256(json.dumps([request, before], sort_keys=True).encode()).hexdigest()
             upload = await self._connection.post(
                 Upload,
                 "/v1/uploads",
-                json=new,
+                json=request,
                 headers={"Idempotency-Key": key},
                 params={"presign": True} if self._is_direct else None,
             )
-            if upload.state == "open" or await self._is_there(upload):
+            if upload.state == "open" or await self._is_complete(upload):
                 return upload
-            before = upload.id  # the model, or a file, was removed since: they are new again
+            before = upload.id  # the model or a file was deleted since: begin a new upload
 
-    async def _is_there(self, upload: Upload) -> bool:
+    async def _is_complete(self, upload: Upload) -> bool:
         if not all(file.is_present for file in upload.files):
             return False
         try:
@@ -118,8 +118,8 @@ class FilesUpload:
             return False
         return True
 
-    async def _sent(self, upload: Upload, advance: Advance) -> Model:
-        """Send what is missing, and have it made a model."""
+    async def _send_all(self, upload: Upload, advance: Advance) -> Model:
+        """Send the missing parts, and complete the upload."""
         missing = iter([part for part in upload.parts if not part.is_received])
         done = upload.size_bytes - sum(
             part.size_bytes for part in upload.parts if not part.is_received
@@ -135,20 +135,19 @@ class FilesUpload:
 
         try:
             async with anyio.create_task_group() as group:
-                for _ in range(AT_ONCE):
+                for _ in range(CONCURRENT_PARTS):
                     group.start_soon(work)
         except* PaletteryError as failures:
-            failed = failures.exceptions[0]  # the others were cut off by it
+            failure = failures.exceptions[0]  # the others were cancelled by it
         else:
             answer = await self._connection.call("POST", f"/v1/uploads/{upload.id}/complete")
-            return parsed(Model, answer)
-        raise failed
+            return parse(Model, answer)
+        raise failure
 
     async def _send(self, part: UploadPart) -> None:
         path = self._paths[part.file]
         with _readable(path):
-            place = (path, part.offset, part.size_bytes)
-            digest = await run_sync(self._digests.of_part, *place)
+            digest = await run_sync(self._digests.of_part, path, part.offset, part.size_bytes)
             headers = {
                 "Content-Digest": f"sha-256=:{base64.b64encode(digest).decode()}:",
                 "Content-Length": str(part.size_bytes),
@@ -159,21 +158,21 @@ class FilesUpload:
 
             async def once() -> None:
                 body = _body(path, part.offset, part.size_bytes)
-                put = self._connection.put_elsewhere if is_direct else self._connection.put
+                put = self._connection.put_external if is_direct else self._connection.put
                 await put(part.url, content=body, headers=headers)
 
             try:
-                await self._connection.again(once)
+                await self._connection.with_retries(once)
             except Conflict:
                 if is_direct:
                     raise
-                return  # somebody who sent the same files has completed the upload
+                return  # another process that sends the same files has completed the upload
 
 
 async def _body(path: Path, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
-    """A range of a file, each piece read on a thread."""
-    coming = pieces(path, offset, size_bytes)
-    while piece := await run_sync(next, coming, b""):
+    """Yield a range of a file; each piece is read on a thread."""
+    remaining = pieces(path, offset, size_bytes)
+    while piece := await run_sync(next, remaining, b""):
         yield piece
 
 

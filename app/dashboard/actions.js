@@ -1,10 +1,10 @@
-// What can be done with a job.
+// Actions on a job.
 
 import { ask } from "./api.js";
 import { button, confirmed } from "./dom.js";
 import { hasEnded } from "./progress.js";
 
-/** Buttons for what a job allows; `done` gets the changed job, null once it is gone; `failed` the error. */
+/** Buttons for a job's actions; `done` gets the changed job, or null if deleted; `failed` the error. */
 export function actions(job, done, failed) {
   const path = `/v1/jobs/${job.id}`;
   const named = (verb) => ({ class: "small", "aria-label": `${verb} ${job.model_name}` });
@@ -20,16 +20,16 @@ export function actions(job, done, failed) {
     }
   }
 
-  const cancel = button("Cancel", (event) => asked(event, "Cancel this job?", `What is finished of ${job.model_name} stays; a retry goes on from there.`, "Cancel the job",
+  const cancel = button("Cancel", (event) => confirmThen(event, "Cancel this job?", `Finished tensors of ${job.model_name} are kept, and a retry continues from there.`, "Cancel the job",
     (pressed) => act(pressed, { method: "POST" }, `${path}/cancel`)), named("Cancel"));
   const retry = button("Retry", (event) => act(event, { method: "POST" }, `${path}/retry`), named("Retry"));
-  const remove = button("Delete", (event) => asked(event, "Delete this job?", `The job of ${job.model_name}, its artifact and its report are removed. This cannot be undone.`, "Delete the job",
+  const remove = button("Delete", (event) => confirmThen(event, "Delete this job?", `The job of ${job.model_name}, its artifact and its report are deleted. This cannot be undone.`, "Delete the job",
     (pressed) => act(pressed, { method: "DELETE" })), named("Delete"));
   if (!hasEnded(job)) return [cancel];
   return job.state === "succeeded" ? [remove] : [retry, remove];
 }
 
-async function asked(event, question, detail, verb, act) {
+async function confirmThen(event, question, detail, verb, act) {
   const pressed = { currentTarget: event.currentTarget };
   if (await confirmed(question, detail, verb)) await act(pressed);
 }

@@ -1,67 +1,67 @@
-// The public API: a key if there is one, problems as errors, streams that come back.
+// A client of the public API: authorization, errors, and event streams that reconnect.
 
 const KEY = "palettery-key";
-const LOOK_EVERY_MS = 1_000;
-const LONGEST_WAIT_MS = 10_000;
+const POLL_EVERY_MS = 1_000;
+const MAX_WAIT_MS = 10_000;
 
-/** Tells of `away`, `back`, `refused` (a key is needed) and `key` (another one is used). */
-export const told = new EventTarget();
+/** Dispatches `away`, `back`, `refused` (a key is needed) and `key` (the key has changed). */
+export const connection = new EventTarget();
 
 let isAway = false;
-let notedKey = "";
+let memoryKey = "";
 
-/** A problem that the server told of, in its words. */
+/** An error response of the server. */
 export class ApiError extends Error {
   constructor(problem) {
-    super(problem.detail || problem.title || `the server answered ${problem.status}`);
+    super(problem.detail || problem.title || `the server responded with ${problem.status}`);
     Object.assign(this, { status: problem.status, code: problem.code, title: problem.title, errors: problem.errors ?? [] });
   }
 }
 
-/** The server did not answer at all. */
+/** The server did not respond. */
 export class Away extends Error {
   constructor() {
-    super("The server does not answer. This page tries again until it does.");
+    super("The server does not respond. This page reconnects automatically.");
   }
 }
 
-/** The key in use; it lives as long as this tab. */
+/** The current key, stored in this tab only. */
 export function key() {
   try {
     return sessionStorage.getItem(KEY) ?? "";
   } catch {
-    return notedKey;
+    return memoryKey;
   }
 }
 
-/** Use another key, or none. */
+/** Change or remove the key. */
 export function useKey(secret) {
-  notedKey = secret;
+  memoryKey = secret;
   try {
     if (secret) sessionStorage.setItem(KEY, secret);
     else sessionStorage.removeItem(KEY);
   } catch {
-    // Storage is switched off: the key lives as long as the page.
+    // Storage is disabled: the key is kept until the page is closed.
   }
-  told.dispatchEvent(new Event("key"));
+  connection.dispatchEvent(new Event("key"));
 }
 
-/** Headers that say who asks. */
+/** The authorization header, if there is a key. */
 export function authorization(secret = key()) {
   return secret ? { Authorization: `Bearer ${secret}` } : {};
 }
 
-/** An address of the server, relative to the page: a proxy may serve both below a path. */
+/** A URL relative to the page: a proxy may serve both below a path. */
 export function at(path) {
   return path.replace(/^\/(?!\/)/, "");
 }
 
-/** Whether an error stays however often the same is asked. */
+/** Whether a retry cannot resolve an error. */
 export function isFinal(error) {
   return error instanceof ApiError && [400, 413, 415, 422].includes(error.status);
 }
 
-/** An answer that is no error. */
+/** Send a request; throw an error response. */
 export async function request(path, { method = "GET", json, body, headers = {}, signal, secret } = {}) {
   const sent = { Accept: "application/json", ...authorization(secret), ...headers };
   if (json !== undefined) sent["Content-Type"] = "application/json";
@@ -77,7 +77,7 @@ export async function request(path, { method = "GET", json, body, headers = {}, 
   throw await refusal(answer, secret !== undefined);
 }
 
-/** What was answered, as JSON. */
+/** Send a request, and parse the JSON response. */
 export async function ask(path, options) {
   const answer = await request(path, options);
   if (answer.status === 204) return null;
@@ -90,29 +90,29 @@ export async function ask(path, options) {
   }
 }
 
-/** The error in an answer; a key that is missing or void is asked for. */
+/** The error of a response; on 401, the user is asked for a key. */
 export async function refusal(answer, isTrial = false) {
   const problem = await answer.json().catch(() => ({}));
   const error = new ApiError({ title: answer.statusText, ...problem, status: answer.status });
-  if (answer.status === 401 && !isTrial) told.dispatchEvent(new CustomEvent("refused", { detail: error }));
+  if (answer.status === 401 && !isTrial) connection.dispatchEvent(new CustomEvent("refused", { detail: error }));
   return error;
 }
 
-/** Note that the server is gone, and look until it is back. */
+/** Note that the server is unavailable, and poll until it is back. */
 export function noteAway() {
   if (isAway) return;
   isAway = true;
-  told.dispatchEvent(new Event("away"));
+  connection.dispatchEvent(new Event("away"));
   const look = async () => {
     const answer = await fetch(at("/livez"), { cache: "no-store" }).catch(() => null);
-    if (!answer?.ok) return void setTimeout(look, LOOK_EVERY_MS);
+    if (!answer?.ok) return void setTimeout(look, POLL_EVERY_MS);
     isAway = false;
-    told.dispatchEvent(new Event("back"));
+    connection.dispatchEvent(new Event("back"));
   };
-  setTimeout(look, LOOK_EVERY_MS);
+  setTimeout(look, POLL_EVERY_MS);
 }
 
-/** Resolves after a time, or at once when the signal says stop. */
+/** Resolves after a time, or when `signal` aborts. */
 export function pause(ms, signal) {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, ms);
@@ -120,17 +120,17 @@ export function pause(ms, signal) {
   });
 }
 
-/** Events of a stream, for as long as it takes: it goes on where it broke off, until 204 or `signal`. */
+/** Read an event stream, resuming after lost connections, until 204 or `signal` aborts. */
 export async function follow(path, { signal, onevent }) {
   let last = null;
-  let wait = LOOK_EVERY_MS;
+  let wait = POLL_EVERY_MS;
   while (!signal.aborted) {
     try {
       const headers = { Accept: "text/event-stream", ...(last === null ? {} : { "Last-Event-ID": last }) };
       const answer = await request(path, { headers, signal });
       if (answer.status === 204) return;
-      wait = LOOK_EVERY_MS;
-      for await (const event of parsed(answer.body)) {
+      wait = POLL_EVERY_MS;
+      for await (const event of parseEvents(answer.body)) {
         if (event.id !== null) last = event.id;
         if (event.data && !signal.aborted) onevent(event.type, JSON.parse(event.data));
       }
@@ -140,22 +140,22 @@ export async function follow(path, { signal, onevent }) {
       if (!(error instanceof ApiError)) noteAway();
     }
     await pause(wait, signal);
-    wait = Math.min(wait * 2, LONGEST_WAIT_MS);
+    wait = Math.min(wait * 2, MAX_WAIT_MS);
     if (isAway) await back(signal);
   }
 }
 
-/** Resolves once the server is there again. */
+/** Resolves once the server is available again. */
 function back(signal) {
   return new Promise((resolve) => {
     if (!isAway || signal.aborted) return resolve();
-    told.addEventListener("back", resolve, { once: true, signal });
+    connection.addEventListener("back", resolve, { once: true, signal });
     signal.addEventListener("abort", resolve, { once: true });
   });
 }
 
-/** Server-sent events of a body, as HTML's standard says how to read them. */
-async function* parsed(body) {
+/** Parse server-sent events. Source: the HTML standard, server-sent events. */
+async function* parseEvents(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   let event = { type: "message", data: "", id: null };
@@ -185,7 +185,7 @@ function take(event, line) {
   else if (name === "id") event.id = value ?? "";
 }
 
-/** Every item of a list, page by page, up to a number. */
+/** All items of a paginated list, up to a maximum. */
 export async function all(path, most, signal) {
   const items = [];
   let cursor = null;

@@ -1,4 +1,4 @@
-// Charts by plotly.js; each has a table with the same numbers, and that has a CSV file.
+// Charts drawn by plotly.js; each has a table with the same numbers, and a CSV download.
 
 import { button, fill, h } from "./dom.js";
 import { table } from "./table.js";
@@ -9,7 +9,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 
 let loaded = null;
 
-/** plotly.js, which is fetched when the first chart is drawn. */
+/** Load plotly.js when the first chart is drawn. */
 function plotly() {
   if (window.Plotly) return Promise.resolve(window.Plotly);
   loaded ??= new Promise((resolve, reject) => {
@@ -18,24 +18,24 @@ function plotly() {
     script.addEventListener("error", () => {
       loaded = null;
       script.remove();
-      reject(new Error("The charts could not be loaded from the server; the tables have the same numbers."));
+      reject(new Error("The charts could not be loaded; the tables have the same numbers."));
     });
     document.head.append(script);
   });
   return loaded;
 }
 
-/** Have the browser fetch plotly.js while other things are waited for; it is run when it is needed. */
+/** Preload plotly.js while other requests are pending. */
 export function expectCharts() {
   if (!window.Plotly && !document.querySelector("link[as=script]")) document.head.append(h("link", { rel: "preload", as: "script", href: PLOTLY }));
 }
 
-/** Text that plotly.js shows as it is: it reads some markup in labels. */
+/** Escape text for plotly.js, which interprets some markup in labels. */
 export function plain(text) {
   return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
-/** Colours of the style sheet, as they are just now. */
+/** Current colours of the style sheet. */
 export function theme() {
   const style = getComputedStyle(document.documentElement);
   const names = ["surface", "ink", "muted", "line", "accent", "warm", "kept", "green", "violet", "sky", "on-accent"];
@@ -49,74 +49,74 @@ export function blend(from, to, part) {
   return `rgb(${one.map((value, at) => Math.round(value + (other[at] - value) * part)).join(",")})`;
 }
 
-/** Colours to tell jobs apart by; their marks have different forms, too. */
+/** Colours of the compared jobs, whose marks also have different shapes. */
 export function series(colours) {
   return [colours.accent, colours.warm, colours.green, colours.violet, colours.sky];
 }
 export const MARKS = ["circle", "square", "diamond", "triangle-up", "cross"];
 
-function axis(colours, given = {}) {
-  const { title, ...rest } = given;
+function axis(colours, options = {}) {
+  const { title, ...rest } = options;
   return {
     gridcolor: colours.line, zerolinecolor: colours.line, linecolor: colours.line, tickcolor: colours.line, automargin: true,
     fixedrange: true, title: title ? { text: title, font: { size: 12, color: colours.muted }, standoff: 8 } : undefined, ...rest,
   };
 }
 
-/** A layout in the page's colours; `xaxis`, `yaxis` and so on may say more. */
-export function layout(colours, given = {}) {
-  const made = {
+/** A layout in the page's colours; `xaxis`, `yaxis` and so on override it. */
+export function layout(colours, options = {}) {
+  const result = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 48, r: 12, t: 8, b: 40 },
     font: { family: "system-ui, sans-serif", size: 12, color: colours.ink }, showlegend: false, bargap: 0.1, dragmode: false,
     hoverlabel: { bgcolor: colours.surface, bordercolor: colours.line, font: { color: colours.ink, size: 12 }, align: "left", namelength: -1 },
-    ...given,
+    ...options,
   };
-  for (const name of ["xaxis", "yaxis", "xaxis2", "yaxis2"]) if (given[name] || !name.endsWith("2")) made[name] = axis(colours, given[name]);
-  return made;
+  for (const name of ["xaxis", "yaxis", "xaxis2", "yaxis2"]) if (options[name] || !name.endsWith("2")) result[name] = axis(colours, options[name]);
+  return result;
 }
 
 /**
  * A chart with its title and its table.
  *
- * `draw(colours)` gives plotly's `{data, layout}`; `columns` and `rows` are the table's; `onclick` gets
- * the point that was clicked; `controls` change what is drawn.
+ * `draw(colours)` returns plotly's `{data, layout}`; `columns` and `rows` are for the table; `onclick`
+ * gets the clicked point; `controls` are inputs that change the chart.
  */
 export function chart({ title, note, controls, height = 280, draw, columns, rows, name, search, onclick }) {
-  const place = h("div", { class: "plot", role: "img", "aria-label": `${title}. The numbers are in the table below.`, style: { height: `${height}px` } });
-  const said = h("div");
+  const place = h("div", { class: "plot", role: "img", "aria-label": `${title}. The table below has the same numbers.`, style: { height: `${height}px` } });
+  const status = h("div");
   const numbers = columns && h("details", { class: "numbers" }, h("summary", null, "Numbers"));
   numbers?.addEventListener("toggle", () => {
     if (numbers.open && numbers.children.length === 1) numbers.append(table(columns, rows, { name, search, caption: title }).element);
   });
-  const element = h("figure", { class: "chart" }, h("figcaption", null, h("h3", null, title), note && h("p", { class: "hint" }, note)), controls, place, said, numbers);
+  const element = h("figure", { class: "chart" }, h("figcaption", null, h("h3", null, title), note && h("p", { class: "hint" }, note)), controls, place, status, numbers);
   const paint = async () => {
     try {
       const library = await plotly();
-      // Each in a task of its own, so that the page answers in between.
+      // In a task of its own, so that the page stays responsive.
       await new Promise((resolve) => setTimeout(resolve));
       if (!place.isConnected) return;
-      const made = draw(theme());
-      await library.react(place, made.data, made.layout, CONFIG);
+      const figure = draw(theme());
+      await library.react(place, figure.data, figure.layout, CONFIG);
       if (!place.dataset.drawn) listen(library, place, onclick);
       place.dataset.drawn = "yes";
     } catch (error) {
-      fill(said, h("p", { class: "hint", role: "alert" }, error.message, " ", button("Try again", paint, { class: "link" })));
+      fill(status, h("p", { class: "hint", role: "alert" }, error.message, " ", button("Try again", paint, { class: "link" })));
       return;
     }
-    fill(said);
+    fill(status);
   };
-  whenSeen(place, paint);
+  whenVisible(place, paint);
   return { element, paint };
 }
 
 function listen(library, place, onclick) {
   if (onclick) place.on("plotly_click", (event) => event.points[0] && onclick(event.points[0]));
-  // Its own way into a treemap would need all that lies below drawn beforehand.
+  // plotly's own zoom into a treemap would need all descendants drawn beforehand.
   place.on("plotly_treemapclick", (event) => { onclick?.(event.points[0]); return false; });
 }
 
-/** Draw when it comes near the window; again when the colours change. */
-function whenSeen(place, paint) {
+/** Draw when scrolled near the window, and again when the colour scheme changes. */
+function whenVisible(place, paint) {
   const watch = new IntersectionObserver((seen) => {
     if (!seen.some((each) => each.isIntersecting)) return;
     watch.disconnect();

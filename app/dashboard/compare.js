@@ -19,13 +19,13 @@ export async function show(root, { query }, signal) {
   fill(root, head, body);
   if (wanted.length < 2) return void (await choice(body, wanted, signal));
   fill(body, loading("Loading the reports…"));
-  const found = await Promise.all(wanted.map((id) => load(id, signal)));
-  const lost = found.filter((each) => each.error).map((each) => problem(each.error));
-  const jobs = found.filter((each) => !each.error).sort((one, other) => one.report.bits_per_weight - other.report.bits_per_weight);
+  const loaded = await Promise.all(wanted.map((id) => load(id, signal)));
+  const failed = loaded.filter((each) => each.error).map((each) => problem(each.error));
+  const jobs = loaded.filter((each) => !each.error).sort((one, other) => one.report.bits_per_weight - other.report.bits_per_weight);
   jobs.forEach((each, at) => { each.letter = "ABCDE"[at]; });
-  if (jobs.length < 2) return void fill(body, lost, notice("quiet", h("p", null, "There is nothing to compare it with."), h("a", { class: "button", href: "#/compare" }, "Choose jobs")));
+  if (jobs.length < 2) return void fill(body, failed, notice("quiet", h("p", null, "There is no other job to compare."), h("a", { class: "button", href: "#/compare" }, "Choose jobs")));
   const others = jobs.filter((each) => !isSameModel(each.job, jobs[0].job));
-  fill(body, lost, others.length > 0 && notice("warn", h("p", null, "These jobs are not known to be of one model; tensors are matched by their names.")),
+  fill(body, failed, others.length > 0 && notice("warn", h("p", null, "These jobs may be of different models; tensors are matched by name.")),
     key(jobs), h("section", { class: "card" }, paretoChart(jobs).element), ...differences(jobs), await configs(jobs, signal));
 }
 
@@ -40,7 +40,7 @@ async function load(id, signal) {
   }
 }
 
-/** Finished jobs by model, to tick. */
+/** Choice of succeeded jobs, by model. */
 async function choice(body, wanted, signal) {
   const page = await ask("/v1/jobs?limit=200&state=succeeded", { signal });
   const models = [];
@@ -50,7 +50,7 @@ async function choice(body, wanted, signal) {
     else models.push([job]);
   }
   const several = models.filter((jobs) => jobs.length > 1);
-  if (several.length === 0) return void fill(body, notice("quiet", h("p", null, "Two finished jobs of one model are needed. Run the same model with another preset or config, then compare."), h("a", { class: "button primary", href: "#/new" }, "New job")));
+  if (several.length === 0) return void fill(body, notice("quiet", h("p", null, "A comparison needs two succeeded jobs of one model. Run the same model with another preset or config first."), h("a", { class: "button primary", href: "#/new" }, "New job")));
   fill(body, h("p", null, "Choose two to five jobs of one model."), several.map((jobs) => chooser(jobs, wanted)));
 }
 
@@ -76,31 +76,31 @@ function chooser(jobs, wanted) {
   return element;
 }
 
-/** What tells a job from the others: its label, its config's name, else what most of its tensors got. */
-function called({ job, report }) {
+/** A job's distinguishing name: its label, its config's name, or its most frequent spec. */
+function displayName({ job, report }) {
   if (job.label ?? job.config_name) return job.label ?? job.config_name;
   const counts = new Map();
-  for (const { spec: given } of report.tensors) if (given) counts.set(specBrief(given), (counts.get(specBrief(given)) ?? 0) + 1);
+  for (const { spec: tensorSpec } of report.tensors) if (tensorSpec) counts.set(specBrief(tensorSpec), (counts.get(specBrief(tensorSpec)) ?? 0) + 1);
   const [most] = [...counts].sort((one, other) => other[1] - one[1]);
   return most ? most[0] : brief(job.id);
 }
 
-const labelled = (each) => `${each.letter} ${called(each)}`;
+const labelled = (each) => `${each.letter} ${displayName(each)}`;
 
-/** Which letter is which job. */
+/** The legend of the jobs' letters. */
 function key(jobs) {
   const columns = [
-    { label: "Job", value: (row) => labelled(row), cell: (row) => h("span", null, h("strong", null, `${row.letter} `), h("a", { href: `#/jobs/${row.job.id}` }, called(row)), h("span", { class: "hint" }, ` ${brief(row.job.id)}`)) },
+    { label: "Job", value: (row) => labelled(row), cell: (row) => h("span", null, h("strong", null, `${row.letter} `), h("a", { href: `#/jobs/${row.job.id}` }, displayName(row)), h("span", { class: "hint" }, ` ${brief(row.job.id)}`)) },
     { label: "Bits/weight", numeric: true, value: (row) => row.report.bits_per_weight, cell: (row) => fixed(row.report.bits_per_weight) },
     { label: "SNR dB", numeric: true, value: (row) => row.snr, cell: (row) => (row.snr === null ? "exact" : fixed(row.snr, 1)) },
     { label: "Tensors", numeric: true, value: (row) => row.report.size_after_bytes, cell: (row) => bytes(row.report.size_after_bytes) },
     { label: "Smaller", numeric: true, value: (row) => row.report.size_before_bytes / row.report.size_after_bytes, cell: (row) => ratio(row.report.size_before_bytes, row.report.size_after_bytes) },
     { label: "Palettized", numeric: true, value: (row) => row.report.tensors.filter((tensor) => tensor.action === "palettized").length },
   ];
-  return section(`${jobs[0].job.model_name}`, table(columns, jobs, { name: "jobs", caption: "Jobs that are compared" }).element);
+  return section(`${jobs[0].job.model_name}`, table(columns, jobs, { name: "jobs", caption: "Compared jobs" }).element);
 }
 
-/** Jobs than which no other is both smaller and truer; ordered by bits per weight. */
+/** The Pareto front: jobs that no other beats in both size and SNR. */
 export function pareto(jobs) {
   const value = (each) => each.snr ?? Number.POSITIVE_INFINITY;
   return jobs.filter((one) => !jobs.some((other) => other !== one && other.report.bits_per_weight <= one.report.bits_per_weight && value(other) >= value(one)
@@ -112,8 +112,8 @@ function paretoChart(jobs) {
   const best = Math.max(...jobs.map((each) => each.snr ?? 0));
   const height = (each) => each.snr ?? best;
   return chart({
-    title: "Bits against truth", name: "pareto", height: 320,
-    note: `Further up is truer, further left is smaller. On the line are the jobs that no other one beats in both: ${front.map((each) => each.letter).join(", ")}.`,
+    title: "Size vs. error", name: "pareto", height: 320,
+    note: `Higher is more accurate, further left is smaller. The line is the Pareto front, the jobs that no other job beats in both: ${front.map((each) => each.letter).join(", ")}.`,
     draw: (colours) => ({
       data: [
         { type: "scatter", mode: "lines", x: front.map((each) => each.report.bits_per_weight), y: front.map(height), line: { color: colours.muted, width: 1.5, dash: "dot" }, hoverinfo: "skip" },
@@ -127,13 +127,13 @@ function paretoChart(jobs) {
       { label: "Job", value: labelled },
       { label: "Bits per weight", numeric: true, value: (row) => row.report.bits_per_weight, cell: (row) => fixed(row.report.bits_per_weight, 3) },
       amount("SNR dB", "snr", fixed),
-      { label: "On the front", value: (row) => (front.includes(row) ? "yes" : "no") },
+      { label: "On the Pareto front", value: (row) => (front.includes(row) ? "yes" : "no") },
     ],
     rows: jobs,
   });
 }
 
-/** Every tensor that at least one job palettized. */
+/** Tensors that at least one job palettized. */
 function matched(jobs) {
   const names = [...new Set(jobs.flatMap((each) => each.report.tensors.map((tensor) => tensor.name)))];
   return names.map((name) => ({ name, each: jobs.map((job) => job.tensors.get(name) ?? null) }))
@@ -142,8 +142,8 @@ function matched(jobs) {
 }
 
 function spread(tensors) {
-  const found = tensors.map((tensor) => tensor?.snr_db).filter((value) => value !== null && value !== undefined);
-  return found.length > 1 ? Math.max(...found) - Math.min(...found) : null;
+  const values = tensors.map((tensor) => tensor?.snr_db).filter((value) => value !== null && value !== undefined);
+  return values.length > 1 ? Math.max(...values) - Math.min(...values) : null;
 }
 
 function differences(jobs) {
@@ -158,13 +158,13 @@ function differences(jobs) {
   ];
   return [
     h("section", { class: "card" }, snrLines(jobs, rows, columns).element),
-    section("Tensor by tensor", table(columns, rows, { name: "differences", caption: "Differences by tensor", search: (row) => row.name }).element),
+    section("Differences by tensor", table(columns, rows, { name: "differences", caption: "Differences by tensor", search: (row) => row.name }).element),
   ];
 }
 
 function snrLines(jobs, rows, columns) {
   return chart({
-    title: "SNR of each tensor", name: "differences", note: "Tensors whose jobs differ most come first.", height: 300, columns, rows, search: (row) => row.name,
+    title: "SNR of each tensor", name: "differences", note: "Tensors with the largest difference come first.", height: 300, columns, rows, search: (row) => row.name,
     draw: (colours) => ({
       data: jobs.map((job, at) => ({
         type: "scatter", mode: "markers", name: plain(labelled(job)), x: rows.map((_, index) => index + 1), y: rows.map((row) => row.each[at]?.snr_db ?? null),
@@ -176,29 +176,29 @@ function snrLines(jobs, rows, columns) {
   });
 }
 
-/** How the configs differ in what they ask for; and their texts. */
+/** The differences between the configs, and their texts. */
 async function configs(jobs, signal) {
-  const asks = new Map();
+  const groups = new Map();
   for (const { each } of matched(jobs)) {
-    const said = each.map((tensor) => (tensor?.action === "palettized" ? spec(tensor.spec) : tensor ? `kept: ${tensor.reason}` : "not there"));
-    if (new Set(said).size === 1) continue;
-    const name = JSON.stringify(said);
-    asks.set(name, { said, rules: each.map((tensor) => tensor?.rule), tensors: (asks.get(name)?.tensors ?? 0) + 1 });
+    const specs = each.map((tensor) => (tensor?.action === "palettized" ? spec(tensor.spec) : tensor ? `kept: ${tensor.reason}` : "missing"));
+    if (new Set(specs).size === 1) continue;
+    const name = JSON.stringify(specs);
+    groups.set(name, { specs, rules: each.map((tensor) => tensor?.rule), tensors: (groups.get(name)?.tensors ?? 0) + 1 });
   }
-  const rows = [...asks.values()].sort((one, other) => other.tensors - one.tensors);
+  const rows = [...groups.values()].sort((one, other) => other.tensors - one.tensors);
   const columns = [
     amount("Tensors", "tensors"),
-    ...jobs.map((job, at) => ({ label: labelled(job), value: (row) => row.said[at], cell: (row) => h("span", null, row.said[at], row.rules[at] && h("code", { class: "below" }, row.rules[at])) })),
+    ...jobs.map((job, at) => ({ label: labelled(job), value: (row) => row.specs[at], cell: (row) => h("span", null, row.specs[at], row.rules[at] && h("code", { class: "below" }, row.rules[at])) })),
   ];
   return section("How the configs differ", rows.length
-    ? table(columns, rows, { name: "configs", caption: "What the configs ask for where they differ" }).element
-    : h("p", { class: "hint" }, "They ask for the same of every tensor."), await texts(jobs, signal));
+    ? table(columns, rows, { name: "configs", caption: "Specs where the configs differ" }).element
+    : h("p", { class: "hint" }, "The configs give the same spec for every tensor."), await texts(jobs, signal));
 }
 
 async function texts(jobs, signal) {
-  const found = await Promise.all(jobs.map(async (each) => {
+  const elements = await Promise.all(jobs.map(async (each) => {
     const config = await ask(each.job.links.config, { signal }).catch((error) => error);
     return h("div", null, h("h3", null, labelled(each)), config instanceof Error ? problem(config) : h("pre", { tabindex: 0 }, JSON.stringify(config, null, 1)));
   }));
-  return h("details", null, h("summary", null, `Text of ${counted(jobs.length, "config")}`), h("div", { class: "columns" }, found));
+  return h("details", null, h("summary", null, `Text of ${counted(jobs.length, "config")}`), h("div", { class: "columns" }, elements));
 }

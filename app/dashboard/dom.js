@@ -1,4 +1,4 @@
-// Elements are made of properties and text nodes alone: nothing that came from outside is ever markup.
+// Elements are built from properties and text nodes only: untrusted text is never parsed as markup.
 
 const PROPERTIES = new Set(["value", "checked", "disabled", "selected", "open", "indeterminate"]);
 
@@ -16,39 +16,39 @@ export function h(tag, props, ...children) {
   return element;
 }
 
-/** Children that are to be shown, as one flat list. */
+/** Flatten children, dropping empty ones. */
 function present(children) {
   return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
-/** Have an element hold these children and no others. */
+/** Replace the children of an element. */
 export function fill(element, ...children) {
   element.replaceChildren(...present(children));
   return element;
 }
 
-let made = 0;
+let idCount = 0;
 
-/** An id that no other element has. */
+/** A unique element id. */
 export function freshId(stem) {
-  made += 1;
-  return `${stem}-${made}`;
+  idCount += 1;
+  return `${stem}-${idCount}`;
 }
 
-/** A button that does something. */
+/** A button. */
 export function button(label, onclick, props) {
   return h("button", { type: "button", onclick, ...props }, label);
 }
 
-/** A control with its label in front, and maybe a hint behind. */
+/** A form control with its label and an optional hint. */
 export function field(label, control, hint) {
   control.id ||= freshId("field");
-  const told = hint && h("p", { class: "hint", id: `${control.id}-hint` }, hint);
-  if (told) control.setAttribute("aria-describedby", told.id);
-  return h("div", { class: "field" }, h("label", { for: control.id }, label), control, told);
+  const note = hint && h("p", { class: "hint", id: `${control.id}-hint` }, hint);
+  if (note) control.setAttribute("aria-describedby", note.id);
+  return h("div", { class: "field" }, h("label", { for: control.id }, label), control, note);
 }
 
-/** A box to tick, with its label behind. */
+/** A checkbox with its label. */
 export function tick(label, props, hint) {
   const id = freshId("tick");
   return h(
@@ -59,7 +59,7 @@ export function tick(label, props, hint) {
   );
 }
 
-/** Ask before something that cannot be undone; resolves to whether it was confirmed. */
+/** Ask for confirmation in a dialog; resolves to whether it was given. */
 export function confirmed(question, detail, verb) {
   return new Promise((resolve) => {
     const id = freshId("question");
@@ -71,7 +71,7 @@ export function confirmed(question, detail, verb) {
       h(
         "div",
         { class: "row end" },
-        button("Keep it", () => dialog.close("no"), { autofocus: true }),
+        button("Go back", () => dialog.close("no"), { autofocus: true }),
         button(verb, () => dialog.close("yes"), { class: "danger" }),
       ),
     );
@@ -80,7 +80,7 @@ export function confirmed(question, detail, verb) {
   });
 }
 
-/** Have the browser save bytes under a name. */
+/** Save bytes as a download. */
 export function save(blob, name) {
   const url = URL.createObjectURL(blob);
   h("a", { href: url, download: name }).click();

@@ -1,4 +1,4 @@
-// Where files are dropped: they are hashed, sent, and become a model.
+// The drop zone: files are hashed and uploaded as a model.
 
 import { ask, isFinal } from "./api.js";
 import { button, fill, freshId, h } from "./dom.js";
@@ -7,11 +7,11 @@ import { guard } from "./leave.js";
 import { problem } from "./notice.js";
 import { interrupted, upload } from "./upload.js";
 
-/** A place for the files of one model; `onstart` is called first, `onend` with what they became, or null. */
+/** A drop zone for the files of one model; `onend` is called with the model, or null. */
 export function dropZone({ signal, onstart, onend }) {
   const id = freshId("files");
   const input = h("input", { type: "file", id, multiple: true, class: "unseen" });
-  const label = h("label", { for: id, class: "dropzone" }, h("strong", null, "Drop a model's files here"), h("span", { class: "hint" }, "or choose them: .safetensors with its shards and config, .pt, .pt2"));
+  const label = h("label", { for: id, class: "dropzone" }, h("strong", null, "Drop model files here"), h("span", { class: "hint" }, "or click to choose: .safetensors (with shards and config), .pt, .pt2"));
   const work = h("div");
   const waiting = h("div");
   const place = { work, waiting, signal, onstart, onend, stop: null };
@@ -24,7 +24,7 @@ export function dropZone({ signal, onstart, onend }) {
   return h("div", { class: "drop" }, input, label, work, waiting);
 }
 
-/** Send files; those that are still being sent are of another model, and are not wanted any more. */
+/** Upload files; cancel an upload that is still running. */
 async function send(files, place) {
   const { work, waiting, signal } = place;
   place.stop?.abort();
@@ -35,11 +35,11 @@ async function send(files, place) {
   const bar = h("progress", { max: 1, value: 0, "aria-label": "Upload" });
   const words = h("span", { class: "hint", role: "status" }, "Starting…");
   const names = files.length === 1 ? files[0].name : counted(files.length, "file");
-  fill(work, h("div", { class: "progress" }, h("strong", null, names), bar, words, button("Stop", () => stop.abort(), { class: "small", "aria-label": `Stop sending ${names}` })));
+  fill(work, h("div", { class: "progress" }, h("strong", null, names), bar, words, button("Stop", () => stop.abort(), { class: "small", "aria-label": `Stop the upload of ${names}` })));
   const release = guard(`The upload of ${names}`);
   let [model, failure] = [null, null];
   try {
-    model = await upload(files, { signal: stop.signal, advance: telling(bar, words) });
+    model = await upload(files, { signal: stop.signal, advance: showProgress(bar, words) });
   } catch (error) {
     failure = !stop.signal.aborted && problem(error, ...(isFinal(error) ? [] : [button("Try again", () => send(files, place))]));
   }
@@ -50,8 +50,8 @@ async function send(files, place) {
   drawInterrupted(waiting, signal);
 }
 
-/** Shows how far it is; what was there before does not count for the time left. */
-function telling(bar, words) {
+/** A function that shows progress; the remaining time ignores parts that were already there. */
+function showProgress(bar, words) {
   let first = null;
   return (what, done, whole) => {
     const now = performance.now();
@@ -60,21 +60,21 @@ function telling(bar, words) {
     const left = passed > 1 && done > first.done ? `, about ${duration(((whole - done) * passed) / (done - first.done))} left` : "";
     bar.value = whole ? done / whole : 1;
     const isLast = what === "sending" && done >= whole;
-    words.textContent = isLast ? "The server reads what was sent…" : `${what === "reading" ? "Computing digests" : "Sending"}: ${bytes(done)} of ${bytes(whole)}, ${percent(done, whole)}${left}`;
+    words.textContent = isLast ? "The server is reading the files…" : `${what === "reading" ? "Computing checksums" : "Sending"}: ${bytes(done)} of ${bytes(whole)}, ${percent(done, whole)}${left}`;
   };
 }
 
-/** Uploads that broke off, with what to do about them. */
+/** Show interrupted uploads. */
 async function drawInterrupted(place, signal) {
-  const found = await interrupted(signal).catch(() => []);
+  const uploads = await interrupted(signal).catch(() => []);
   if (signal.aborted) return;
-  fill(place, found.length > 0 && h("details", { class: "interrupted" }, h("summary", null, `${counted(found.length, "upload")} broke off`),
-    h("p", { class: "hint" }, "Drop the same files again: only what is missing is sent."),
-    h("ul", null, found.map((each) => h("li", null, `${each.name}${each.file_count > 1 ? ` and ${counted(each.file_count - 1, "file")} more` : ""}, ${bytes(each.size_bytes)} `,
-      button("Give up", () => giveUp(each, place, signal), { class: "link", "aria-label": `Give up the upload of ${each.name}` }))))));
+  fill(place, uploads.length > 0 && h("details", { class: "interrupted" }, h("summary", null, `${counted(uploads.length, "upload")} interrupted`),
+    h("p", { class: "hint" }, "Drop the same files again to resume: only the missing parts are sent."),
+    h("ul", null, uploads.map((each) => h("li", null, `${each.name}${each.file_count > 1 ? ` and ${counted(each.file_count - 1, "file")} more` : ""}, ${bytes(each.size_bytes)} `,
+      button("Discard", () => discard(each, place, signal), { class: "link", "aria-label": `Discard the upload of ${each.name}` }))))));
 }
 
-async function giveUp(each, place, signal) {
+async function discard(each, place, signal) {
   try {
     await ask(`/v1/uploads/${each.id}`, { method: "DELETE", signal });
     drawInterrupted(place, signal);

@@ -1,4 +1,4 @@
-// A config as text, validated by the server as one types; faults stand at their lines.
+// A config editor; the server validates while typing, and errors are shown at their lines.
 
 import { ask } from "./api.js";
 import { button, fill, freshId, h } from "./dom.js";
@@ -26,9 +26,9 @@ const START = {
 `,
 };
 
-/** An editor: `{element, config()}`; `onchange` is called when it has become valid, or stopped to be. */
+/** An editor: `{element, config()}`; `onchange` is called when its validity may have changed. */
 export function editor({ signal, onchange }) {
-  const state = { language: "yaml", told: null, isStale: true, asking: null, timer: null, id: freshId("config") };
+  const state = { language: "yaml", result: null, isStale: true, pending: null, timer: null, id: freshId("config") };
   const parts = skeleton(state.id);
   const view = { ...parts, state, onchange, signal };
   parts.text.value = START.yaml;
@@ -42,15 +42,15 @@ export function editor({ signal, onchange }) {
     );
   }
   typed(view);
-  /** Begin anew with a text in JSON. */
+  /** Replace the text with JSON. */
   const load = (text) => {
     state.language = "json";
     parts.languages.querySelector("input:last-of-type").checked = true;
     parts.text.value = text;
-    state.told = null;
+    state.result = null;
     typed(view);
   };
-  return { element: parts.element, load, config: () => (state.told?.is_valid && !state.isStale ? state.told.config : null), text: () => parts.text.value, type: () => `application/${state.language}` };
+  return { element: parts.element, load, config: () => (state.result?.is_valid && !state.isStale ? state.result.config : null), text: () => parts.text.value, type: () => `application/${state.language}` };
 }
 
 function skeleton(id) {
@@ -61,7 +61,7 @@ function skeleton(id) {
   return { text, gutter, faults, languages, element: h("div", null, languages, h("div", { class: "editor" }, gutter, text), faults) };
 }
 
-/** Number the lines, and validate once the typing pauses; until then there is no config. */
+/** Number the lines, and validate once typing pauses; until then there is no config. */
 function typed(view) {
   view.state.isStale = true;
   number(view);
@@ -71,7 +71,7 @@ function typed(view) {
 }
 
 function number({ text, gutter, state }) {
-  const faulty = new Map((state.told?.errors ?? []).map((error) => [error.line, error.detail]));
+  const faulty = new Map((state.result?.errors ?? []).map((error) => [error.line, error.detail]));
   const lines = text.value.split("\n").length;
   fill(gutter, Array.from({ length: lines }, (_, at) => h("span", { class: faulty.has(at + 1) && "bad", title: faulty.get(at + 1) }, String(at + 1))));
   gutter.scrollTop = text.scrollTop;
@@ -79,32 +79,32 @@ function number({ text, gutter, state }) {
 
 async function validate(view) {
   const { state } = view;
-  state.asking?.abort();
-  state.asking = new AbortController();
-  const { signal } = state.asking;
-  view.signal.addEventListener("abort", () => state.asking.abort(), { once: true });
+  state.pending?.abort();
+  state.pending = new AbortController();
+  const { signal } = state.pending;
+  view.signal.addEventListener("abort", () => state.pending.abort(), { once: true });
   try {
-    state.told = await ask("/v1/configs/validate", { method: "POST", body: view.text.value, headers: { "Content-Type": `application/${state.language}` }, signal });
+    state.result = await ask("/v1/configs/validate", { method: "POST", body: view.text.value, headers: { "Content-Type": `application/${state.language}` }, signal });
     state.isStale = false;
     drawFaults(view);
   } catch (error) {
     if (signal.aborted) return;
-    state.told = null;
+    state.result = null;
     fill(view.faults, problem(error, button("Try again", () => validate(view))));
   }
   number(view);
-  view.text.setAttribute("aria-invalid", String(!state.told?.is_valid));
+  view.text.setAttribute("aria-invalid", String(!state.result?.is_valid));
   view.onchange();
 }
 
 function drawFaults(view) {
-  const { errors, is_valid } = view.state.told;
+  const { errors, is_valid } = view.state.result;
   if (is_valid) return void fill(view.faults, h("p", { class: "fine" }, "The config is valid."));
   fill(view.faults, h("p", { class: "why" }, counted(errors.length, "error")), h("ol", { class: "faults" }, errors.map((error) =>
     h("li", null, error.line ? button(`line ${error.line}`, () => goTo(view.text, error.line), { class: "link" }) : null, " ", h("code", null, error.pointer || "/"), ` ${error.detail}`))));
 }
 
-/** Put the cursor on a line. */
+/** Move the cursor to a line. */
 function goTo(text, line) {
   const lines = text.value.split("\n");
   const start = lines.slice(0, line - 1).reduce((sum, each) => sum + each.length + 1, 0);
@@ -113,11 +113,11 @@ function goTo(text, line) {
   text.scrollTop = (line - 4) * parseFloat(getComputedStyle(text).lineHeight);
 }
 
-/** Say the same in the other language, if it is valid; else keep what was typed for that one. */
+/** Switch the language: translate a valid config, else keep the text. */
 function translate(view, language) {
   const { state, text } = view;
   const isUntouched = text.value === START[state.language];
-  const other = isUntouched ? START[language] : state.told?.is_valid ? state.told[language] : text.value;
+  const other = isUntouched ? START[language] : state.result?.is_valid ? state.result[language] : text.value;
   state.language = language;
   text.value = other;
   typed(view);

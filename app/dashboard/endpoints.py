@@ -1,4 +1,4 @@
-"""The page and its files, which anybody may have: what they show, they ask the API for."""
+"""Endpoints of the page's static files; they are public, as all data comes from the API."""
 
 import asyncio
 from pathlib import Path
@@ -20,16 +20,18 @@ POLICY = {
     "form-action": "'none'",
     "frame-ancestors": "'none'",
 }
-"""What a browser lets the page do. Source: W3C, Content Security Policy Level 3.
+"""The page's Content-Security-Policy. Source: W3C, Content Security Policy Level 3.
 
-plotly.js needs no styles of its own where an element with the id `plotly.js-style-global` has the
-class `no-inline-styles`: the page has one, and those styles among its own.
+plotly.js adds no inline styles if an element with the id `plotly.js-style-global` has the class
+`no-inline-styles`: the page has one, and includes those styles in its own.
 """
 HEADERS = {
-    "Content-Security-Policy": "; ".join(f"{what} {who}" for what, who in POLICY.items()),
+    "Content-Security-Policy": "; ".join(
+        f"{directive} {sources}" for directive, sources in POLICY.items()
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # which is to ask whether it has changed
+    "Cache-Control": "no-cache",  # caches must revalidate
 }
 
 router = APIRouter(include_in_schema=False)
@@ -37,37 +39,37 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 async def page(request: Request) -> Response:
-    """The page for a browser; others find the reference."""
+    """Return the page to a browser; redirect other clients to the API reference."""
     if "text/html" not in request.headers.get("accept", ""):
         docs = f"{request.scope.get('root_path', '')}/docs"
         return RedirectResponse(docs, headers={"Vary": "Accept"})
-    return await _answer(request, HERE / "index.html", "Accept, Accept-Encoding")
+    return await _response(request, HERE / "index.html", "Accept, Accept-Encoding")
 
 
 @router.get("/assets/plotly.min.js")
 async def plotly(request: Request) -> Response:
-    """What draws the charts, out of its package."""
-    return await _answer(request, PLOTLY)
+    """Return plotly.js."""
+    return await _response(request, PLOTLY)
 
 
 @router.get("/{name}.{suffix}")
 async def file(request: Request, name: str, suffix: str) -> Response:
-    """A file of the page."""
+    """Return a file of the page."""
     path = HERE / f"{name}.{suffix}"
     if path.suffix not in MEDIA_TYPES or path.parent != HERE:
         raise HTTPException(404)
-    return await _answer(request, path)
+    return await _response(request, path)
 
 
-async def _answer(request: Request, path: Path, vary: str = "Accept-Encoding") -> Response:
-    """A file, or 304 where the client has it already."""
-    is_packed = _takes_gzip(request.headers.get("accept-encoding", ""))
+async def _response(request: Request, path: Path, vary: str = "Accept-Encoding") -> Response:
+    """Return a file, or 304 if the client already has it."""
+    is_gzipped = _accepts_gzip(request.headers.get("accept-encoding", ""))
     try:
-        body = await asyncio.to_thread(body_of, path, is_packed=is_packed)
-    except (OSError, ValueError) as error:  # of a name that no file can have
+        body = await asyncio.to_thread(body_of, path, is_gzipped=is_gzipped)
+    except (OSError, ValueError) as error:  # ValueError: the name is not a valid file name
         raise HTTPException(404) from error
     headers = HEADERS | {"ETag": body.etag, "Vary": vary}
-    if body.is_packed:
+    if body.is_gzipped:
         headers["Content-Encoding"] = "gzip"
     if not satisfies_if_match(request.headers.get("if-match"), body.etag):
         raise HTTPException(412, f"the file has the ETag {body.etag}, which If-Match does not name")
@@ -76,10 +78,10 @@ async def _answer(request: Request, path: Path, vary: str = "Accept-Encoding") -
     return Response(body.data, headers=headers, media_type=body.media_type)
 
 
-def _takes_gzip(encodings: str) -> bool:
-    """Whether that is among the encodings, and not refused. Source: RFC 9110, section 12.5.3."""
-    for each in encodings.lower().replace(" ", "").split(","):
-        name, _, weight = each.partition(";q=")
+def _accepts_gzip(encodings: str) -> bool:
+    """Return whether gzip is accepted. Source: RFC 9110, section 12.5.3."""
+    for encoding in encodings.lower().replace(" ", "").split(","):
+        name, _, weight = encoding.partition(";q=")
         if name == "gzip":
             return not weight or bool(set(weight) - {"0", "."})
     return False

@@ -1,4 +1,4 @@
-// The errors of one report.
+// The chart of errors by tensor.
 
 import { chart, layout, plain } from "./charts.js";
 import { freshId, h } from "./dom.js";
@@ -9,14 +9,14 @@ const ORDERS = {
   "worst first": (one, other) => low(one) - low(other),
   "best first": (one, other) => low(other) - low(one),
   "largest first": (one, other) => other.size_before_bytes - one.size_before_bytes,
-  "as in the model": null,
+  "model order": null,
 };
 const low = (tensor) => tensor.snr_db ?? Number.POSITIVE_INFINITY;
 
-/** Beyond these, an outline is drawn: a page cannot be used while thousands of shapes are made. */
+/** Beyond this, an outline is drawn: thousands of shapes would block the page. */
 const MOST_BARS = 300;
 
-/** What every form of the bars has in common. */
+/** Data shared by bars and outline. */
 function heights(tensors) {
   const top = Math.max(1, ...tensors.map((tensor) => tensor.snr_db ?? 0));
   return {
@@ -25,35 +25,35 @@ function heights(tensors) {
   };
 }
 
-function bars(tensors, picked, colours) {
-  return [{ type: "bar", ...heights(tensors), marker: { color: tensors.map((tensor) => (tensor.name === picked ? colours.warm : colours.accent)), line: { width: 0 } } }];
+function bars(tensors, selected, colours) {
+  return [{ type: "bar", ...heights(tensors), marker: { color: tensors.map((tensor) => (tensor.name === selected ? colours.warm : colours.accent)), line: { width: 0 } } }];
 }
 
-function silhouette(tensors, picked, colours) {
-  const made = heights(tensors);
-  const at = tensors.findIndex((tensor) => tensor.name === picked);
-  const outline = { type: "scatter", mode: "lines", fill: "tozeroy", fillcolor: colours.accent, line: { shape: "hvh", width: 1, color: colours.accent }, ...made };
-  const mark = { type: "scatter", mode: "lines", x: [at + 1, at + 1], y: [0, made.y[at]], line: { width: 3, color: colours.warm }, hoverinfo: "skip" };
+function silhouette(tensors, selected, colours) {
+  const data = heights(tensors);
+  const at = tensors.findIndex((tensor) => tensor.name === selected);
+  const outline = { type: "scatter", mode: "lines", fill: "tozeroy", fillcolor: colours.accent, line: { shape: "hvh", width: 1, color: colours.accent }, ...data };
+  const mark = { type: "scatter", mode: "lines", x: [at + 1, at + 1], y: [0, data.y[at]], line: { width: 3, color: colours.warm }, hoverinfo: "skip" };
   return at < 0 ? [outline] : [outline, mark];
 }
 
-/** SNR of each palettized tensor, in an order that can be chosen: `{element, pick(name)}`. */
+/** SNR of each palettized tensor, in selectable order: `{element, pick(name)}`. */
 export function snrChart(report, onpick) {
   const all = report.tensors.filter((tensor) => tensor.action === "palettized");
-  const state = { how: "worst first", picked: null };
+  const state = { how: "worst first", selected: null };
   const sorted = () => (ORDERS[state.how] ? all.slice().sort(ORDERS[state.how]) : all);
   const name = freshId("order");
   const orders = h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, "Order of the bars"), Object.keys(ORDERS).map((how) => {
     const id = freshId("order");
-    return [h("input", { type: "radio", name, id, checked: how === state.how, onchange: () => { state.how = how; made.paint(); } }), h("label", { for: id }, how)];
+    return [h("input", { type: "radio", name, id, checked: how === state.how, onchange: () => { state.how = how; figure.paint(); } }), h("label", { for: id }, how)];
   }));
-  const made = chart({
-    title: "Where the error is", controls: orders, name: "snr", search: (row) => row.name,
-    note: "Signal-to-noise ratio of every palettized tensor: a higher bar is a truer copy. Click a bar to find its row in the table.",
+  const figure = chart({
+    title: "Error by tensor", controls: orders, name: "snr", search: (row) => row.name,
+    note: "Signal-to-noise ratio of every palettized tensor; higher is more accurate. Click a bar to find its row in the table.",
     draw: (colours) => {
       const tensors = sorted();
       return {
-        data: tensors.length > MOST_BARS ? silhouette(tensors, state.picked, colours) : bars(tensors, state.picked, colours),
+        data: tensors.length > MOST_BARS ? silhouette(tensors, state.selected, colours) : bars(tensors, state.selected, colours),
         layout: layout(colours, { hovermode: "x", bargap: 0.15, xaxis: { title: `tensors, ${state.how}`, showgrid: false, dtick: tensors.length <= 12 ? 1 : null }, yaxis: { title: "SNR in dB", rangemode: "tozero" } }),
       };
     },
@@ -67,8 +67,8 @@ export function snrChart(report, onpick) {
     onclick: (point) => { pick(point.customdata); onpick(point.customdata); },
   });
   function pick(name) {
-    state.picked = name;
-    made.paint();
+    state.selected = name;
+    figure.paint();
   }
-  return { element: made.element, pick };
+  return { element: figure.element, pick };
 }

@@ -1,10 +1,10 @@
-// How numbers, times and specs are written.
+// Formatting of numbers, times and specs.
 
 const WHOLE = new Intl.NumberFormat("en-US");
 const MOMENT = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 const UNITS = ["bytes", "kB", "MB", "GB", "TB", "PB"];
 
-/** Bytes with three digits that matter. */
+/** A size with three significant digits. */
 export function bytes(count) {
   if (count === null || count === undefined) return "–";
   let value = count;
@@ -17,7 +17,7 @@ export function bytes(count) {
   return `${value.toFixed(value < 9.995 ? 2 : value < 99.95 ? 1 : 0)} ${UNITS[unit]}`;
 }
 
-/** A whole number with separators. */
+/** An integer with thousands separators. */
 export function count(value) {
   return value === null || value === undefined ? "–" : WHOLE.format(value);
 }
@@ -27,12 +27,12 @@ export function counted(value, noun) {
   return `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
 }
 
-/** A number with so many decimals. */
+/** A number with a fixed number of decimals. */
 export function fixed(value, digits = 2) {
   return value === null || value === undefined ? "–" : value.toFixed(digits);
 }
 
-/** A small or large number in few characters. */
+/** A small or large number in short form. */
 export function short(value) {
   if (value === null || value === undefined) return "–";
   if (value === 0) return "0";
@@ -40,7 +40,7 @@ export function short(value) {
   return size >= 0.01 && size < 10_000 ? String(Number(value.toPrecision(4))) : value.toExponential(2);
 }
 
-/** Decibels; without any the copy is exact. */
+/** Decibels; without a value, "exact". */
 export function decibels(value) {
   return value === null || value === undefined ? "exact" : `${value.toFixed(1)} dB`;
 }
@@ -50,7 +50,7 @@ export function ratio(before, after) {
   return before && after ? `${(before / after).toFixed(before / after < 10 ? 2 : 1)}×` : "–";
 }
 
-/** Part of a whole in percent. */
+/** A percentage. */
 export function percent(part, whole) {
   if (!whole) return "0 %";
   const value = (part / whole) * 100;
@@ -58,7 +58,7 @@ export function percent(part, whole) {
   return `${value.toFixed(value < 10 && value > 0 ? 1 : 0)} %`;
 }
 
-/** Seconds as people say them. */
+/** A duration. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
@@ -69,17 +69,17 @@ export function duration(seconds) {
   return `${Math.floor(whole / 3600)} h ${Math.round((whole % 3600) / 60)} min`;
 }
 
-/** Seconds between two moments of the server. */
+/** Seconds between two timestamps. */
 export function between(from, to) {
   return from && to ? (Date.parse(to) - Date.parse(from)) / 1000 : null;
 }
 
-/** A moment, in the reader's own time zone. */
+/** A timestamp in the local time zone. */
 export function moment(at) {
   return at ? MOMENT.format(new Date(at)) : "–";
 }
 
-/** A moment as a `<time>`'s short text. */
+/** A timestamp relative to now. */
 export function ago(at, now = Date.now()) {
   const seconds = Math.max(0, (now - Date.parse(at)) / 1000);
   if (seconds < 60) return "just now";
@@ -88,7 +88,7 @@ export function ago(at, now = Date.now()) {
   return new Date(at).toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric" });
 }
 
-/** The part of an id that tells it from others: jobs' ids begin with the time. */
+/** The distinguishing part of an id: job ids begin with the time. */
 export function brief(id) {
   return id.length === 36 ? id.slice(-8) : id.slice(0, 8);
 }
@@ -98,40 +98,40 @@ export function shape(sizes) {
   return sizes.length ? sizes.join(" × ") : "scalar";
 }
 
-/** What a spec asks for, in a line. */
-export function spec(given) {
-  if (!given) return "–";
-  const { n_bits, granularity, cluster_dim, enable_per_channel_scale, lut_qspec } = given;
-  const said = [`${n_bits} bit${n_bits === 1 ? "" : "s"}`];
-  if (granularity.type === "per_tensor") said.push("one palette");
-  else said.push(`a palette per ${counted(granularity.group_size, "channel")}${granularity.axis === null ? "" : ` of axis ${granularity.axis}`}`);
-  if (cluster_dim > 1) said.push(`vectors of ${cluster_dim}`);
-  if (enable_per_channel_scale) said.push("channel scales");
-  if (lut_qspec) said.push(`${lut_qspec.dtype ?? "quantized"} entries`);
-  return said.join(", ");
+/** A spec in one line. */
+export function spec(options) {
+  if (!options) return "–";
+  const { n_bits, granularity, cluster_dim, enable_per_channel_scale, lut_qspec } = options;
+  const parts = [`${n_bits} bit${n_bits === 1 ? "" : "s"}`];
+  if (granularity.type === "per_tensor") parts.push("one palette");
+  else parts.push(`one palette per ${counted(granularity.group_size, "channel")}${granularity.axis === null ? "" : ` of axis ${granularity.axis}`}`);
+  if (cluster_dim > 1) parts.push(`vectors of ${cluster_dim}`);
+  if (enable_per_channel_scale) parts.push("channel scales");
+  if (lut_qspec) parts.push(`${lut_qspec.dtype ?? "quantized"} entries`);
+  return parts.join(", ");
 }
 
-/** The same in fewer characters, for tables. */
-export function specBrief(given) {
-  if (!given) return "–";
-  const { n_bits, granularity, cluster_dim, enable_per_channel_scale, lut_qspec } = given;
+/** A spec in short form, for tables. */
+export function specBrief(options) {
+  if (!options) return "–";
+  const { n_bits, granularity, cluster_dim, enable_per_channel_scale, lut_qspec } = options;
   const grouped = granularity.type === "per_tensor" ? "tensor" : `${granularity.group_size} ch${granularity.axis === null ? "" : ` ax ${granularity.axis}`}`;
   return [`${n_bits} bit`, grouped, cluster_dim > 1 && `dim ${cluster_dim}`, enable_per_channel_scale && "scaled", lut_qspec?.dtype].filter(Boolean).join(" · ");
 }
 
-/** A cell of a CSV file, which no spreadsheet runs. */
+/** A cell of a CSV file, escaped so that spreadsheets do not run it as a formula. */
 function cell(value) {
   const text = value === null || value === undefined ? "" : String(value);
   const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
   return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
-/** Rows of values as a CSV file. */
+/** A CSV file. */
 export function csv(head, rows) {
   return [head, ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
 }
 
-/** Whether two jobs are of byte-identical models; of jobs from before that was noted, as far as can be told. */
+/** Whether two jobs have byte-identical models; older jobs, without a digest, are compared by id or name. */
 export function isSameModel(one, other) {
   if (one.model_sha256 && other.model_sha256) return one.model_sha256 === other.model_sha256;
   if (one.model_id && other.model_id) return one.model_id === other.model_id;

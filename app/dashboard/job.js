@@ -1,4 +1,4 @@
-// One job: how it goes on, then what came of it.
+// One job: its progress, then its result.
 
 import { actions } from "./actions.js";
 import { ask, follow } from "./api.js";
@@ -21,11 +21,11 @@ export async function show(root, { words: [id] }, signal) {
   const path = `/v1/jobs/${encodeURIComponent(id)}`;
   expectCharts();
   const job = await ask(path, { signal });
-  const view = { ...skeleton(job), path, signal, job: null, told: "" };
-  fill(root, view.head, view.said, view.bar.element, view.facts, view.results, section("Course", view.stages.element, view.log));
+  const view = { ...skeleton(job), path, signal, job: null, drawn: "" };
+  fill(root, view.head, view.status, view.bar.element, view.facts, view.results, section("Timeline", view.stages.element, view.log));
   draw(view, job);
   follow(`${path}/events`, { signal, onevent: (type, data) => take(view, type, data) })
-    .catch((error) => fill(view.said, problem(error, h("a", { class: "button", href: "#/jobs" }, "To the jobs"))));
+    .catch((error) => fill(view.status, problem(error, h("a", { class: "button", href: "#/jobs" }, "Go to jobs"))));
 }
 
 function skeleton(job) {
@@ -33,10 +33,10 @@ function skeleton(job) {
   const acts = h("div", { class: "row" });
   const log = h("ol", { class: "log", "aria-label": "Log", tabindex: 0 });
   const head = h("div", { class: "pagehead" }, h("div", null, h("p", { class: "crumb" }, h("a", { href: "#/jobs" }, "Jobs"), " / ", h("code", null, job.id)), h("h1", { tabindex: -1 }, job.model_name, " ", state)), acts);
-  return { head, state, acts, log, said: h("div"), facts: h("div"), results: h("div", { class: "stack" }), bar: progress(), stages: timeline() };
+  return { head, state, acts, log, status: h("div"), facts: h("div"), results: h("div", { class: "stack" }), bar: progress(), stages: timeline() };
 }
 
-/** An event of the job's stream. */
+/** Handle an event of the job's stream. */
 function take(view, type, data) {
   if (type === "log") {
     view.stages.log(data);
@@ -48,10 +48,10 @@ function take(view, type, data) {
   }
 }
 
-/** Events are told from the first one on; those of before the job was fetched change nothing. */
-function isNewer(told, known) {
-  const rank = (job) => job.attempt * 3 + (hasEnded(job) ? 2 : job.state === "running" ? 1 : 0);
-  return rank(told) >= rank(known);
+/** The stream starts with the first event; events older than the fetched job are ignored. */
+function isNewer(event, job) {
+  const rank = (each) => each.attempt * 3 + (hasEnded(each) ? 2 : each.state === "running" ? 1 : 0);
+  return rank(event) >= rank(job);
 }
 
 function logged(view, line) {
@@ -66,64 +66,64 @@ function draw(view, job) {
   const before = view.job;
   view.job = job;
   view.bar.update(job);
-  const told = JSON.stringify([job.state, job.attempt]);
-  if (told === view.told) return;
-  view.told = told;
+  const key = JSON.stringify([job.state, job.attempt]);
+  if (key === view.drawn) return;
+  view.drawn = key;
   fill(view.state, badge(job.state));
   const again = h("a", { class: "button small", href: `#/new?job=${job.id}` }, "Run again with changes");
-  fill(view.acts, again, actions(job, (other) => (other ? draw(view, other) : (location.hash = "#/jobs")), (error) => fill(view.said, problem(error))));
+  fill(view.acts, again, actions(job, (other) => (other ? draw(view, other) : (location.hash = "#/jobs")), (error) => fill(view.status, problem(error))));
   fill(view.facts, about(job));
-  fill(view.said, job.error && problem({ ...job.error, message: job.error.detail }));
+  fill(view.status, job.error && problem({ ...job.error, message: job.error.detail }));
   if (job.state === "succeeded") report(view, before !== null);
-  else fill(view.results, job.state === "queued" ? notice("quiet", h("p", null, "It waits for its turn; what happens then is shown here.")) : null);
+  else fill(view.results, job.state === "queued" ? notice("quiet", h("p", null, "The job is queued; its progress will be shown here.")) : null);
 }
 
 function about(job) {
   const model = job.links.model;
   return facts([
     job.label && ["Label", job.label],
-    ["Config", job.config_name ?? "without a name"],
+    ["Config", job.config_name ?? "unnamed"],
     model && ["Model", h("code", null, brief(job.model_id))],
     ["Model size", bytes(job.size_before_bytes)],
     ["Submitted", moment(job.created_at)],
     ["Priority", `${job.priority} of 9`],
     job.attempt > 0 && ["Attempt", count(job.attempt + 1)],
     job.deadline_at && ["Deadline", moment(job.deadline_at)],
-    job.expires_at && ["Removed on", moment(job.expires_at)],
+    job.expires_at && ["Deleted on", moment(job.expires_at)],
   ]);
 }
 
 async function report(view, isLive) {
-  fill(view.results, loading(isLive ? "It has succeeded; loading the report…" : "Loading the report…"));
+  fill(view.results, loading(isLive ? "The job has succeeded; loading the report…" : "Loading the report…"));
   try {
-    const found = await ask(`${view.path}/report`, { signal: view.signal });
-    fill(view.results, results(view.job, found));
+    const loaded = await ask(`${view.path}/report`, { signal: view.signal });
+    fill(view.results, results(view.job, loaded));
   } catch (error) {
     if (!view.signal.aborted) fill(view.results, problem(error, button("Try again", () => report(view, isLive))));
   }
 }
 
-function results(job, found) {
+function results(job, report) {
   const where = (name) => `#/jobs/${job.id}/tensors/${encodeURIComponent(name)}`;
   const open = (name) => { location.hash = where(name); };
-  const tensors = tensorTable(found, (row) => where(row.name), (row) => { bars.pick(row.name); tensors.pick(row.name); }, `tensors-${brief(job.id)}`);
-  const bars = snrChart(found, (name) => tensors.pick(name));
+  const tensors = tensorTable(report, (row) => where(row.name), (row) => { bars.pick(row.name); tensors.pick(row.name); }, `tensors-${brief(job.id)}`);
+  const bars = snrChart(report, (name) => tensors.pick(name));
   return [
-    unmatchedList(found.unmatched), warningList(found.warnings), summary(found), files(job, found),
-    h("section", { class: "card" }, treemapChart(found, open).element),
+    unmatchedList(report.unmatched), warningList(report.warnings), summary(report), files(job, report),
+    h("section", { class: "card" }, treemapChart(report, open).element),
     h("section", { class: "card" }, bars.element, tensors.element),
-    keptSection(found), moduleSection(found),
+    keptSection(report), moduleSection(report),
   ];
 }
 
 /** All there is to download. */
-function files(job, found) {
+function files(job, report) {
   const path = `/v1/jobs/${job.id}`;
-  const own = Object.entries(found.artifact_sha256).map(([name, sha256], _, all) =>
+  const own = Object.entries(report.artifact_sha256).map(([name, sha256], _, all) =>
     ({ path: `${path}/artifact/${encodeURIComponent(name)}`, name, label: name, sha256, size: all.length === 1 ? job.size_after_bytes : undefined, command: `palettery download ${job.id}` }));
-  const exported = (found.exports ?? []).map(({ format, sha256, size_bytes }) => ({ path: `${path}/exports/${format}`, name: `${job.model_name}.${format}`, label: format, sha256, size: size_bytes }));
+  const exported = (report.exports ?? []).map(({ format, sha256, size_bytes }) => ({ path: `${path}/exports/${format}`, name: `${job.model_name}.${format}`, label: format, sha256, size: size_bytes }));
   const reports = ["json", "csv", "html"].map((kind) => ({ path: `${path}/report${kind === "json" ? "" : `.${kind}`}`, name: `report-${brief(job.id)}.${kind}`, label: kind.toUpperCase() }));
   const config = [{ path: job.links.config, name: `config-${brief(job.id)}.json`, label: "config.json" }];
   const group = (name, items) => items.length > 0 && h("div", null, h("h3", null, name), h("ul", { class: "files" }, items.map(download)));
-  return section("Downloads", h("div", { class: "columns" }, group("Artifact", own), group("Other forms", exported), group("Report", reports), group("Config", config)));
+  return section("Downloads", h("div", { class: "columns" }, group("Artifact", own), group("Exports", exported), group("Report", reports), group("Config", config)));
 }

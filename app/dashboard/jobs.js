@@ -13,19 +13,19 @@ const MOST_COMPARED = 5;
 
 export const title = () => "Jobs";
 
-/** Fill the view; it is live until `signal`. */
+/** Show the view; it is updated until `signal` aborts. */
 export async function show(root, _, signal) {
-  const view = { rows: new Map(), state: "all", wanted: "", cursor: null, chosen: new Map(), signal, ...skeleton() };
-  view.search.addEventListener("input", () => { view.wanted = view.search.value.toLowerCase(); sift(view); });
-  view.states.addEventListener("change", (event) => { view.state = event.target.value; load(view).catch((error) => fill(view.said, problem(error))); });
-  view.more.addEventListener("click", () => load(view, view.cursor).catch((error) => fill(view.said, problem(error))));
-  fill(root, view.head, view.bar, view.said, view.list, view.more);
-  fill(view.said, loading("Loading jobs…"));
+  const view = { rows: new Map(), state: "all", filter: "", cursor: null, chosen: new Map(), signal, ...skeleton() };
+  view.search.addEventListener("input", () => { view.filter = view.search.value.toLowerCase(); applyFilter(view); });
+  view.states.addEventListener("change", (event) => { view.state = event.target.value; load(view).catch((error) => fill(view.status, problem(error))); });
+  view.more.addEventListener("click", () => load(view, view.cursor).catch((error) => fill(view.status, problem(error))));
+  fill(root, view.head, view.bar, view.status, view.list, view.more);
+  fill(view.status, loading("Loading jobs…"));
   await load(view);
-  // From `open` on nothing is missed; what changed before is in the list that is fetched then.
+  // After `open` no change is missed; earlier ones are in the list that is fetched then.
   const take = { open: () => load(view).catch(() => {}), job: (job) => put(view, job), gone: ({ id }) => gone(view, id) };
   const watch = { signal, onevent: (type, data) => take[type]?.(data) };
-  follow("/v1/events", watch).catch((error) => fill(view.said, problem(error)));
+  follow("/v1/events", watch).catch((error) => fill(view.status, problem(error)));
 }
 
 function skeleton() {
@@ -38,28 +38,28 @@ function skeleton() {
   }));
   const bar = h("div", { class: "toolbar" }, search, states, compare);
   const head = h("div", { class: "pagehead" }, h("h1", { tabindex: -1 }, "Jobs"), h("a", { class: "button primary", href: "#/new" }, "New job"));
-  return { head, search, states, compare, bar, said: h("div"), list: h("ul", { class: "jobs", "aria-label": "Jobs, newest first" }), more: button("Show more", null, { hidden: true }) };
+  return { head, search, states, compare, bar, status: h("div"), list: h("ul", { class: "jobs", "aria-label": "Jobs, newest first" }), more: button("Show more", null, { hidden: true }) };
 }
 
-/** Fetch the first page, or the one behind a cursor. */
+/** Fetch the first page, or the page after a cursor. */
 async function load(view, cursor = null) {
   const query = new URLSearchParams({ limit: PAGE });
   if (cursor) query.set("cursor", cursor);
   if (view.state !== "all") query.set("state", view.state);
-  const asked = view.state;
+  const state = view.state;
   const page = await ask(`/v1/jobs?${query}`, { signal: view.signal });
-  if (asked !== view.state) return;
+  if (state !== view.state) return;
   if (!cursor) {
-    const found = new Set(page.items.map((job) => job.id));
-    for (const id of [...view.rows.keys()]) if (!found.has(id)) drop(view, id);
+    const ids = new Set(page.items.map((job) => job.id));
+    for (const id of [...view.rows.keys()]) if (!ids.has(id)) drop(view, id);
   }
   for (const job of page.items) put(view, job);
   view.cursor = page.next_cursor;
   view.more.hidden = !page.next_cursor;
-  sift(view);
+  applyFilter(view);
 }
 
-/** Show a job as it is now, at its place: newest first. */
+/** Show or update a job, at its place in the list: newest first. */
 function put(view, job) {
   if (view.state !== "all" && job.state !== view.state) return gone(view, job.id);
   let row = view.rows.get(job.id);
@@ -71,7 +71,7 @@ function put(view, job) {
     view.list.insertBefore(row.element, behind ?? null);
   }
   row.update(job);
-  sift(view);
+  applyFilter(view);
 }
 
 function drop(view, id) {
@@ -83,23 +83,23 @@ function drop(view, id) {
 function gone(view, id) {
   drop(view, id);
   drawCompare(view);
-  sift(view);
+  applyFilter(view);
 }
 
-/** Hide what the filter does not take, and say so where nothing is left. */
-function sift(view) {
+/** Hide jobs that do not match the filter; show a notice if none is left. */
+function applyFilter(view) {
   let seen = 0;
   for (const { element, text } of view.rows.values()) {
-    element.hidden = !text().includes(view.wanted);
+    element.hidden = !text().includes(view.filter);
     seen += Number(!element.hidden);
   }
   view.bar.hidden = false;
-  if (seen > 0) return void fill(view.said);
+  if (seen > 0) return void fill(view.status);
   const empty = view.rows.size === 0 && view.state === "all";
   view.bar.hidden = empty;
-  fill(view.said, notice("quiet", empty
-    ? [h("p", null, "No jobs yet. Drop a model, choose how small it should be, and see what each tensor would get before anything runs."), h("a", { class: "button primary", href: "#/new" }, "Start the first job")]
-    : h("p", null, "No job matches. Jobs further back are behind “Show more”.")));
+  fill(view.status, notice("quiet", empty
+    ? [h("p", null, "No jobs yet. Upload a model, choose a config, and see the plan for each tensor before anything runs."), h("a", { class: "button primary", href: "#/new" }, "Start the first job")]
+    : h("p", null, "No job matches. “Show more” loads older jobs.")));
 }
 
 function newRow(view, first) {
@@ -112,14 +112,14 @@ function newRow(view, first) {
     sizes: h("div", { class: "jobsizes number" }),
     when: h("time", { class: "jobwhen hint" }),
     acts: h("div", { class: "jobacts row" }),
-    said: h("div", { class: "jobsaid" }),
+    status: h("div", { class: "jobstatus" }),
     choose: h("input", { type: "checkbox", "aria-label": `Compare ${first.model_name} ${brief(first.id)}` }),
   };
   let job = first;
   let drawn = "";
   parts.choose.addEventListener("change", () => choose(view, job, parts.choose));
   const element = h("li", { class: "job" }, h("div", { class: "jobchoose" }, parts.choose), h("div", { class: "jobtitle" }, parts.name, parts.label, parts.meta),
-    h("div", null, parts.state, bar.element), parts.sizes, parts.when, parts.acts, parts.said);
+    h("div", null, parts.state, bar.element), parts.sizes, parts.when, parts.acts, parts.status);
 
   function update(changed) {
     job = changed;
@@ -129,7 +129,7 @@ function newRow(view, first) {
     drawn = seen;
     drawRow(parts, job);
     const done = (other) => (other ? put(view, other) : gone(view, job.id));
-    fill(parts.acts, actions(job, done, (error) => fill(parts.said, problem(error))));
+    fill(parts.acts, actions(job, done, (error) => fill(parts.status, problem(error))));
     if (job.state !== "succeeded") view.chosen.delete(job.id);
     drawCompare(view);
   }
@@ -150,7 +150,7 @@ function drawRow(parts, job) {
   parts.when.textContent = ago(job.created_at);
   parts.choose.disabled = job.state !== "succeeded";
   if (parts.choose.disabled) parts.choose.checked = false;
-  fill(parts.said);
+  fill(parts.status);
 }
 
 function choose(view, job, box) {
@@ -159,11 +159,11 @@ function choose(view, job, box) {
   drawCompare(view);
 }
 
-/** A link to the comparison, or why there is none. */
+/** Update the link to the comparison; without one, its title is the reason. */
 function drawCompare({ compare, chosen }) {
   const jobs = [...chosen.values()];
   const areOfOneModel = jobs.every((job) => isSameModel(job, jobs[0]));
-  const why = jobs.length < 2 ? "Choose two to five finished jobs of one model" : jobs.length > MOST_COMPARED ? `At most ${MOST_COMPARED} jobs` : !areOfOneModel ? "These jobs are of different models" : "";
+  const why = jobs.length < 2 ? "Choose two to five succeeded jobs of one model" : jobs.length > MOST_COMPARED ? `At most ${MOST_COMPARED} jobs` : !areOfOneModel ? "These jobs are of different models" : "";
   compare.textContent = jobs.length ? `Compare ${count(jobs.length)}` : "Compare";
   compare.title = why;
   if (why) {

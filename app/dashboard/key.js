@@ -1,4 +1,4 @@
-// Asks for a key where the server wants one.
+// The dialog that asks for an API key.
 
 import { ask, key, useKey } from "./api.js";
 import { button, field, fill, h } from "./dom.js";
@@ -6,41 +6,41 @@ import { problem } from "./notice.js";
 
 let open = null;
 
-/** Ask for a key; resolves once one was taken, or the reader gave up. */
+/** Ask for a key; resolves once one is accepted or the dialog is closed. */
 export function askForKey(why) {
-  open ??= asked(why).finally(() => { open = null; });
+  open ??= showDialog(why).finally(() => { open = null; });
   return open;
 }
 
-function asked(why) {
+function showDialog(why) {
   return new Promise((resolve) => {
-    const said = h("div", null, why && problem(why));
+    const status = h("div", null, why && problem(why));
     const input = h("input", { type: "password", autocomplete: "off", spellcheck: "false", required: true, autofocus: true });
-    const form = h("form", { onsubmit: (event) => { event.preventDefault(); take(input, said, dialog); } },
-      field("API key", input, "Kept in this tab alone, until it is closed."),
-      said,
+    const form = h("form", { onsubmit: (event) => { event.preventDefault(); take(input, status, dialog); } },
+      field("API key", input, "Stored in this tab only, until it is closed."),
+      status,
       h("div", { class: "row end" }, button("Not now", () => dialog.close()), h("button", { class: "primary" }, "Use this key")));
     const dialog = h("dialog", { class: "dialog", "aria-labelledby": "key-title", onclose: () => { dialog.remove(); resolve(); } },
-      h("h2", { id: "key-title" }, "This server asks for a key"), form);
+      h("h2", { id: "key-title" }, "This server requires a key"), form);
     document.body.append(dialog);
     dialog.showModal();
   });
 }
 
-async function take(input, said, dialog) {
+async function take(input, status, dialog) {
   const secret = input.value.trim();
-  if (!/^[\x21-\x7e]+$/.test(secret)) return void fill(said, problem({ message: "A key has neither spaces nor letters beyond ASCII; copy it as it was shown." }));
+  if (!/^[\x21-\x7e]+$/.test(secret)) return void fill(status, problem({ message: "A key has no spaces and only ASCII characters; copy it exactly as shown." }));
   try {
     await ask("/v1/me", { secret });
     useKey(secret);
     dialog.close();
   } catch (error) {
-    fill(said, problem(error));
+    fill(status, problem(error));
     input.select();
   }
 }
 
-/** What the page's head says about keys. */
+/** The key button in the page header. */
 export function keyButton() {
   const element = h("div");
   let isWanted = false;

@@ -1,26 +1,26 @@
-// Work that leaving its view would end: leaving is asked about first.
+// Confirmation before leaving a view whose work would be lost.
 
 import { confirmed } from "./dom.js";
 
-const underWay = new Set();
+const running = new Set();
 
-/** Ask before the page is left until the function is called that this returns. */
+/** Ask before leaving the page until the returned function is called. */
 export function guard(what) {
   const work = { what };
-  underWay.add(work);
-  return () => underWay.delete(work);
+  running.add(work);
+  return () => running.delete(work);
 }
 
-/** Whether there is work to lose. */
+/** Whether work would be lost. */
 export function isBusy() {
-  return underWay.size > 0;
+  return running.size > 0;
 }
 
-/** Ask whether to leave; what would be lost is no longer guarded then. */
+/** Ask whether to leave; if so, stop guarding. */
 export async function mayLeave() {
-  const [work] = underWay;
-  if (work && !(await confirmed("Leave this page?", `${work.what} stops. What has been sent is kept for a while: drop the same files again to go on.`, "Leave"))) return false;
-  underWay.clear();
+  const [work] = running;
+  if (work && !(await confirmed("Leave this page?", `${work.what} stops. Parts already sent are kept for a while: drop the same files again to resume.`, "Leave"))) return false;
+  running.clear();
   return true;
 }
 

@@ -1,6 +1,6 @@
-// The page's frame: which view is shown, where the focus is, whether the server is there.
+// The page's frame: routing, focus, and connection state.
 
-import { Away, noteAway, told } from "./api.js";
+import { Away, connection, noteAway } from "./api.js";
 import { button, fill, h } from "./dom.js";
 import { askForKey, keyButton } from "./key.js";
 import { isBusy, mayLeave } from "./leave.js";
@@ -20,11 +20,11 @@ const root = document.getElementById("view");
 const banner = document.getElementById("away");
 const voice = document.getElementById("voice");
 let leaving = new AbortController();
-let isLost = false;
+let isFailed = false;
 let here = location.hash;
 
-/** The view of the address, with what the address says. */
-function found() {
+/** The view of the current URL, with its parameters. */
+function currentView() {
   const [path, query = ""] = location.hash.slice(1).split("?");
   for (const [pattern, load, section] of ROUTES) {
     const match = pattern.exec(path || "/");
@@ -45,13 +45,13 @@ async function route({ focus = true } = {}) {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
-  const view = found();
-  isLost = false;
+  const view = currentView();
+  isFailed = false;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.dataset.section === view?.section) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  if (!view) return void fill(root, h("h1", { tabindex: -1 }, "There is no such page"), h("p", null, h("a", { href: "#/jobs" }, "To the jobs")));
+  if (!view) return void fill(root, h("h1", { tabindex: -1 }, "Page not found"), h("p", null, h("a", { href: "#/jobs" }, "Go to jobs")));
   const place = h("div", { class: "view" }, loading("Loading…"));
   fill(root, place);
   try {
@@ -63,8 +63,8 @@ async function route({ focus = true } = {}) {
     if (signal.aborted) return;
     const isUnloaded = error instanceof TypeError && /module/.test(error.message);
     if (isUnloaded) noteAway();
-    isLost = isUnloaded || error instanceof Away;
-    fill(place, h("h1", { tabindex: -1 }, "This cannot be shown"), problem(error, button("Try again", () => route()), h("a", { class: "button", href: "#/jobs" }, "To the jobs")));
+    isFailed = isUnloaded || error instanceof Away;
+    fill(place, h("h1", { tabindex: -1 }, "This page cannot be shown"), problem(error, button("Try again", () => route()), h("a", { class: "button", href: "#/jobs" }, "Go to jobs")));
   }
   if (signal.aborted) return;
   voice.textContent = document.title;
@@ -73,14 +73,14 @@ async function route({ focus = true } = {}) {
 
 const keys = keyButton();
 document.getElementById("key").append(keys.element);
-told.addEventListener("away", () => { banner.hidden = false; });
-told.addEventListener("back", () => {
+connection.addEventListener("away", () => { banner.hidden = false; });
+connection.addEventListener("back", () => {
   banner.hidden = true;
-  voice.textContent = "The server is back.";
-  if (isLost) route();
+  voice.textContent = "Reconnected to the server.";
+  if (isFailed) route();
 });
-told.addEventListener("refused", (event) => { keys.want(); askForKey(event.detail); });
-told.addEventListener("key", () => { keys.draw(); route(); });
+connection.addEventListener("refused", (event) => { keys.want(); askForKey(event.detail); });
+connection.addEventListener("key", () => { keys.draw(); route(); });
 addEventListener("hashchange", async () => {
   const wanted = location.hash;
   if (wanted === here) return;
@@ -98,6 +98,6 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   root.focus();
 });
 route({ focus: false }).then(() => {
-  // The other views too: once the server is away, they could not be fetched.
+  // Load the other views as well: without a server they could not be fetched later.
   for (const [, load] of ROUTES) load().catch(() => {});
 });

@@ -1,4 +1,4 @@
-// A new job: a model, a config, what else it is to do, and what would come of it.
+// A new job: model, config, options, and plan.
 
 import { all, ask } from "./api.js";
 import { dropZone } from "./drop.js";
@@ -17,7 +17,7 @@ export const title = () => "New job";
 
 export async function show(root, { query }, signal) {
   const [models, configs, presets] = await Promise.all([all("/v1/models", MOST_LISTED, signal), all("/v1/configs", MOST_LISTED, signal), ask("/v1/presets", { signal })]);
-  const view = { signal, model: null, isSending: false, choice: "preset", preset: Object.keys(presets)[0], name: configs[0]?.name ?? null, plan: h("div", { class: "stack" }), said: h("div"), timer: null, asking: null, sent: null };
+  const view = { signal, model: null, isSending: false, choice: "preset", preset: Object.keys(presets)[0], name: configs[0]?.name ?? null, plan: h("div", { class: "stack" }), status: h("div"), timer: null, pending: null, sent: null };
   view.submit = button("Submit the job", () => submit(view), { class: "primary", disabled: true });
   view.editor = editor({ signal, onchange: () => view.choice === "own" && replan(view) });
   view.options = optionFields(view, models);
@@ -27,16 +27,16 @@ export async function show(root, { query }, signal) {
     h("div", { class: "pagehead" }, h("h1", { tabindex: -1 }, "New job")),
     h("div", { class: "split" },
       h("div", { class: "stack" }, chooser.element, config.element, section("Options", view.options.element)),
-      h("div", { class: "stack" }, h("section", { class: "card plan", "aria-label": "Plan" }, h("div", { class: "pagehead" }, h("h2", null, "Plan"), view.submit), view.said, view.plan))));
+      h("div", { class: "stack" }, h("section", { class: "card plan", "aria-label": "Plan" }, h("div", { class: "pagehead" }, h("h2", null, "Plan"), view.submit), view.status, view.plan))));
   const job = query.get("job") && (await again(view, query.get("job"), config));
   const id = job ? job.model_id : query.get("model");
   const wanted = models.find((model) => model.id === id) ?? (id && (await ask(`/v1/models/${encodeURIComponent(id)}`, { signal }).catch(() => null)));
   if (wanted) return chooser.use(wanted);
-  if (job) chooser.say(notice("quiet", h("p", null, `The model of that job, ${job.model_name}, is not kept here: drop its files again, or choose one.`)));
+  if (job) chooser.say(notice("quiet", h("p", null, `The model of that job, ${job.model_name}, is no longer stored: drop its files again, or choose another model.`)));
   return replan(view);
 }
 
-/** Begin with the config and the options of a job, to be changed. */
+/** Start with the config and options of an existing job. */
 async function again(view, id, config) {
   const path = `/v1/jobs/${encodeURIComponent(id)}`;
   const [job, document] = await Promise.all([ask(path, { signal: view.signal }), ask(`${path}/config`, { signal: view.signal })]);
@@ -47,7 +47,7 @@ async function again(view, id, config) {
 }
 
 function modelCard(view, models) {
-  const select = h("select", null, h("option", { value: "" }, models.length ? "Choose…" : "None yet"), models.map((model) => option(model)));
+  const select = h("select", null, h("option", { value: "" }, models.length ? "Choose…" : "No models yet"), models.map((model) => option(model)));
   const chosen = h("div", { role: "status" });
   const leave = () => {
     view.model = null;
@@ -67,7 +67,7 @@ function modelCard(view, models) {
     if (model) use(model);
     else leave();
   });
-  // While files are sent, no other model is chosen: what is submitted is what was dropped last.
+  // While files are uploaded, no other model can be chosen: the last dropped one is submitted.
   const sending = (isSending) => { view.isSending = select.disabled = isSending; };
   const drop = dropZone({
     signal: view.signal,
@@ -79,7 +79,7 @@ function modelCard(view, models) {
       return use(model);
     },
   });
-  return { use, say: (...words) => fill(chosen, ...words), element: section("Model", drop, field("Or one that is here already", select), chosen) };
+  return { use, say: (...words) => fill(chosen, ...words), element: section("Model", drop, field("Or choose a stored model", select), chosen) };
 }
 
 function option(model) {
@@ -90,7 +90,7 @@ function configCard(view, presets, configs) {
   const panes = {
     preset: radios("Preset", Object.keys(presets).map((name) => [name, name]), view.preset, (name) => { view.preset = name; replan(view); }),
     name: configs.length ? field("Stored config", h("select", { onchange: (event) => { view.name = event.target.value; replan(view); } }, configs.map((config) => h("option", { value: config.name }, config.reference))))
-      : h("p", { class: "hint" }, "No config is stored yet: write one, and store it under a name."),
+      : h("p", { class: "hint" }, "No config is stored yet: write one and save it under a name."),
     own: h("div", { class: "stack" }, view.editor.element, storing(view)),
   };
   const show = (kind) => {
@@ -98,13 +98,13 @@ function configCard(view, presets, configs) {
     for (const [name, pane] of Object.entries(panes)) pane.hidden = name !== kind;
     replan(view);
   };
-  const kinds = radios("Where the config comes from", [["preset", "Preset"], ["name", "Stored"], ["own", "Write one"]], "preset", show);
+  const kinds = radios("Source of the config", [["preset", "Preset"], ["name", "Stored"], ["own", "Write one"]], "preset", show);
   const choose = (kind) => { kinds.querySelector(`input[value="${kind}"]`).checked = true; show(kind); };
   for (const [name, pane] of Object.entries(panes)) pane.hidden = name !== "preset";
   return { show: choose, element: section("Config", kinds, h("div", null, Object.values(panes))) };
 }
 
-/** A row of choices of which one holds. */
+/** A row of radio buttons. */
 function radios(legend, choices, first, onpick) {
   const name = freshId("choice");
   return h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, legend), choices.map(([value, label]) => {
@@ -113,19 +113,19 @@ function radios(legend, choices, first, onpick) {
   }));
 }
 
-/** Keeps what is in the editor under a name. */
+/** Save the editor's config under a name. */
 function storing(view) {
   const name = h("input", { type: "text", autocomplete: "off", spellcheck: "false" });
-  const said = h("div", { role: "status" });
+  const status = h("div", { role: "status" });
   const put = async () => {
     try {
       const stored = await ask(`/v1/configs/${encodeURIComponent(name.value.trim())}`, { method: "PUT", body: view.editor.text(), headers: { "Content-Type": view.editor.type() }, signal: view.signal });
-      fill(said, h("p", { class: "fine" }, `Stored as ${stored.reference}.`));
+      fill(status, h("p", { class: "fine" }, `Saved as ${stored.reference}.`));
     } catch (error) {
-      fill(said, problem(error));
+      fill(status, problem(error));
     }
   };
-  return h("details", null, h("summary", null, "Store it under a name"), h("div", { class: "row bottom" }, field("Name", name), button("Store", put)), said);
+  return h("details", null, h("summary", null, "Save under a name"), h("div", { class: "row bottom" }, field("Name", name), button("Save", put)), status);
 }
 
 function optionFields(view, models) {
@@ -134,22 +134,22 @@ function optionFields(view, models) {
   const priority = h("input", { type: "number", min: 0, max: 9, value: 5, required: true, onchange: changed });
   const deadline = h("input", { type: "number", min: 1, max: 43_200, placeholder: "none", onchange: changed });
   const webhook = h("input", { type: "url", placeholder: "https://", autocomplete: "off", onchange: changed });
-  const weights = h("select", { onchange: changed }, h("option", { value: "" }, "All weights count alike"), models.map((model) => option(model)));
+  const weights = h("select", { onchange: changed }, h("option", { value: "" }, "All weights equal"), models.map((model) => option(model)));
   const formats = Object.entries(FORMATS).map(([format, label]) => tick(label, { value: format, onchange: changed }));
   const flags = {
-    keep_dense: tick("Keep dense what a form cannot express", { onchange: changed }, "Else such a job is refused."),
-    strict: tick("Refuse what cannot all be done", { onchange: changed }, "When a key matches nothing, or a tensor cannot take what a rule asks."),
-    reuse: tick("Take results of earlier jobs", { checked: true, onchange: changed }, "Where bytes and spec are the same."),
+    keep_dense: tick("Keep unsupported tensors dense", { onchange: changed }, "Otherwise, a job is rejected if an export format cannot express a tensor."),
+    strict: tick("Strict", { onchange: changed }, "Reject the job if a config key matches nothing, or a rule cannot be applied to a tensor."),
+    reuse: tick("Reuse results of earlier jobs", { checked: true, onchange: changed }, "For tensors with the same bytes and spec."),
   };
   const isOn = (box) => box.querySelector("input").checked;
   const element = h("div", { class: "stack" },
-    field("Label", label, "What to call the job."),
-    h("fieldset", null, h("legend", null, "Other forms of the artifact"), formats), Object.values(flags),
+    field("Label", label, "Display name of the job."),
+    h("fieldset", null, h("legend", null, "Export formats"), formats), Object.values(flags),
     h("div", { class: "columns" }, field("Priority", priority, "0 to 9; higher goes first."), field("Deadline in minutes", deadline)),
-    h("details", null, h("summary", null, "More"), field("Sensitivities", weights, "A model whose tensors say how much the error of each weight counts."), field("Webhook", webhook, "Is told of the job's end.")));
+    h("details", null, h("summary", null, "More"), field("Sensitivities", weights, "A model whose tensors weight the error of each weight."), field("Webhook", webhook, "Called when the job ends.")));
   return {
     element,
-    /** As they were for a job, as far as it tells. */
+    /** Set the options of a job, as far as it has them. */
     set(job) {
       priority.value = job.priority;
       label.value = job.label ?? "";
@@ -164,18 +164,18 @@ function optionFields(view, models) {
   };
 }
 
-/** The request, or why there is none yet. */
-function order(view) {
-  if (view.isSending) return { why: "The plan comes once the model's files are sent." };
-  if (!view.model) return { why: "Choose a model to see what each of its tensors would get." };
+/** The request, or the reason why there is none yet. */
+function buildRequest(view) {
+  if (view.isSending) return { why: "The plan appears once the model is uploaded." };
+  if (!view.model) return { why: "Choose a model to see the plan for each of its tensors." };
   const config = { preset: () => ({ preset: view.preset }), name: () => view.name && { config_name: view.name }, own: () => view.editor.config() && { config: view.editor.config() } }[view.choice]();
-  if (!config) return { why: view.choice === "own" ? "The plan comes once the config is valid." : "Choose a config." };
-  return { asked: { model_id: view.model.id, ...config, ...view.options.read() } };
+  if (!config) return { why: view.choice === "own" ? "The plan appears once the config is valid." : "Choose a config." };
+  return { request: { model_id: view.model.id, ...config, ...view.options.read() } };
 }
 
 function replan(view) {
   clearTimeout(view.timer);
-  view.asking?.abort();
+  view.pending?.abort();
   view.submit.disabled = true;
   view.sent = null;
   if (!view.model) fill(view.plan);
@@ -183,35 +183,35 @@ function replan(view) {
 }
 
 async function plan(view) {
-  const { asked, why } = order(view);
-  fill(view.said);
-  if (!asked) return void fill(view.plan, h("p", { class: "hint" }, why));
-  view.asking = new AbortController();
-  const { signal } = view.asking;
-  view.signal.addEventListener("abort", () => view.asking.abort(), { once: true });
+  const { request, why } = buildRequest(view);
+  fill(view.status);
+  if (!request) return void fill(view.plan, h("p", { class: "hint" }, why));
+  view.pending = new AbortController();
+  const { signal } = view.pending;
+  view.signal.addEventListener("abort", () => view.pending.abort(), { once: true });
   if (view.plan.children.length < 2) fill(view.plan, loading("Planning…"));
   try {
-    const found = await ask("/v1/plans", { method: "POST", json: asked, signal });
-    fill(view.plan, planView(found));
-    view.sent = asked;
+    const result = await ask("/v1/plans", { method: "POST", json: request, signal });
+    fill(view.plan, planView(result));
+    view.sent = request;
     view.submit.disabled = false;
   } catch (error) {
     if (!signal.aborted) fill(view.plan, problem(error, button("Try again", () => plan(view))));
   }
 }
 
-/** Sent with a key of its own: however often it must be sent, it makes one job. */
+/** Submit with an idempotency key: retries create only one job. */
 async function submit(view) {
   view.submit.disabled = true;
   const [label, sent] = [view.options.label(), view.sent];
-  const asked = label ? { ...sent, label } : sent;
-  const text = JSON.stringify(asked);
+  const request = label ? { ...sent, label } : sent;
+  const text = JSON.stringify(request);
   view.once = view.once?.sent === sent && view.once.text === text ? view.once : { sent, text, key: Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16)).join("-") };
   try {
-    const job = await ask("/v1/jobs", { method: "POST", json: asked, headers: { "Idempotency-Key": view.once.key } });
+    const job = await ask("/v1/jobs", { method: "POST", json: request, headers: { "Idempotency-Key": view.once.key } });
     location.hash = `#/jobs/${job.id}`;
   } catch (error) {
-    fill(view.said, problem(error));
+    fill(view.status, problem(error));
     view.submit.disabled = false;
   }
 }

@@ -1,6 +1,6 @@
 import { h } from "./dom.js";
 
-/** A problem where it belongs, in the server's words. */
+/** An error message of the server, with its invalid fields. */
 export function problem(error, ...actions) {
   const fields = (error.errors ?? []).map((each) =>
     h("li", null, h("code", null, each.pointer || "/"), each.line ? ` line ${each.line}` : null, ` ${each.detail}`),
@@ -15,12 +15,12 @@ export function problem(error, ...actions) {
   );
 }
 
-/** Something worth knowing. */
+/** A notice. */
 export function notice(kind, ...children) {
   return h("div", { class: `notice ${kind}` }, ...children);
 }
 
-/** Where something will be soon. */
+/** A loading indicator. */
 export function loading(what) {
   return h("p", { class: "loading", role: "status" }, what);
 }

@@ -1,4 +1,4 @@
-// One palettized tensor: what became of its weights.
+// Numbers and charts of one palettized tensor.
 
 import { chart, layout } from "./charts.js";
 import { h } from "./dom.js";
@@ -6,7 +6,7 @@ import { bytes, count, counted, decibels, duration, fixed, ratio, shape, short, 
 import { facts } from "./results.js";
 import { amount } from "./table.js";
 
-/** The numbers that the report has of a tensor. */
+/** The figures of a tensor in the report. */
 export function numbers(tensor) {
   const { clustering } = tensor;
   return [
@@ -19,22 +19,22 @@ export function numbers(tensor) {
       ["Smaller by", ratio(tensor.size_before_bytes, tensor.size_after_bytes)],
       ["Palettes", count(tensor.groups)],
       ["Kernel time", duration(tensor.seconds)],
-      tensor.reused && ["Result", "taken from an earlier job"],
+      tensor.reused && ["Result", "reused from an earlier job"],
       tensor.weighted && ["Errors", "weighted by sensitivities"],
     ]),
     h("dl", { class: "lines" },
       h("dt", null, "Spec"), h("dd", null, spec(tensor.spec)),
-      clustering && [h("dt", null, "Clustered"), h("dd", null, clustered(clustering))],
+      clustering && [h("dt", null, "Clustered"), h("dd", null, describeClustering(clustering))],
       h("dt", null, "Rule"), h("dd", null, h("code", null, tensor.rule ?? "none")),
       h("dt", null, "Module"), h("dd", null, `${tensor.module || "(root)"}${tensor.module_type ? `, ${tensor.module_type}` : ""}`),
-      tensor.aliases.length > 0 && [h("dt", null, "Also called"), h("dd", null, tensor.aliases.join(", "))]),
+      tensor.aliases.length > 0 && [h("dt", null, "Aliases"), h("dd", null, tensor.aliases.join(", "))]),
     tensor.notes.length > 0 && h("div", { class: "notice warn" }, h("ul", null, tensor.notes.map((note) => h("li", null, note)))),
   ];
 }
 
-function clustered({ axis, group_size, rounding_precision }) {
-  const groups = group_size === null ? "all weights together" : `${counted(group_size, "channel")} of axis ${axis} together`;
-  return `${groups}, ${rounding_precision === null ? "the values as they are" : `rounded to ${counted(rounding_precision, "decimal")} first`}`;
+function describeClustering({ axis, group_size, rounding_precision }) {
+  const groups = group_size === null ? "all weights" : `${counted(group_size, "channel")} of axis ${axis}`;
+  return `${groups}, ${rounding_precision === null ? "values not rounded" : `values rounded to ${counted(rounding_precision, "decimal")}`}`;
 }
 
 /** The charts of a tensor's statistics. */
@@ -46,10 +46,10 @@ function histogram({ sampled, cell_exponent, first_cell, weights, reconstructed,
   const width = 2 ** cell_exponent;
   const centres = weights.map((_, at) => (first_cell + at + 0.5) * width);
   const rows = weights.map((number, at) => ({ from: (first_cell + at) * width, to: (first_cell + at + 1) * width, number, after: reconstructed[at] }));
-  const told = palette ? `; the lines are the palette's ${count(palette.length)} entries` : "; there are too many palette entries to draw, or each row has a scale of its own";
+  const paletteNote = palette ? `; lines mark the ${count(palette.length)} palette entries` : "; the palette is not drawn, as it has too many entries or rows have their own scales";
   return chart({
-    title: "Weights, before and after", name: "histogram", height: 360,
-    note: `Above: the weights as they were${told}. Below: what stands in their place. Of ${count(sampled)} weights, evenly spread over the tensor.`,
+    title: "Weights before and after", name: "histogram", height: 360,
+    note: `Above: the original weights${paletteNote}. Below: the reconstructed weights. A sample of ${count(sampled)} weights, evenly spread over the tensor.`,
     draw: (colours) => {
       const hover = rows.map((row) => `${short(row.from)} to ${short(row.to)}<br>before ${count(row.number)}, after ${count(row.after)}`);
       const bars = (y, colour, more) => ({ type: "bar", x: centres, y, width, hovertext: hover, hoverinfo: "text", marker: { color: colour, line: { width: 0 } }, ...more });
@@ -77,15 +77,15 @@ function histogram({ sampled, cell_exponent, first_cell, weights, reconstructed,
   });
 }
 
-function occupancy({ occupancy: held, unused, palette }) {
-  const all = held.reduce((sum, number) => sum + number, 0);
-  const rows = held.map((number, index) => ({ index, number }));
-  const isOne = palette?.length === held.length;
+function occupancy({ occupancy: counts, unused, palette }) {
+  const all = counts.reduce((sum, number) => sum + number, 0);
+  const rows = counts.map((number, index) => ({ index, number }));
+  const isOne = palette?.length === counts.length;
   return chart({
-    title: "How much each entry is used", name: "occupancy", height: 240,
-    note: `Indices that point at each palette entry, ${isOne ? "in the order of their values" : "over all palettes"}; ${unused ? `${count(unused)} never used` : "every entry is used"}.`,
+    title: "Usage of palette entries", name: "occupancy", height: 240,
+    note: `Number of indices per palette entry, ${isOne ? "in order of value" : "over all palettes"}; ${unused ? `${count(unused)} unused` : "all are used"}.`,
     draw: (colours) => ({
-      data: [{ type: "bar", x: held.map((_, at) => at), y: held, hoverinfo: "text", marker: { color: colours.accent, line: { width: 0 } },
+      data: [{ type: "bar", x: counts.map((_, at) => at), y: counts, hoverinfo: "text", marker: { color: colours.accent, line: { width: 0 } },
         hovertext: rows.map((row) => `entry ${row.index}${isOne ? ` = ${short(palette[row.index])}` : ""}<br>${count(row.number)} indices, ${((row.number / (all || 1)) * 100).toFixed(2)} %`) }],
       layout: layout(colours, { xaxis: { title: "entry", showgrid: false }, yaxis: { title: "indices", rangemode: "tozero" } }),
     }),
@@ -99,8 +99,8 @@ function occupancy({ occupancy: held, unused, palette }) {
 }
 
 function groupErrors({ group_mse: errors, groups_each: each }) {
-  const title = "Where in the tensor the error is";
-  if (errors.length === 1) return { element: h("div", null, h("h3", null, title), h("p", { class: "hint" }, `It has one palette; the mean squared error is ${short(errors[0])}.`)) };
+  const title = "Error by palette";
+  if (errors.length === 1) return { element: h("div", null, h("h3", null, title), h("p", { class: "hint" }, `The tensor has one palette; its mean squared error is ${short(errors[0])}.`)) };
   const rows = errors.map((mse, at) => ({ first: at * each, mse }));
   const name = (row) => (each === 1 ? `palette ${row.first}` : `palettes ${row.first} to ${row.first + each - 1}`);
   return chart({

@@ -1,4 +1,4 @@
-// A plan as a tree of modules: what each tensor gets, and which rule won.
+// A plan as a tree of modules, with spec and rule of each tensor.
 
 import { button, fill, h } from "./dom.js";
 import { bytes, count, counted, percent, ratio, shape, spec } from "./format.js";
@@ -6,17 +6,17 @@ import { facts, unmatchedList, warningList } from "./results.js";
 
 const OPEN_UP_TO = 12;
 const MOST_OPENED = 200;
-/** How the contents of each module are made, once it is opened. */
-const made = new WeakMap();
+/** Functions that build the contents of a module when it is opened. */
+const builders = new WeakMap();
 
-/** All that a plan says. */
+/** The view of a plan. */
 export function planView(plan) {
   const done = plan.tensors.filter((tensor) => tensor.action === "palettize");
   const tree = h("div", { class: "plantree" });
   const wanted = h("input", { type: "search", placeholder: "Filter tensors", "aria-label": "Filter tensors of the plan", autocomplete: "off", oninput: () => draw(tree, plan, wanted.value) });
   draw(tree, plan, "");
   return [
-    unmatchedList(plan.unmatched), warningList(plan.warnings), exportList(plan.exports ?? []), misfits(plan),
+    unmatchedList(plan.unmatched), warningList(plan.warnings), exportList(plan.exports ?? []), incompatible(plan),
     facts([
       ["Predicted size", `${bytes(plan.size_before_bytes)} → ${bytes(plan.predicted_size_bytes)}`],
       ["Smaller by", ratio(plan.size_before_bytes, plan.predicted_size_bytes)],
@@ -32,15 +32,15 @@ function exportList(exports) {
   const lacking = exports.filter((each) => Object.keys(each.inexpressible).length > 0);
   return lacking.map(({ format, inexpressible }) => h("div", { class: "notice warn" },
     h("strong", null, `${format} cannot express ${counted(Object.keys(inexpressible).length, "tensor")}`),
-    h("p", null, "Without “keep dense” such a job is refused; with it, these are dense in that form."),
-    h("details", null, h("summary", null, "Which"), h("ul", null, Object.entries(inexpressible).map(([name, why]) => h("li", null, h("code", null, name), ` ${why}`))))));
+    h("p", null, "Without “Keep unsupported tensors dense” the job is rejected; with it, these tensors stay dense in this format."),
+    h("details", null, h("summary", null, "Details"), h("ul", null, Object.entries(inexpressible).map(([name, why]) => h("li", null, h("code", null, name), ` ${why}`))))));
 }
 
-/** Tensors that a rule asks for and that cannot take what it asks. */
-function misfits(plan) {
-  const found = plan.tensors.filter((tensor) => tensor.incompatible);
-  return found.length > 0 && h("div", { class: "notice warn" }, h("strong", null, `${counted(found.length, "tensor")} cannot take what a rule asks for`),
-    h("details", null, h("summary", null, "Which"), h("ul", null, found.map((tensor) => h("li", null, h("code", null, tensor.name), ` ${tensor.reason}`)))));
+/** Tensors to which a matching rule cannot be applied. */
+function incompatible(plan) {
+  const tensors = plan.tensors.filter((tensor) => tensor.incompatible);
+  return tensors.length > 0 && h("div", { class: "notice warn" }, h("strong", null, `${counted(tensors.length, "tensor")} incompatible with a rule`),
+    h("details", null, h("summary", null, "Details"), h("ul", null, tensors.map((tensor) => h("li", null, h("code", null, tensor.name), ` ${tensor.reason}`)))));
 }
 
 function draw(place, plan, wanted) {
@@ -48,15 +48,15 @@ function draw(place, plan, wanted) {
   const tensors = sought ? plan.tensors.filter((tensor) => tensor.name.toLowerCase().includes(sought)) : plan.tensors;
   const root = { name: "", label: "(root)", children: new Map(), tensors: [], before: 0, after: 0, total: 0, done: 0, type: null };
   for (const tensor of tensors) insert(root, tensor);
-  fill(place, tensors.length ? contents(root) : h("p", { class: "hint" }, "No tensor has such a name."));
+  fill(place, tensors.length ? contents(root) : h("p", { class: "hint" }, "No tensor matches."));
   if (sought && tensors.length <= MOST_OPENED) openAll(place);
 }
 
-/** Open every module, those that are made by opening others too. */
+/** Open all modules, including nested ones that are built on opening. */
 function openAll(place) {
   for (let closed = place.querySelectorAll("details:not([open])"); closed.length > 0; closed = place.querySelectorAll("details:not([open])")) {
     for (const details of closed) {
-      made.get(details)?.();
+      builders.get(details)?.();
       details.open = true;
     }
   }
@@ -85,9 +85,9 @@ function contents(node, depth = 0) {
   return [node.tensors.map(leaf), [...node.children.values()].map((child) => branch(child, node.children.size, depth))];
 }
 
-/** A module; chains of modules that hold one each are one line. */
-function branch(given, siblings, depth) {
-  let node = given;
+/** A module; a chain of single modules is one line. */
+function branch(top, siblings, depth) {
+  let node = top;
   let label = node.label;
   while (node.children.size === 1 && node.tensors.length === 0) {
     node = node.children.values().next().value;
@@ -97,7 +97,7 @@ function branch(given, siblings, depth) {
     h("span", { class: "module" }, label, node.type && h("span", { class: "hint" }, ` ${node.type.split(".").pop()}`)),
     h("span", { class: "hint number" }, `${count(node.done)}/${count(node.total)} · ${bytes(node.before)} → ${bytes(node.after)}`)));
   const open = () => details.children.length === 1 && details.append(h("div", { class: "inner" }, contents(node, depth + 1)));
-  made.set(details, open);
+  builders.set(details, open);
   details.addEventListener("toggle", open);
   if (depth === 0 ? siblings <= OPEN_UP_TO : siblings === 1 && node.total <= OPEN_UP_TO) {
     open();

@@ -1,4 +1,4 @@
-// How far a job is, and for how long it will go on.
+// Progress of a job, and remaining time.
 
 import { h } from "./dom.js";
 import { bytes, count, duration } from "./format.js";
@@ -11,12 +11,12 @@ export function hasEnded(job) {
   return ENDED.has(job.state);
 }
 
-/** A job's state: a mark and its name, for those who see no colours. */
+/** A badge with a job's state, readable without colours. */
 export function badge(state) {
   return h("span", { class: `badge ${state}` }, state);
 }
 
-/** A bar with tensors, bytes and time left: `{element, update(job)}`. */
+/** A progress bar with tensors, bytes and remaining time: `{element, update(job)}`. */
 export function progress() {
   const bar = h("progress", { max: 1, "aria-label": "progress" });
   const words = h("span", { class: "hint" });
@@ -37,7 +37,7 @@ export function progress() {
     const left = secondsLeft(job, performance.now());
     bar.value = bytes_total ? bytes_done / bytes_total : 1;
     const of = [`${count(tensors_done)} of ${count(tensors_total)} tensors`, `${bytes(bytes_done)} of ${bytes(bytes_total)}`];
-    if (bytes_total && bytes_done === bytes_total) of.push("writing and checking the artifact");
+    if (bytes_total && bytes_done === bytes_total) of.push("writing and verifying the artifact");
     else if (left !== null) of.push(`about ${duration(left)} left`);
     words.textContent = of.join(" · ");
   }

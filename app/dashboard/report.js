@@ -1,4 +1,4 @@
-// A report of its own: all that it shows is in its file.
+// A standalone report: all data is in its file.
 
 import { fill, h } from "./dom.js";
 import { snrChart } from "./figures.js";
@@ -9,22 +9,22 @@ import { facts, keptSection, moduleSection, section, summary, tensorTable, unmat
 import { amount, table, words } from "./table.js";
 import { treemapChart } from "./treemap.js";
 
-/** JSON that lies in the page; null if it does not. */
+/** JSON embedded in the page, or null. */
 function stored(id) {
-  const found = document.getElementById(id);
-  return found && JSON.parse(found.textContent);
+  const element = document.getElementById(id);
+  return element && JSON.parse(element.textContent);
 }
 
-/** The panel of one tensor, which is in the page once it was chosen. */
+/** The panel of the selected tensor. */
 function panel(report, statistics) {
-  const known = new Map(statistics.map((each) => [each.name, each]));
+  const byName = new Map(statistics.map((each) => [each.name, each]));
   const place = h("section", { class: "card", "aria-live": "polite", hidden: true });
   function show(name, { scroll = true } = {}) {
     const tensor = report.tensors.find((each) => each.name === name);
     if (!tensor) return;
     const head = h("h2", { tabindex: -1 }, tensor.name);
     place.hidden = false;
-    fill(place, head, numbers(tensor), known.has(name) ? charts(known.get(name)).map((each) => each.element) : notice("quiet", h("p", null, "There are no statistics of this tensor.")));
+    fill(place, head, numbers(tensor), byName.has(name) ? charts(byName.get(name)).map((each) => each.element) : notice("quiet", h("p", null, "There are no statistics for this tensor.")));
     if (!scroll) return;
     place.scrollIntoView({ block: "start" });
     head.focus({ preventScroll: true });
@@ -34,19 +34,19 @@ function panel(report, statistics) {
 
 function exported(report) {
   const exports = report.exports ?? [];
-  return exports.length > 0 && section("Other forms", table([
-    words("Form", "format"),
+  return exports.length > 0 && section("Exports", table([
+    words("Format", "format"),
     amount("Size", "size_bytes", bytes),
-    { label: "Dense in it", value: (row) => (row.dense ?? []).join(", ") || "nothing" },
+    { label: "Kept dense", value: (row) => (row.dense ?? []).join(", ") || "nothing" },
     { label: "SHA-256", value: (row) => row.sha256, cell: (row) => h("code", null, row.sha256) },
-  ], exports, { name: "exports", caption: "Other forms of the artifact" }).element);
+  ], exports, { name: "exports", caption: "Export formats" }).element);
 }
 
 function origin(report, job) {
   const files = Object.entries(report.artifact_sha256);
-  return section("Where it comes from",
+  return section("Provenance",
     job && facts([["Job", h("code", null, job.id)], job.label && ["Label", job.label], job.config_name && ["Config", job.config_name], job.created_at && ["Submitted", moment(job.created_at)], job.ended_at && ["Ended", moment(job.ended_at)]]),
-    table([{ label: "File of the artifact", value: ([name]) => name }, { label: "SHA-256", value: ([, sha256]) => sha256, cell: ([, sha256]) => h("code", null, sha256) }], files, { name: "files", caption: "Files of the artifact" }).element,
+    table([{ label: "Artifact file", value: ([name]) => name }, { label: "SHA-256", value: ([, sha256]) => sha256, cell: ([, sha256]) => h("code", null, sha256) }], files, { name: "files", caption: "Artifact files" }).element,
     table([{ label: "Software", value: ([name]) => name }, { label: "Version", value: ([, version]) => version }], Object.entries(report.software), { name: "software", caption: "Software" }).element);
 }
 

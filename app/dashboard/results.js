@@ -1,4 +1,4 @@
-// A report, section by section; the page of a job and the report of its own show the same.
+// Sections of a report, shared by the job page and the standalone report.
 
 import { button, h } from "./dom.js";
 import { bytes, count, counted, decibels, duration, fixed, percent, ratio, shape, short, spec, specBrief } from "./format.js";
@@ -14,7 +14,7 @@ export function facts(pairs) {
   return h("dl", { class: "facts" }, pairs.filter(Boolean).map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))));
 }
 
-/** Signal over noise of all palettized tensors together, in dB; null where there is no error. */
+/** Signal-to-noise ratio over all palettized tensors, in dB; null without error. */
 export function overallSnr(report) {
   let [signal, noise] = [0, 0];
   for (const { action, snr_db, sse } of report.tensors) {
@@ -27,20 +27,20 @@ export function overallSnr(report) {
 
 const palettized = (report) => report.tensors.filter((tensor) => tensor.action === "palettized");
 
-/** What it comes to: bars of bytes to one scale, and the numbers. */
+/** Summary: sizes as bars, and key figures. */
 export function summary(report) {
   const { size_before_bytes: before, size_after_bytes: after } = report;
   const [chosen, chosenAfter] = [report.palettized_size_before_bytes, report.palettized_size_after_bytes];
   const done = palettized(report);
   const seconds = done.reduce((sum, tensor) => sum + tensor.seconds, 0);
   return section(
-    "What it comes to",
+    "Result",
     h("div", { class: "bars" }, sizeBar("Before", chosen, before, before), sizeBar("After", chosenAfter, after, before)),
-    h("p", { class: "legend hint" }, h("span", { class: "key palettized" }), "palettized ", h("span", { class: "key kept" }), "kept as they are"),
+    h("p", { class: "legend hint" }, h("span", { class: "key palettized" }), "palettized ", h("span", { class: "key kept" }), "unchanged"),
     facts([
       ["Smaller by", ratio(before, after)],
       ["Bits per weight", fixed(report.bits_per_weight)],
-      ["SNR of the palettized", decibels(overallSnr(report))],
+      ["SNR of palettized tensors", decibels(overallSnr(report))],
       ["Palettized", `${count(done.length)} of ${counted(report.tensors.length, "tensor")}`],
       ["Kernel time", duration(seconds)],
       ["Reused results", count(done.filter((tensor) => tensor.reused).length)],
@@ -55,7 +55,7 @@ function sizeBar(label, part, whole, scale) {
     h("span", { class: "number" }, bytes(whole)));
 }
 
-/** Columns of the table of tensors; `link(row)` is where a tensor's name leads. */
+/** Columns of the table of tensors; `link(row)` is the target of a tensor's name. */
 function columns(link) {
   return [
     { label: "Tensor", value: (row) => row.name, cell: (row) => name(row, link) },
@@ -76,7 +76,7 @@ function name(row, link) {
   return h("span", { class: "tensorname" }, shown, row.aliases.length > 0 && h("span", { class: "hint" }, ` also ${row.aliases.join(", ")}`));
 }
 
-/** The table of all tensors, the worst first. */
+/** The table of all tensors, lowest SNR first. */
 export function tensorTable(report, link, onpick, file) {
   return table(columns(link), report.tensors, {
     name: file, caption: "Tensors", search: (row) => `${row.name} ${row.module_type ?? ""} ${row.aliases.join(" ")}`,
@@ -84,11 +84,11 @@ export function tensorTable(report, link, onpick, file) {
   });
 }
 
-/** Tensors that were left as they are, by reason. */
+/** Unchanged tensors, by reason. */
 export function keptSection(report) {
   const reasons = new Map();
   for (const tensor of report.tensors.filter((each) => each.action === "kept")) {
-    const why = tensor.reason ?? "no reason was given";
+    const why = tensor.reason ?? "no reason given";
     reasons.set(why, [...(reasons.get(why) ?? []), tensor]);
   }
   const groups = [...reasons].sort((one, other) => other[1].length - one[1].length).map(([why, tensors]) => {
@@ -104,17 +104,17 @@ export function keptSection(report) {
     });
     return details;
   });
-  return section("Kept as they are", groups.length ? groups : h("p", { class: "hint" }, "Every tensor was palettized."));
+  return section("Unchanged tensors", groups.length ? groups : h("p", { class: "hint" }, "Every tensor was palettized."));
 }
 
-/** Config keys that reached nothing. */
+/** Config keys that matched nothing. */
 export function unmatchedList(unmatched) {
-  return unmatched.length > 0 && h("div", { class: "notice warn" }, h("strong", null, `${counted(unmatched.length, "key")} of the config reached no tensor`),
+  return unmatched.length > 0 && h("div", { class: "notice warn" }, h("strong", null, `${counted(unmatched.length, "key")} of the config matched no tensor`),
     h("ul", null, unmatched.map((each) => h("li", null, h("code", null, each.path), ` ${each.reason}`,
-      each.suggestions.length > 0 && h("span", { class: "hint" }, ` Would have matched: ${each.suggestions.join(", ")}`)))));
+      each.suggestions.length > 0 && h("span", { class: "hint" }, ` Did you mean: ${each.suggestions.join(", ")}`)))));
 }
 
-/** What else there is to know. */
+/** Warnings. */
 export function warningList(warnings) {
   return warnings.length > 0 && h("div", { class: "notice warn" }, h("strong", null, counted(warnings.length, "warning")), h("ul", null, warnings.map((each) => h("li", null, each))));
 }

@@ -1,11 +1,11 @@
-// A table of any length: sorted by its heads, filtered, page by page, and there as CSV.
+// A table with sorting, filter, pagination and CSV download.
 
 import { button, fill, freshId, h, save } from "./dom.js";
 import { count, csv } from "./format.js";
 
 const PAGE = 50;
 
-/** A column of numbers, as they are or as `show` writes them. */
+/** A column of numbers, optionally formatted by `show`. */
 export function amount(label, name, show) {
   return { label, numeric: true, value: (row) => row[name], cell: show && ((row) => show(row[name])) };
 }
@@ -23,30 +23,30 @@ export function table(columns, rows, options = {}) {
   const state = { rows, by: options.order?.by ?? null, down: options.order?.down ?? false, page: 0, wanted: "", picked: null };
   const parts = skeleton(columns, options, state, () => draw());
 
-  function shown() {
+  function visibleRows() {
     const wanted = state.wanted.toLowerCase();
-    const found = wanted ? state.rows.filter((row) => options.search(row).toLowerCase().includes(wanted)) : state.rows.slice();
-    if (state.by !== null) found.sort(comparing(columns[state.by], state.down));
-    return found;
+    const matches = wanted ? state.rows.filter((row) => options.search(row).toLowerCase().includes(wanted)) : state.rows.slice();
+    if (state.by !== null) matches.sort(comparing(columns[state.by], state.down));
+    return matches;
   }
 
   function draw() {
-    const found = shown();
+    const matches = visibleRows();
     const size = options.page ?? PAGE;
-    const pages = Math.max(1, Math.ceil(found.length / size));
+    const pages = Math.max(1, Math.ceil(matches.length / size));
     state.page = Math.min(state.page, pages - 1);
     const first = state.page * size;
-    fill(parts.body, found.slice(first, first + size).map((row) => line(columns, row, options, state)));
+    fill(parts.body, matches.slice(first, first + size).map((row) => line(columns, row, options, state)));
     drawHeads(parts.heads, state);
-    const last = Math.min(first + size, found.length);
-    parts.place.textContent = found.length ? `${count(first + 1)}–${count(last)} of ${count(found.length)}` : "nothing";
+    const last = Math.min(first + size, matches.length);
+    parts.place.textContent = matches.length ? `${count(first + 1)}–${count(last)} of ${count(matches.length)}` : "no rows";
     parts.before.disabled = state.page === 0;
     parts.after.disabled = state.page >= pages - 1;
     parts.turn.hidden = pages === 1;
   }
 
   parts.download.addEventListener("click", () => {
-    const text = csv(columns.map((column) => column.label), shown().map((row) => columns.map((column) => column.value(row))));
+    const text = csv(columns.map((column) => column.label), visibleRows().map((row) => columns.map((column) => column.value(row))));
     save(new Blob([text], { type: "text/csv" }), `${options.name ?? "table"}.csv`);
   });
   draw();
@@ -56,10 +56,10 @@ export function table(columns, rows, options = {}) {
     update(others) { state.rows = others; draw(); },
     /** Order the rows by a column. */
     order(by, down) { Object.assign(state, { by, down, page: 0 }); draw(); },
-    /** Mark a row, and turn to its page. */
+    /** Highlight a row, and show its page. */
     pick(key) {
       state.picked = key;
-      const at = shown().findIndex((row) => options.key(row) === key);
+      const at = visibleRows().findIndex((row) => options.key(row) === key);
       if (at >= 0) state.page = Math.floor(at / (options.page ?? PAGE));
       draw();
       parts.body.querySelector(".picked")?.scrollIntoView({ block: "nearest" });
@@ -114,7 +114,7 @@ function drawHeads(heads, state) {
   });
 }
 
-/** An order in which rows without a value come last, whichever way. */
+/** A comparator that puts rows without a value last, in either direction. */
 function comparing(column, down) {
   const value = column.sort ?? column.value;
   const way = down ? -1 : 1;

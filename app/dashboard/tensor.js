@@ -19,7 +19,7 @@ export async function show(root, { words: [id, name] }, signal) {
   const crumb = h("p", { class: "crumb" }, h("a", { href: "#/jobs" }, "Jobs"), " / ", h("a", { href: `#/jobs/${id}` }, `${job.model_name} ${brief(id)}`));
   const head = h("div", { class: "pagehead" }, h("div", null, crumb, h("h1", { tabindex: -1, class: "long" }, name)), tensor && steps(report, id, at));
   if (!tensor) return void fill(root, head, notice("bad", h("p", null, `The report of this job has no tensor ${name}.`)));
-  if (tensor.action === "kept") return void fill(root, head, notice("quiet", h("p", null, `It was kept as it is: ${tensor.reason}`)), section("Numbers", numbers(tensor)));
+  if (tensor.action === "kept") return void fill(root, head, notice("quiet", h("p", null, `This tensor is unchanged: ${tensor.reason}`)), section("Numbers", numbers(tensor)));
   const pictures = h("div", { class: "stack" }, loading("Loading its statistics…"));
   fill(root, head, section("Numbers", numbers(tensor)), pictures);
   try {
@@ -38,5 +38,5 @@ function steps(report, id, at) {
     return null;
   };
   const link = (label, tensor) => tensor && h("a", { class: "button small", href: `#/jobs/${id}/tensors/${encodeURIComponent(tensor.name)}`, title: tensor.name }, label);
-  return h("div", { class: "row" }, link("Tensor before", near(-1)), link("Next tensor", near(1)));
+  return h("div", { class: "row" }, link("Previous tensor", near(-1)), link("Next tensor", near(1)));
 }

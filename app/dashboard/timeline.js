@@ -1,14 +1,14 @@
-// Stages of a job, as its events tell them.
+// Stages of a job, from its events.
 
 import { fill, h } from "./dom.js";
 import { between, duration, moment } from "./format.js";
 import { hasEnded } from "./progress.js";
 
-/** Lines of the log that begin another stage. */
+/** Log lines that start a stage. */
 const MARKS = [[/artifact is written/, "checking"], [/read back, and agrees/, "finishing"]];
-const LABELS = { queued: "waiting", running: "palettizing", checking: "reading back", finishing: "other forms, report" };
+const LABELS = { queued: "waiting", running: "palettizing", checking: "verifying", finishing: "exports, report" };
 
-/** Takes events in their order; shows how long each stage took: `{element, state(job), log(line)}`. */
+/** A timeline that shows the duration of each stage: `{element, state(job), log(line)}`. */
 export function timeline() {
   const stages = [];
   let last = null;

@@ -1,15 +1,15 @@
-// Where the bytes of a report are: a treemap of modules, which one goes into box by box.
+// A treemap of a report's bytes by module.
 
 import { blend, chart, layout, plain } from "./charts.js";
 import { button, fill, h } from "./dom.js";
 import { bytes, count, fixed, percent } from "./format.js";
 import { amount, words } from "./table.js";
 
-/** Boxes of one module, and of all levels, that are drawn at once: each takes 10 ms, and the page waits. */
+/** Most boxes per module, and in total: each takes 10 ms to draw. */
 const [MOST_CHILDREN, MOST_SEEN] = [32, 80];
 const MOST_LEVELS = 4;
 
-/** Part of what is drawn from which on a box has room for its name. */
+/** Share of the area from which on a box has space for its name. */
 const LEAST_NAMED = 0.008;
 
 const SIZES = ["before", "after", "chosen"];
@@ -18,7 +18,7 @@ function box(label, name, parent, tensor = null) {
   return { label, name, parent, tensor, children: new Map(), before: 0, after: 0, chosen: 0 };
 }
 
-/** Modules and tensors as a tree with their bytes; names may be any text. */
+/** A tree of modules and tensors with their bytes. */
 function tree(report) {
   const root = box("model", "", null);
   for (const tensor of report.tensors) {
@@ -39,9 +39,9 @@ function child(node, words, depth, tensor) {
   return node.children.get(key);
 }
 
-/** What lies in a box, the largest first; of too many, the smallest are in a box of their own. */
+/** The children of a box, largest first; if too many, the smallest share a box. */
 function inside(node) {
-  if (node.shown) return node.shown;
+  if (node.sorted) return node.sorted;
   const own = [...node.children.values()].sort((one, other) => other.before - one.before);
   const rest = own.length > MOST_CHILDREN ? own.splice(MOST_CHILDREN - 1) : [];
   if (rest.length) {
@@ -53,22 +53,22 @@ function inside(node) {
     });
     own.push(more);
   }
-  node.shown = own;
+  node.sorted = own;
   return own;
 }
 
-/** A box and what is in it, as many levels as can be drawn at once. */
-function seen(node) {
-  let [found, level] = [[node], [node]];
+/** A box and its descendants, down to as many levels as can be drawn. */
+function visibleBoxes(node) {
+  let [boxes, level] = [[node], [node]];
   for (let depth = 1; depth < MOST_LEVELS; depth += 1) {
     level = level.flatMap(inside);
-    if (!level.length || (depth > 1 && found.length + level.length > MOST_SEEN)) break;
-    found = found.concat(level);
+    if (!level.length || (depth > 1 && boxes.length + level.length > MOST_SEEN)) break;
+    boxes = boxes.concat(level);
   }
-  return found;
+  return boxes;
 }
 
-function told(node, size, whole) {
+function hoverText(node, size, whole) {
   const how = node.tensor && (node.tensor.action === "kept" ? "kept" : `${fixed(node.tensor.bits_per_weight)} bits per weight`);
   return [plain(node.name || "model"), `${bytes(node.before)} → ${bytes(node.after)}`, `${percent(node[size], whole)} of all`, how].filter(Boolean).join("<br>");
 }
@@ -81,22 +81,22 @@ function trace(nodes, side, size, whole, domain, colours) {
   return {
     type: "treemap", branchvalues: "total", domain, sort: true, hoverinfo: "text",
     ids: [...ids.values()], labels: nodes.map((node) => plain(name(node))), parents: nodes.map((node) => (node === top ? "" : ids.get(node.parent))), values: nodes.map((node) => node[size]),
-    text: nodes.map((node) => bytes(node[size])), texttemplate: nodes.map((node) => (node[size] > top[size] * LEAST_NAMED ? "%{label}<br>%{text}" : "")), hovertext: nodes.map((node) => told(node, size, whole)),
+    text: nodes.map((node) => bytes(node[size])), texttemplate: nodes.map((node) => (node[size] > top[size] * LEAST_NAMED ? "%{label}<br>%{text}" : "")), hovertext: nodes.map((node) => hoverText(node, size, whole)),
     pathbar: { visible: false }, tiling: { pad: 1 }, textfont: { size: 12, color: nodes.map((node) => (part(node) > 0.5 ? colours["on-accent"] : colours.ink)) },
     marker: { colors: nodes.map((node) => blend(colours.kept, colours.accent, part(node))), line: { width: 1, color: colours.surface }, pad: { t: 20, l: 2, r: 2, b: 2 } },
   };
 }
 
-/** Where the bytes are, before and after; `onopen` gets the tensor that was clicked. */
+/** Size by module, before and after; `onopen` gets the clicked tensor. */
 export function treemapChart(report, onopen) {
   const narrow = matchMedia("(max-width: 700px)").matches;
   const [left, right] = narrow ? [{ x: [0, 1], y: [0.51, 1] }, { x: [0, 1], y: [0, 0.49] }] : [{ x: [0, 0.495], y: [0, 1] }, { x: [0.505, 1], y: [0, 1] }];
   const { size_before_bytes: before, size_after_bytes: after } = report;
-  const way = h("nav", { class: "way", "aria-label": "Modules around what is drawn" });
+  const way = h("nav", { class: "way", "aria-label": "Parent modules" });
   let drawn;
 
   function show(node) {
-    drawn = seen(node);
+    drawn = visibleBoxes(node);
     const above = [];
     for (let at = node.parent; at; at = at.parent) above.unshift(at);
     fill(way, above.map((each) => [button(each.label, () => enter(each), { class: "link" }), " / "]), h("span", { "aria-current": "location" }, node.label));
@@ -104,7 +104,7 @@ export function treemapChart(report, onopen) {
 
   function enter(node) {
     show(node);
-    made.paint();
+    figure.paint();
   }
 
   function click({ pointNumber }) {
@@ -115,9 +115,9 @@ export function treemapChart(report, onopen) {
   }
 
   show(tree(report));
-  const made = chart({
-    title: "Where the bytes are", name: "bytes", height: narrow ? 620 : 400, search: (row) => row.name, controls: way,
-    note: "Each side is all bytes of the model, before and after: blue is palettized, grey is kept, and what is between is a module with both. Click a module to go into it.",
+  const figure = chart({
+    title: "Size by module", name: "bytes", height: narrow ? 620 : 400, search: (row) => row.name, controls: way,
+    note: "The model before and after, by bytes: blue is palettized, grey is unchanged, shades between are modules with both. Click a module to zoom in.",
     draw: (colours) => ({
       data: [trace(drawn, "Before", "before", before, left, colours), trace(drawn, "After", "after", after, right, colours)],
       layout: layout(colours, { margin: { l: 0, r: 0, t: 0, b: 0 } }),
@@ -126,10 +126,10 @@ export function treemapChart(report, onopen) {
       words("Tensor", "name"),
       amount("Before", "size_before_bytes", bytes),
       amount("After", "size_after_bytes", bytes),
-      { label: "Part of after", numeric: true, value: (row) => (row.size_after_bytes / after) * 100, cell: (row) => percent(row.size_after_bytes, after) },
+      { label: "Share of after", numeric: true, value: (row) => (row.size_after_bytes / after) * 100, cell: (row) => percent(row.size_after_bytes, after) },
     ],
     rows: report.tensors,
     onclick: click,
   });
-  return made;
+  return figure;
 }

@@ -1,37 +1,37 @@
-// Files in parts that can be resumed, several at a time, each with its digest.
+// Resumable uploads: files in parts, several at a time, each with its digest.
 
 import { all, ApiError, ask, at, authorization, Away, isFinal, noteAway, pause, refusal } from "./api.js";
 import { Sha256 } from "./sha256.js";
 
 const LEAST_PART_BYTES = 8 << 20;
 const MOST_PARTS = 9_000;
-const AT_ONCE = 4;
-const TRIES = 8;
+const CONCURRENT_PARTS = 4;
+const ATTEMPTS = 8;
 const LONGEST_WAIT_MS = 15_000;
-const REMEMBERED = "palettery-digest";
+const CACHE_KEY = "palettery-digest";
 
-/** Make a model of files; `advance` gets what is done ("reading" or "sending"), bytes done, and of all. */
+/** Upload files as a model; `advance(stage, done, total)` gets "reading" or "sending", and bytes. */
 export async function upload(files, { signal, advance }) {
   const announced = await digests(files, signal, advance);
   const whole = files.reduce((sum, file) => sum + file.size, 0);
-  let going = (await unfinished(announced, signal)) ?? (await announce(announced, whole, signal));
+  let current = (await unfinished(announced, signal)) ?? (await announce(announced, whole, signal));
   for (let round = 0; ; round += 1) {
-    await send(going, files, announced, whole, signal, advance);
+    await send(current, files, announced, whole, signal, advance);
     try {
-      return await ask(`/v1/uploads/${going.id}/complete`, { method: "POST", signal });
+      return await ask(`/v1/uploads/${current.id}/complete`, { method: "POST", signal });
     } catch (error) {
       const mayBeDamaged = error instanceof ApiError && [409, 422].includes(error.status);
-      if (mayBeDamaged) going = await ask(`/v1/uploads/${going.id}`, { signal });
-      // A file that was damaged on its way is asked for again; the server says which parts.
-      if (mayBeDamaged && round === 0 && going.parts.some((part) => !part.is_received)) continue;
-      // What is refused for good would only be in the way among the uploads that broke off.
-      if (isFinal(error)) await ask(`/v1/uploads/${going.id}`, { method: "DELETE", signal }).catch(() => {});
+      if (mayBeDamaged) current = await ask(`/v1/uploads/${current.id}`, { signal });
+      // Parts that were damaged in transit are requested again by the server.
+      if (mayBeDamaged && round === 0 && current.parts.some((part) => !part.is_received)) continue;
+      // A rejected upload is deleted, or it would be listed among the interrupted ones.
+      if (isFinal(error)) await ask(`/v1/uploads/${current.id}`, { method: "DELETE", signal }).catch(() => {});
       throw error;
     }
   }
 }
 
-/** Uploads that were interrupted, newest first. */
+/** Interrupted uploads, newest first. */
 export async function interrupted(signal) {
   return (await all("/v1/uploads", 300, signal)).filter((each) => each.state === "open");
 }
@@ -48,43 +48,43 @@ async function digests(files, signal, advance) {
   return announced;
 }
 
-/** SHA-256 of a file; remembered for as long as the tab lives, as a second try need not read 20 GB. */
+/** SHA-256 of a file, cached in the tab, so that a retry need not read 20 GB again. */
 async function digest(file, signal, advance) {
-  const key = `${REMEMBERED}:${file.name}:${file.size}:${file.lastModified}`;
-  const known = sessionStorage.getItem(key);
-  if (known) return known;
-  const sha256 = await hashed(file, signal, advance);
+  const key = `${CACHE_KEY}:${file.name}:${file.size}:${file.lastModified}`;
+  const cached = sessionStorage.getItem(key);
+  if (cached) return cached;
+  const sha256 = await hash(file, signal, advance);
   sessionStorage.setItem(key, sha256);
   return sha256;
 }
 
-function hashed(file, signal, advance) {
+function hash(file, signal, advance) {
   return new Promise((resolve, reject) => {
     const worker = new Worker("digester.js", { type: "module" });
     const end = (settle, value) => { worker.terminate(); settle(value); };
     signal.addEventListener("abort", () => end(reject, signal.reason), { once: true });
-    worker.addEventListener("error", () => end(reject, new Error(`${file.name} could not be hashed; load the page again`)));
+    worker.addEventListener("error", () => end(reject, new Error(`${file.name} could not be read; reload the page`)));
     worker.addEventListener("message", ({ data }) => {
       if (data.done) advance(data.done);
       else if (data.sha256) end(resolve, data.sha256);
-      else end(reject, new Error(data.failed));
+      else end(reject, new Error(data.error));
     });
     worker.postMessage(file);
   });
 }
 
-/** An upload of the very same files that was begun before, with its parts; null if there is none. */
+/** The unfinished upload of the same files, with its parts, or null. */
 async function unfinished(announced, signal) {
-  const named = (files) => JSON.stringify(files.map((file) => [file.name, file.size_bytes, file.sha256]).sort());
-  const wanted = named(announced);
+  const identity = (files) => JSON.stringify(files.map((file) => [file.name, file.size_bytes, file.sha256]).sort());
+  const wanted = identity(announced);
   const size_bytes = announced.reduce((sum, file) => sum + file.size_bytes, 0);
   for (const each of await interrupted(signal)) {
     if (each.file_count !== announced.length || each.size_bytes !== size_bytes) continue;
-    const found = await ask(`/v1/uploads/${each.id}`, { signal }).catch((error) => {
+    const candidate = await ask(`/v1/uploads/${each.id}`, { signal }).catch((error) => {
       if (error instanceof ApiError && [404, 410].includes(error.status)) return null;
       throw error;
     });
-    if (found && named(found.files) === wanted) return found;
+    if (candidate && identity(candidate.files) === wanted) return candidate;
   }
   return null;
 }
@@ -94,25 +94,25 @@ function announce(files, whole, signal) {
   return ask("/v1/uploads", { method: "POST", json: { files, part_size_bytes }, signal });
 }
 
-/** Send what is missing. */
-async function send(going, files, announced, whole, signal, advance) {
-  const missing = going.parts.filter((part) => !part.is_received);
+/** Send the missing parts. */
+async function send(upload, files, announced, whole, signal, advance) {
+  const missing = upload.parts.filter((part) => !part.is_received);
   const sent = new Map();
   const absent = missing.reduce((sum, part) => sum + part.size_bytes, 0);
-  const tell = () => advance("sending", whole - absent + [...sent.values()].reduce((sum, each) => sum + each, 0), whole);
-  const source = (part) => files[announced.findIndex((file) => file.sha256 === going.files[part.file].sha256)];
-  tell();
+  const report = () => advance("sending", whole - absent + [...sent.values()].reduce((sum, each) => sum + each, 0), whole);
+  const source = (part) => files[announced.findIndex((file) => file.sha256 === upload.files[part.file].sha256)];
+  report();
   const next = missing.values();
   const sender = async () => {
     for (const part of next) {
       const bytes = source(part).slice(part.offset, part.offset + part.size_bytes);
-      await sendPart(part, bytes, signal, (done) => { sent.set(part.number, done); tell(); });
+      await sendPart(part, bytes, signal, (done) => { sent.set(part.number, done); report(); });
     }
   };
-  await Promise.all(Array.from({ length: AT_ONCE }, sender));
+  await Promise.all(Array.from({ length: CONCURRENT_PARTS }, sender));
 }
 
-/** A part, again and again while the server or the network is away. */
+/** Send a part, with retries while the server or the network is unavailable. */
 async function sendPart(part, bytes, signal, advance) {
   const digest = await base64Digest(new Uint8Array(await bytes.arrayBuffer()));
   for (let attempt = 1; ; attempt += 1) {
@@ -120,7 +120,7 @@ async function sendPart(part, bytes, signal, advance) {
       return await put(part.url, bytes, { ...authorization(), "Content-Digest": `sha-256=:${digest}:` }, signal, advance);
     } catch (error) {
       const mayPass = error instanceof Away || (error instanceof ApiError && [408, 429, 500, 502, 503, 504].includes(error.status));
-      if (!mayPass || attempt === TRIES || signal.aborted) throw error;
+      if (!mayPass || attempt === ATTEMPTS || signal.aborted) throw error;
       advance(0);
       await pause(Math.min(2 ** attempt * 250, LONGEST_WAIT_MS), signal);
     }
@@ -132,7 +132,7 @@ async function base64Digest(bytes) {
   return btoa(String.fromCharCode(...digest));
 }
 
-/** PUT with progress, which fetch does not tell of. */
+/** PUT with progress events, which fetch does not have. */
 function put(url, bytes, headers, signal, advance) {
   return new Promise((resolve, reject) => {
     const sending = new XMLHttpRequest();

@@ -21,7 +21,7 @@ from palettery.app.execution.fanout import Workers
 from palettery.app.execution.steady_clock import use_steady_clock
 from palettery.app.observability.metrics import Metrics
 from palettery.app.observability.tracing import Tracing
-from palettery.app.sandbox import note_sandbox
+from palettery.app.sandbox import log_missing_protections
 from palettery.app.settings import Settings
 from palettery.kernels.devices import visible_devices
 from palettery.kernels.threads import available_threads
@@ -125,7 +125,7 @@ def run_worker(settings: Settings) -> None:
         async with _configured(), _working(address, _workers(settings), _say_ready):
             await _stopped()
 
-    note_sandbox(settings.limits.sandbox)
+    log_missing_protections(settings.limits.sandbox)
     asyncio.run(serve())
 
 

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from palettery.app.http.etags import is_listed_in_if_none_match, satisfies_if_match
 from palettery.app.storage.base import Storage
 from palettery.app.storage.checked_reads import CheckedFile, CheckedReads
-from palettery.app.storage.prefetch import prefetched
+from palettery.app.storage.prefetch import prefetch
 
 ONE_RANGE = re.compile(r"bytes=(\d{1,19})?-(\d{1,19})?")
 
@@ -59,7 +59,7 @@ def download_response(request: Request, store: Storage, file: StoredDownload) ->
         headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
     kind = "application/json" if file.path.endswith(".json") else "application/octet-stream"
     checked = CheckedReads(store, {file.path: CheckedFile(file.sha256, file.name)}, file.folder)
-    pieces = prefetched(checked, file.path, first, end)
+    pieces = prefetch(checked, file.path, first, end)
     return StreamingResponse(pieces, 206 if is_part else 200, headers, kind)
 
 

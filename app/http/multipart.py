@@ -17,8 +17,8 @@ from palettery.app.http.request_body import check_encoding
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.app.storage.checked_reads import store_digests
-from palettery.app.storage.spooled_content import Content, collected, pieces
-from palettery.app.storage.streams import HashedStream, larger
+from palettery.app.storage.spooled_content import Content, collect, pieces
+from palettery.app.storage.streams import HashingStream, coalesce
 from palettery.schemas.checkpoint import StoredFile
 from palettery.schemas.job_options import JobOptions
 
@@ -108,7 +108,7 @@ async def _store_file(
     storage: Storage, files: list[StoredFile], name: str, data: AsyncIterator[bytes]
 ) -> None:
     path = f"{UPLOADS}/{uuid.uuid4().hex}"
-    hashed = HashedStream(larger(data))
+    hashed = HashingStream(coalesce(data))
     files.append(StoredFile(name=name, path=path, size_bytes=0))  # listed already, for the cleanup
     await storage.write_stream(path, hashed.pieces())
     await asyncio.to_thread(store_digests, storage, hashed.digest)
@@ -118,7 +118,7 @@ async def _store_file(
 
 
 async def _text(name: str, data: AsyncIterator[bytes], limit: int) -> Content:
-    text = await collected(data, limit)
+    text = await collect(data, limit)
     if text is None:
         raise TooLarge(f"the field {name!r} has over {limit:,} bytes, the limit")
     return text

@@ -14,7 +14,7 @@ from palettery.app.errors import (
     UnsupportedMediaType,
 )
 from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
-from palettery.app.storage.spooled_content import Content, collected, pieces
+from palettery.app.storage.spooled_content import Content, collect, pieces
 from palettery.schemas.config.faults import explained
 
 JSON = "application/json"
@@ -50,7 +50,7 @@ async def read_body(request: Request, most_bytes: int) -> Content:
     """
     check_encoding(request.headers)
     try:
-        body = await collected(request.stream(), most_bytes)
+        body = await collect(request.stream(), most_bytes)
     except ClientDisconnect as error:
         raise InvalidUpload("the connection was closed before the body was complete") from error
     if body is None:

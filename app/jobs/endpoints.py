@@ -20,7 +20,7 @@ from palettery.app.jobs.service import JobService
 from palettery.app.keys.authentication import Reader, Writer
 from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.app.storage.base import Storage
-from palettery.app.storage.prefetch import prefetched
+from palettery.app.storage.prefetch import prefetch
 from palettery.app.storage.spooled_content import pieces
 from palettery.schemas.config import KMeansPalettizerConfig
 from palettery.schemas.jobs import Job, JobPage, JobState
@@ -152,7 +152,7 @@ def _document(store: Storage, path: str) -> StreamingResponse:
     """Return JSON from the store."""
     size_bytes = store.size_bytes(path)
     length = {"Content-Length": str(size_bytes)}
-    return StreamingResponse(prefetched(store, path, 0, size_bytes), 200, length, JSON)
+    return StreamingResponse(prefetch(store, path, 0, size_bytes), 200, length, JSON)
 
 
 @router.get(

@@ -7,7 +7,7 @@ from fastapi.responses import StreamingResponse
 
 from palettery.app.http.request_body import JSON
 from palettery.app.storage.base import Storage
-from palettery.app.storage.prefetch import prefetched
+from palettery.app.storage.prefetch import prefetch
 from palettery.schemas.models import ModelDetails
 
 PIECE_BYTES = 1 << 20
@@ -39,5 +39,5 @@ async def _body(
     store: Storage, model: StoredModel, head: bytes
 ) -> AsyncIterator[bytes | memoryview]:
     yield head
-    async for piece in prefetched(store, model.path, 1, model.size_bytes, PIECE_BYTES):
+    async for piece in prefetch(store, model.path, 1, model.size_bytes, PIECE_BYTES):
         yield piece

@@ -20,7 +20,7 @@ from palettery.app.roles.background import background_task
 from palettery.app.roles.shared_services import Role, SharedServices
 from palettery.app.sandbox.document_pool import DocumentPool
 from palettery.app.storage.base import Storage
-from palettery.app.storage.reserve import Reserve
+from palettery.app.storage.disk_reserve import DiskReserve
 from palettery.app.system.health import Health, build_health
 from palettery.app.system.maintenance import maintain_process
 from palettery.app.system.overview import Overview
@@ -39,7 +39,7 @@ class ServiceState:
     uploads: UploadService
     configs: ConfigService
     documents: DocumentPool
-    reserve: Reserve
+    reserve: DiskReserve
     store: Storage
     events: EventRepository
     streams: EventStreams

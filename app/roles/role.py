@@ -13,7 +13,7 @@ from palettery.app.observability.tracing import Tracing
 from palettery.app.roles.api import ServiceState, api_services
 from palettery.app.roles.controller import run_controller
 from palettery.app.roles.shared_services import Role, migrate, shared_services
-from palettery.app.sandbox import note_sandbox
+from palettery.app.sandbox import log_missing_protections
 from palettery.app.settings import Settings
 
 __all__ = ["Role", "ServiceState", "check_role_settings", "migrate", "run_role"]
@@ -57,7 +57,7 @@ async def run_role(
             await asyncio.to_thread(keys.check_address)
         needs_sandbox = role != "all" or await asyncio.to_thread(keys.is_key_required)
         shared = replace(shared, settings=settings.with_sandbox(required=needs_sandbox))
-        note_sandbox(shared.settings.limits.sandbox)
+        log_missing_protections(shared.settings.limits.sandbox)
         workers: Workers | None = None
         if role != "api":
             control = run_controller(shared, traces, stop, is_alone=role == "all")

@@ -23,8 +23,8 @@ from palettery.app.observability.metrics import Metrics
 from palettery.app.sandbox.document_pool import DocumentPool
 from palettery.app.settings import Settings
 from palettery.app.storage.base import Storage
+from palettery.app.storage.disk_reserve import DiskReserve
 from palettery.app.storage.open import open_storage
-from palettery.app.storage.reserve import Reserve
 from palettery.app.uploads.repository import UploadRepository
 from palettery.app.webhooks.repository import WebhookRepository
 
@@ -37,7 +37,7 @@ class SharedServices:
     """Services that all roles share."""
 
     settings: Settings
-    reserve: Reserve
+    reserve: DiskReserve
     store: Storage
     database: Database
     engine: Engine
@@ -63,8 +63,8 @@ async def shared_services(settings: Settings, role: Role) -> AsyncIterator[Share
         BadInput: the database has another version, and this role does not migrate it.
     """
     async with AsyncExitStack() as stack:
-        reserve = Reserve(settings)
-        reserve.give_up()
+        reserve = DiskReserve(settings)
+        reserve.release()
         store = open_storage(settings.resolved_storage_url())
         database = open_database(settings.resolved_database_url())
         stack.callback(database.close)

@@ -1,8 +1,9 @@
-"""Processes of their own for what strangers send: no network, no files but their own, limits.
+"""Sandboxed processes for untrusted input: no network, no files but their own, resource limits.
 
-`run` starts one and returns its answer; `confine` is for a process that restricts itself.
+`run` starts one and returns its result; `confine` is for a process that restricts itself.
 """
 
+from palettery.app.sandbox.allowed_paths import readable, writable
 from palettery.app.sandbox.confinement import (
     confine,
     confine_calls,
@@ -10,13 +11,12 @@ from palettery.app.sandbox.confinement import (
     end_with_parent,
     limit,
     limit_memory,
-    missing,
+    missing_protections,
 )
-from palettery.app.sandbox.folder import open_regular, working_folder
-from palettery.app.sandbox.installation import readable, writable
 from palettery.app.sandbox.messages import Bounds
-from palettery.app.sandbox.notice import note_sandbox
 from palettery.app.sandbox.run import run
+from palettery.app.sandbox.startup_log import log_missing_protections
+from palettery.app.sandbox.working_folder import open_regular, working_folder
 
 __all__ = [
     "Bounds",
@@ -26,8 +26,8 @@ __all__ = [
     "end_with_parent",
     "limit",
     "limit_memory",
-    "missing",
-    "note_sandbox",
+    "log_missing_protections",
+    "missing_protections",
     "open_regular",
     "readable",
     "run",

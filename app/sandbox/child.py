@@ -1,7 +1,7 @@
 """The program of a sandboxed process: `python -P -m palettery.app.sandbox.child REQUEST`.
 
-It confines itself before it imports anything large or reads anything of strangers, then calls one
-function with the request that lies in its folder, and leaves the answer there.
+It confines itself before it imports large modules or reads untrusted input. Then it calls one
+function with the request file in its folder, and writes the answer file there.
 """
 
 import importlib
@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from palettery.app.errors import OutOfMemory, PaletteryError, SandboxCrashed, SandboxMissing
+from palettery.app.sandbox.allowed_paths import readable, writable
 from palettery.app.sandbox.confinement import (
     confine,
     end_with_parent,
     lift_memory_limit,
     limit_memory,
 )
-from palettery.app.sandbox.installation import readable, writable
 from palettery.app.sandbox.messages import (
     ANSWER,
     DETAIL_CHARACTERS,
@@ -29,22 +29,22 @@ from palettery.app.sandbox.messages import (
 
 
 def main() -> None:
-    """Carry out the order in the first argument."""
-    order = SandboxRequest.model_validate_json(sys.argv[1])
-    end_with_parent(order.parent)
-    lift_memory_limit()  # of a process that reads documents, if one started this
+    """Run the request in the first argument."""
+    request = SandboxRequest.model_validate_json(sys.argv[1])
+    end_with_parent(request.parent)
+    lift_memory_limit()  # inherited if a document process started this one
     folder = Path.cwd()
     missing = confine(
         read=readable(),
         write=[folder, *writable()],
-        by_name=[Path(path) for path in order.by_name],
-        cpu_s=order.cpu_s,
-        file_bytes=order.file_bytes,
+        by_name=[Path(path) for path in request.by_name],
+        cpu_s=request.cpu_s,
+        file_bytes=request.file_bytes,
     )
     try:
-        if missing and order.required:
+        if missing and request.required:
             raise SandboxMissing("; ".join(missing))
-        (folder / ANSWER).write_bytes(_answer(order, (folder / REQUEST).read_bytes()))
+        (folder / ANSWER).write_bytes(_answer(request, (folder / REQUEST).read_bytes()))
         outcome = SandboxOutcome(missing=missing)
     except PaletteryError as error:
         outcome = SandboxOutcome(
@@ -59,17 +59,17 @@ def main() -> None:
             missing=missing,
         )
     (folder / OUTCOME).write_text(outcome.model_dump_json(), "utf-8")
-    os._exit(0)  # threads may run still, and libraries crash at their end
+    os._exit(0)  # threads may still run, and libraries may crash at exit
 
 
-def _answer(order: SandboxRequest, request: bytes) -> bytes:
-    """Import the code, which takes memory that no model is charged for; then call the function."""
-    module = importlib.import_module(order.module)
-    for name in order.imports:
+def _answer(request: SandboxRequest, content: bytes) -> bytes:
+    """Import the code before memory is limited, then call the function."""
+    module = importlib.import_module(request.module)
+    for name in request.imports:
         importlib.import_module(name)
-    limit_memory(order.memory_bytes)
+    limit_memory(request.memory_bytes)
     function: Callable[[bytes], bytes] = module.answer
-    return function(request)
+    return function(content)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Restrictions that a process puts on itself, for good, before it touches what strangers sent.
+"""Permanent restrictions of the current process, applied before it reads untrusted input.
 
-Two kernel features that need no privileges, so that they work in a container, too: Landlock keeps
-files, seccomp keeps the network, other processes and the rest of the kernel from it. Namespaces
-would do as much, but containers forbid them.
+They use two kernel features that need no privileges and work in containers: Landlock restricts
+files; seccomp restricts the network, other processes and the rest of the kernel. Namespaces would
+do the same, but containers forbid them.
 """
 
 import ctypes
@@ -28,35 +28,35 @@ from palettery.app.sandbox.syscalls import (
 )
 
 
-def _imported(name: str) -> Any:
-    """A module, or None where it, or the C library that it needs, is missing."""
+def _import_optional(name: str) -> Any:
+    """Import a module; return None if it or its C library is missing."""
     try:
         return importlib.import_module(name)
     except (ImportError, RuntimeError):
         return None
 
 
-# Both find C libraries by starting a process, which is forbidden later.
-landlockpy, pyseccomp = _imported("landlockpy"), _imported("pyseccomp")
+# Both start a process to find C libraries, which is forbidden later.
+landlockpy, pyseccomp = _import_optional("landlockpy"), _import_optional("pyseccomp")
 if landlockpy is not None:
     landlockpy.abi_version()
 
 NO_FILES = (
-    "no protection of files: that takes Linux 5.13 or newer with Landlock, permitted by the "
+    "files are not protected: this needs Linux 5.13 or newer with Landlock, permitted by the "
     "container if there is one, and landlockpy"
 )
 NO_CALLS = (
-    "no protection of the network and of other processes: that takes Linux with seccomp, and "
+    "the network and other processes are not protected: this needs Linux with seccomp, and "
     "libseccomp.so.2 with pyseccomp"
 )
 OPEN_FILES = 512
-"""Descriptors at once."""
+"""Most open descriptors."""
 _AFTER_SIGNAL_S = 5
-"""From SIGXCPU, which says that the processor time is over, to SIGKILL."""
+"""From SIGXCPU, when the CPU time is over, to SIGKILL."""
 _PR_SET_PDEATHSIG = 1
 _CAPABILITY_VERSION = 0x20080522
 _UNKNOWN_CALL = -1
-"""Number that libseccomp gives a name that it does not know; such a call fails."""
+"""Number that libseccomp returns for an unknown name; such calls fail."""
 
 
 def confine(
@@ -69,27 +69,27 @@ def confine(
     file_bytes: int | None = None,
     network: bool = False,
 ) -> tuple[str, ...]:
-    """Restrict this process for good; the protections that this machine does not give, if any.
+    """Restrict this process permanently; return the protections that this machine lacks.
 
-    It must have one thread yet. From then on it opens no file but those below `read` and `write`,
-    reaches no network (but with `network`), starts no process, signals and traces none, changes no
-    file's mode or owner, and has no capabilities. Links, sockets and devices cannot be made, not
-    even below `write`. Descriptors that are open stay so.
+    The process must have only one thread. Afterwards it can open only files below `read` and
+    `write`, has no network (unless `network`), starts, signals and traces no process, changes no
+    file's mode or owner, and has no capabilities. It cannot create links, sockets or devices, even
+    below `write`. Open descriptors stay open.
 
     Args:
-        read: Folders and files to read; those that do not exist are left out.
+        read: Folders and files to read; missing ones are ignored.
         write: Folders and files to read and change.
         by_name: Folders whose files are read by name; they cannot be listed.
-        memory_bytes: Address space beyond what is mapped by now.
-        cpu_s: Processor time; the kernel ends the process after it.
-        file_bytes: The most of each file that is written.
-        network: Whether sockets work.
+        memory_bytes: Address space beyond what is already mapped.
+        cpu_s: CPU time; the kernel ends the process after it.
+        file_bytes: Largest size of each written file.
+        network: Whether sockets are allowed.
 
     Returns:
-        A sentence on each protection that is missing; empty if all hold. Limits always do.
+        A sentence on each missing protection. Resource limits are always applied.
 
     Raises:
-        RuntimeError: other threads run, which the kernel would not confine.
+        RuntimeError: other threads run, to which the kernel would not apply this.
     """
     _check_alone()
     _drop_capabilities()
@@ -108,8 +108,8 @@ def confine(
     return tuple(fault for fault in faults if fault is not None)
 
 
-def missing() -> tuple[str, ...]:
-    """A sentence on each protection that `confine` does not have here."""
+def missing_protections() -> tuple[str, ...]:
+    """Return a sentence on each protection of `confine` that this machine lacks."""
     faults = []
     if landlockpy is None or not landlockpy.supported():
         faults.append(NO_FILES)
@@ -119,18 +119,18 @@ def missing() -> tuple[str, ...]:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent, the process of this id, ends.
+    """Let the kernel kill this process when its parent, of this process id, ends.
 
-    Linux only; it is the thread that started this process whose end counts.
+    Linux only; strictly, when the thread ends that started this process.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:  # it ended before
+        if os.getppid() != parent:  # it has already ended
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def limit(kind: int, most: int, hard: int | None = None) -> None:
-    """Lower a limit of this process, the hard one with it; one that is lower already stays."""
+    """Lower a resource limit of this process, with its hard limit; never raise it."""
     _, before = resource.getrlimit(kind)
     after = most if hard is None else hard
     after = after if before == resource.RLIM_INFINITY else min(after, before)
@@ -138,11 +138,11 @@ def limit(kind: int, most: int, hard: int | None = None) -> None:
 
 
 def limit_memory(more_bytes: int, *, soft: bool = False) -> None:
-    """Limit address space to what is mapped by now, and so much more.
+    """Limit the address space to what is already mapped plus `more_bytes`.
 
-    With `soft`, programs that this process starts can lift the limit for themselves.
+    With `soft`, child processes can lift the limit.
     """
-    mapped = Path("/proc/self/statm")  # absent where the kernel does not enforce the limit either
+    mapped = Path("/proc/self/statm")  # missing only where the kernel does not enforce the limit
     if not mapped.exists():
         return
     most = int(mapped.read_text().split()[0]) * resource.getpagesize() + more_bytes
@@ -155,13 +155,13 @@ def limit_memory(more_bytes: int, *, soft: bool = False) -> None:
 
 
 def lift_memory_limit() -> None:
-    """Lift a soft limit of address space that this process inherited."""
+    """Lift an inherited soft limit of the address space."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
-def _present(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
-    """The paths that are there, and whether they are folders."""
+def _existing(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
+    """Yield the existing paths, and whether each is a folder."""
     for path in paths:
         with suppress(OSError):
             yield path, stat.S_ISDIR(path.stat().st_mode)
@@ -175,7 +175,7 @@ def _check_alone() -> None:
 
 
 def _drop_capabilities() -> None:
-    """Give up what root may do beyond its own files, such as to raise limits again."""
+    """Drop the capabilities of root, such as raising limits."""
     if sys.platform == "linux":
         header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
         none = (ctypes.c_uint32 * 6)()
@@ -191,10 +191,9 @@ def confine_files(
     programs: bool = False,
     network: bool = False,
 ) -> str | None:
-    """Open no other files from now on; the reason if the kernel does not see to that.
+    """Restrict the files that this process can open; return the reason if the kernel cannot.
 
-    With `programs`, what is read may be run as well: such a process may still start others, which
-    are confined as it is.
+    With `programs`, readable files may also be executed; child processes inherit the restrictions.
     """
     if landlockpy is None or not landlockpy.supported():
         return NO_FILES
@@ -215,7 +214,7 @@ def confine_files(
         )
         with landlockpy.Ruleset(handled_net=handled_net, scoped=scoped) as rules:
             for access, paths in granted:
-                for path, is_folder in _present(paths):
+                for path, is_folder in _existing(paths):
                     rules.allow_path(path, access if is_folder else access & of_files)
             rules.restrict()
     except landlockpy.LandlockError as error:
@@ -224,9 +223,9 @@ def confine_files(
 
 
 def confine_calls(*, network: bool = False) -> str | None:
-    """Make only harmless system calls from now on; the reason if the kernel does not see to that.
+    """Restrict system calls to `palettery.app.sandbox.syscalls`; return the reason if it fails.
 
-    See `palettery.app.sandbox.syscalls`; no other process can be started or touched.
+    Afterwards no other process can be started, signalled or traced.
     """
     if pyseccomp is None:
         return NO_CALLS

@@ -1,10 +1,13 @@
-"""Read documents of users in processes of their own, within limits, by turns.
+"""A pool of processes that read documents of users, within limits and fairly between owners.
 
-Nothing that a user sends is parsed in the server: whatever parses it holds the interpreter's lock,
-and takes memory that the server would keep. Two lanes: a document that looks small is read at once
-by a process that is warm; what takes longer than `QUICK_S` there, or more than `QUICK_BYTES` of
-memory, begins anew in the lane of large ones, which have a process each. So many owners with
-expensive documents hold up each other, and nobody's small document for longer than that.
+Nothing that a user sends is parsed in the server: parsing holds the interpreter's lock, and takes
+memory that the server would keep. There are two lanes: a small document is read at once by a warm
+process; one that takes longer than `QUICK_S` there, or more than `QUICK_BYTES` of memory, is
+restarted in the lane for large documents, which have a process each. So owners with expensive
+documents delay each other, but delay small documents by no more than that.
+
+Not `anyio.to_process`: its workers are new interpreters that import all code again instead of being
+forked with it, have no memory limit, and it collects every result in the server's memory.
 """
 
 import asyncio
@@ -47,19 +50,19 @@ from palettery.app.storage.spooled_content import (
 )
 
 QUICK_PLACES, SLOW_PLACES = 3, 3
-"""Documents that are read at once in each lane."""
+"""Documents read at once in each lane."""
 LARGE_BYTES = 256 << 10
-"""Documents from here on are large."""
+"""Size from which on a document is large."""
 QUICK_S, QUICK_BYTES = 1.0, 256 << 20
-"""Time and memory of a small document."""
+"""Time and memory limits of a small document."""
 SLOW_NICENESS = 10
-REAPED_S = 10
-"""For which a process is waited for that was killed."""
-CHECKED_S = 10
-"""After which a check by another thread is given up."""
-WAITING_OF_OWNER = 256
-"""Requests of one owner that may wait in each lane; the server holds the document of each."""
-LOADED = [
+REAP_S = 10
+"""How long to wait for a killed process."""
+CHECK_S = 10
+"""Timeout of a health check from another thread."""
+MAX_WAITING_PER_OWNER = 256
+"""Most waiting requests of one owner per lane; the server keeps the document of each."""
+PRELOADED = [
     "palettery.app.http.request_body",
     "palettery.app.configs.documents",
     "palettery.app.jobs.result_files",
@@ -71,51 +74,51 @@ LOADED = [
     "palettery.schemas.uploads",
     "palettery.app.cli.main",
 ]
-"""Modules of the process that others are forked from; the last one is the program itself."""
+"""Modules imported in the process that others are forked from; the last is the main program."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(LOADED)
+_FORKS.set_forkserver_preload(PRELOADED)
 
 
 class DocumentFault(RuntimeError):
-    """A defect of ours that a document met in another process; the message is its traceback."""
+    """A bug in our code, hit in another process; the message is its traceback."""
 
 
-class _Ended(Exception):
-    """A process ended, or was out of memory, and another one may do better."""
+class _ProcessEnded(Exception):
+    """A process ended or ran out of memory; the slow lane may succeed."""
 
 
 @dataclass(frozen=True)
 class DocumentClient:
-    """Who waits for a document to be read."""
+    """The client that waits for a document to be read."""
 
     owner: str
     request: Request | None = None
-    """Its request, whose body is in; the reading ends when that connection does."""
+    """Its request, fully received; reading is cancelled when the client disconnects."""
 
-    async def leaves(self) -> None:
-        """Wait until the client has gone."""
-        assert self.request is not None  # noqa: S101 - asked before
+    async def wait_for_disconnect(self) -> None:
+        """Wait until the client has disconnected."""
+        assert self.request is not None  # noqa: S101 - checked by the caller
         while (await self.request.receive())["type"] != "http.disconnect":
             pass
 
 
 @dataclass
 class _Process:
-    """A process that reads, and the connection to it."""
+    """A reading process, and the connection to it."""
 
     process: BaseProcess
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     is_last: bool = False
-    """Whether it takes no further task."""
+    """Whether it accepts no further task."""
 
 
 class DocumentPool:
-    """The processes that read documents for one server."""
+    """The processes that read documents for one server process."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -133,15 +136,15 @@ class DocumentPool:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
-        """Return what a function returns that reads about so many bytes for a client.
+        """Run a function that reads about `size_bytes`, and return its result.
 
         Raises:
-            TooLarge: it takes longer or more memory than may be.
-            OverQuota: too many requests of the same owner wait already.
+            TooLarge: it exceeds the time or memory limit.
+            OverQuota: too many requests of the owner are waiting.
             WorkerDied: its process died.
-            InvalidUpload: the client left; beside whatever the function raises.
+            InvalidUpload: the client disconnected. The function may raise other errors.
         """
-        return await self._for(client, size_bytes, (function, args, kwargs))  # type: ignore[no-any-return] # of the function
+        return await self._run(client, size_bytes, (function, args, kwargs))  # type: ignore[no-any-return] # of the function
 
     async def document(
         self,
@@ -151,19 +154,19 @@ class DocumentPool:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Content:
-        """The same, of a function that makes a document, which lies in a file if it is large."""
-        return await self._for(client, size_bytes, (function, args, kwargs))  # type: ignore[no-any-return] # as bytes come
+        """Run a function that returns bytes, which are spooled to a file if large; see `run`."""
+        return await self._run(client, size_bytes, (function, args, kwargs))  # type: ignore[no-any-return] # as bytes come
 
     async def check(self) -> None:
-        """See that a small document would be read now."""
+        """Check that a small document can be read."""
         await self.run(DocumentClient(""), 0, bool)
 
     def fault(self, loop: asyncio.AbstractEventLoop) -> str | None:
-        """Tell from another thread why nothing can be read; None if it can."""
+        """Return why no document can be read, or None; called from another thread."""
         try:
-            asyncio.run_coroutine_threadsafe(self.check(), loop).result(CHECKED_S)
+            asyncio.run_coroutine_threadsafe(self.check(), loop).result(CHECK_S)
         except TimeoutError:
-            return f"no document is read within {CHECKED_S} s"
+            return f"reading a document timed out after {CHECK_S} s"
         except PaletteryError as error:
             return error.detail
         return None
@@ -178,46 +181,46 @@ class DocumentPool:
             running.kill()
         self._starter.shutdown(wait=False, cancel_futures=True)
 
-    async def _for(self, client: DocumentClient, size_bytes: int, task: tuple[Any, ...]) -> Any:
-        """Run a task, as long as its client waits for it."""
-        working = asyncio.ensure_future(self._in_turn(client.owner, size_bytes, task))
+    async def _run(self, client: DocumentClient, size_bytes: int, task: tuple[Any, ...]) -> Any:
+        """Run a task; cancel it when its client disconnects."""
+        working = asyncio.ensure_future(self._run_fairly(client.owner, size_bytes, task))
         if client.request is None:
             return await working
-        leaving = asyncio.ensure_future(client.leaves())
+        disconnect = asyncio.ensure_future(client.wait_for_disconnect())
         try:
-            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({working, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 return working.result()
-            raise InvalidUpload("the client closed the connection before it had its answer")
+            raise InvalidUpload("the client closed the connection before the response")
         finally:
             working.cancel()
-            leaving.cancel()
-            await asyncio.gather(working, leaving, return_exceptions=True)
+            disconnect.cancel()
+            await asyncio.gather(working, disconnect, return_exceptions=True)
 
-    async def _in_turn(self, owner: str, size_bytes: int, task: tuple[Any, ...]) -> Any:
+    async def _run_fairly(self, owner: str, size_bytes: int, task: tuple[Any, ...]) -> Any:
         if size_bytes < LARGE_BYTES:
-            with suppress(TimeoutError, _Ended):
+            with suppress(TimeoutError, _ProcessEnded):
                 async with self._turn(self._quick, owner):
-                    return await self._quickly(task)
+                    return await self._run_quick(task)
         async with self._turn(self._slow, owner):
-            return await self._slowly(task)
+            return await self._run_slow(task)
 
     @asynccontextmanager
     async def _turn(self, lane: FairSemaphore, owner: str) -> AsyncIterator[None]:
-        if lane.waiting(owner) >= WAITING_OF_OWNER:
+        if lane.waiting(owner) >= MAX_WAITING_PER_OWNER:
             raise OverQuota(
-                f"{WAITING_OF_OWNER} requests of {owner} wait for their documents to be read, the "
-                "most that may: send fewer at once"
+                f"{MAX_WAITING_PER_OWNER} requests of {owner} wait for a document to be read, "
+                "the most allowed: send fewer at once"
             )
         async with lane.turn(owner):
             yield
 
-    async def _quickly(self, task: tuple[Any, ...]) -> Any:
-        process = self._idle.pop() if self._idle else await self._started(QUICK_BYTES, 0)
+    async def _run_quick(self, task: tuple[Any, ...]) -> Any:
+        process = self._idle.pop() if self._idle else await self._start(QUICK_BYTES, 0)
         try:
             async with asyncio.timeout(QUICK_S):
-                return await _asked(process, task)
-        except (_Ended, TimeoutError, asyncio.CancelledError):
+                return await _exchange(process, task)
+        except (_ProcessEnded, TimeoutError, asyncio.CancelledError):
             process.is_last = True
             raise
         finally:
@@ -226,74 +229,74 @@ class DocumentPool:
             else:
                 self._idle.append(process)
 
-    async def _slowly(self, task: tuple[Any, ...]) -> Any:
-        most_bytes, most_s = self._limits.document_memory_bytes, self._limits.document_timeout_s
-        process = await self._started(most_bytes, SLOW_NICENESS)
+    async def _run_slow(self, task: tuple[Any, ...]) -> Any:
+        limit_bytes, limit_s = self._limits.document_memory_bytes, self._limits.document_timeout_s
+        process = await self._start(limit_bytes, SLOW_NICENESS)
         try:
-            async with asyncio.timeout(most_s):
-                return await _asked(process, task)
+            async with asyncio.timeout(limit_s):
+                return await _exchange(process, task)
         except TimeoutError as error:
             raise TooLarge(
-                f"reading it takes over {most_s:g} s, the most allowed; send a smaller model or "
-                "config, or have the operator raise PALETTERY_LIMIT_DOCUMENT_TIMEOUT_S"
+                f"reading it exceeds the limit of {limit_s:g} s; send a smaller model or config, "
+                "or ask the operator to raise PALETTERY_LIMIT_DOCUMENT_TIMEOUT_S"
             ) from error
-        except _Ended as error:
-            raise await self._death(process, most_bytes) from error
+        except _ProcessEnded as error:
+            raise await self._exit_error(process, limit_bytes) from error
         finally:
             self._end(process)
 
-    async def _death(self, process: _Process, most_bytes: int) -> TooLarge | WorkerDied:
-        """Tell how a process ended that gave no answer."""
+    async def _exit_error(self, process: _Process, limit_bytes: int) -> TooLarge | WorkerDied:
+        """Return the error for a process that ended without a response."""
         remedy = (
-            "send a smaller model or config, or have the operator raise "
+            "send a smaller model or config, or ask the operator to raise "
             "PALETTERY_LIMIT_DOCUMENT_MEMORY_BYTES"
         )
         if process.is_last:
             return TooLarge(
-                f"reading it takes over {most_bytes:,} bytes of memory, the most allowed; {remedy}"
+                f"reading it exceeds the limit of {limit_bytes:,} bytes of memory; {remedy}"
             )
-        await self._threaded(process.process.join, 1)
+        await self._in_thread(process.process.join, 1)
         code = process.process.exitcode or 0
         how = signal.Signals(-code).name if code < 0 else f"the exit code {code}"
         return WorkerDied(
-            f"the process that read it died with {how}; it may take {most_bytes:,} bytes of "
+            f"the process that read it died with {how}; its limit is {limit_bytes:,} bytes of "
             f"memory: {remedy}"
         )
 
-    async def _started(self, memory_bytes: int, niceness: int) -> _Process:
+    async def _start(self, memory_bytes: int, niceness: int) -> _Process:
         if self._is_closed:
             raise Unavailable("the server is stopping; send the request again")
         ours, theirs = socket.socketpair()
-        starting = self._starter.submit(_start, theirs, memory_bytes, niceness)
+        starting = self._starter.submit(_start_process, theirs, memory_bytes, niceness)
         try:
             process = await asyncio.wrap_future(starting)
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=PIECE_BYTES)
         except BaseException as error:
-            ours.close()  # which ends the process
-            if starting.cancel():  # else `_start` closes it
+            ours.close()  # this ends the process
+            if starting.cancel():  # else `_start_process` closes it
                 theirs.close()
             if isinstance(error, OSError | EOFError):
-                raise Unavailable(f"no process could be started to read it: {error}") from error
+                raise Unavailable(f"cannot start a process to read it: {error}") from error
             raise
         self._all.add(process)
         return _Process(process, reader, writer)
 
     def _end(self, process: _Process) -> None:
-        """End a process, and wait for it in another thread."""
+        """Kill a process, and reap it in another thread."""
         process.writer.close()
         process.process.kill()
         if not self._is_closed:
             self._starter.submit(self._reap, process.process)
 
     def _reap(self, process: BaseProcess) -> None:
-        process.join(REAPED_S)
+        process.join(REAP_S)
         self._all.discard(process)
 
-    def _threaded(self, function: Callable[..., R], *args: object) -> Awaitable[R]:
+    def _in_thread(self, function: Callable[..., R], *args: object) -> Awaitable[R]:
         return asyncio.get_running_loop().run_in_executor(self._starter, function, *args)
 
 
-def _start(connection: socket.socket, memory_bytes: int, niceness: int) -> BaseProcess:
+def _start_process(connection: socket.socket, memory_bytes: int, niceness: int) -> BaseProcess:
     with connection:
         process = _FORKS.Process(target=serve, args=(connection, memory_bytes, niceness))
         process.daemon = True
@@ -301,11 +304,11 @@ def _start(connection: socket.socket, memory_bytes: int, niceness: int) -> BaseP
     return process
 
 
-async def _asked(process: _Process, task: tuple[Any, ...]) -> Any:
-    """Have a process run a task.
+async def _exchange(process: _Process, task: tuple[Any, ...]) -> Any:
+    """Send a task to a process, and return its result.
 
     Raises:
-        _Ended: it gave no answer.
+        _ProcessEnded: there was no response.
     """
     try:
         process.writer.write(await asyncio.to_thread(pickle.dumps, task))
@@ -313,12 +316,12 @@ async def _asked(process: _Process, task: tuple[Any, ...]) -> Any:
         head = await process.reader.readexactly(HEADER.size)
         kind, process.is_last, size_bytes = HEADER.unpack(head)
         if kind == DOCUMENT and size_bytes > IN_MEMORY_BYTES:
-            return await _spooled(process.reader, size_bytes)
+            return await _read_spooled(process.reader, size_bytes)
         answer = await process.reader.readexactly(size_bytes)
     except (OSError, asyncio.IncompleteReadError) as error:
-        raise _Ended from error
+        raise _ProcessEnded from error
     if kind == OUT_OF_MEMORY:
-        raise _Ended
+        raise _ProcessEnded
     if kind == FAULT:
         raise DocumentFault(answer.decode())
     if kind == DOCUMENT:
@@ -334,15 +337,15 @@ async def _asked(process: _Process, task: tuple[Any, ...]) -> Any:
 
 
 def _unpickled(answer: bytes) -> Any:
-    return pickle.loads(answer)  # noqa: S301 - our process wrote it
+    return pickle.loads(answer)  # noqa: S301 - written by our own process
 
 
-async def _spooled(reader: asyncio.StreamReader, size_bytes: int) -> SpooledContent:
-    """So many bytes that come in, in a file."""
+async def _read_spooled(reader: asyncio.StreamReader, size_bytes: int) -> SpooledContent:
+    """Read so many bytes into a file."""
     answer = SpooledContent()
     while len(answer) < size_bytes:
         piece = await reader.read(min(size_bytes - len(answer), PIECE_BYTES))
         if not piece:
-            raise _Ended
+            raise _ProcessEnded
         answer.append(piece)
     return answer

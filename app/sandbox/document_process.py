@@ -1,7 +1,7 @@
-"""The process that reads documents of users: one after the other, within limits, for the server.
+"""The process that reads documents of users for the server, one at a time and within limits.
 
-It is forked from a process that has imported what it needs. It ends when the server closes the
-connection, and the kernel kills it when its parent is gone, busy or not.
+It is forked from a process that has imported the code. It ends when the server closes the
+connection, and the kernel kills it when its parent ends.
 """
 
 import gc
@@ -19,33 +19,35 @@ from palettery.app.sandbox import end_with_parent, limit, limit_memory
 from palettery.app.sandbox.process_memory import limit_arenas, resident_bytes
 
 HEADER = struct.Struct(">c?Q")
-"""Before each answer: its kind, whether the process ends now, and bytes that follow."""
+"""Header of each response: its kind, whether the process ends now, and its size."""
 VALUE, DOCUMENT, ERROR, OUT_OF_MEMORY, FAULT = b"v", b"d", b"e", b"m", b"f"
-"""Answers: a pickled value, bytes as they are, a pickled `PaletteryError`, nothing, a traceback."""
+"""Kinds of responses: pickled value, raw bytes, pickled `PaletteryError`, empty, traceback."""
 FIRST_FILE = 3
-"""Behind standard input, output and errors."""
+"""First descriptor after standard input, output and error."""
 STACK_BYTES = 512 << 10
-"""Of each thread that a task starts."""
+"""Stack size of threads that a task starts."""
 NO_THREAD = "can't start new thread"
-"""What Python raises, as a RuntimeError, where memory for one is lacking."""
+"""Message of Python's RuntimeError when memory for a thread is lacking."""
 RECYCLE_BYTES = 32 << 20
-"""A process that has grown by more than this ends, so that its memory goes back."""
+"""A process that has grown by more than this ends, to free its memory."""
 
 
 def serve(connection: socket, memory_bytes: int, niceness: int) -> None:
-    """Run functions and send what they return, until the connection ends."""
+    """Run functions and send their results, until the connection is closed."""
     end_with_parent(os.getppid())
-    # Among them the one by which the parent sees that the server is gone: it ends, and so do we.
+    # One of them tells the parent that the server has ended; held open here, it never would.
     os.closerange(FIRST_FILE, connection.fileno())
     os.closerange(connection.fileno() + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which ends this one
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the server, which ends this process
     os.nice(niceness)
     gc.freeze()
     limit(resource.RLIMIT_CORE, 0)
-    limit_arenas()  # each would reserve 64 MiB of the address space
+    limit_arenas()  # each reserves 64 MiB of address space
     threading.stack_size(STACK_BYTES)
     limit_memory(memory_bytes, soft=True)
-    most = resident_bytes() + RECYCLE_BYTES
+    limit_bytes = resident_bytes() + RECYCLE_BYTES
     with connection, connection.makefile("rwb") as stream:
         is_last = False
         while not is_last:
@@ -55,7 +57,7 @@ def serve(connection: socket, memory_bytes: int, niceness: int) -> None:
                 return
             kind, answer = _run(*task)
             del task
-            is_last = kind == OUT_OF_MEMORY or resident_bytes() > most
+            is_last = kind == OUT_OF_MEMORY or resident_bytes() > limit_bytes
             stream.write(HEADER.pack(kind, is_last, len(answer)))
             stream.write(answer)
             stream.flush()
@@ -66,7 +68,7 @@ def _run(
     function: object, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> tuple[bytes, bytes]:
     try:
-        value = function(*args, **kwargs)  # type: ignore[operator] # checked where it was passed
+        value = function(*args, **kwargs)  # type: ignore[operator] # typed by the caller
         return (DOCUMENT, value) if isinstance(value, bytes) else (VALUE, pickle.dumps(value))
     except PaletteryError as error:
         return ERROR, pickle.dumps(error)

@@ -1,4 +1,4 @@
-"""A semaphore that many owners share, and none of them can have for itself."""
+"""A semaphore shared fairly between owners."""
 
 import asyncio
 from collections import Counter, deque
@@ -9,35 +9,35 @@ from dataclasses import dataclass, field
 
 @dataclass
 class _Queue:
-    """Requests of one owner that wait, the first one first."""
+    """Waiting requests of one owner, oldest first."""
 
     waiting: deque["asyncio.Future[None]"] = field(default_factory=deque)
     served: int = 0
-    """Number of its newest turn, by which owners take turns; 0 before its first."""
+    """Number of its latest turn, by which owners alternate; 0 before its first."""
 
     def is_waiting(self) -> bool:
-        """Whether there are any, without those that were cancelled."""
+        """Return whether any request waits, after dropping cancelled ones."""
         while self.waiting and self.waiting[0].done():
             self.waiting.popleft()
         return bool(self.waiting)
 
 
 class FairSemaphore:
-    """Places of which one owner takes all but one at most, unless there is only one.
+    """A semaphore of which one owner can hold at most all places but one.
 
-    A free place goes to the owner that holds fewest; among equals, to the one whose last turn is
-    longest ago. So whoever comes new waits for one place to get free, however much others wait for.
+    A free place goes to the owner that holds the fewest; among equals, to the one whose last turn
+    was longest ago. So a new owner waits for only one place to become free, whatever the queues.
     """
 
     def __init__(self, places: int) -> None:
-        self._free, self._most_of_one = places, max(1, places - 1)
-        self._taken: Counter[str] = Counter()
+        self._free, self._max_per_owner = places, max(1, places - 1)
+        self._held: Counter[str] = Counter()
         self._queues: dict[str, _Queue] = {}
         self._turns = 0
 
     @asynccontextmanager
     async def turn(self, owner: str) -> AsyncIterator[None]:
-        """Hold a place for an owner in the block."""
+        """Hold a place for an owner during the block."""
         queue = self._queues.setdefault(owner, _Queue())
         granted = asyncio.get_running_loop().create_future()
         queue.waiting.append(granted)
@@ -46,7 +46,7 @@ class FairSemaphore:
             await granted
         except asyncio.CancelledError:
             if granted.cancelled():
-                with suppress(ValueError):  # it may have been passed over
+                with suppress(ValueError):  # it may have been dropped already
                     queue.waiting.remove(granted)
                 self._forget(owner)
             else:
@@ -58,7 +58,7 @@ class FairSemaphore:
             self._release(owner)
 
     def waiting(self, owner: str) -> int:
-        """How many of an owner's requests wait for a place."""
+        """Return how many requests of an owner wait for a place."""
         queue = self._queues.get(owner)
         return len(queue.waiting) if queue else 0
 
@@ -68,30 +68,30 @@ class FairSemaphore:
 
     def _release(self, owner: str) -> None:
         self._free += 1
-        self._taken[owner] -= 1
+        self._held[owner] -= 1
         self._grant()
         self._forget(owner)
 
     def _grant(self) -> None:
-        """Give free places to those whose turn it is."""
+        """Assign free places in order of entitlement."""
         while self._free:
             entitled = [
                 owner
                 for owner, queue in self._queues.items()
-                if queue.is_waiting() and self._taken[owner] < self._most_of_one
+                if queue.is_waiting() and self._held[owner] < self._max_per_owner
             ]
             if not entitled:
                 return
-            owner = min(entitled, key=lambda each: (self._taken[each], self._queues[each].served))
+            owner = min(entitled, key=lambda name: (self._held[name], self._queues[name].served))
             self._turns += 1
             queue = self._queues[owner]
             queue.served = self._turns
-            self._taken[owner] += 1
+            self._held[owner] += 1
             self._free -= 1
             queue.waiting.popleft().set_result(None)
 
     def _forget(self, owner: str) -> None:
-        """Drop what is known of an owner that neither waits nor holds a place."""
+        """Drop the state of an owner that neither waits nor holds a place."""
         queue = self._queues.get(owner)
-        if queue is not None and not self._taken[owner] and not queue.is_waiting():
-            del self._taken[owner], self._queues[owner]
+        if queue is not None and not self._held[owner] and not queue.is_waiting():
+            del self._held[owner], self._queues[owner]

@@ -1,4 +1,4 @@
-"""Memory of this process: how much it has, and how it is given back to the machine."""
+"""Memory of this process: its size, and returning free memory to the system."""
 
 import ctypes
 import resource
@@ -6,34 +6,34 @@ import sys
 from pathlib import Path
 
 GROWN_BYTES = 32 << 20
-"""Memory is given back once the process has grown by this much since the last time."""
+"""Growth since the last trim from which on memory is trimmed again."""
 ARENAS = 2
-"""Arenas of the allocator. Without a limit a thread that finds the others busy gets its own, up to
-eight for each core, and memory that is free in one arena is of no use to others."""
+"""Arenas of the allocator. Without a limit there are up to eight per core, one per busy thread, and
+free memory of one arena is not available to others."""
 _M_ARENA_MAX = -8
 
 
 def limit_arenas() -> None:
-    """Have the allocator use few arenas, where it is glibc's."""
+    """Limit the arenas of the allocator, if it is glibc's."""
     if (libc := _glibc()) is not None:
         libc.mallopt(_M_ARENA_MAX, ARENAS)
 
 
 class MemoryTrimmer:
-    """Gives freed memory back to the machine, which the allocator keeps for long."""
+    """Returns free memory to the system, which the allocator would otherwise keep."""
 
     def __init__(self) -> None:
-        self._libc, self._least_bytes = _glibc(), 0
+        self._libc, self._last_bytes = _glibc(), 0
 
     def run(self) -> None:
-        """Give memory back if there may be much of it."""
+        """Trim memory if the process has grown."""
         if self._libc is None:
             return
         now = resident_bytes()
-        if now > self._least_bytes + GROWN_BYTES:
+        if now > self._last_bytes + GROWN_BYTES:
             self._libc.malloc_trim(0)
             now = resident_bytes()
-        self._least_bytes = now
+        self._last_bytes = now
 
 
 def _glibc() -> ctypes.CDLL | None:
@@ -42,6 +42,6 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def resident_bytes() -> int:
-    """Memory of this process; 0 where the kernel does not say."""
-    known = Path("/proc/self/statm")
-    return int(known.read_text().split()[1]) * resource.getpagesize() if known.exists() else 0
+    """Return the resident memory of this process; 0 if unknown."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else 0

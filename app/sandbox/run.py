@@ -1,4 +1,4 @@
-"""Run a function over a folder in a process of its own, which may do nothing else."""
+"""Run a function on a folder in a sandboxed process."""
 
 import contextlib
 import functools
@@ -22,8 +22,7 @@ from palettery.app.errors import (
     SandboxMissing,
     SandboxTimeout,
 )
-from palettery.app.sandbox.folder import open_regular
-from palettery.app.sandbox.installation import environment
+from palettery.app.sandbox.allowed_paths import environment
 from palettery.app.sandbox.messages import (
     ANSWER,
     OUTCOME,
@@ -32,9 +31,10 @@ from palettery.app.sandbox.messages import (
     SandboxOutcome,
     SandboxRequest,
 )
+from palettery.app.sandbox.working_folder import open_regular
 
-LOOK_EVERY_S = 0.2
-"""Between two calls of `check`."""
+CHECK_EVERY_S = 0.2
+"""Interval between calls of `check`."""
 OUTCOME_BYTES = 1 << 20
 
 log = logging.getLogger(__name__)
@@ -53,29 +53,29 @@ def run(
     variables: Mapping[str, str] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> bytes:
-    """The answer of a module's function `answer` to a request, from a sandboxed process.
+    """Return the answer of a module's function `answer` to a request, run in a sandboxed process.
 
     Args:
-        module: Where the function is; it takes bytes and returns bytes, the folder its current one.
-        request: For the function.
-        folder: All that it writes and, beside the installation, reads.
-        bounds: Of the process.
-        what: The work, as messages name it, such as "running the model".
-        required: Whether the work is refused where a protection is missing; None for a warning.
+        module: Module of the function, which takes and returns bytes.
+        request: Argument of the function.
+        folder: Current folder; the only one that it writes and, apart from the installation, reads.
+        bounds: Resource limits of the process.
+        what: Name of the work in messages, such as "running the model".
+        required: Whether to refuse the work if a protection is missing; None logs a warning.
         imports: Modules to import before memory is limited.
-        by_name: Further folders whose files it may read, by their names.
-        variables: For the environment of the process, which is empty otherwise.
-        check: Called several times a second; what it raises ends the process.
+        by_name: Further folders whose files it may read by name.
+        variables: Additional environment variables of the process.
+        check: Called several times a second; if it raises, the process is killed.
 
     Raises:
         SandboxMissing: a protection is missing, and `required`.
-        SandboxTimeout: it took longer than it may.
-        OutOfMemory: it took more memory than it may.
-        SandboxCrashed: it ended otherwise without an answer.
-        PaletteryError: whatever of these the function raised.
+        SandboxTimeout: it exceeded its time limit.
+        OutOfMemory: it exceeded its memory limit.
+        SandboxCrashed: it ended without an answer for another reason.
+        PaletteryError: the function raised it.
     """
     (folder / REQUEST).write_bytes(request)
-    order = SandboxRequest(
+    sandbox_request = SandboxRequest(
         module=module,
         imports=tuple(imports),
         by_name=tuple(by_name),
@@ -86,7 +86,13 @@ def run(
         file_bytes=bounds.file_bytes,
     )
     process = subprocess.Popen(  # noqa: S603 - our own interpreter
-        [sys.executable, "-P", "-m", "palettery.app.sandbox.child", order.model_dump_json()],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "palettery.app.sandbox.child",
+            sandbox_request.model_dump_json(),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -97,65 +103,64 @@ def run(
     _wait(process, bounds, what, check)
     outcome = _outcome(folder)
     if outcome is None:
-        raise death(process.returncode, what, bounds)
+        raise exit_error(process.returncode, what, bounds)
     if required is None:
         for sentence in outcome.missing:
-            warn(sentence)
+            warn_once(sentence)
     if outcome.code is not None:
         raise _error(outcome, what, bounds)
     return _read(folder / ANSWER, bounds.answer_bytes, what)
 
 
-def death(code: int, what: str, bounds: Bounds) -> PaletteryError:
-    """The error of a sandboxed process that ended with this code, and no answer."""
+def exit_error(code: int, what: str, bounds: Bounds) -> PaletteryError:
+    """Return the error for a sandboxed process that exited with this code and no answer."""
     if code >= 0:
         return SandboxCrashed(f"{what} ended without an answer (exit code {code})")
     number = -code
     name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
     if number == signal.SIGXCPU:
         return SandboxTimeout(
-            f"{what} took over the {bounds.cpu_s:,} s of processor time allowed; send a smaller "
-            "model"
+            f"{what} exceeded the limit of {bounds.cpu_s:,} s of CPU time; send a smaller model"
         )
     if number == signal.SIGKILL:
         return OutOfMemory(
-            f"{what} was killed (SIGKILL), as the kernel does when the machine runs out of memory; "
-            "send a smaller model, or use a machine with more"
+            f"{what} was killed (SIGKILL), probably because the machine ran out of memory; send a "
+            "smaller model, or use a machine with more memory"
         )
     return SandboxCrashed(
-        f"{what} crashed (signal {number}, {name}); a library failed on this model, in a process "
-        "of its own, and nothing else was harmed"
+        f"{what} crashed (signal {number}, {name}): a library failed on this model; the crash was "
+        "contained in a separate process"
     )
 
 
 @functools.cache
-def warn(sentence: str) -> None:
-    """Log once what a sandbox here lacks."""
-    log.warning("%s; strangers' models are not safe to run here", sentence)
+def warn_once(sentence: str) -> None:
+    """Log a missing protection once."""
+    log.warning("%s; untrusted models are not safe to run here", sentence)
 
 
 def _wait(
     process: subprocess.Popen[bytes], bounds: Bounds, what: str, check: Callable[[], None]
 ) -> None:
-    """Wait until the process ends; it ends with its whole group whatever happens."""
-    ends = time.monotonic() + bounds.wall_s
+    """Wait until the process ends; finally kill its process group."""
+    deadline = time.monotonic() + bounds.wall_s
     with process:
         try:
             while process.poll() is None:
                 check()
-                if time.monotonic() > ends:
+                if time.monotonic() > deadline:
                     raise SandboxTimeout(
-                        f"{what} took over the {bounds.wall_s:g} s allowed ({bounds.wall_setting})"
+                        f"{what} exceeded the limit of {bounds.wall_s:g} s ({bounds.wall_setting})"
                     )
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(min(LOOK_EVERY_S, bounds.wall_s))
+                    process.wait(min(CHECK_EVERY_S, bounds.wall_s))
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
 def _outcome(folder: Path) -> SandboxOutcome | None:
-    """How it ended, in its own words; None if it has none that can be read."""
+    """Return the outcome that the process wrote; None if missing or not valid."""
     try:
         with open_regular(folder / OUTCOME) as file:
             return SandboxOutcome.model_validate_json(file.read(OUTCOME_BYTES))
@@ -166,28 +171,28 @@ def _outcome(folder: Path) -> SandboxOutcome | None:
 def _error(outcome: SandboxOutcome, what: str, bounds: Bounds) -> PaletteryError:
     kind = ERRORS.get(outcome.code or "", SandboxCrashed)
     if not issubclass(kind, BadInput | OutOfMemory | SandboxMissing):
-        kind = SandboxCrashed  # nothing else is for it to say
+        kind = SandboxCrashed  # an untrusted process may not report other errors
     if kind is SandboxMissing:
         return SandboxMissing(
-            f"{what} takes a sandbox that this machine does not give ({outcome.detail}); whoever "
-            "runs the service may mend that, or do without by PALETTERY_SANDBOX_REQUIRED=false"
+            f"{what} needs a sandbox, which is missing here ({outcome.detail}); the operator can "
+            "fix that, or disable it with PALETTERY_SANDBOX_REQUIRED=false"
         )
     if kind is OutOfMemory:
         return OutOfMemory(
-            f"{what} took more than the {bounds.memory_bytes:,} bytes of memory that it may; send "
-            f"a smaller model, or raise {bounds.memory_setting}"
+            f"{what} exceeded the limit of {bounds.memory_bytes:,} bytes of memory; send a smaller "
+            f"model, or raise {bounds.memory_setting}"
         )
     if kind is SandboxCrashed:
         return SandboxCrashed(f"{what} failed ({outcome.detail})")
     return kind(outcome.detail)
 
 
-def _read(path: Path, most: int, what: str) -> bytes:
+def _read(path: Path, max_bytes: int, what: str) -> bytes:
     try:
         with open_regular(path) as file:
-            answer = file.read(most + 1)
+            answer = file.read(max_bytes + 1)
     except FileNotFoundError as error:
-        raise SandboxCrashed(f"{what} left no answer") from error
-    if len(answer) > most:
-        raise SandboxCrashed(f"{what} gave an answer over the {most:,} bytes allowed")
+        raise SandboxCrashed(f"{what} ended without an answer") from error
+    if len(answer) > max_bytes:
+        raise SandboxCrashed(f"{what} returned more than the {max_bytes:,} bytes allowed")
     return answer

@@ -1,9 +1,9 @@
-"""System calls that a confined process may make: it computes, and works on files that it may open.
+"""System calls that a confined process may make: for computing, and for files that it may open.
 
-An allow list: what is not in it, and what later kernels add, fails. File names are Landlock's
-business; calls that change a file by its name, and that Landlock lets through, are left out.
+An allow list: all other calls fail, including those of later kernels. Landlock controls file names;
+calls that change a file by name and that Landlock does not control are not in the list.
 
-Source: Linux 6.18, libseccomp 2.5.4, glibc 2.36 to 2.41; the names that an architecture lacks are
+Source: Linux 6.18, libseccomp 2.5.4, glibc 2.36 to 2.41; names that an architecture lacks are
 skipped.
 """
 
@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 
 Condition = tuple[int, int, int]
-"""Number of an argument, the mask that it is compared under, its value then."""
+"""Index of an argument, bit mask, and required value under the mask."""
 
 ALLOWED: Sequence[str] = (
     # Descriptors.
@@ -22,7 +22,7 @@ ALLOWED: Sequence[str] = (
     *("pipe", "pipe2", "poll", "ppoll", "select", "pselect6", "epoll_create", "epoll_create1"),
     *("epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2", "memfd_create", "timerfd_create"),
     *("timerfd_settime", "timerfd_gettime"),
-    # Files by name, which Landlock judges; and what tells of a file.
+    # Files by name, which Landlock controls; and file status.
     *("open", "openat", "stat", "fstat", "lstat", "newfstatat", "statx", "access", "faccessat"),
     *("faccessat2", "readlink", "readlinkat", "getdents", "getdents64", "getcwd", "chdir"),
     *("fchdir", "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat"),
@@ -42,31 +42,30 @@ ALLOWED: Sequence[str] = (
     *("alarm", "setitimer", "getitimer", "getcpu", "getrandom", "getpid", "getppid", "getuid"),
     *("geteuid", "getgid", "getegid", "getgroups", "getpgrp", "getpgid", "getsid", "getresuid"),
     *("getresgid", "capget", "getrusage", "getrlimit", "times", "sysinfo", "uname"),
-    # Limits only go down: the capability to raise them is dropped before.
+    # Only to lower limits: the capability to raise them has been dropped.
     "setrlimit",
-    # On the one kind of sockets that there are, see below.
+    # On socket pairs, see below.
     *("recvfrom", "getsockopt", "getsockname", "shutdown"),
 )
 NETWORK: Sequence[str] = (
     *("socket", "connect", "bind", "listen", "accept", "accept4", "sendmsg", "recvmsg"),
     *("sendmmsg", "recvmmsg", "setsockopt", "getpeername"),
 )
-"""Allowed, too, where the network is."""
+"""Allowed in addition with network access."""
 REFUSED: Sequence[str] = (
     *("fork", "vfork", "execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev"),
     *("truncate", "link", "linkat", "symlink", "symlinkat", "mount", "unshare", "setns"),
 )
-"""Fail as not permitted; all others fail as if the kernel had none such, so that libraries use
-what came before."""
+"""These fail with EPERM; all others fail with ENOSYS, so that libraries use older calls."""
 IGNORED: Sequence[str] = (
     *("chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchown", "fchownat"),
     *("utime", "utimes", "futimesat", "utimensat", "setpriority"),
 )
-"""Do nothing and succeed: files are copied with modes and times, and Landlock would let these reach
-files that cannot be opened."""
+"""These do nothing and succeed: copying a file sets its mode and times, and Landlock would not keep
+them from files that cannot be opened."""
 
 _INT = 0xFFFFFFFF
-"""Of an argument that the kernel takes as an int, the bits that count."""
+"""Significant bits of an argument that the kernel reads as an int."""
 _CLONE_THREAD = 0x00010000
 _PRCTL = (3, 15, 16, 0x53564D41)
 """PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME, PR_SET_VMA."""
@@ -80,11 +79,11 @@ _FCNTL = (
     *(fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW, _F_GETPIPE_SZ, _F_ADD_SEALS, _F_GET_SEALS),
     *(36, 37, 38),  # F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW
 )
-"""None of those that have the kernel send a signal to a process."""
+"""Without commands that make the kernel send signals."""
 
 
 def conditional() -> Sequence[tuple[str, Sequence[Condition]]]:
-    """Calls that this process may make where all conditions hold."""
+    """Return calls that this process may make if all conditions hold."""
     own = os.getpid()
     return (
         ("clone", [(0, _CLONE_THREAD, _CLONE_THREAD)]),
@@ -96,9 +95,9 @@ def conditional() -> Sequence[tuple[str, Sequence[Condition]]]:
         *(("prctl", [(0, _INT, option)]) for option in _PRCTL),
         *(("fcntl", [(1, _INT, command)]) for command in _FCNTL),
         *(("ioctl", [(1, _INT, request)]) for request in _IOCTL),
-        # Of a file that it has open: its owner may read it still, and no more people write to it.
+        # On an open file: its owner can still read it, and nobody else gains write access.
         ("fchmod", [(1, 0o7422, 0o400)]),
-        # An event loop wakes itself through a pair of sockets. Datagrams could be sent to others.
+        # An event loop wakes itself through a socket pair; datagrams could go to other processes.
         ("socketpair", [(0, _INT, _AF_UNIX), (1, _SOCK_TYPE, _SOCK_STREAM)]),
         ("sendto", [(4, _LONG, 0)]),
     )

@@ -1,4 +1,4 @@
-"""Files that are written aside, synced and renamed, so that a power cut leaves all or nothing."""
+"""Atomic file writes: to a temporary name, synced, then renamed."""
 
 import contextlib
 import errno
@@ -12,34 +12,34 @@ from typing import TypeVar
 
 from palettery.app.storage.streams import Pieces
 
-ASIDE = re.compile(r"\.[0-9a-f]{32}\.aside$")
-"""How the name ends of a file that is not whole."""
-TRIES = 100
-NO_COPIES = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
-"""What a file system answers that cannot copy within itself."""
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.aside$")
+"""Suffix of an incomplete file."""
+ATTEMPTS = 100
+NO_COPY_ERRORS = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
+"""Errors of `copy_file_range` where the file system does not support it."""
 BUFFER_BYTES = 1 << 20
 T = TypeVar("T")
 
 
 class AtomicFile:
-    """A file under a name of its own, until it is whole."""
+    """A file under a temporary name until `commit`."""
 
     def __init__(self, target: Path) -> None:
-        self._target, self._place = target, aside(target)
-        self._file = in_folder(self._place, lambda: self._place.open("xb"))
+        self._target, self._path = target, temporary_path(target)
+        self._file = create_with_folder(self._path, lambda: self._path.open("xb"))
 
     def __enter__(self) -> "AtomicFile":
         return self
 
     def write(self, pieces: Pieces) -> None:
-        """Add to the file."""
+        """Append pieces to the file."""
         for piece in pieces:
             self._file.write(piece)
 
     def append(self, descriptor: int, offset: int, size_bytes: int) -> None:
-        """Add a range of a file, and sync it; the kernel copies it, where the file system can.
+        """Append a range of another file and sync it; the kernel copies it where it can.
 
-        Whoever adds many, with other work beside each, waits for none of them at the end.
+        Syncing each range while the next is hashed leaves little to sync at the end.
         """
         self._file.flush()
         end = offset + size_bytes
@@ -49,7 +49,7 @@ class AtomicFile:
                     descriptor, self._file.fileno(), end - offset, offset_src=offset
                 )
             except OSError as error:
-                if error.errno not in NO_COPIES:
+                if error.errno not in NO_COPY_ERRORS:
                     raise
                 data = os.pread(descriptor, min(BUFFER_BYTES, end - offset), offset)
                 copied = self._file.write(data)
@@ -59,31 +59,31 @@ class AtomicFile:
             offset += copied
         os.fsync(self._file.fileno())
 
-    def settle(self) -> None:
-        """Sync the file and give it its name, so that a power cut leaves all of it or none."""
+    def commit(self) -> None:
+        """Sync the file and rename it to its target: a power cut leaves all of it or none."""
         with self._file:
             self._file.flush()
             os.fsync(self._file.fileno())
-        rename(self._place, self._target)
+        rename(self._path, self._target)
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # of bytes held back, which nobody wants any more
+        with contextlib.suppress(OSError):  # flushing buffered bytes may fail; they are discarded
             self._file.close()
-        unlink(self._place)
+        unlink(self._path)
 
 
-def aside(target: Path) -> Path:
-    """A new name beside a file's."""
+def temporary_path(target: Path) -> Path:
+    """Return a new temporary name in the folder of the target."""
     return target.with_name(f"{target.name}.{uuid.uuid4().hex}.aside")
 
 
-def in_folder(place: Path, make: Callable[[], T]) -> T:
-    """Make something at a place, and its folder, which others may remove while it is empty."""
-    for _ in range(TRIES):
+def create_with_folder(path: Path, make: Callable[[], T]) -> T:
+    """Call `make`, creating the parent folder when missing; others may remove it while empty."""
+    for _ in range(ATTEMPTS):
         with contextlib.suppress(FileNotFoundError):
             return make()
         with contextlib.suppress(FileNotFoundError, FileExistsError):
-            _make_folder(place.parent)
+            _make_folder(path.parent)
     return make()
 
 
@@ -95,18 +95,18 @@ def _make_folder(folder: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Give a file its name for good, over the file that has it.
+    """Rename a file, replacing an existing regular file.
 
     Raises:
-        FileExistsError: what has it is no regular file, which is never replaced.
+        FileExistsError: the target is not a regular file.
     """
     try:
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(target.stat().st_mode):
-                raise FileExistsError(errno.EEXIST, "something is there that is no regular file")
+                raise FileExistsError(errno.EEXIST, "the target is not a regular file")
         source.replace(target)
     finally:
-        unlink(source)  # it stays where both are names of one file
+        unlink(source)  # rename() does nothing when both names are links to one file
     _sync(target.parent)
 
 
@@ -118,7 +118,7 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def unlink(place: Path) -> None:
-    """Remove a file, if it is there."""
+def unlink(path: Path) -> None:
+    """Remove a file if it exists."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        place.unlink()
+        path.unlink()

@@ -1,4 +1,4 @@
-"""What every kind of store can do."""
+"""The interface of an object store."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from palettery.app.errors import BadInput, ObjectMissing
 from palettery.app.storage.file_digest import FileDigest
-from palettery.app.storage.streams import AsyncPieces, HashedStream, Pieces
+from palettery.app.storage.streams import AsyncPieces, HashingStream, Pieces
 
 CHUNK_BYTES = 8 << 20
 """Bytes per chunk of a streamed read."""
@@ -17,22 +17,22 @@ CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object as a listing shows it."""
+    """An object in a listing."""
 
     path: str
     size_bytes: int
     modified_at: datetime
 
 
-class Room(NamedTuple):
-    """What a store that has an end can hold."""
+class Capacity(NamedTuple):
+    """Capacity of a store of limited size."""
 
     free_bytes: int
     size_bytes: int
 
 
 class Reads(Protocol):
-    """Whatever gives the bytes of objects."""
+    """Something that reads bytes of objects."""
 
     def read(self, path: str, offset: int = 0, size_bytes: int | None = None) -> memoryview:
         """See `Storage.read`."""
@@ -43,41 +43,41 @@ class Reads(Protocol):
 
 @dataclass(frozen=True)
 class Storage(ABC):
-    """An object store; every write appears under its path whole, or not at all.
+    """An object store; every write is atomic.
 
-    Reads and writes wait for a store that is away for a while, and fail when it stays away.
+    Reads and writes are retried while the store is unavailable, and fail after a timeout.
     """
 
     url: str
 
     @abstractmethod
     def read(self, path: str, offset: int = 0, size_bytes: int | None = None) -> memoryview:
-        """Bytes of an object, or of a range of it.
+        """Return the bytes of an object, or of a range of it.
 
         Raises:
-            ObjectMissing: nothing lies there, or the range ends behind the object's end.
+            ObjectMissing: there is no such object, or the range exceeds it.
         """
 
     def chunks(self, path: str, offset: int, size_bytes: int) -> Iterator[memoryview]:
-        """A range of an object in pieces of at most `CHUNK_BYTES`."""
+        """Yield a range of an object in pieces of at most `CHUNK_BYTES`."""
         for start in range(offset, offset + size_bytes, CHUNK_BYTES):
             yield self.read(path, start, min(CHUNK_BYTES, offset + size_bytes - start))
 
     @abstractmethod
     def write(self, path: str, data: bytes | memoryview | Pieces) -> None:
-        """Put an object; an iterable is streamed, and may read this store meanwhile."""
+        """Write an object; an iterable is streamed, and may itself read from this store."""
 
     @abstractmethod
     async def write_stream(self, path: str, data: AsyncPieces) -> None:
-        """Put an object from an async stream, holding a few chunks of it at most."""
+        """Write an object from an async stream, with only a few chunks in memory."""
 
     async def join(self, sources: Sequence[str], target: str) -> FileDigest:
-        """Put the bytes of objects, one behind the other, at another path; their digest.
+        """Write the concatenated bytes of objects to another path; return their digest.
 
         Raises:
-            ObjectMissing: nothing lies at a source.
+            ObjectMissing: a source does not exist.
         """
-        hashed = HashedStream(self._stream(sources))
+        hashed = HashingStream(self._stream(sources))
         await self.write_stream(target, hashed.pieces())
         return hashed.digest
 
@@ -89,70 +89,70 @@ class Storage(ABC):
                 yield await asyncio.to_thread(self.read, path, start, length)
 
     @property
-    def lets_others_write(self) -> bool:
-        """Whether it signs requests, so that objects may change without passing through here."""
+    def supports_presigned_urls(self) -> bool:
+        """Whether clients can write objects directly with presigned URLs."""
         return False
 
-    def signed_puts(self, paths: Sequence[str], valid_for: timedelta) -> Sequence[str]:  # noqa: ARG002
-        """Addresses to which anybody may PUT these objects for a while.
+    def presigned_put_urls(self, paths: Sequence[str], valid_for: timedelta) -> Sequence[str]:  # noqa: ARG002
+        """Return presigned URLs to which a client can PUT these objects for a while.
 
         Raises:
-            BadInput: such a store signs nothing.
+            BadInput: this kind of store has no presigned URLs.
         """
-        raise BadInput("the store of this server signs no requests; leave presign out")
+        raise BadInput("the store of this server has no presigned URLs; leave presign out")
 
     @abstractmethod
     def copy(self, source: str, target: str) -> None:
-        """Put the bytes of an object at another path too, over whatever lies there.
+        """Copy an object to another path, replacing any object there.
 
         Raises:
-            ObjectMissing: nothing lies at the source.
+            ObjectMissing: the source does not exist.
         """
 
     @abstractmethod
     def size_bytes(self, path: str) -> int:
-        """Size of an object.
+        """Return the size of an object.
 
         Raises:
-            ObjectMissing: nothing lies there.
+            ObjectMissing: there is no such object.
         """
 
     def exists(self, path: str) -> bool:
-        """Whether an object lies at the path."""
+        """Return whether an object exists at the path."""
         try:
             self.size_bytes(path)
         except ObjectMissing:
             return False
         return True
 
-    def room(self) -> Room | None:
-        """What can be stored still; None for a store without an end, or that does not tell."""
+    def capacity(self) -> Capacity | None:
+        """Return the free and total space; None if unlimited or unknown."""
         return None
 
     @abstractmethod
     def fault(self) -> str | None:
-        """Why the store does not answer, asked for two seconds at most; None if it does."""
+        """Return why the store is not usable, within two seconds; None if it is."""
 
     @abstractmethod
     def delete(self, *paths: str) -> None:
-        """Delete objects; those already gone do not count."""
+        """Delete objects; missing ones are ignored."""
 
     @abstractmethod
     def delete_folder(self, prefix: str) -> None:
-        """Delete everything below a folder, and half-written files that can be found."""
+        """Delete everything below a folder, including unfinished writes where visible."""
 
     @abstractmethod
     def delete_unfinished(self, prefix: str, before: datetime) -> int:
-        """Delete what writes that were cut off left below a folder, if untouched since `before`.
+        """Delete unfinished writes below a folder not modified since `before`; return their number.
 
-        How many there were. A bucket's unfinished multipart uploads cannot be found from here: a
-        lifecycle rule of the bucket must expire them.
+        A bucket's unfinished multipart uploads are not visible here: a lifecycle rule of the bucket
+        must expire them.
         """
 
     @abstractmethod
     def listed(self, prefix: str) -> Iterator[StoredObject]:
-        """Objects below a folder; a write that is not finished is not shown."""
+        """Yield the objects below a folder, without unfinished writes."""
 
     def list(self, prefix: str) -> list[str]:
-        """Paths of the objects below a folder."""
-        return [found.path for found in self.listed(prefix)]
+        """Return the paths of the objects below a folder."""
+        return [entry.path for entry in self.listed(prefix)]

@@ -1,7 +1,7 @@
-"""Reads that compare bytes with what came in: a disk may change them while they lie there.
+"""Reads that verify checksums, since a disk may corrupt stored bytes.
 
-Digests of blocks lie beside a file, under its SHA-256, so that any range of it is checked for a
-tenth of what SHA-256 would cost. A file of a block or two has none: all of it is read and hashed.
+Digests of a file's blocks are stored under its SHA-256, so that any range can be verified at a
+tenth of the cost of SHA-256. Small files have none: they are read and hashed as a whole.
 """
 
 import hashlib
@@ -16,45 +16,45 @@ from palettery.app.storage.base import CHUNK_BYTES, Storage
 from palettery.app.storage.file_digest import BlockDigests, FileDigest
 
 SMALL_BYTES = 512 << 10
-"""Files up to this size have no digests of blocks."""
+"""Files up to this size have no block digests."""
 ALIGNED_BYTES = 64
-"""Where arrays may begin."""
+"""Alignment of arrays in memory."""
 DIGESTS, DAMAGED = "digests", "damaged"
-"""Folders of digests, and of uploaded files that were found damaged."""
+"""Folders of block digests, and of damaged uploads."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """What a file in the store must be."""
+    """Expected digest of a file in the store."""
 
     sha256: str
     name: str
-    """As its owner calls it."""
+    """File name, for messages to its owner."""
 
 
 @dataclass(frozen=True)
 class CheckedReads:
-    """Reads of files whose digests are known; others are read as they are.
+    """A reader that verifies files of known digest.
 
-    So are larger files without digests of blocks, from before there were any.
+    Other files are read without verification, as are large files that have no block digests.
     """
 
     storage: Storage
     files: Mapping[str, CheckedFile]
-    """Path -> what lies there."""
+    """Path -> expected digest."""
     folder: str = ""
-    """The folder that has their digests; a job's, for what it made."""
+    """Folder of the block digests: that of the job for its results, else empty."""
     _digests: dict[str, BlockDigests | None] = field(default_factory=dict)
     _last: dict[str, tuple[int, memoryview]] = field(default_factory=dict)
-    """Path -> the last blocks read and where they begin: small tensors share one."""
+    """Path -> (offset, blocks) of the last read: small tensors share a block."""
 
     def read(self, path: str, offset: int = 0, size_bytes: int | None = None) -> memoryview:
         """See `Storage.read`.
 
         Raises:
-            UploadDamaged: the bytes are not those that came in.
+            UploadDamaged: the bytes have changed since they were stored.
         """
         file = self.files.get(path)
         if file is None:
@@ -62,17 +62,17 @@ class CheckedReads:
         try:
             first, blocks = self._checked(path, file, offset, size_bytes)
         except ObjectMissing:
-            is_there = self.storage.exists(path)
-            if is_there and self._is_whole(path, file):
+            exists = self.storage.exists(path)
+            if exists and self._is_intact(path, file):
                 return self.storage.read(path, offset, size_bytes)
-            if is_there or self.storage.exists(_damaged_path(file)):
-                raise self._damage(path, file, "its end is missing") from None
+            if exists or self.storage.exists(_damaged_path(file)):
+                raise self._damage(path, file, "it is truncated") from None
             raise
         end = len(blocks) if size_bytes is None else offset - first + size_bytes
-        found = blocks[offset - first : end]
+        data = blocks[offset - first : end]
         if (offset - first) % ALIGNED_BYTES:
-            found = np.array(found).data
-        return found.toreadonly()
+            data = np.array(data).data
+        return data.toreadonly()
 
     def chunks(self, path: str, offset: int, size_bytes: int) -> Iterator[memoryview]:
         """See `Storage.chunks`."""
@@ -85,14 +85,18 @@ class CheckedReads:
     def _checked(
         self, path: str, file: CheckedFile, offset: int, size_bytes: int | None
     ) -> tuple[int, memoryview]:
-        """Sound bytes around a range, and where they begin.
+        """Return the verified blocks that contain a range, and their offset.
 
         Raises:
-            ObjectMissing: the range ends behind the file's end, or there is no file.
+            ObjectMissing: the range exceeds the file, or there is no file.
         """
-        at, held = self._last.get(path, (0, memoryview(b"")))
-        if size_bytes is not None and at <= offset and offset + size_bytes <= at + len(held):
-            return at, held
+        start, blocks = self._last.get(path, (0, memoryview(b"")))
+        if (
+            size_bytes is not None
+            and start <= offset
+            and offset + size_bytes <= start + len(blocks)
+        ):
+            return start, blocks
         if path not in self._digests:
             self._digests[path] = self._read_digests(path, file)
         digests = self._digests[path]
@@ -102,17 +106,17 @@ class CheckedReads:
         if end > digests.size_bytes:
             raise ObjectMissing(f"{path} ends {end - digests.size_bytes:,} bytes before that")
         first, last = digests.covering(offset, end)
-        found = self.storage.read(path, first, last - first)
-        place = digests.damage(first, found)
-        if place is not None and not self._is_whole(path, file):
-            raise self._damage(path, file, f"the block from byte {place:,} on has changed")
-        if len(found) <= CHUNK_BYTES:
+        blocks = self.storage.read(path, first, last - first)
+        damaged = digests.damage(first, blocks)
+        if damaged is not None and not self._is_intact(path, file):
+            raise self._damage(path, file, f"the block at byte {damaged:,} has changed")
+        if len(blocks) <= CHUNK_BYTES:
             self._last.clear()
-            self._last[path] = first, found
-        return first, found
+            self._last[path] = first, blocks
+        return first, blocks
 
     def _read_digests(self, path: str, file: CheckedFile) -> BlockDigests | None:
-        """The digests of a file's blocks; a small one is read, checked, and kept for a while."""
+        """Return the block digests of a file; those of a small one are computed after a check."""
         size_bytes = self.storage.size_bytes(path)
         if size_bytes > SMALL_BYTES:
             try:
@@ -128,26 +132,26 @@ class CheckedReads:
         digest.update(data)
         return BlockDigests(digest.blocks())
 
-    def _is_whole(self, path: str, file: CheckedFile) -> bool:
-        """Whether a file is what came in after all: then its digests are damaged, and made anew."""
+    def _is_intact(self, path: str, file: CheckedFile) -> bool:
+        """Return whether the file matches its SHA-256; if so, rewrite its block digests."""
         digest = FileDigest()
         for piece in self.storage.chunks(path, 0, self.storage.size_bytes(path)):
             digest.update(piece)
         if digest.hexdigest() != file.sha256:
             return False
-        log.warning("the digests of the blocks of %s were damaged, and are made anew", path)
+        log.warning("the block digests of %s were damaged; rewriting them", path)
         store_digests(self.storage, digest, self.folder)
         self._digests.clear()
         return True
 
     def _damage(self, path: str, file: CheckedFile, what: str) -> UploadDamaged:
-        """What to raise; an upload is put away, so that its bytes are taken when sent again."""
+        """Return the error to raise; move a damaged upload away, so that it can be sent again."""
         log.error("%s (%s) is damaged: %s", path, file.name, what)
         if not self.folder:
             try:
                 self.storage.copy(path, _damaged_path(file))
                 self.storage.delete(path)
-            except ObjectMissing:  # somebody else was faster
+            except ObjectMissing:  # another process moved it
                 pass
         remedy = "submit its job again, without reuse" if self.folder else "upload it again"
         return UploadDamaged(
@@ -157,13 +161,13 @@ class CheckedReads:
 
 
 def store_digests(store: Storage, digest: FileDigest, folder: str = "") -> None:
-    """Keep the digests of a file's blocks, beside other files of its folder."""
+    """Store the block digests of a file below a folder."""
     if digest.size_bytes > SMALL_BYTES:
         store.write(digests_path(digest.hexdigest(), folder), digest.blocks())
 
 
 def digests_path(sha256: str, folder: str = "") -> str:
-    """Where the digests of the blocks of a file lie."""
+    """Return the path of the block digests of a file."""
     return f"{folder}/{DIGESTS}/{sha256}" if folder else f"{DIGESTS}/{sha256}"
 
 

@@ -1,4 +1,4 @@
-"""A local folder as a store."""
+"""An object store in a local folder."""
 
 import asyncio
 import contextlib
@@ -18,31 +18,31 @@ import numpy as np
 
 from palettery.app.errors import BadInput, ObjectMissing, StorageFailed, StorageFull
 from palettery.app.storage.atomic_file import (
-    ASIDE,
     BUFFER_BYTES,
+    TEMPORARY,
     AtomicFile,
-    aside,
-    in_folder,
+    create_with_folder,
     rename,
+    temporary_path,
     unlink,
 )
-from palettery.app.storage.base import CHUNK_BYTES, Room, Storage, StoredObject
+from palettery.app.storage.base import CHUNK_BYTES, Capacity, Storage, StoredObject
 from palettery.app.storage.file_digest import FileDigest
-from palettery.app.storage.streams import AsyncPieces, Pieces, gathered
+from palettery.app.storage.streams import AsyncPieces, Pieces, batches
 
-NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
-"""What a file system answers that cannot give a file a second name."""
-FLOOR_BYTES = 4 << 20
-"""That are left free for whatever makes room again: SQLite's log has as many, mostly."""
+NO_LINK_ERRORS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
+"""Errors of `link` where the file system does not support hard links."""
+MIN_FREE_BYTES = 4 << 20
+"""Space that writes leave free, so that SQLite, whose log is mostly this large, can delete."""
 STEP_BYTES = 64 << 20
-"""Bytes joined before somebody is asked whether to go on."""
+"""Bytes joined between two checks for cancellation."""
 
 
 @dataclass(frozen=True)
 class Folder(Storage):
-    """A store in a folder: files are written aside, synced and renamed, and never changed.
+    """An object store in a folder; files are written atomically and never modified.
 
-    The operating system is asked directly: ranged reads are 1.5 to 3.5 times as fast as those of
+    It calls the operating system directly: ranged reads are 1.5 to 3.5 times as fast as those of
     obstore's local store, streamed writes as fast (benchmarks/storage.py).
     """
 
@@ -50,152 +50,152 @@ class Folder(Storage):
 
     def read(self, path: str, offset: int = 0, size_bytes: int | None = None) -> memoryview:
         """See `Storage.read`."""
-        with self._translating(path):
-            descriptor = os.open(self._place(path), os.O_RDONLY)
+        with self._translated_errors(path):
+            descriptor = os.open(self._path(path), os.O_RDONLY)
             try:
-                held = max(os.fstat(descriptor).st_size - offset, 0)
-                wanted = held if size_bytes is None else size_bytes
-                found = _read(descriptor, offset, min(wanted, held))
+                available = max(os.fstat(descriptor).st_size - offset, 0)
+                requested = available if size_bytes is None else size_bytes
+                data = _read(descriptor, offset, min(requested, available))
             finally:
                 os.close(descriptor)
-        if len(found) < wanted:
-            missing = wanted - len(found)
+        if len(data) < requested:
+            missing = requested - len(data)
             raise ObjectMissing(f"{path} ends {missing:,} bytes before the range does")
-        return found.toreadonly()
+        return data.toreadonly()
 
     def write(self, path: str, data: bytes | memoryview | Pieces) -> None:
         """See `Storage.write`."""
-        with self._translating(path), AtomicFile(self._place(path)) as file:
+        with self._translated_errors(path), AtomicFile(self._path(path)) as file:
             pieces = [data] if isinstance(data, bytes | memoryview) else data
-            file.write(self._while_there_is_room(pieces))
-            file.settle()
+            file.write(self._checking_free_space(pieces))
+            file.commit()
 
     async def write_stream(self, path: str, data: AsyncPieces) -> None:
         """See `Storage.write_stream`."""
         with (
-            self._translating(path),
-            await asyncio.to_thread(AtomicFile, self._place(path)) as file,
+            self._translated_errors(path),
+            await asyncio.to_thread(AtomicFile, self._path(path)) as file,
         ):
-            async for pieces in gathered(data, CHUNK_BYTES):
-                await asyncio.to_thread(file.write, self._while_there_is_room(pieces))
-            await asyncio.to_thread(file.settle)
+            async for pieces in batches(data, CHUNK_BYTES):
+                await asyncio.to_thread(file.write, self._checking_free_space(pieces))
+            await asyncio.to_thread(file.commit)
 
     async def join(self, sources: Sequence[str], target: str) -> FileDigest:
-        """See `Storage.join`; copied and hashed at once, a step at a time."""
+        """See `Storage.join`; each step is copied and hashed at the same time."""
         digest = FileDigest()
         with (
-            self._translating(target),
-            await asyncio.to_thread(AtomicFile, self._place(target)) as file,
+            self._translated_errors(target),
+            await asyncio.to_thread(AtomicFile, self._path(target)) as file,
         ):
             for source in sources:
-                with self._translating(source), self._place(source).open("rb") as opened:
+                with self._translated_errors(source), self._path(source).open("rb") as opened:
                     descriptor = opened.fileno()
                     size_bytes = os.fstat(descriptor).st_size
                     for start in range(0, size_bytes, STEP_BYTES):
                         part = (descriptor, start, min(STEP_BYTES, size_bytes - start))
                         await _both(partial(file.append, *part), partial(_hash, digest, *part))
-            await asyncio.to_thread(file.settle)
+            await asyncio.to_thread(file.commit)
         return digest
 
-    def _while_there_is_room(self, pieces: Pieces) -> Pieces:
-        """The pieces, of which none takes the last room: the embedded database may lie here."""
+    def _checking_free_space(self, pieces: Pieces) -> Pieces:
+        """Yield the pieces; fail before the disk is full, to leave space for the database."""
         for piece in pieces:
-            if len(piece) and shutil.disk_usage(self.root).free < FLOOR_BYTES:
+            if len(piece) and shutil.disk_usage(self.root).free < MIN_FREE_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield piece
 
     def copy(self, source: str, target: str) -> None:
-        """Give a file a second name; both count as modified now, as a bucket's copy does."""
-        with self._translating(source):
-            place, beside = self._place(source), aside(self._place(target))
-            place.stat()
+        """See `Storage.copy`; a hard link whose modification time becomes now, as in a bucket."""
+        with self._translated_errors(source):
+            path, temporary = self._path(source), temporary_path(self._path(target))
+            path.stat()
             try:
-                in_folder(beside, lambda: os.link(place, beside))
+                create_with_folder(temporary, lambda: os.link(path, temporary))
             except OSError as error:
-                if error.errno not in NO_LINKS:
+                if error.errno not in NO_LINK_ERRORS:
                     raise
                 self.write(target, self.chunks(source, 0, self.size_bytes(source)))
                 return
-            os.utime(beside)
-            rename(beside, self._place(target))
+            os.utime(temporary)
+            rename(temporary, self._path(target))
 
     def size_bytes(self, path: str) -> int:
         """See `Storage.size_bytes`."""
-        with self._translating(path):
-            found = self._place(path).stat()
-        if not stat.S_ISREG(found.st_mode):
+        with self._translated_errors(path):
+            status = self._path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
             raise ObjectMissing(f"nothing is stored at {path}")
-        return found.st_size
+        return status.st_size
 
-    def room(self) -> Room | None:
-        """See `Storage.room`."""
+    def capacity(self) -> Capacity | None:
+        """See `Storage.capacity`."""
         try:
-            found = shutil.disk_usage(self.root)
+            usage = shutil.disk_usage(self.root)
         except OSError:
             return None
-        return Room(found.free, found.total)
+        return Capacity(usage.free, usage.total)
 
     def fault(self) -> str | None:
-        """See `Storage.fault`; the folder must be there, and may be written."""
+        """See `Storage.fault`; the folder must exist and be writable."""
         if not self.root.is_dir():
             return f"there is no folder {self.root}"
         if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
-            return f"the folder {self.root} may not be read and written"
+            return f"this process may not read and write the folder {self.root}"
         return None
 
     def delete(self, *paths: str) -> None:
-        """See `Storage.delete`; folders that this leaves empty go too."""
+        """See `Storage.delete`; empty parent folders are removed too."""
         for path in paths:
-            with self._translating(path):
-                place = self._place(path)
-                unlink(place)
-                self._prune(place.parent)
+            with self._translated_errors(path):
+                file = self._path(path)
+                unlink(file)
+                self._prune(file.parent)
 
     def delete_folder(self, prefix: str) -> None:
-        """See `Storage.delete_folder`; folders above that this leaves empty go too."""
-        with self._translating(prefix):
-            place = self._place(prefix) if prefix else self.root
-            for folder, folders, files in os.walk(place, topdown=False, onerror=_unless_missing):
+        """See `Storage.delete_folder`; empty parent folders are removed too."""
+        with self._translated_errors(prefix):
+            top = self._path(prefix) if prefix else self.root
+            for folder, folders, files in os.walk(top, topdown=False, onerror=_unless_missing):
                 for name in files:
                     unlink(Path(folder, name))
                 for name in folders:
                     _remove_empty(Path(folder, name))
-            self._prune(place)
+            self._prune(top)
 
     def delete_unfinished(self, prefix: str, before: datetime) -> int:
         """See `Storage.delete_unfinished`."""
-        found = [
-            place
-            for place, held in self._files(prefix)
-            if ASIDE.search(place.name) and held.st_mtime < before.timestamp()
+        unfinished = [
+            file
+            for file, status in self._files(prefix)
+            if TEMPORARY.search(file.name) and status.st_mtime < before.timestamp()
         ]
-        for place in found:
-            with self._translating(place.name):
-                unlink(place)
-                self._prune(place.parent)
-        return len(found)
+        for file in unfinished:
+            with self._translated_errors(file.name):
+                unlink(file)
+                self._prune(file.parent)
+        return len(unfinished)
 
     def listed(self, prefix: str) -> Iterator[StoredObject]:
         """See `Storage.listed`."""
-        for place, held in self._files(prefix):
-            if not ASIDE.search(place.name):
-                path = place.relative_to(self.root).as_posix()
-                modified_at = datetime.fromtimestamp(held.st_mtime, UTC)
-                yield StoredObject(path, held.st_size, modified_at)
+        for file, status in self._files(prefix):
+            if not TEMPORARY.search(file.name):
+                path = file.relative_to(self.root).as_posix()
+                modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
+                yield StoredObject(path, status.st_size, modified_at)
 
     def _files(self, prefix: str) -> Iterator[tuple[Path, os.stat_result]]:
-        with self._translating(prefix):
-            place = self._place(prefix) if prefix else self.root
-            for folder, _, names in os.walk(place, onerror=_unless_missing):
+        with self._translated_errors(prefix):
+            top = self._path(prefix) if prefix else self.root
+            for folder, _, names in os.walk(top, onerror=_unless_missing):
                 for name in names:
                     file = Path(folder, name)
-                    with contextlib.suppress(FileNotFoundError):  # deleted since
+                    with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                         yield file, file.stat()
 
-    def _place(self, path: str) -> Path:
+    def _path(self, path: str) -> Path:
         parts = path.split("/")
         if "\0" in path or any(part in ("", ".", "..") for part in parts):
-            raise StorageFailed(f"{path[:256]!r} is no path in the store")
+            raise StorageFailed(f"{path[:256]!r} is not a path in the store")
         return self.root.joinpath(*parts)
 
     def _prune(self, folder: Path) -> None:
@@ -203,7 +203,7 @@ class Folder(Storage):
             folder = folder.parent
 
     @contextlib.contextmanager
-    def _translating(self, path: str) -> Iterator[None]:
+    def _translated_errors(self, path: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -211,18 +211,18 @@ class Folder(Storage):
 
 
 def open_folder(url: str) -> Folder:
-    """The folder of a `file:///folder` URL, made when absent.
+    """Open the folder of a `file:///folder` URL, creating it when missing.
 
     Raises:
-        BadInput: the URL names a machine, or no folder, or has more than a path.
+        BadInput: the URL names a host, has no path, or has a query or fragment.
     """
     parts = urlsplit(url)
     if "?" in url or "#" in url:
         raise BadInput(
-            f"{url!r} has a ? or # that ends the path; write %3F or %23 where they are part of it"
+            f"{url!r} has a ? or #, which ends the path; write %3F or %23 if it is part of the path"
         )
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-        raise BadInput(f"{url!r} names no folder of this machine; write file:///its/path")
+        raise BadInput(f"{url!r} is not a folder on this machine; write file:///its/path")
     root = Path(os.fsdecode(unquote_to_bytes(parts.path)))
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -232,12 +232,12 @@ def open_folder(url: str) -> Folder:
 
 
 async def _both(one: Callable[[], None], other: Callable[[], None]) -> None:
-    """Two things at once in threads, which have ended when this does, even when cut off."""
-    at_work = asyncio.gather(asyncio.to_thread(one), asyncio.to_thread(other))
+    """Run two functions at once in threads; wait for both even when cancelled."""
+    running = asyncio.gather(asyncio.to_thread(one), asyncio.to_thread(other))
     try:
-        await asyncio.shield(at_work)
+        await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait([at_work])
+        await asyncio.wait([running])
         raise
 
 
@@ -250,15 +250,15 @@ def _hash(digest: FileDigest, descriptor: int, offset: int, size_bytes: int) -> 
 
 
 def _read(descriptor: int, offset: int, size_bytes: int) -> memoryview:
-    """A range of a file, or as much of it as there is."""
-    held = np.empty(size_bytes, np.uint8).data  # on huge pages, unlike bytes
+    """Return a range of a file, or as much of it as exists."""
+    buffer = np.empty(size_bytes, np.uint8).data  # on huge pages, unlike bytes
     done = 0
     while done < size_bytes:
-        read_bytes = os.preadv(descriptor, [held[done:]], offset + done)
+        read_bytes = os.preadv(descriptor, [buffer[done:]], offset + done)
         if read_bytes == 0:
             break
         done += read_bytes
-    return held[:done]
+    return buffer[:done]
 
 
 def _remove_empty(folder: Path) -> bool:

@@ -6,25 +6,25 @@ from urllib.parse import urlsplit
 from palettery.app.errors import BadInput
 from palettery.app.storage.base import Storage
 from palettery.app.storage.bucket import open_bucket
-from palettery.app.storage.failures import CREDENTIALS
+from palettery.app.storage.bucket_errors import CREDENTIALS
 from palettery.app.storage.folder import open_folder
 
 
 def open_storage(url: str) -> Storage:
-    """The store behind a URL: `file:///folder` (made when absent), `s3://bucket/prefix`, and so on.
+    """Open the store of a URL: `file:///folder` (created when missing), `s3://bucket/prefix`, etc.
 
     Credentials come from the environment, under the names each cloud's own tools use.
     Source: https://developmentseed.org/obstore/latest/api/store/.
 
     Raises:
-        BadInput: there is no such kind of store, or the URL does not say where it is.
+        BadInput: the URL has an unknown scheme, or no location.
     """
     scheme = urlsplit(url).scheme
     if scheme == "file":
         return open_folder(url)
     if scheme in CREDENTIALS:
         return open_bucket(url)
-    allowed = ", ".join(f"{known}://" for known in ("file", *CREDENTIALS))
+    allowed = ", ".join(f"{scheme}://" for scheme in ("file", *CREDENTIALS))
     raise BadInput(
         f"the storage URL starts with {scheme or url[:64]!r}; it must be one of {allowed}"
     )
@@ -32,5 +32,5 @@ def open_storage(url: str) -> Storage:
 
 @cache
 def shared_storage(url: str) -> Storage:
-    """The store behind a URL, opened once in this process, with its connections kept."""
+    """Return the store of a URL, opened once in this process, so that connections are reused."""
     return open_storage(url)

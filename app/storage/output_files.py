@@ -1,4 +1,4 @@
-"""Files of this machine that results go to: found fit before the work, and whole or not there."""
+"""Local output files: checked before the work, and written atomically."""
 
 import os
 import shutil
@@ -10,57 +10,57 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from palettery.app.errors import BadInput, PaletteryError
-from palettery.app.storage.input_files import displayable, kind_of, may
+from palettery.app.storage.input_files import displayable, file_kind, has_access
 
-MOST_NAME_BYTES = 200
-"""Of an output's name in the name of what lies beside it; file systems end at 255."""
+MAX_NAME_BYTES = 200
+"""Bytes of an output's name used in temporary names; file systems allow 255 in all."""
 RESULT = "result"
-"""Name of a result that has no other, in its temporary folder."""
+"""Name of a result in its temporary folder."""
 
 
 class Output:
-    """Where a result goes: a regular file behind any links, or a pipe or character device.
+    """The destination of a result: a regular file (links are followed), pipe or character device.
 
-    With `or_folder` it may become, or be, a folder of several files.
+    With `or_folder` it may also be a folder of several files.
 
-    A file is replaced as a whole. What is no regular file is never replaced: a stream is written
-    to, and nothing else can be an output. Results are made in a temporary folder, then published.
+    A regular file is replaced atomically; pipes and devices are written to; nothing else can be an
+    output. Results are made in a temporary folder, then published.
 
     Raises:
-        BadInput: nothing can be written there.
+        BadInput: the path cannot be written.
     """
 
     def __init__(self, path: Path, *, or_folder: bool = False) -> None:
         self.path, self.folder = path, path
-        """As somebody named it; and where results are made, from `__enter__` on."""
-        self._kept: Path | None = None
-        """A result that was not published."""
-        found = self._found()
+        """The path as given; and the temporary folder, from `__enter__` on."""
+        self._unpublished: Path | None = None
+        """A result that could not be published."""
+        status = self._status()
         self.is_stdout = is_stdout(path)
         self.is_stream = self.is_stdout or (
-            found is not None and (stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode))
+            status is not None and (stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode))
         )
         self.place = path if self.is_stream else Path(os.path.realpath(path))
-        """The file itself, behind links."""
+        """The path with links resolved."""
         if self.is_stream:
             self._check_stream()
-        elif or_folder and (found is None or stat.S_ISDIR(found.st_mode)):
+        elif or_folder and (status is None or stat.S_ISDIR(status.st_mode)):
             self._check_parent(
-                next(each for each in (self.place, *self.place.parents) if each.exists())
+                next(path for path in (self.place, *self.place.parents) if path.exists())
             )
         else:
-            self._check_file(found)
+            self._check_file(status)
 
     def beside(self, suffix: str) -> Path:
-        """A hidden neighbour of the file, with its name as far as there is room for it."""
-        name = os.fsdecode(os.fsencode(self.place.name)[:MOST_NAME_BYTES])
+        """Return the path of a hidden file beside the output, named after it."""
+        name = os.fsdecode(os.fsencode(self.place.name)[:MAX_NAME_BYTES])
         return self.place.with_name(f".{name}.{suffix}")
 
     def __enter__(self) -> Self:
-        """Make its temporary folder, on the file's own disk; that it can be made is the last check.
+        """Create the temporary folder on the disk of the output; this is the last check.
 
         Raises:
-            BadInput: there can be none.
+            BadInput: it cannot be created.
         """
         try:
             prefix = self.beside("").name
@@ -71,32 +71,32 @@ class Output:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the temporary folder, but for a result that could not be published."""
-        for each in list(self.folder.iterdir()) if self._kept else [self.folder]:
-            if self._kept is None or not self._kept.is_relative_to(each):
-                shutil.rmtree(each, ignore_errors=True)
+        """Remove the temporary folder, except a result that could not be published."""
+        for path in list(self.folder.iterdir()) if self._unpublished else [self.folder]:
+            if self._unpublished is None or not self._unpublished.is_relative_to(path):
+                shutil.rmtree(path, ignore_errors=True)
 
     def publish(self, result: Path) -> None:
-        """Give a finished file its name, or copy it into the stream.
+        """Move a finished file to the output path, or copy it into the stream.
 
         Raises:
-            PaletteryError: it cannot be written; a file is kept where it is, and the error says so.
+            PaletteryError: it cannot be written; the result is kept, and the error says where.
         """
         try:
             if self.is_stream:
-                with result.open("rb") as source, self._opened() as stream:
+                with result.open("rb") as source, self._open_stream() as stream:
                     shutil.copyfileobj(source, stream)
                 return
-            self._check_file(self._found())  # again: much may have happened since
+            self._check_file(self._status())  # it may have changed since the first check
             result.replace(self.place)
         except (OSError, BadInput) as error:
-            self._kept = None if self.is_stream else result
-            kept = f"; the result is kept at {displayable(result)}" if self._kept else ""
+            self._unpublished = None if self.is_stream else result
+            location = f"; the result is kept at {displayable(result)}" if self._unpublished else ""
             message = error.detail if isinstance(error, BadInput) else self._message(error)
-            raise PaletteryError(message + kept) from error
+            raise PaletteryError(message + location) from error
 
     def write(self, pieces: Iterable[bytes | memoryview]) -> None:
-        """Write a result in pieces.
+        """Write a result from pieces.
 
         Raises:
             PaletteryError: see `publish`.
@@ -114,8 +114,8 @@ class Output:
     def __str__(self) -> str:
         return displayable(self.path)
 
-    def _found(self) -> os.stat_result | None:
-        """What is there already."""
+    def _status(self) -> os.stat_result | None:
+        """Return the status of an existing file, or None."""
         try:
             return self.path.stat()
         except FileNotFoundError:
@@ -124,31 +124,31 @@ class Output:
             raise BadInput(self._message(error)) from error
 
     def _check_stream(self) -> None:
-        if not self.is_stdout and not may(self.path, os.W_OK):
+        if not self.is_stdout and not has_access(self.path, os.W_OK):
             raise BadInput(f"cannot write {self}: permission denied")
 
-    def _check_file(self, found: os.stat_result | None) -> None:
-        if found is not None and not stat.S_ISREG(found.st_mode):
-            kind = kind_of(found.st_mode)
-            raise BadInput(f"{self} is {kind}; name the file to write")
+    def _check_file(self, status: os.stat_result | None) -> None:
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            kind = file_kind(status.st_mode)
+            raise BadInput(f"{self} is {kind}; name a file to write")
         parent = self.place.parent
         if not parent.is_dir():
             raise BadInput(
                 f"there is no folder {displayable(parent)} to write {self.place.name} in"
             )
         self._check_parent(parent)
-        if found is not None and _is_protected(found, parent.stat()):
-            raise BadInput(f"cannot write {self}: it is somebody else's, in a shared folder")
+        if status is not None and _is_protected(status, parent.stat()):
+            raise BadInput(f"cannot write {self}: it belongs to another user, in a shared folder")
 
     def _check_parent(self, folder: Path) -> None:
-        if not folder.is_dir() or not may(folder, os.W_OK | os.X_OK):
+        if not folder.is_dir() or not has_access(folder, os.W_OK | os.X_OK):
             raise BadInput(
-                f"cannot write {self}: {displayable(folder)} is no folder that may be written; "
-                "name a file in another one"
+                f"cannot write {self}: {displayable(folder)} is not a writable folder; name a file "
+                "in another one"
             )
 
-    def _opened(self) -> BinaryIO:
-        """The stream; standard output goes on where it is."""
+    def _open_stream(self) -> BinaryIO:
+        """Open the stream; standard output continues at its current position."""
         if not self.is_stdout:
             return self.path.open("wb")
         sys.stdout.flush()
@@ -160,23 +160,23 @@ class Output:
 
 
 def is_stdout(path: Path) -> bool:
-    """Whether a path leads to what our standard output goes to, unless that is thrown away."""
+    """Return whether a path is our standard output, unless that is /dev/null."""
     try:
-        found = path.stat()
-        return os.path.samestat(found, os.fstat(1)) and not os.path.samestat(
-            found, Path(os.devnull).stat()
+        status = path.stat()
+        return os.path.samestat(status, os.fstat(1)) and not os.path.samestat(
+            status, Path(os.devnull).stat()
         )
-    except (OSError, ValueError):  # there is nothing at the path, or no standard output
+    except (OSError, ValueError):  # the path or standard output does not exist
         return False
 
 
 def is_page(report: Path) -> bool:
-    """Whether a report of this name is to be looked at in a browser."""
+    """Return whether a report of this name is written as HTML."""
     return report.suffix.lower() in (".html", ".htm")
 
 
 def check_writable(path: Path, *, or_folder: bool = False) -> None:
-    """See that a result can go to a path, before there is one.
+    """Check that a result can be written to a path.
 
     Raises:
         BadInput: see `Output`.
@@ -185,10 +185,10 @@ def check_writable(path: Path, *, or_folder: bool = False) -> None:
 
 
 def check_apart(outputs: Iterable[Output], **inputs: Iterable[Path]) -> None:
-    """See that no output is an input, or another output.
+    """Check that all inputs and outputs are different files.
 
     Raises:
-        BadInput: names both.
+        BadInput: an output is an input or another output; names both.
     """
     used: dict[Path, str] = {}
     for what, paths in inputs.items():
@@ -201,10 +201,10 @@ def check_apart(outputs: Iterable[Output], **inputs: Iterable[Path]) -> None:
         used[output.place] = "the other output, too; name another file"
 
 
-def _is_protected(found: os.stat_result, parent: os.stat_result) -> bool:
-    """Whether a file of somebody else lies in a folder where only owners replace files."""
+def _is_protected(status: os.stat_result, parent: os.stat_result) -> bool:
+    """Return whether another user's file is in a folder with the sticky bit."""
     return bool(parent.st_mode & stat.S_ISVTX) and os.geteuid() not in (
         0,
-        found.st_uid,
+        status.st_uid,
         parent.st_uid,
     )

@@ -1,4 +1,4 @@
-"""Bytes of requests and answers in files, where they take no memory while they wait."""
+"""Bytes of requests and responses, spooled to files when large."""
 
 import os
 import tempfile
@@ -6,14 +6,14 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 
 IN_MEMORY_BYTES = 256 << 10
-"""More than that lies in a file."""
+"""Larger content is spooled to a file."""
 PIECE_BYTES = 256 << 10
 
 
 class SpooledContent:
-    """Bytes in a file without a name, which is gone with this object.
+    """Bytes in an unnamed temporary file, deleted with this object.
 
-    Another process that is sent one gets `bytes`.
+    Pickled, it becomes `bytes`.
     """
 
     def __init__(self, content: bytes = b"") -> None:
@@ -25,7 +25,7 @@ class SpooledContent:
             self.append(content)
 
     def append(self, piece: bytes | bytearray) -> None:
-        """Add bytes at the end."""
+        """Append bytes."""
         with memoryview(piece) as rest:
             written = 0
             while written < len(rest):
@@ -33,11 +33,11 @@ class SpooledContent:
         self._size_bytes += written
 
     def read(self, start: int, size_bytes: int) -> bytes:
-        """Return bytes from a position on."""
+        """Return bytes from an offset on."""
         return os.pread(self._file, size_bytes, start)
 
     def pieces(self, start: int = 0) -> Iterator[bytes]:
-        """Return all bytes from a position on, one piece after the other."""
+        """Yield all bytes from an offset on, in pieces."""
         for begin in range(start, self._size_bytes, PIECE_BYTES):
             yield self.read(begin, PIECE_BYTES)
 
@@ -50,26 +50,26 @@ class SpooledContent:
 
 
 Content = bytes | SpooledContent
-"""Bytes wherever they lie."""
+"""Bytes in memory or in a file."""
 
 
 def pieces(content: Content) -> Iterator[bytes]:
-    """Return all bytes of a content, one piece after the other."""
+    """Return all bytes of a content, in pieces."""
     return content.pieces() if isinstance(content, SpooledContent) else iter((content,))
 
 
-async def collected(coming: AsyncIterator[bytes], most_bytes: int) -> Content | None:
-    """Return all bytes that come; None if there are more than may be."""
-    held, spooled = bytearray(), None
-    async for piece in coming:
-        held += piece
-        if len(held) + (len(spooled) if spooled else 0) > most_bytes:
+async def collect(stream: AsyncIterator[bytes], max_bytes: int) -> Content | None:
+    """Return all bytes of a stream; None if there are more than `max_bytes`."""
+    buffer, spooled = bytearray(), None
+    async for piece in stream:
+        buffer += piece
+        if len(buffer) + (len(spooled) if spooled else 0) > max_bytes:
             return None
-        if len(held) > IN_MEMORY_BYTES:
+        if len(buffer) > IN_MEMORY_BYTES:
             spooled = spooled or SpooledContent()
-            spooled.append(held)
-            held.clear()
+            spooled.append(buffer)
+            buffer.clear()
     if spooled is None:
-        return bytes(held)
-    spooled.append(held)
+        return bytes(buffer)
+    spooled.append(buffer)
     return spooled

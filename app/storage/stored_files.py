@@ -1,4 +1,4 @@
-"""Files that belong together, in a store: those of a model, or of its sensitivities."""
+"""The stored files of a model, or of its sensitivities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from palettery.schemas.checkpoint import StoredFile
 
 @dataclass(frozen=True)
 class StoredFiles:
-    """Files of one upload, or of one local folder."""
+    """Files of one upload, or of one local folder, and their store."""
 
     storage: Storage
     files: Sequence[StoredFile]

@@ -1,4 +1,4 @@
-"""Streams of bytes: gathered into larger pieces, hashed while they pass."""
+"""Streams of bytes: batched into larger pieces, and hashed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -8,18 +8,18 @@ from palettery.app.storage.file_digest import FileDigest
 Pieces = Iterable[bytes | memoryview]
 AsyncPieces = AsyncIterator[bytes | memoryview]
 PIECE_BYTES = 2 << 20
-"""Bytes that are worth a change of threads."""
+"""Smallest piece worth passing to another thread."""
 
 
-class HashedStream:
-    """A stream whose digest and size are known once it has passed."""
+class HashingStream:
+    """A stream that computes its digest and size while it is read."""
 
     def __init__(self, data: AsyncPieces) -> None:
         self._data, self.digest = data, FileDigest()
         self.size_bytes = 0
 
     async def pieces(self) -> AsyncPieces:
-        """The stream; each piece is hashed while it is used and the next one comes in."""
+        """Yield the stream; each piece is hashed while the next one is received."""
         loop = asyncio.get_running_loop()
         hashing: asyncio.Future[None] | None = None
         async for piece in self._data:
@@ -32,27 +32,25 @@ class HashedStream:
             await hashing
 
     def hexdigest(self) -> str:
-        """Of what has passed."""
+        """Return the SHA-256 of the bytes read so far."""
         return self.digest.hexdigest()
 
 
-async def larger(data: AsyncPieces) -> AsyncIterator[bytes]:
-    """The same bytes in pieces of `PIECE_BYTES` at least, but for the last."""
-    async for pieces in gathered(data, PIECE_BYTES):
+async def coalesce(data: AsyncPieces) -> AsyncIterator[bytes]:
+    """Yield the same bytes in pieces of at least `PIECE_BYTES`, except the last."""
+    async for pieces in batches(data, PIECE_BYTES):
         yield b"".join(pieces)
 
 
-async def gathered(
-    data: AsyncPieces, least_bytes: int
-) -> AsyncIterator[Sequence[bytes | memoryview]]:
-    """The pieces in groups of at least so many bytes, but for the last."""
-    held: list[bytes | memoryview] = []
+async def batches(data: AsyncPieces, min_bytes: int) -> AsyncIterator[Sequence[bytes | memoryview]]:
+    """Yield the pieces in batches of at least so many bytes, except the last."""
+    batch: list[bytes | memoryview] = []
     size_bytes = 0
     async for piece in data:
-        held.append(piece)
+        batch.append(piece)
         size_bytes += len(piece)
-        if size_bytes >= least_bytes:
-            yield held
-            held, size_bytes = [], 0
-    if held:
-        yield held
+        if size_bytes >= min_bytes:
+            yield batch
+            batch, size_bytes = [], 0
+    if batch:
+        yield batch

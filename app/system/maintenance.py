@@ -17,7 +17,7 @@ from palettery.app.jobs.lifecycle import JobLifecycle
 from palettery.app.jobs.repository import JobRepository
 from palettery.app.sandbox.process_memory import MemoryTrimmer
 from palettery.app.settings import Settings
-from palettery.app.storage.reserve import Reserve
+from palettery.app.storage.disk_reserve import DiskReserve
 from palettery.app.version import VERSION
 
 DEADLINES_EVERY_S = 1.0
@@ -43,7 +43,7 @@ class ControllerMaintenance:
         expiry: JobExpiry,
         workers: Workers,
         turns: OwnerTurns,
-        reserve: Reserve,
+        reserve: DiskReserve,
     ) -> None:
         self._settings, self._jobs, self._controllers = settings, jobs, controllers
         self._engine, self._lifecycle, self._expiry = engine, lifecycle, expiry
@@ -56,7 +56,7 @@ class ControllerMaintenance:
             _repeat(DEADLINES_EVERY_S, self._fail_overdue_jobs),
             _repeat_in_thread(HEARTBEAT_EVERY_S, self._send_heartbeat),
             _repeat_in_thread(QUEUE_EVERY_S, self._turns.close_up),
-            _repeat_in_thread(RESERVE_EVERY_S, self._reserve.make),
+            _repeat_in_thread(RESERVE_EVERY_S, self._reserve.create),
             _repeat_in_thread(REPAIR_EVERY_S, self._repair),
             _repeat_in_thread(self._settings.sweep_every_s, self._delete_expired),
         )
@@ -66,7 +66,7 @@ class ControllerMaintenance:
         try:
             self._expiry.run()
         except DatabaseFailed:
-            self._reserve.give_up()
+            self._reserve.release()
             self._expiry.run()
 
     def _send_heartbeat(self) -> None:

@@ -44,7 +44,7 @@ _OWN = _ALL.where(JobRow.owner == bindparam("owner"))
 
 
 class Overview:
-    """Overview of the service, collected from its components."""
+    """Overview of the service, collect from its components."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Overview:
         return Queue(own=Depth(**dict(own)), all=Depth(**dict(total)))
 
     def _store_info(self) -> Store:
-        room = self._store.room()
+        room = self._store.capacity()
         kind = urlsplit(self._store.url).scheme
         if room is None:
             return Store(kind=kind)

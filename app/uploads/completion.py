@@ -130,7 +130,7 @@ class UploadCompletion:
     async def _join(self, session: UploadSession, parts: Sequence[Part], path: str) -> None:
         """Make one file of its parts."""
         file = session.files[parts[0].file]
-        if len(parts) == 1 and not self._store.lets_others_write:
+        if len(parts) == 1 and not self._store.supports_presigned_urls:
             # Its digest was the file's when it came in, and nobody else has touched it since.
             await asyncio.to_thread(self._store.copy, part_path(session.id, parts[0].number), path)
             return

@@ -18,7 +18,7 @@ from palettery.app.http.digest_headers import announced_sha256
 from palettery.app.http.request_body import check_encoding
 from palettery.app.storage.base import Storage
 from palettery.app.storage.checked_reads import store_digests
-from palettery.app.storage.streams import AsyncPieces, HashedStream, larger
+from palettery.app.storage.streams import AsyncPieces, HashingStream, coalesce
 from palettery.app.uploads.parts import Part, count_parts, part_path, parts_of
 from palettery.app.uploads.repository import UploadRepository, UploadSession, completed
 
@@ -53,7 +53,7 @@ async def receive(
         return
     await asyncio.to_thread(count)
     try:
-        hashed = HashedStream(larger(_limited(body, part)))
+        hashed = HashingStream(coalesce(_limited(body, part)))
         await store.write_stream(path, _checked(hashed, part, sha256))
         if part.size_bytes == session.files[part.file].size_bytes:
             await asyncio.to_thread(store_digests, store, hashed.digest)
@@ -97,7 +97,7 @@ def _check(session: UploadSession, part: Part, sha256: str, headers: Headers) ->
         raise _too_small(part, int(length))
 
 
-async def _checked(hashed: HashedStream, part: Part, sha256: str) -> AsyncPieces:
+async def _checked(hashed: HashingStream, part: Part, sha256: str) -> AsyncPieces:
     """The body, which fails before its end if it is not the part."""
     async for piece in hashed.pieces():
         yield piece

@@ -74,7 +74,7 @@ def received_parts(
     What was sent to the store itself has no row; such an object counts if its size is right.
     """
     received = set(sessions.received(session.id))
-    if not store.lets_others_write:
+    if not store.supports_presigned_urls:
         return received
     lying = {found.path: found.size_bytes for found in store.listed(parts_folder(session.id))}
     return {

@@ -174,7 +174,7 @@ class UploadService:
             return {}
         valid_for = min(SIGNED_FOR, session.expires_at - datetime.now(UTC))
         paths = [part_path(session.id, part.number) for part in missing]
-        signed = self._store.signed_puts(paths, max(valid_for, timedelta(seconds=1)))
+        signed = self._store.presigned_put_urls(paths, max(valid_for, timedelta(seconds=1)))
         return {part.number: url for part, url in zip(missing, signed, strict=True)}
 
 

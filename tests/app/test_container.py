@@ -12,7 +12,7 @@ from typer.main import get_command
 from palettery.app.cli.main import cli
 from palettery.app.roles.role import check_role_settings
 from palettery.app.settings import Settings
-from palettery.app.storage.failures import CREDENTIALS
+from palettery.app.storage.bucket_errors import CREDENTIALS
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")

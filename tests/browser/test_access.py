@@ -48,7 +48,7 @@ def settle(page: Page, view: str) -> None:
         )
         expect(page.locator(".faults li")).to_have_count(1)
         page.get_by_role("textbox", name="Config").fill("module_name_configs: {nothing: null}")
-        expect(page.get_by_text("1 key of the config reached no tensor")).to_be_visible()
+        expect(page.get_by_text("1 key of the config matched no tensor")).to_be_visible()
     expect(page.locator(".plot")).to_have_count(CHARTS.get(view, 0))
     for plot in page.locator(".plot").all():
         plot.scroll_into_view_if_needed()

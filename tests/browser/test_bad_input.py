@@ -35,10 +35,10 @@ def test_a_server_that_is_away_is_waited_for(tmp_path, look, slow):
         row = page.get_by_role("listitem").filter(has_text="slow.safetensors")
         expect(row.get_by_text("running", exact=True)).to_be_visible()
         server.kill_all()
-        away = page.get_by_role("alert").filter(has_text="goes on as soon as it is back")
+        away = page.get_by_role("alert").filter(has_text="reconnects automatically")
         expect(away).to_be_visible()
         page.get_by_role("link", name="Service").click()
-        expect(page.get_by_role("heading", name="This cannot be shown")).to_be_visible()
+        expect(page.get_by_role("heading", name="This page cannot be shown")).to_be_visible()
         server.start()
         expect(away).to_be_hidden()
         expect(page.get_by_role("heading", name="Service", exact=True)).to_be_visible()
@@ -53,7 +53,7 @@ def test_the_list_lives_on_after_a_restart(tmp_path, look, small):
         page.goto("/")
         expect(page.get_by_role("link", name="Start the first job")).to_be_visible()
         server.kill_all()
-        expect(page.get_by_text("goes on as soon as it is back")).to_be_visible()
+        expect(page.get_by_text("reconnects automatically")).to_be_visible()
         server.start()
         server.submit(small.read_bytes(), "small.safetensors")
         row = page.get_by_role("listitem").filter(has_text="small.safetensors")
@@ -68,7 +68,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(tmp_path, look, small):
         page = look(server)
         page.goto("/")
         dialog = page.get_by_role("dialog")
-        expect(dialog).to_contain_text("This server asks for a key")
+        expect(dialog).to_contain_text("This server requires a key")
         dialog.get_by_label("API key").fill("wrong" * 8)
         dialog.get_by_role("button", name="Use this key").click()
         expect(dialog.get_by_role("alert").last).to_contain_text("key")
@@ -77,7 +77,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(tmp_path, look, small):
         expect(page.get_by_role("link", name="Start the first job")).to_be_visible()
 
         page.get_by_role("link", name="New job").last.click()
-        page.get_by_label("Drop a model's files here").set_input_files(small)
+        page.get_by_label("Drop model files here").set_input_files(small)
         page.get_by_role("button", name="Submit the job").click()
         with page.expect_download() as arrived:
             page.get_by_role("button", name="model.safetensors").click()
@@ -86,7 +86,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(tmp_path, look, small):
         assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
 
         page.get_by_role("button", name="Forget key").click()
-        expect(page.get_by_role("dialog")).to_contain_text("This server asks for a key")
+        expect(page.get_by_role("dialog")).to_contain_text("This server requires a key")
         page.keyboard.press("Escape")
         expect(page.get_by_role("alert").filter(has_text="key")).to_be_visible()
 
@@ -100,7 +100,7 @@ def test_a_job_that_vanished_is_said_to_be_gone(server, look, small):
     job_id = server.submit(small.read_bytes(), "vanishing.safetensors")
     server.succeeded(job_id)
     page.goto(f"/#/jobs/{job_id}")
-    expect(page.get_by_role("heading", name="What it comes to")).to_be_visible()
+    expect(page.get_by_role("heading", name="Result")).to_be_visible()
     server.http.delete(f"/v1/jobs/{job_id}").raise_for_status()
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Delete the job").click()
@@ -149,7 +149,7 @@ def test_names_with_markup_are_text(server, look):
         page.goto("/" + route)
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         if "jobs" in route:
-            chart = page.get_by_role("img", name=re.compile("numbers are in the table")).first
+            chart = page.get_by_role("img", name=re.compile("has the same numbers")).first
             chart.scroll_into_view_if_needed()
             expect(chart.locator(".main-svg").first).to_be_visible()
         expect(page.locator("body")).to_contain_text(
@@ -174,14 +174,14 @@ def test_an_upload_goes_on_after_a_reload(server, look, tmp_path):
     page.goto("/#/new")
     page.route("**/parts/2", lambda _: None)  # never gets there
     with page.expect_response(lambda each: "/parts/" in each.url and each.ok):
-        page.get_by_label("Drop a model's files here").set_input_files(path)
+        page.get_by_label("Drop model files here").set_input_files(path)
     server.wait_until(lambda: received(server, path.name) == 2, "two parts are there")
     page.reload()  # before the route is opened, or what waits there would get through
     page.unroute("**/parts/2")
-    page.get_by_text("broke off").click()
+    page.get_by_text("1 upload interrupted").click()
     expect(page.get_by_text(path.name)).to_be_visible()
     sent = parts_sent(page)
-    page.get_by_label("Drop a model's files here").set_input_files(path)
+    page.get_by_label("Drop model files here").set_input_files(path)
     expect(page.get_by_role("status").get_by_text(f"{path.name}: 1 tensor")).to_be_visible()
     assert [each.rsplit("/", 1)[1] for each in sent] == ["2"]
 

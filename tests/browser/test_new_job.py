@@ -12,7 +12,7 @@ from palettery.app.client import Client
 from tests.browser.test_bad_input import drop
 
 pytestmark = pytest.mark.heavy
-DROPPED = "Drop a model's files here"
+DROPPED = "Drop model files here"
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def test_while_a_second_file_is_sent_the_first_cannot_be_submitted(server, look,
     planned(page, small)
     held = Held(page)
     page.get_by_label(DROPPED).set_input_files(another)
-    expect(page.get_by_text("The plan comes once the model's files are sent.")).to_be_visible()
+    expect(page.get_by_text("The plan appears once the model is uploaded.")).to_be_visible()
     expect(submit_button(page)).to_be_disabled()
-    chooser = page.get_by_label("Or one that is here already")
+    chooser = page.get_by_label("Or choose a stored model")
     expect(chooser).to_be_disabled()
     expect(chooser).to_have_value("")
     expect(page.get_by_text("small.safetensors: ")).to_have_count(0)
@@ -74,12 +74,12 @@ def test_stopped_or_replaced_nothing_is_chosen_any_more(server, look, small, ano
     planned(page, small)
     Held(page)
     page.get_by_label(DROPPED).set_input_files(another)
-    page.get_by_role("button", name="Stop sending another.safetensors").click()
-    expect(page.get_by_label("Or one that is here already")).to_be_enabled()
+    page.get_by_role("button", name="Stop the upload of another.safetensors").click()
+    expect(page.get_by_label("Or choose a stored model")).to_be_enabled()
     expect(page.get_by_text("Choose a model to see")).to_be_visible()
     expect(submit_button(page)).to_be_disabled()
     page.get_by_label(DROPPED).set_input_files(another)
-    stop = page.get_by_role("button", name="Stop sending another.safetensors")
+    stop = page.get_by_role("button", name="Stop the upload of another.safetensors")
     expect(stop).to_be_visible()
     page.get_by_label(DROPPED).set_input_files(small)  # which is there, and wins
     expect(submit_button(page)).to_be_enabled()
@@ -92,13 +92,13 @@ def test_leaving_asks_first_while_files_are_sent(server, look, another):
     page.goto("/#/new")
     Held(page)
     page.get_by_label(DROPPED).set_input_files(another)
-    stop = page.get_by_role("button", name="Stop sending another.safetensors")
+    stop = page.get_by_role("button", name="Stop the upload of another.safetensors")
     expect(stop).to_be_visible()
     for link in ("Service", "Jobs"):
         page.get_by_role("navigation").get_by_role("link", name=link).click()
         dialog = page.get_by_role("dialog")
         expect(dialog).to_contain_text("The upload of another.safetensors stops")
-        dialog.get_by_role("button", name="Keep it").click()
+        dialog.get_by_role("button", name="Go back").click()
         expect(page).to_have_url(re.compile("#/new$"))
         expect(stop).to_be_visible()
     asked = []
@@ -172,8 +172,8 @@ def test_byte_identical_models_compare_however_they_came(server, look, tmp_path)
         row = page.get_by_role("listitem").filter(has_text=f"by {name}")
         row.get_by_role("checkbox").check()
     page.get_by_role("link", name="Compare 3").click()
-    expect(page.get_by_role("heading", name="Tensor by tensor")).to_be_visible()
-    expect(page.get_by_text("not known to be of one model")).to_have_count(0)
+    expect(page.get_by_role("heading", name="Differences by tensor")).to_be_visible()
+    expect(page.get_by_text("may be of different models")).to_have_count(0)
     expect(page.get_by_text("A by ").first).to_be_visible()
     page.goto("/#/compare")
     card = page.locator("section").filter(has_text="by form")
@@ -184,16 +184,16 @@ def test_byte_identical_models_compare_however_they_came(server, look, tmp_path)
 def test_a_job_is_run_again_with_changes(server, look, small):
     page = look(server)
     planned(page, small)
-    model = page.get_by_label("Or one that is here already").input_value()
+    model = page.get_by_label("Or choose a stored model").input_value()
     asked = {"model_id": model, "label": "first", "priority": 7, "reuse": False}
     asked["config"] = {"global_config": {"op_state_spec": {"weight": {"n_bits": 6}}}}
     job_id = server.http.post("/v1/jobs", json=asked).raise_for_status().json()["id"]
     page.goto(f"/#/jobs/{job_id}")
     page.get_by_role("link", name="Run again with changes").click()
-    expect(page.get_by_label("Or one that is here already")).to_have_value(model)
+    expect(page.get_by_label("Or choose a stored model")).to_have_value(model)
     expect(page.get_by_label("Label", exact=True)).to_have_value("first")
     expect(page.get_by_label("Priority")).to_have_value("7")
-    expect(page.get_by_label("Take results of earlier jobs")).not_to_be_checked()
+    expect(page.get_by_label("Reuse results of earlier jobs")).not_to_be_checked()
     editor = page.get_by_role("textbox", name="Config")
     text = editor.input_value()
     assert '"n_bits": 6' in text
@@ -209,7 +209,8 @@ def test_a_job_whose_model_came_with_it_says_so_when_it_is_run_again(server, loo
     job_id = server.submit(small.read_bytes(), "form.safetensors")
     page = look(server)
     page.goto(f"/#/new?job={job_id}")
-    expect(page.get_by_text("The model of that job, form.safetensors, is not kept")).to_be_visible()
+    message = "The model of that job, form.safetensors, is no longer stored"
+    expect(page.get_by_text(message)).to_be_visible()
     expect(page.get_by_role("textbox", name="Config")).to_be_visible()
     expect(submit_button(page)).to_be_disabled()
 
@@ -222,7 +223,7 @@ def test_a_model_is_shown_with_its_label_and_deleted(server, look, another):
     row = page.get_by_role("listitem").filter(has_text="<b>nightly</b>")
     expect(row).to_contain_text("another.safetensors")
     row.get_by_role("button", name="Delete").click()
-    page.get_by_role("dialog").get_by_role("button", name="Keep it").click()
+    page.get_by_role("dialog").get_by_role("button", name="Go back").click()
     assert server.http.get(f"/v1/models/{model.id}").is_success
     row.get_by_role("button", name="Delete").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete the model").click()

@@ -155,9 +155,9 @@ def test_the_page_works(address, look, small):
     page = look(None)
     page.goto(f"{address}/")
     page.get_by_role("link", name="New job").first.click()
-    page.get_by_label("Drop a model's files here").set_input_files(small)
+    page.get_by_label("Drop model files here").set_input_files(small)
     page.get_by_role("button", name="Submit the job").click()
-    expect(page.get_by_role("heading", name="What it comes to")).to_be_visible()
+    expect(page.get_by_role("heading", name="Result")).to_be_visible()
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
     with page.expect_download() as arrived:
         page.get_by_role("link", name="model.safetensors").click()

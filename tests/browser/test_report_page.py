@@ -30,8 +30,8 @@ def test_it_shows_all_without_a_server(server, look, jobs, model, page_file, sch
     page.goto(page_file.as_uri())
     report = server.report(jobs["w4"])
     done = [each for each in report["tensors"] if each["action"] == "palettized"]
-    expect(page.get_by_role("heading", name="What it comes to")).to_be_visible()
-    bars = page.get_by_role("img", name=re.compile("^Where the error is"))
+    expect(page.get_by_role("heading", name="Result")).to_be_visible()
+    bars = page.get_by_role("img", name=re.compile("^Error by tensor"))
     bars.scroll_into_view_if_needed()
     expect(bars.locator(".bars .point")).to_have_count(len(done))
     page.get_by_role("button", name=done[0]["name"], exact=True).first.click()
@@ -76,7 +76,7 @@ def test_bytes_are_drawn_whatever_modules_are_called(server, look, tmp_path):
     """As all of a hub's language models are, and as JavaScript's own objects."""
     names = ["model.layers.0", "__proto__", "constructor.prototype", ".hidden", "a..b"]
     page = opened(server, look, tmp_path, [f"{each}.weight" for each in names])
-    plot = page.get_by_role("img", name=re.compile("^Where the bytes are"))
+    plot = page.get_by_role("img", name=re.compile("^Size by module"))
     plot.scroll_into_view_if_needed()
     before = plot.locator(".trace.treemap").first
     for label in ("model", "__proto__", "constructor", "hidden", "a"):

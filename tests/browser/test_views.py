@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from palettery.schemas.config import KMeansPalettizerConfig, w4
 from tests.browser.conftest import SLOW
 
-WORST = "Where the error is"
+WORST = "Error by tensor"
 
 
 def heading(page: Page, name: str | re.Pattern[str]) -> None:
@@ -34,7 +34,7 @@ def test_jobs_move_by_themselves_and_obey(server, look, slow):
     expect(row).to_contain_text(re.compile(r"\d of 16 tensors · .* of 67\.1 MB"))
 
     row.get_by_role("button", name="Cancel").click()
-    page.get_by_role("button", name="Keep it").click()
+    page.get_by_role("button", name="Go back").click()
     expect(row.get_by_text("running", exact=True)).to_be_visible()
     row.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Cancel the job").click()
@@ -70,7 +70,7 @@ def test_the_list_is_filtered_by_state_and_by_words(server, look, jobs):
 def test_a_new_job_is_planned_before_it_is_submitted(server, look, model):
     page = look(server)
     page.goto("/#/new")
-    page.get_by_label("Drop a model's files here").set_input_files(model)
+    page.get_by_label("Drop model files here").set_input_files(model)
     expect(page.get_by_role("status").get_by_text(f"{model.name}: ")).to_be_visible()
     plan = page.get_by_role("region", name="Plan")
     expect(plan.get_by_text("Predicted size")).to_be_visible()
@@ -96,7 +96,7 @@ def test_a_new_job_is_planned_before_it_is_submitted(server, look, model):
         "global_config:\n  op_state_spec:\n    weight: {n_bits: 4}\n"
         "module_name_configs:\n  encodr: {op_state_spec: {weight: {n_bits: 2}}}\n"
     )
-    expect(plan.get_by_text("1 key of the config reached no tensor")).to_be_visible()
+    expect(plan.get_by_text("1 key of the config matched no tensor")).to_be_visible()
     plan.get_by_role("button", name="Open all").click()
     leaf = plan.locator(".leaf.palettized").first
     expect(leaf).to_contain_text("4 bits, one palette")
@@ -111,7 +111,7 @@ def test_a_new_job_is_planned_before_it_is_submitted(server, look, model):
     expect(submit).to_be_enabled()
     submit.click()
     heading(page, re.compile(model.name))
-    expect(page.get_by_role("heading", name="What it comes to")).to_be_visible()
+    expect(page.get_by_role("heading", name="Result")).to_be_visible()
     job = server.http.get(f"/v1/jobs/{page.url.rsplit('/', 1)[1]}").json()
     assert (job["state"], job["priority"]) == ("succeeded", 8)
     expect(page.get_by_role("link", name="torchao")).to_be_visible()
@@ -126,10 +126,10 @@ def test_a_job_shows_where_bytes_and_errors_are(server, look, jobs, model, tmp_p
     expect(page.get_by_role("list", name="Log")).to_contain_text("the artifact was read back")
     expect(page.locator(".stagelist")).to_contain_text("palettizing")
 
-    treemap = page.get_by_role("img", name=re.compile("^Where the bytes are"))
+    treemap = page.get_by_role("img", name=re.compile("^Size by module"))
     treemap.scroll_into_view_if_needed()
     expect(treemap.locator(".slice").first).to_be_visible()
-    way = page.get_by_role("navigation", name="Modules around what is drawn")
+    way = page.get_by_role("navigation", name="Parent modules")
     expect(way).to_have_text("model")
     treemap.evaluate("(plot) => plot.scrollIntoView({ block: 'center' })")
     treemap.get_by_text("encoder", exact=True).first.click(force=True)
@@ -180,21 +180,21 @@ def test_a_tensor_shows_its_weights_palette_and_errors(server, look, jobs):
     done = [each for each in server.report(jobs["w4"])["tensors"] if each["action"] == "palettized"]
     page.get_by_role("link", name=done[0]["name"], exact=True).first.click()
     heading(page, done[0]["name"])
-    expect(page.get_by_text("4 bits, a palette per 16 channels of axis 0")).to_be_visible()
+    expect(page.get_by_text("4 bits, one palette per 16 channels of axis 0")).to_be_visible()
     told = server.http.get(
         f"/v1/jobs/{jobs['w4']}/statistics", params={"tensor": done[0]["name"]}
     ).json()
     drawn = {
-        "Weights, before and after": len(told["weights"]) * 2,
-        "How much each entry is used": 16,
-        "Where in the tensor the error is": len(told["group_mse"]),
+        "Weights before and after": len(told["weights"]) * 2,
+        "Usage of palette entries": 16,
+        "Error by palette": len(told["group_mse"]),
     }
     for title, bars in drawn.items():
         chart = page.get_by_role("img", name=re.compile(f"^{title}"))
         chart.scroll_into_view_if_needed()
         expect(chart.locator(".bars .point")).to_have_count(bars)
-    page.locator("figure", has_text="How much each entry").get_by_text("Numbers").click()
-    table = page.get_by_role("region", name="How much each entry is used")
+    page.locator("figure", has_text="Usage of palette entries").get_by_text("Numbers").click()
+    table = page.get_by_role("region", name="Usage of palette entries")
     expect(table.locator("tbody tr").first).to_contain_text(f"{told['occupancy'][0]:,}")
     page.get_by_role("link", name="Next tensor").click()
     heading(page, done[1]["name"])
@@ -207,15 +207,15 @@ def test_jobs_of_one_model_are_compared(server, look, jobs):
         row_of(page, job_id).get_by_role("checkbox").check()
     page.get_by_role("link", name="Compare 3").click()
     heading(page, "Compare")
-    found = page.get_by_role("region", name="Jobs that are compared").locator("tbody tr")
+    found = page.get_by_role("region", name="Compared jobs").locator("tbody tr")
     expect(found).to_have_text([re.compile(f"^{each}") for each in ("A w4", "B w6", "C w8")])
-    expect(page.get_by_text("no other one beats in both: A, B, C.")).to_be_visible()
-    points = page.get_by_role("img", name=re.compile("^Bits against truth"))
+    expect(page.get_by_text("no other job beats in both: A, B, C.")).to_be_visible()
+    points = page.get_by_role("img", name=re.compile("^Size vs. error"))
     expect(points.locator("path.point")).to_have_count(3)
     differing = page.get_by_role("region", name="Differences by tensor", exact=True)
     expect(differing.locator("tbody tr").first).to_contain_text("weight")
-    asked = page.get_by_role("region", name="What the configs ask for where they differ")
-    expect(asked).to_contain_text("4 bits, a palette per 16 channels of axis 0")
+    asked = page.get_by_role("region", name="Specs where the configs differ")
+    expect(asked).to_contain_text("4 bits, one palette per 16 channels of axis 0")
     expect(asked).to_contain_text("8 bits, one palette")
     page.get_by_text("Text of 3 configs").click()
     for n_bits in (4, 6, 8):
@@ -233,4 +233,4 @@ def test_the_service_tells_how_it_is(server, look):
     expect(page.get_by_role("region", name="Queue")).to_contain_text("Running")
     expect(page.get_by_role("progressbar", name="Disk of the store")).to_be_visible()
     expect(page.get_by_role("region", name="Software")).to_contain_text(told["software"]["numba"])
-    expect(page.get_by_text("none is needed")).to_be_visible()
+    expect(page.get_by_text("not required")).to_be_visible()

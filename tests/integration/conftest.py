@@ -104,7 +104,7 @@ def holder(keyed, admin) -> Iterator[Callable[..., Holder]]:
 @pytest.fixture
 def patient(monkeypatch) -> Callable[[str], Client]:
     """A client of a server that may take as long as a busy machine needs to start anew."""
-    monkeypatch.setattr(retries, "LONGEST_S", DEADLINE_S)
+    monkeypatch.setattr(retries, "MAX_WAIT_S", DEADLINE_S)
     return lambda url: Client(url, attempts=DEADLINE_S)
 
 

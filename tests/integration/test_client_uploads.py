@@ -101,7 +101,7 @@ def test_a_store_that_signs_nothing_is_not_reached_directly(embedded, tmp_path):
     path = weights_file(tmp_path / "m.safetensors", 22, 4)
     with (
         Client(url_of(embedded)) as client,
-        pytest.raises(BadInput, match="signs no requests; leave presign out"),
+        pytest.raises(BadInput, match="has no presigned URLs; leave presign out"),
     ):
         client.upload(path, direct=True)
 

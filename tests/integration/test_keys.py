@@ -61,7 +61,7 @@ def test_command_without_a_key_tells_its_own_way_to_give_one(keyed):
         check=False,
         timeout=DEADLINE_S,
     )
-    told = f"palettery: {url} asks for a key; give it as `--key` or in PALETTERY_KEY\n"
+    told = f"palettery: {url} requires a key; set --key or PALETTERY_KEY\n"
     assert (asked.returncode, asked.stdout, asked.stderr) == (1, "", told)
 
 

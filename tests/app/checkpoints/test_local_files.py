@@ -209,18 +209,18 @@ def loop_of_two(path):
 
 def pipe(path):
     os.mkfifo(path)
-    return "is a pipe; give a regular file"
+    return "is a pipe, not a regular file"
 
 
 def link_to_a_pipe(path):
     os.mkfifo(path.with_name("pipe"))
     path.symlink_to("pipe")
-    return "is a pipe; give a regular file"
+    return "is a pipe, not a regular file"
 
 
 def device(path):
     path.symlink_to(os.devnull)
-    return "is a character device; give a regular file"
+    return "is a character device, not a regular file"
 
 
 def not_there(path):

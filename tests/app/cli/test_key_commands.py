@@ -51,7 +51,7 @@ def test_every_option(keys):
 def test_what_cannot_be_is_said_field_by_field(keys):
     code, out, told = keys("create", "--owner", "a b", "--name", "x" * 101, "--days", "0")
     assert (code, out) == (2, "")
-    assert told.startswith("palettery: there can be no such key\n  /owner: ")
+    assert told.startswith("palettery: the key is not valid\n  /owner: ")
     assert "\n  /name: " in told
     assert listed(keys) == []
     code, _, told = keys("revoke", "nobody")
@@ -61,7 +61,7 @@ def test_what_cannot_be_is_said_field_by_field(keys):
 def test_database_that_was_never_migrated_is_left_alone(palettery, tmp_path):
     code, _, told = palettery("keys", "list", "--data-dir", tmp_path)
     assert code == 2
-    assert f"there is no service at {tmp_path.resolve()}; say where with --data-dir" in told
+    assert f"there is no service in {tmp_path.resolve()}; set --data-dir" in told
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "palettery.db").touch()
     code, _, told = palettery("keys", "list", "--data-dir", tmp_path)

@@ -102,7 +102,7 @@ def test_what_cannot_be_an_output_is_refused_before_the_work(
     before, files = kind(out), set(tmp_path.iterdir())
     code, told, error = palettery(*words_of(command, model, model), "-o", out)
     assert (code, told) == (2, "")
-    assert f"{out} {said}; name the file to write" in error
+    assert f"{out} {said}; name a file to write" in error
     assert kind(out) == before
     assert set(tmp_path.iterdir()) == files
 
@@ -232,7 +232,7 @@ def test_a_link_stays_and_the_file_behind_it_is_replaced(palettery, model, tmp_p
 
 def unwritable_folder(folder):
     folder.chmod(0o555)
-    return folder / "out", "is no folder that may be written; name a file in another one"
+    return folder / "out", "is not a writable folder; name a file in another one"
 
 
 def unreachable_folder(folder):
@@ -272,7 +272,7 @@ def others_file(folder):
     shared.mkdir()
     shared.chmod(0o1777)
     (shared / "out").write_bytes(b"theirs")
-    return shared / "out", "somebody else's"
+    return shared / "out", "it belongs to another user"
 
 
 UNWRITABLE = [
@@ -335,7 +335,7 @@ def test_a_read_only_file_system_is_told_before_the_work(tmp_path, model, option
     words = [word for pair in outputs.items() for word in pair]
     done = run_mounted(mount, "compress", model, "--preset", "w4", *words)
     assert done.returncode == 2, done.stderr
-    assert f"{read_only} is no folder that may be written" in done.stderr
+    assert f"{read_only} is not a writable folder" in done.stderr
     assert set(tmp_path.iterdir()) == {model, read_only}
 
 

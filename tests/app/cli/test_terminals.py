@@ -52,8 +52,7 @@ def test_output_that_finds_no_room_is_one_line(named, words):
         )
     assert done.returncode == 1
     assert done.stderr == (
-        "palettery: cannot write what this command shows: No space left on device; free some "
-        "space\n"
+        "palettery: cannot write the output: No space left on device; free some space\n"
     )
 
 
@@ -77,7 +76,7 @@ def test_a_config_that_is_not_utf8_says_what_to_do(palettery, named, tmp_path, c
 def test_a_url_in_place_of_a_file_is_named_as_one(palettery, url):
     code, _, err = palettery("plan", url, "--preset", "w4")
     assert code == 2
-    assert "is a URL, and only files of this machine are read; download it first" in err
+    assert "is a URL, and only local files are read; download it first" in err
 
 
 def test_a_file_whose_name_has_a_colon_is_a_file(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ def test_what_does_not_pass_is_raised_in_the_end(scripted, client):
 
 def test_a_server_that_never_answers_is_given_up_sooner(scripted, client):
     scripted.answers = [LOST]
-    with pytest.raises(Unavailable, match="lost before the whole answer came"):
+    with pytest.raises(Unavailable, match="was lost"):
         client.job("j")
     assert len(scripted.requests) == 3
 
@@ -74,10 +74,10 @@ def test_an_error_of_ours_carries_its_request_id(scripted, client):
 )
 def test_an_answer_of_another_program(scripted, client, answer, kind):
     scripted.answers = [answer]
-    with pytest.raises(kind, match=f"answered {answer.status}"):
+    with pytest.raises(kind, match=f"responded with {answer.status}"):
         client.job("j")
     scripted.answers = [Answer(body=b"<html>")]
-    with pytest.raises(PaletteryError, match="no Job that this client reads"):
+    with pytest.raises(PaletteryError, match="not a Job that this client reads"):
         client.job("j")
 
 
@@ -149,7 +149,7 @@ def test_what_surrounds_a_key_is_not_sent(scripted, monkeypatch):
 
 @pytest.mark.parametrize("key", ["plt_\u00e9", "plt_a b", "plt_a\nX: b", "plt_\udcff", "plt_\x7f"])
 def test_a_key_that_is_none_is_not_told(key):
-    with pytest.raises(BadInput, match="the key holds") as raised:
+    with pytest.raises(BadInput, match="the key has") as raised:
         Client("http://127.0.0.1:9", key=key)
     assert "plt_" not in raised.value.detail
 

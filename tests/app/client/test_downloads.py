@@ -145,7 +145,7 @@ def test_shards_go_into_a_folder(scripted, client, tmp_path):
 
 def test_a_place_that_cannot_be_written(scripted, client, tmp_path):
     scripted.answers = [reported(m=DIGEST), serving()]
-    with pytest.raises(BadInput, match="name the file"):
+    with pytest.raises(BadInput, match="name a file"):
         client.download("j", tmp_path)
     scripted.answers = [reported(m=DIGEST), serving()]
     with pytest.raises(BadInput, match=r"there is no folder .* to write"):
@@ -213,7 +213,7 @@ def test_the_longest_names_can_be_written(scripted, client, tmp_path, name):
 def test_several_files_and_one_pipe(scripted, client, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     scripted.answers = [reported(a=DIGEST, b=DIGEST)]
-    with pytest.raises(BadInput, match=r"2 files, and .* is no folder"):
+    with pytest.raises(BadInput, match=r"2 files, and .* is not a folder"):
         client.download("j", tmp_path / "pipe")
 
 

@@ -5,7 +5,7 @@ import time
 import pytest
 from tenacity import RetryCallState
 
-from palettery.app.client.retries import LONG_S, WAIT, Transient, retry_after_s, retrying
+from palettery.app.client.retries import NOTABLE_WAIT_S, WAIT, Transient, retry_after_s, retrying
 from palettery.app.errors import Unavailable
 
 
@@ -37,7 +37,9 @@ def test_waits_grow_are_bounded_and_heed_the_server():
     assert waited_s(1, Transient(Unavailable("busy"), retry_after_s=30)) >= 30
 
 
-@pytest.mark.parametrize(("asked_s", "told"), [(0, []), (LONG_S, ["busy; trying again in"])])
+@pytest.mark.parametrize(
+    ("asked_s", "told"), [(0, []), (NOTABLE_WAIT_S, ["busy; trying again in"])]
+)
 def test_long_waits_are_told(caplog, asked_s, told):
     retry = retrying(lambda: 2, is_repeatable=True)
     slept = []

@@ -130,7 +130,7 @@ def test_memory_is_limited_and_the_error_says_how_much_and_how_to_raise_it(size_
     most = 400 << 20
     assert call(size_bytes, take, 300 << 20, document_memory_bytes=most) == 300 << 20
     with pytest.raises(
-        TooLarge, match=f"over {most:,} bytes .* PALETTERY_LIMIT_DOCUMENT_MEMORY_BYTES"
+        TooLarge, match=f"limit of {most:,} bytes .* PALETTERY_LIMIT_DOCUMENT_MEMORY_BYTES"
     ):
         call(size_bytes, take, 401 << 20, document_memory_bytes=most)
 
@@ -140,7 +140,7 @@ def test_time_is_limited_and_the_error_says_how_much_and_how_to_raise_it(
     size_bytes, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(document_pool, "QUICK_S", 0.2)
-    with pytest.raises(TooLarge, match=r"over 0\.5 s.* PALETTERY_LIMIT_DOCUMENT_TIMEOUT_S"):
+    with pytest.raises(TooLarge, match=r"limit of 0\.5 s.* PALETTERY_LIMIT_DOCUMENT_TIMEOUT_S"):
         call(size_bytes, wait_for, tmp_path / "pid", document_timeout_s=0.5)
     asyncio.run(until(lambda: not lives(pid_in(tmp_path / "pid"))))
 
@@ -254,7 +254,7 @@ def test_one_owner_leaves_a_place_for_large_documents_of_others(tmp_path):
 
 
 def test_requests_of_one_owner_that_wait_are_limited(monkeypatch, tmp_path):
-    monkeypatch.setattr(document_pool, "WAITING_OF_OWNER", 2)
+    monkeypatch.setattr(document_pool, "MAX_WAITING_PER_OWNER", 2)
 
     async def asked(pool):
         slow = [

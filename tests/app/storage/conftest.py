@@ -1,4 +1,4 @@
-"""Stores of both kinds."""
+"""Stores of both kinds, which tests of the contract run over."""
 
 import pytest
 
@@ -17,7 +17,15 @@ def server(object_store, monkeypatch):
     return object_store
 
 
-@pytest.fixture(params=["folder", "server"])
+@pytest.fixture(params=["folder", pytest.param("server", marks=pytest.mark.heavy)])
 def store(request):
-    where = request.getfixturevalue(request.param)
-    return open_storage(where.url)
+    location = request.getfixturevalue(request.param)
+    return open_storage(location.url)
+
+
+@pytest.fixture
+def unfinished(store, request):
+    """A function that lists what unfinished writes have left in the store."""
+    if "server" in request.node.callspec.params.values():
+        return request.getfixturevalue("server").unfinished_uploads
+    return lambda: [path for path in store.root.rglob("*.aside") if path.is_file()]

@@ -10,7 +10,7 @@ BODY = bytes(range(256)) * 4096 * 26
 
 
 def test_an_object_too_large_to_copy_at_once_is_copied_in_parts(server, monkeypatch):
-    monkeypatch.setattr(bucket, "MOST_COPIED_BYTES", len(BODY) - 1)
+    monkeypatch.setattr(bucket, "MAX_COPY_BYTES", len(BODY) - 1)
     store = open_storage(server.url)
     monkeypatch.delattr(bucket.obstore, "copy")
     store.write("a", BODY)

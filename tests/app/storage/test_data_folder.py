@@ -168,7 +168,7 @@ def too_long(folder):
 def test_a_folder_that_cannot_be_used_is_one_line(
     palettery, tmp_path, unprivileged, monkeypatch, make, command
 ):
-    monkeypatch.setattr("palettery.app.cli.service_commands._set_up_log", lambda _: None)
+    monkeypatch.setattr("palettery.app.cli.service_commands._configure_logging", lambda _: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     folder = make(tmp_path / "folder")
     with unprivileged(tmp_path):
@@ -195,7 +195,7 @@ def test_a_read_only_file_system_is_one_line(tmp_path, words):
     script = f"{mount} && {command} --data-dir {folder}"
     done = subprocess.run([*own, script], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert f"{folder} may not be read and written" in done.stderr
+    assert f"this process may not read and write {folder}" in done.stderr
 
 
 def test_settings_name_no_folder_that_they_do_not_need(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from palettery.app.storage.open import open_storage
 def test_no_path_leaves_the_folder(folder):
     for path in ("../a", "/a", "a/../../b", "a//b", "", "a\0b", "."):
         for ask in (folder.read, folder.delete, lambda path: folder.write(path, b"")):
-            with pytest.raises(StorageFailed, match="is no path in the store"):
+            with pytest.raises(StorageFailed, match="is not a path in the store"):
                 ask(path)
     assert not (folder.root.parent / "a").exists()
 
@@ -138,7 +138,7 @@ def test_what_is_no_file_is_never_replaced(folder, make):
     before = (folder.root / "x").lstat()
     folder.write("y", b"1")
     for write in (lambda: folder.write("x", b"2"), lambda: folder.copy("y", "x")):
-        with pytest.raises(StorageFailed, match="no regular file"):
+        with pytest.raises(StorageFailed, match="not a regular file"):
             write()
     assert (folder.root / "x").lstat() == before
     assert sorted(path.name for path in folder.root.iterdir()) == ["x", "y"]

@@ -386,7 +386,7 @@ def test_limits_are_named(world, small):
     many = NewUpload(files=[file], part_size_bytes=LEAST_PART_BYTES)
     with pytest.raises(BadInput, match="10,001 parts of 8,388,608 bytes, and 10,000 are allowed"):
         world.uploads.start(Caller("a"), many, None, presign=False)
-    with pytest.raises(BadInput, match="signs no requests; leave presign out"):
+    with pytest.raises(BadInput, match="has no presigned URLs; leave presign out"):
         world.uploads.start(Caller("a"), announced(m=small), None, presign=True)
 
 

@@ -6,9 +6,9 @@ from collections import namedtuple
 import pytest
 
 from palettery.app.settings import Settings
-from palettery.app.storage import reserve as module
-from palettery.app.storage.folder import FLOOR_BYTES
-from palettery.app.storage.reserve import PLENTY_BYTES, RESERVE_BYTES, Reserve
+from palettery.app.storage import disk_reserve as module
+from palettery.app.storage.disk_reserve import PLENTY_BYTES, RESERVE_BYTES, DiskReserve
+from palettery.app.storage.folder import MIN_FREE_BYTES
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -25,38 +25,38 @@ def disk(monkeypatch):
 
 @pytest.fixture
 def reserve(tmp_path):
-    return Reserve(Settings(data_dir=tmp_path))
+    return DiskReserve(Settings(data_dir=tmp_path))
 
 
 def test_reserve_takes_room_and_gives_it_back(reserve, tmp_path, disk):
     place = tmp_path / "reserve"
     disk(PLENTY_BYTES)
-    reserve.make()
+    reserve.create()
     assert place.stat().st_blocks * 512 >= RESERVE_BYTES, "it is no sparse file"
-    reserve.make()
-    reserve.give_up()
+    reserve.create()
+    reserve.release()
     assert place.exists(), "there is room without it"
-    disk(FLOOR_BYTES - 1)
-    reserve.give_up()
-    reserve.give_up()
+    disk(MIN_FREE_BYTES - 1)
+    reserve.release()
+    reserve.release()
     assert not place.exists()
-    reserve.make()
+    reserve.create()
     assert not place.exists(), "there is no room for it yet"
     disk(PLENTY_BYTES)
-    reserve.make()
+    reserve.create()
     assert place.exists()
 
 
 def test_other_databases_have_none_and_a_folder_to_come_is_no_fault(tmp_path):
     settings = Settings(data_dir=tmp_path, database_url="postgresql://elsewhere/x")
-    Reserve(settings).make()
-    Reserve(settings).give_up()
+    DiskReserve(settings).create()
+    DiskReserve(settings).release()
     assert list(tmp_path.iterdir()) == []
-    Reserve(Settings(data_dir=tmp_path / "new")).give_up()
+    DiskReserve(Settings(data_dir=tmp_path / "new")).release()
 
 
 def test_real_disk_is_looked_at(reserve, tmp_path):
     if shutil.disk_usage(tmp_path).free < PLENTY_BYTES:
         pytest.skip("this disk is full")
-    reserve.make()
+    reserve.create()
     assert (tmp_path / "reserve").exists()

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from palettery.app.client.digests import Digests, pieces
+from palettery.app.client.digest_cache import DigestCache, pieces
 
 LONG_AGO_S = 1_000_000_000
 
@@ -19,19 +19,19 @@ def file(tmp_path):
 
 
 def test_a_digest_is_remembered_until_the_file_changes(tmp_path, file):
-    digests = Digests(tmp_path / "cache")
+    digests = DigestCache(tmp_path / "cache")
     told = []
     digests.of(file, 8, told.append)
     assert told == [3]
     _alter_what_is_remembered(tmp_path / "cache" / "digests.db")
-    assert Digests(tmp_path / "cache").of(file, 8, told.append) == "remembered"
+    assert DigestCache(tmp_path / "cache").of(file, 8, told.append) == "remembered"
     assert told == [3, 3]
     file.write_bytes(b"two")
     assert digests.of(file, 8, told.append) == hashlib.sha256(b"two").hexdigest()
 
 
 def test_a_digest_can_be_forgotten(tmp_path, file):
-    digests = Digests(tmp_path / "cache")
+    digests = DigestCache(tmp_path / "cache")
     digests.of(file, 8, lambda _: None)
     _alter_what_is_remembered(tmp_path / "cache" / "digests.db")
     digests.forget([file])
@@ -44,7 +44,7 @@ def _alter_what_is_remembered(database):
 
 
 def test_a_file_that_was_just_written_is_read_again(tmp_path):
-    digests, file = Digests(tmp_path / "cache"), tmp_path / "file"
+    digests, file = DigestCache(tmp_path / "cache"), tmp_path / "file"
     file.write_bytes(b"one")
     stat = file.stat()
     digests.of(file, 8, lambda _: None)
@@ -55,7 +55,7 @@ def test_a_file_that_was_just_written_is_read_again(tmp_path):
 
 def test_without_a_place_to_remember(tmp_path, file):
     (tmp_path / "taken").write_bytes(b"")
-    digests = Digests(tmp_path / "taken")
+    digests = DigestCache(tmp_path / "taken")
     for _ in range(2):
         assert digests.of(file, 8, lambda _: None) == hashlib.sha256(b"one").hexdigest()
 
@@ -69,7 +69,7 @@ def test_pieces_of_a_range(file):
 
 def test_digests_of_parts_are_known_from_reading_the_file(tmp_path):
     """A part that changes afterwards does not have the digest that it is sent with."""
-    path, digests = tmp_path / "file", Digests(tmp_path / "cache")
+    path, digests = tmp_path / "file", DigestCache(tmp_path / "cache")
     parts = ((0, 8), (8, 8), (16, 4))
 
     def of_parts():
@@ -89,8 +89,8 @@ def test_digests_of_parts_are_known_from_reading_the_file(tmp_path):
 
 @pytest.mark.parametrize("part_bytes", [1, 3, 8, 19, 20, 21, 100])
 def test_digests_of_parts_of_any_size(tmp_path, part_bytes, monkeypatch):
-    monkeypatch.setattr("palettery.app.client.digests.PIECE_BYTES", 7)
-    path, digests, data = tmp_path / "file", Digests(tmp_path / "cache"), bytes(range(20))
+    monkeypatch.setattr("palettery.app.client.digest_cache.PIECE_BYTES", 7)
+    path, digests, data = tmp_path / "file", DigestCache(tmp_path / "cache"), bytes(range(20))
     path.write_bytes(data)
     digests.of(path, part_bytes, lambda _: None)
     path.unlink()
@@ -105,7 +105,7 @@ def test_a_user_without_a_home_leaves_no_folder_behind(tmp_path, file, monkeypat
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user that is not known
     told = []
-    digests = Digests()
+    digests = DigestCache()
     assert {digests.of(file, 8, told.append) for _ in range(2)} == {
         hashlib.sha256(b"one").hexdigest()
     }

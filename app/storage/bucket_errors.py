@@ -1,4 +1,4 @@
-"""What a bucket's failures mean, and what to tell about them."""
+"""Translation of obstore's errors into ours."""
 
 import re
 from urllib.parse import urlsplit
@@ -20,12 +20,12 @@ FULL_CODES = ("QuotaExceeded", "InsufficientStorage", "XMinioStorageFull")
 NO_BUCKET_CODES = ("NoSuchBucket", "ContainerNotFound")
 REFUSED_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 METADATA_SERVICE = "169.254."
-"""Where clouds look for credentials that the environment does not hold."""
-SHOWN_CHARACTERS = 200
+"""Address of the clouds' metadata service, the fallback source of credentials."""
+MAX_CHARACTERS = 200
 
 
-def passes(error: BaseError | OSError) -> bool:
-    """Whether the same request may succeed later."""
+def is_transient(error: BaseError | OSError) -> bool:
+    """Return whether the same request may succeed later."""
     if isinstance(error, OSError | PermissionDeniedError | UnauthenticatedError):
         return False
     text = str(error)
@@ -35,14 +35,14 @@ def passes(error: BaseError | OSError) -> bool:
     return status is None or int(status[1]) >= 500 or int(status[1]) in TRANSIENT_STATUS
 
 
-def translated(error: BaseError | OSError, path: str, url: str) -> Unavailable:
-    """The failure as ours, with what to do and with nothing that is secret."""
+def translate(error: BaseError | OSError, path: str, url: str) -> Unavailable:
+    """Return our error for an obstore error, with a remedy and without secrets."""
     text = str(error)
     code, status = CODE.search(text), STATUS.search(text)
     name = code[1] if code else ""
     if name in NO_BUCKET_CODES:
         return StorageFailed(
-            f"there is no bucket {urlsplit(url).netloc!r}; make it, or correct the storage URL"
+            f"there is no bucket {urlsplit(url).netloc!r}; create it, or correct the storage URL"
         )
     if isinstance(error, FileNotFoundError):
         return ObjectMissing(f"nothing is stored at {path}")
@@ -54,10 +54,12 @@ def translated(error: BaseError | OSError, path: str, url: str) -> Unavailable:
         variables = CREDENTIALS[urlsplit(url).scheme]
         return StorageFailed(
             f"the store refused access{f' ({name})' if name else ''}: check {variables} in the "
-            f"environment of this process, and what they allow"
+            f"environment of this process, and their permissions"
         )
     if "builder error" in text:
-        return StorageFailed("the store's endpoint is not https; AWS_ALLOW_HTTP=true permits that")
+        return StorageFailed(
+            "the store's endpoint is not https; set AWS_ALLOW_HTTP=true to permit that"
+        )
     return StorageFailed(f"the store failed at {path}: {_summary(text, name)}")
 
 
@@ -70,7 +72,7 @@ def _is_refusal(error: BaseError | OSError, text: str, name: str) -> bool:
 
 
 def _summary(text: str, name: str) -> str:
-    """The failure in a line, without addresses."""
+    """Return the error in one line, without addresses."""
     line = " ".join(text.split("Debug source", 1)[0].split("<", 1)[0].split())
-    line = re.sub(r"https?://\S+ ?", "", line)[:SHOWN_CHARACTERS].rstrip(" :")
+    line = re.sub(r"https?://\S+ ?", "", line)[:MAX_CHARACTERS].rstrip(" :")
     return f"{line} ({name})" if name else line

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from palettery.app.sandbox import missing, open_regular, working_folder
-from palettery.app.sandbox.folder import PREFIX
+from palettery.app.sandbox import missing_protections, open_regular, working_folder
+from palettery.app.sandbox.working_folder import PREFIX
 
 ATTACKS_FOLDER = Path(__file__).parent / "attacks"
 sys.path.append(str(ATTACKS_FOLDER))
@@ -28,7 +28,9 @@ PRIVILEGED = {
     *("become another program", "run a program from memory", "make rules anew"),
 }
 """Attacks that fail outside a sandbox as well on some machines, or that end the process."""
-pytestmark = pytest.mark.skipif(bool(missing()), reason=f"no sandbox here: {missing()}")
+pytestmark = pytest.mark.skipif(
+    bool(missing_protections()), reason=f"no sandbox here: {missing_protections()}"
+)
 
 
 def interpreter(user: str) -> list[str]:
@@ -174,8 +176,8 @@ ENDS = {
     "array": ("out_of_memory", "PALETTERY_SANDBOX_MEMORY_BYTES"),
     "small objects": ("out_of_memory", "1,073,741,824 bytes"),
     "threads": ("sandbox_crashed", "can't start new thread"),
-    "spin": ("sandbox_timeout", "1 s of processor time"),
-    "sleep": ("sandbox_timeout", "over the 3 s allowed"),
+    "spin": ("sandbox_timeout", "1 s of CPU time"),
+    "sleep": ("sandbox_timeout", "limit of 3 s"),
     "refuse": ("invalid_model", "no such model"),
     "large answer": ("sandbox_crashed", "1,048,576 bytes"),
     "large file": ("sandbox_crashed", "File too large"),
@@ -238,7 +240,7 @@ def test_who_is_alone_is_warned_in_one_line(attack, outer):
     found = attack("fork", outer=outer, required=None)
     assert found["answer"]
     assert len(found["log"].splitlines()) == 1
-    assert "no protection of" in found["log"]
+    assert "not protected" in found["log"]
 
 
 @pytest.mark.parametrize("user", ["this user"], indirect=True)

@@ -106,7 +106,7 @@ def test_a_store_that_is_away_is_unreachable_until_it_is_back(proxied, fault_pro
 
 @pytest.mark.parametrize("behaviour", [Unavailable(), Refuse()], ids=str)
 def test_a_store_that_stays_away_fails_the_work(proxied, fault_proxy, behaviour, monkeypatch):
-    monkeypatch.setattr(bucket, "PERSIST_S", 0.2)
+    monkeypatch.setattr(bucket, "RETRY_S", 0.2)
     store = open_storage(proxied.url)
     fault_proxy.behave(behaviour)
     for work in WORK:
@@ -120,8 +120,8 @@ def test_a_store_that_stays_away_fails_the_work(proxied, fault_proxy, behaviour,
 def test_work_outlives_a_stall_longer_than_the_silence_it_bears(
     proxied, fault_proxy, monkeypatch, work
 ):
-    monkeypatch.setattr(bucket, "SILENCE_S", 1.0)
-    monkeypatch.setattr(bucket, "COPY_SILENCE_S", 1.0)
+    monkeypatch.setattr(bucket, "READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(bucket, "COPY_READ_TIMEOUT_S", 1.0)
     outlives(open_storage(proxied.url), fault_proxy, Stall(), work, faults=3)
 
 

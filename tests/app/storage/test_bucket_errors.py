@@ -4,7 +4,7 @@ import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
 from palettery.app.errors import StorageFailed, StorageFull
-from palettery.app.storage.failures import passes, translated
+from palettery.app.storage.bucket_errors import is_transient, translate
 
 ANSWER = (
     "Generic S3 error: Error performing PUT https://store.example/bucket/key in 1ms - Server "
@@ -23,7 +23,7 @@ ANSWER = (
 )
 def test_a_full_store_says_so(status, code):
     error = GenericError(ANSWER.format(status=status, code=code))
-    assert isinstance(translated(error, "key", "s3://bucket"), StorageFull)
+    assert isinstance(translate(error, "key", "s3://bucket"), StorageFull)
 
 
 @pytest.mark.parametrize(
@@ -35,15 +35,15 @@ def test_refused_or_missing_credentials_name_their_variables(scheme, variable):
         PermissionDeniedError(ANSWER.format(status="403 Forbidden", code="AccessDenied")),
         GenericError("Error performing PUT http://169.254.169.254/latest/api/token in 1ms"),
     ):
-        found = translated(error, "key", f"{scheme}://bucket/prefix")
+        found = translate(error, "key", f"{scheme}://bucket/prefix")
         assert type(found) is StorageFailed
         assert variable in str(found)
-        assert not passes(error)
+        assert not is_transient(error)
 
 
 def test_a_summary_holds_neither_addresses_nor_the_answer():
     error = GenericError(ANSWER.format(status="400 Bad Request", code="InvalidPart"))
-    found = str(translated(error, "key", "s3://bucket"))
+    found = str(translate(error, "key", "s3://bucket"))
     assert "key" in found
     assert "400 Bad Request (InvalidPart)" in found
     assert "s3cr3t" not in found
@@ -55,8 +55,8 @@ def test_a_summary_holds_neither_addresses_nor_the_answer():
     [("500", True), ("503", True), ("429", True), ("408", True), ("400", False), ("409", False)],
 )
 def test_only_what_may_pass_is_repeated(status, passing):
-    assert passes(GenericError(ANSWER.format(status=status, code="Any"))) == passing
+    assert is_transient(GenericError(ANSWER.format(status=status, code="Any"))) == passing
 
 
 def test_a_broken_connection_is_repeated():
-    assert passes(GenericError("Generic S3 error: HTTP error: error decoding response body"))
+    assert is_transient(GenericError("Generic S3 error: HTTP error: error decoding response body"))

@@ -1,4 +1,4 @@
-"""Folders that sandboxed processes work in, and what they leave there, which nobody trusts."""
+"""Working folders of sandboxed processes; their files are untrusted."""
 
 import fcntl
 import os
@@ -16,46 +16,46 @@ PREFIX = "palettery-sandbox-"
 
 @contextmanager
 def working_folder() -> Iterator[Path]:
-    """An empty folder below the system's temporary one, gone when the block ends.
+    """Create an empty temporary folder, deleted when the block ends.
 
-    What processes left that were killed is removed as well: a folder is locked as long as its
+    Abandoned folders of killed processes are deleted as well: a folder is locked as long as its
     process lives.
     """
     parent = Path(tempfile.gettempdir())
     _remove_abandoned(parent)
-    # Nobody takes it for abandoned before it is locked: only then it has the name of the others.
-    made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))
-    lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+    # It gets its final name once locked, or another process could take it for abandoned.
+    unlocked = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))
+    lock = os.open(unlocked, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with suppress(OSError):  # some network file systems have no locks; nothing is removed there
+        with suppress(OSError):  # some network file systems have no locks
             fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = made.rename(made.with_name(made.name.removeprefix(".")))
+        folder = unlocked.rename(unlocked.with_name(unlocked.name.removeprefix(".")))
         try:
             yield folder
         finally:
-            remove(folder)
+            remove_tree(folder)
     finally:
         os.close(lock)
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file that a sandboxed process wrote; a link or a device in its place is refused.
+    """Open a file that a sandboxed process wrote; links and devices are refused.
 
     Raises:
-        FileNotFoundError: there is none, or no regular file.
+        FileNotFoundError: it is missing, or not a regular file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise FileNotFoundError(error.errno, f"no regular file {path.name}") from error
+        raise FileNotFoundError(error.errno, f"{path.name} is not a regular file") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise FileNotFoundError(f"no regular file {path.name}")
+        raise FileNotFoundError(f"{path.name} is not a regular file")
     return os.fdopen(descriptor, "rb")
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder, also one that is nested deeper than Python follows."""
+def remove_tree(folder: Path) -> None:
+    """Delete a folder, even if nested deeper than Python's recursion limit."""
     try:
         shutil.rmtree(folder, ignore_errors=True)
     except RecursionError:
@@ -64,10 +64,10 @@ def remove(folder: Path) -> None:
 
 def _remove_abandoned(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # of another user, or gone meanwhile
+        with suppress(OSError):  # of another user, or deleted meanwhile
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove(folder)
+                remove_tree(folder)
             finally:
                 os.close(lock)
