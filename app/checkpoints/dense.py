@@ -11,7 +11,7 @@ from palettery.app.storage.base import CHUNK_BYTES, Reads
 from palettery.schemas.checkpoint import StoredTensor
 
 
-def laid_out(
+def array_view(
     data: memoryview, dtype: np.dtype, shape: Sequence[int], strides: Sequence[int] | None
 ) -> NDArray[np.generic]:
     """Bytes as an array, without a copy; `strides` count elements, None is row-major."""
@@ -22,7 +22,7 @@ def laid_out(
     return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
 
 
-def dense_bytes(tensor: StoredTensor) -> int:
+def dense_size_bytes(tensor: StoredTensor) -> int:
     """Size of a tensor in row-major order."""
     return math.prod(tensor.shape) * DTYPE_BITS[tensor.dtype] // 8
 
@@ -34,8 +34,8 @@ def dense_chunks(source: Reads, path: str, tensor: StoredTensor) -> Iterator[mem
         return
     opaque = np.dtype(f"V{DTYPE_BITS[tensor.dtype] // 8}")
     data = source.read(path, tensor.offset, tensor.size_bytes)
-    array = laid_out(data, opaque, tensor.shape, tensor.strides)
-    rows = max(1, CHUNK_BYTES * len(array) // max(1, dense_bytes(tensor)))
+    array = array_view(data, opaque, tensor.shape, tensor.strides)
+    rows = max(1, CHUNK_BYTES * len(array) // max(1, dense_size_bytes(tensor)))
     for first in range(0, len(array), rows):
         block = np.ascontiguousarray(array[first : first + rows])
         yield block.reshape(-1).view(np.uint8).data

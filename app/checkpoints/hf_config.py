@@ -14,23 +14,25 @@ from pydantic import ValidationError
 
 from palettery.app.checkpoints.hf_match import (
     BuiltModel,
-    Fit,
-    best_fit,
+    ModelMatch,
+    add_tied_aliases,
+    best_match,
     is_weight,
-    modules_of,
-    with_ties,
+    matched_modules,
 )
-from palettery.app.checkpoints.json_scan import shown
-from palettery.app.checkpoints.safetensors import shown_shape
+from palettery.app.checkpoints.json_scanner import quote_text
+from palettery.app.checkpoints.safetensors import format_shape
 from palettery.app.errors import PaletteryError, SandboxMissing
 from palettery.app.sandbox import Bounds, run, working_folder
 from palettery.app.settings import Limits
 from palettery.schemas.base import Schema
 from palettery.schemas.checkpoint import Module, StoredTensor
 
-Problem = Literal["no_extra", "unknown_type", "remote_code", "too_many_modules", "does_not_build"]
+BuildProblem = Literal[
+    "no_extra", "unknown_type", "remote_code", "too_many_modules", "does_not_build"
+]
 
-_SAID: Mapping[Problem, str] = {
+_REASONS: Mapping[BuildProblem, str] = {
     "no_extra": "reading it needs transformers, which this installation lacks; "
     "install palettery[hf] for exact types",
     "unknown_type": "its model type {said} is none that the installed transformers has",
@@ -40,7 +42,7 @@ _SAID: Mapping[Problem, str] = {
     "send the config.json of this checkpoint",
     "does_not_build": "transformers builds no model from it ({said})",
 }
-ALONE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 """No network, one thread."""
 MEMORY_BYTES = 4 << 30
 """Models on the meta device have no weights."""
@@ -48,11 +50,11 @@ _OUTPUT_BYTES = 64 << 20
 _SPARE_MODULES, _MODULES_PER_TENSOR = 10_000, 20
 
 
-class Answer(Schema):
+class BuildResult(Schema):
     """What the worker answers: models, the likeliest first, or why there are none."""
 
     models: tuple[BuiltModel, ...] = ()
-    problem: Problem | None = None
+    problem: BuildProblem | None = None
     said: str = ""
 
 
@@ -66,7 +68,7 @@ class ConfigModules:
     """The checkpoint's, with the names that the model ties to theirs as aliases."""
 
 
-class ConfigUnusable(Exception):
+class UnusableConfigError(Exception):
     """The config is of no use; the message tells the user why, and what happens instead."""
 
     def __init__(self, reason: str) -> None:
@@ -87,7 +89,7 @@ def quantization_warnings(text: str) -> tuple[str, ...]:
         return ()
     return (
         "the model's config.json says that its weights are quantized already "
-        f"({shown(str(how.get('quant_method', 'by no named method')))}): such tensors are kept as "
+        f"({quote_text(str(how.get('quant_method', 'by no named method')))}): such tensors are kept as "
         "they are; to palettize them, send the model as it was before",
     )
 
@@ -101,22 +103,22 @@ def modules_from_config(
         ConfigUnusable: with a sentence for the plan.
     """
     if not any(is_weight(tensor) for tensor in tensors):
-        raise ConfigUnusable("the checkpoint holds no weight matrix to compare with it")
-    answer = _ask(text, _SPARE_MODULES + _MODULES_PER_TENSOR * len(tensors), limits)
+        raise UnusableConfigError("the checkpoint holds no weight matrix to compare with it")
+    answer = _build_models(text, _SPARE_MODULES + _MODULES_PER_TENSOR * len(tensors), limits)
     if answer.problem is not None:
-        raise ConfigUnusable(_SAID[answer.problem].format(said=shown(answer.said)))
-    fit = best_fit(answer.models, tensors)
+        raise UnusableConfigError(_REASONS[answer.problem].format(said=quote_text(answer.said)))
+    fit = best_match(answer.models, tensors)
     if fit.missing:
-        raise ConfigUnusable(_unfit(fit))
-    modules = modules_of(fit, tensors)
-    return ConfigModules(modules, with_ties(fit, modules, tensors))
+        raise UnusableConfigError(_describe_mismatch(fit))
+    modules = matched_modules(fit, tensors)
+    return ConfigModules(modules, add_tied_aliases(fit, modules, tensors))
 
 
-def _unfit(fit: Fit) -> str:
+def _describe_mismatch(fit: ModelMatch) -> str:
     example = fit.missing[0]
     shape = fit.parameters.get(example.name)
-    known = "which it has not" if shape is None else f"which it has in shape {shown_shape(shape)}"
-    missing = f"{shown(example.name)} of shape {shown_shape(example.shape)}"
+    known = "which it has not" if shape is None else f"which it has in shape {format_shape(shape)}"
+    missing = f"{quote_text(example.name)} of shape {format_shape(example.shape)}"
     return (
         f"transformers' {fit.model.name} has {fit.found:,} of the checkpoint's {fit.weights:,} "
         f"weights; not, for example, {missing}, {known} "
@@ -124,7 +126,7 @@ def _unfit(fit: Fit) -> str:
     )
 
 
-def _ask(text: str, modules_most: int, limits: Limits) -> Answer:
+def _build_models(text: str, modules_most: int, limits: Limits) -> BuildResult:
     """Have transformers build the models, in a sandbox.
 
     Raises:
@@ -149,12 +151,12 @@ def _ask(text: str, modules_most: int, limits: Limits) -> Answer:
                 bounds,
                 what="building the model",
                 required=limits.sandbox.required,
-                variables=ALONE,
+                variables=ENVIRONMENT,
             )
-        return Answer.model_validate_json(answer)
+        return BuildResult.model_validate_json(answer)
     except SandboxMissing as error:
-        raise ConfigUnusable("the server lacks the sandbox that transformers takes") from error
+        raise UnusableConfigError("the server lacks the sandbox that transformers takes") from error
     except PaletteryError as error:
-        raise ConfigUnusable(error.detail) from error
+        raise UnusableConfigError(error.detail) from error
     except ValidationError as error:
-        raise ConfigUnusable("transformers' answer cannot be read") from error
+        raise UnusableConfigError("transformers' answer cannot be read") from error

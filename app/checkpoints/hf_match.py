@@ -51,7 +51,7 @@ class Renaming:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ModelMatch:
     """How well a model under a renaming fits a checkpoint."""
 
     model: BuiltModel
@@ -69,12 +69,12 @@ class Fit:
         return self.weights - len(self.missing)
 
 
-def best_fit(models: Sequence[BuiltModel], tensors: Sequence[StoredTensor]) -> Fit:
+def best_match(models: Sequence[BuiltModel], tensors: Sequence[StoredTensor]) -> ModelMatch:
     """The model and renaming with the most of the checkpoint's weights; the first of equals."""
     weights = [tensor for tensor in tensors if is_weight(tensor)]
-    lead = _common_lead(tensors)
+    lead = _common_prefix(tensors)
     fits = (
-        _fit(model, renaming, weights) for model in models for renaming in _renamings(model, lead)
+        _match(model, renaming, weights) for model in models for renaming in _renamings(model, lead)
     )
     return max(fits, key=lambda fit: fit.found)
 
@@ -87,7 +87,7 @@ def is_weight(tensor: StoredTensor) -> bool:
     return len(tensor.shape) > 1 and tensor.name.rpartition(".")[2].endswith("weight")
 
 
-def modules_of(fit: Fit, tensors: Sequence[StoredTensor]) -> tuple[Module, ...]:
+def matched_modules(fit: ModelMatch, tensors: Sequence[StoredTensor]) -> tuple[Module, ...]:
     """The model's modules under the checkpoint's names, but for heads that are not in it."""
     stored = {name for tensor in tensors for name in _names(tensor)}
     absent = _absent_heads(fit, stored)
@@ -104,8 +104,8 @@ def modules_of(fit: Fit, tensors: Sequence[StoredTensor]) -> tuple[Module, ...]:
     return tuple(found.values())
 
 
-def with_ties(
-    fit: Fit, modules: Iterable[Module], tensors: Sequence[StoredTensor]
+def add_tied_aliases(
+    fit: ModelMatch, modules: Iterable[Module], tensors: Sequence[StoredTensor]
 ) -> tuple[StoredTensor, ...]:
     """The tensors, with names the model ties to theirs and the checkpoint leaves out."""
     paths = {path for module in modules for path in (module.name, *module.aliases)}
@@ -127,7 +127,7 @@ def with_ties(
     )
 
 
-def _fit(model: BuiltModel, renaming: Renaming, weights: Sequence[StoredTensor]) -> Fit:
+def _match(model: BuiltModel, renaming: Renaming, weights: Sequence[StoredTensor]) -> ModelMatch:
     parameters: dict[str, tuple[int, ...]] = {}
     for name, shape in model.parameters.items():
         parameters.setdefault(renaming(name), shape)
@@ -136,7 +136,7 @@ def _fit(model: BuiltModel, renaming: Renaming, weights: Sequence[StoredTensor])
         for tensor in weights
         if not any(parameters.get(name) == tensor.shape for name in _names(tensor))
     ]
-    return Fit(model, renaming, parameters, len(weights), missing)
+    return ModelMatch(model, renaming, parameters, len(weights), missing)
 
 
 def _renamings(model: BuiltModel, lead: str) -> list[Renaming]:
@@ -147,13 +147,13 @@ def _renamings(model: BuiltModel, lead: str) -> list[Renaming]:
     return [Renaming(), *(Renaming(added=prefix) for prefix in added)]
 
 
-def _common_lead(tensors: Sequence[StoredTensor]) -> str:
+def _common_prefix(tensors: Sequence[StoredTensor]) -> str:
     """The first part of the names, where all share it: `module`, `_orig_mod`."""
     leads = {tensor.name.partition(".")[0] for tensor in tensors}
     return leads.pop() if len(leads) == 1 else ""
 
 
-def _absent_heads(fit: Fit, stored: set[str]) -> set[str]:
+def _absent_heads(fit: ModelMatch, stored: set[str]) -> set[str]:
     """Children of the root with nothing in the checkpoint, and more than tied parameters."""
     heads: dict[str, list[str]] = defaultdict(list)
     for name in fit.model.parameters:

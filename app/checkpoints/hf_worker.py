@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-SAID_LENGTH = 200
+MESSAGE_CHARACTERS = 200
 """Characters kept of what transformers says about a config."""
-DROPPED = (
+IGNORED_KEYS = (
     "auto_map",
     "custom_pipelines",
     "trust_remote_code",
@@ -25,45 +25,45 @@ DROPPED = (
 """Keys with these in them name code, files or kernels, or change only what values look like."""
 
 
-def _imported(name: str) -> Any:
+def _import_or_none(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
 
 
-torch, transformers = _imported("torch"), _imported("transformers")
+torch, transformers = _import_or_none("torch"), _import_or_none("transformers")
 """Imported before memory is limited."""
 
 
-class Refused(Exception):
+class BuildError(Exception):
     """The config yields no model; `problem` is one of `hf_config.Problem`."""
 
     def __init__(self, problem: str, said: str = "") -> None:
         super().__init__(problem)
-        self.answer = {"problem": problem, "said": " ".join(said.split())[:SAID_LENGTH]}
+        self.answer = {"problem": problem, "said": " ".join(said.split())[:MESSAGE_CHARACTERS]}
 
 
 def answer(request: bytes) -> bytes:
     """The models of a request, or why there are none."""
     try:
-        found = _answer(**json.loads(request))
-    except Refused as refused:
+        found = _build(**json.loads(request))
+    except BuildError as refused:
         found = refused.answer
     except OSError:  # its message would name files of this machine
-        found = Refused("does_not_build", "it asks for files or for the network").answer
+        found = BuildError("does_not_build", "it asks for files or for the network").answer
     except Exception as error:  # noqa: BLE001 - the request ends here
-        found = Refused("does_not_build", f"{type(error).__name__}: {error}").answer
+        found = BuildError("does_not_build", f"{type(error).__name__}: {error}").answer
     return json.dumps(found).encode()
 
 
-def _answer(config: str, modules_most: int) -> dict[str, Any]:
+def _build(config: str, modules_most: int) -> dict[str, Any]:
     if torch is None or transformers is None:
-        raise Refused("no_extra")
+        raise BuildError("no_extra")
     _count_modules(torch, modules_most)
     described = json.loads(config)
     if not isinstance(described, dict):
-        raise Refused("does_not_build", "it is not a JSON object")
+        raise BuildError("does_not_build", "it is not a JSON object")
     return {"models": list(_models(torch, transformers, described))}
 
 
@@ -75,7 +75,7 @@ def _count_modules(torch: Any, most: int) -> None:
         nonlocal made
         made += 1
         if made > most:
-            raise Refused("too_many_modules")
+            raise BuildError("too_many_modules")
 
     torch.nn.modules.module.register_module_module_registration_hook(count)
 
@@ -83,33 +83,37 @@ def _count_modules(torch: Any, most: int) -> None:
 def _models(torch: Any, transformers: Any, config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The models the config may stand for, the likeliest first."""
     remote = "auto_map" in config
-    config = _without_dropped(config)
-    named = [found for name in _listed(config) if (found := _class(transformers, name)) is not None]
+    config = _without_ignored_keys(config)
+    named = [
+        found
+        for name in _architectures(config)
+        if (found := _class(transformers, name)) is not None
+    ]
     config_class = _config_class(transformers, config, named, remote=remote)
     wanted = [found for found in named if found.config_class is config_class]
     for mapping in (transformers.MODEL_FOR_PRETRAINING_MAPPING, transformers.MODEL_MAPPING):
         found = mapping.get(config_class, None)
         wanted += found if isinstance(found, tuple | list) else [found] if found else []
     if not wanted:
-        raise Refused("unknown_type", _kind(config))
+        raise BuildError("unknown_type", _model_type(config))
     for model_class in dict.fromkeys(wanted):
         built = config_class.from_dict(config)
         with torch.device("meta"):
             model = model_class._from_config(built, attn_implementation="eager")
-        yield _described(model)
+        yield _describe(model)
 
 
-def _without_dropped(value: Any) -> Any:
+def _without_ignored_keys(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: _without_dropped(held)
+            key: _without_ignored_keys(held)
             for key, held in value.items()
-            if not any(word in key for word in DROPPED)
+            if not any(word in key for word in IGNORED_KEYS)
         }
-    return [_without_dropped(held) for held in value] if isinstance(value, list) else value
+    return [_without_ignored_keys(held) for held in value] if isinstance(value, list) else value
 
 
-def _listed(config: dict[str, Any]) -> list[str]:
+def _architectures(config: dict[str, Any]) -> list[str]:
     listed = config.get("architectures")
     names = listed[:4] if isinstance(listed, list) else []
     return [name for name in names if isinstance(name, str) and name.isidentifier()]
@@ -130,16 +134,16 @@ def _config_class(
     if model_type is None and named:
         return named[0].config_class
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
-        raise Refused("remote_code" if remote else "unknown_type", _kind(config))
+        raise BuildError("remote_code" if remote else "unknown_type", _model_type(config))
     return transformers.CONFIG_MAPPING[model_type]
 
 
-def _kind(config: dict[str, Any]) -> str:
+def _model_type(config: dict[str, Any]) -> str:
     """What the config says it is for, as a message names it."""
     return str(config.get("model_type") or config.get("architectures"))
 
 
-def _described(model: Any) -> dict[str, Any]:
+def _describe(model: Any) -> dict[str, Any]:
     """The tree of a built model, as `hf_config.BuiltModel` reads it."""
     names: dict[int, list[str]] = defaultdict(list)
     modules = {}
@@ -150,7 +154,7 @@ def _described(model: Any) -> dict[str, Any]:
         "name": type(model).__name__,
         "prefix": model.base_model_prefix,
         "modules": [
-            {"name": first, "aliases": others, "type": _qualified(modules[key])}
+            {"name": first, "aliases": others, "type": _qualified_name(modules[key])}
             for key, (first, *others) in names.items()
         ],
         "parameters": {
@@ -161,5 +165,5 @@ def _described(model: Any) -> dict[str, Any]:
     }
 
 
-def _qualified(module: object) -> str:
+def _qualified_name(module: object) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from palettery.app.checkpoints.read import is_model_config
-from palettery.app.checkpoints.zip_directory import JOIN
+from palettery.app.checkpoints.reader import is_model_config
+from palettery.app.checkpoints.zip_directory import JOIN_SHARDS
 from palettery.app.errors import BadInput
 from palettery.app.settings import read_settings
 from palettery.app.storage.input_files import check_readable
@@ -22,7 +22,7 @@ def stored_files(paths: Sequence[Path], *, digests: bool) -> StoredFiles:
     Raises:
         BadInput: a file cannot be read, or they lie in several folders.
     """
-    files = [file for path in paths for file in expanded(path)]
+    files = [file for path in paths for file in expand_path(path)]
     folders = {_identity(file.parent): file.parent.absolute() for file in files}
     if len(folders) != 1:
         raise BadInput(
@@ -42,7 +42,7 @@ def stored_files(paths: Sequence[Path], *, digests: bool) -> StoredFiles:
     return StoredFiles(open_storage(folder.as_uri()), stored)
 
 
-def expanded(path: Path) -> list[Path]:
+def expand_path(path: Path) -> list[Path]:
     """The files that a path stands for: itself, or the model files of a folder.
 
     Those are its safetensors, or else the checkpoint that transformers wrote before safetensors;
@@ -53,18 +53,18 @@ def expanded(path: Path) -> list[Path]:
     """
     found = [path]
     if _is_folder(path):
-        found = _named(path, "*.safetensors", "*.safetensors.index.json") or _named(
+        found = _model_files(path, "*.safetensors", "*.safetensors.index.json") or _model_files(
             path, "pytorch_model*.bin", "pytorch_model*.bin.index.json"
         )
         if not found:
-            raise BadInput(_nothing_in(path))
-        found += [file for file in _named(path, "config.json") if _is_of_model(file)]
+            raise BadInput(_describe_missing_model(path))
+        found += [file for file in _model_files(path, "config.json") if _is_of_model(file)]
     for file in found:
         check_readable(file)
     return found
 
 
-def _named(folder: Path, *patterns: str) -> list[Path]:
+def _model_files(folder: Path, *patterns: str) -> list[Path]:
     """The files of such names; those that begin with a dot, as `._x` of macOS, are left out."""
     found = (file for pattern in patterns for file in folder.glob(pattern))
     return sorted(file for file in found if not file.name.startswith("."))
@@ -80,10 +80,10 @@ def _is_of_model(config: Path) -> bool:
         return False
 
 
-def _nothing_in(folder: Path) -> str:
+def _describe_missing_model(folder: Path) -> str:
     """Why a folder is no model, and what to do."""
-    if _named(folder, "*.distcp"):
-        return f"{folder} is of torch.distributed.checkpoint (.distcp); {JOIN}"
+    if _model_files(folder, "*.distcp"):
+        return f"{folder} is of torch.distributed.checkpoint (.distcp); {JOIN_SHARDS}"
     return (
         f"no .safetensors file lies in {folder}, and no pytorch_model.bin; name the files of its "
         "checkpoint"

@@ -56,7 +56,7 @@ def infer_modules(tensors: Sequence[StoredTensor], limits: Limits) -> tuple[Modu
         while path not in paths:
             paths[path] = None
             path = path.rpartition(".")[0]
-        check_modules(len(paths), len(tensors), limits)
+        check_module_count(len(paths), len(tensors), limits)
     types = {path: infer_type(path, parameters.get(path, {})) for path in paths}
     if _CONV1D in types.values():
         types |= {
@@ -73,7 +73,7 @@ def infer_modules(tensors: Sequence[StoredTensor], limits: Limits) -> tuple[Modu
     )
 
 
-def check_modules(modules: int, names: int, limits: Limits) -> None:
+def check_module_count(modules: int, names: int, limits: Limits) -> None:
     """Refuse a tree that takes far more memory than the names that it was made of.
 
     Raises:

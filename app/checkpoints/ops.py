@@ -23,7 +23,7 @@ class OpType:
     """Kernels are flattened to two axes before grouping and forming vectors."""
 
 
-REGISTERED: Mapping[str, OpType] = {
+OP_TYPES: Mapping[str, OpType] = {
     op.name: op
     for op in (
         OpType("linear"),

@@ -12,19 +12,19 @@ import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
-from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.json_scanner import quote_text
 from palettery.app.checkpoints.torch_records import (
     FROM_TYPE,
     GLOBALS,
     Builder,
-    Malformed,
-    NotPlain,
+    MalformedPickleError,
     StorageRef,
     TensorClass,
+    UnsupportedPickleError,
+    advice_for,
     dict_key,
-    inner_call,
-    known_way_out,
     parameter,
+    parse_typed_call,
     storage,
 )
 from palettery.app.errors import TooLarge
@@ -39,11 +39,11 @@ _NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
 _CODES = {name: code for code, name in _NAMES.items()}
 _FLOAT = struct.Struct(">d")
 _STOP = ord(".")
-_NOTHING = object()
+_EMPTY = object()
 """Where the memo holds no value."""
 
 
-class Truncated(Malformed):
+class TruncatedPickleError(MalformedPickleError):
     """The bytes end before the pickle does."""
 
 
@@ -75,12 +75,12 @@ class PickleMachine:
         self.stack, self._below, self._memo = [], [], []
         for _ in range(most):
             if self.at >= len(data):
-                raise Truncated("it ends too early")
+                raise TruncatedPickleError("it ends too early")
             code = data[self.at]
             self.at += 1
             if code == _STOP:
                 return self._result()
-            step = _STEPS.get(code)
+            step = _OPCODES.get(code)
             if step is None:
                 raise self._unknown(code)
             step(self)
@@ -91,13 +91,15 @@ class PickleMachine:
 
     def _result(self) -> object:
         if self._below or len(self.stack) != 1:
-            raise Malformed("it leaves more or less than one value")
+            raise MalformedPickleError("it leaves more or less than one value")
         return self.stack[0]
 
     def _unknown(self, code: int) -> Exception:
         if code not in _NAMES:
-            return Malformed(f"an opcode {code:#x}, which there is not")
-        return NotPlain(f"the pickle opcode {_NAMES[code]}, which no state dict needs")
+            return MalformedPickleError(f"an opcode {code:#x}, which there is not")
+        return UnsupportedPickleError(
+            f"the pickle opcode {_NAMES[code]}, which no state dict needs"
+        )
 
     # Bytes
 
@@ -105,7 +107,7 @@ class PickleMachine:
         """The next bytes."""
         start, end = self.at, self.at + size
         if end > len(self._data):
-            raise Truncated("it ends too early")
+            raise TruncatedPickleError("it ends too early")
         self.at = end
         return self._data[start:end]
 
@@ -117,7 +119,7 @@ class PickleMachine:
         """The text up to the next line feed."""
         end = self._data.find(b"\n", self.at)
         if end < 0:
-            raise Truncated("it ends too early")
+            raise TruncatedPickleError("it ends too early")
         return self.take(end + 1 - self.at)[:-1].decode()
 
     # Values
@@ -144,8 +146,8 @@ class PickleMachine:
     def put(self, number: int) -> None:
         """Remember the top of the stack; picklers number from 0 or 1, without gaps."""
         if number > self.at - self._start:
-            raise Malformed("a number in its memo that no pickler has come to")
-        self._memo += [_NOTHING] * (number + 1 - len(self._memo))
+            raise MalformedPickleError("a number in its memo that no pickler has come to")
+        self._memo += [_EMPTY] * (number + 1 - len(self._memo))
         self._memo[number] = self.stack[-1]
 
     def memoize(self) -> None:
@@ -154,8 +156,8 @@ class PickleMachine:
 
     def get(self, number: int) -> None:
         """Put a remembered value on the stack."""
-        if number >= len(self._memo) or self._memo[number] is _NOTHING:
-            raise Malformed("it refers to what it did not make")
+        if number >= len(self._memo) or self._memo[number] is _EMPTY:
+            raise MalformedPickleError("it refers to what it did not make")
         self.stack.append(self._memo[number])
 
     # Containers
@@ -180,14 +182,14 @@ class PickleMachine:
     def join_tuple(self, length: int) -> None:
         """Make a tuple of the top of the stack."""
         if len(self.stack) < length:
-            raise Malformed("a tuple lacks items")
+            raise MalformedPickleError("a tuple lacks items")
         self.stack[-length:] = [tuple(self.stack[-length:])]
 
     def fill_list(self, items: Sequence[object]) -> None:
         """Add items to the list, or to the set, on the stack."""
         target = self.stack[-1]
         if not isinstance(target, list):
-            raise Malformed("it appends to what is no list")
+            raise MalformedPickleError("it appends to what is no list")
         target.extend(items)
 
     def set_item(self) -> None:
@@ -199,7 +201,7 @@ class PickleMachine:
         """Set items of the dict on the stack: keys and values in turn."""
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise Malformed("it sets items of what is no dict")
+            raise MalformedPickleError("it sets items of what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[dict_key(key)] = value
 
@@ -209,8 +211,8 @@ class PickleMachine:
         """Put what stands in for a name on the stack."""
         name, module = self.stack.pop(), self.stack.pop()
         if type(name) is not str or type(module) is not str:
-            raise Malformed("a name that is no text")
-        self.stack.append(_stand_in(f"{module}.{name}"))
+            raise MalformedPickleError("a name that is no text")
+        self.stack.append(_resolve_global(f"{module}.{name}"))
 
     def reduce(self) -> None:
         """Put what a call gives on the stack."""
@@ -219,13 +221,13 @@ class PickleMachine:
 
     def _called(self, function: object, arguments: object) -> object:
         if not isinstance(arguments, tuple):
-            raise Malformed("a call with something else than a tuple")
+            raise MalformedPickleError("a call with something else than a tuple")
         if function is FROM_TYPE:
-            function, arguments = inner_call(arguments)
+            function, arguments = parse_typed_call(arguments)
         if isinstance(function, TensorClass):
             return parameter(arguments)
         if not isinstance(function, Builder):
-            raise Malformed("it calls what cannot be called")
+            raise MalformedPickleError("it calls what cannot be called")
         self._read_by_calls += sum(map(_length, arguments))
         if self._read_by_calls > self.at - self._start:
             raise TooLarge(
@@ -239,14 +241,14 @@ class PickleMachine:
         """Put a new object of a class on the stack."""
         arguments, kind = self.stack.pop(), self.stack.pop()
         if not isinstance(kind, TensorClass) and arguments != ():
-            raise Malformed("it makes an object of what is no class")
+            raise MalformedPickleError("it makes an object of what is no class")
         self.stack.append(self._called(kind, arguments))
 
     def build(self) -> None:
         """Leave out the attributes of an object: an OrderedDict's `_metadata`."""
         self.stack.pop()
         if not isinstance(self.stack[-1], dict):
-            raise Malformed("it sets attributes of what has none")
+            raise MalformedPickleError("it sets attributes of what has none")
 
     def persistent(self) -> None:
         """Put the storage that an id stands for on the stack."""
@@ -254,7 +256,7 @@ class PickleMachine:
         known = self.storages.setdefault(whole.key, whole)
         is_same = known.numel == whole.numel and known.dtype == whole.dtype
         if not is_same and known.size_bytes() != whole.size_bytes():
-            raise Malformed(f"its storage {whole.key} has two sizes")
+            raise MalformedPickleError(f"its storage {whole.key} has two sizes")
         self.stack.append(part)
 
 
@@ -265,15 +267,15 @@ def _length(argument: object) -> int:
     return len(argument) // 8 if isinstance(argument, str | bytes) else 0
 
 
-def _stand_in(name: str) -> object:
+def _resolve_global(name: str) -> object:
     """The inert record for a global; never the global."""
     if name in GLOBALS:
         return GLOBALS[name]
-    named = name if _DOTTED.fullmatch(name) else shown(name)
-    raise NotPlain(f"a pickled {named}: loading it would run code", known_way_out(name))
+    named = name if _DOTTED.fullmatch(name) else quote_text(name)
+    raise UnsupportedPickleError(f"a pickled {named}: loading it would run code", advice_for(name))
 
 
-_STEPS: Mapping[int, Callable[[PickleMachine], object]] = {
+_OPCODES: Mapping[int, Callable[[PickleMachine], object]] = {
     _CODES[name]: step
     for name, step in {
         "PROTO": lambda m: m.take(1),
@@ -316,8 +318,8 @@ _STEPS: Mapping[int, Callable[[PickleMachine], object]] = {
         "EMPTY_DICT": lambda m: m.push({}),
         "SETITEM": PickleMachine.set_item,
         "SETITEMS": lambda m: m.fill_dict(m.since_mark()),
-        "GLOBAL": lambda m: m.push(_stand_in(f"{m.line()}.{m.line()}")),
-        "INST": lambda m: m.push(_stand_in(f"{m.line()}.{m.line()}")),
+        "GLOBAL": lambda m: m.push(_resolve_global(f"{m.line()}.{m.line()}")),
+        "INST": lambda m: m.push(_resolve_global(f"{m.line()}.{m.line()}")),
         "STACK_GLOBAL": PickleMachine.stack_global,
         "REDUCE": PickleMachine.reduce,
         "NEWOBJ": PickleMachine.new_object,

@@ -8,8 +8,8 @@ Source: torch 2.13, `torch/export/pt2_archive/_package.py`.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from palettery.app.checkpoints import pt2_json
-from palettery.app.checkpoints.json_scan import shown
-from palettery.app.checkpoints.pt2_graph import Program, read_program
+from palettery.app.checkpoints.json_scanner import quote_text
+from palettery.app.checkpoints.pt2_graph import GraphSummary, read_graph
 from palettery.app.checkpoints.pt2_json import EXPORT_AGAIN
 from palettery.app.checkpoints.pt2_modules import (
     build_modules,
@@ -19,8 +19,13 @@ from palettery.app.checkpoints.pt2_modules import (
 )
 from palettery.app.checkpoints.pt2_weights import place
 from palettery.app.checkpoints.safetensors import check_name
-from palettery.app.checkpoints.state_dict import VIEWS
-from palettery.app.checkpoints.zip_members import Member, below_root, read_member, read_members
+from palettery.app.checkpoints.state_dict import MAX_VIEW_RATIO
+from palettery.app.checkpoints.zip_members import (
+    ZipMember,
+    read_member,
+    read_members,
+    strip_root_folder,
+)
 from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
@@ -43,13 +48,13 @@ def read_pt2(storage: Storage, file: StoredFile, limits: Limits) -> Checkpoint:
         UnsupportedFormat: written by another version, or with parts that only code can read.
         TooLarge: over a limit.
     """
-    archive = Archive(storage, file, limits)
+    archive = Pt2Archive(storage, file, limits)
     model = archive.model_name()
     archive.check_constants(model)
     weights = _Weights(archive, model)
     program = archive.program(model)
     paths = order_modules(program, weights.by_name, limits)
-    tensors = _tied(_ordered(weights.by_name, paths, program), file)
+    tensors = _merge_tied(_sort_tensors(weights.by_name, paths, program), file)
     states = {name: held.name for held in tensors for name in (held.name, *held.aliases)}
     canonical = canonical_paths(paths, program.types, states)
     return Checkpoint(
@@ -61,7 +66,7 @@ def read_pt2(storage: Storage, file: StoredFile, limits: Limits) -> Checkpoint:
     )
 
 
-class Archive:
+class Pt2Archive:
     """The members of the file, and those that hold its words."""
 
     def __init__(self, storage: Storage, file: StoredFile, limits: Limits) -> None:
@@ -73,14 +78,14 @@ class Archive:
                 f"{file.name} is as torch 2.7 and older wrote it, with pickled weights, and "
                 f"pickles are never opened; load it there and {EXPORT_AGAIN} of torch 2.13"
             )
-        self.members = below_root(members, file.name)
+        self.members = strip_root_folder(members, file.name)
         for mark, wanted in _MARKS.items():
             if (member := self.members.get(mark)) is None and mark == "archive_version":
                 continue
             found = self._read(member)[:_MARK_BYTES] if member else b"nothing"
             if found.strip() != wanted:
                 raise UnsupportedFormat(
-                    f"{self.name}: {mark!r} says {shown(found.decode(errors='replace'))}, and "
+                    f"{self.name}: {mark!r} says {quote_text(found.decode(errors='replace'))}, and "
                     f"must say {wanted.decode()!r}; {EXPORT_AGAIN} of torch 2.13"
                 )
 
@@ -89,7 +94,7 @@ class Archive:
         found = [name for name in self.members if name.startswith("models/")]
         if len(found) != 1 or not found[0].endswith(".json"):
             raise UnsupportedFormat(
-                f"{self.name} holds {len(found)} models ({_listed(found)}); one is read, as "
+                f"{self.name} holds {len(found)} models ({_quote_names(found)}); one is read, as "
                 "torch.export.save writes it: send one model per file"
             )
         name = found[0].removeprefix("models/").removesuffix(".json")
@@ -106,11 +111,11 @@ class Archive:
                 )
         return name
 
-    def program(self, model: str) -> Program:
+    def program(self, model: str) -> GraphSummary:
         """The graph."""
         what = f"{self.name}, models/{model}.json"
         said = pt2_json.parse(self.document(model), what, self.limits, graph=True)
-        return read_program(said, what)
+        return read_graph(said, what)
 
     def config(self, name: str) -> Mapping[str, object]:
         """The one field of a config of weights or constants."""
@@ -127,10 +132,10 @@ class Archive:
         """The tensors that the graph reads beside its states."""
         found = []
         for name, path, said in self._constants(model):
-            what = f"{self.name}, constant {shown(name)}"
+            what = f"{self.name}, constant {quote_text(name)}"
             member = self.members.get(_CONSTANTS + path)
             if member is None or "/" in path:
-                raise InvalidModel(f"{what} lies in no member {shown(path)}; {EXPORT_AGAIN}")
+                raise InvalidModel(f"{what} lies in no member {quote_text(path)}; {EXPORT_AGAIN}")
             found.append(place(name, pt2_json.field(said, "tensor_meta", dict, what), member, what))
         return found
 
@@ -142,28 +147,28 @@ class Archive:
         """Name, member and description of each constant."""
         name = f"{_CONSTANTS}{model}_constants_config.json"
         for key, said in self.config(name).items() if name in self.members else ():
-            what = f"{self.name}, constant {shown(key)}"
+            what = f"{self.name}, constant {quote_text(key)}"
             path = pt2_json.field(said, "path_name", str, what)
             if pt2_json.field(said, "use_pickle", bool, what) or not path.startswith("tensor_"):
                 raise UnsupportedFormat(
-                    f"{what} is an object stored as a pickle ({shown(path)}), and pickles are "
+                    f"{what} is an object stored as a pickle ({quote_text(path)}), and pickles are "
                     "never opened; export the model with plain tensors for constants"
                 )
             yield key, path, said
 
     def _text(self, name: str) -> bytes:
         if (member := self.members.get(name)) is None:
-            raise InvalidModel(f"{self.name} lacks its member {shown(name)}; {EXPORT_AGAIN}")
+            raise InvalidModel(f"{self.name} lacks its member {quote_text(name)}; {EXPORT_AGAIN}")
         return self._read(member)
 
-    def _read(self, member: Member) -> bytes:
+    def _read(self, member: ZipMember) -> bytes:
         return read_member(self._storage, self._path, member, self.limits, name=self.name)
 
 
 class _Weights:
     """Every name in the state dict, and the byte range that it stands for."""
 
-    def __init__(self, archive: Archive, model: str) -> None:
+    def __init__(self, archive: Pt2Archive, model: str) -> None:
         self._archive = archive
         said = archive.config(f"{_WEIGHTS}{model}_weights_config.json")
         if len(said) > archive.limits.tensors:
@@ -177,25 +182,25 @@ class _Weights:
         }
 
     def _weight(self, name: str, said: object) -> StoredTensor:
-        what = f"{self._archive.name}, tensor {shown(name)}"
+        what = f"{self._archive.name}, tensor {quote_text(name)}"
         path = pt2_json.field(said, "path_name", str, what)
         if pt2_json.field(said, "use_pickle", bool, what):
             raise UnsupportedFormat(
-                f"{what} is stored as a pickle ({shown(path)}), as tensor subclasses are, and "
+                f"{what} is stored as a pickle ({quote_text(path)}), as tensor subclasses are, and "
                 "pickles are never opened; make it a plain tensor and export the model again"
             )
         member = self._archive.members.get(_WEIGHTS + path)
         if member is None or "/" in path or not path.startswith("weight_"):
             raise InvalidModel(
-                f"{what} is said to lie in {shown(path)}, which must be a member weight_<number> "
+                f"{what} is said to lie in {quote_text(path)}, which must be a member weight_<number> "
                 f"of {_WEIGHTS} and is none; {EXPORT_AGAIN}"
             )
         meta = pt2_json.field(said, "tensor_meta", dict, what)
         return place(name, meta, member, what)
 
 
-def _ordered(
-    by_name: Mapping[str, StoredTensor], paths: Sequence[str], program: Program
+def _sort_tensors(
+    by_name: Mapping[str, StoredTensor], paths: Sequence[str], program: GraphSummary
 ) -> list[StoredTensor]:
     """Tensors in the order in which the modules of the live model list them."""
     module = {path: number for number, path in enumerate(paths)}
@@ -206,7 +211,7 @@ def _ordered(
     return listed
 
 
-def _tied(listed: Iterable[StoredTensor], file: StoredFile) -> list[StoredTensor]:
+def _merge_tied(listed: Iterable[StoredTensor], file: StoredFile) -> list[StoredTensor]:
     """Tensors of the same bytes and shape as one, under the first name and with aliases.
 
     Raises:
@@ -221,13 +226,13 @@ def _tied(listed: Iterable[StoredTensor], file: StoredFile) -> list[StoredTensor
         for same in found.values()
     ]
     total = sum(held.size_bytes for held in tensors)
-    if total > VIEWS * file.size_bytes:
+    if total > MAX_VIEW_RATIO * file.size_bytes:
         raise TooLarge(
             f"{file.name} of {file.size_bytes:,} bytes holds tensors of {total:,}, as views of "
-            f"the same bytes; {VIEWS} times the file's size is allowed: clone them before export"
+            f"the same bytes; {MAX_VIEW_RATIO} times the file's size is allowed: clone them before export"
         )
     return tensors
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(shown(name) for name in names[:5]) or "none"
+def _quote_names(names: Sequence[str]) -> str:
+    return ", ".join(quote_text(name) for name in names[:5]) or "none"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from palettery.app.checkpoints import pt2_json
-from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.json_scanner import quote_text
 from palettery.app.checkpoints.ops import MULTI_HEAD_ATTENTION, OP_OF_MODULE
 from palettery.app.checkpoints.pt2_json import EXPORT_AGAIN
 from palettery.app.checkpoints.safetensors import check_name
@@ -28,7 +28,7 @@ _LISTS = frozenset(("lstm", "gru", "rnn_tanh", "rnn_relu"))
 
 
 @dataclass
-class Call:
+class FunctionCall:
     """One call of a torch function."""
 
     module: str
@@ -42,7 +42,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Program:
+class GraphSummary:
     """What a graph tells of a model."""
 
     modules: Sequence[str]
@@ -51,10 +51,10 @@ class Program:
     """Path -> fully qualified type, of the modules that ran."""
     states: Sequence[str]
     """Names of parameters and buffers, in order."""
-    calls: Sequence[Call]
+    calls: Sequence[FunctionCall]
 
 
-def read_program(said: Mapping[str, object], what: str) -> Program:
+def read_graph(said: Mapping[str, object], what: str) -> GraphSummary:
     """The program in a parsed models/*.json.
 
     Raises:
@@ -71,18 +71,18 @@ def read_program(said: Mapping[str, object], what: str) -> Program:
             for entry in pt2_json.field(module, "module_call_graph", list, what)
         )
     )
-    walk = _Walk(modules, what)
+    walk = _GraphWalker(modules, what)
     walk.graph(pt2_json.field(module, "graph", dict, what), names)
-    return Program(tuple(modules), walk.types, tuple(names.values()), walk.finished())
+    return GraphSummary(tuple(modules), walk.types, tuple(names.values()), walk.finished())
 
 
 def _check_version(said: Mapping[str, object], what: str) -> None:
     version = pt2_json.field(said, "schema_version", dict, what)
     major = pt2_json.field(version, "major", int, f"{what}, schema_version")
     if major != SCHEMA_MAJOR:
-        written_by = shown(str(said.get("torch_version", "unknown")))
+        written_by = quote_text(str(said.get("torch_version", "unknown")))
         raise UnsupportedFormat(
-            f"{what} has schema version {shown(str(major))}, written by torch {written_by}; "
+            f"{what} has schema version {quote_text(str(major))}, written by torch {written_by}; "
             f"version {SCHEMA_MAJOR} is read: {EXPORT_AGAIN} of torch 2.13"
         )
 
@@ -106,14 +106,14 @@ def _read_signature(signature: Mapping[str, object], what: str) -> dict[str, str
     return names
 
 
-class _Walk:
+class _GraphWalker:
     """Goes through the nodes of a graph and of the graphs within it, in order."""
 
     def __init__(self, modules: Mapping[str, None], what: str) -> None:
         self._modules, self._what = modules, what
         self.types: dict[str, str] = {}
-        self._calls: dict[tuple[str, str], Call] = {}
-        self._overloads: list[tuple[str, str, Call]] = []
+        self._calls: dict[tuple[str, str], FunctionCall] = {}
+        self._overloads: list[tuple[str, str, FunctionCall]] = []
 
     def graph(self, graph: Mapping[str, object], names: Mapping[str, str], depth: int = 0) -> None:
         """Note all calls; `names` are those of the values that are parameters or buffers."""
@@ -130,9 +130,9 @@ class _Walk:
             operands = [name for kind, value in behind for name in _operands(kind, value)]
             for at in inner:
                 nested = pt2_json.field(args[at][1], "graph", dict, what)
-                self.graph(nested, _bound(nested, operands, names, what), depth + 1)
+                self.graph(nested, _bind_operands(nested, operands, names, what), depth + 1)
 
-    def finished(self) -> list[Call]:
+    def finished(self) -> list[FunctionCall]:
         """The calls, in order of their first node.
 
         A graph that was traced from a graph knows overloads only, no functions: there, each node
@@ -140,7 +140,7 @@ class _Walk:
         """
         if any(held.function for held in self._calls.values()) or not self._overloads:
             return [held for held in self._calls.values() if held.function]
-        calls: dict[tuple[str, str], Call] = {}
+        calls: dict[tuple[str, str], FunctionCall] = {}
         for number, (target, type_name, held) in enumerate(self._overloads):
             attends = OP_OF_MODULE.get(type_name) == MULTI_HEAD_ATTENTION
             held.function = MULTI_HEAD_ATTENTION if attends else target
@@ -167,10 +167,10 @@ class _Walk:
             module = next(iter(reads)).rpartition(".")[0]
         if not function or kind == "OpOverload":
             target = pt2_json.field(node, "target", str, what).removeprefix("torch.ops.aten.")
-            call = Call(module, instance, "", reads)
+            call = FunctionCall(module, instance, "", reads)
             self._overloads.append((target.partition(".")[0], self.types.get(module, ""), call))
         else:
-            call = Call(module, instance, function)
+            call = FunctionCall(module, instance, function)
             self._calls.setdefault((instance, told or ""), call).reads.update(reads)
 
     def _innermost(self, stack: object, what: str) -> tuple[str, str]:
@@ -182,7 +182,7 @@ class _Walk:
             parts = _split(entry)
             if len(parts) != 3:
                 raise InvalidModel(
-                    f"{what}: {shown(entry)} in 'nn_module_stack' is not a key, a path and a "
+                    f"{what}: {quote_text(entry)} in 'nn_module_stack' is not a key, a path and a "
                     f"type; {EXPORT_AGAIN}"
                 )
             key, path, type_name = parts
@@ -219,7 +219,7 @@ def _tensors(args: Sequence[tuple[str, object]], function: str) -> Iterator[str]
             yield from _names(value.get("as_tensor"))
 
 
-def _bound(
+def _bind_operands(
     graph: Mapping[str, object],
     operands: Sequence[str],
     names: Mapping[str, str],

@@ -3,7 +3,7 @@
 import json
 from typing import TypeVar
 
-from palettery.app.checkpoints.json_scan import check_values, shown_value, unique
+from palettery.app.checkpoints.json_scanner import check_value_count, quote_json, unique_keys
 from palettery.app.errors import InvalidModel
 from palettery.app.settings import Limits
 
@@ -11,8 +11,8 @@ EXPORT_AGAIN = "export the model again with torch.export.save"
 
 Kind = TypeVar("Kind", str, int, bool, list[object], dict[str, object])
 
-_WITHOUT_USE = frozenset(("stack_trace", "from_node", "source_fn_stack", "custom", "outputs"))
-_WORDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list"}
+_UNUSED_FIELDS = frozenset(("stack_trace", "from_node", "source_fn_stack", "custom", "outputs"))
+_TYPE_NAMES = {str: "a text", int: "a whole number", bool: "true or false", list: "a list"}
 
 
 def parse(data: bytes, what: str, limits: Limits, *, graph: bool = False) -> dict[str, object]:
@@ -26,9 +26,11 @@ def parse(data: bytes, what: str, limits: Limits, *, graph: bool = False) -> dic
     """
     try:
         text = data.decode()
-        check_values(text, limits, what)
+        check_value_count(text, limits, what)
         found = json.loads(
-            text, object_pairs_hook=_pruned if graph else unique, parse_constant=_number
+            text,
+            object_pairs_hook=_drop_unused_fields if graph else unique_keys,
+            parse_constant=_number,
         )
     except RecursionError as error:
         raise InvalidModel(f"{what} is nested too deep; {EXPORT_AGAIN}") from error
@@ -48,8 +50,8 @@ def field(said: object, key: str, kind: type[Kind], what: str) -> Kind:
     value = said.get(key) if isinstance(said, dict) else None
     if type(value) is not kind:
         raise InvalidModel(
-            f"{what}: {key!r} must be {_WORDS.get(kind, 'an object')}, got "
-            f"{shown_value(value)}; {EXPORT_AGAIN}"
+            f"{what}: {key!r} must be {_TYPE_NAMES.get(kind, 'an object')}, got "
+            f"{quote_json(value)}; {EXPORT_AGAIN}"
         )
     return value
 
@@ -59,11 +61,11 @@ def _number(text: str) -> float:
     return float(text)
 
 
-def _pruned(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _drop_unused_fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object without the fields that nothing reads; empty where it describes a tensor."""
-    found = unique(pairs)
+    found = unique_keys(pairs)
     if "sizes" in found and "layout" in found:
         return {}
-    if not _WITHOUT_USE.isdisjoint(found):
-        return {key: value for key, value in found.items() if key not in _WITHOUT_USE}
+    if not _UNUSED_FIELDS.isdisjoint(found):
+        return {key: value for key, value in found.items() if key not in _UNUSED_FIELDS}
     return found

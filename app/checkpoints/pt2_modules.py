@@ -3,9 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from palettery.app.checkpoints.module_types import check_modules
+from palettery.app.checkpoints.module_types import check_module_count
 from palettery.app.checkpoints.ops import MULTI_HEAD_ATTENTION, OP_OF_MODULE
-from palettery.app.checkpoints.pt2_graph import Program
+from palettery.app.checkpoints.pt2_graph import GraphSummary
 from palettery.app.settings import Limits
 from palettery.schemas.checkpoint import Module, Op
 
@@ -17,7 +17,7 @@ Children = Mapping[str, Sequence[str]]
 """Path -> the paths of its children, in order."""
 
 
-def order_modules(program: Program, names: Iterable[str], limits: Limits) -> list[str]:
+def order_modules(program: GraphSummary, names: Iterable[str], limits: Limits) -> list[str]:
     """Paths of all modules, depth first, siblings as registered; the graph lists most of them.
 
     Raises:
@@ -34,7 +34,7 @@ def order_modules(program: Program, names: Iterable[str], limits: Limits) -> lis
         for new in reversed(missing):
             children[new] = []
             children[new.rpartition(".")[0]].append(new)
-        check_modules(len(children), listed, limits)
+        check_module_count(len(children), listed, limits)
     ordered, waiting = [], [""]
     while waiting:
         path = waiting.pop()
@@ -102,7 +102,7 @@ def build_modules(
 
 
 def build_ops(
-    program: Program, canonical: Mapping[str, str], states: Mapping[str, str]
+    program: GraphSummary, canonical: Mapping[str, str], states: Mapping[str, str]
 ) -> tuple[Op, ...]:
     """The ops that read tensors, named as coreai-opt names them.
 

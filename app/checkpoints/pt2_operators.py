@@ -14,9 +14,9 @@ from pathlib import Path
 
 from palettery.app.checkpoints.pt2_schema import Graph, NamedArgument, Node
 
-LIST = Path(__file__).with_name("operators.txt")
+OPERATORS_FILE = Path(__file__).with_name("operators.txt")
 ATEN = "torch.ops.aten."
-CONTROL = frozenset(
+HIGHER_ORDER = frozenset(
     (
         "torch.ops.higher_order.wrap_with_set_grad_enabled",
         "torch.ops.higher_order.wrap_with_autocast",
@@ -33,8 +33,10 @@ NUMERIC = frozenset(
     )
 )
 """Functions of numbers, such as sizes."""
-NUMBERS = frozenset(("as_int", "as_float", "as_bool", "as_sym_int", "as_sym_float", "as_sym_bool"))
-WORKED_OUT = re.compile(
+NUMBER_FIELDS = frozenset(
+    ("as_int", "as_float", "as_bool", "as_sym_int", "as_sym_float", "as_sym_bool")
+)
+PURE_OPERATORS = re.compile(
     r"torch\.ops\.aten\.(?!.*batch_norm|seed|.*fake_quant)_?[a-z0-9_]*[a-z0-9]\.default"
 )
 """Operators beyond the list that can be left out where nothing uses what they compute."""
@@ -44,14 +46,14 @@ _ARGUMENT = re.compile(
 )
 
 _KINDS: Mapping[str, frozenset[str]] = {
-    "Tensor": NUMBERS | {"as_tensor", "as_complex"},  # as in x + 1
+    "Tensor": NUMBER_FIELDS | {"as_tensor", "as_complex"},  # as in x + 1
     "Tensor[]": frozenset(("as_tensors",)),
     "Tensor?[]": frozenset(("as_tensors", "as_optional_tensors")),
     "int": frozenset(("as_int", "as_sym_int")),
     "int[]": frozenset(("as_int", "as_sym_int", "as_ints", "as_sym_ints")),
     "float": frozenset(("as_float", "as_int", "as_sym_float", "as_sym_int")),
     "float[]": frozenset(("as_float", "as_floats", "as_sym_floats", "as_ints", "as_sym_ints")),
-    "Scalar": NUMBERS | {"as_complex"},
+    "Scalar": NUMBER_FIELDS | {"as_complex"},
     "bool": frozenset(("as_bool", "as_sym_bool")),
     "str": frozenset(("as_string",)),
     "ScalarType": frozenset(("as_scalar_type",)),
@@ -61,7 +63,7 @@ _KINDS: Mapping[str, frozenset[str]] = {
     "Generator": frozenset(()),
 }
 """Type of an argument -> fields that may hold it."""
-OPTIONAL = (frozenset(("as_none",)), frozenset(("as_none", "as_optional_tensor")))
+NONE_FIELDS = (frozenset(("as_none",)), frozenset(("as_none", "as_optional_tensor")))
 """Fields that may hold what may be left out: of any type, and of a tensor."""
 
 
@@ -86,26 +88,26 @@ class Operator:
             kind = self.types.get(given.name)
             if kind is None:
                 return f"an argument {given.name!r} that it does not take"
-            if not takes(kind, given.arg.kind()):
+            if not accepts_field(kind, given.arg.kind()):
                 return f"{given.arg.kind()!r} for its argument {given.name!r}, a {kind}"
         return None
 
 
-def takes(kind: str, field: str) -> bool:
+def accepts_field(kind: str, field: str) -> bool:
     """Whether an argument of a type may be written as a field of `Argument`."""
     plain = kind.removesuffix("?")
-    return field in _KINDS[plain] or (plain != kind and field in OPTIONAL[plain == "Tensor"])
+    return field in _KINDS[plain] or (plain != kind and field in NONE_FIELDS[plain == "Tensor"])
 
 
 @cache
 def operators() -> Mapping[str, Operator]:
     """Target -> the operator, of all that are listed."""
-    lines = LIST.read_text("utf-8").splitlines()
-    found = (_operator(line) for line in lines if line and not line.startswith("#"))
+    lines = OPERATORS_FILE.read_text("utf-8").splitlines()
+    found = (_parse_declaration(line) for line in lines if line and not line.startswith("#"))
     return {ATEN + name: operator for name, operator in found}
 
 
-def _operator(line: str) -> tuple[str, Operator]:
+def _parse_declaration(line: str) -> tuple[str, Operator]:
     declared = _DECLARATION.fullmatch(line)
     assert declared is not None, line  # noqa: S101 - the list is ours, and tested
     types, required, written = {}, [], []
@@ -129,11 +131,11 @@ def has_effects(node: Node) -> bool:
     """Whether a node does more than to compute its values, or may do so for all that is known."""
     if node.target in NUMERIC:
         return False
-    if node.target in CONTROL:
+    if node.target in HIGHER_ORDER:
         return any(has_effects(inner) for graph in node.graphs() for inner in graph.nodes)
     operator = operators().get(node.target)
     if operator is None:
-        return WORKED_OUT.fullmatch(node.target) is None
+        return PURE_OPERATORS.fullmatch(node.target) is None
     computes = any(any(output.names()) for output in node.outputs)
     return not computes or bool(operator.written) or "_assert" in node.target
 
@@ -158,11 +160,11 @@ def _problem(node: Node, fixed: Set[str]) -> str | None:
         ):
             wrong = "an input or a parameter to change in place"
         return wrong and f"the graph calls {label} with {wrong}"
-    if node.target in CONTROL:
+    if node.target in HIGHER_ORDER:
         return None
     if node.target in NUMERIC:
         kinds = {given.arg.kind() for given in node.inputs}
-        is_numeric = kinds <= NUMBERS or (
+        is_numeric = kinds <= NUMBER_FIELDS or (
             node.target == "torch.sym_sum" and kinds <= {"as_sym_ints"}
         )
         return None if is_numeric else f"the graph calls {label} with more than numbers"

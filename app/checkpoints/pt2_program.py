@@ -8,72 +8,72 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
+from palettery.app.checkpoints.pt2_pytrees import check_tree
 from palettery.app.checkpoints.pt2_schema import (
     Argument,
-    Closed,
+    ClosedModel,
     Expression,
     Graph,
     Int,
-    Named,
-    Nothing,
     Number,
-    OneOf,
-    Value,
-    Word,
+    OmittedFields,
+    OptionText,
+    SingleFieldModel,
+    TensorArgument,
+    ValueName,
 )
-from palettery.app.checkpoints.pt2_trees import check_tree
 
 Tree = Annotated[str, AfterValidator(check_tree)]
-State = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_length=1000)]
+StateName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_length=1000)]
 """Name of a parameter, a buffer or a constant."""
 
 
-class UserInput(Closed):
+class UserInput(ClosedModel):
     """An input that the caller gives."""
 
     arg: Argument
 
 
-class Parameter(Closed):
+class Parameter(ClosedModel):
     """An input that is a parameter."""
 
-    arg: Named
-    parameter_name: State
+    arg: TensorArgument
+    parameter_name: StateName
 
 
-class Buffer(Closed):
+class Buffer(ClosedModel):
     """An input that is a buffer."""
 
-    arg: Named
-    buffer_name: State
+    arg: TensorArgument
+    buffer_name: StateName
     persistent: bool
 
 
-class TensorConstant(Closed):
+class TensorConstant(ClosedModel):
     """An input that is a constant tensor."""
 
-    arg: Named
-    tensor_constant_name: State
+    arg: TensorArgument
+    tensor_constant_name: StateName
 
 
-class Constant(OneOf):
+class Constant(SingleFieldModel):
     """A constant that is no tensor."""
 
     as_none: bool | None = None
     as_int: Int | None = None
     as_float: Number | None = None
-    as_string: Word | None = None
+    as_string: OptionText | None = None
     as_bool: bool | None = None
 
 
-class ConstantInput(Closed):
+class ConstantInput(ClosedModel):
     """An input that is such a constant."""
 
-    name: Value
+    name: ValueName
     value: Constant
 
 
-class InputSpec(OneOf):
+class InputSpec(SingleFieldModel):
     """What an input of the graph is."""
 
     user_input: UserInput | None = None
@@ -83,84 +83,84 @@ class InputSpec(OneOf):
     constant_input: ConstantInput | None = None
 
 
-class BufferMutation(Closed):
+class BufferMutation(ClosedModel):
     """An output that becomes a buffer's next value."""
 
-    arg: Named
-    buffer_name: State
+    arg: TensorArgument
+    buffer_name: StateName
 
 
-class OutputSpec(OneOf):
+class OutputSpec(SingleFieldModel):
     """What an output of the graph is."""
 
     user_output: UserInput | None = None
     buffer_mutation: BufferMutation | None = None
 
 
-class Signature(Closed):
+class Signature(ClosedModel):
     """What the inputs and outputs of the graph are."""
 
     input_specs: list[InputSpec]
     output_specs: list[OutputSpec]
 
 
-class Range(Closed):
+class SizeRange(ClosedModel):
     """Bounds of a size left open."""
 
     min_val: Int | None
     max_val: Int | None
 
 
-class CallSignature(Closed):
+class CallSignature(ClosedModel):
     """How a module is called."""
 
     inputs: list[Argument]
     outputs: list[Argument]
     in_spec: Tree
     out_spec: Tree
-    forward_arg_names: list[Value] | None = None
+    forward_arg_names: list[ValueName] | None = None
 
 
-class Call(Closed):
+class ModuleCall(ClosedModel):
     """A module that can be called."""
 
     fqn: Literal[""]
     signature: CallSignature | None = None
 
 
-def _root_alone(calls: object) -> object:
+def _root_call(calls: object) -> object:
     """How the model itself is called; its modules are of no use to who runs it."""
     if not isinstance(calls, list):
         return calls
     return [call for call in calls if isinstance(call, dict) and call.get("fqn") == ""]
 
 
-class GraphModule(Closed):
+class GraphModule(ClosedModel):
     """The graph, and how it is called."""
 
     graph: Graph
     signature: Signature
     module_call_graph: Annotated[
-        list[Call], BeforeValidator(_root_alone), Field(min_length=1, max_length=1)
+        list[ModuleCall], BeforeValidator(_root_call), Field(min_length=1, max_length=1)
     ]
-    metadata: Nothing = Field(default_factory=dict)
-    treespec_namedtuple_fields: Nothing = Field(default_factory=dict)
+    metadata: OmittedFields = Field(default_factory=dict)
+    treespec_namedtuple_fields: OmittedFields = Field(default_factory=dict)
 
 
-class Version(Closed):
+class SchemaVersion(ClosedModel):
     """Of the schema."""
 
     major: Literal[8]
     minor: Int
 
 
-class RunnableProgram(Closed):
+class RunnableProgram(ClosedModel):
     """A whole exported program, without its weights."""
 
     graph_module: GraphModule
     opset_version: dict[Literal["aten"], int]
-    range_constraints: dict[Expression, Range]
-    schema_version: Version
+    range_constraints: dict[Expression, SizeRange]
+    schema_version: SchemaVersion
     verifiers: list[Literal["TRAINING", "ATEN", "EDGE"]]
     torch_version: Annotated[str, StringConstraints(pattern=r"^[a-z0-9.+<=-]*$", max_length=50)]
     guards_code: Annotated[list[str], BeforeValidator(lambda _: [])] = Field(default_factory=list)

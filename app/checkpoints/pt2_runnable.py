@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from palettery.app.checkpoints import pt2_json
-from palettery.app.checkpoints.pt2 import Archive
-from palettery.app.checkpoints.pt2_liveness import without_dead_nodes
+from palettery.app.checkpoints.pt2 import Pt2Archive
+from palettery.app.checkpoints.pt2_dead_nodes import remove_dead_nodes
 from palettery.app.checkpoints.pt2_numbers import check_numbers
 from palettery.app.checkpoints.pt2_operators import problems
 from palettery.app.checkpoints.pt2_program import RunnableProgram
@@ -37,14 +37,14 @@ def read_runnable(storage: Storage, file: StoredFile, limits: Limits) -> Runnabl
         InvalidModel, TooLarge: see `read_pt2`.
         UnsupportedFormat: it holds something that cannot be handed to torch; says what and where.
     """
-    archive = Archive(storage, file, limits)
+    archive = Pt2Archive(storage, file, limits)
     model = archive.model_name()
     constants = archive.constants(model)
     what = f"{file.name}, models/{model}.json"
     document = pt2_json.parse(archive.document(model), what, limits)
     try:
         program = _program(document, what)
-        program = program.with_graph(without_dead_nodes(program.graph_module.graph))
+        program = program.with_graph(remove_dead_nodes(program.graph_module.graph))
         _check_calls(program, what)
     except RecursionError as error:
         raise UnsupportedFormat(

@@ -23,17 +23,17 @@ from palettery.app.checkpoints.pt2_expressions import check_expression
 Int = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
 
 
-class Closed(BaseModel):
+class ClosedModel(BaseModel):
     """A model that knows all its fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class OneOf(Closed):
+class SingleFieldModel(ClosedModel):
     """An object with a single field, whose name says what it holds."""
 
     @model_validator(mode="after")
-    def _check_one(self) -> "OneOf":
+    def _check_one(self) -> "SingleFieldModel":
         if len(self.model_fields_set) != 1:
             raise ValueError("must have a single field")
         return self
@@ -48,25 +48,25 @@ class OneOf(Closed):
 
 
 Expression = Annotated[str, AfterValidator(check_expression)]
-Value = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=1000)]
+ValueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=1000)]
 """Name of what a node gives."""
-Word = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00]*$", max_length=1000)]
+OptionText = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00]*$", max_length=1000)]
 """An option of an operator, such as `tanh`, an equation, what an assertion says; no file."""
 Target = Annotated[str, StringConstraints(pattern=r"^[ -~]+$", max_length=1000)]
 """What a node calls."""
 Number = Annotated[float, Field(strict=False)]
-Nothing = Annotated[dict[str, object], BeforeValidator(lambda _: {})]
+OmittedFields = Annotated[dict[str, object], BeforeValidator(lambda _: {})]
 """What is left out of a graph that is written anew."""
 
 
-class Device(Closed):
+class Device(ClosedModel):
     """All is computed here, wherever the model was."""
 
     type: Annotated[Literal["cpu"], BeforeValidator(lambda _: "cpu")]
     index: Annotated[None, BeforeValidator(lambda _: None)] = None
 
 
-class Hint(OneOf):
+class Hint(SingleFieldModel):
     """What an expression came to when the model was exported."""
 
     as_int: Int | None = None
@@ -74,35 +74,35 @@ class Hint(OneOf):
     as_float: Number | None = None
 
 
-class SymExpr(Closed):
+class SymExpr(ClosedModel):
     """An expression of sizes."""
 
     expr_str: Expression
     hint: Hint | None = None
 
 
-class SymInt(OneOf):
+class SymInt(SingleFieldModel):
     """A whole number, or an expression."""
 
     as_expr: SymExpr | None = None
     as_int: Int | None = None
 
 
-class SymFloat(OneOf):
+class SymFloat(SingleFieldModel):
     """A number, or an expression."""
 
     as_expr: SymExpr | None = None
     as_float: Number | None = None
 
 
-class SymBool(OneOf):
+class SymBool(SingleFieldModel):
     """True, false, or an expression."""
 
     as_expr: SymExpr | None = None
     as_bool: bool | None = None
 
 
-class TensorMeta(Closed):
+class TensorMeta(ClosedModel):
     """Type, sizes and layout of a tensor."""
 
     dtype: Int
@@ -114,66 +114,66 @@ class TensorMeta(Closed):
     layout: Literal[7]
 
 
-class Named(Closed):
+class TensorArgument(ClosedModel):
     """A value, by its name."""
 
-    name: Value
+    name: ValueName
 
 
-class SymIntArgument(OneOf):
+class SymIntArgument(SingleFieldModel):
     """A whole number, or the name of one."""
 
-    as_name: Value | None = None
+    as_name: ValueName | None = None
     as_int: Int | None = None
 
 
-class SymFloatArgument(OneOf):
+class SymFloatArgument(SingleFieldModel):
     """A number, or the name of one."""
 
-    as_name: Value | None = None
+    as_name: ValueName | None = None
     as_float: Number | None = None
 
 
-class SymBoolArgument(OneOf):
+class SymBoolArgument(SingleFieldModel):
     """True, false, or the name of a value."""
 
-    as_name: Value | None = None
+    as_name: ValueName | None = None
     as_bool: bool | None = None
 
 
-class OptionalTensor(OneOf):
+class OptionalTensorArgument(SingleFieldModel):
     """A tensor, or none."""
 
-    as_tensor: Named | None = None
+    as_tensor: TensorArgument | None = None
     as_none: bool | None = None
 
 
-class Complex(Closed):
+class Complex(ClosedModel):
     """A complex number."""
 
     real: Number
     imag: Number
 
 
-class GraphArgument(Closed):
+class GraphArgument(ClosedModel):
     """A graph that a node calls."""
 
-    name: Value
+    name: ValueName
     graph: "Graph"
 
 
-class Argument(OneOf):
+class Argument(SingleFieldModel):
     """One argument of a node, or one of its results."""
 
     as_none: bool | None = None
-    as_tensor: Named | None = None
-    as_tensors: list[Named] | None = None
+    as_tensor: TensorArgument | None = None
+    as_tensors: list[TensorArgument] | None = None
     as_int: Int | None = None
     as_ints: list[Int] | None = None
     as_float: Number | None = None
     as_floats: list[Number] | None = None
-    as_string: Word | None = None
-    as_strings: list[Word] | None = None
+    as_string: OptionText | None = None
+    as_strings: list[OptionText] | None = None
     as_sym_int: SymIntArgument | None = None
     as_sym_ints: list[SymIntArgument] | None = None
     as_scalar_type: Int | None = None
@@ -185,12 +185,12 @@ class Argument(OneOf):
     as_sym_bool: SymBoolArgument | None = None
     as_sym_bools: list[SymBoolArgument] | None = None
     as_graph: GraphArgument | None = None
-    as_optional_tensors: list[OptionalTensor] | None = None
-    as_optional_tensor: OptionalTensor | None = None
+    as_optional_tensors: list[OptionalTensorArgument] | None = None
+    as_optional_tensor: OptionalTensorArgument | None = None
     as_sym_float: SymFloatArgument | None = None
     as_sym_floats: list[SymFloatArgument] | None = None
     as_complex: Complex | None = None
-    as_nested_tensors: list[list[Named]] | None = None
+    as_nested_tensors: list[list[TensorArgument]] | None = None
     as_int_lists: list[list[Int]] | None = None
     as_float_lists: list[list[Number]] | None = None
 
@@ -201,9 +201,9 @@ class Argument(OneOf):
 
 def _names(value: object) -> Iterator[str]:
     match value:
-        case Named():
+        case TensorArgument():
             yield value.name
-        case OptionalTensor():
+        case OptionalTensorArgument():
             yield from _names(value.as_tensor)
         case SymIntArgument() | SymFloatArgument() | SymBoolArgument() if value.as_name is not None:
             yield value.as_name
@@ -212,7 +212,7 @@ def _names(value: object) -> Iterator[str]:
                 yield from _names(each)
 
 
-class NamedArgument(Closed):
+class NamedArgument(ClosedModel):
     """An argument with the name that its operator knows it by."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]*$", max_length=100)]
@@ -220,15 +220,15 @@ class NamedArgument(Closed):
     kind: Literal[0, 1, 2] | None = None
 
 
-class Node(Closed):
+class Node(ClosedModel):
     """A call of an operator."""
 
     target: Target
     inputs: list[NamedArgument]
     outputs: list[Argument]
-    metadata: Nothing = Field(default_factory=dict)
+    metadata: OmittedFields = Field(default_factory=dict)
     is_hop_single_tensor_return: bool | None = None
-    name: Value | None = None
+    name: ValueName | None = None
 
     def reads(self) -> Iterator[str]:
         """The values that it computes with."""
@@ -250,17 +250,17 @@ class Node(Closed):
         return next(self.gives(), "without a name")
 
 
-class Graph(Closed):
+class Graph(ClosedModel):
     """Inputs, calls and outputs."""
 
     inputs: list[Argument]
     outputs: list[Argument]
     nodes: list[Node]
-    tensor_values: dict[Value, TensorMeta]
-    sym_int_values: dict[Value, SymInt]
-    sym_bool_values: dict[Value, SymBool]
+    tensor_values: dict[ValueName, TensorMeta]
+    sym_int_values: dict[ValueName, SymInt]
+    sym_bool_values: dict[ValueName, SymBool]
     is_single_tensor_return: bool = False
     custom_obj_values: Annotated[dict[str, object], Field(max_length=0)] = Field(
         default_factory=dict
     )
-    sym_float_values: dict[Value, SymFloat] = Field(default_factory=dict)
+    sym_float_values: dict[ValueName, SymFloat] = Field(default_factory=dict)

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 
 from palettery.app.checkpoints import pt2_json
 from palettery.app.checkpoints.dtypes import DTYPE_BITS, DTYPES
-from palettery.app.checkpoints.json_scan import shown, shown_value
+from palettery.app.checkpoints.json_scanner import quote_json, quote_text
 from palettery.app.checkpoints.pt2_json import EXPORT_AGAIN
-from palettery.app.checkpoints.safetensors import RANK, shown_shape
+from palettery.app.checkpoints.safetensors import RANK, format_shape
 from palettery.app.checkpoints.state_dict import is_row_major
-from palettery.app.checkpoints.zip_members import Member
+from palettery.app.checkpoints.zip_members import ZipMember
 from palettery.app.errors import InvalidModel, UnsupportedFormat
 from palettery.schemas.checkpoint import StoredTensor
 
-NUMBERED: Mapping[int, str] = {
+DTYPE_OF_NUMBER: Mapping[int, str] = {
     dtype.number: name for name, dtype in DTYPES.items() if dtype.number is not None
 }
 """Number of a dtype in the graph schema -> its safetensors name, of those that have one."""
@@ -20,7 +20,7 @@ NUMBERED: Mapping[int, str] = {
 _STRIDED = 7
 
 
-def place(name: str, meta: Mapping[str, object], member: Member, what: str) -> StoredTensor:
+def place(name: str, meta: Mapping[str, object], member: ZipMember, what: str) -> StoredTensor:
     """A tensor as the byte range that its shape and strides reach in a member.
 
     Raises:
@@ -43,7 +43,7 @@ def place(name: str, meta: Mapping[str, object], member: Member, what: str) -> S
     reach = _reach(shape, steps, what)
     if (skipped + reach) * item_bytes > member.size_bytes:
         raise InvalidModel(
-            f"{what} of shape {shown_shape(shape)} and strides {shown_shape(strides)} reaches "
+            f"{what} of shape {format_shape(shape)} and strides {format_shape(strides)} reaches "
             f"beyond the {member.size_bytes:,} bytes of its storage; {EXPORT_AGAIN}"
         )
     return StoredTensor(
@@ -59,12 +59,12 @@ def place(name: str, meta: Mapping[str, object], member: Member, what: str) -> S
 
 def _dtype(meta: Mapping[str, object], what: str) -> str:
     code = pt2_json.field(meta, "dtype", int, what)
-    if code not in NUMBERED:
+    if code not in DTYPE_OF_NUMBER:
         raise UnsupportedFormat(
-            f"{what} has the dtype with number {shown(str(code))}, which safetensors lacks; "
-            f"convert it to one of {', '.join(NUMBERED.values())}"
+            f"{what} has the dtype with number {quote_text(str(code))}, which safetensors lacks; "
+            f"convert it to one of {', '.join(DTYPE_OF_NUMBER.values())}"
         )
-    return NUMBERED[code]
+    return DTYPE_OF_NUMBER[code]
 
 
 def _counts(said: Sequence[object], key: str, what: str) -> tuple[int, ...]:
@@ -76,7 +76,7 @@ def _counts(said: Sequence[object], key: str, what: str) -> tuple[int, ...]:
             symbolic = isinstance(value, dict) and "as_expr" in value
             raise InvalidModel(
                 f"{what} has {key} with {'a symbolic expression' if symbolic else 'no number'} in "
-                f"it ({shown_value(value)}); a weight's must be plain whole numbers from 0, "
+                f"it ({quote_json(value)}); a weight's must be plain whole numbers from 0, "
                 f"and expressions are never evaluated: {EXPORT_AGAIN}"
             )
         found.append(number)
@@ -91,7 +91,7 @@ def _reach(shape: Sequence[int], steps: Sequence[int], what: str) -> int:
     for step, length in sorted(zip(steps, shape, strict=True)):
         if length > 1 and step < reach:
             raise InvalidModel(
-                f"{what} of shape {shown_shape(shape)} has strides {shown_shape(steps)}, so that "
+                f"{what} of shape {format_shape(shape)} has strides {format_shape(steps)}, so that "
                 "its elements share bytes; call .contiguous() on it and export the model again"
             )
         reach += step * (length - 1)

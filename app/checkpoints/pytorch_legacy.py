@@ -10,11 +10,11 @@ in `torch/csrc/serialization.cpp`, of torch 2.13.
 
 from collections.abc import Mapping
 
-from palettery.app.checkpoints.json_scan import shown
-from palettery.app.checkpoints.pickle_machine import PickleMachine, Truncated
-from palettery.app.checkpoints.restricted_pickle import damaged, run
-from palettery.app.checkpoints.scattered import Piece, read_pieces
-from palettery.app.checkpoints.state_dict import Pickled, Place, Warn, read_state_dict
+from palettery.app.checkpoints.json_scanner import quote_text
+from palettery.app.checkpoints.pickle_machine import PickleMachine, TruncatedPickleError
+from palettery.app.checkpoints.ranged_reads import FileRange, read_ranges
+from palettery.app.checkpoints.restricted_pickle import damaged_pickle, run
+from palettery.app.checkpoints.state_dict import PickledCheckpoint, Warn, read_state_dict
 from palettery.app.checkpoints.torch_records import StorageRef
 from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
@@ -51,9 +51,9 @@ def read_pytorch_legacy(
     """
     file_bytes = storage.size_bytes(path)
     machine, top, keys = _read_pickles(storage, path, file_bytes, limits, name)
-    places = _places(keys, machine.storages, machine.at, file_bytes, name)
+    places = _locate_storages(keys, machine.storages, machine.at, file_bytes, name)
     _check_counts(storage, path, places, machine.storages, name)
-    pickled = Pickled(name, top, machine.at, places, file_bytes)
+    pickled = PickledCheckpoint(name, top, machine.at, places, file_bytes)
     return read_state_dict(pickled, limits, file, warn)
 
 
@@ -73,9 +73,9 @@ def _read_pickles(
                     "the only one that there was; fetch or save the file again"
                 )
             top, keys = run(machine, name), run(machine, name)
-        except Truncated as error:
+        except TruncatedPickleError as error:
             if size == file_bytes:
-                raise damaged(name, str(error)) from error
+                raise damaged_pickle(name, str(error)) from error
             if size == limits.header_bytes:
                 raise TooLarge(
                     f"{name}: its pickles take over {size:,} bytes; "
@@ -86,22 +86,22 @@ def _read_pickles(
             return machine, top, keys
 
 
-def _places(
+def _locate_storages(
     keys: object, storages: Mapping[str, StorageRef], start: int, file_bytes: int, name: str
-) -> dict[str, Place]:
+) -> dict[str, FileRange]:
     """Where each storage lies: one behind the other, to the end of the file."""
     if not isinstance(keys, list):
-        raise damaged(name, "its storages have no list of keys")
-    places: dict[str, Place] = {}
+        raise damaged_pickle(name, "its storages have no list of keys")
+    places: dict[str, FileRange] = {}
     at = start
     for key in keys:
         if not isinstance(key, str) or key not in storages or key in places:
             raise InvalidModel(
-                f"{name}: its list of storages names {shown(str(key)[:100])}, which no tensor lies "
+                f"{name}: its list of storages names {quote_text(str(key)[:100])}, which no tensor lies "
                 f"in, or which it named before; {_AGAIN}"
             )
         size_bytes = storages[key].size_bytes()
-        places[key] = Place(at + _COUNT_BYTES, size_bytes)
+        places[key] = FileRange(at + _COUNT_BYTES, size_bytes)
         at += _COUNT_BYTES + size_bytes
     if at != file_bytes:
         fault = "is truncated" if at > file_bytes else "holds bytes behind its end"
@@ -115,16 +115,16 @@ def _places(
 def _check_counts(
     storage: Storage,
     path: str,
-    places: Mapping[str, Place],
+    places: Mapping[str, FileRange],
     storages: Mapping[str, StorageRef],
     name: str,
 ) -> None:
     """That each storage begins with its count of elements."""
-    counts = [Piece(place.offset - _COUNT_BYTES, _COUNT_BYTES) for place in places.values()]
-    for key, read in zip(places, read_pieces(storage, path, counts), strict=True):
+    counts = [FileRange(place.offset - _COUNT_BYTES, _COUNT_BYTES) for place in places.values()]
+    for key, read in zip(places, read_ranges(storage, path, counts), strict=True):
         found = int.from_bytes(read, "little")
         if found != storages[key].numel:
             raise InvalidModel(
-                f"{name}: its storage {shown(key)} has {found:,} elements, and must have "
+                f"{name}: its storage {quote_text(key)} has {found:,} elements, and must have "
                 f"{storages[key].numel:,}; {_AGAIN}"
             )

@@ -7,24 +7,29 @@ tensors, and one stored member `data/<key>` per storage.
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
-from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.json_scanner import quote_text
 from palettery.app.checkpoints.restricted_pickle import read_pickle
-from palettery.app.checkpoints.state_dict import Pickled, Place, Warn, read_state_dict
-from palettery.app.checkpoints.torch_records import WAY_OUT
-from palettery.app.checkpoints.zip_members import Member, below_root, read_member, read_members
+from palettery.app.checkpoints.state_dict import FileRange, PickledCheckpoint, Warn, read_state_dict
+from palettery.app.checkpoints.torch_records import SAVE_STATE_DICT
+from palettery.app.checkpoints.zip_members import (
+    ZipMember,
+    read_member,
+    read_members,
+    strip_root_folder,
+)
 from palettery.app.errors import InvalidModel, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.schemas.checkpoint import StoredTensor
 
-Archive: TypeAlias = Literal["state_dict", "pt2", "torchscript"]
+ArchiveKind: TypeAlias = Literal["state_dict", "pt2", "torchscript"]
 
 BYTEORDER_BYTES = 16
 """Most bytes of the member that tells the byte order."""
 _DATA = "data/"
 
 
-def tell_archive(members: Mapping[str, Member], name: str = "the archive") -> Archive:
+def detect_archive(members: Mapping[str, ZipMember], name: str = "the archive") -> ArchiveKind:
     """What kind of archive PyTorch wrote, from its members as `read_members` names them.
 
     Raises:
@@ -44,7 +49,7 @@ def tell_archive(members: Mapping[str, Member], name: str = "the archive") -> Ar
         return "state_dict"
     raise UnsupportedFormat(
         f"{name} is a zip archive that PyTorch did not write: it holds neither data.pkl nor "
-        f"models/model.json, but {shown(next(iter(members), 'nothing'))}; send a checkpoint"
+        f"models/model.json, but {quote_text(next(iter(members), 'nothing'))}; send a checkpoint"
     )
 
 
@@ -65,24 +70,24 @@ def read_pytorch_zip(
         InvalidModel, UnsupportedFormat, TooLarge: see `read_members` and `read_state_dict`.
     """
     archive = read_members(storage, path, limits, name=name)
-    kind = tell_archive(archive, name)
+    kind = detect_archive(archive, name)
     if kind == "torchscript":
-        raise UnsupportedFormat(f"{name} is a TorchScript module, which is code; {WAY_OUT}")
+        raise UnsupportedFormat(f"{name} is a TorchScript module, which is code; {SAVE_STATE_DICT}")
     if kind == "pt2":
         raise InvalidModel(
             f"{name} is a torch.export program, a whole model and no shard; send it alone"
         )
-    members = below_root(archive, name)
+    members = strip_root_folder(archive, name)
     if "data.pkl" not in members:
-        raise InvalidModel(f"{name}: its data.pkl does not lie where it must; {WAY_OUT}")
+        raise InvalidModel(f"{name}: its data.pkl does not lie where it must; {SAVE_STATE_DICT}")
     _check_byteorder(storage, path, members, name)
     pickle = read_member(storage, path, members["data.pkl"], limits, name=name)
-    pickled = Pickled(
+    pickled = PickledCheckpoint(
         name=name,
         top=read_pickle(pickle, limits, name=name),
         pickle_bytes=len(pickle),
         storages={
-            key.removeprefix(_DATA): Place(member.offset, member.size_bytes)
+            key.removeprefix(_DATA): FileRange(member.offset, member.size_bytes)
             for key, member in members.items()
             if key.startswith(_DATA)
         },
@@ -91,7 +96,9 @@ def read_pytorch_zip(
     return read_state_dict(pickled, limits, file, warn)
 
 
-def _check_byteorder(storage: Storage, path: str, members: Mapping[str, Member], name: str) -> None:
+def _check_byteorder(
+    storage: Storage, path: str, members: Mapping[str, ZipMember], name: str
+) -> None:
     member = members.get("byteorder")
     if member is None:  # torch < 2.1, which knew little-endian machines only
         return

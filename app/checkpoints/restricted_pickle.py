@@ -4,9 +4,9 @@ Python's unpicklers, restricted or not, run what a pickle says. `pickle_machine`
 instead, and refuses by name what is no plain data.
 """
 
-from palettery.app.checkpoints.json_scan import shown
-from palettery.app.checkpoints.pickle_machine import PickleMachine, Truncated
-from palettery.app.checkpoints.torch_records import Malformed, NotPlain
+from palettery.app.checkpoints.json_scanner import quote_text
+from palettery.app.checkpoints.pickle_machine import PickleMachine, TruncatedPickleError
+from palettery.app.checkpoints.torch_records import MalformedPickleError, UnsupportedPickleError
 from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 
@@ -28,10 +28,10 @@ def read_pickle(data: bytes, limits: Limits, *, name: str) -> object:
     machine = PickleMachine(data, limits)
     try:
         found = run(machine, name)
-    except Truncated as error:
-        raise damaged(name, str(error)) from error
+    except TruncatedPickleError as error:
+        raise damaged_pickle(name, str(error)) from error
     if machine.at != len(data):
-        raise damaged(name, "bytes lie behind its end")
+        raise damaged_pickle(name, "bytes lie behind its end")
     return found
 
 
@@ -43,18 +43,18 @@ def run(machine: PickleMachine, name: str) -> object:
     """
     try:
         return machine.run()
-    except NotPlain as error:
+    except UnsupportedPickleError as error:
         raise UnsupportedFormat(f"{name} holds {error.what}; {error.way_out}") from error
     except TooLarge as error:
         raise TooLarge(f"{name}: {error.detail}") from error
-    except Truncated:
+    except TruncatedPickleError:
         raise
-    except (Malformed, ValueError, IndexError, KeyError) as error:
-        raise damaged(name, str(error)) from error
+    except (MalformedPickleError, ValueError, IndexError, KeyError) as error:
+        raise damaged_pickle(name, str(error)) from error
 
 
-def damaged(name: str, fault: str) -> InvalidModel:
+def damaged_pickle(name: str, fault: str) -> InvalidModel:
     """The error of a pickle that no pickler wrote."""
     return InvalidModel(
-        f"{name}: its pickle is damaged ({shown(fault)}); fetch or save the file again"
+        f"{name}: its pickle is damaged ({quote_text(fault)}); fetch or save the file again"
     )

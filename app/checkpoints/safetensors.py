@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from palettery.app.checkpoints.dtypes import DTYPE_BITS
-from palettery.app.checkpoints.json_scan import JsonScanner, shown
+from palettery.app.checkpoints.json_scanner import JsonScanner, quote_text
 from palettery.app.errors import InvalidModel, TooLarge
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
@@ -85,14 +85,14 @@ def check_name(name: str, what: str, name_characters: int = NAME_CHARACTERS) -> 
         raise InvalidModel(f"{what} holds a tensor without a name; give it one and save again")
     if len(name) > name_characters:
         raise InvalidModel(
-            f"{what} holds a tensor with a name of {len(name):,} characters ({shown(name)}); "
+            f"{what} holds a tensor with a name of {len(name):,} characters ({quote_text(name)}); "
             f"{name_characters:,} are allowed"
         )
     if name.isascii() and name.isprintable():
         return name
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         raise InvalidModel(
-            f"{what} holds a tensor with control characters in its name, {shown(name)}; "
+            f"{what} holds a tensor with control characters in its name, {quote_text(name)}; "
             "rename it and save again"
         )
     return name
@@ -143,7 +143,7 @@ def _tensor(name: str, said: object, what: str, data_start: int, file: int) -> S
     """A tensor by its entry; keys that the format does not know are for other readers."""
 
     def broken(complaint: str) -> InvalidModel:
-        return InvalidModel(f"{what}: tensor {shown(name)} {complaint}; write the file again")
+        return InvalidModel(f"{what}: tensor {quote_text(name)} {complaint}; write the file again")
 
     if not isinstance(said, dict):
         raise broken("is not described by an object")
@@ -151,7 +151,7 @@ def _tensor(name: str, said: object, what: str, data_start: int, file: int) -> S
         raise broken(f"is described by {_listed(said)}, but must be by {', '.join(sorted(_KEYS))}")
     dtype = said["dtype"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise broken(f"has dtype {shown(str(dtype))}; known are {', '.join(DTYPE_BITS)}")
+        raise broken(f"has dtype {quote_text(str(dtype))}; known are {', '.join(DTYPE_BITS)}")
     shape, offsets = _counts(said["shape"]), _counts(said["data_offsets"])
     if shape is None:
         raise broken("has a shape that is not a list of whole numbers from 0 to 2**63")
@@ -162,7 +162,7 @@ def _tensor(name: str, said: object, what: str, data_start: int, file: int) -> S
     size, bits = offsets[1] - offsets[0], math.prod(shape) * DTYPE_BITS[dtype]
     if bits != 8 * size:
         raise broken(
-            f"of shape {shown_shape(shape)} and dtype {dtype} takes {_bytes(bits)} bytes, "
+            f"of shape {format_shape(shape)} and dtype {dtype} takes {_bytes(bits)} bytes, "
             f"but its data_offsets span {_bytes(8 * size)}"
         )
     return StoredTensor(
@@ -182,10 +182,10 @@ def _check_ranges(tensors: Sequence[StoredTensor], data_start: int, size: int, w
         if tensor.offset != end:
             fault = "overlaps" if tensor.offset < end else "leaves a hole behind"
             raise InvalidModel(
-                f"{what}: the byte range of tensor {shown(tensor.name)} {fault} {previous}; "
+                f"{what}: the byte range of tensor {quote_text(tensor.name)} {fault} {previous}; "
                 "byte ranges must follow one another: write the file again"
             )
-        end, previous = end + tensor.size_bytes, f"that of {shown(tensor.name)}"
+        end, previous = end + tensor.size_bytes, f"that of {quote_text(tensor.name)}"
     if end > size:
         raise InvalidModel(
             f"{what} is truncated: its tensors end at byte {end:,}, the file has {size:,}; "
@@ -212,9 +212,9 @@ def _bytes(bits: int) -> str:
 
 
 def _listed(keys: Mapping[str, object]) -> str:
-    return ", ".join(shown(key) for key in list(keys)[:5]) or "nothing"
+    return ", ".join(quote_text(key) for key in list(keys)[:5]) or "nothing"
 
 
-def shown_shape(shape: Sequence[int]) -> str:
+def format_shape(shape: Sequence[int]) -> str:
     """A shape, fit for a message however absurd its numbers are."""
     return f"[{', '.join(str(n) if n < 1 << 62 else 'huge' for n in shape[:8])}]"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from palettery.app.checkpoints.json_scan import JsonScanner, shown
+from palettery.app.checkpoints.json_scanner import JsonScanner, quote_text
 from palettery.app.errors import InvalidModel, TooLarge
 from palettery.app.settings import Limits
 from palettery.schemas.checkpoint import StoredFile, StoredTensor
@@ -20,7 +20,7 @@ _LISTED = 5
 
 
 @dataclass(frozen=True)
-class Index:
+class ShardIndex:
     """What a `*.index.json` says."""
 
     name: str
@@ -30,18 +30,18 @@ class Index:
 
 
 @dataclass(frozen=True)
-class Selection:
+class ShardSelection:
     """The files that are the model."""
 
     files: Sequence[int]
     """Their numbers in the upload."""
-    index: Index | None
+    index: ShardIndex | None
     shards: Mapping[str, int]
     """Shard, as the index names it -> number of the file."""
     warnings: tuple[str, ...]
 
 
-def read_index(text: str, name: str, limits: Limits) -> Index | None:
+def read_index(text: str, name: str, limits: Limits) -> ShardIndex | None:
     """The index in a JSON document, None if it has no `weight_map`; the rest is left alone.
 
     Raises:
@@ -66,12 +66,12 @@ def read_index(text: str, name: str, limits: Limits) -> Index | None:
         return None
     if not weight_map:
         raise InvalidModel(f"{name} is an index that names no tensor; leave it out, or mend it")
-    return Index(name, weight_map)
+    return ShardIndex(name, weight_map)
 
 
-def select(
-    files: Sequence[StoredFile], numbers: Sequence[int], indexes: Sequence[Index]
-) -> Selection:
+def select_files(
+    files: Sequence[StoredFile], numbers: Sequence[int], indexes: Sequence[ShardIndex]
+) -> ShardSelection:
     """The model among the files that hold tensors, whose numbers are given.
 
     Raises:
@@ -79,7 +79,7 @@ def select(
     """
     if not indexes:
         names = [files[number].name for number in numbers]
-        return Selection(numbers, None, {}, tuple(_check_numbers(names)))
+        return ShardSelection(numbers, None, {}, tuple(_check_numbers(names)))
     found = [(index, _shards(index, files, numbers)) for index in indexes]
     fitting = [(index, shards) for index, shards in found if None not in shards.values()]
     if len(indexes) > 1 and len(fitting) != 1:
@@ -92,17 +92,17 @@ def select(
     if len(resolved) < len(shards):
         missing = next(shard for shard in shards if shard not in resolved)
         raise InvalidModel(
-            f"the index names the shard {shown(missing)}, which the upload lacks; send it too"
+            f"the index names the shard {quote_text(missing)}, which the upload lacks; send it too"
         )
     chosen = sorted(set(resolved.values()))
     others = [files[number].name for number in numbers if number not in resolved.values()]
     others += [other.name for other, _ in found if other is not index]
     warning = f"left out, for {index.name} does not name it: {_listed(others)}"
-    return Selection(chosen, index, resolved, (warning,) if others else ())
+    return ShardSelection(chosen, index, resolved, (warning,) if others else ())
 
 
 def check_index(
-    selection: Selection, files: Sequence[StoredFile], tensors: Iterable[StoredTensor]
+    selection: ShardSelection, files: Sequence[StoredFile], tensors: Iterable[StoredTensor]
 ) -> None:
     """That every shard holds the tensors that the index says.
 
@@ -116,13 +116,13 @@ def check_index(
         number = selection.shards[shard]
         if lies_in.get(name) != number:
             raise InvalidModel(
-                f"the index says that tensor {shown(name)} lies in {files[number].name}, and it "
+                f"the index says that tensor {quote_text(name)} lies in {files[number].name}, and it "
                 "does not; send shards and index of the same model"
             )
 
 
 def _shards(
-    index: Index, files: Sequence[StoredFile], numbers: Sequence[int]
+    index: ShardIndex, files: Sequence[StoredFile], numbers: Sequence[int]
 ) -> dict[str, int | None]:
     """Each shard that an index names -> the number of its file, up to the first not sent."""
     whole = {_parts(files[number].name): number for number in numbers}

@@ -7,18 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from palettery.app.checkpoints.dtypes import DTYPE_BITS, DTYPES
-from palettery.app.checkpoints.json_scan import shown
-from palettery.app.checkpoints.safetensors import check_name, shown_shape
-from palettery.app.checkpoints.torch_records import WAY_OUT, OtherKey, TensorRef, Unreadable
+from palettery.app.checkpoints.json_scanner import quote_text
+from palettery.app.checkpoints.safetensors import check_name, format_shape
+from palettery.app.checkpoints.torch_records import (
+    SAVE_STATE_DICT,
+    NonTextKey,
+    TensorRef,
+    Unreadable,
+)
 from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.schemas.checkpoint import StoredTensor
 
-NESTED = ("state_dict", "model", "model_state_dict", "module")
+STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "module")
 """Keys under which training checkpoints keep their state dict."""
-VIEWS = 8
+MAX_VIEW_RATIO = 8
 """Most bytes that all tensors together may take, in files: views of one storage add up."""
-ALIAS_BYTES, SPARE_ALIASES = 64, 1_000
+BYTES_PER_ALIAS, SPARE_ALIASES = 64, 1_000
 """A pickle may give one further name to its tensors for so many of its bytes, beside some."""
 
 Warn = Callable[[str], None]
@@ -31,7 +36,7 @@ _DTYPES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Place:
+class FileRange:
     """Where the bytes of a storage lie in the file."""
 
     offset: int
@@ -39,7 +44,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Pickled:
+class PickledCheckpoint:
     """What was read of a checkpoint."""
 
     name: str
@@ -47,13 +52,13 @@ class Pickled:
     top: object
     """The value of its pickle."""
     pickle_bytes: int
-    storages: Mapping[str, Place]
+    storages: Mapping[str, FileRange]
     """By the keys that the pickle uses."""
     file_bytes: int
 
 
 def read_state_dict(
-    pickled: Pickled, limits: Limits, file: int, warn: Warn
+    pickled: PickledCheckpoint, limits: Limits, file: int, warn: Warn
 ) -> tuple[StoredTensor, ...]:
     """The tensors of a state dict, in its order; one that goes by several names has aliases.
 
@@ -68,18 +73,21 @@ def read_state_dict(
     found = _find_state_dict(pickled.top, name, warn)
     if len(found) > limits.tensors:
         raise TooLarge(f"{name} holds {len(found):,} tensors; {limits.allowed('tensors')}")
-    tensors = _untied(found, pickled, file)
-    aliases, most = len(found) - len(tensors), SPARE_ALIASES + pickled.pickle_bytes // ALIAS_BYTES
+    tensors = _merge_tied(found, pickled, file)
+    aliases, most = (
+        len(found) - len(tensors),
+        SPARE_ALIASES + pickled.pickle_bytes // BYTES_PER_ALIAS,
+    )
     if aliases > most:
         raise TooLarge(
             f"{name} holds {len(tensors):,} tensors under {len(found):,} names; its pickle of "
             f"{pickled.pickle_bytes:,} bytes may give {most:,} further names: save each tensor once"
         )
     total = sum(stored.size_bytes for stored in tensors)
-    if total > VIEWS * pickled.file_bytes:
+    if total > MAX_VIEW_RATIO * pickled.file_bytes:
         raise TooLarge(
             f"{name} of {pickled.file_bytes:,} bytes holds tensors of {total:,}, as views of the "
-            f"same bytes; {VIEWS} times the file's size is allowed: save clones of the ones that "
+            f"same bytes; {MAX_VIEW_RATIO} times the file's size is allowed: save clones of the ones that "
             "are needed"
         )
     return tensors
@@ -89,9 +97,9 @@ def _find_state_dict(top: object, name: str, warn: Warn) -> Mapping[str, TensorR
     """The one state dict in what was pickled: under a usual key, or all of it."""
     if not isinstance(top, dict):
         raise UnsupportedFormat(
-            f"{name} holds a single {_kind(top)}, but must hold a dict of tensors; {WAY_OUT}"
+            f"{name} holds a single {_kind(top)}, but must hold a dict of tensors; {SAVE_STATE_DICT}"
         )
-    nested = [key for key in NESTED if _is_state_dict(top.get(key))]
+    nested = [key for key in STATE_DICT_KEYS if _is_state_dict(top.get(key))]
     if len(nested) > 1:
         raise UnsupportedFormat(
             f"{name} holds state dicts under both {nested[0]!r} and {nested[1]!r}; save the one "
@@ -100,16 +108,16 @@ def _find_state_dict(top: object, name: str, warn: Warn) -> Mapping[str, TensorR
     chosen = top[nested[0]] if nested else top
     others = [key for key, value in top.items() if _is_state_dict(value) and value is not chosen]
     if nested and others:
-        keys = ", ".join(shown(str(key)) for key in others[:5])
+        keys = ", ".join(quote_text(str(key)) for key in others[:5])
         warn(
             f"of {name} the tensors under {nested[0]!r} are palettized, and those under {keys} are "
             "left out; for those, save them by themselves"
         )
     if not _is_state_dict(chosen):
-        keys = ", ".join(shown(str(key)) for key in list(top)[:5]) or "nothing"
+        keys = ", ".join(quote_text(str(key)) for key in list(top)[:5]) or "nothing"
         raise UnsupportedFormat(
             f"{name} holds a dict of {keys}, but no tensors in it or in a dict under "
-            f"{', '.join(map(repr, NESTED))}; {WAY_OUT}"
+            f"{', '.join(map(repr, STATE_DICT_KEYS))}; {SAVE_STATE_DICT}"
         )
     found: dict[str, TensorRef] = {}
     seen = set[int]()
@@ -118,24 +126,24 @@ def _find_state_dict(top: object, name: str, warn: Warn) -> Mapping[str, TensorR
             found[_text(key, name)] = _readable(value, key, name)
         elif _holds_tensors(value, seen):
             raise UnsupportedFormat(
-                f"{name}: {shown(str(key))} in the state dict is a {_kind(value)} with tensors of "
-                f"its own, and only tensors with a name of their own are taken; {WAY_OUT}"
+                f"{name}: {quote_text(str(key))} in the state dict is a {_kind(value)} with tensors of "
+                f"its own, and only tensors with a name of their own are taken; {SAVE_STATE_DICT}"
             )
     return found
 
 
-def _text(key: str | OtherKey, name: str) -> str:
+def _text(key: str | NonTextKey, name: str) -> str:
     if isinstance(key, str):
         return key
     raise UnsupportedFormat(
-        f"{name} holds a tensor under {shown(str(key))}, but names must be text; {WAY_OUT}"
+        f"{name} holds a tensor under {quote_text(str(key))}, but names must be text; {SAVE_STATE_DICT}"
     )
 
 
-def _readable(value: TensorRef | Unreadable, key: str | OtherKey, name: str) -> TensorRef:
+def _readable(value: TensorRef | Unreadable, key: str | NonTextKey, name: str) -> TensorRef:
     if isinstance(value, TensorRef):
         return value
-    raise UnsupportedFormat(f"{name}: {shown(str(key))} is {value.what}; {value.way_out}")
+    raise UnsupportedFormat(f"{name}: {quote_text(str(key))} is {value.what}; {value.way_out}")
 
 
 def _is_state_dict(value: object) -> bool:
@@ -164,8 +172,8 @@ def _kind(value: object) -> str:
     return "tensor" if isinstance(value, TensorRef | Unreadable) else type(value).__name__
 
 
-def _untied(
-    found: Mapping[str, TensorRef], pickled: Pickled, file: int
+def _merge_tied(
+    found: Mapping[str, TensorRef], pickled: PickledCheckpoint, file: int
 ) -> tuple[StoredTensor, ...]:
     """The tensors, those of one place made one; those without elements lie nowhere."""
     names: dict[object, list[str]] = {}
@@ -190,35 +198,35 @@ def _untied(
     )
 
 
-def _stored(key: str, tensor: TensorRef, pickled: Pickled, file: int) -> StoredTensor:
+def _stored(key: str, tensor: TensorRef, pickled: PickledCheckpoint, file: int) -> StoredTensor:
     """A tensor's bytes in the file, which it must have."""
     name = pickled.name
 
     def broken(complaint: str) -> InvalidModel:
-        return InvalidModel(f"{name}: tensor {shown(key)} {complaint}; save the file again")
+        return InvalidModel(f"{name}: tensor {quote_text(key)} {complaint}; save the file again")
 
     dtype, data = _DTYPES.get(tensor.dtype), tensor.storage
     if dtype is None:
         raise UnsupportedFormat(
-            f"{name}: tensor {shown(key)} has dtype {tensor.dtype}; allowed are "
+            f"{name}: tensor {quote_text(key)} has dtype {tensor.dtype}; allowed are "
             f"{', '.join(_DTYPES)}: convert it, or leave it out"
         )
     place = pickled.storages.get(data.key)
     if place is None:
-        raise broken(f"lies in the storage {shown(data.key)}, which the archive lacks")
+        raise broken(f"lies in the storage {quote_text(data.key)}, which the archive lacks")
     item_bytes = DTYPE_BITS[dtype] // 8
     # An untyped storage counts bytes; a typed one has the dtype of its tensors.
     claimed = data.size_bytes()
     if claimed > place.size_bytes:
         raise broken(
-            f"lies in the storage {shown(data.key)}, which should have {_shown(claimed)} bytes "
+            f"lies in the storage {quote_text(data.key)}, which should have {_format_count(claimed)} bytes "
             f"and has {place.size_bytes:,}"
         )
     strides, span = _layout(tensor, key, name)
     if (tensor.offset + span) * item_bytes > claimed:
         raise broken(
-            f"of shape {shown_shape(tensor.shape)} ends at byte "
-            f"{_shown((tensor.offset + span) * item_bytes)} of a storage of {claimed:,}"
+            f"of shape {format_shape(tensor.shape)} ends at byte "
+            f"{_format_count((tensor.offset + span) * item_bytes)} of a storage of {claimed:,}"
         )
     return StoredTensor(
         name=key,
@@ -239,7 +247,7 @@ def _layout(tensor: TensorRef, key: str, name: str) -> tuple[tuple[int, ...] | N
     """
     if len(tensor.strides) != len(tensor.shape):
         raise InvalidModel(
-            f"{name}: tensor {shown(key)} has {len(tensor.shape)} axes and "
+            f"{name}: tensor {quote_text(key)} has {len(tensor.shape)} axes and "
             f"{len(tensor.strides)} strides; save the file again"
         )
     if 0 in tensor.shape:
@@ -252,7 +260,7 @@ def _layout(tensor: TensorRef, key: str, name: str) -> tuple[tuple[int, ...] | N
             continue
         if stride < behind:
             raise InvalidModel(
-                f"{name}: tensor {shown(key)} of shape {shown_shape(tensor.shape)} has elements "
+                f"{name}: tensor {quote_text(key)} of shape {format_shape(tensor.shape)} has elements "
                 "that share bytes (an expanded or unfolded view); call .contiguous() on it and "
                 "save again"
             )
@@ -270,5 +278,5 @@ def is_row_major(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return True
 
 
-def _shown(size_bytes: int) -> str:
+def _format_count(size_bytes: int) -> str:
     return f"{size_bytes:,}" if size_bytes < 1 << 60 else "more than 2**60"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 RANK = 64
 """Most axes of a tensor; numpy and torch can hold no more."""
-WAY_OUT = (
+SAVE_STATE_DICT = (
     "load it where you trust it, and save model.state_dict() instead, with torch.save or as "
     "safetensors"
 )
@@ -58,20 +58,20 @@ _KINDS = ("Byte", "Char", "Short", "Int", "Long", "Half", "Float", "Double", "BF
 """Of the classes that tensors had, such as `torch.FloatTensor`."""
 
 
-class Malformed(Exception):
+class MalformedPickleError(Exception):
     """A pickle is not what a pickler writes."""
 
 
-class NotPlain(Exception):
+class UnsupportedPickleError(Exception):
     """A pickle holds what cannot be represented as plain data."""
 
-    def __init__(self, what: str, way_out: str = WAY_OUT) -> None:
+    def __init__(self, what: str, way_out: str = SAVE_STATE_DICT) -> None:
         super().__init__(what, way_out)
         self.what, self.way_out = what, way_out
 
 
 @dataclass(frozen=True, slots=True)
-class DType:
+class TorchDtype:
     """A `torch.dtype`, by name."""
 
     name: str
@@ -132,7 +132,7 @@ class TensorClass:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class OtherKey:
+class NonTextKey:
     """A dict's key that is no text; it hashes by identity, whatever numbers a stranger chose."""
 
     key: object
@@ -160,7 +160,7 @@ def count(value: object) -> int:
         Malformed: anything else; True is no number here, nor is one of over 63 bits.
     """
     if type(value) is not int or not 0 <= value < 1 << 63:
-        raise Malformed("something else where a whole number from 0 to 2**63 must stand")
+        raise MalformedPickleError("something else where a whole number from 0 to 2**63 must stand")
     return value
 
 
@@ -173,22 +173,22 @@ def storage(persistent_id: object) -> tuple[StorageRef, StorageRef]:
         case ("storage", StorageType(dtype), str(key), str(location), numel, view):
             whole = StorageRef(dtype, key, location, count(numel))
             return whole, whole if view is None else _part(whole, view)
-    raise Malformed("it refers to bytes that are no storage")
+    raise MalformedPickleError("it refers to bytes that are no storage")
 
 
 def _part(whole: StorageRef, view: object) -> StorageRef:
     match view:
         case (str(), start, numel) if (end := count(start) + count(numel)) <= whole.numel:
             return StorageRef(whole.dtype, whole.key, whole.location, end, count(start))
-    raise Malformed("it refers to a part of a storage that reaches out of it")
+    raise MalformedPickleError("it refers to a part of a storage that reaches out of it")
 
 
-def inner_call(arguments: tuple[object, ...]) -> tuple[object, tuple[object, ...]]:
+def parse_typed_call(arguments: tuple[object, ...]) -> tuple[object, tuple[object, ...]]:
     """What `FROM_TYPE` calls, for a tensor with attributes of its own, which are dropped."""
     match arguments:
         case (Builder() as builder, TensorClass(), tuple(inner), _) if builder in _TENSOR_BUILDERS:
             return builder, inner
-    raise Malformed("a tensor built by something else")
+    raise MalformedPickleError("a tensor built by something else")
 
 
 def parameter(arguments: tuple[object, ...]) -> object:
@@ -200,14 +200,16 @@ def parameter(arguments: tuple[object, ...]) -> object:
     match arguments:
         case (TensorRef() | Unreadable() as tensor, *_):
             return tensor
-    raise NotPlain("a tensor as PyTorch before 0.2 pickled it", f"load it in PyTorch {_SAVE_AGAIN}")
+    raise UnsupportedPickleError(
+        "a tensor as PyTorch before 0.2 pickled it", f"load it in PyTorch {_SAVE_AGAIN}"
+    )
 
 
 def _counts(values: object) -> tuple[int, ...]:
     if not isinstance(values, tuple | list):
-        raise Malformed("something else where a shape or strides must stand")
+        raise MalformedPickleError("something else where a shape or strides must stand")
     if len(values) > RANK:
-        raise Malformed(f"a tensor of {len(values)} axes")
+        raise MalformedPickleError(f"a tensor of {len(values)} axes")
     for value in values:
         count(value)
     return values if isinstance(values, tuple) else tuple(values)
@@ -221,18 +223,18 @@ def _ordered_dict(arguments: tuple[object, ...]) -> object:
             return found
         case ([*pairs],):
             return dict(map(_pair, pairs))
-    raise Malformed("an OrderedDict of something else than pairs")
+    raise MalformedPickleError("an OrderedDict of something else than pairs")
 
 
-def _pair(pair: object) -> tuple[str | OtherKey, object]:
+def _pair(pair: object) -> tuple[str | NonTextKey, object]:
     if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise Malformed("an OrderedDict of items that are no pairs")
+        raise MalformedPickleError("an OrderedDict of items that are no pairs")
     return dict_key(pair[0]), pair[1]
 
 
-def dict_key(key: object) -> str | OtherKey:
+def dict_key(key: object) -> str | NonTextKey:
     """A key as it stands in a dict here."""
-    return key if type(key) is str else OtherKey(key)
+    return key if type(key) is str else NonTextKey(key)
 
 
 def _counter(arguments: tuple[object, ...]) -> object:
@@ -241,7 +243,7 @@ def _counter(arguments: tuple[object, ...]) -> object:
             return {}
         case (dict() as counts,):
             return counts
-    raise Malformed("a Counter of something else than a dict")
+    raise MalformedPickleError("a Counter of something else than a dict")
 
 
 def _set(arguments: tuple[object, ...]) -> object:
@@ -251,21 +253,21 @@ def _set(arguments: tuple[object, ...]) -> object:
             return []
         case (list() | tuple() as items,):
             return items
-    raise Malformed("a set of something else than a list")
+    raise MalformedPickleError("a set of something else than a list")
 
 
 def _complex(arguments: tuple[object, ...]) -> complex:
     match arguments:
         case (int() | float() as real, int() | float() as imaginary):
             return complex(real, imaginary)
-    raise Malformed("a complex number of something else than two numbers")
+    raise MalformedPickleError("a complex number of something else than two numbers")
 
 
 def _size(arguments: tuple[object, ...]) -> tuple[int, ...]:
     match arguments:
         case (lengths,):
             return _counts(lengths)
-    raise Malformed("a torch.Size of something else than a list")
+    raise MalformedPickleError("a torch.Size of something else than a list")
 
 
 def _bytes(arguments: tuple[object, ...]) -> bytes:
@@ -277,7 +279,7 @@ def _bytes(arguments: tuple[object, ...]) -> bytes:
             return data
         case (str(text), "latin1" | "latin-1"):
             return text.encode("latin1")
-    raise Malformed("bytes that are no latin1 text")
+    raise MalformedPickleError("bytes that are no latin1 text")
 
 
 def _device(arguments: tuple[object, ...]) -> str:
@@ -286,7 +288,7 @@ def _device(arguments: tuple[object, ...]) -> str:
             return kind
         case (str(kind), int(index)) if len(kind) < 100:
             return f"{kind}:{count(index)}"
-    raise Malformed("a torch.device of something else than a text and a number")
+    raise MalformedPickleError("a torch.device of something else than a text and a number")
 
 
 def _tensor(arguments: tuple[object, ...]) -> object:
@@ -294,14 +296,14 @@ def _tensor(arguments: tuple[object, ...]) -> object:
     match arguments:
         case (StorageRef(str(dtype)) as data, offset, shape, strides, *rest) if len(rest) < 4:
             return _view(data, dtype, offset, shape, strides, rest[2:])
-    raise Malformed("a tensor with arguments of wrong types")
+    raise MalformedPickleError("a tensor with arguments of wrong types")
 
 
 def _tensor_v3(arguments: tuple[object, ...]) -> object:
     match arguments:
-        case (StorageRef(None) as data, offset, shape, strides, _, _, DType(dtype), *rest):
+        case (StorageRef(None) as data, offset, shape, strides, _, _, TorchDtype(dtype), *rest):
             return _view(data, dtype, offset, shape, strides, rest)
-    raise Malformed("an untyped tensor with arguments of wrong types")
+    raise MalformedPickleError("an untyped tensor with arguments of wrong types")
 
 
 def _view(
@@ -309,10 +311,10 @@ def _view(
 ) -> TensorRef | Unreadable:
     """A tensor, unless it is conjugated or negated lazily: then its bytes are not its values."""
     if len(rest) > 1:
-        raise Malformed("a tensor with too many arguments")
+        raise MalformedPickleError("a tensor with too many arguments")
     for metadata in rest:
         if metadata is not None and not isinstance(metadata, dict):
-            raise Malformed("a tensor's metadata is no dict")
+            raise MalformedPickleError("a tensor's metadata is no dict")
         if metadata and any(metadata.values()):
             return Unreadable(
                 "a tensor that is conjugated or negated lazily",
@@ -321,12 +323,12 @@ def _view(
     return TensorRef(data, dtype, data.start + count(offset), _counts(shape), _counts(strides))
 
 
-def _copied(arguments: tuple[object, ...]) -> object:
+def _cpu_copy(arguments: tuple[object, ...]) -> object:
     """A tensor of a device without storages, saved as one of the CPU."""
     match arguments:
-        case (TensorRef() as tensor, DType(dtype), str(), _) if dtype == tensor.dtype:
+        case (TensorRef() as tensor, TorchDtype(dtype), str(), _) if dtype == tensor.dtype:
             return tensor
-    raise Malformed("a tensor of another device that is no tensor of the CPU")
+    raise MalformedPickleError("a tensor of another device that is no tensor of the CPU")
 
 
 def _unreadable(what: str, way_out: str) -> Builder:
@@ -356,7 +358,7 @@ _FUNCTIONS: Mapping[str, object] = {
     "torch._utils._rebuild_tensor_v3": Builder(_tensor_v3),
     "torch._utils._rebuild_parameter": Builder(parameter),
     "torch._utils._rebuild_parameter_with_state": Builder(parameter),
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": Builder(_copied),
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": Builder(_cpu_copy),
     "torch._tensor._rebuild_from_type_v2": FROM_TYPE,
     "torch._utils._rebuild_sparse_tensor": _SPARSE,
     "torch.serialization._get_layout": Builder(lambda _: None),
@@ -395,21 +397,21 @@ GLOBALS: Mapping[str, object] = {
         for place in ("", "cuda.")
         for name, dtype in _STORAGES.items()
     },
-    **{f"torch.{dtype}": DType(dtype) for dtype in _DTYPES},
+    **{f"torch.{dtype}": TorchDtype(dtype) for dtype in _DTYPES},
     **{f"torch.per_{name}": None for name in (*_QSCHEMES, "channel_affine_float_qparams")},
 }
 """Every name that may occur, and what stands in for it."""
 
-_NAMED: Mapping[str, str] = {
-    "numpy": f"make tensors or plain numbers of numpy's {_SAVE_AGAIN}, or {WAY_OUT}",
+_ADVICE: Mapping[str, str] = {
+    "numpy": f"make tensors or plain numbers of numpy's {_SAVE_AGAIN}, or {SAVE_STATE_DICT}",
     "torch.distributed": f"call .full_tensor() on distributed tensors {_SAVE_AGAIN}",
     "torch.nested": f"call .unbind() on nested tensors {_SAVE_AGAIN}",
 }
 
 
-def known_way_out(name: str) -> str:
+def advice_for(name: str) -> str:
     """What to do about a name that nothing stands in for."""
-    for package, way_out in _NAMED.items():
+    for package, way_out in _ADVICE.items():
         if name.startswith(f"{package}."):
             return way_out
-    return WAY_OUT
+    return SAVE_STATE_DICT

@@ -9,18 +9,18 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.json_scanner import quote_text
 from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 
-BOOKKEEPING = 64
+SPARE_MEMBERS = 64
 """Members that an archive may hold beside one per tensor."""
-LONG = 0xFFFFFFFF
+ZIP64_MARKER = 0xFFFFFFFF
 """What stands where a number was too large, and lies in a zip64 field instead."""
 STORE_AGAIN = "save the model again with torch.save or torch.export.save, as they write it"
 FETCH_AGAIN = "fetch or write the file again"
-JOIN = (
+JOIN_SHARDS = (
     "join the shards with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER "
     "model.pt` and send what it writes"
 )
@@ -35,7 +35,7 @@ _ENCRYPTED, _PATCH, _STRONG, _MASKED = 1, 1 << 5, 1 << 6, 1 << 13
 
 
 @dataclass(frozen=True)
-class Entry:
+class DirectoryEntry:
     """What the directory says of a member."""
 
     name: str
@@ -45,7 +45,9 @@ class Entry:
     """Where its local header begins."""
 
 
-def list_entries(storage: Storage, path: str, limits: Limits, name: str) -> tuple[list[Entry], int]:
+def read_directory(
+    storage: Storage, path: str, limits: Limits, name: str
+) -> tuple[list[DirectoryEntry], int]:
     """What a zip archive's directory lists, in the order of the bytes, and where it begins.
 
     Raises:
@@ -61,10 +63,12 @@ def list_entries(storage: Storage, path: str, limits: Limits, name: str) -> tupl
 def check_stored(flags: int, method: int, text: str, name: str) -> None:
     """Refuse a member whose bytes do not lie in the file as they are."""
     if flags & (_ENCRYPTED | _STRONG | _MASKED):
-        raise UnsupportedFormat(f"{name}: the member {shown(text)} is encrypted; {STORE_AGAIN}")
+        raise UnsupportedFormat(
+            f"{name}: the member {quote_text(text)} is encrypted; {STORE_AGAIN}"
+        )
     if method or flags & _PATCH:
         raise UnsupportedFormat(
-            f"{name}: the member {shown(text)} is compressed (method {method}), as parts of "
+            f"{name}: the member {quote_text(text)} is compressed (method {method}), as parts of "
             f"TorchScript modules are, but archives are read in place, by byte range; {STORE_AGAIN}"
         )
 
@@ -88,7 +92,7 @@ def _find_directory(storage: Storage, path: str, limits: Limits, name: str) -> t
         for narrow, value, sentinel in zip(
             (disk, first_disk, here, count, size, start),
             wide,
-            (_SHORT, _SHORT, _SHORT, _SHORT, LONG, LONG),
+            (_SHORT, _SHORT, _SHORT, _SHORT, ZIP64_MARKER, ZIP64_MARKER),
             strict=True,
         ):
             if narrow not in (sentinel, value):
@@ -110,14 +114,14 @@ def _find_directory(storage: Storage, path: str, limits: Limits, name: str) -> t
 def _before(name: str, size_bytes: int) -> str:
     return (
         f"{name} holds {size_bytes:,} bytes before the archive that it ends with; if it is of "
-        f"torch.distributed.checkpoint (.distcp), {JOIN}; else {FETCH_AGAIN}"
+        f"torch.distributed.checkpoint (.distcp), {JOIN_SHARDS}; else {FETCH_AGAIN}"
     )
 
 
 def _check_limits(size: int, count: int, limits: Limits, name: str) -> None:
-    if count > limits.tensors + BOOKKEEPING:
+    if count > limits.tensors + SPARE_MEMBERS:
         raise TooLarge(
-            f"{name} holds {count:,} members; {BOOKKEEPING} are allowed, and one for each tensor, "
+            f"{name} holds {count:,} members; {SPARE_MEMBERS} are allowed, and one for each tensor, "
             f"of which {limits.allowed('tensors')}"
         )
     if size > limits.header_bytes:
@@ -142,7 +146,7 @@ def _read_end64(locator: bytes, record: bytes, at: int, name: str) -> tuple[int,
     return tuple(numbers)
 
 
-def _entries(directory: bytes, count: int, name: str) -> Iterator[Entry]:
+def _entries(directory: bytes, count: int, name: str) -> Iterator[DirectoryEntry]:
     """What the directory lists; it must be filled by its entries, with each name once."""
     at, seen = 0, set[str]()
     for _ in range(count):
@@ -159,18 +163,18 @@ def _entries(directory: bytes, count: int, name: str) -> Iterator[Entry]:
             raise InvalidModel(f"{name}: its zip directory is cut short; {FETCH_AGAIN}")
         text = _check_name(raw_name, name)
         if text in seen:
-            raise InvalidModel(f"{name} holds the member {shown(text)} twice; {STORE_AGAIN}")
+            raise InvalidModel(f"{name} holds the member {quote_text(text)} twice; {STORE_AGAIN}")
         seen.add(text)
         check_stored(flags, method, text, name)
-        size, packed, header, disk = _widened((size, packed, header, disk), extra, text, name)
+        size, packed, header, disk = _zip64_numbers((size, packed, header, disk), extra, text, name)
         if disk:
             raise UnsupportedFormat(f"{name} is one part of a split zip archive; {STORE_AGAIN}")
         if size != packed or (size and text.endswith("/")):
             raise InvalidModel(
-                f"{name}: the sizes of the member {shown(text)} contradict each other; "
+                f"{name}: the sizes of the member {quote_text(text)} contradict each other; "
                 f"{FETCH_AGAIN}"
             )
-        yield Entry(text, raw_name, size, header)
+        yield DirectoryEntry(text, raw_name, size, header)
     if at != len(directory):
         raise InvalidModel(f"{name}: its zip directory holds more than it counts; {FETCH_AGAIN}")
 
@@ -184,13 +188,13 @@ def _check_name(raw: bytes, name: str) -> str:
     odd = "\\" in text or not text.isprintable() or any(part in ("", ".", "..") for part in parts)
     if odd:
         raise InvalidModel(
-            f"{name} holds a member named {shown(text)}; names must be plain paths below the "
+            f"{name} holds a member named {quote_text(text)}; names must be plain paths below the "
             f"archive's root: {STORE_AGAIN}"
         )
     return text
 
 
-def _widened(
+def _zip64_numbers(
     numbers: tuple[int, int, int, int], extra: bytes, text: str, name: str
 ) -> tuple[int, int, int, int]:
     """Size, packed size, header offset and disk, those too large taken from the zip64 field."""
@@ -199,16 +203,18 @@ def _widened(
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)
         if at + 4 + length > len(extra) or (kind == 1 and kind in fields):
-            raise InvalidModel(f"{name}: the fields of {shown(text)} are damaged; {FETCH_AGAIN}")
+            raise InvalidModel(
+                f"{name}: the fields of {quote_text(text)} are damaged; {FETCH_AGAIN}"
+            )
         fields[kind] = extra[at + 4 : at + 4 + length]
         at += 4 + length
     wide, at, found = fields.get(1, b""), 0, list[int]()
     for number, width in zip(numbers, (8, 8, 8, 4), strict=True):
-        if number != (LONG if width == 8 else _SHORT):
+        if number != (ZIP64_MARKER if width == 8 else _SHORT):
             found.append(number)
             continue
         if at + width > len(wide):
-            raise InvalidModel(f"{name}: {shown(text)} lacks its zip64 sizes; {FETCH_AGAIN}")
+            raise InvalidModel(f"{name}: {quote_text(text)} lacks its zip64 sizes; {FETCH_AGAIN}")
         found.append(int.from_bytes(wide[at : at + width], "little"))
         at += width
     return found[0], found[1], found[2], found[3]

@@ -4,15 +4,15 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from palettery.app.checkpoints.json_scan import shown
-from palettery.app.checkpoints.scattered import Piece, read_pieces
+from palettery.app.checkpoints.json_scanner import quote_text
+from palettery.app.checkpoints.ranged_reads import FileRange, read_ranges
 from palettery.app.checkpoints.zip_directory import (
     FETCH_AGAIN,
-    LONG,
     STORE_AGAIN,
-    Entry,
+    ZIP64_MARKER,
+    DirectoryEntry,
     check_stored,
-    list_entries,
+    read_directory,
 )
 from palettery.app.errors import InvalidModel, TooLarge
 from palettery.app.settings import Limits
@@ -23,7 +23,7 @@ _SIZES_BEHIND = 1 << 3
 
 
 @dataclass(frozen=True)
-class Member:
+class ZipMember:
     """One stored member of an archive, as a byte range of the archive's file."""
 
     name: str
@@ -33,7 +33,9 @@ class Member:
     size_bytes: int
 
 
-def read_members(storage: Storage, path: str, limits: Limits, *, name: str) -> Mapping[str, Member]:
+def read_members(
+    storage: Storage, path: str, limits: Limits, *, name: str
+) -> Mapping[str, ZipMember]:
     """The members of a zip archive by name, in the order of their bytes, folders left out.
 
     `name` is what messages call the file.
@@ -43,22 +45,24 @@ def read_members(storage: Storage, path: str, limits: Limits, *, name: str) -> M
         UnsupportedFormat: compressed, encrypted or split into several files.
         TooLarge: a directory, or a count of members, over its limit.
     """
-    entries, start = list_entries(storage, path, limits, name)
+    entries, start = read_directory(storage, path, limits, name)
     _check_order(entries, start, name)
-    headers = [Piece(entry.header, _LOCAL.size + len(entry.raw_name)) for entry in entries]
-    read = read_pieces(storage, path, headers)
+    headers = [FileRange(entry.header, _LOCAL.size + len(entry.raw_name)) for entry in entries]
+    read = read_ranges(storage, path, headers)
     found = [_member(entry, local, name) for entry, local in zip(entries, read, strict=True)]
     bounds = [*(entry.header for entry in entries[1:]), start]
     for member, bound in zip(found, bounds, strict=True):
         if member.offset + member.size_bytes > bound:
             raise InvalidModel(
-                f"{name}: the member {shown(member.name)} reaches into what lies behind it; "
+                f"{name}: the member {quote_text(member.name)} reaches into what lies behind it; "
                 f"{FETCH_AGAIN}"
             )
     return {member.name: member for member in found if not member.name.endswith("/")}
 
 
-def read_member(storage: Storage, path: str, member: Member, limits: Limits, *, name: str) -> bytes:
+def read_member(
+    storage: Storage, path: str, member: ZipMember, limits: Limits, *, name: str
+) -> bytes:
     """The bytes of a member that is parsed.
 
     Raises:
@@ -66,13 +70,13 @@ def read_member(storage: Storage, path: str, member: Member, limits: Limits, *, 
     """
     if member.size_bytes > limits.header_bytes:
         raise TooLarge(
-            f"{name}: the member {shown(member.name)} has {member.size_bytes:,} bytes; "
+            f"{name}: the member {quote_text(member.name)} has {member.size_bytes:,} bytes; "
             f"{limits.allowed('header_bytes')}"
         )
     return bytes(storage.read(path, member.offset, member.size_bytes))
 
 
-def below_root(members: Mapping[str, Member], name: str) -> Mapping[str, Member]:
+def strip_root_folder(members: Mapping[str, ZipMember], name: str) -> Mapping[str, ZipMember]:
     """The members keyed without the one folder that all lie in, whatever it is called.
 
     Raises:
@@ -87,7 +91,7 @@ def below_root(members: Mapping[str, Member], name: str) -> Mapping[str, Member]
     return {key.partition("/")[2]: member for key, member in members.items()}
 
 
-def _check_order(entries: Sequence[Entry], end: int, name: str) -> None:
+def _check_order(entries: Sequence[DirectoryEntry], end: int, name: str) -> None:
     """That local headers and data, as far as the directory tells, lie apart and in the file."""
     if not entries:
         raise InvalidModel(f"{name} is a zip archive without members; {STORE_AGAIN}")
@@ -100,22 +104,22 @@ def _check_order(entries: Sequence[Entry], end: int, name: str) -> None:
     for entry, bound in zip(entries, bounds, strict=True):
         if entry.header + _LOCAL.size + len(entry.raw_name) + entry.size_bytes > bound:
             raise InvalidModel(
-                f"{name}: the member {shown(entry.name)} overlaps another, or reaches out of the "
+                f"{name}: the member {quote_text(entry.name)} overlaps another, or reaches out of the "
                 f"file; {FETCH_AGAIN}"
             )
 
 
-def _member(entry: Entry, local: bytes, name: str) -> Member:
+def _member(entry: DirectoryEntry, local: bytes, name: str) -> ZipMember:
     """A member by its local header, which must say what the directory says."""
     magic, _, flags, method, _, _, _, packed, size, n, extra_n = _LOCAL.unpack(local[: _LOCAL.size])
     same_name = local[_LOCAL.size : _LOCAL.size + n] == entry.raw_name
     same_sizes = flags & _SIZES_BEHIND or all(
-        said in (entry.size_bytes, LONG) for said in (packed, size)
+        said in (entry.size_bytes, ZIP64_MARKER) for said in (packed, size)
     )
     if magic != b"PK\x03\x04" or not same_name or not same_sizes or n != len(entry.raw_name):
         raise InvalidModel(
-            f"{name}: the header of the member {shown(entry.name)} contradicts the directory; "
+            f"{name}: the header of the member {quote_text(entry.name)} contradicts the directory; "
             f"{FETCH_AGAIN}"
         )
     check_stored(flags, method, entry.name, name)
-    return Member(entry.name, entry.header + _LOCAL.size + n + extra_n, entry.size_bytes)
+    return ZipMember(entry.name, entry.header + _LOCAL.size + n + extra_n, entry.size_bytes)

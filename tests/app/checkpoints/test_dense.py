@@ -46,4 +46,4 @@ def test_bytes_are_row_major(tmp_path, monkeypatch, kind, chunk_bytes):
     )
     found = b"".join(dense.dense_chunks(open_storage(tmp_path.as_uri()), "m", tensor))
     assert found == view.tobytes()
-    assert len(found) == dense.dense_bytes(tensor)
+    assert len(found) == dense.dense_size_bytes(tensor)

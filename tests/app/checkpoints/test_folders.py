@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from palettery.app.checkpoints.local_files import stored_files
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.errors import BadInput
 from palettery.app.settings import Limits
 from tests.forged import safetensors_bytes, saved, tensor

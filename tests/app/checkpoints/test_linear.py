@@ -8,10 +8,10 @@ import pytest
 
 from benchmarks import attacks
 from benchmarks.parsers import PARSERS, stored
-from palettery.app.checkpoints.json_scan import unique
+from palettery.app.checkpoints.json_scanner import unique_keys
 from palettery.app.checkpoints.pickle_machine import PickleMachine
-from palettery.app.checkpoints.read import read_checkpoint
-from palettery.app.checkpoints.torch_records import OtherKey
+from palettery.app.checkpoints.reader import read_checkpoint
+from palettery.app.checkpoints.torch_records import NonTextKey
 from palettery.app.errors import BadInput, TooLarge
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
@@ -108,7 +108,7 @@ class Compared(str):
 def test_a_key_that_is_there_twice_is_found_in_one_pass():
     keys = [Compared(f"k{n}") for n in range(5_000)]
     with pytest.raises(ValueError, match="'k4999' occurs twice"):
-        unique([(key, 0) for key in (*keys, Compared("k4999"))])
+        unique_keys([(key, 0) for key in (*keys, Compared("k4999"))])
     assert Compared.count < 50
 
 
@@ -117,7 +117,7 @@ def test_keys_that_a_stranger_chose_hash_as_none_can_foresee():
     found = PickleMachine(numbers, Limits()).run()
     assert len(found) == 9
     for key in found:
-        assert isinstance(key, OtherKey)
+        assert isinstance(key, NonTextKey)
         assert hash(key) == object.__hash__(key)
 
 

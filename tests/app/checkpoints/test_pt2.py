@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from palettery.app.artifacts.dtypes import NUMPY
-from palettery.app.checkpoints import json_scan
+from palettery.app.checkpoints import json_scanner
 from palettery.app.checkpoints.pt2 import read_pt2
 from palettery.app.checkpoints.pt2_graph import DEPTH
 from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
@@ -479,7 +479,7 @@ def test_limits_hold(sound, read, monkeypatch):
         read(sound, tensors=3)
     with pytest.raises(TooLarge, match="bytes"):
         read(sound, header_bytes=20_000)
-    monkeypatch.setattr(json_scan, "SPARE_VALUES", 100)
+    monkeypatch.setattr(json_scanner, "SPARE_VALUES", 100)
     with pytest.raises(
         TooLarge, match=r"JSON values; 100 are allowed, and 16 for each.*of which 50"
     ):

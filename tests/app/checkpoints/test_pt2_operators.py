@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from palettery.app.checkpoints.pt2_operators import ATEN, LIST, operators
+from palettery.app.checkpoints.pt2_operators import ATEN, OPERATORS_FILE, operators
 from palettery.app.checkpoints.pt2_runnable import read_runnable
 from palettery.app.errors import UnsupportedFormat
 from palettery.app.settings import Limits
@@ -32,7 +32,11 @@ IN_PLACE = re.compile(r"[a-z0-9]_\.")
 
 
 def declared():
-    return [line for line in LIST.read_text().splitlines() if line and not line.startswith("#")]
+    return [
+        line
+        for line in OPERATORS_FILE.read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
 
 
 @pytest.mark.parametrize("line", declared(), ids=lambda line: line.partition("(")[0])

@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks.attacks import legacy, number, state_dict, storage, text
 from benchmarks.attacks import tensor as pickled_tensor
 from palettery.app.checkpoints import pytorch_legacy
-from palettery.app.checkpoints.kinds import tell_kind
+from palettery.app.checkpoints.file_formats import detect_format
 from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from tests.app.checkpoints.test_pytorch_zip import DTYPES, random_bytes, same
@@ -278,8 +278,8 @@ def test_damage_is_told_or_harmless(flips, tmp_path_factory):
 
 
 def test_legacy_files_are_told_from_other_pickles():
-    assert tell_kind(SOUND[:512], "m.pt") == "legacy"
-    assert tell_kind(old({"a": 1}, pickle_protocol=4)[:512], "m.pt") == "legacy"
+    assert detect_format(SOUND[:512], "m.pt") == "legacy"
+    assert detect_format(old({"a": 1}, pickle_protocol=4)[:512], "m.pt") == "legacy"
     for other in (pickle.dumps({"a": 1}), pickle.dumps(Call(print, 1), 2)):
         with pytest.raises(UnsupportedFormat, match=r"no checkpoint that torch.save wrote"):
-            tell_kind(other, "m.pt")
+            detect_format(other, "m.pt")

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from palettery.app.artifacts.dtypes import NUMPY
-from palettery.app.checkpoints.dense import laid_out
-from palettery.app.checkpoints.pytorch_zip import read_pytorch_zip, tell_archive
-from palettery.app.checkpoints.zip_members import Member
+from palettery.app.checkpoints.dense import array_view
+from palettery.app.checkpoints.pytorch_zip import detect_archive, read_pytorch_zip
+from palettery.app.checkpoints.zip_members import ZipMember
 from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
@@ -156,7 +156,7 @@ def test_weights_load_as_the_compression_does_it(tensors_of, tmp_path):
     for name, expected in (("w", weight.t()), ("part", weight[1:3, 2:6])):
         said = found[name]
         data = open_storage(tmp_path.as_uri()).read("file", said.offset, said.size_bytes)
-        loaded = laid_out(data, NUMPY[said.dtype], said.shape, said.strides)
+        loaded = array_view(data, NUMPY[said.dtype], said.shape, said.strides)
         assert np.array_equal(loaded, expected.numpy())
 
 
@@ -348,18 +348,18 @@ def test_a_real_archive_cut_anywhere_is_told(tensors_of):
 
 
 def names(*inner):
-    return {f"m/{name}": Member(f"m/{name}", 0, 0) for name in inner}
+    return {f"m/{name}": ZipMember(f"m/{name}", 0, 0) for name in inner}
 
 
 def test_archives_are_told_by_their_members():
-    assert tell_archive(names("data.pkl", "data/0", "version")) == "state_dict"
-    assert tell_archive(names("models/model.json", "archive_format", "data/weights/0")) == "pt2"
-    assert tell_archive(names("data.pkl", "constants.pkl")) == "torchscript"
-    assert tell_archive(names("data.pkl", "code/__torch__.py")) == "torchscript"
+    assert detect_archive(names("data.pkl", "data/0", "version")) == "state_dict"
+    assert detect_archive(names("models/model.json", "archive_format", "data/weights/0")) == "pt2"
+    assert detect_archive(names("data.pkl", "constants.pkl")) == "torchscript"
+    assert detect_archive(names("data.pkl", "code/__torch__.py")) == "torchscript"
     old = "serialized_exported_program.json"
-    for members in (names(old), {old: Member(old, 0, 0)}):
+    for members in (names(old), {old: ZipMember(old, 0, 0)}):
         with pytest.raises(UnsupportedFormat, match=r"again with .* of torch 2\.13"):
-            tell_archive(members)
+            detect_archive(members)
 
 
 @pytest.mark.parametrize("inner", ["code/x.py", "constants.pkl"])

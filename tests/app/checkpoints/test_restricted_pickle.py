@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from palettery.app.checkpoints import pickle_machine, torch_records
 from palettery.app.checkpoints.restricted_pickle import read_pickle
-from palettery.app.checkpoints.torch_records import DType, StorageRef, TensorRef
+from palettery.app.checkpoints.torch_records import StorageRef, TensorRef, TorchDtype
 from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 
@@ -102,7 +102,7 @@ def test_torch_values_are_read_as_records():
         "attributed": attributed,
     }
     found = load(pickled(things))
-    assert found["dtype"] == DType("bfloat16")
+    assert found["dtype"] == TorchDtype("bfloat16")
     assert found["size"] == (2, 3)
     assert found["device"] == "cuda:1"
     assert found["buffer"].shape == found["attributed"].shape == (2,)

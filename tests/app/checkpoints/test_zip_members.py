@@ -9,8 +9,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from palettery.app.checkpoints.zip_directory import BOOKKEEPING
-from palettery.app.checkpoints.zip_members import below_root, read_member, read_members
+from palettery.app.checkpoints.zip_directory import SPARE_MEMBERS
+from palettery.app.checkpoints.zip_members import read_member, read_members, strip_root_folder
 from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.app.storage.folder import Folder
@@ -64,13 +64,13 @@ def test_ranges_are_those_of_the_zipfile_library(members_of):
         for name, member in found.items():
             data = content[member.offset : member.offset + member.size_bytes]
             assert data == archive.read(name)
-    assert list(below_root(found, "file")) == ["a", "empty", "ü/b"]
+    assert list(strip_root_folder(found, "file")) == ["a", "empty", "ü/b"]
 
 
 def test_an_archive_of_torch_is_read(members_of, store):
     buffer = io.BytesIO()
     torch.save({"w": torch.arange(5)}, buffer)
-    found = below_root(members_of(buffer.getvalue()), "file")
+    found = strip_root_folder(members_of(buffer.getvalue()), "file")
     data = read_member(store, "file", found["data/0"], Limits(header_bytes=40), name="file")
     assert data == torch.arange(5).numpy().tobytes()
     with pytest.raises(TooLarge, match="39 are allowed"):
@@ -106,7 +106,7 @@ def test_a_single_member_of_twenty_gigabytes_is_indexed(tmp_path, store):
 
 def test_as_many_members_as_allowed_are_read_and_more_refused(members_of, tmp_path, store):
     sparse(tmp_path / "many", [0] * 100_000)
-    limits = Limits(tensors=100_000 - BOOKKEEPING)
+    limits = Limits(tensors=100_000 - SPARE_MEMBERS)
     assert len(read_members(store, "many", limits, name="many")) == 100_000
     assert len(store.read_bytes) < 20
     sparse(tmp_path / "more", [0] * 100_001)
@@ -233,7 +233,7 @@ def test_members_must_share_one_folder(members_of):
     for names in (("m/a", "n/b"), ("m/a", "b"), ("a",)):
         found = members_of(zipped([(name, b"") for name in names]))
         with pytest.raises(InvalidModel, match="common folder"):
-            below_root(found, "file")
+            strip_root_folder(found, "file")
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,9 +11,9 @@ from palettery.app.errors import InvalidModel, UnsupportedFormat
 HEAD_BYTES = 512
 """How much of a file is looked at."""
 
-Kind = Literal["safetensors", "zip", "legacy", "json"]
+FileFormat = Literal["safetensors", "zip", "legacy", "json"]
 
-ACCEPTED = (
+ACCEPTED_FORMATS = (
     "safetensors files or checkpoints of torch.save(model.state_dict(), …) (one, or shards "
     "with or without their index.json), or one .pt2 of torch.export.save"
 )
@@ -23,7 +23,7 @@ _RESAVE = (
 )
 
 
-_PACKED = {
+_COMPRESSED = {
     b"\x1f\x8b": "gzip-compressed",
     b"BZh": "bzip2-compressed",
     b"\xfd7zXZ\0": "xz-compressed",
@@ -35,13 +35,13 @@ _PACKED = {
 """First bytes -> what is packed by them."""
 _TEXT_PICKLE = re.compile(rb"\([dlt]p\d+\n|c[\w.]+\n[\w.]+\n(p\d+\n|\()")
 """How a pickle of protocol 0 begins: an empty container, or a name to import."""
-_SHOWN_TEXT = 60
+_QUOTED_CHARACTERS = 60
 """Characters of a text that a message shows."""
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class Refusal:
+class UnsupportedFileType:
     """A kind of file that is known and not taken."""
 
     matches: Callable[[bytes], bool]
@@ -69,63 +69,65 @@ def _is_onnx(head: bytes) -> bool:
     return head[:1] == b"\x08" and head[1:2] <= b"\x20" and head[2:3] in (b"\x12", b"\x1a", b"\x3a")
 
 
-_REFUSALS = (
-    Refusal(
+_UNSUPPORTED = (
+    UnsupportedFileType(
         _is_pickle,
         "a Python pickle, and no checkpoint that torch.save wrote",
         f"loading one runs code, so it is never opened here; {_RESAVE}",
     ),
-    Refusal(
+    UnsupportedFileType(
         _begins(b"L%dL\n." % MAGIC),
         "a legacy PyTorch checkpoint of a text pickle (protocol 0 or 1)",
         f"protocols from 2 on are read; {_RESAVE}",
     ),
-    Refusal(
+    UnsupportedFileType(
         lambda head: head[257:262] == b"ustar",
         "a tar archive (of PyTorch before 0.2, or of a toolkit's own)",
         f"weights are read in place; if it is a checkpoint, {_RESAVE}; else send what is inside",
     ),
-    Refusal(
+    UnsupportedFileType(
         _begins(b"\x00\x05\x16\x07"),
         "what macOS keeps beside a file on other disks (its name begins with ._)",
         "leave it out, and send the file of the same name without ._",
     ),
     *(
-        Refusal(
+        UnsupportedFileType(
             _begins(start),
             what,
             "weights are read in place, by byte range; unpack it and send what is inside",
         )
-        for start, what in _PACKED.items()
+        for start, what in _COMPRESSED.items()
     ),
-    Refusal(
+    UnsupportedFileType(
         _begins(b"GGUF"),
         "a GGUF file, whose weights are quantized already",
         "send the model's original safetensors",
     ),
-    Refusal(
+    UnsupportedFileType(
         _begins(b"lmgg", b"fmgg", b"tjgg", b"algg"),
         "a GGML file of an old llama.cpp, whose weights are quantized already",
         "send the model's original safetensors",
     ),
-    Refusal(
+    UnsupportedFileType(
         lambda head: head[4:8] == b"TFL3",
         "a TensorFlow Lite model",
         "send the safetensors it was made from",
     ),
-    Refusal(_begins(b"\x89HDF\r\n\x1a\n"), "an HDF5 file (Keras?)", "send safetensors"),
-    Refusal(_begins(b"\x93NUMPY"), "a numpy array", "save its tensors by name as safetensors"),
-    Refusal(
+    UnsupportedFileType(_begins(b"\x89HDF\r\n\x1a\n"), "an HDF5 file (Keras?)", "send safetensors"),
+    UnsupportedFileType(
+        _begins(b"\x93NUMPY"), "a numpy array", "save its tensors by name as safetensors"
+    ),
+    UnsupportedFileType(
         _begins(b"version https://git-lfs"),
         "a Git LFS pointer, not the file it points to",
         "run `git lfs pull`, then send the file itself",
     ),
-    Refusal(
+    UnsupportedFileType(
         lambda head: head.lstrip()[:1] == b"<",
         "a web page or XML",
         "a download probably met a login or an error page; fetch the model file itself",
     ),
-    Refusal(
+    UnsupportedFileType(
         _is_onnx,
         "an ONNX model, whose exporters fold and rename weights",
         "send the safetensors it was made from",
@@ -133,7 +135,7 @@ _REFUSALS = (
 )
 
 
-def tell_kind(head: bytes, name: str) -> Kind:
+def detect_format(head: bytes, name: str) -> FileFormat:
     """The kind of a file from its first `HEAD_BYTES` bytes; `name` serves messages only.
 
     Raises:
@@ -141,7 +143,7 @@ def tell_kind(head: bytes, name: str) -> Kind:
         InvalidModel: empty, or nothing that is known.
     """
     if not head:
-        raise InvalidModel(f"{name} is empty; send {ACCEPTED}")
+        raise InvalidModel(f"{name} is empty; send {ACCEPTED_FORMATS}")
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
     if _is_legacy(head):
@@ -151,18 +153,18 @@ def tell_kind(head: bytes, name: str) -> Kind:
         return "json"
     if head[8:9] == b"{":
         return "safetensors"
-    for refusal in _REFUSALS:
+    for refusal in _UNSUPPORTED:
         if refusal.matches(head):
             raise UnsupportedFormat(f"{name} is {refusal.what}; {refusal.way_out}")
-    raise InvalidModel(f"{name} {_fault(head)}")
+    raise InvalidModel(f"{name} {_describe_unknown(head)}")
 
 
-def shown_text(text: str) -> str:
+def quote_beginning(text: str) -> str:
     """How a text begins, fit for a message."""
-    return repr(text if len(text) <= _SHOWN_TEXT else f"{text[:_SHOWN_TEXT]}...")
+    return repr(text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}...")
 
 
-def _fault(head: bytes) -> str:
+def _describe_unknown(head: bytes) -> str:
     """Why a file that begins like this is no model, and what to do."""
     if len(head) >= 8 and not head.strip(b"\0"):
         return (
@@ -177,12 +179,12 @@ def _fault(head: bytes) -> str:
         )
     if text := _text(head):
         return (
-            f"is text that begins with {shown_text(text)}; a download probably met an error; "
+            f"is text that begins with {quote_beginning(text)}; a download probably met an error; "
             "fetch the model file itself"
         )
     return (
         f"begins with the bytes {head[:8].hex(' ')}, which is no model format known here; "
-        f"send {ACCEPTED}"
+        f"send {ACCEPTED_FORMATS}"
     )
 
 
@@ -197,7 +199,7 @@ def _text(head: bytes) -> str:
     return line if is_text and line.isprintable() else ""
 
 
-def parsed_bytes(head: bytes, size_bytes: int) -> int:
+def max_parsed_bytes(head: bytes, size_bytes: int) -> int:
     """At most how much of a file is parsed to find its tensors, from its first `HEAD_BYTES`."""
     if head[8:9] == b"{":  # safetensors
         return min(size_bytes, int.from_bytes(head[:8], "little"))

@@ -6,7 +6,9 @@ torch imports the classes that they name, so only those of Python are read.
 import json
 from typing import Any
 
-TREES = frozenset(("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"))
+CONTAINERS = frozenset(
+    ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
+)
 """Containers that inputs and outputs may lie in."""
 DEPTH = 64
 """Of containers in each other."""
@@ -30,7 +32,7 @@ def _tree(tree: Any, room: int) -> dict[str, object]:
     held = tree.get("children_spec")
     if not isinstance(held, list) or (kind is None and (held or context is not None)):
         raise ValueError("no description of inputs or outputs")
-    if kind is not None and (not isinstance(kind, str) or kind not in TREES):
+    if kind is not None and (not isinstance(kind, str) or kind not in CONTAINERS):
         raise ValueError(f"inputs or outputs lie in a {str(kind)[:80]!r}; use tuples and dicts")
     children = [_tree(child, room - 1) for child in held]
     return {"type": kind, "context": _context(context), "children_spec": children}

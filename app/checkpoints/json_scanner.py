@@ -13,7 +13,7 @@ VALUES_PER_TENSOR, SPARE_VALUES = 16, 10_000
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """The object that a JSON parser found.
 
     Raises:
@@ -24,12 +24,12 @@ def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         seen = set[str]()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"the key {shown(key)} occurs twice in one object")
+                raise ValueError(f"the key {quote_text(key)} occurs twice in one object")
             seen.add(key)
     return found
 
 
-def check_values(text: str, limits: Limits, what: str) -> None:
+def check_value_count(text: str, limits: Limits, what: str) -> None:
     """Refuse JSON of very many values, which take far more memory than their text.
 
     Raises:
@@ -43,14 +43,14 @@ def check_values(text: str, limits: Limits, what: str) -> None:
         )
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=unique)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
 class JsonScanner:
     """Walks a JSON text; each value behind a key of `members` is consumed before the next key."""
 
     def __init__(self, text: str, what: str, limits: Limits) -> None:
-        check_values(text, limits, what)
+        check_value_count(text, limits, what)
         self._text, self._what, self._at = text, what, 0
 
     def members(self) -> Iterator[str]:
@@ -67,7 +67,9 @@ class JsonScanner:
         while True:
             key = self.string()
             if key in seen:
-                raise InvalidModel(f"{self._what} names {shown(key)} twice; write the file again")
+                raise InvalidModel(
+                    f"{self._what} names {quote_text(key)} twice; write the file again"
+                )
             seen.add(key)
             self._take(":")
             yield key
@@ -125,13 +127,15 @@ class JsonScanner:
         )
 
 
-def shown(name: str) -> str:
+def quote_text(name: str) -> str:
     """A stranger's name, fit for a message: control characters escaped, cut when long."""
     return repr(name if len(name) <= 80 else f"{name[:77]}...")
 
 
-def shown_value(value: object) -> str:
+def quote_json(value: object) -> str:
     """A value of JSON, fit for a message however large it is, or deep."""
     if isinstance(value, dict):
-        return "an object of " + (", ".join(shown(str(key)) for key in [*value][:3]) or "nothing")
-    return "a list" if isinstance(value, list) else shown(str(value)[:100])
+        return "an object of " + (
+            ", ".join(quote_text(str(key)) for key in [*value][:3]) or "nothing"
+        )
+    return "a list" if isinstance(value, list) else quote_text(str(value)[:100])

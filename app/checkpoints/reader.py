@@ -3,27 +3,27 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 
+from palettery.app.checkpoints.file_formats import (
+    ACCEPTED_FORMATS,
+    HEAD_BYTES,
+    FileFormat,
+    detect_format,
+    max_parsed_bytes,
+    quote_beginning,
+)
 from palettery.app.checkpoints.hf_config import (
-    ConfigUnusable,
+    UnusableConfigError,
     modules_from_config,
     quantization_warnings,
 )
-from palettery.app.checkpoints.json_scan import shown
-from palettery.app.checkpoints.kinds import (
-    ACCEPTED,
-    HEAD_BYTES,
-    Kind,
-    parsed_bytes,
-    shown_text,
-    tell_kind,
-)
+from palettery.app.checkpoints.json_scanner import quote_text
 from palettery.app.checkpoints.module_types import infer_modules
 from palettery.app.checkpoints.ops import derive_ops
 from palettery.app.checkpoints.pt2 import read_pt2
 from palettery.app.checkpoints.pytorch_legacy import read_pytorch_legacy
-from palettery.app.checkpoints.pytorch_zip import read_pytorch_zip, tell_archive
+from palettery.app.checkpoints.pytorch_zip import detect_archive, read_pytorch_zip
 from palettery.app.checkpoints.safetensors import read_header
-from palettery.app.checkpoints.shards import Index, check_index, read_index, select
+from palettery.app.checkpoints.shards import ShardIndex, check_index, read_index, select_files
 from palettery.app.checkpoints.state_dict import Warn
 from palettery.app.checkpoints.zip_members import read_members
 from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
@@ -43,7 +43,7 @@ TENSOR_KINDS = ("safetensors", "zip", "legacy")
 
 def bytes_to_parse(storage: Storage, files: Sequence[StoredFile]) -> int:
     """At most how much `read_checkpoint` parses of files."""
-    return sum(parsed_bytes(_head(storage, file), file.size_bytes) for file in files)
+    return sum(max_parsed_bytes(_head(storage, file), file.size_bytes) for file in files)
 
 
 def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limits) -> Checkpoint:
@@ -54,11 +54,11 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
         UnsupportedFormat: a kind of file that is not accepted, with the way out.
         TooLarge: over a limit.
     """
-    kinds: dict[int, Kind] = {}
-    indexes: list[Index] = []
+    kinds: dict[int, FileFormat] = {}
+    indexes: list[ShardIndex] = []
     configs: list[str] = []
     for number, file in enumerate(files):
-        kind = tell_kind(_head(storage, file), file.name)
+        kind = detect_format(_head(storage, file), file.name)
         if kind != "json":
             kinds[number] = kind
         elif isinstance(said := _read_json(storage, file, limits), str):
@@ -66,8 +66,8 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
         else:
             indexes.append(said)
     if not kinds:
-        raise InvalidModel(f"no file in the upload holds tensors; send {ACCEPTED}")
-    selection = select(files, [*kinds], indexes)
+        raise InvalidModel(f"no file in the upload holds tensors; send {ACCEPTED_FORMATS}")
+    selection = select_files(files, [*kinds], indexes)
     chosen = {number: kinds[number] for number in selection.files}
     archives = [files[number] for number, kind in chosen.items() if kind == "zip"]
     if archives and _is_exported(storage, archives, limits):
@@ -88,7 +88,7 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
     )
 
 
-def _check_mixed(files: Sequence[StoredFile], chosen: Mapping[int, Kind]) -> None:
+def _check_mixed(files: Sequence[StoredFile], chosen: Mapping[int, FileFormat]) -> None:
     """Refuse safetensors among checkpoints of torch.save: they are two models."""
     one = next((number for number, kind in chosen.items() if kind == "safetensors"), None)
     other = next((number for number, kind in chosen.items() if kind != "safetensors"), None)
@@ -117,7 +117,7 @@ def _modules(
     elif configs:
         try:
             told = modules_from_config(configs[0], tensors, limits)
-        except ConfigUnusable as error:
+        except UnusableConfigError as error:
             warnings.append(str(error))
         else:
             return told.tensors, told.modules, tuple(warnings)
@@ -133,7 +133,7 @@ def _modules(
 def _is_exported(storage: Storage, archives: Sequence[StoredFile], limits: Limits) -> bool:
     """Whether one of the zip archives is a torch.export program."""
     return any(
-        tell_archive(read_members(storage, file.path, limits, name=file.name), file.name) == "pt2"
+        detect_archive(read_members(storage, file.path, limits, name=file.name), file.name) == "pt2"
         for file in archives
     )
 
@@ -171,12 +171,12 @@ def _read_legacy(
     return read_pytorch_legacy(storage, file.path, limits, name=file.name, file=number, warn=warn)
 
 
-_READERS: Mapping[Kind, Reader] = {
+_READERS: Mapping[FileFormat, Reader] = {
     "safetensors": _read_safetensors,
     "zip": _read_zip,
     "legacy": _read_legacy,
 }
-_FORMATS: Mapping[Kind, ModelFormat] = {
+_FORMATS: Mapping[FileFormat, ModelFormat] = {
     "safetensors": "safetensors",
     "zip": "pytorch_zip",
     "legacy": "pytorch_legacy",
@@ -195,7 +195,7 @@ def _by_each_name(tensor: StoredTensor) -> tuple[StoredTensor, ...]:
 def _merge(
     storage: Storage,
     files: Sequence[StoredFile],
-    chosen: Mapping[int, Kind],
+    chosen: Mapping[int, FileFormat],
     limits: Limits,
     warn: Warn,
 ) -> list[StoredTensor]:
@@ -209,7 +209,7 @@ def _merge(
             for name in _names(tensor):
                 if name in lies_in:
                     raise InvalidModel(
-                        f"tensor {shown(name)} lies in both {lies_in[name]} and {file.name}; "
+                        f"tensor {quote_text(name)} lies in both {lies_in[name]} and {file.name}; "
                         "send the shards of one model only"
                     )
                 lies_in[name] = file.name
@@ -228,12 +228,12 @@ def _check_values(tensors: Sequence[StoredTensor]) -> None:
     if 2 * len(empty) > len(tensors):
         raise InvalidModel(
             f"{len(empty):,} of the model's {len(tensors):,} tensors have no elements, such as "
-            f"{shown(empty[0])}: DeepSpeed's ZeRO-3 saves such placeholders; gather the weights "
+            f"{quote_text(empty[0])}: DeepSpeed's ZeRO-3 saves such placeholders; gather the weights "
             "with the zero_to_fp32.py that lies in the checkpoint's folder, and send what it writes"
         )
 
 
-def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> Index | str:
+def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> ShardIndex | str:
     """An index of shards, or the text of a Hugging Face config.json.
 
     Raises:
@@ -252,11 +252,11 @@ def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> Index | st
         return index
     if is_model_config(text, limits):
         return text
-    way_out = f"leave it out and send {ACCEPTED}"
+    way_out = f"leave it out and send {ACCEPTED_FORMATS}"
     if not file.name.lower().endswith(".json"):
         way_out = "a download probably met an error; fetch the model file itself"
     raise UnsupportedFormat(
-        f"{file.name} is JSON that begins with {shown_text(text)}, but neither an index of shards "
+        f"{file.name} is JSON that begins with {quote_beginning(text)}, but neither an index of shards "
         f"(it has no weight_map) nor a model's config.json (it has no model_type); {way_out}"
     )
 

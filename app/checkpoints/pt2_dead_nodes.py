@@ -6,32 +6,32 @@ from palettery.app.checkpoints.pt2_operators import has_effects
 from palettery.app.checkpoints.pt2_schema import Argument, Graph, GraphArgument, NamedArgument, Node
 
 
-def without_dead_nodes(graph: Graph) -> Graph:
+def remove_dead_nodes(graph: Graph) -> Graph:
     """The graph with those nodes alone that its outputs depend on, or that change something."""
     live = {name for output in graph.outputs for name in output.names()}
     kept: list[Node] = []
     for node in reversed(graph.nodes):
         if has_effects(node) or not live.isdisjoint(node.gives()):
             live.update(node.reads())
-            kept.append(_pruned(node))
-    return _only(graph, kept[::-1])
+            kept.append(_prune_node(node))
+    return _keep_nodes(graph, kept[::-1])
 
 
-def _pruned(node: Node) -> Node:
+def _prune_node(node: Node) -> Node:
     if not any(node.graphs()):
         return node
-    return node.model_copy(update={"inputs": [_pruned_input(given) for given in node.inputs]})
+    return node.model_copy(update={"inputs": [_prune_input(given) for given in node.inputs]})
 
 
-def _pruned_input(given: NamedArgument) -> NamedArgument:
+def _prune_input(given: NamedArgument) -> NamedArgument:
     inner = given.arg.as_graph
     if inner is None:
         return given
-    graph = GraphArgument(name=inner.name, graph=without_dead_nodes(inner.graph))
+    graph = GraphArgument(name=inner.name, graph=remove_dead_nodes(inner.graph))
     return given.model_copy(update={"arg": Argument(as_graph=graph)})
 
 
-def _only(graph: Graph, nodes: list[Node]) -> Graph:
+def _keep_nodes(graph: Graph, nodes: list[Node]) -> Graph:
     """The graph with these nodes, and without what is said of the values of others."""
     arguments: Iterable[Argument] = (*graph.inputs, *graph.outputs)
     known = {name for argument in arguments for name in argument.names()}
