@@ -1,4 +1,4 @@
-"""Stored tensors in row-major order, whatever order their bytes lie in."""
+"""Stored tensors as contiguous row-major bytes, whatever their strides."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from palettery.schemas.checkpoint import StoredTensor
 def array_view(
     data: memoryview, dtype: np.dtype, shape: Sequence[int], strides: Sequence[int] | None
 ) -> NDArray[np.generic]:
-    """Bytes as an array, without a copy; `strides` count elements, None is row-major."""
+    """Return bytes as an array, without a copy; `strides` count elements, None is row-major."""
     flat: NDArray[np.generic] = np.frombuffer(data, dtype)
     if strides is None:
         return flat.reshape(shape)
@@ -23,12 +23,12 @@ def array_view(
 
 
 def dense_size_bytes(tensor: StoredTensor) -> int:
-    """Size of a tensor in row-major order."""
+    """Return the size of a tensor in row-major order."""
     return math.prod(tensor.shape) * DTYPE_BITS[tensor.dtype] // 8
 
 
 def dense_chunks(source: Reads, path: str, tensor: StoredTensor) -> Iterator[memoryview]:
-    """A tensor's bytes in row-major order; one with strides is fetched whole."""
+    """Yield a tensor's bytes in row-major order; one with strides is fetched whole."""
     if tensor.strides is None:
         yield from source.chunks(path, tensor.offset, tensor.size_bytes)
         return

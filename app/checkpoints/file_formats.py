@@ -1,4 +1,4 @@
-"""What kind of file some bytes are, told from the bytes, never from a name."""
+"""Detection of file formats by content, never by name."""
 
 import re
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from palettery.app.checkpoints.pytorch_legacy import MAGIC, MAGIC_OPCODE
 from palettery.app.errors import InvalidModel, UnsupportedFormat
 
 HEAD_BYTES = 512
-"""How much of a file is looked at."""
+"""Size of the part of a file that is examined."""
 
 FileFormat = Literal["safetensors", "zip", "legacy", "json"]
 
@@ -32,21 +32,21 @@ _COMPRESSED = {
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
     b"Rar!\x1a\x07": "a RAR archive",
 }
-"""First bytes -> what is packed by them."""
+"""First bytes of a file -> the compression or archive format."""
 _TEXT_PICKLE = re.compile(rb"\([dlt]p\d+\n|c[\w.]+\n[\w.]+\n(p\d+\n|\()")
-"""How a pickle of protocol 0 begins: an empty container, or a name to import."""
+"""Beginning of a pickle of protocol 0: an empty container, or a name to import."""
 _QUOTED_CHARACTERS = 60
-"""Characters of a text that a message shows."""
+"""Maximum length of a quoted text in a message."""
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class UnsupportedFileType:
-    """A kind of file that is known and not taken."""
+    """A known file format that is not accepted, with advice for the user."""
 
     matches: Callable[[bytes], bool]
     what: str
-    way_out: str
+    advice: str
 
 
 def _begins(*starts: bytes) -> Callable[[bytes], bool]:
@@ -54,31 +54,31 @@ def _begins(*starts: bytes) -> Callable[[bytes], bool]:
 
 
 def _is_legacy(head: bytes) -> bool:
-    """A checkpoint of PyTorch before 1.6, which begins with a magic number in a pickle."""
+    """Return whether it is a checkpoint of PyTorch before 1.6: a pickled magic number first."""
     return _is_pickle(head) and MAGIC_OPCODE in head[:64]
 
 
 def _is_pickle(head: bytes) -> bool:
-    """A pickle of protocol 2 to 5, or of protocol 0, which is text."""
+    """Return whether it is a pickle of protocol 2 to 5, or of protocol 0, which is text."""
     is_binary = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     return is_binary or _TEXT_PICKLE.match(head) is not None
 
 
 def _is_onnx(head: bytes) -> bool:
-    """A protobuf that begins with a small ir_version (field 1), then a text or message field."""
+    """Return whether it is a protobuf with a small ir_version, then a text or message field."""
     return head[:1] == b"\x08" and head[1:2] <= b"\x20" and head[2:3] in (b"\x12", b"\x1a", b"\x3a")
 
 
 _UNSUPPORTED = (
     UnsupportedFileType(
         _is_pickle,
-        "a Python pickle, and no checkpoint that torch.save wrote",
+        "a Python pickle, but not a checkpoint of torch.save",
         f"loading one runs code, so it is never opened here; {_RESAVE}",
     ),
     UnsupportedFileType(
         _begins(b"L%dL\n." % MAGIC),
-        "a legacy PyTorch checkpoint of a text pickle (protocol 0 or 1)",
-        f"protocols from 2 on are read; {_RESAVE}",
+        "a legacy PyTorch checkpoint with a text pickle (protocol 0 or 1)",
+        f"only protocol 2 and later are supported; {_RESAVE}",
     ),
     UnsupportedFileType(
         lambda head: head[257:262] == b"ustar",
@@ -87,7 +87,7 @@ _UNSUPPORTED = (
     ),
     UnsupportedFileType(
         _begins(b"\x00\x05\x16\x07"),
-        "what macOS keeps beside a file on other disks (its name begins with ._)",
+        "a metadata file of macOS (its name begins with ._)",
         "leave it out, and send the file of the same name without ._",
     ),
     *(
@@ -136,11 +136,11 @@ _UNSUPPORTED = (
 
 
 def detect_format(head: bytes, name: str) -> FileFormat:
-    """The kind of a file from its first `HEAD_BYTES` bytes; `name` serves messages only.
+    """Return the format of a file from its first `HEAD_BYTES` bytes; `name` is for messages only.
 
     Raises:
-        UnsupportedFormat: a known kind that is not accepted, with the way out.
-        InvalidModel: empty, or nothing that is known.
+        UnsupportedFormat: a known format that is not accepted, with advice.
+        InvalidModel: empty, or of no known format.
     """
     if not head:
         raise InvalidModel(f"{name} is empty; send {ACCEPTED_FORMATS}")
@@ -153,29 +153,29 @@ def detect_format(head: bytes, name: str) -> FileFormat:
         return "json"
     if head[8:9] == b"{":
         return "safetensors"
-    for refusal in _UNSUPPORTED:
-        if refusal.matches(head):
-            raise UnsupportedFormat(f"{name} is {refusal.what}; {refusal.way_out}")
+    for file_type in _UNSUPPORTED:
+        if file_type.matches(head):
+            raise UnsupportedFormat(f"{name} is {file_type.what}; {file_type.advice}")
     raise InvalidModel(f"{name} {_describe_unknown(head)}")
 
 
 def quote_beginning(text: str) -> str:
-    """How a text begins, fit for a message."""
+    """Return the beginning of a text in quotes, for a message."""
     return repr(text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}...")
 
 
 def _describe_unknown(head: bytes) -> str:
-    """Why a file that begins like this is no model, and what to do."""
+    """Return why a file with this beginning is no model, and what to do."""
     if len(head) >= 8 and not head.strip(b"\0"):
         return (
-            f"begins with {len(head)} zero bytes, as a download that was cut short or a damaged "
-            "disk leaves a file; fetch it again"
+            f"begins with {len(head)} zero bytes, probably because of an incomplete download or a "
+            "damaged disk; fetch it again"
         )
     header = head[8:]
     if header.startswith((_BOM, b" ", b"\t", b"\r", b"\n")) and b"{" in header[:16]:
         return (
-            f"is like safetensors, but its header begins with the bytes {header[:3].hex(' ')} and "
-            "must begin with '{'; write the file again"
+            f"is like safetensors, but its header begins with the bytes {header[:3].hex(' ')} "
+            "instead of '{'; write the file again"
         )
     if text := _text(head):
         return (
@@ -183,15 +183,15 @@ def _describe_unknown(head: bytes) -> str:
             "fetch the model file itself"
         )
     return (
-        f"begins with the bytes {head[:8].hex(' ')}, which is no model format known here; "
+        f"begins with the bytes {head[:8].hex(' ')}, which match no known model format; "
         f"send {ACCEPTED_FORMATS}"
     )
 
 
 def _text(head: bytes) -> str:
-    """The text that a file begins with, on one line; empty where it is none.
+    """Return the text that a file begins with, on one line; empty if it is binary.
 
-    A head may be cut within a character.
+    The head may end within a character.
     """
     text = head.decode(errors="ignore")
     is_text = len(text.encode()) > len(head) - 4 and len(text) > 1
@@ -200,7 +200,7 @@ def _text(head: bytes) -> str:
 
 
 def max_parsed_bytes(head: bytes, size_bytes: int) -> int:
-    """At most how much of a file is parsed to find its tensors, from its first `HEAD_BYTES`."""
+    """Return an upper bound on the bytes parsed to find a file's tensors, from its head."""
     if head[8:9] == b"{":  # safetensors
         return min(size_bytes, int.from_bytes(head[:8], "little"))
     return size_bytes

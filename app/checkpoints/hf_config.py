@@ -1,7 +1,7 @@
-"""Modules as a Hugging Face config.json tells of them, where transformers is installed.
+"""Exact modules of a checkpoint, from its Hugging Face config.json; needs transformers.
 
-The config is handed to `hf_worker` in a sandbox; the model it builds is used only when it has every
-weight of the checkpoint, under the same name and in the same shape.
+`hf_worker` builds the model in a sandbox. The result is used only if the model has every weight of
+the checkpoint, under the same name and in the same shape.
 """
 
 import json
@@ -20,8 +20,7 @@ from palettery.app.checkpoints.hf_match import (
     is_weight,
     matched_modules,
 )
-from palettery.app.checkpoints.json_scanner import quote_text
-from palettery.app.checkpoints.safetensors import format_shape
+from palettery.app.checkpoints.quoting import format_shape, quote_text
 from palettery.app.errors import PaletteryError, SandboxMissing
 from palettery.app.sandbox import Bounds, run, working_folder
 from palettery.app.settings import Limits
@@ -35,41 +34,41 @@ BuildProblem = Literal[
 _REASONS: Mapping[BuildProblem, str] = {
     "no_extra": "reading it needs transformers, which this installation lacks; "
     "install palettery[hf] for exact types",
-    "unknown_type": "its model type {said} is none that the installed transformers has",
-    "remote_code": "its model type {said} needs Python code from outside transformers, "
+    "unknown_type": "the installed transformers does not know its model type {message}",
+    "remote_code": "its model type {message} needs Python code from outside transformers, "
     "which is never run",
     "too_many_modules": "it describes a far larger model than the checkpoint holds; "
     "send the config.json of this checkpoint",
-    "does_not_build": "transformers builds no model from it ({said})",
+    "does_not_build": "transformers builds no model from it ({message})",
 }
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-"""No network, one thread."""
+"""Environment variables of the worker: no network, one thread."""
 MEMORY_BYTES = 4 << 30
-"""Models on the meta device have no weights."""
+"""Memory limit of the worker; models on the meta device have no weights."""
 _OUTPUT_BYTES = 64 << 20
 _SPARE_MODULES, _MODULES_PER_TENSOR = 10_000, 20
 
 
 class BuildResult(Schema):
-    """What the worker answers: models, the likeliest first, or why there are none."""
+    """Response of the worker: models, the likeliest first, or the reason that there are none."""
 
     models: tuple[BuiltModel, ...] = ()
     problem: BuildProblem | None = None
-    said: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True)
 class ConfigModules:
-    """What a config.json tells of a checkpoint."""
+    """Modules and tensors of a checkpoint, according to its config.json."""
 
     modules: tuple[Module, ...]
     """Under the checkpoint's names, parents before children."""
     tensors: tuple[StoredTensor, ...]
-    """The checkpoint's, with the names that the model ties to theirs as aliases."""
+    """The checkpoint's tensors; names that the model ties to them are aliases."""
 
 
 class UnusableConfigError(Exception):
-    """The config is of no use; the message tells the user why, and what happens instead."""
+    """The config cannot be used; the message gives the reason and the fallback."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -79,60 +78,64 @@ class UnusableConfigError(Exception):
 
 
 def quantization_warnings(text: str) -> tuple[str, ...]:
-    """A warning where a config.json says that the weights were quantized already."""
+    """Return a warning if a config.json says that the weights are already quantized."""
     try:
-        said = json.loads(text)
+        config = json.loads(text)
     except (ValueError, RecursionError):
         return ()
-    how = said.get("quantization_config") if isinstance(said, dict) else None
-    if not isinstance(how, dict):
+    quantization = config.get("quantization_config") if isinstance(config, dict) else None
+    if not isinstance(quantization, dict):
         return ()
+    method = quote_text(str(quantization.get("quant_method", "by no named method")))
     return (
         "the model's config.json says that its weights are quantized already "
-        f"({quote_text(str(how.get('quant_method', 'by no named method')))}): such tensors are kept as "
-        "they are; to palettize them, send the model as it was before",
+        f"({method}): such tensors are kept as they are; to palettize them, send the model as it "
+        "was before quantization",
     )
 
 
 def modules_from_config(
     text: str, tensors: Sequence[StoredTensor], limits: Limits
 ) -> ConfigModules:
-    """Exact modules of a checkpoint, from the config.json beside it.
+    """Return the exact modules of a checkpoint, from the config.json beside it.
 
     Raises:
-        ConfigUnusable: with a sentence for the plan.
+        UnusableConfigError: with a sentence for the plan.
     """
     if not any(is_weight(tensor) for tensor in tensors):
         raise UnusableConfigError("the checkpoint holds no weight matrix to compare with it")
-    answer = _build_models(text, _SPARE_MODULES + _MODULES_PER_TENSOR * len(tensors), limits)
-    if answer.problem is not None:
-        raise UnusableConfigError(_REASONS[answer.problem].format(said=quote_text(answer.said)))
-    fit = best_match(answer.models, tensors)
-    if fit.missing:
-        raise UnusableConfigError(_describe_mismatch(fit))
-    modules = matched_modules(fit, tensors)
-    return ConfigModules(modules, add_tied_aliases(fit, modules, tensors))
+    result = _build_models(text, _SPARE_MODULES + _MODULES_PER_TENSOR * len(tensors), limits)
+    if result.problem is not None:
+        reason = _REASONS[result.problem].format(message=quote_text(result.message))
+        raise UnusableConfigError(reason)
+    match = best_match(result.models, tensors)
+    if match.missing:
+        raise UnusableConfigError(_describe_mismatch(match))
+    modules = matched_modules(match, tensors)
+    return ConfigModules(modules, add_tied_aliases(match, modules, tensors))
 
 
-def _describe_mismatch(fit: ModelMatch) -> str:
-    example = fit.missing[0]
-    shape = fit.parameters.get(example.name)
-    known = "which it has not" if shape is None else f"which it has in shape {format_shape(shape)}"
+def _describe_mismatch(match: ModelMatch) -> str:
+    example = match.missing[0]
+    shape = match.parameters.get(example.name)
+    difference = (
+        "which it lacks" if shape is None else f"which it has in shape {format_shape(shape)}"
+    )
     missing = f"{quote_text(example.name)} of shape {format_shape(example.shape)}"
     return (
-        f"transformers' {fit.model.name} has {fit.found:,} of the checkpoint's {fit.weights:,} "
-        f"weights; not, for example, {missing}, {known} "
+        f"transformers' {match.model.name} has {match.matches:,} of the checkpoint's "
+        f"{match.weights:,} weights; not, for example, {missing}, {difference} "
         "(some models' weights are renamed or fused when transformers loads them)"
     )
 
 
-def _build_models(text: str, modules_most: int, limits: Limits) -> BuildResult:
-    """Have transformers build the models, in a sandbox.
+def _build_models(text: str, max_modules: int, limits: Limits) -> BuildResult:
+    """Build the models with transformers, in a sandbox.
 
     Raises:
-        ConfigUnusable: there is no answer.
+        UnusableConfigError: the worker failed.
     """
-    request = json.dumps({"config": text, "modules_most": modules_most}).encode()
+    request = json.dumps({"config": text, "max_modules": max_modules}).encode()
     timeout_s = limits.hf_timeout_s
     bounds = Bounds(
         memory_bytes=MEMORY_BYTES,
@@ -155,7 +158,7 @@ def _build_models(text: str, modules_most: int, limits: Limits) -> BuildResult:
             )
         return BuildResult.model_validate_json(answer)
     except SandboxMissing as error:
-        raise UnusableConfigError("the server lacks the sandbox that transformers takes") from error
+        raise UnusableConfigError("the server lacks the sandbox that transformers needs") from error
     except PaletteryError as error:
         raise UnusableConfigError(error.detail) from error
     except ValidationError as error:

@@ -1,39 +1,40 @@
-"""JSON of strangers: within bounds, no key twice, and read member by member where it is large."""
+"""Bounded parsing of untrusted JSON: limited values, unique keys, large objects key by key."""
 
 import json
 import re
 from collections.abc import Iterator
 
+from palettery.app.checkpoints.quoting import quote_text
 from palettery.app.errors import InvalidModel, TooLarge
 from palettery.app.settings import Limits
 
 VALUES_PER_TENSOR, SPARE_VALUES = 16, 10_000
-"""Most values of a JSON document, for each tensor that a checkpoint may have, and beside those."""
+"""Maximum number of values in a document: so many for each allowed tensor, and some more."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """The object that a JSON parser found.
+    """Return a parsed JSON object whose keys are unique; an `object_pairs_hook`.
 
     Raises:
-        ValueError: it has a key twice, which is named.
+        ValueError: a key occurs twice; the message names it.
     """
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         seen = set[str]()
         for key, _ in pairs:
             if key in seen:
                 raise ValueError(f"the key {quote_text(key)} occurs twice in one object")
             seen.add(key)
-    return found
+    return fields
 
 
 def check_value_count(text: str, limits: Limits, what: str) -> None:
-    """Refuse JSON of very many values, which take far more memory than their text.
+    """Check the number of values, which take far more memory than their text.
 
     Raises:
-        TooLarge: over the limit, as far as brackets, braces and commas tell.
+        TooLarge: over the limit, estimated by brackets, braces and commas.
     """
     count, most = sum(map(text.count, "[{,")), SPARE_VALUES + VALUES_PER_TENSOR * limits.tensors
     if count > most:
@@ -47,14 +48,14 @@ _DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
 class JsonScanner:
-    """Walks a JSON text; each value behind a key of `members` is consumed before the next key."""
+    """Incremental parser of a JSON text; consume the value of each key before the next key."""
 
     def __init__(self, text: str, what: str, limits: Limits) -> None:
         check_value_count(text, limits, what)
         self._text, self._what, self._at = text, what, 0
 
     def members(self) -> Iterator[str]:
-        """Enter an object and yield its keys, each of which occurs once.
+        """Enter an object and yield its keys.
 
         Raises:
             InvalidModel: the text is not an object, or a key occurs twice.
@@ -81,32 +82,32 @@ class JsonScanner:
     def string(self) -> str:
         """Consume a string."""
         if (got := self._next()) != '"':
-            raise self._broken(f"{got!r} where a string must stand" if got else "a sudden end")
+            raise self._error(f"{got!r} instead of a string" if got else "the end of the text")
         try:
-            found, self._at = _DECODER.raw_decode(self._text, self._at)
+            text, self._at = _DECODER.raw_decode(self._text, self._at)
         except ValueError as error:
-            raise self._broken(f"a string that does not end well ({error})") from error
-        return str(found)
+            raise self._error(f"an invalid string ({error})") from error
+        return str(text)
 
     def value(self) -> object:
-        """Consume any value; no object in it has a key twice.
+        """Consume any value; the keys of each object in it are unique.
 
         Raises:
-            InvalidModel: no sound JSON, or nested too deep.
+            InvalidModel: invalid JSON, or nested too deep.
         """
         self._next()
         try:
-            found, self._at = _DECODER.raw_decode(self._text, self._at)
+            value, self._at = _DECODER.raw_decode(self._text, self._at)
         except RecursionError as error:
-            raise self._broken("a member that is nested too deep") from error
+            raise self._error("a value that is nested too deep") from error
         except ValueError as error:
-            raise self._broken(f"a member that is not sound JSON ({error})") from error
-        return found
+            raise self._error(f"an invalid value ({error})") from error
+        return value
 
     def end(self) -> None:
-        """Assert that only white space is left."""
+        """Check that only white space is left."""
         if self._next():
-            raise self._broken("more text behind its closing brace")
+            raise self._error("more text after its closing brace")
 
     def _next(self) -> str:
         space = _SPACE.match(self._text, self._at)
@@ -114,28 +115,14 @@ class JsonScanner:
         self._at = space.end()
         return self._text[self._at : self._at + 1]
 
-    def _take(self, wanted: str) -> None:
+    def _take(self, expected: str) -> None:
         got = self._next()
-        if got != wanted:
-            raise self._broken(f"{got!r} where {wanted!r} must stand" if got else "a sudden end")
+        if got != expected:
+            raise self._error(f"{got!r} instead of {expected!r}" if got else "the end of the text")
         self._at += 1
 
-    def _broken(self, found: str) -> InvalidModel:
+    def _error(self, problem: str) -> InvalidModel:
         return InvalidModel(
-            f"{self._what} is not the JSON it must be: {found}, near character {self._at}; "
+            f"{self._what} is not valid JSON: {problem}, near character {self._at}; "
             "fetch or write the file again"
         )
-
-
-def quote_text(name: str) -> str:
-    """A stranger's name, fit for a message: control characters escaped, cut when long."""
-    return repr(name if len(name) <= 80 else f"{name[:77]}...")
-
-
-def quote_json(value: object) -> str:
-    """A value of JSON, fit for a message however large it is, or deep."""
-    if isinstance(value, dict):
-        return "an object of " + (
-            ", ".join(quote_text(str(key)) for key in [*value][:3]) or "nothing"
-        )
-    return "a list" if isinstance(value, list) else quote_text(str(value)[:100])

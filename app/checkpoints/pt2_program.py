@@ -1,4 +1,4 @@
-"""A whole exported program, without its weights, as closed models.
+"""Closed models of a whole exported program, without its weights.
 
 Source: torch 2.13, `torch/_export/serde/schema.py` (version 8) and `serialize.py`.
 """
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from palettery.app.checkpoints.pt2_pytrees import check_tree
+from palettery.app.checkpoints.pt2_pytrees import check_pytree
 from palettery.app.checkpoints.pt2_schema import (
     Argument,
     ClosedModel,
@@ -23,13 +23,13 @@ from palettery.app.checkpoints.pt2_schema import (
     ValueName,
 )
 
-Tree = Annotated[str, AfterValidator(check_tree)]
+Pytree = Annotated[str, AfterValidator(check_pytree)]
 StateName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_length=1000)]
 """Name of a parameter, a buffer or a constant."""
 
 
 class UserInput(ClosedModel):
-    """An input that the caller gives."""
+    """An input or output of the user."""
 
     arg: Argument
 
@@ -67,14 +67,14 @@ class Constant(SingleFieldModel):
 
 
 class ConstantInput(ClosedModel):
-    """An input that is such a constant."""
+    """An input that is a constant other than a tensor."""
 
     name: ValueName
     value: Constant
 
 
 class InputSpec(SingleFieldModel):
-    """What an input of the graph is."""
+    """The role of an input of the graph."""
 
     user_input: UserInput | None = None
     parameter: Parameter | None = None
@@ -84,59 +84,59 @@ class InputSpec(SingleFieldModel):
 
 
 class BufferMutation(ClosedModel):
-    """An output that becomes a buffer's next value."""
+    """An output that is the new value of a buffer."""
 
     arg: TensorArgument
     buffer_name: StateName
 
 
 class OutputSpec(SingleFieldModel):
-    """What an output of the graph is."""
+    """The role of an output of the graph."""
 
     user_output: UserInput | None = None
     buffer_mutation: BufferMutation | None = None
 
 
 class Signature(ClosedModel):
-    """What the inputs and outputs of the graph are."""
+    """The roles of the inputs and outputs of the graph."""
 
     input_specs: list[InputSpec]
     output_specs: list[OutputSpec]
 
 
 class SizeRange(ClosedModel):
-    """Bounds of a size left open."""
+    """Bounds of a symbolic size."""
 
     min_val: Int | None
     max_val: Int | None
 
 
 class CallSignature(ClosedModel):
-    """How a module is called."""
+    """The inputs and outputs of a module."""
 
     inputs: list[Argument]
     outputs: list[Argument]
-    in_spec: Tree
-    out_spec: Tree
+    in_spec: Pytree
+    out_spec: Pytree
     forward_arg_names: list[ValueName] | None = None
 
 
 class ModuleCall(ClosedModel):
-    """A module that can be called."""
+    """The call of the root module."""
 
     fqn: Literal[""]
     signature: CallSignature | None = None
 
 
 def _root_call(calls: object) -> object:
-    """How the model itself is called; its modules are of no use to who runs it."""
+    """Drop the calls of all modules but the root."""
     if not isinstance(calls, list):
         return calls
     return [call for call in calls if isinstance(call, dict) and call.get("fqn") == ""]
 
 
 class GraphModule(ClosedModel):
-    """The graph, and how it is called."""
+    """The graph with its signature."""
 
     graph: Graph
     signature: Signature
@@ -148,7 +148,7 @@ class GraphModule(ClosedModel):
 
 
 class SchemaVersion(ClosedModel):
-    """Of the schema."""
+    """Version of the schema."""
 
     major: Literal[8]
     minor: Int
@@ -166,21 +166,21 @@ class RunnableProgram(ClosedModel):
     guards_code: Annotated[list[str], BeforeValidator(lambda _: [])] = Field(default_factory=list)
 
     def parameters(self) -> frozenset[str]:
-        """Names of the states that are parameters; the others are buffers."""
+        """Return the names of the states that are parameters; the others are buffers."""
         specs = self.graph_module.signature.input_specs
         return frozenset(spec.parameter.parameter_name for spec in specs if spec.parameter)
 
     def fixed_values(self) -> frozenset[str]:
-        """Inputs of the graph that no node may change: the caller's, parameters and constants."""
+        """Return the inputs that no node may change: those of the user, parameters, constants."""
         inputs, specs = self.graph_module.graph.inputs, self.graph_module.signature.input_specs
         pairs = zip(inputs, specs, strict=False)
         return frozenset(name for arg, spec in pairs if not spec.buffer for name in arg.names())
 
     def with_graph(self, graph: Graph) -> "RunnableProgram":
-        """The program with another graph."""
+        """Return the program with another graph."""
         module = self.graph_module.model_copy(update={"graph": graph})
         return self.model_copy(update={"graph_module": module})
 
     def document(self) -> str:
-        """The JSON of a models/*.json."""
+        """Return the JSON of a models/*.json."""
         return json.dumps(self.model_dump(mode="python", exclude_unset=True))

@@ -1,6 +1,7 @@
-"""Containers that the inputs and outputs of a model lie in, as JSON of `torch.utils._pytree`.
+"""Allow list for pytrees: the containers of a model's inputs and outputs.
 
-torch imports the classes that they name, so only those of Python are read.
+They are JSON of `torch.utils._pytree`. torch imports the classes that they name, so only Python's
+own containers are allowed.
 """
 
 import json
@@ -9,46 +10,53 @@ from typing import Any
 CONTAINERS = frozenset(
     ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 )
-"""Containers that inputs and outputs may lie in."""
+"""Classes that inputs and outputs may consist of."""
 DEPTH = 64
-"""Of containers in each other."""
+"""Maximum nesting."""
 
 
-def check_tree(text: str) -> str:
-    """Refuse containers that would be made by code from elsewhere; the others are written anew."""
+def check_pytree(text: str) -> str:
+    """Return a pytree, rebuilt from its checked parts.
+
+    Raises:
+        ValueError: invalid, or with containers that are not allowed.
+    """
     try:
         version, tree = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError("no description of inputs or outputs") from error
+        raise ValueError("not a pytree of inputs or outputs") from error
     if version != 1:
-        raise ValueError(f"a description of inputs of version {str(version)[:20]}; 1 is read")
+        raise ValueError(f"a pytree of version {str(version)[:20]}; only version 1 is supported")
     return json.dumps([1, _tree(tree, DEPTH)])
 
 
-def _tree(tree: Any, room: int) -> dict[str, object]:
-    if not room or not isinstance(tree, dict):
-        raise ValueError("no description of inputs or outputs")
+def _tree(tree: Any, depth: int) -> dict[str, object]:
+    if not depth or not isinstance(tree, dict):
+        raise ValueError("not a pytree of inputs or outputs")
     kind, context = tree.get("type"), tree.get("context")
-    held = tree.get("children_spec")
-    if not isinstance(held, list) or (kind is None and (held or context is not None)):
-        raise ValueError("no description of inputs or outputs")
+    children = tree.get("children_spec")
+    if not isinstance(children, list) or (kind is None and (children or context is not None)):
+        raise ValueError("not a pytree of inputs or outputs")
     if kind is not None and (not isinstance(kind, str) or kind not in CONTAINERS):
-        raise ValueError(f"inputs or outputs lie in a {str(kind)[:80]!r}; use tuples and dicts")
-    children = [_tree(child, room - 1) for child in held]
-    return {"type": kind, "context": _context(context), "children_spec": children}
+        raise ValueError(f"inputs or outputs are in a {str(kind)[:80]!r}; use tuples and dicts")
+    return {
+        "type": kind,
+        "context": _context(context),
+        "children_spec": [_tree(child, depth - 1) for child in children],
+    }
 
 
 def _context(text: object) -> object:
-    """The keys of a dict, as JSON in a text."""
+    """Return the checked keys of a dict, as JSON in a string."""
     if text is None:
         return None
     try:
         keys = json.loads(text) if isinstance(text, str) else text
     except (ValueError, RecursionError) as error:
-        raise ValueError("a description of inputs or outputs whose keys are no JSON") from error
+        raise ValueError("a pytree whose keys are not JSON") from error
     is_plain = keys is None or (
         isinstance(keys, list) and all(isinstance(key, str | int | bool) for key in keys)
     )
     if not isinstance(text, str) or not is_plain:
-        raise ValueError("a description of inputs or outputs with more than keys in it")
+        raise ValueError("a pytree with a context that is not a list of keys")
     return json.dumps(keys)

@@ -1,6 +1,6 @@
-"""The graph of an exported program as closed models: every field is known, and none names code.
+"""Closed models of the graph of an exported program; no field of them names code.
 
-Which operators its nodes may call is another matter, see `palettery.app.checkpoints.pt2_operators`.
+`pt2_operators` decides which operators the nodes may call.
 
 Source: torch 2.13, `torch/_export/serde/schema.py` (version 8) and `serialize.py`.
 """
@@ -24,13 +24,13 @@ Int = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
 
 
 class ClosedModel(BaseModel):
-    """A model that knows all its fields."""
+    """A strict, frozen model without extra fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class SingleFieldModel(ClosedModel):
-    """An object with a single field, whose name says what it holds."""
+    """A tagged union: an object with a single field, whose name is the tag."""
 
     @model_validator(mode="after")
     def _check_one(self) -> "SingleFieldModel":
@@ -38,36 +38,36 @@ class SingleFieldModel(ClosedModel):
             raise ValueError("must have a single field")
         return self
 
-    def kind(self) -> str:
-        """The field."""
+    def field(self) -> str:
+        """Return the name of the field."""
         return next(iter(self.model_fields_set))
 
     def value(self) -> object:
-        """What is in it."""
-        return getattr(self, self.kind())
+        """Return the value of the field."""
+        return getattr(self, self.field())
 
 
 Expression = Annotated[str, AfterValidator(check_expression)]
 ValueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=1000)]
-"""Name of what a node gives."""
+"""Name of a value in the graph."""
 OptionText = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00]*$", max_length=1000)]
-"""An option of an operator, such as `tanh`, an equation, what an assertion says; no file."""
+"""A string argument, such as `tanh`, an equation or the message of an assertion; never a path."""
 Target = Annotated[str, StringConstraints(pattern=r"^[ -~]+$", max_length=1000)]
-"""What a node calls."""
+"""Name of the function that a node calls."""
 Number = Annotated[float, Field(strict=False)]
 OmittedFields = Annotated[dict[str, object], BeforeValidator(lambda _: {})]
-"""What is left out of a graph that is written anew."""
+"""Metadata, which is dropped."""
 
 
 class Device(ClosedModel):
-    """All is computed here, wherever the model was."""
+    """A device, which is replaced with the CPU."""
 
     type: Annotated[Literal["cpu"], BeforeValidator(lambda _: "cpu")]
     index: Annotated[None, BeforeValidator(lambda _: None)] = None
 
 
 class Hint(SingleFieldModel):
-    """What an expression came to when the model was exported."""
+    """The value of an expression at the time of export."""
 
     as_int: Int | None = None
     as_bool: bool | None = None
@@ -82,28 +82,28 @@ class SymExpr(ClosedModel):
 
 
 class SymInt(SingleFieldModel):
-    """A whole number, or an expression."""
+    """An integer, or an expression."""
 
     as_expr: SymExpr | None = None
     as_int: Int | None = None
 
 
 class SymFloat(SingleFieldModel):
-    """A number, or an expression."""
+    """A float, or an expression."""
 
     as_expr: SymExpr | None = None
     as_float: Number | None = None
 
 
 class SymBool(SingleFieldModel):
-    """True, false, or an expression."""
+    """A boolean, or an expression."""
 
     as_expr: SymExpr | None = None
     as_bool: bool | None = None
 
 
 class TensorMeta(ClosedModel):
-    """Type, sizes and layout of a tensor."""
+    """Dtype, sizes and layout of a tensor."""
 
     dtype: Int
     sizes: list[SymInt]
@@ -115,34 +115,34 @@ class TensorMeta(ClosedModel):
 
 
 class TensorArgument(ClosedModel):
-    """A value, by its name."""
+    """A tensor, by the name of its value."""
 
     name: ValueName
 
 
 class SymIntArgument(SingleFieldModel):
-    """A whole number, or the name of one."""
+    """An integer, or the name of a value."""
 
     as_name: ValueName | None = None
     as_int: Int | None = None
 
 
 class SymFloatArgument(SingleFieldModel):
-    """A number, or the name of one."""
+    """A float, or the name of a value."""
 
     as_name: ValueName | None = None
     as_float: Number | None = None
 
 
 class SymBoolArgument(SingleFieldModel):
-    """True, false, or the name of a value."""
+    """A boolean, or the name of a value."""
 
     as_name: ValueName | None = None
     as_bool: bool | None = None
 
 
 class OptionalTensorArgument(SingleFieldModel):
-    """A tensor, or none."""
+    """A tensor, or None."""
 
     as_tensor: TensorArgument | None = None
     as_none: bool | None = None
@@ -195,7 +195,7 @@ class Argument(SingleFieldModel):
     as_float_lists: list[list[Number]] | None = None
 
     def names(self) -> Iterator[str]:
-        """The values that it stands for; none if it is a constant."""
+        """Yield the names of its values; a constant has none."""
         return _names(self.value())
 
 
@@ -213,7 +213,7 @@ def _names(value: object) -> Iterator[str]:
 
 
 class NamedArgument(ClosedModel):
-    """An argument with the name that its operator knows it by."""
+    """An argument with its name in the signature of the operator."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]*$", max_length=100)]
     arg: Argument
@@ -230,28 +230,28 @@ class Node(ClosedModel):
     is_hop_single_tensor_return: bool | None = None
     name: ValueName | None = None
 
-    def reads(self) -> Iterator[str]:
-        """The values that it computes with."""
-        return (name for given in self.inputs for name in given.arg.names())
+    def input_names(self) -> Iterator[str]:
+        """Return the names of the values that it reads."""
+        return (name for input_ in self.inputs for name in input_.arg.names())
 
-    def gives(self) -> Iterator[str]:
-        """The values that it computes."""
+    def output_names(self) -> Iterator[str]:
+        """Yield the names of the values that it computes."""
         if self.name is not None:
             yield self.name
         for argument in self.outputs:
             yield from argument.names()
 
-    def graphs(self) -> Iterator["Graph"]:
-        """The graphs that it calls."""
-        return (given.arg.as_graph.graph for given in self.inputs if given.arg.as_graph)
+    def subgraphs(self) -> Iterator["Graph"]:
+        """Return the graphs that it calls."""
+        return (input_.arg.as_graph.graph for input_ in self.inputs if input_.arg.as_graph)
 
     def label(self) -> str:
-        """What people know it by."""
-        return next(self.gives(), "without a name")
+        """Return its name for messages."""
+        return next(self.output_names(), "without a name")
 
 
 class Graph(ClosedModel):
-    """Inputs, calls and outputs."""
+    """A graph: inputs, nodes and outputs."""
 
     inputs: list[Argument]
     outputs: list[Argument]

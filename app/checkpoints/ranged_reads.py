@@ -1,4 +1,4 @@
-"""Small pieces of a file that lie far apart, read with few requests."""
+"""Reads of many small ranges of a file with few requests."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,42 +8,42 @@ from itertools import pairwise
 from palettery.app.storage.base import Storage
 
 GAP_BYTES = 64 << 10
-"""Pieces nearer to each other than this are read at once."""
+"""Ranges with a smaller gap between them are read with one request."""
 WINDOW_BYTES = 1 << 20
-"""Most bytes of pieces, and of what lies between them, that are read at once."""
+"""Maximum size of a request for several ranges, gaps included."""
 CONCURRENT_READS = 8
-"""Windows read at the same time, which matters where the store is far away."""
+"""Requests at the same time, to hide the latency of a remote store."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileRange:
-    """A range of a file."""
+    """A byte range of a file."""
 
     offset: int
     size_bytes: int
 
 
-def read_ranges(storage: Storage, path: str, pieces: Sequence[FileRange]) -> Iterator[bytes]:
-    """The bytes of pieces that lie within the file, in the order of their offsets."""
+def read_ranges(storage: Storage, path: str, ranges: Sequence[FileRange]) -> Iterator[bytes]:
+    """Yield the bytes of ranges, which must lie within the file and be sorted by offset."""
     with ThreadPoolExecutor(CONCURRENT_READS) as pool:
-        read = pool.map(lambda window: _read_window(storage, path, window), _windows(pieces))
-        for window in read:
+        contents = pool.map(lambda window: _read_window(storage, path, window), _windows(ranges))
+        for window in contents:
             yield from window
 
 
-def _windows(pieces: Sequence[FileRange]) -> Iterator[Sequence[FileRange]]:
-    """Neighbours that are worth reading at once."""
+def _windows(ranges: Sequence[FileRange]) -> Iterator[Sequence[FileRange]]:
+    """Yield neighbours that are read with one request."""
     first = 0
-    for number, (left, right) in enumerate(pairwise(pieces), start=1):
+    for number, (left, right) in enumerate(pairwise(ranges), start=1):
         apart = right.offset - left.offset > GAP_BYTES
-        if apart or right.offset - pieces[first].offset > WINDOW_BYTES:
-            yield pieces[first:number]
+        if apart or right.offset - ranges[first].offset > WINDOW_BYTES:
+            yield ranges[first:number]
             first = number
-    if pieces:
-        yield pieces[first:]
+    if ranges:
+        yield ranges[first:]
 
 
 def _read_window(storage: Storage, path: str, window: Sequence[FileRange]) -> Sequence[bytes]:
     start, last = window[0].offset, window[-1]
     data = storage.read(path, start, last.offset + last.size_bytes - start)
-    return [bytes(data[piece.offset - start :][: piece.size_bytes]) for piece in window]
+    return [bytes(data[range_.offset - start :][: range_.size_bytes]) for range_ in window]

@@ -266,6 +266,7 @@ def test_truncation_at_every_byte_is_told(read):
 def test_damage_is_told_or_harmless(flips, tmp_path_factory):
     from palettery.app.checkpoints.pytorch_legacy import read_pytorch_legacy
     from palettery.app.storage.open import open_storage
+    from palettery.schemas.checkpoint import StoredFile
 
     content = bytearray(SOUND)
     for at, byte in flips:
@@ -274,7 +275,8 @@ def test_damage_is_told_or_harmless(flips, tmp_path_factory):
     (folder / "damaged").write_bytes(content)
     with suppress(BadInput):
         store = open_storage(folder.as_uri())
-        read_pytorch_legacy(store, "damaged", Limits(), name="m.pt", file=0, warn=print)
+        file = StoredFile(name="m.pt", path="damaged", size_bytes=len(content))
+        read_pytorch_legacy(store, file, 0, Limits(), print)
 
 
 def test_legacy_files_are_told_from_other_pickles():

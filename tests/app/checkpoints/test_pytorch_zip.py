@@ -16,6 +16,7 @@ from palettery.app.checkpoints.zip_members import ZipMember
 from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
 from tests.forged import archived, lying, saved
 
 DTYPES = {
@@ -48,7 +49,8 @@ def tensors_of(tmp_path):
     def read(content, **limits):
         (tmp_path / "file").write_bytes(content)
         store = open_storage(tmp_path.as_uri())
-        found = read_pytorch_zip(store, "file", Limits(**limits), name="m.pt", file=3, warn=print)
+        file = StoredFile(name="m.pt", path="file", size_bytes=len(content))
+        found = read_pytorch_zip(store, file, 3, Limits(**limits), print)
         assert all(tensor.file == 3 for tensor in found)
         return {tensor.name: tensor for tensor in found}
 

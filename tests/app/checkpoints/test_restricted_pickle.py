@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palettery.app.checkpoints import pickle_machine, torch_records
+from palettery.app.checkpoints import pickle_machine, torch_globals
 from palettery.app.checkpoints.restricted_pickle import read_pickle
 from palettery.app.checkpoints.torch_records import StorageRef, TensorRef, TorchDtype
 from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
@@ -360,14 +360,14 @@ def test_limits_hold(monkeypatch):
 
 
 def test_stand_ins_are_the_same_after_any_pickle():
-    before = dict(torch_records.GLOBALS)
+    before = dict(torch_globals.GLOBALS)
     state = b"}X\5\0\0\0buildNs"
     for name in before:
         module, _, last = name.rpartition(".")
         for attack in (state + b"b.", b"N" + state + b"\x86b."):
             with pytest.raises(InvalidModel):
                 load(f"\x80\x02c{module}\n{last}\n".encode("latin1") + attack)
-    assert before == torch_records.GLOBALS
+    assert before == torch_globals.GLOBALS
     assert load(pickled({"w": torch.ones(1)}))["w"].shape == (1,)
 
 

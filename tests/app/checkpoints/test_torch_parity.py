@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import _weights_only_unpickler, nn
 
-from palettery.app.checkpoints.torch_records import GLOBALS
+from palettery.app.checkpoints.torch_globals import GLOBALS
 from palettery.app.errors import UnsupportedFormat
 from tests.forged import saved
 
