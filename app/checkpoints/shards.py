@@ -84,9 +84,9 @@ def select_files(
     candidates = [(index, _shards(index, files, numbers)) for index in indexes]
     complete = [(index, shards) for index, shards in candidates if None not in shards.values()]
     if len(indexes) > 1 and len(complete) != 1:
-        names = _join_names(index.name for index in indexes)
+        listed = _join_names(index.name for index in indexes)
         raise InvalidModel(
-            f"the upload holds more than one index ({names}); send the one of these shards"
+            f"the upload holds more than one index ({listed}); send the one of these shards"
         )
     index, shards = (complete or candidates)[0]
     resolved = {shard: number for shard, number in shards.items() if number is not None}

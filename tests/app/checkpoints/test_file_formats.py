@@ -1,4 +1,4 @@
-"""What is told from the first bytes of a file."""
+"""Upper bounds of what is parsed, by the first bytes of a file."""
 
 from palettery.app.checkpoints.file_formats import max_parsed_bytes
 

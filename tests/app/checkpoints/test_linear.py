@@ -114,9 +114,9 @@ def test_a_key_that_is_there_twice_is_found_in_one_pass():
 
 def test_keys_that_a_stranger_chose_hash_as_none_can_foresee():
     numbers = b"\x80\x02}(" + b"".join(attacks.number(n << 20) + b"N" for n in range(9)) + b"u."
-    found = PickleMachine(numbers, Limits()).run()
-    assert len(found) == 9
-    for key in found:
+    pairs = PickleMachine(numbers, Limits()).run()
+    assert len(pairs) == 9
+    for key in pairs:
         assert isinstance(key, NonTextKey)
         assert hash(key) == object.__hash__(key)
 

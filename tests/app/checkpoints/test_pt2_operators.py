@@ -82,10 +82,10 @@ def refusals(program, folder):
 
 
 def check(name, folder, *, training):
-    found = [
+    results = [
         refusals(program, folder) for program in programs(ARCHITECTURES[name], training=training)
     ]
-    assert found == [[], [], []]
+    assert results == [[], [], []]
 
 
 @pytest.mark.parametrize("name", FAST)

@@ -98,16 +98,16 @@ def test_what_only_people_read_is_left_out(sound, read):
     assert [call["fqn"] for call in document["graph_module"]["module_call_graph"]] == [""]
 
 
-def node(**said):
+def node(**fields):
     def change(document):
-        document["graph_module"]["graph"]["nodes"][1].update(said)
+        document["graph_module"]["graph"]["nodes"][1].update(fields)
 
     return change
 
 
-def argument(**said):
+def argument(**fields):
     return lambda document: document["graph_module"]["graph"]["nodes"][1]["inputs"][0].update(
-        arg=said
+        arg=fields
     )
 
 
@@ -236,11 +236,11 @@ def test_an_operator_beyond_the_list_is_refused_by_name(sound, read, operator):
     target = f"torch.ops.aten.{operator}"
     with pytest.raises(UnsupportedFormat) as raised:
         read(changed(sound, GRAPH, node(target=target)))
-    said = raised.value.detail
-    assert f"'{target}' (node 'conv2d')" in said
-    assert "nothing of it was run" in said
-    assert "export the model without it" in said
-    assert "open an issue that names the operator" in said
+    message = raised.value.detail
+    assert f"'{target}' (node 'conv2d')" in message
+    assert "nothing of it was run" in message
+    assert "export the model without it" in message
+    assert "open an issue that names the operator" in message
 
 
 def call(target, *, gives, **inputs):
@@ -349,9 +349,9 @@ WRONG_ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize(("inputs", "said"), WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS)
-def test_arguments_of_another_type_are_refused(sound, read, inputs, said):
-    with pytest.raises(UnsupportedFormat, match=f"softmax.int.*{said}"):
+@pytest.mark.parametrize(("inputs", "message"), WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS)
+def test_arguments_of_another_type_are_refused(sound, read, inputs, message):
+    with pytest.raises(UnsupportedFormat, match=f"softmax.int.*{message}"):
         read(changed(sound, GRAPH, softmax(**inputs)))
 
 

@@ -90,8 +90,8 @@ def test_what_torch_loads_is_loaded_with_the_same_values(read, kind):
     for content, loaded in both_formats(LOADED[kind]):
         state = loaded.get("state_dict", loaded)
         expected = {key: value for key, value in state.items() if torch.is_tensor(value)}
-        found = read({"m.pt": content})
-        stored = {name: one for one in found.tensors for name in (one.name, *one.aliases)}
+        checkpoint = read({"m.pt": content})
+        stored = {name: one for one in checkpoint.tensors for name in (one.name, *one.aliases)}
         assert stored.keys() == expected.keys()
         for name, one in stored.items():
             assert one.shape == tuple(expected[name].shape)
@@ -103,10 +103,10 @@ def test_what_torch_loads_is_loaded_with_the_same_values(read, kind):
             assert torch.equal(flat.reshape(one.shape), expected[name].detach())
 
 
-@pytest.mark.parametrize("said", REFUSED)
-def test_what_torch_loads_and_this_does_not_is_named(read, said):
-    for content, _ in both_formats(REFUSED[said]):
-        with pytest.raises(Exception, match=said) as caught:
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_torch_loads_and_this_does_not_is_named(read, message):
+    for content, _ in both_formats(REFUSED[message]):
+        with pytest.raises(Exception, match=message) as caught:
             read({"m.pt": content})
         assert "run code" not in str(caught.value)
 
