@@ -13,7 +13,7 @@ EXPORT_AGAIN = "export the model again with torch.export.save"
 Kind = TypeVar("Kind", str, int, bool, list[object], dict[str, object])
 
 _UNUSED_FIELDS = frozenset(("stack_trace", "from_node", "source_fn_stack", "custom", "outputs"))
-_TYPE_NAMES = {str: "a string", int: "an integer", bool: "true or false", list: "a list"}
+_TYPE_NAMES = {str: "a string", int: "a whole number", bool: "true or false", list: "a list"}
 
 
 def parse(data: bytes, what: str, limits: Limits, *, graph: bool = False) -> dict[str, object]:

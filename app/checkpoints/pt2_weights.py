@@ -70,7 +70,7 @@ def _dtype(meta: Mapping[str, object], what: str) -> str:
 
 
 def _counts(values: Sequence[object], key: str, what: str) -> tuple[int, ...]:
-    """Return non-negative integers, each of which is written as {"as_int": n}."""
+    """Return whole numbers from 0, each of which is written as {"as_int": n}."""
     numbers = []
     for value in values:
         number = value.get("as_int") if isinstance(value, dict) and len(value) == 1 else None
@@ -78,7 +78,7 @@ def _counts(values: Sequence[object], key: str, what: str) -> tuple[int, ...]:
             symbolic = isinstance(value, dict) and "as_expr" in value
             raise InvalidModel(
                 f"{what} has {key} with {'a symbolic expression' if symbolic else 'no number'} in "
-                f"it ({quote_json(value)}); those of a weight must be non-negative integers, "
+                f"it ({quote_json(value)}); those of a weight must be plain whole numbers, "
                 f"and expressions are never evaluated: {EXPORT_AGAIN}"
             )
         numbers.append(number)

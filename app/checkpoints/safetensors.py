@@ -200,7 +200,7 @@ def _check_ranges(tensors: Sequence[StoredTensor], data_start: int, size: int, w
 
 
 def _counts(value: object) -> tuple[int, ...] | None:
-    """Return a JSON list of integers from 0 to 2**63; None for anything else, also for booleans."""
+    """Return a JSON list of whole numbers from 0 to 2**63, or None; booleans are no numbers."""
     if not isinstance(value, list):
         return None
     if not all(type(item) is int and 0 <= item < _END for item in value):

@@ -119,13 +119,13 @@ class Builder:
 
 
 def parse_count(value: object) -> int:
-    """Return an integer from 0 to 2**63 unchanged.
+    """Return a whole number from 0 to 2**63 unchanged.
 
     Raises:
         MalformedPickleError: anything else, booleans included.
     """
     if type(value) is not int or not 0 <= value < 1 << 63:
-        raise MalformedPickleError("a value that must be an integer from 0 to 2**63 and is not")
+        raise MalformedPickleError("a value that must be a whole number from 0 to 2**63")
     return value
 
 

@@ -33,7 +33,7 @@ def test_the_index_of_a_folder_decides_and_dot_files_are_no_part_of_it(tmp_path)
     checkpoint = read(tmp_path)
     assert [one.name for one in checkpoint.tensors] == ["a", "b"]
     assert checkpoint.warnings[0] == (
-        "left out, for model.safetensors.index.json does not name it: consolidated.safetensors"
+        "ignored, because model.safetensors.index.json does not name it: consolidated.safetensors"
     )
     (tmp_path / "model.safetensors.index.json").unlink()
     (tmp_path / SECOND).unlink()
@@ -43,7 +43,7 @@ def test_the_index_of_a_folder_decides_and_dot_files_are_no_part_of_it(tmp_path)
 
 def test_a_folder_of_dot_files_holds_no_model(tmp_path):
     (tmp_path / "._model.safetensors").write_bytes(b"\0\5\x16\7")
-    with pytest.raises(BadInput, match=r"no \.safetensors file"):
+    with pytest.raises(BadInput, match=r"neither \.safetensors files"):
         read(tmp_path)
 
 
@@ -87,7 +87,9 @@ def test_the_config_of_a_folder_is_taken_if_it_tells_of_the_model(
 
 def test_a_folder_without_weights_says_what_to_do(tmp_path):
     (tmp_path / "best.ckpt").write_bytes(saved({"a": torch.ones(2)}))
-    with pytest.raises(BadInput, match=r"no \.safetensors.*no pytorch_model\.bin; name the files"):
+    with pytest.raises(
+        BadInput, match=r"neither \.safetensors.*nor pytorch_model\.bin; name the files"
+    ):
         read(tmp_path)
     (tmp_path / "__0_0.distcp").write_bytes(b"PK")
     with pytest.raises(BadInput, match=r"torch\.distributed\.checkpoint.*dcp_to_torch"):

@@ -169,10 +169,10 @@ UNUSABLE = {
     "another size": (BERT | {"intermediate_size": 64}, r"of shape \[32, 16\], which it has in"),
     "huge widths": (BERT | {"hidden_size": 10**12, "num_attention_heads": 1}, "no model from it"),
     "endless layers": (BERT | {"num_hidden_layers": 10**9}, "far larger model"),
-    "a type that is a path": (BERT | {"model_type": "../../x"}, r"'\.\./\.\./x' is none"),
-    "a type that is a list": (BERT | {"model_type": ["bert"]}, "is none"),
+    "a type that is a path": (BERT | {"model_type": "../../x"}, r"does not know .* '\.\./\.\./x'"),
+    "a type that is a list": (BERT | {"model_type": ["bert"]}, "does not know"),
     "code from outside": ({"model_type": "x", "auto_map": {"AutoModel": "a--b.C"}}, "never run"),
-    "a class that is no model": ({"architectures": ["Trainer", "__import__"]}, "is none"),
+    "a class that is no model": ({"architectures": ["Trainer", "__import__"]}, "does not know"),
     "a number that is text": (BERT | {"vocab_size": "many"}, "no model from it"),
     "a backbone from a folder": (
         {"model_type": "dpt", "backbone": "/etc", "use_pretrained_backbone": True, "is_hybrid": 1},
@@ -241,12 +241,12 @@ def test_the_worker_sees_nothing_of_ours(read, shim, monkeypatch):
     monkeypatch.setenv("PALETTERY_DATABASE_URL", "postgresql://user:secret@host/")
     shim(
         "import os, resource\n"
-        "said = [key for key, value in os.environ.items() if 'secret' in value], \\\n"
+        "values = [key for key, value in os.environ.items() if 'secret' in value], \\\n"
         "    [os.environ[key] for key in ('HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE')], \\\n"
         "    os.environ['HOME'] == os.getcwd(), sorted(os.listdir()), \\\n"
         "    resource.getrlimit(resource.RLIMIT_CPU)[0]\n"
         "class nn:\n"
-        "    def __getattr__(self, _): raise ValueError(said)\n"
+        "    def __getattr__(self, _): raise ValueError(values)\n"
         "nn = nn()"
     )
     files = {"m": MATRIX, "config.json": json.dumps(BERT).encode()}

@@ -359,14 +359,14 @@ def test_expressions_are_never_evaluated(sound, read, tmp_path):
         ({"path_name": "/weight_0"}, "must be a member"),
         ({"path_name": "weight_999"}, "must be a member"),
         ({"path_name": "model_weights_config.json"}, "must be a member"),
-        ({"path_name": 3}, "'path_name' must be a text"),
+        ({"path_name": 3}, "'path_name' must be a string"),
         ({"use_pickle": None}, "'use_pickle' must be true or false"),
         ({"sizes": ints(1 << 40), "strides": ints(0)}, "share bytes"),
         ({"sizes": ints(4, 4), "strides": ints(1, 1)}, "share bytes"),
-        ({"sizes": ints(2), "strides": ints(1 << 62)}, "beyond the 64 bytes"),
-        ({"sizes": ints(17)}, "beyond the 64 bytes"),
+        ({"sizes": ints(2), "strides": ints(1 << 62)}, "exceeds the 64 bytes"),
+        ({"sizes": ints(17)}, "exceeds the 64 bytes"),
         ({"sizes": ints(10**4000)}, "plain whole numbers"),
-        ({"storage_offset": {"as_int": 9}}, "beyond the 64 bytes"),
+        ({"storage_offset": {"as_int": 9}}, "exceeds the 64 bytes"),
         ({"storage_offset": {"as_int": -1}}, "storage_offset with no number"),
         ({"sizes": ints(-8)}, "sizes with no number"),
         ({"sizes": ints(True)}, "sizes with no number"),
@@ -399,14 +399,14 @@ def test_weights_that_cannot_be_stored_are_refused(meta, sound, read):
         (WEIGHTS, b'{"config": {"w": {}, "w": {}}}', "'w' occurs twice"),
         (CONSTANTS, b'{"config": {}, "config": {}}', "'config' occurs twice"),
         (GRAPH, b"[]", "must hold a JSON object"),
-        (GRAPH, b"\xff{}", "not sound JSON"),
-        (GRAPH, b'{"n": ' + b"1" * 10_000 + b"}", "not sound JSON"),
+        (GRAPH, b"\xff{}", "not valid JSON"),
+        (GRAPH, b'{"n": ' + b"1" * 10_000 + b"}", "not valid JSON"),
         (GRAPH, b"{}", "'schema_version' must be an object"),
         (WEIGHTS, b"{}", "'config' must be an object"),
         (WEIGHTS, b'{"config": {}}', "holds no weights"),
-        (WEIGHTS, b'{"config": {"w": 1}}', "'path_name' must be a text"),
+        (WEIGHTS, b'{"config": {"w": 1}}', "'path_name' must be a string"),
         (WEIGHTS, b'{"config": {"": {}}}', "without a name"),
-        (CONSTANTS, b'{"config": {"c": []}}', "'path_name' must be a text"),
+        (CONSTANTS, b'{"config": {"c": []}}', "'path_name' must be a string"),
     ],
 )
 def test_json_that_is_not_as_it_must_be_is_refused(member, content, message, sound, read):
@@ -442,8 +442,8 @@ def _metadata(**fields):
         (_node(inputs=[{"arg": {}}]), "node 0: an argument must be of one kind"),
         (_node(inputs=[{"arg": {"as_graph": 1}}]), "node 0: 'as_graph'|node 0: 'graph'"),
         (_metadata(nn_module_stack="a,b"), "node 0: 'a,b' in 'nn_module_stack'"),
-        (_metadata(nn_module_stack=[]), "'nn_module_stack' must be a text"),
-        (_metadata(torch_fn=3), "'torch_fn' must be a text"),
+        (_metadata(nn_module_stack=[]), "'nn_module_stack' must be a string"),
+        (_metadata(torch_fn=3), "'torch_fn' must be a string"),
     ],
 )
 def test_graphs_that_are_not_as_they_must_be_are_refused(change, message, sound, read):
@@ -473,7 +473,7 @@ def test_archives_with_parts_missing_are_refused(sound, read):
         "archive_version": b"7",
         "archive_format": b"x",
     }.items():
-        with pytest.raises(UnsupportedFormat, match=f"'{mark}' says"):
+        with pytest.raises(UnsupportedFormat, match=f"'{mark}' is"):
             read({**sound, mark: value})
     with pytest.raises(UnsupportedFormat, match="2 models"):
         read({**sound, "models/other.json": b"{}"})

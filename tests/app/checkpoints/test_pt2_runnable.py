@@ -1,4 +1,4 @@
-"""Graphs as they may be handed to torch: sound ones compute the same, hostile ones are refused."""
+"""Validation of graphs before torch runs them; valid ones still compute the same."""
 
 import io
 import json
@@ -175,7 +175,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_what_names_code_is_refused(sound, read, attack):
-    with pytest.raises((UnsupportedFormat, BadInput), match=r"cannot be handed to torch|models/"):
+    with pytest.raises((UnsupportedFormat, BadInput), match=r"cannot be passed to torch|models/"):
         read(changed(sound, GRAPH, attack))
 
 

@@ -188,8 +188,8 @@ def key_of(place):
 ONE = ("w", pickled_tensor("0", b"K\1\x85", b"K\1\x85"))
 HUGE = ("w", pickled_tensor("0", b"K\1\x85", b"K\1\x85", 1 << 60))
 LIES = {
-    "bytes behind": (SOUND + b"\0", "holds bytes behind its end"),
-    "two files in one": (SOUND + SOUND, "holds bytes behind its end"),
+    "bytes behind": (SOUND + b"\0", "has bytes after its end"),
+    "two files in one": (SOUND + SOUND, "has bytes after its end"),
     "bytes missing": (SOUND[:-1], "is truncated: its storages end at byte"),
     "no storages": (SOUND[: -len(KEYS) + KEYS.index(b".") + 1], "is truncated"),
     "a count of elements that lies": (
@@ -200,10 +200,10 @@ LIES = {
         SOUND.replace(struct.pack("<q", 3), struct.pack("<q", -3)),
         "18,446,744,073,709,551,613 elements",
     ),
-    "a key that no tensor uses": (with_keys(key_of(0), key_of(1), "9"), "names '9', which no"),
-    "a key twice": (with_keys(key_of(0), key_of(0)), "or which it named before"),
-    "a key that is missing": (with_keys(key_of(0)), "holds bytes behind"),
-    "a key that is a number": (with_keys(0), "names '0', which no tensor"),
+    "a key that no tensor uses": (with_keys(key_of(0), key_of(1), "9"), "names '9' twice, or no"),
+    "a key twice": (with_keys(key_of(0), key_of(0)), "twice, or no tensor"),
+    "a key that is missing": (with_keys(key_of(0)), "has bytes after"),
+    "a key that is a number": (with_keys(0), "names '0' twice, or no tensor"),
     "keys that are no list": (SOUND[: -len(KEYS)] + b"\x80\x02N.", "no list of keys"),
     "a storage of 2**60 elements": (legacy(state_dict(HUGE), "0"), "is truncated: its storages"),
     "no key for a storage": (legacy(state_dict(ONE)), "lies in the storage '0', which the"),

@@ -227,10 +227,13 @@ REFUSED = {
     "nothing": ({}, "no tensors in it"),
     "two levels": ({"model": {"encoder": {"w": torch.ones(1)}}}, "no tensors in it"),
     "two state dicts": ({"model": {"w": torch.ones(1)}, "module": {"w": torch.ones(1)}}, "both"),
-    "tensors in an extra": ({"w": torch.ones(1), "x": [{"y": torch.ones(1)}]}, "'x'.*of its own"),
-    "a numbered tensor": ({0: torch.ones(1)}, "under '0', but names must be text"),
+    "tensors in an extra": (
+        {"w": torch.ones(1), "x": [{"y": torch.ones(1)}]},
+        "'x'.*holds tensors",
+    ),
+    "a numbered tensor": ({0: torch.ones(1)}, "under '0', but names must be strings"),
     "a tensor under a tuple": ({(0, 1): torch.ones(1)}, "under 'a tuple'"),
-    "a tensor in a set": ({"w": torch.ones(1), "x": {torch.ones(1)}}, "with tensors of its own"),
+    "a tensor in a set": ({"w": torch.ones(1), "x": {torch.ones(1)}}, "that holds tensors"),
     "complex128": ({"w": torch.ones(1, dtype=torch.complex128)}, "dtype complex128; allowed are"),
     "bits": ({"w": torch.empty(4, dtype=torch.bits8)}, "dtype bits8"),
     "float4": ({"w": torch.empty(4, dtype=torch.float4_e2m1fn_x2)}, "dtype float4"),
@@ -340,7 +343,7 @@ def test_members_must_be_there_and_right(tensors_of):
     with pytest.raises(UnsupportedFormat, match="compressed"):
         tensors_of(archived(("data.pkl", bytes(9)), compression=zipfile.ZIP_DEFLATED))
     for content in (archived(("x/data.pkl", b"")), archived(("model.json", b"{}"))):
-        with pytest.raises(UnsupportedFormat, match="did not write"):
+        with pytest.raises(UnsupportedFormat, match="but not of PyTorch"):
             tensors_of(content)
 
 

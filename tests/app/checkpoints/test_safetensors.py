@@ -68,7 +68,7 @@ LIES = {
     "hole": ({"a": (0, 8), "b": (12, 20)}, 20, "hole"),
     "hole at the start": ({"a": (4, 12)}, 12, "hole"),
     "behind the end": ({"a": (0, 8), "b": (8, 16)}, 12, "truncated"),
-    "trailing bytes": ({"a": (0, 8)}, 9, "belong to nothing"),
+    "trailing bytes": ({"a": (0, 8)}, 9, "belong to no tensor"),
 }
 
 

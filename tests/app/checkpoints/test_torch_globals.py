@@ -71,9 +71,9 @@ REFUSED = {
     "conjugated or negated lazily": {"w": torch.ones(2, dtype=torch.complex64).conj()},
     "a single tensor": W,
     "a single list": [W],
-    "names must be text": {0: W},
+    "names must be strings": {0: W},
     "no tensors in it or in a dict under": {"net": {"encoder": {"w": W}}},
-    "with tensors of its own": {"w": W, "x": {"y": W}},
+    "that holds tensors": {"w": W, "x": {"y": W}},
     "share bytes": {"w": W[:1].expand(5, 3)},
     "dtype complex128": {"w": W.to(torch.complex128)},
 }

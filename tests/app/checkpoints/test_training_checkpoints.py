@@ -22,7 +22,7 @@ def distributed(tmp_path, **tensors):
 @pytest.mark.filterwarnings("ignore")
 def test_a_shard_of_a_distributed_checkpoint_is_named_with_its_way_out(read, tmp_path):
     two = distributed(tmp_path, a=torch.ones(4, 4), b=torch.ones(4))
-    with pytest.raises(InvalidModel, match=r"bytes before the archive.*dcp_to_torch"):
+    with pytest.raises(InvalidModel, match=r"bytes before its zip archive.*dcp_to_torch"):
         read({"__0_0.distcp": two})
     plain = saved({"a": torch.ones(4, 4)})
     for before in (b"PK\x03\x04" + bytes(60), plain, plain * 2):
@@ -60,12 +60,12 @@ def test_tensors_that_a_training_checkpoint_holds_beside_are_named(read, is_zip,
     top["optimizer"] = {"state": {0: {"exp_avg": torch.ones(2, 2)}}, "param_groups": []}
     checkpoint = read({"m.pth": saved(top, _use_new_zipfile_serialization=is_zip)})
     assert checkpoint.warnings[0] == (
-        f"of m.pth the tensors under {taken!r} are palettized, and those under {left!r} are left "
-        "out; for those, save them by themselves"
+        f"of m.pth only the tensors under {taken!r} are palettized, not those under {left!r}; to "
+        "palettize those, save them as a checkpoint of their own"
     )
     del top[left]
     alone = read({"m.pth": saved(top, _use_new_zipfile_serialization=is_zip)})
-    assert not any("left out" in warning for warning in alone.warnings)
+    assert not any("palettized" in warning for warning in alone.warnings)
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ REFUSED = {
     "a longer local name": (tampered(PLAIN, local_26=u16(9)), InvalidModel, "contradicts"),
     "another local size": (tampered(PLAIN, local_22=u32(2)), InvalidModel, "contradicts"),
     "no local header": (tampered(PLAIN, local_0=b"PK\3\5"), InvalidModel, "contradicts"),
-    "data behind the next": (tampered(PLAIN, local_28=u16(9)), InvalidModel, "reaches into"),
+    "data behind the next": (tampered(PLAIN, local_28=u16(9)), InvalidModel, "overlaps"),
     "two sizes": (tampered(PLAIN, central_20=u32(2)), InvalidModel, "contradict"),
     "a huge size": (tampered(PLAIN, central_20=u32(1 << 31) * 2), InvalidModel, "overlaps"),
     "overlap": (tampered(PLAIN, central_20=u32(40) * 2), InvalidModel, "overlaps"),
@@ -171,12 +171,12 @@ REFUSED = {
     "zip64 sizes missing": (tampered(PLAIN, central_20=b"\xff" * 4), InvalidModel, "zip64"),
     "no entry": (tampered(PLAIN, central_0=b"PK\1\3"), InvalidModel, "damaged"),
     "an entry without end": (tampered(PLAIN, central_28=u16(9_999)), InvalidModel, "cut short"),
-    "too few counted": (tampered(PLAIN, end_8=u16(1) * 2), InvalidModel, "more than it counts"),
-    "too many counted": (tampered(PLAIN, end_8=u16(60_000) * 2), InvalidModel, "not where"),
-    "garbage before": (b"PK\3\4" + PLAIN, InvalidModel, "before the archive"),
-    "garbage behind": (PLAIN + b"x", InvalidModel, "behind its end"),
-    "a comment": (tampered(PLAIN, end_20=u16(1)) + b"x", InvalidModel, "behind its end"),
-    "two archives": (PLAIN + PLAIN, InvalidModel, "before the archive"),
+    "too few counted": (tampered(PLAIN, end_8=u16(1) * 2), InvalidModel, "longer than its entries"),
+    "too many counted": (tampered(PLAIN, end_8=u16(60_000) * 2), InvalidModel, "recorded offset"),
+    "garbage before": (b"PK\3\4" + PLAIN, InvalidModel, "before its zip archive"),
+    "garbage behind": (PLAIN + b"x", InvalidModel, "appended"),
+    "a comment": (tampered(PLAIN, end_20=u16(1)) + b"x", InvalidModel, "appended"),
+    "two archives": (PLAIN + PLAIN, InvalidModel, "before its zip archive"),
     "nothing in it": (zipped(()), InvalidModel, "without members"),
     "a name that is no UTF-8": (PLAIN.replace(b"m/a", b"m\xff\xfe"), InvalidModel, "UTF-8"),
     "a folder with data": (PLAIN.replace(b"m/a", b"mm/"), InvalidModel, "contradict"),
@@ -217,12 +217,12 @@ def test_zip64_ends_must_agree_with_the_plain_one(tmp_path, members_of):
         members_of(tampered(content, end_10=u16(2)))
     record, locator = content.index(b"PK\6\6"), content.index(b"PK\6\7")
     for at, new, message in (
-        (record + 4, b"\xff", "odd length"),
+        (record + 4, b"\xff", "wrong length"),
         (record + 32, b"\xff" * 8, "split"),
         (record + 24, b"\xff" * 16, "members"),
         (record + 40, b"\xff" * 8, "directory"),
-        (record + 48, b"\xff" * 8, "not where"),
-        (locator + 8, b"\xff" * 8, "not where"),
+        (record + 48, b"\xff" * 8, "recorded offset"),
+        (locator + 8, b"\xff" * 8, "recorded offset"),
         (locator + 16, b"\2", "split"),
     ):
         with pytest.raises(BadInput, match=message):
