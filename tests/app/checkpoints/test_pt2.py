@@ -398,7 +398,7 @@ def test_weights_that_cannot_be_stored_are_refused(meta, sound, read):
         (GRAPH, b'{"a": 1, "a": 2}', "'a' occurs twice"),
         (WEIGHTS, b'{"config": {"w": {}, "w": {}}}', "'w' occurs twice"),
         (CONSTANTS, b'{"config": {}, "config": {}}', "'config' occurs twice"),
-        (GRAPH, b"[]", "must hold a JSON object"),
+        (GRAPH, b"[]", "must be a JSON object"),
         (GRAPH, b"\xff{}", "not valid JSON"),
         (GRAPH, b'{"n": ' + b"1" * 10_000 + b"}", "not valid JSON"),
         (GRAPH, b"{}", "'schema_version' must be an object"),
