@@ -1,4 +1,4 @@
-"""Tensors stored in any order come out in row-major order."""
+"""Row-major bytes of tensors with any strides."""
 
 import ml_dtypes
 import numpy as np

@@ -1,4 +1,4 @@
-"""Folders as people keep them: two sets of weights, and files of other programs."""
+"""Folders with two sets of weights, or with files of other programs."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A config.json beside the weights, against the live models of transformers that wrote both."""
+"""Modules from a config.json, compared with the live models of transformers."""
 
 import io
 import json
@@ -39,20 +39,20 @@ CONFIGS = {
 
 
 def live(architecture, **config):
-    """A model with weights, as its users have it."""
+    """Return a model with weights."""
     model_class = getattr(transformers, architecture)
     return model_class(model_class.config_class(**config))
 
 
 def described(model):
-    """The config.json that transformers would write."""
+    """Return the config.json that transformers writes."""
     return json.dumps(
         {**model.config.to_dict(), "architectures": [type(model).__name__]}, default=str
     ).encode()
 
 
 def weights(model, rename=lambda name: name):
-    """The state dict as transformers saves it, without what is tied."""
+    """Return the state dict as transformers saves it, without tied tensors."""
     tied = model.all_tied_weights_keys
     return {rename(name): value for name, value in model.state_dict().items() if name not in tied}
 
@@ -122,7 +122,7 @@ def test_a_base_model_under_the_config_of_one_with_a_head(read):
 
 @pytest.mark.heavy
 def test_a_checkpoint_of_pretraining_under_the_config_of_one_of_its_heads(read):
-    """As bert-base-uncased is: with a pooler and a second head, in names of old."""
+    """Like bert-base-uncased: with a pooler, a second head and old names."""
     model = live("BertForPreTraining", **CONFIGS["BertForMaskedLM"])
 
     def old(name):
@@ -221,7 +221,7 @@ def test_limits_end_what_transformers_does_not(read, config):
 
 @pytest.fixture
 def shim(tmp_path, monkeypatch):
-    """A function: the source of a module that the worker imports in the place of `torch`."""
+    """Return a function that sets the source of the module that the worker imports as `torch`."""
     folder = tmp_path / "shim"
     folder.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(folder))

@@ -1,4 +1,4 @@
-"""What reading a hostile file costs, in steps and in memory, against the bytes that it has."""
+"""Time and memory for hostile files, which must be proportional to their size."""
 
 import sys
 import tracemalloc
@@ -29,7 +29,7 @@ CASES = [(parser, attack) for parser, (_, hostile) in PARSERS.items() for attack
 
 @pytest.fixture
 def reads(tmp_path):
-    """A function: parser and a file's content -> one that reads it, refused or not."""
+    """Return a function from a parser and content to a function that reads it, accepted or not."""
 
     def prepare(parser, content):
         files = {"model": attacks.honest_safetensors(100)} if parser == "index" else {}
@@ -46,7 +46,7 @@ def reads(tmp_path):
 
 
 def steps(read):
-    """Calls that a function makes in all, of Python and of C."""
+    """Return the number of Python and C calls that a function makes."""
     made = 0
 
     def count(_frame, event, _argument):
@@ -93,7 +93,7 @@ def test_honest_files_are_read(tmp_path, parser):
 
 
 class Compared(str):
-    """A text that counts how often one is compared with another."""
+    """A string that counts comparisons."""
 
     __slots__ = ()
     count = 0

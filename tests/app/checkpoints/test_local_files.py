@@ -23,7 +23,7 @@ def weights(seed):
 
 
 def beside_another(tmp_path):
-    """The link's own name is another file's where it leads."""
+    """The name of the link is that of another file in the target's folder."""
     runs, release = tmp_path / "runs", tmp_path / "release"
     runs.mkdir()
     release.mkdir()
@@ -34,7 +34,7 @@ def beside_another(tmp_path):
 
 
 def hub_cache(tmp_path):
-    """As huggingface_hub lays files out: snapshots/<revision>/<name> -> ../../blobs/<digest>."""
+    """The layout of huggingface_hub: snapshots/<revision>/<name> -> ../../blobs/<digest>."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "r"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
@@ -64,7 +64,7 @@ def in_a_linked_folder(tmp_path):
 
 
 def above_a_linked_folder(tmp_path):
-    """`..` behind a link is the parent of where it leads, not of the link."""
+    """`..` after a link is the parent of its target, not of the link."""
     path = beside_another(tmp_path)
     inner = path.parent / "inner"
     inner.mkdir()
@@ -125,7 +125,7 @@ def test_sensitivities_may_be_links(palettery, linked, tmp_path):
 
 @pytest.fixture
 def linked_artifact(palettery, tmp_path):
-    """An artifact behind a link, whose name is another artifact's where it leads."""
+    """A link to an artifact; another artifact in the target's folder has the link's name."""
     runs = tmp_path / "artifacts"
     runs.mkdir()
     for seed, name in enumerate((NAME, "best.safetensors")):

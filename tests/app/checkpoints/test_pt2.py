@@ -1,4 +1,4 @@
-"""Exports as torch writes them, against the live model; and archives that torch never wrote."""
+"""Exports of torch, compared with the live model, and forged archives."""
 
 import io
 import json
@@ -86,7 +86,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def sound(small):
-    """The members of a sound archive, by name below its root."""
+    """Return the members of a valid archive, by name below its root."""
     tokens = torch.zeros(1, 8, dtype=torch.long)
     with zipfile.ZipFile(io.BytesIO(export(small, tokens))) as archive:
         return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
@@ -94,7 +94,7 @@ def sound(small):
 
 @pytest.fixture
 def read(tmp_path):
-    """A function: an archive's bytes, or its members -> its Checkpoint."""
+    """Return a function from an archive's bytes, or its members, to its Checkpoint."""
 
     def read_bytes(content, method=zipfile.ZIP_STORED, **limits):
         path = tmp_path / "model.pt2"
@@ -111,7 +111,7 @@ def read(tmp_path):
 
 
 def load(tmp_path, tensor):
-    """A tensor's elements, from its byte range alone."""
+    """Return a tensor's elements, from its byte range."""
     content = (tmp_path / "model.pt2").read_bytes()
     data = content[tensor.offset : tensor.offset + tensor.size_bytes]
     flat = np.frombuffer(data, NUMPY[tensor.dtype])
@@ -256,7 +256,7 @@ def test_unknown_fields_are_let_be(sound, read):
 
 @pytest.fixture
 def canary(tmp_path):
-    """A file that a pickle makes when it is loaded, and the pickle."""
+    """Return a file that a pickle creates when it is loaded, and the pickle."""
     path = tmp_path / "canary"
 
     class Bomb:
@@ -348,7 +348,7 @@ def test_expressions_are_never_evaluated(sound, read, tmp_path):
     assert not path.exists()
 
 
-# Lies
+# Inconsistent weights
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_expressions_are_never_evaluated(sound, read, tmp_path):
         ({"dtype": "F32"}, "'dtype' must be a whole number"),
     ],
 )
-def test_weights_that_lie_are_refused(meta, message, sound, read):
+def test_inconsistent_weights_are_rejected(meta, message, sound, read):
     with pytest.raises(InvalidModel, match=rf"'scale'.*{message}.*export the model again"):
         read(changed(sound, WEIGHTS, weight("scale", **meta)))
 
@@ -409,7 +409,7 @@ def test_weights_that_cannot_be_stored_are_refused(meta, sound, read):
         (CONSTANTS, b'{"config": {"c": []}}', "'path_name' must be a string"),
     ],
 )
-def test_json_that_is_not_as_it_must_be_is_refused(member, content, message, sound, read):
+def test_invalid_json_is_rejected(member, content, message, sound, read):
     with pytest.raises(InvalidModel, match=message):
         read({**sound, member: content})
 
@@ -446,7 +446,7 @@ def _metadata(**fields):
         (_metadata(torch_fn=3), "'torch_fn' must be a string"),
     ],
 )
-def test_graphs_that_are_not_as_they_must_be_are_refused(change, message, sound, read):
+def test_invalid_graphs_are_rejected(change, message, sound, read):
     with pytest.raises(InvalidModel, match=message):
         read(changed(sound, GRAPH, change))
 
@@ -541,7 +541,7 @@ def test_many_views_of_one_storage_are_refused(sound, read):
 
 
 def _locations(container, locations):
-    """Every (container, key) of a JSON document."""
+    """Return every (container, key) of a JSON document."""
     pairs = container.items() if isinstance(container, dict) else enumerate(container)
     for key, value in pairs:
         locations.append((container, key))

@@ -1,4 +1,4 @@
-"""Operators of graphs: those of known architectures are on the list, and none on it is unsafe."""
+"""The allow list has the operators of known architectures, and none that is unsafe."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_every_operator_has_an_honest_call():
 
 
 def refusals(program, folder):
-    """Why a program, saved and read, is not run."""
+    """Return why a program is rejected after it was saved and read."""
     path = folder / "model.pt2"
     torch.export.save(program, path)
     file = StoredFile(name="model.pt2", path="model.pt2", size_bytes=path.stat().st_size)
@@ -109,7 +109,7 @@ def test_a_network_in_training_is_accepted(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def guard(tmp_path_factory):
-    """Environment of a process that dies of accesses beyond tensors, if a compiler is there."""
+    """Return the environment of a process that crashes on out-of-bounds accesses."""
     compiler = shutil.which("cc")
     if compiler is None:
         return {}

@@ -35,7 +35,7 @@ class Small(nn.Module):
 
 @pytest.fixture(scope="module")
 def sound():
-    """The members of a sound archive with a batch of any size, by name below its root."""
+    """Return the members of a valid archive with a dynamic batch size, by name below its root."""
     batch = torch.export.Dim("batch", min=2, max=64)
     model = Small().eval()
     data = export(model, torch.randn(4, 3, 8, 8), dynamic_shapes=({0: batch},))
@@ -57,7 +57,7 @@ def read(tmp_path):
 
 
 def rewritten(members, runnable):
-    """The archive with the graph as it was written anew, without sample inputs."""
+    """Return the archive with the validated graph, without sample inputs."""
     return {
         **members,
         GRAPH: runnable.program.document().encode(),
@@ -244,7 +244,7 @@ def test_an_operator_beyond_the_list_is_refused_by_name(sound, read, operator):
 
 
 def call(target, *, gives, **inputs):
-    """A node as the graph of an export has it."""
+    """Return a node in the form of an exported graph."""
     return {
         "target": target,
         "inputs": [{"name": name, "arg": arg, "kind": 1} for name, arg in inputs.items()],
@@ -254,7 +254,7 @@ def call(target, *, gives, **inputs):
 
 
 def with_node(made, at=1):
-    """A change that puts a node in, whose result has the shape of the input."""
+    """Return a change that inserts a node whose result has the shape of the input."""
 
     def change(document):
         graph = document["graph_module"]["graph"]
@@ -371,7 +371,7 @@ def number(target, *arguments):
 
 
 def squares(count):
-    """A size squared again and again, which the result depends on."""
+    """Return nodes that square a size repeatedly; the result depends on it."""
 
     def change(document):
         graph = document["graph_module"]["graph"]

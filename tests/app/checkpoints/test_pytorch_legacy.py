@@ -1,4 +1,4 @@
-"""Checkpoints from before torch 1.6, compared with torch byte for byte, and files that lie."""
+"""Checkpoints of torch before 1.6, compared with torch byte for byte, and forged ones."""
 
 import io
 import pickle
@@ -23,13 +23,13 @@ from tests.forged import Call, saved
 
 
 def old(thing, **how):
-    """What torch.save wrote before version 1.6."""
+    """Return the bytes that torch.save wrote before version 1.6."""
     return saved(thing, _use_new_zipfile_serialization=False, **how)
 
 
 @pytest.fixture
 def tensors_of(read):
-    """A function: a file's bytes -> its tensors by name."""
+    """Return a function from a file's bytes to its tensors by name."""
 
     def tensors(content, **limits):
         checkpoint = read({"m.pt": content}, Limits(**limits))
@@ -41,7 +41,7 @@ def tensors_of(read):
 
 @pytest.fixture
 def checked(tensors_of):
-    """A function: what is saved, and the state dict in it -> tensors, whose bytes were compared."""
+    """Return a function that saves an object, reads it and compares its tensors."""
 
     def check(thing, state=None, **how):
         content = old(thing, **how)
@@ -175,7 +175,7 @@ KEYS = SOUND[SOUND.rindex(b"\x80\x02") :]
 
 
 def with_keys(*keys):
-    """The sound file with other keys of its storages."""
+    """Return the valid file with other keys of its storages."""
     pickled = pickle.dumps([*keys], 2)
     end = KEYS.index(b".") + 1
     return SOUND[: -len(KEYS)] + pickled + KEYS[end:]
@@ -229,7 +229,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("kind", LIES)
-def test_files_that_lie_are_refused(tensors_of, kind):
+def test_inconsistent_files_are_rejected(tensors_of, kind):
     content, message = LIES[kind]
     with pytest.raises(BadInput, match=message) as caught:
         tensors_of(content)

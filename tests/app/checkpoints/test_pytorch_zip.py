@@ -1,4 +1,4 @@
-"""State dicts of torch.save, compared with torch byte for byte, and archives that lie."""
+"""State dicts of torch.save, compared with torch byte for byte, and forged archives."""
 
 import warnings
 import zipfile
@@ -44,7 +44,7 @@ DTYPES = {
 
 @pytest.fixture
 def tensors_of(tmp_path):
-    """A function: a file's bytes -> its tensors by name."""
+    """Return a function from a file's bytes to its tensors by name."""
 
     def read(content, **limits):
         (tmp_path / "file").write_bytes(content)
@@ -59,7 +59,7 @@ def tensors_of(tmp_path):
 
 @pytest.fixture
 def checked(tensors_of):
-    """A function: what is saved, and the state dict in it -> tensors, whose bytes were compared."""
+    """Return a function that saves an object, reads it and compares its tensors."""
 
     def check(thing, state=None, **how):
         content = saved(thing, **how)

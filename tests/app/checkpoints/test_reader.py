@@ -1,4 +1,4 @@
-"""Uploads of one or many files, of every kind that people send."""
+"""Uploads of one or many files, of every format."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from tests.forged import saved, tarred
 
 @pytest.fixture
 def shard(safetensors_bytes, tensor):
-    """A function: tensor names -> the bytes of a file that holds them."""
+    """Return a function from tensor names to the bytes of a safetensors file."""
 
     def build(*names):
         header = {name: tensor(8 * n, 8 * n + 8) for n, name in enumerate(names)}
@@ -31,7 +31,7 @@ def index(**weight_map):
 
 
 def of_files(checkpoint):
-    """A checkpoint's warnings about its files, beside those about the types of its modules."""
+    """Return a checkpoint's warnings except those about module types."""
     return [
         warning for warning in checkpoint.warnings if "module types are inferred" not in warning
     ]
@@ -44,7 +44,7 @@ def test_the_name_of_a_file_says_nothing(read, shard):
 
 
 def test_what_is_palettized_already_is_refused(read, safetensors_bytes, tensor):
-    """To palettize it again would keep its indices, and lose what they are indices of."""
+    """Palettizing it again would keep the indices, but lose their lookup tables."""
     header = {"x.weight.indices": tensor(0, 8), "__metadata__": {"palettery": "{}"}}
     with pytest.raises(InvalidModel, match=r"m\.safetensors is already palettized.*decompress"):
         read({"m.safetensors": safetensors_bytes(header, bytes(8))})
@@ -120,7 +120,7 @@ TWO = ("x-00001-of-00002.safetensors", "x-00002-of-00002.safetensors")
 
 
 def test_an_index_decides_which_files_are_the_model(read, shard):
-    """A Mistral folder holds its weights twice, under two sets of names."""
+    """A Mistral folder contains its weights twice, under two sets of names."""
     first, second = TWO
     files = {first: shard("a.w"), second: shard("b.w")}
     content = index(a__w=first, b__w=second)

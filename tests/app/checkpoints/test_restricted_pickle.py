@@ -1,4 +1,4 @@
-"""Pickles of state dicts, and pickles of strangers, none of which may run."""
+"""Pickles of state dicts, and hostile pickles, none of which may run code."""
 
 import argparse
 import io
@@ -25,7 +25,7 @@ from palettery.app.settings import Limits
 
 
 def pickled(thing, **how):
-    """The `data.pkl` that torch writes."""
+    """Return the `data.pkl` that torch writes."""
     buffer = io.BytesIO()
     torch.save(thing, buffer, **how)
     with zipfile.ZipFile(buffer) as archive:
@@ -116,7 +116,7 @@ def test_a_pickle_that_holds_itself_is_read():
 
 
 class Canary:
-    """Makes a file when it is loaded."""
+    """An object that creates a file when it is loaded."""
 
     def __reduce__(self):
         return Path.touch, (Path("canary"),)
@@ -342,7 +342,7 @@ def test_tuples_that_share_tuples_are_never_hashed():
 
 
 def test_calls_read_no_more_than_was_written():
-    """A pickle of 58 KB made gigabytes, by calls with the same arguments again and again."""
+    """A pickle of 58 KB could expand to gigabytes, by repeated calls with the same arguments."""
     pairs = b"](" + b"K\0K\1\x86" * 9_000 + b"e\x85"
     for calls, refused in ((5, False), (6, True)):
         data = b"\x80\x02" + ORDERED + b"q\0" + b"0" + pairs + b"q\x010" + b"h\0h\1R0" * calls

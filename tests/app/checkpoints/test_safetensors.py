@@ -1,4 +1,4 @@
-"""Headers that lie, and headers that look odd and are right."""
+"""Forged headers, and valid headers that look unusual."""
 
 import json
 

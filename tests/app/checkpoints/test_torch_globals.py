@@ -1,4 +1,4 @@
-"""What torch.load takes with `weights_only`, in both formats that torch.save writes."""
+"""The same objects are accepted as by torch.load with `weights_only`, in both formats."""
 
 import io
 import warnings

@@ -1,4 +1,4 @@
-"""Zip archives as PyTorch writes them, and as strangers do."""
+"""Zip archives of PyTorch, and forged ones."""
 
 import io
 import zipfile
@@ -19,8 +19,8 @@ from tests.forged import sparse, zipped
 
 
 @dataclass(frozen=True)
-class Noting(Folder):
-    """A store that notes how much is read of it."""
+class CountingFolder(Folder):
+    """A folder that records the sizes of its reads."""
 
     read_bytes: list = field(default_factory=list)
 
@@ -33,7 +33,7 @@ class Noting(Folder):
 @pytest.fixture
 def store(tmp_path):
     plain = open_storage(tmp_path.as_uri())
-    return Noting(plain.url, plain.root)
+    return CountingFolder(plain.url, plain.root)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def members_of(tmp_path, store):
 
 
 def tampered(content, **places):
-    """A zip with other bytes at a place; `local` and `central` are the first header of its kind."""
+    """Return a zip with other bytes; `local` and `central` are the first headers of their kind."""
     bases = {"local": 0, "central": content.index(b"PK\1\2"), "end": content.rindex(b"PK\5\6")}
     changed = bytearray(content)
     for place, new in places.items():
