@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks import attacks
 from benchmarks.attacks import Build
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.errors import BadInput
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage

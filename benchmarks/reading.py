@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
 from palettery.schemas.checkpoint import StoredFile

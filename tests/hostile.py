@@ -220,7 +220,7 @@ REFUSED: Mapping[str, Refused] = {
         one((1 << 63).to_bytes(8, "little") + b"{}"), "too_large", "9,223,372,036,854,775,808"
     ),
     "a header of 60 MB without an end": Refused(
-        header(b'{"' + b"a" * (60 << 20)), "invalid_model", "a string that does not end"
+        header(b'{"' + b"a" * (60 << 20)), "invalid_model", "an invalid string"
     ),
     "a name of 1 MB": Refused(
         header(b'{"%b":%b}' % (b"n" * (1 << 20), ENTRY)), "invalid_model", "1,048,576 characters"
@@ -237,7 +237,7 @@ REFUSED: Mapping[str, Refused] = {
     "a length of 100,000 digits": Refused(
         header(b'{"x":%b}' % ENTRY.replace(b"[2]", b"[1%b]" % (b"0" * 100_000))),
         "invalid_model",
-        "sound JSON",
+        "valid JSON",
     ),
     "lengths that multiply to none": Refused(
         header(b'{"x":%b}' % ENTRY.replace(b"[2]", b"[0,9%b]" % (b"9" * 30)), 0),
@@ -270,7 +270,9 @@ REFUSED: Mapping[str, Refused] = {
         "1 of the 999,999 shards",
     ),
     "an index of deep JSON": Refused(
-        one(b'{"weight_map":' + b'{"a":' * 100_000, "a.index.json"), "invalid_model", "string must"
+        one(b'{"weight_map":' + b'{"a":' * 100_000, "a.index.json"),
+        "invalid_model",
+        "instead of a string",
     ),
     "deep JSON": Refused(one(b"[" * 10**6), "unsupported_format", "neither an index"),
     # Zip archives and what their tensors say
@@ -336,7 +338,7 @@ REFUSED: Mapping[str, Refused] = {
         one(sound_legacy()[:-8], "model.pt"), "invalid_model", "is truncated"
     ),
     "a legacy .pt with a tail": Refused(
-        one(sound_legacy() + bytes(8), "model.pt"), "invalid_model", "bytes behind its end"
+        one(sound_legacy() + bytes(8), "model.pt"), "invalid_model", "bytes after its end"
     ),
     "a legacy storage of 2**60 elements": Refused(
         one(
@@ -408,10 +410,14 @@ REFUSED: Mapping[str, Refused] = {
         "'weight' is stored as a pickle",
     ),
     "pt2, pickled weights": Refused(
-        pt2(bombs=("data/weights/model.pt",)), "unsupported_format", "a pickle as torch 2.8 wrote"
+        pt2(bombs=("data/weights/model.pt",)),
+        "unsupported_format",
+        "a pickle in the format of torch 2.8",
     ),
     "pt2, pickled constants": Refused(
-        pt2(bombs=("data/constants/model.pt",)), "unsupported_format", "a pickle as torch 2.8 wrote"
+        pt2(bombs=("data/constants/model.pt",)),
+        "unsupported_format",
+        "a pickle in the format of torch 2.8",
     ),
     "pt2, a pickled constant": Refused(
         pt2((CONSTANTS, constant("tensor_9", use_pickle=True)), bombs=("data/constants/tensor_9",)),
@@ -445,7 +451,7 @@ REFUSED: Mapping[str, Refused] = {
         lying_weight(sizes=ints(1 << 40, 1), strides=ints(0, 1)), "invalid_model", "share bytes"
     ),
     "pt2, strides behind the end": Refused(
-        lying_weight(strides=ints(1 << 62, 1)), "invalid_model", "reaches beyond the 64 bytes"
+        lying_weight(strides=ints(1 << 62, 1)), "invalid_model", "exceeds the 64 bytes"
     ),
     "pt2, a weight outside": Refused(
         lying_weight(path_name="../../etc/passwd"), "invalid_model", "must be a member"

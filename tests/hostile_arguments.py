@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from palettery.app.checkpoints.pt2_operators import takes
+from palettery.app.checkpoints.pt2_operators import accepts_field
 
 SMALLEST, LARGEST = -(1 << 63), (1 << 63) - 1
 INTS = (
@@ -247,7 +247,7 @@ def suits(kind: str, value: Value) -> bool:
         case None:
             return kind.endswith("?")
     fields = (field for type_, field in FIELDS.items() if isinstance(value, type_))
-    return takes(kind, next(fields))
+    return accepts_field(kind, next(fields))
 
 
 def describe(value: Value) -> str:

@@ -1,4 +1,4 @@
-"""Stored tensors in row-major order, whatever order their bytes lie in."""
+"""Stored tensors as contiguous row-major bytes, whatever their strides."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ from palettery.app.storage.base import CHUNK_BYTES, Reads
 from palettery.schemas.checkpoint import StoredTensor
 
 
-def laid_out(
+def array_view(
     data: memoryview, dtype: np.dtype, shape: Sequence[int], strides: Sequence[int] | None
 ) -> NDArray[np.generic]:
-    """Bytes as an array, without a copy; `strides` count elements, None is row-major."""
+    """Return bytes as an array, without a copy; `strides` count elements, None is row-major."""
     flat: NDArray[np.generic] = np.frombuffer(data, dtype)
     if strides is None:
         return flat.reshape(shape)
@@ -22,20 +22,20 @@ def laid_out(
     return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
 
 
-def dense_bytes(tensor: StoredTensor) -> int:
-    """Size of a tensor in row-major order."""
+def dense_size_bytes(tensor: StoredTensor) -> int:
+    """Return the size of a tensor in row-major order."""
     return math.prod(tensor.shape) * DTYPE_BITS[tensor.dtype] // 8
 
 
 def dense_chunks(source: Reads, path: str, tensor: StoredTensor) -> Iterator[memoryview]:
-    """A tensor's bytes in row-major order; one with strides is fetched whole."""
+    """Yield a tensor's bytes in row-major order; one with strides is fetched whole."""
     if tensor.strides is None:
         yield from source.chunks(path, tensor.offset, tensor.size_bytes)
         return
     opaque = np.dtype(f"V{DTYPE_BITS[tensor.dtype] // 8}")
     data = source.read(path, tensor.offset, tensor.size_bytes)
-    array = laid_out(data, opaque, tensor.shape, tensor.strides)
-    rows = max(1, CHUNK_BYTES * len(array) // max(1, dense_bytes(tensor)))
+    array = array_view(data, opaque, tensor.shape, tensor.strides)
+    rows = max(1, CHUNK_BYTES * len(array) // max(1, dense_size_bytes(tensor)))
     for first in range(0, len(array), rows):
         block = np.ascontiguousarray(array[first : first + rows])
         yield block.reshape(-1).view(np.uint8).data

@@ -1,4 +1,4 @@
-"""Every dtype that a tensor may have, and what numpy, torch and torch.export call it."""
+"""Supported dtypes, with their names in numpy, torch and torch.export."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ class Dtype:
 
     bits: int
     numpy: np.dtype[np.generic] | None
-    """None where numpy has none that is packed as the file is."""
+    """None if numpy has no dtype with the same packing."""
     torch: str | None
-    """None where torch has none. F4 comes in pairs: the last axis is half as long there."""
+    """None if torch lacks it. torch packs F4 in pairs: its last axis is half as long there."""
     number: int | None = None
-    """In the graph schema of torch.export."""
+    """Its number in the graph schema of torch.export."""
 
 
 DTYPES: Mapping[str, Dtype] = {
@@ -44,6 +44,11 @@ DTYPES: Mapping[str, Dtype] = {
     "F64": Dtype(64, np.dtype(np.float64), "float64", 8),
     "C64": Dtype(64, np.dtype(np.complex64), "complex64", 10),
 }
-"""By their safetensors names; everything else that maps dtypes is derived from this."""
+"""safetensors name -> dtype; every other mapping of dtypes is derived from this one."""
 
 DTYPE_BITS: Mapping[str, int] = {name: dtype.bits for name, dtype in DTYPES.items()}
+
+NAME_OF_TORCH_DTYPE: Mapping[str, str] = {
+    dtype.torch: name for name, dtype in DTYPES.items() if dtype.torch and dtype.bits >= 8
+}
+"""torch name -> safetensors name, of the dtypes whose elements take whole bytes."""

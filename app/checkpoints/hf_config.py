@@ -1,7 +1,7 @@
-"""Modules as a Hugging Face config.json tells of them, where transformers is installed.
+"""Exact modules of a checkpoint, from its Hugging Face config.json; needs transformers.
 
-The config is handed to `hf_worker` in a sandbox; the model it builds is used only when it has every
-weight of the checkpoint, under the same name and in the same shape.
+`hf_worker` builds the model in a sandbox. The result is used only if the model has every weight of
+the checkpoint, under the same name and in the same shape.
 """
 
 import json
@@ -14,60 +14,61 @@ from pydantic import ValidationError
 
 from palettery.app.checkpoints.hf_match import (
     BuiltModel,
-    Fit,
-    best_fit,
+    ModelMatch,
+    add_tied_aliases,
+    best_match,
     is_weight,
-    modules_of,
-    with_ties,
+    matched_modules,
 )
-from palettery.app.checkpoints.json_scan import shown
-from palettery.app.checkpoints.safetensors import shown_shape
+from palettery.app.checkpoints.quoting import format_shape, quote_text
 from palettery.app.errors import PaletteryError, SandboxMissing
 from palettery.app.sandbox import Bounds, run, working_folder
 from palettery.app.settings import Limits
 from palettery.schemas.base import Schema
 from palettery.schemas.checkpoint import Module, StoredTensor
 
-Problem = Literal["no_extra", "unknown_type", "remote_code", "too_many_modules", "does_not_build"]
+BuildProblem = Literal[
+    "no_extra", "unknown_type", "remote_code", "too_many_modules", "does_not_build"
+]
 
-_SAID: Mapping[Problem, str] = {
+_REASONS: Mapping[BuildProblem, str] = {
     "no_extra": "reading it needs transformers, which this installation lacks; "
     "install palettery[hf] for exact types",
-    "unknown_type": "its model type {said} is none that the installed transformers has",
-    "remote_code": "its model type {said} needs Python code from outside transformers, "
+    "unknown_type": "the installed transformers does not know its model type {message}",
+    "remote_code": "its model type {message} needs Python code from outside transformers, "
     "which is never run",
     "too_many_modules": "it describes a far larger model than the checkpoint holds; "
     "send the config.json of this checkpoint",
-    "does_not_build": "transformers builds no model from it ({said})",
+    "does_not_build": "transformers builds no model from it ({message})",
 }
-ALONE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-"""No network, one thread."""
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+"""Environment variables of the worker: no network, one thread."""
 MEMORY_BYTES = 4 << 30
-"""Models on the meta device have no weights."""
+"""Memory limit of the worker; models on the meta device have no weights."""
 _OUTPUT_BYTES = 64 << 20
 _SPARE_MODULES, _MODULES_PER_TENSOR = 10_000, 20
 
 
-class Answer(Schema):
-    """What the worker answers: models, the likeliest first, or why there are none."""
+class BuildResult(Schema):
+    """Response of the worker: models, the likeliest first, or the reason that there are none."""
 
     models: tuple[BuiltModel, ...] = ()
-    problem: Problem | None = None
-    said: str = ""
+    problem: BuildProblem | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True)
 class ConfigModules:
-    """What a config.json tells of a checkpoint."""
+    """Modules and tensors of a checkpoint, according to its config.json."""
 
     modules: tuple[Module, ...]
     """Under the checkpoint's names, parents before children."""
     tensors: tuple[StoredTensor, ...]
-    """The checkpoint's, with the names that the model ties to theirs as aliases."""
+    """The checkpoint's tensors; names that the model ties to them are aliases."""
 
 
-class ConfigUnusable(Exception):
-    """The config is of no use; the message tells the user why, and what happens instead."""
+class UnusableConfigError(Exception):
+    """The config cannot be used; the message gives the reason and the fallback."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -77,60 +78,64 @@ class ConfigUnusable(Exception):
 
 
 def quantization_warnings(text: str) -> tuple[str, ...]:
-    """A warning where a config.json says that the weights were quantized already."""
+    """Return a warning if a config.json says that the weights are already quantized."""
     try:
-        said = json.loads(text)
+        config = json.loads(text)
     except (ValueError, RecursionError):
         return ()
-    how = said.get("quantization_config") if isinstance(said, dict) else None
-    if not isinstance(how, dict):
+    quantization = config.get("quantization_config") if isinstance(config, dict) else None
+    if not isinstance(quantization, dict):
         return ()
+    method = quote_text(str(quantization.get("quant_method", "by no named method")))
     return (
         "the model's config.json says that its weights are quantized already "
-        f"({shown(str(how.get('quant_method', 'by no named method')))}): such tensors are kept as "
-        "they are; to palettize them, send the model as it was before",
+        f"({method}): such tensors are kept as they are; to palettize them, send the model as it "
+        "was before quantization",
     )
 
 
 def modules_from_config(
     text: str, tensors: Sequence[StoredTensor], limits: Limits
 ) -> ConfigModules:
-    """Exact modules of a checkpoint, from the config.json beside it.
+    """Return the exact modules of a checkpoint, from the config.json beside it.
 
     Raises:
-        ConfigUnusable: with a sentence for the plan.
+        UnusableConfigError: with a sentence for the plan.
     """
     if not any(is_weight(tensor) for tensor in tensors):
-        raise ConfigUnusable("the checkpoint holds no weight matrix to compare with it")
-    answer = _ask(text, _SPARE_MODULES + _MODULES_PER_TENSOR * len(tensors), limits)
-    if answer.problem is not None:
-        raise ConfigUnusable(_SAID[answer.problem].format(said=shown(answer.said)))
-    fit = best_fit(answer.models, tensors)
-    if fit.missing:
-        raise ConfigUnusable(_unfit(fit))
-    modules = modules_of(fit, tensors)
-    return ConfigModules(modules, with_ties(fit, modules, tensors))
+        raise UnusableConfigError("the checkpoint holds no weight matrix to compare with it")
+    result = _build_models(text, _SPARE_MODULES + _MODULES_PER_TENSOR * len(tensors), limits)
+    if result.problem is not None:
+        reason = _REASONS[result.problem].format(message=quote_text(result.message))
+        raise UnusableConfigError(reason)
+    match = best_match(result.models, tensors)
+    if match.missing:
+        raise UnusableConfigError(_describe_mismatch(match))
+    modules = matched_modules(match, tensors)
+    return ConfigModules(modules, add_tied_aliases(match, modules, tensors))
 
 
-def _unfit(fit: Fit) -> str:
-    example = fit.missing[0]
-    shape = fit.parameters.get(example.name)
-    known = "which it has not" if shape is None else f"which it has in shape {shown_shape(shape)}"
-    missing = f"{shown(example.name)} of shape {shown_shape(example.shape)}"
+def _describe_mismatch(match: ModelMatch) -> str:
+    example = match.missing[0]
+    shape = match.parameters.get(example.name)
+    difference = (
+        "which it lacks" if shape is None else f"which it has in shape {format_shape(shape)}"
+    )
+    missing = f"{quote_text(example.name)} of shape {format_shape(example.shape)}"
     return (
-        f"transformers' {fit.model.name} has {fit.found:,} of the checkpoint's {fit.weights:,} "
-        f"weights; not, for example, {missing}, {known} "
+        f"transformers' {match.model.name} has {match.matches:,} of the checkpoint's "
+        f"{match.weights:,} weights; not, for example, {missing}, {difference} "
         "(some models' weights are renamed or fused when transformers loads them)"
     )
 
 
-def _ask(text: str, modules_most: int, limits: Limits) -> Answer:
-    """Have transformers build the models, in a sandbox.
+def _build_models(text: str, max_modules: int, limits: Limits) -> BuildResult:
+    """Build the models with transformers, in a sandbox.
 
     Raises:
-        ConfigUnusable: there is no answer.
+        UnusableConfigError: the worker failed.
     """
-    request = json.dumps({"config": text, "modules_most": modules_most}).encode()
+    request = json.dumps({"config": text, "max_modules": max_modules}).encode()
     timeout_s = limits.hf_timeout_s
     bounds = Bounds(
         memory_bytes=MEMORY_BYTES,
@@ -149,12 +154,12 @@ def _ask(text: str, modules_most: int, limits: Limits) -> Answer:
                 bounds,
                 what="building the model",
                 required=limits.sandbox.required,
-                variables=ALONE,
+                variables=ENVIRONMENT,
             )
-        return Answer.model_validate_json(answer)
+        return BuildResult.model_validate_json(answer)
     except SandboxMissing as error:
-        raise ConfigUnusable("the server lacks the sandbox that transformers takes") from error
+        raise UnusableConfigError("the server lacks the sandbox that transformers needs") from error
     except PaletteryError as error:
-        raise ConfigUnusable(error.detail) from error
+        raise UnusableConfigError(error.detail) from error
     except ValidationError as error:
-        raise ConfigUnusable("transformers' answer cannot be read") from error
+        raise UnusableConfigError("transformers' answer cannot be read") from error

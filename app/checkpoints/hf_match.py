@@ -1,4 +1,4 @@
-"""Whether a model that transformers built is the one in a checkpoint, and under which names."""
+"""Comparison of models that transformers built with the tensors of a checkpoint."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,35 +15,35 @@ class BuiltModule(Schema):
 
     name: str
     aliases: tuple[str, ...]
-    """Other paths under which the same module is registered."""
+    """Other paths of the same module."""
     type: str
     """Fully qualified class name."""
 
 
 class BuiltModel(Schema):
-    """A model without weights, as the worker built it; names are the model's own."""
+    """A model without weights, as the worker built it, under the model's own names."""
 
     name: str
     """Its class."""
     prefix: str
-    """Where models with a head keep the base model; this one may be the base model itself."""
+    """Path of the base model in models with a head; this one may be the base model itself."""
     modules: tuple[BuiltModule, ...]
-    """Parents before children, the root first."""
+    """The root first, parents before children."""
     parameters: dict[str, tuple[NonNegativeInt, ...]]
-    """Shapes by every name."""
+    """Name -> shape; tied parameters occur under each of their names."""
     tied: dict[str, str]
-    """Parameter -> the one that it is the same as."""
+    """Name of a tied parameter -> name of the parameter that it shares its values with."""
 
 
 @dataclass(frozen=True)
 class Renaming:
-    """From a model's names to a checkpoint's: without a prefix, or with one more."""
+    """A mapping of a model's names to a checkpoint's: one prefix less, or one more."""
 
     removed: str = ""
     added: str = ""
 
     def __call__(self, name: str) -> str:
-        """The name in the checkpoint; what lies outside a removed prefix keeps its own."""
+        """Return the name in the checkpoint; a name without the removed prefix stays as it is."""
         if self.removed and name == self.removed:
             return ""
         name = name.removeprefix(f"{self.removed}.") if self.removed else name
@@ -51,83 +51,87 @@ class Renaming:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How well a model under a renaming fits a checkpoint."""
+class ModelMatch:
+    """Comparison of a checkpoint with a model under a renaming."""
 
     model: BuiltModel
     renaming: Renaming
     parameters: Mapping[str, tuple[int, ...]]
-    """The model's, under the checkpoint's names."""
+    """Shapes of the model's parameters, under the checkpoint's names."""
     weights: int
-    """Of the checkpoint."""
+    """Number of weights in the checkpoint."""
     missing: Sequence[StoredTensor]
     """Weights that the model lacks, or has in another shape."""
 
     @property
-    def found(self) -> int:
-        """How many weights the model has."""
+    def matches(self) -> int:
+        """Number of the checkpoint's weights that the model has in the same shape."""
         return self.weights - len(self.missing)
 
 
-def best_fit(models: Sequence[BuiltModel], tensors: Sequence[StoredTensor]) -> Fit:
-    """The model and renaming with the most of the checkpoint's weights; the first of equals."""
+def best_match(models: Sequence[BuiltModel], tensors: Sequence[StoredTensor]) -> ModelMatch:
+    """Return the model and renaming with most of the checkpoint's weights; the first of equals."""
     weights = [tensor for tensor in tensors if is_weight(tensor)]
-    lead = _common_lead(tensors)
-    fits = (
-        _fit(model, renaming, weights) for model in models for renaming in _renamings(model, lead)
+    common = _common_prefix(tensors)
+    candidates = (
+        _match(model, renaming, weights)
+        for model in models
+        for renaming in _renamings(model, common)
     )
-    return max(fits, key=lambda fit: fit.found)
+    return max(candidates, key=lambda match: match.matches)
 
 
 def is_weight(tensor: StoredTensor) -> bool:
-    """Whether a tensor looks like what a registered op or an embedding reads.
+    """Return whether a tensor looks like the weight of a registered op or of an embedding.
 
-    The others may be missing from a model: position ids, causal masks, `LayerNorm.gamma`.
+    Others may be missing from a model: position ids, causal masks, `LayerNorm.gamma`.
     """
     return len(tensor.shape) > 1 and tensor.name.rpartition(".")[2].endswith("weight")
 
 
-def modules_of(fit: Fit, tensors: Sequence[StoredTensor]) -> tuple[Module, ...]:
-    """The model's modules under the checkpoint's names, but for heads that are not in it."""
+def matched_modules(match: ModelMatch, tensors: Sequence[StoredTensor]) -> tuple[Module, ...]:
+    """Return the modules under the checkpoint's names, without heads that the checkpoint lacks."""
     stored = {name for tensor in tensors for name in _names(tensor)}
-    absent = _absent_heads(fit, stored)
-    found: dict[str, Module] = {}
-    if fit.renaming.added:
-        found[""] = Module(name="", type=None, type_source="hf_config")
-    for built in fit.model.modules:
+    absent = _absent_heads(match, stored)
+    modules: dict[str, Module] = {}
+    if match.renaming.added:
+        modules[""] = Module(name="", type=None, type_source="hf_config")
+    for built in match.model.modules:
         if _top(built.name) not in absent:
-            name, *aliases = dict.fromkeys(map(fit.renaming, (built.name, *built.aliases)))
-            found.setdefault(
+            name, *aliases = dict.fromkeys(map(match.renaming, (built.name, *built.aliases)))
+            modules.setdefault(
                 name,
                 Module(name=name, aliases=tuple(aliases), type=built.type, type_source="hf_config"),
             )
-    return tuple(found.values())
+    return tuple(modules.values())
 
 
-def with_ties(
-    fit: Fit, modules: Iterable[Module], tensors: Sequence[StoredTensor]
+def add_tied_aliases(
+    match: ModelMatch, modules: Iterable[Module], tensors: Sequence[StoredTensor]
 ) -> tuple[StoredTensor, ...]:
-    """The tensors, with names the model ties to theirs and the checkpoint leaves out."""
+    """Return the tensors; names that the model ties and the checkpoint leaves out are aliases."""
     paths = {path for module in modules for path in (module.name, *module.aliases)}
     stored = {name: tensor.name for tensor in tensors for name in _names(tensor)}
     groups: dict[str, dict[str, None]] = defaultdict(dict)
-    for name, source in fit.model.tied.items():
-        groups[fit.renaming(source)] |= dict.fromkeys(map(fit.renaming, (source, name)))
-    further: dict[str, tuple[str, ...]] = {}
+    for name, source in match.model.tied.items():
+        groups[match.renaming(source)] |= dict.fromkeys(map(match.renaming, (source, name)))
+    tied_aliases: dict[str, tuple[str, ...]] = {}
     for group in groups.values():
-        holder = next((stored[name] for name in group if name in stored), None)
-        if holder is not None:
-            left_out = (name for name in group if name not in stored)
-            further[holder] = tuple(name for name in left_out if name.rpartition(".")[0] in paths)
+        owner = next((stored[name] for name in group if name in stored), None)
+        if owner is not None:
+            absent_names = (name for name in group if name not in stored)
+            tied_aliases[owner] = tuple(
+                name for name in absent_names if name.rpartition(".")[0] in paths
+            )
     return tuple(
-        tensor.model_copy(update={"aliases": (*tensor.aliases, *further[tensor.name])})
-        if further.get(tensor.name)
+        tensor.model_copy(update={"aliases": (*tensor.aliases, *tied_aliases[tensor.name])})
+        if tied_aliases.get(tensor.name)
         else tensor
         for tensor in tensors
     )
 
 
-def _fit(model: BuiltModel, renaming: Renaming, weights: Sequence[StoredTensor]) -> Fit:
+def _match(model: BuiltModel, renaming: Renaming, weights: Sequence[StoredTensor]) -> ModelMatch:
     parameters: dict[str, tuple[int, ...]] = {}
     for name, shape in model.parameters.items():
         parameters.setdefault(renaming(name), shape)
@@ -136,37 +140,37 @@ def _fit(model: BuiltModel, renaming: Renaming, weights: Sequence[StoredTensor])
         for tensor in weights
         if not any(parameters.get(name) == tensor.shape for name in _names(tensor))
     ]
-    return Fit(model, renaming, parameters, len(weights), missing)
+    return ModelMatch(model, renaming, parameters, len(weights), missing)
 
 
-def _renamings(model: BuiltModel, lead: str) -> list[Renaming]:
-    """Every way that checkpoints differ from a model: saved from its base, or from around it."""
+def _renamings(model: BuiltModel, common: str) -> list[Renaming]:
+    """Return the renamings to try: a checkpoint may be of the base model, or of a wrapper."""
     if model.prefix in {_top(module.name) for module in model.modules if module.name}:
-        return [Renaming(), Renaming(removed=model.prefix), Renaming(added=lead)]
-    added = dict.fromkeys(filter(None, (model.prefix, lead)))
+        return [Renaming(), Renaming(removed=model.prefix), Renaming(added=common)]
+    added = dict.fromkeys(filter(None, (model.prefix, common)))
     return [Renaming(), *(Renaming(added=prefix) for prefix in added)]
 
 
-def _common_lead(tensors: Sequence[StoredTensor]) -> str:
-    """The first part of the names, where all share it: `module`, `_orig_mod`."""
-    leads = {tensor.name.partition(".")[0] for tensor in tensors}
-    return leads.pop() if len(leads) == 1 else ""
+def _common_prefix(tensors: Sequence[StoredTensor]) -> str:
+    """Return the first part of the names if all share it, such as `module` or `_orig_mod`."""
+    prefixes = {tensor.name.partition(".")[0] for tensor in tensors}
+    return prefixes.pop() if len(prefixes) == 1 else ""
 
 
-def _absent_heads(fit: Fit, stored: set[str]) -> set[str]:
-    """Children of the root with nothing in the checkpoint, and more than tied parameters."""
+def _absent_heads(match: ModelMatch, stored: set[str]) -> set[str]:
+    """Return the root's children that the checkpoint lacks and that are not tied as a whole."""
     heads: dict[str, list[str]] = defaultdict(list)
-    for name in fit.model.parameters:
+    for name in match.model.parameters:
         heads[_top(name)].append(name)
     tied = {
         name
-        for name, source in fit.model.tied.items()
-        if {fit.renaming(name), fit.renaming(source)} & stored
+        for name, source in match.model.tied.items()
+        if {match.renaming(name), match.renaming(source)} & stored
     }
     return {
         head
         for head, names in heads.items()
-        if not any(fit.renaming(name) in stored for name in names) and not tied.issuperset(names)
+        if not any(match.renaming(name) in stored for name in names) and not tied.issuperset(names)
     }
 
 

@@ -1,6 +1,6 @@
-"""Builds the models that a config.json describes, without weights, in a sandbox.
+"""Sandboxed worker that builds the models of a config.json, without weights.
 
-`answer` takes a request and returns an answer as `hf_config` defines both; it runs no code but that
+`answer` takes the request and returns the response that `hf_config` defines. It runs only the code
 of the installed transformers.
 """
 
@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-SAID_LENGTH = 200
-"""Characters kept of what transformers says about a config."""
-DROPPED = (
+MESSAGE_CHARACTERS = 200
+"""Maximum length of an error message of transformers."""
+IGNORED_KEYS = (
     "auto_map",
     "custom_pipelines",
     "trust_remote_code",
@@ -22,101 +22,106 @@ DROPPED = (
     "quantization_config",
     "dtype",
 )
-"""Keys with these in them name code, files or kernels, or change only what values look like."""
+"""Parts of keys that are ignored: they name code, files or kernels, or change only dtypes."""
 
 
-def _imported(name: str) -> Any:
+def _import_or_none(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
 
 
-torch, transformers = _imported("torch"), _imported("transformers")
-"""Imported before memory is limited."""
+torch, transformers = _import_or_none("torch"), _import_or_none("transformers")
+"""Imported before the memory limit takes effect."""
 
 
-class Refused(Exception):
-    """The config yields no model; `problem` is one of `hf_config.Problem`."""
+class BuildError(Exception):
+    """No model can be built; `problem` is one of `hf_config.BuildProblem`."""
 
-    def __init__(self, problem: str, said: str = "") -> None:
+    def __init__(self, problem: str, message: str = "") -> None:
         super().__init__(problem)
-        self.answer = {"problem": problem, "said": " ".join(said.split())[:SAID_LENGTH]}
+        short = " ".join(message.split())[:MESSAGE_CHARACTERS]
+        self.response = {"problem": problem, "message": short}
 
 
 def answer(request: bytes) -> bytes:
-    """The models of a request, or why there are none."""
+    """Return the models of a request, or the reason that there are none."""
     try:
-        found = _answer(**json.loads(request))
-    except Refused as refused:
-        found = refused.answer
+        response = _build(**json.loads(request))
+    except BuildError as error:
+        response = error.response
     except OSError:  # its message would name files of this machine
-        found = Refused("does_not_build", "it asks for files or for the network").answer
+        response = BuildError("does_not_build", "it asks for files or for the network").response
     except Exception as error:  # noqa: BLE001 - the request ends here
-        found = Refused("does_not_build", f"{type(error).__name__}: {error}").answer
-    return json.dumps(found).encode()
+        response = BuildError("does_not_build", f"{type(error).__name__}: {error}").response
+    return json.dumps(response).encode()
 
 
-def _answer(config: str, modules_most: int) -> dict[str, Any]:
+def _build(config: str, max_modules: int) -> dict[str, Any]:
     if torch is None or transformers is None:
-        raise Refused("no_extra")
-    _count_modules(torch, modules_most)
-    described = json.loads(config)
-    if not isinstance(described, dict):
-        raise Refused("does_not_build", "it is not a JSON object")
-    return {"models": list(_models(torch, transformers, described))}
+        raise BuildError("no_extra")
+    _limit_modules(torch, max_modules)
+    parsed = json.loads(config)
+    if not isinstance(parsed, dict):
+        raise BuildError("does_not_build", "it is not a JSON object")
+    return {"models": list(_models(torch, transformers, parsed))}
 
 
-def _count_modules(torch: Any, most: int) -> None:
-    """Stop a model that grows far beyond the checkpoint: it cannot be the one in it."""
-    made = 0
+def _limit_modules(torch: Any, max_modules: int) -> None:
+    """Stop the construction of a model far larger than the checkpoint: it is another model."""
+    modules = 0
 
     def count(*_: object) -> None:
-        nonlocal made
-        made += 1
-        if made > most:
-            raise Refused("too_many_modules")
+        nonlocal modules
+        modules += 1
+        if modules > max_modules:
+            raise BuildError("too_many_modules")
 
     torch.nn.modules.module.register_module_module_registration_hook(count)
 
 
 def _models(torch: Any, transformers: Any, config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The models the config may stand for, the likeliest first."""
+    """Yield the models that the config may describe, the likeliest first."""
     remote = "auto_map" in config
-    config = _without_dropped(config)
-    named = [found for name in _listed(config) if (found := _class(transformers, name)) is not None]
+    config = _without_ignored_keys(config)
+    named = [
+        found
+        for name in _architectures(config)
+        if (found := _class(transformers, name)) is not None
+    ]
     config_class = _config_class(transformers, config, named, remote=remote)
-    wanted = [found for found in named if found.config_class is config_class]
+    classes = [found for found in named if found.config_class is config_class]
     for mapping in (transformers.MODEL_FOR_PRETRAINING_MAPPING, transformers.MODEL_MAPPING):
         found = mapping.get(config_class, None)
-        wanted += found if isinstance(found, tuple | list) else [found] if found else []
-    if not wanted:
-        raise Refused("unknown_type", _kind(config))
-    for model_class in dict.fromkeys(wanted):
+        classes += found if isinstance(found, tuple | list) else [found] if found else []
+    if not classes:
+        raise BuildError("unknown_type", _model_type(config))
+    for model_class in dict.fromkeys(classes):
         built = config_class.from_dict(config)
         with torch.device("meta"):
             model = model_class._from_config(built, attn_implementation="eager")
-        yield _described(model)
+        yield _describe(model)
 
 
-def _without_dropped(value: Any) -> Any:
+def _without_ignored_keys(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: _without_dropped(held)
-            for key, held in value.items()
-            if not any(word in key for word in DROPPED)
+            key: _without_ignored_keys(item)
+            for key, item in value.items()
+            if not any(word in key for word in IGNORED_KEYS)
         }
-    return [_without_dropped(held) for held in value] if isinstance(value, list) else value
+    return [_without_ignored_keys(item) for item in value] if isinstance(value, list) else value
 
 
-def _listed(config: dict[str, Any]) -> list[str]:
+def _architectures(config: dict[str, Any]) -> list[str]:
     listed = config.get("architectures")
     names = listed[:4] if isinstance(listed, list) else []
     return [name for name in names if isinstance(name, str) and name.isidentifier()]
 
 
 def _class(transformers: Any, name: str) -> Any:
-    """A model class of transformers itself; None for any other thing of that name, or none."""
+    """Return a model class of transformers itself, or None."""
     found: Any = getattr(transformers, name, None)
     is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
     own = is_model and found.__module__.startswith("transformers.models.")
@@ -130,17 +135,17 @@ def _config_class(
     if model_type is None and named:
         return named[0].config_class
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
-        raise Refused("remote_code" if remote else "unknown_type", _kind(config))
+        raise BuildError("remote_code" if remote else "unknown_type", _model_type(config))
     return transformers.CONFIG_MAPPING[model_type]
 
 
-def _kind(config: dict[str, Any]) -> str:
-    """What the config says it is for, as a message names it."""
+def _model_type(config: dict[str, Any]) -> str:
+    """Return the model type of a config, for a message."""
     return str(config.get("model_type") or config.get("architectures"))
 
 
-def _described(model: Any) -> dict[str, Any]:
-    """The tree of a built model, as `hf_config.BuiltModel` reads it."""
+def _describe(model: Any) -> dict[str, Any]:
+    """Return a built model in the form of `hf_match.BuiltModel`."""
     names: dict[int, list[str]] = defaultdict(list)
     modules = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -150,7 +155,7 @@ def _described(model: Any) -> dict[str, Any]:
         "name": type(model).__name__,
         "prefix": model.base_model_prefix,
         "modules": [
-            {"name": first, "aliases": others, "type": _qualified(modules[key])}
+            {"name": first, "aliases": others, "type": _qualified_name(modules[key])}
             for key, (first, *others) in names.items()
         ],
         "parameters": {
@@ -161,5 +166,5 @@ def _described(model: Any) -> dict[str, Any]:
     }
 
 
-def _qualified(module: object) -> str:
+def _qualified_name(module: object) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"

@@ -1,11 +1,11 @@
-"""Files of this machine, as a store has them."""
+"""Local files and folders as stored files of one model."""
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from palettery.app.checkpoints.read import is_model_config
-from palettery.app.checkpoints.zip_directory import JOIN
+from palettery.app.checkpoints.reader import is_model_config
+from palettery.app.checkpoints.zip_directory import JOIN_SHARDS
 from palettery.app.errors import BadInput
 from palettery.app.settings import read_settings
 from palettery.app.storage.input_files import check_readable
@@ -15,18 +15,18 @@ from palettery.schemas.checkpoint import StoredFile
 
 
 def stored_files(paths: Sequence[Path], *, digests: bool) -> StoredFiles:
-    """Files of one folder, as a store sees them; a folder stands for the model files in it.
+    """Return the files of one folder as stored files; a folder stands for its model files.
 
-    A link keeps its own name and folder, and is read where it leads.
+    A link keeps its own name and folder; its target is read.
 
     Raises:
-        BadInput: a file cannot be read, or they lie in several folders.
+        BadInput: a file cannot be read, or the files lie in several folders.
     """
-    files = [file for path in paths for file in expanded(path)]
+    files = [file for path in paths for file in expand_path(path)]
     folders = {_identity(file.parent): file.parent.absolute() for file in files}
     if len(folders) != 1:
         raise BadInput(
-            f"the files of one model lie in one folder; these lie in {len(folders)}: "
+            f"the files of one model must lie in one folder; these lie in {len(folders)}: "
             f"{', '.join(map(str, folders.values()))}; make a folder of links to them"
         )
     stored = [
@@ -42,36 +42,36 @@ def stored_files(paths: Sequence[Path], *, digests: bool) -> StoredFiles:
     return StoredFiles(open_storage(folder.as_uri()), stored)
 
 
-def expanded(path: Path) -> list[Path]:
-    """The files that a path stands for: itself, or the model files of a folder.
+def expand_path(path: Path) -> list[Path]:
+    """Return the file itself, or the model files of a folder.
 
-    Those are its safetensors, or else the checkpoint that transformers wrote before safetensors;
-    with their index, and the model's config.json.
+    Model files are the safetensors, or else the `pytorch_model.bin` files that transformers wrote
+    before safetensors, with their index and the model's config.json.
 
     Raises:
         BadInput: there are none, or one cannot be read.
     """
-    found = [path]
+    files = [path]
     if _is_folder(path):
-        found = _named(path, "*.safetensors", "*.safetensors.index.json") or _named(
+        files = _glob(path, "*.safetensors", "*.safetensors.index.json") or _glob(
             path, "pytorch_model*.bin", "pytorch_model*.bin.index.json"
         )
-        if not found:
-            raise BadInput(_nothing_in(path))
-        found += [file for file in _named(path, "config.json") if _is_of_model(file)]
-    for file in found:
+        if not files:
+            raise BadInput(_describe_missing_model(path))
+        files += [file for file in _glob(path, "config.json") if _is_model_config(file)]
+    for file in files:
         check_readable(file)
-    return found
+    return files
 
 
-def _named(folder: Path, *patterns: str) -> list[Path]:
-    """The files of such names; those that begin with a dot, as `._x` of macOS, are left out."""
-    found = (file for pattern in patterns for file in folder.glob(pattern))
-    return sorted(file for file in found if not file.name.startswith("."))
+def _glob(folder: Path, *patterns: str) -> list[Path]:
+    """Return the files that match a pattern, without hidden ones such as `._x` of macOS."""
+    files = (file for pattern in patterns for file in folder.glob(pattern))
+    return sorted(file for file in files if not file.name.startswith("."))
 
 
-def _is_of_model(config: Path) -> bool:
-    """Whether a config.json tells of the modules of a model; other programs write some too."""
+def _is_model_config(config: Path) -> bool:
+    """Return whether a config.json is that of a model; other programs write such files too."""
     limits = read_settings().limits
     try:
         is_small = config.stat().st_size <= limits.config_bytes
@@ -80,12 +80,12 @@ def _is_of_model(config: Path) -> bool:
         return False
 
 
-def _nothing_in(folder: Path) -> str:
-    """Why a folder is no model, and what to do."""
-    if _named(folder, "*.distcp"):
-        return f"{folder} is of torch.distributed.checkpoint (.distcp); {JOIN}"
+def _describe_missing_model(folder: Path) -> str:
+    """Return why a folder is no model, and what to do."""
+    if _glob(folder, "*.distcp"):
+        return f"{folder} is a checkpoint of torch.distributed.checkpoint (.distcp); {JOIN_SHARDS}"
     return (
-        f"no .safetensors file lies in {folder}, and no pytorch_model.bin; name the files of its "
+        f"{folder} holds neither .safetensors files nor pytorch_model.bin; name the files of its "
         "checkpoint"
     )
 
@@ -93,14 +93,14 @@ def _nothing_in(folder: Path) -> str:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # such as a name that is too long, which `check_readable` tells
+    except OSError:  # such as a name that is too long, which `check_readable` reports
         return False
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """Equal for two names of one folder."""
-    found = folder.stat()
-    return found.st_dev, found.st_ino
+    """Return device and inode number, which are equal for two names of one folder."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _sha256(path: Path) -> str:

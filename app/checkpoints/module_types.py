@@ -1,8 +1,8 @@
-"""Modules inferred from the names and shapes of their parameters, where nothing better is there.
+"""Module types inferred from the names and shapes of parameters; the fallback of exact types.
 
-The types are what modules with such parameters have. A bias has one entry per output channel, which
-rules out every type whose weight has its output channels elsewhere; where several types still fit,
-the one that leads to palettizing less is taken. Every module is marked as inferred.
+A bias has one entry per output channel, which rules out every type whose weight has its output
+channels on another axis. If several types still match, the one that palettizes less is used. Every
+module is marked as inferred.
 """
 
 import re
@@ -18,7 +18,7 @@ Shapes = Mapping[str, Shape]
 """Local parameter name -> shape."""
 
 MODULES_PER_NAME, SPARE_MODULES = 4, 1_000
-"""Most modules for each name of a tensor or module, and beside those."""
+"""Maximum number of modules: so many for each name of a tensor or module, and some more."""
 
 _NN = "torch.nn.modules"
 _LINEAR = f"{_NN}.linear.Linear"
@@ -30,23 +30,23 @@ _EMBEDDING = re.compile(
     r"|rel(?:ative)?_(?:attention_|pos(?:ition)?_)?(?:bias|pos(?:ition)?|table))(?:\.\d+)?$",
     re.IGNORECASE,
 )
-"""Paths of tables of vectors."""
+"""Paths of embeddings."""
 _NO_CONVOLUTION = re.compile(r"linear|expert|(?<![a-z])moe(?![a-z])|bilin|biaffine", re.IGNORECASE)
-"""Paths of modules whose weights have three axes and are no convolution's."""
+"""Paths of modules that have weights with three axes and are not convolutions."""
 _CONVOLUTION = re.compile(r"conv|cnn", re.IGNORECASE)
 _TRANSPOSED = re.compile(r"deconv|transpos|conv_?tr(?![a-z])", re.IGNORECASE)
 _KERNEL_LENGTH = 11
-"""Longest kernel of a Conv1d that nothing else tells of; a longer axis may be that of features."""
+"""Longest kernel of a Conv1d without such a name; a longer axis may be one of features."""
 _GATES = {1: "RNN", 3: "GRU", 4: "LSTM"}
 _ATTENTION = f"{_NN}.activation.MultiheadAttention"
 _OUT_PROJECTION = f"{_NN}.linear.NonDynamicallyQuantizableLinear"
 
 
 def infer_modules(tensors: Sequence[StoredTensor], limits: Limits) -> tuple[Module, ...]:
-    """The module tree that dotted tensor names tell of, parents before children.
+    """Return the module tree that dotted tensor names imply, parents before children.
 
     Raises:
-        TooLarge: names nested so deep that there are far more modules than tensors.
+        TooLarge: the names are nested so deep that there are far more modules than tensors.
     """
     parameters: dict[str, dict[str, tuple[int, ...]]] = {}
     paths: dict[str, None] = {"": None}
@@ -56,7 +56,7 @@ def infer_modules(tensors: Sequence[StoredTensor], limits: Limits) -> tuple[Modu
         while path not in paths:
             paths[path] = None
             path = path.rpartition(".")[0]
-        check_modules(len(paths), len(tensors), limits)
+        check_module_count(len(paths), len(tensors), limits)
     types = {path: infer_type(path, parameters.get(path, {})) for path in paths}
     if _CONV1D in types.values():
         types |= {
@@ -73,8 +73,8 @@ def infer_modules(tensors: Sequence[StoredTensor], limits: Limits) -> tuple[Modu
     )
 
 
-def check_modules(modules: int, names: int, limits: Limits) -> None:
-    """Refuse a tree that takes far more memory than the names that it was made of.
+def check_module_count(modules: int, names: int, limits: Limits) -> None:
+    """Check that a module tree is not far larger than the list of names it was built from.
 
     Raises:
         TooLarge: over `MODULES_PER_NAME`, or over twice the limit of tensors.
@@ -82,18 +82,18 @@ def check_modules(modules: int, names: int, limits: Limits) -> None:
     most = SPARE_MODULES + MODULES_PER_NAME * names
     if modules > most:
         raise TooLarge(
-            f"{names:,} names tell of over {most:,} modules; there may be {MODULES_PER_NAME} for "
-            f"each name, and {SPARE_MODULES:,}: give the tensors shorter paths"
+            f"{names:,} names imply over {most:,} modules; {MODULES_PER_NAME} for each name and "
+            f"{SPARE_MODULES:,} more are allowed: give the tensors shorter paths"
         )
     if modules > 2 * limits.tensors:
         raise TooLarge(
-            f"the names tell of over {2 * limits.tensors:,} modules; 2 for each of "
+            f"the names imply over {2 * limits.tensors:,} modules; 2 are allowed for each tensor; "
             f"{limits.allowed('tensors')}"
         )
 
 
 def infer_type(path: str, shapes: Shapes) -> str | None:
-    """The fully qualified type of a module with these parameters; None when none fits for sure."""
+    """Return the fully qualified type of a module with these parameters; None if unsure."""
     if "in_proj_weight" in shapes or {"q_proj_weight", "k_proj_weight"} <= shapes.keys():
         return _ATTENTION if _is_attention(shapes) else None
     if "running_mean" in shapes:
@@ -113,7 +113,7 @@ def infer_type(path: str, shapes: Shapes) -> str | None:
 
 
 def _is_attention(shapes: Shapes) -> bool:
-    """Whether three projections lie one below the other, with a bias as long, or are apart."""
+    """Return whether the projections are stacked, with a bias of the same length, or separate."""
     joined = shapes.get("in_proj_weight")
     if joined is None:
         return True
@@ -146,7 +146,7 @@ def _convolution_type(path: str, weight: Shape, bias: Shape | None) -> str | Non
 
 
 def _may_be_conv1d(path: str, weight: Shape) -> bool:
-    """Whether three axes are more likely those of a kernel than of experts or a bilinear form."""
+    """Return whether three axes are likelier a kernel's than those of experts or a bilinear map."""
     if _NO_CONVOLUTION.search(path):
         return False
     is_short = weight[2] <= _KERNEL_LENGTH or weight[1] == 1
@@ -154,7 +154,7 @@ def _may_be_conv1d(path: str, weight: Shape) -> bool:
 
 
 def _fits_transposed(weight: Shape, bias: Shape | None) -> bool:
-    """A transposed convolution's weight is [inputs, outputs / groups, kernel]."""
+    """Return whether the shapes match a weight of [inputs, outputs / groups, kernel]."""
     if bias is None:
         return True
     inputs, outputs_of_a_group = weight[:2]
@@ -174,13 +174,13 @@ def _recurrent_type(shapes: Shapes) -> str | None:
 
 
 def _depth_first(paths: Iterable[str]) -> Iterator[str]:
-    """Every path behind its parent, siblings in the order of their first appearance."""
+    """Yield every path after its parent, siblings in the order of their first appearance."""
     children: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         if path:
             children[path.rpartition(".")[0]].append(path)
-    waiting = [""]
-    while waiting:
-        path = waiting.pop()
+    stack = [""]
+    while stack:
+        path = stack.pop()
         yield path
-        waiting += reversed(children[path])
+        stack += reversed(children[path])

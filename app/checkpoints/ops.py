@@ -1,4 +1,4 @@
-"""The registry: which ops' weights can be palettized, and which modules run them."""
+"""Registry of the ops whose weights can be palettized, and of the modules that run them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ class OpType:
     """One kind of registered operation."""
 
     name: str
-    """Functional name; what `op_type_config` keys and op names are made of."""
+    """Functional name; keys of `op_type_config` and names of ops contain it."""
     default_axis: Literal[0, 1] = 0
-    """Group axis when the config leaves it open: where the output channels are."""
+    """Group axis if the config sets none: the axis of the output channels."""
     flattens: bool = False
-    """Kernels are flattened to two axes before grouping and forming vectors."""
+    """Kernels are flattened to two axes before they are grouped and cut into vectors."""
 
 
-REGISTERED: Mapping[str, OpType] = {
+OP_TYPES: Mapping[str, OpType] = {
     op.name: op
     for op in (
         OpType("linear"),
@@ -32,7 +32,7 @@ REGISTERED: Mapping[str, OpType] = {
         OpType(MULTI_HEAD_ATTENTION),
     )
 }
-"""Op type -> what is known of it. Source: coreai-opt 0.3.0, `supported_ops_registry`."""
+"""Name -> registered op type. Source: coreai-opt 0.3.0, `supported_ops_registry`."""
 
 OP_OF_MODULE: Mapping[str, str] = {
     "torch.nn.modules.linear.Linear": "linear",
@@ -56,9 +56,9 @@ _ATTENTION_STATES = (
 
 
 def derive_ops(modules: Iterable[Module], tensors: Iterable[str]) -> tuple[Op, ...]:
-    """The ops that modules run, by their types; for formats that hold no graph.
+    """Return the ops that modules run, by module type; for formats without a graph.
 
-    MultiheadAttention consumes its out_proj's parameters itself: that submodule never runs.
+    MultiheadAttention reads the parameters of its out_proj itself: that submodule never runs.
     """
     names = frozenset(tensors)
     ops = []

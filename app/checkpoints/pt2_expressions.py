@@ -1,6 +1,6 @@
-"""Expressions of sizes in a graph: sums, products and the like, and nothing that runs code.
+"""Allow list for the symbolic expressions of sizes in a graph.
 
-torch evaluates them, so each is parsed and refused unless every part of it is known.
+torch evaluates them, so each is parsed, and rejected unless every part of it is allowed.
 """
 
 import ast
@@ -8,7 +8,7 @@ import re
 
 EXPRESSION_CHARACTERS = 1_000
 POWERS = 16
-"""Highest exponent in an expression of sizes; a tower of them would never be worked out."""
+"""Highest exponent; nested powers would take too long to evaluate."""
 FUNCTIONS = frozenset(
     (
         *("Add", "Mul", "Pow", "Integer", "Max", "Min", "And", "Or", "Not"),
@@ -19,20 +19,24 @@ FUNCTIONS = frozenset(
         *("RoundToInt", "ToFloat", "Identity", "floor", "ceiling"),
     )
 )
-"""That expressions of sizes are made of."""
+"""Functions that an expression may call."""
 SYMBOL = re.compile(r"(s|u|zuf|zf)\d{1,9}")
 ASSUMPTIONS = frozenset(("integer", "positive", "nonnegative", "real"))
-"""That a symbol may be made with."""
+"""Keywords of a symbol."""
 
 
 def check_expression(text: str) -> str:
-    """Refuse anything but sums, products and the like of numbers and of sizes left open."""
+    """Return an expression unchanged if it consists of allowed functions, numbers and symbols.
+
+    Raises:
+        ValueError: anything else.
+    """
     if len(text) > EXPRESSION_CHARACTERS:
         raise ValueError(f"an expression has over {EXPRESSION_CHARACTERS:,} characters")
     try:
         body = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"no expression of sizes: {text[:80]!r}") from error
+        raise ValueError(f"not an expression of sizes: {text[:80]!r}") from error
     for node in ast.walk(body):
         if not _is_plain(node):
             raise ValueError(f"an expression with more than sizes in it: {text[:80]!r}")

@@ -1,9 +1,10 @@
-"""The JSON documents of a `.pt2` archive: parsed within bounds, read field by field."""
+"""Bounded parsing of the JSON documents of a `.pt2` archive, and access to their fields."""
 
 import json
 from typing import TypeVar
 
-from palettery.app.checkpoints.json_scan import check_values, shown_value, unique
+from palettery.app.checkpoints.json_scanner import check_value_count, unique_keys
+from palettery.app.checkpoints.quoting import quote_json
 from palettery.app.errors import InvalidModel
 from palettery.app.settings import Limits
 
@@ -11,59 +12,61 @@ EXPORT_AGAIN = "export the model again with torch.export.save"
 
 Kind = TypeVar("Kind", str, int, bool, list[object], dict[str, object])
 
-_WITHOUT_USE = frozenset(("stack_trace", "from_node", "source_fn_stack", "custom", "outputs"))
-_WORDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list"}
+_UNUSED_FIELDS = frozenset(("stack_trace", "from_node", "source_fn_stack", "custom", "outputs"))
+_TYPE_NAMES = {str: "a string", int: "a whole number", bool: "true or false", list: "a list"}
 
 
 def parse(data: bytes, what: str, limits: Limits, *, graph: bool = False) -> dict[str, object]:
-    """The object that a JSON document holds, no key twice.
+    """Return the object of a JSON document, whose keys must be unique.
 
-    `graph` leaves out, while parsing, what is never read and makes up most of a graph.
+    `graph` drops unused fields during parsing; they are most of a graph.
 
     Raises:
-        InvalidModel: no sound JSON, or nested too deep.
-        TooLarge: very many values.
+        InvalidModel: invalid JSON, or nested too deep.
+        TooLarge: too many values.
     """
     try:
         text = data.decode()
-        check_values(text, limits, what)
-        found = json.loads(
-            text, object_pairs_hook=_pruned if graph else unique, parse_constant=_number
+        check_value_count(text, limits, what)
+        document = json.loads(
+            text,
+            object_pairs_hook=_drop_unused_fields if graph else unique_keys,
+            parse_constant=_number,
         )
     except RecursionError as error:
         raise InvalidModel(f"{what} is nested too deep; {EXPORT_AGAIN}") from error
     except ValueError as error:
-        raise InvalidModel(f"{what} is not sound JSON ({error}); {EXPORT_AGAIN}") from error
-    if not isinstance(found, dict):
-        raise InvalidModel(f"{what} must hold a JSON object, and does not; {EXPORT_AGAIN}")
-    return found
+        raise InvalidModel(f"{what} is not valid JSON ({error}); {EXPORT_AGAIN}") from error
+    if not isinstance(document, dict):
+        raise InvalidModel(f"{what} must be a JSON object; {EXPORT_AGAIN}")
+    return document
 
 
-def field(said: object, key: str, kind: type[Kind], what: str) -> Kind:
-    """One field of an object, of exactly this kind.
+def field(parent: object, key: str, kind: type[Kind], what: str) -> Kind:
+    """Return a field of an object, of exactly this type.
 
     Raises:
-        InvalidModel: no object, no such field, or one of another kind.
+        InvalidModel: not an object, no such field, or one of another type.
     """
-    value = said.get(key) if isinstance(said, dict) else None
+    value = parent.get(key) if isinstance(parent, dict) else None
     if type(value) is not kind:
         raise InvalidModel(
-            f"{what}: {key!r} must be {_WORDS.get(kind, 'an object')}, got "
-            f"{shown_value(value)}; {EXPORT_AGAIN}"
+            f"{what}: {key!r} must be {_TYPE_NAMES.get(kind, 'an object')}, got "
+            f"{quote_json(value)}; {EXPORT_AGAIN}"
         )
     return value
 
 
 def _number(text: str) -> float:
-    """NaN and the infinities, which torch writes into graphs."""
+    """Parse NaN and the infinities, which torch writes into graphs."""
     return float(text)
 
 
-def _pruned(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object without the fields that nothing reads; empty where it describes a tensor."""
-    found = unique(pairs)
-    if "sizes" in found and "layout" in found:
+def _drop_unused_fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object without unused fields; one that describes a tensor becomes empty."""
+    fields = unique_keys(pairs)
+    if "sizes" in fields and "layout" in fields:
         return {}
-    if not _WITHOUT_USE.isdisjoint(found):
-        return {key: value for key, value in found.items() if key not in _WITHOUT_USE}
-    return found
+    if not _UNUSED_FIELDS.isdisjoint(fields):
+        return {key: value for key, value in fields.items() if key not in _UNUSED_FIELDS}
+    return fields

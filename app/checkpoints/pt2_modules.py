@@ -1,11 +1,11 @@
-"""Modules and ops of a `.pt2`, by the names that the live model would give them."""
+"""Modules and ops of a `.pt2`, with the names that they have in the live model."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from palettery.app.checkpoints.module_types import check_modules
+from palettery.app.checkpoints.module_types import check_module_count
 from palettery.app.checkpoints.ops import MULTI_HEAD_ATTENTION, OP_OF_MODULE
-from palettery.app.checkpoints.pt2_graph import Program
+from palettery.app.checkpoints.pt2_graph import GraphSummary
 from palettery.app.settings import Limits
 from palettery.schemas.checkpoint import Module, Op
 
@@ -17,16 +17,18 @@ Children = Mapping[str, Sequence[str]]
 """Path -> the paths of its children, in order."""
 
 
-def order_modules(program: Program, names: Iterable[str], limits: Limits) -> list[str]:
-    """Paths of all modules, depth first, siblings as registered; the graph lists most of them.
+def order_modules(graph: GraphSummary, names: Iterable[str], limits: Limits) -> list[str]:
+    """Return the paths of all modules, depth first, siblings in the order of registration.
+
+    The graph lists most of them; the others follow from the names of tensors.
 
     Raises:
-        TooLarge: far more modules than tensors and paths.
+        TooLarge: there are far more modules than tensors and paths.
     """
     children: dict[str, list[str]] = {"": []}
     owners = [name.rpartition(".")[0] for name in names]
-    listed = len(program.modules) + len(owners)
-    for path in (path for paths in (program.modules, owners) for path in paths):
+    listed = len(graph.modules) + len(owners)
+    for path in (path for paths in (graph.modules, owners) for path in paths):
         missing = []
         while path not in children:
             missing.append(path)
@@ -34,67 +36,67 @@ def order_modules(program: Program, names: Iterable[str], limits: Limits) -> lis
         for new in reversed(missing):
             children[new] = []
             children[new.rpartition(".")[0]].append(new)
-        check_modules(len(children), listed, limits)
-    ordered, waiting = [], [""]
-    while waiting:
-        path = waiting.pop()
+        check_module_count(len(children), listed, limits)
+    ordered, stack = [], [""]
+    while stack:
+        path = stack.pop()
         ordered.append(path)
-        waiting += reversed(children[path])
+        stack += reversed(children[path])
     return ordered
 
 
 def canonical_paths(
     paths: Sequence[str], types: Mapping[str, str], states: Mapping[str, str]
 ) -> dict[str, str]:
-    """Path -> the first path under which the same module is registered.
+    """Map each path to the first path of the same module.
 
-    A file does not say which modules are one. Those are taken for one that have children and
-    tensors of the same names, all of their tensors tied (one at least), and no two types.
+    A file does not say which modules are shared. Two are considered the same if they have children
+    and tensors of the same names, at least one tensor, all tensors tied, and no different types.
 
-    `states` maps the name of each tensor to the first name that it goes by.
+    `states` maps each name of a tensor to the tensor's first name.
     """
-    forms, weighty = _forms(paths, states)
-    found: dict[str, str] = {"": ""}
-    first_of: dict[int, dict[str | None, str]] = defaultdict(dict)
+    structures, nonempty = _structures(paths, states)
+    canonical: dict[str, str] = {"": ""}
+    first_paths: dict[int, dict[str | None, str]] = defaultdict(dict)
     for path in paths[1:]:
         parent = path.rpartition(".")[0]
-        if found[parent] != parent:
-            found[path] = f"{found[parent]}.{_local(path)}".removeprefix(".")
-            found[path] = found.get(found[path], found[path])
-        elif path in weighty:
-            found[path] = _first_alike(path, types.get(path), first_of[forms[path]])
+        if canonical[parent] != parent:
+            canonical[path] = f"{canonical[parent]}.{_local(path)}".removeprefix(".")
+            canonical[path] = canonical.get(canonical[path], canonical[path])
+        elif path in nonempty:
+            canonical[path] = _first_path(path, types.get(path), first_paths[structures[path]])
         else:
-            found[path] = path
-    return found
+            canonical[path] = path
+    return canonical
 
 
 def build_modules(
     paths: Sequence[str], canonical: Mapping[str, str], types: Mapping[str, str]
 ) -> tuple[Module, ...]:
-    """The modules, each once, under the first of its paths.
+    """Return each module once, under the first of its paths.
 
-    Containers never run, so that no graph tells of them. Two kinds are inferred: lists, by their
-    numbered children, and the output projection of attention.
+    Containers never run, so a graph has no types for them. Two types are inferred: that of lists,
+    by their numbered children, and that of the output projection of attention.
     """
     aliases: dict[str, list[str]] = defaultdict(list)
-    known: dict[str, str] = {}
+    graph_types: dict[str, str] = {}
     for path in paths:
         if canonical[path] != path:
             aliases[canonical[path]].append(path)
         if path in types:
-            known.setdefault(canonical[path], types[path])
+            graph_types.setdefault(canonical[path], types[path])
     children = _children(paths)
     modules = []
     for path in paths:
         if canonical[path] != path:
             continue
-        found = known.get(path)
-        inferred = None if found else _infer_type(path, children, known)
+        graph_type = graph_types.get(path)
+        inferred = None if graph_type else _infer_type(path, children, graph_types)
         modules.append(
             Module(
                 name=path,
                 aliases=tuple(aliases.get(path, ())),
-                type=found or inferred,
+                type=graph_type or inferred,
                 type_source="inferred" if inferred else "graph",
             )
         )
@@ -102,17 +104,17 @@ def build_modules(
 
 
 def build_ops(
-    program: Program, canonical: Mapping[str, str], states: Mapping[str, str]
+    graph: GraphSummary, canonical: Mapping[str, str], states: Mapping[str, str]
 ) -> tuple[Op, ...]:
-    """The ops that read tensors, named as coreai-opt names them.
+    """Return the ops that read tensors, with the names of coreai-opt.
 
     Calls are counted per module and function in the first pass through a module; later passes
-    are the same ops again. `states` maps the name of each tensor to the first it goes by.
+    repeat the same ops. `states` maps each name of a tensor to the tensor's first name.
     """
     counts: Counter[tuple[str, str]] = Counter()
     passes: dict[str, str] = {}
     ops = []
-    for call in program.calls:
+    for call in graph.calls:
         module = canonical.get(call.module, "")
         if passes.setdefault(module, call.instance) != call.instance:
             continue
@@ -134,36 +136,36 @@ def build_ops(
 
 
 def _by_local_name(read: Mapping[str, str]) -> dict[str, str]:
-    """Local name -> tensor; the dotted name where two tensors share the local one."""
-    found: dict[str, str] = {}
+    """Map local names to tensors; if two tensors share a local name, the second is dotted."""
+    tensors: dict[str, str] = {}
     for name, first in read.items():
         local = _local(name)
-        if local in found and found[local] != first:
+        if local in tensors and tensors[local] != first:
             local = name
-        found[local] = first
-    return found
+        tensors[local] = first
+    return tensors
 
 
-def _forms(paths: Sequence[str], states: Mapping[str, str]) -> tuple[dict[str, int], set[str]]:
-    """A number per path, the same for the same tensors below it; and the paths with tensors."""
+def _structures(paths: Sequence[str], states: Mapping[str, str]) -> tuple[dict[str, int], set[str]]:
+    """Return a number per path, equal if the same tensors are below, and the paths with tensors."""
     children = _children(paths)
-    held: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    tensors: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name, first in states.items():
-        held[name.rpartition(".")[0]].append((_local(name), first))
+        tensors[name.rpartition(".")[0]].append((_local(name), first))
     numbers: dict[object, int] = {}
-    forms: dict[str, int] = {}
-    weighty: set[str] = set()
+    structures: dict[str, int] = {}
+    nonempty: set[str] = set()
     for path in reversed(paths):
-        inner = tuple((_local(child), forms[child]) for child in children[path])
-        form = (tuple(sorted(held.get(path, ()))), inner)
-        forms[path] = numbers.setdefault(form, len(numbers))
-        if path in held or any(child in weighty for child in children[path]):
-            weighty.add(path)
-    return forms, weighty
+        inner = tuple((_local(child), structures[child]) for child in children[path])
+        structure = (tuple(sorted(tensors.get(path, ()))), inner)
+        structures[path] = numbers.setdefault(structure, len(numbers))
+        if path in tensors or any(child in nonempty for child in children[path]):
+            nonempty.add(path)
+    return structures, nonempty
 
 
-def _first_alike(path: str, type_name: str | None, firsts: dict[str | None, str]) -> str:
-    """The first path of this type among those of one form; one that never ran has any type."""
+def _first_path(path: str, type_name: str | None, firsts: dict[str | None, str]) -> str:
+    """Return the first path of this structure and type; a module that never ran has any type."""
     if type_name in firsts:
         return firsts[type_name]
     if type_name is None and firsts:
@@ -172,12 +174,12 @@ def _first_alike(path: str, type_name: str | None, firsts: dict[str | None, str]
     return firsts[type_name]
 
 
-def _infer_type(path: str, children: Children, known: Mapping[str, str]) -> str | None:
-    parent = known.get(path.rpartition(".")[0], "")
+def _infer_type(path: str, children: Children, types: Mapping[str, str]) -> str | None:
+    parent = types.get(path.rpartition(".")[0], "")
     if _local(path) == "out_proj" and OP_OF_MODULE.get(parent) == MULTI_HEAD_ATTENTION:
         return _OUT_PROJECTION
-    locals_ = [_local(child) for child in children[path]]
-    if path and locals_ and locals_ == [str(number) for number in range(len(locals_))]:
+    names = [_local(child) for child in children[path]]
+    if path and names and names == [str(number) for number in range(len(names))]:
         return _MODULE_LIST
     return None
 

@@ -1,6 +1,6 @@
-"""Whole numbers that a graph works out of sizes: none may grow without an end.
+"""Limit on the integers that a graph computes from sizes.
 
-Python's numbers have as many digits as they need: forty squares in a row fill any memory.
+Python's integers have any number of digits: forty squares in a row fill any memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,43 +11,43 @@ from palettery.app.checkpoints.pt2_schema import Argument, Graph, Node
 from palettery.app.errors import UnsupportedFormat
 
 WORD_BITS, FLOAT_BITS = 64, 1_024
-"""Of a size, and of the largest float as a whole number."""
-MOST_BITS = 65_536
+"""Bits of a size, and of the largest float as an integer."""
+MAX_BITS = 65_536
 
 
 def check_numbers(graph: Graph, what: str) -> None:
-    """Refuse a graph whose numbers could have over `MOST_BITS` bits.
+    """Check that no number in a graph can have over `MAX_BITS` bits.
 
     Raises:
-        UnsupportedFormat: such a graph, or one with a power that is no small constant.
+        UnsupportedFormat: it can, or an exponent is no small constant.
     """
     bits: dict[str, int] = {}
     for node in graph.nodes:
-        for inner in node.graphs():
-            check_numbers(inner, what)
+        for subgraph in node.subgraphs():
+            check_numbers(subgraph, what)
         if node.target not in NUMERIC:
             continue
         needed = _bits(node, bits)
-        if needed > MOST_BITS:
+        if needed > MAX_BITS:
             raise UnsupportedFormat(
-                f"{what} cannot be handed to torch, and nothing of it was run: its node "
-                f"{node.label()[:100]!r} ({node.target}) makes a number of up to {needed:,} bits; "
-                f"{MOST_BITS:,} are allowed, and powers up to {POWERS}: export the model with "
+                f"{what} cannot be passed to torch, and nothing of it was run: its node "
+                f"{node.label()[:100]!r} ({node.target}) computes a number of up to {needed:,} "
+                f"bits; {MAX_BITS:,} are allowed, and powers up to {POWERS}: export the model with "
                 "smaller computations of sizes"
             )
-        bits |= dict.fromkeys(node.gives(), needed)
+        bits |= dict.fromkeys(node.output_names(), needed)
 
 
-def _bits(node: Node, known: Mapping[str, int]) -> int:
-    """The most bits that the result of a function of numbers can have."""
-    widths = [_width(given.arg, known) for given in node.inputs] or [WORD_BITS]
+def _bits(node: Node, bits: Mapping[str, int]) -> int:
+    """Return the maximum bits of the result of a function of numbers."""
+    widths = [_width(argument.arg, bits) for argument in node.inputs] or [WORD_BITS]
     match node.target.rpartition(".")[2]:
         case "mul":
             return sum(widths)
         case "pow":
-            return widths[0] * _power([given.arg for given in node.inputs])
+            return widths[0] * _power([argument.arg for argument in node.inputs])
         case "add" | "sub" | "sym_sum":
-            count = sum(max(1, len(list(given.arg.names()))) for given in node.inputs)
+            count = sum(max(1, len(list(argument.arg.names()))) for argument in node.inputs)
             return max(widths) + count.bit_length()
         case "truediv" | "sqrt" | "sym_float" | "sym_int" | "trunc" | "ceil" | "floor":
             return max(FLOAT_BITS, *widths)
@@ -55,12 +55,12 @@ def _bits(node: Node, known: Mapping[str, int]) -> int:
 
 
 def _power(arguments: Sequence[Argument]) -> int:
-    """The exponent; one too high to be allowed where it is not a small constant."""
+    """Return the exponent; one over the limit if it is not a small constant."""
     exponent = arguments[1].value() if len(arguments) == 2 else None
     if isinstance(exponent, int | float) and abs(exponent) <= POWERS:
         return max(1, round(abs(exponent)))
-    return MOST_BITS + 1
+    return MAX_BITS + 1
 
 
-def _width(argument: Argument, known: Mapping[str, int]) -> int:
-    return max((known.get(name, WORD_BITS) for name in argument.names()), default=WORD_BITS)
+def _width(argument: Argument, bits: Mapping[str, int]) -> int:
+    return max((bits.get(name, WORD_BITS) for name in argument.names()), default=WORD_BITS)

@@ -1,8 +1,8 @@
-"""A graph that may be handed to torch: every field of it is known, and none of them names code.
+"""Validation of a graph before it is passed to torch: all fields are known, and none names code.
 
-`torch.export.load` evaluates expressions, imports what a pytree names, and looks functions up by
-their paths. So a graph is read into closed models, which leave out what only people look at; nodes
-without use are left out; what the others call is checked; and the graph is written anew.
+`torch.export.load` evaluates expressions, imports the classes that a pytree names, and looks up
+functions by path. So a graph is parsed into closed models without metadata, dead nodes are removed,
+the calls of the others are checked, and the graph is serialized again.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from palettery.app.checkpoints import pt2_json
-from palettery.app.checkpoints.pt2 import Archive
-from palettery.app.checkpoints.pt2_liveness import without_dead_nodes
+from palettery.app.checkpoints.pt2 import Pt2Archive
+from palettery.app.checkpoints.pt2_dead_nodes import remove_dead_nodes
 from palettery.app.checkpoints.pt2_numbers import check_numbers
-from palettery.app.checkpoints.pt2_operators import problems
+from palettery.app.checkpoints.pt2_operators import find_problems
 from palettery.app.checkpoints.pt2_program import RunnableProgram
 from palettery.app.errors import UnsupportedFormat
 from palettery.app.settings import Limits
@@ -24,31 +24,31 @@ from palettery.schemas.checkpoint import StoredFile, StoredTensor
 
 @dataclass(frozen=True)
 class Runnable:
-    """What it takes to run a model, beside its weights."""
+    """A model that may be run, without its weights."""
 
     program: RunnableProgram
     constants: Sequence[StoredTensor]
 
 
 def read_runnable(storage: Storage, file: StoredFile, limits: Limits) -> Runnable:
-    """The graph of a `.pt2`, as it may be handed to torch, and its constants.
+    """Return the validated graph of a `.pt2` and its constants.
 
     Raises:
         InvalidModel, TooLarge: see `read_pt2`.
-        UnsupportedFormat: it holds something that cannot be handed to torch; says what and where.
+        UnsupportedFormat: it contains something that must not be passed to torch, which is named.
     """
-    archive = Archive(storage, file, limits)
+    archive = Pt2Archive(storage, file, limits)
     model = archive.model_name()
     constants = archive.constants(model)
     what = f"{file.name}, models/{model}.json"
     document = pt2_json.parse(archive.document(model), what, limits)
     try:
         program = _program(document, what)
-        program = program.with_graph(without_dead_nodes(program.graph_module.graph))
+        program = program.with_graph(remove_dead_nodes(program.graph_module.graph))
         _check_calls(program, what)
     except RecursionError as error:
         raise UnsupportedFormat(
-            f"{what} cannot be handed to torch: containers lie too deep in each other"
+            f"{what} cannot be passed to torch: its containers are nested too deep"
         ) from error
     return Runnable(program, constants)
 
@@ -57,22 +57,22 @@ def _program(document: object, what: str) -> RunnableProgram:
     try:
         return RunnableProgram.model_validate(document)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, fault["loc"]))
-        problem = fault["msg"].removeprefix("Value error, ")
+        first = error.errors(include_url=False, include_input=False)[0]
+        location = ".".join(map(str, first["loc"]))
+        problem = first["msg"].removeprefix("Value error, ")
         raise UnsupportedFormat(
-            f"{what} cannot be handed to torch: {problem} (at {place[:200]}); export the model "
-            "with plain tensors in and out, and without functions of its own"
+            f"{what} cannot be passed to torch: {problem} (at {location[:200]}); export the model "
+            "with plain tensors as inputs and outputs, and without functions of its own"
         ) from error
 
 
 def _check_calls(program: RunnableProgram, what: str) -> None:
     graph = program.graph_module.graph
-    problem = next(problems(graph, program.fixed_values()), None)
+    problem = next(find_problems(graph, program.fixed_values()), None)
     if problem is not None:
         raise UnsupportedFormat(
-            f"{what} cannot be handed to torch, and nothing of it was run: {problem}; export the "
-            "model without it (before run_decompositions, which brings in operators of torch's "
-            "own), or open an issue that names the operator and the model"
+            f"{what} cannot be passed to torch, and nothing of it was run: {problem}; export the "
+            "model without it (before run_decompositions, which adds internal operators of torch), "
+            "or open an issue that names the operator and the model"
         )
     check_numbers(graph, what)

@@ -1,98 +1,100 @@
-"""Where a weight of a `.pt2` lies: its shape, strides and storage as a byte range of the file."""
+"""Byte ranges of the weights of a `.pt2`, from their shapes, strides and storages."""
 
 from collections.abc import Mapping, Sequence
 
 from palettery.app.checkpoints import pt2_json
 from palettery.app.checkpoints.dtypes import DTYPE_BITS, DTYPES
-from palettery.app.checkpoints.json_scan import shown, shown_value
 from palettery.app.checkpoints.pt2_json import EXPORT_AGAIN
-from palettery.app.checkpoints.safetensors import RANK, shown_shape
+from palettery.app.checkpoints.quoting import format_shape, quote_json, quote_text
+from palettery.app.checkpoints.safetensors import MAX_RANK
 from palettery.app.checkpoints.state_dict import is_row_major
-from palettery.app.checkpoints.zip_members import Member
+from palettery.app.checkpoints.zip_members import ZipMember
 from palettery.app.errors import InvalidModel, UnsupportedFormat
 from palettery.schemas.checkpoint import StoredTensor
 
-NUMBERED: Mapping[int, str] = {
+DTYPE_OF_NUMBER: Mapping[int, str] = {
     dtype.number: name for name, dtype in DTYPES.items() if dtype.number is not None
 }
-"""Number of a dtype in the graph schema -> its safetensors name, of those that have one."""
+"""Number of a dtype in the graph schema -> safetensors name."""
 
 _STRIDED = 7
 
 
-def place(name: str, meta: Mapping[str, object], member: Member, what: str) -> StoredTensor:
-    """A tensor as the byte range that its shape and strides reach in a member.
+def locate_tensor(
+    name: str, meta: Mapping[str, object], member: ZipMember, what: str
+) -> StoredTensor:
+    """Return a tensor with the byte range that its shape and strides span in a member.
 
     Raises:
-        InvalidModel: sizes that are no plain numbers, or reach beyond the member.
-        UnsupportedFormat: a dtype or layout that no artifact can hold.
+        InvalidModel: sizes that are not plain numbers, or exceed the member.
+        UnsupportedFormat: a dtype or layout that artifacts do not support.
     """
     dtype = _dtype(meta, what)
     if pt2_json.field(meta, "layout", int, what) != _STRIDED:
         raise UnsupportedFormat(f"{what} is sparse; make it dense and export the model again")
     shape = _counts(pt2_json.field(meta, "sizes", list, what), "sizes", what)
     strides = _counts(pt2_json.field(meta, "strides", list, what), "strides", what)
-    (skipped,) = _counts([meta.get("storage_offset")], "storage_offset", what)
-    if len(shape) != len(strides) or len(shape) > RANK:
+    (start,) = _counts([meta.get("storage_offset")], "storage_offset", what)
+    if len(shape) != len(strides) or len(shape) > MAX_RANK:
         raise InvalidModel(
-            f"{what} has {len(shape)} sizes and {len(strides)} strides; there must be as many "
-            f"of both, {RANK} at most: {EXPORT_AGAIN}"
+            f"{what} has {len(shape)} sizes and {len(strides)} strides; their numbers must be "
+            f"equal, and at most {MAX_RANK}: {EXPORT_AGAIN}"
         )
     item_bytes = DTYPE_BITS[dtype] // 8
     steps = tuple(step if length > 1 else 1 for step, length in zip(strides, shape, strict=True))
-    reach = _reach(shape, steps, what)
-    if (skipped + reach) * item_bytes > member.size_bytes:
+    span = _span(shape, steps, what)
+    if (start + span) * item_bytes > member.size_bytes:
         raise InvalidModel(
-            f"{what} of shape {shown_shape(shape)} and strides {shown_shape(strides)} reaches "
-            f"beyond the {member.size_bytes:,} bytes of its storage; {EXPORT_AGAIN}"
+            f"{what} of shape {format_shape(shape)} and strides {format_shape(strides)} exceeds "
+            f"the {member.size_bytes:,} bytes of its storage; {EXPORT_AGAIN}"
         )
     return StoredTensor(
         name=name,
         dtype=dtype,
         shape=shape,
-        strides=None if not reach or is_row_major(shape, steps) else steps,
+        strides=None if not span or is_row_major(shape, steps) else steps,
         file=0,
-        offset=member.offset + (skipped * item_bytes if reach else 0),
-        size_bytes=reach * item_bytes,
+        offset=member.offset + (start * item_bytes if span else 0),
+        size_bytes=span * item_bytes,
     )
 
 
 def _dtype(meta: Mapping[str, object], what: str) -> str:
     code = pt2_json.field(meta, "dtype", int, what)
-    if code not in NUMBERED:
+    if code not in DTYPE_OF_NUMBER:
         raise UnsupportedFormat(
-            f"{what} has the dtype with number {shown(str(code))}, which safetensors lacks; "
-            f"convert it to one of {', '.join(NUMBERED.values())}"
+            f"{what} has the dtype with number {quote_text(str(code))}, which safetensors lacks; "
+            f"convert it to one of {', '.join(DTYPE_OF_NUMBER.values())}"
         )
-    return NUMBERED[code]
+    return DTYPE_OF_NUMBER[code]
 
 
-def _counts(said: Sequence[object], key: str, what: str) -> tuple[int, ...]:
-    """Plain whole numbers from 0, each written as {"as_int": n}."""
-    found = []
-    for value in said:
+def _counts(values: Sequence[object], key: str, what: str) -> tuple[int, ...]:
+    """Return whole numbers from 0, each of which is written as {"as_int": n}."""
+    numbers = []
+    for value in values:
         number = value.get("as_int") if isinstance(value, dict) and len(value) == 1 else None
         if type(number) is not int or not 0 <= number < 1 << 63:
             symbolic = isinstance(value, dict) and "as_expr" in value
             raise InvalidModel(
                 f"{what} has {key} with {'a symbolic expression' if symbolic else 'no number'} in "
-                f"it ({shown_value(value)}); a weight's must be plain whole numbers from 0, "
+                f"it ({quote_json(value)}); those of a weight must be plain whole numbers, "
                 f"and expressions are never evaluated: {EXPORT_AGAIN}"
             )
-        found.append(number)
-    return tuple(found)
+        numbers.append(number)
+    return tuple(numbers)
 
 
-def _reach(shape: Sequence[int], steps: Sequence[int], what: str) -> int:
-    """Elements from the first to the last of a tensor, of which none may lie on another."""
+def _span(shape: Sequence[int], steps: Sequence[int], what: str) -> int:
+    """Return the number of elements that a tensor spans; none may overlap another."""
     if 0 in shape:
         return 0
-    reach = 1
+    span = 1
     for step, length in sorted(zip(steps, shape, strict=True)):
-        if length > 1 and step < reach:
+        if length > 1 and step < span:
             raise InvalidModel(
-                f"{what} of shape {shown_shape(shape)} has strides {shown_shape(steps)}, so that "
+                f"{what} of shape {format_shape(shape)} has strides {format_shape(steps)}, so that "
                 "its elements share bytes; call .contiguous() on it and export the model again"
             )
-        reach += step * (length - 1)
-    return reach
+        span += step * (length - 1)
+    return span

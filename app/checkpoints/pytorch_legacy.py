@@ -1,8 +1,8 @@
-"""PyTorch's checkpoints from before version 1.6: pickles in a row, then raw storages.
+"""Checkpoints of PyTorch before version 1.6: a sequence of pickles, then raw storages.
 
-The pickles are a magic number, the version, the machine that wrote it, what was saved, and the keys
-of the storages in order. Each storage is its count of elements and its bytes, little-endian
-whatever machine wrote it; so where each lies follows from what was saved.
+The pickles are a magic number, the version, system information, the saved object, and the keys of
+the storages in order. Each storage is its number of elements and its bytes, always little-endian;
+so the offset of each storage follows from the saved object.
 
 Source: `_legacy_save` and `_legacy_load` in `torch/serialization.py`, and `THPStorage_writeFileRaw`
 in `torch/csrc/serialization.cpp`, of torch 2.13.
@@ -10,72 +10,63 @@ in `torch/csrc/serialization.cpp`, of torch 2.13.
 
 from collections.abc import Mapping
 
-from palettery.app.checkpoints.json_scan import shown
-from palettery.app.checkpoints.pickle_machine import PickleMachine, Truncated
-from palettery.app.checkpoints.restricted_pickle import damaged, run
-from palettery.app.checkpoints.scattered import Piece, read_pieces
-from palettery.app.checkpoints.state_dict import Pickled, Place, Warn, read_state_dict
+from palettery.app.checkpoints.pickle_bytes import TruncatedPickleError
+from palettery.app.checkpoints.pickle_machine import PickleMachine
+from palettery.app.checkpoints.quoting import quote_text
+from palettery.app.checkpoints.ranged_reads import FileRange, read_ranges
+from palettery.app.checkpoints.restricted_pickle import damaged_pickle, run_machine
+from palettery.app.checkpoints.state_dict import PickledCheckpoint, Warn, read_state_dict
 from palettery.app.checkpoints.torch_records import StorageRef
 from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
-from palettery.schemas.checkpoint import StoredTensor
+from palettery.schemas.checkpoint import StoredFile, StoredTensor
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
 MAGIC_OPCODE = b"\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
-"""How every binary pickle protocol writes the magic number."""
+"""The pickled magic number, the same in every binary protocol."""
 FIRST_BYTES = 1 << 20
-"""Read at first in search of the pickles' end, then twice as many, and so on."""
+"""Size of the first read in search of the pickles' end; each further read doubles it."""
 _COUNT_BYTES = 8
-_AGAIN = "fetch or save the file again"
+_SAVE_AGAIN = "fetch or save the file again"
 
 
 def read_pytorch_legacy(
-    storage: Storage,
-    path: str,
-    limits: Limits,
-    *,
-    name: str,
-    file: int,
-    warn: Warn,
+    storage: Storage, file: StoredFile, number: int, limits: Limits, warn: Warn
 ) -> tuple[StoredTensor, ...]:
-    """The tensors of a state dict; see `read_state_dict`.
-
-    `name` is what messages call the file; `file` is the number its tensors point to.
+    """Return the tensors of a state dict; `number` is that of the file in the upload.
 
     Raises:
-        InvalidModel: damaged, or telling of bytes that it does not hold.
-        UnsupportedFormat: anything but a state dict, with the way out.
-        TooLarge: over a limit.
+        InvalidModel, UnsupportedFormat, TooLarge: see `read_pickle` and `read_state_dict`.
     """
-    file_bytes = storage.size_bytes(path)
-    machine, top, keys = _read_pickles(storage, path, file_bytes, limits, name)
-    places = _places(keys, machine.storages, machine.at, file_bytes, name)
-    _check_counts(storage, path, places, machine.storages, name)
-    pickled = Pickled(name, top, machine.at, places, file_bytes)
-    return read_state_dict(pickled, limits, file, warn)
+    name, file_bytes = file.name, storage.size_bytes(file.path)
+    machine, root, keys = _read_pickles(storage, file.path, file_bytes, limits, name)
+    ranges = _locate_storages(keys, machine.storages, machine.source.position, file_bytes, name)
+    _check_counts(storage, file.path, ranges, machine.storages, name)
+    pickled = PickledCheckpoint(name, root, machine.source.position, ranges, file_bytes)
+    return read_state_dict(pickled, limits, number, warn)
 
 
 def _read_pickles(
     storage: Storage, path: str, file_bytes: int, limits: Limits, name: str
 ) -> tuple[PickleMachine, object, object]:
-    """The machine that read them, what was saved, and the keys of the storages."""
+    """Return the machine that read the pickles, the saved object, and the keys of the storages."""
     size = FIRST_BYTES
     while True:
         size = min(size, file_bytes, limits.header_bytes)
         machine = PickleMachine(bytes(storage.read(path, 0, size)), limits)
         try:
-            magic, version, _ = (run(machine, name) for _ in range(3))
+            magic, version, _ = (run_machine(machine, name) for _ in range(3))
             if magic != MAGIC or version != VERSION:
                 raise UnsupportedFormat(
-                    f"{name} begins as a legacy PyTorch checkpoint, and not of version {VERSION}, "
-                    "the only one that there was; fetch or save the file again"
+                    f"{name} begins as a legacy PyTorch checkpoint, but not of version {VERSION}, "
+                    f"the only one that exists; {_SAVE_AGAIN}"
                 )
-            top, keys = run(machine, name), run(machine, name)
-        except Truncated as error:
+            root, keys = run_machine(machine, name), run_machine(machine, name)
+        except TruncatedPickleError as error:
             if size == file_bytes:
-                raise damaged(name, str(error)) from error
+                raise damaged_pickle(name, str(error)) from error
             if size == limits.header_bytes:
                 raise TooLarge(
                     f"{name}: its pickles take over {size:,} bytes; "
@@ -83,48 +74,48 @@ def _read_pickles(
                 ) from error
             size *= 2
         else:
-            return machine, top, keys
+            return machine, root, keys
 
 
-def _places(
+def _locate_storages(
     keys: object, storages: Mapping[str, StorageRef], start: int, file_bytes: int, name: str
-) -> dict[str, Place]:
-    """Where each storage lies: one behind the other, to the end of the file."""
+) -> dict[str, FileRange]:
+    """Return the byte range of each storage: they follow one another to the end of the file."""
     if not isinstance(keys, list):
-        raise damaged(name, "its storages have no list of keys")
-    places: dict[str, Place] = {}
+        raise damaged_pickle(name, "its storages have no list of keys")
+    ranges: dict[str, FileRange] = {}
     at = start
     for key in keys:
-        if not isinstance(key, str) or key not in storages or key in places:
+        if not isinstance(key, str) or key not in storages or key in ranges:
             raise InvalidModel(
-                f"{name}: its list of storages names {shown(str(key)[:100])}, which no tensor lies "
-                f"in, or which it named before; {_AGAIN}"
+                f"{name}: its list of storages names {quote_text(str(key)[:100])} twice, or no "
+                f"tensor lies in it; {_SAVE_AGAIN}"
             )
         size_bytes = storages[key].size_bytes()
-        places[key] = Place(at + _COUNT_BYTES, size_bytes)
+        ranges[key] = FileRange(at + _COUNT_BYTES, size_bytes)
         at += _COUNT_BYTES + size_bytes
     if at != file_bytes:
-        fault = "is truncated" if at > file_bytes else "holds bytes behind its end"
+        problem = "is truncated" if at > file_bytes else "has bytes after its end"
         raise InvalidModel(
-            f"{name} {fault}: its storages end at byte {at:,}, and the file has {file_bytes:,}; "
-            f"{_AGAIN}"
+            f"{name} {problem}: its storages end at byte {at:,}, the file has {file_bytes:,}; "
+            f"{_SAVE_AGAIN}"
         )
-    return places
+    return ranges
 
 
 def _check_counts(
     storage: Storage,
     path: str,
-    places: Mapping[str, Place],
+    ranges: Mapping[str, FileRange],
     storages: Mapping[str, StorageRef],
     name: str,
 ) -> None:
-    """That each storage begins with its count of elements."""
-    counts = [Piece(place.offset - _COUNT_BYTES, _COUNT_BYTES) for place in places.values()]
-    for key, read in zip(places, read_pieces(storage, path, counts), strict=True):
-        found = int.from_bytes(read, "little")
-        if found != storages[key].numel:
+    """Check that each storage begins with its number of elements."""
+    counts = [FileRange(range_.offset - _COUNT_BYTES, _COUNT_BYTES) for range_ in ranges.values()]
+    for key, data in zip(ranges, read_ranges(storage, path, counts), strict=True):
+        count = int.from_bytes(data, "little")
+        if count != storages[key].numel:
             raise InvalidModel(
-                f"{name}: its storage {shown(key)} has {found:,} elements, and must have "
-                f"{storages[key].numel:,}; {_AGAIN}"
+                f"{name}: its storage {quote_text(key)} has {count:,} elements, and must have "
+                f"{storages[key].numel:,}; {_SAVE_AGAIN}"
             )

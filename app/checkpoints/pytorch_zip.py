@@ -1,31 +1,38 @@
-"""PyTorch's zip checkpoints: state dicts of `torch.save`, read without torch and without loading.
+"""Zip checkpoints of `torch.save`, read without torch and without unpickling.
 
-Source: `torch/serialization.py` of torch 2.13; such an archive holds `data.pkl`, which tells of the
-tensors, and one stored member `data/<key>` per storage.
+An archive contains `data.pkl`, which describes the tensors, and one uncompressed member
+`data/<key>` per storage.
+
+Source: `torch/serialization.py` of torch 2.13.
 """
 
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
-from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.quoting import quote_text
 from palettery.app.checkpoints.restricted_pickle import read_pickle
-from palettery.app.checkpoints.state_dict import Pickled, Place, Warn, read_state_dict
-from palettery.app.checkpoints.torch_records import WAY_OUT
-from palettery.app.checkpoints.zip_members import Member, below_root, read_member, read_members
+from palettery.app.checkpoints.state_dict import FileRange, PickledCheckpoint, Warn, read_state_dict
+from palettery.app.checkpoints.torch_records import SAVE_STATE_DICT
+from palettery.app.checkpoints.zip_members import (
+    ZipMember,
+    read_member,
+    read_members,
+    strip_root_folder,
+)
 from palettery.app.errors import InvalidModel, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
-from palettery.schemas.checkpoint import StoredTensor
+from palettery.schemas.checkpoint import StoredFile, StoredTensor
 
-Archive: TypeAlias = Literal["state_dict", "pt2", "torchscript"]
+ArchiveKind: TypeAlias = Literal["state_dict", "pt2", "torchscript"]
 
 BYTEORDER_BYTES = 16
-"""Most bytes of the member that tells the byte order."""
+"""Maximum size of the member with the byte order."""
 _DATA = "data/"
 
 
-def tell_archive(members: Mapping[str, Member], name: str = "the archive") -> Archive:
-    """What kind of archive PyTorch wrote, from its members as `read_members` names them.
+def detect_archive(members: Mapping[str, ZipMember], name: str = "the archive") -> ArchiveKind:
+    """Return the kind of a PyTorch archive, from the members that `read_members` returns.
 
     Raises:
         UnsupportedFormat: a torch.export program of an old version, or no archive of PyTorch.
@@ -43,61 +50,58 @@ def tell_archive(members: Mapping[str, Member], name: str = "the archive") -> Ar
     if "data.pkl" in inner:
         return "state_dict"
     raise UnsupportedFormat(
-        f"{name} is a zip archive that PyTorch did not write: it holds neither data.pkl nor "
-        f"models/model.json, but {shown(next(iter(members), 'nothing'))}; send a checkpoint"
+        f"{name} is a zip archive, but not of PyTorch: it holds neither data.pkl nor "
+        f"models/model.json, but {quote_text(next(iter(members), 'nothing'))}; send a checkpoint"
     )
 
 
 def read_pytorch_zip(
-    storage: Storage,
-    path: str,
-    limits: Limits,
-    *,
-    name: str,
-    file: int,
-    warn: Warn,
+    storage: Storage, file: StoredFile, number: int, limits: Limits, warn: Warn
 ) -> tuple[StoredTensor, ...]:
-    """The tensors of a state dict; see `read_state_dict`.
-
-    `name` is what messages call the file; `file` is the number its tensors point to.
+    """Return the tensors of a state dict; `number` is that of the file in the upload.
 
     Raises:
-        InvalidModel, UnsupportedFormat, TooLarge: see `read_members` and `read_state_dict`.
+        InvalidModel, UnsupportedFormat, TooLarge: see `read_members`, `read_pickle` and
+            `read_state_dict`.
     """
+    path, name = file.path, file.name
     archive = read_members(storage, path, limits, name=name)
-    kind = tell_archive(archive, name)
+    kind = detect_archive(archive, name)
     if kind == "torchscript":
-        raise UnsupportedFormat(f"{name} is a TorchScript module, which is code; {WAY_OUT}")
+        raise UnsupportedFormat(f"{name} is a TorchScript module, which is code; {SAVE_STATE_DICT}")
     if kind == "pt2":
         raise InvalidModel(
-            f"{name} is a torch.export program, a whole model and no shard; send it alone"
+            f"{name} is a torch.export program, which is a whole model and not a shard; send it "
+            "alone"
         )
-    members = below_root(archive, name)
+    members = strip_root_folder(archive, name)
     if "data.pkl" not in members:
-        raise InvalidModel(f"{name}: its data.pkl does not lie where it must; {WAY_OUT}")
+        raise InvalidModel(f"{name}: its data.pkl lies in the wrong folder; {SAVE_STATE_DICT}")
     _check_byteorder(storage, path, members, name)
     pickle = read_member(storage, path, members["data.pkl"], limits, name=name)
-    pickled = Pickled(
+    pickled = PickledCheckpoint(
         name=name,
-        top=read_pickle(pickle, limits, name=name),
+        root=read_pickle(pickle, limits, name=name),
         pickle_bytes=len(pickle),
         storages={
-            key.removeprefix(_DATA): Place(member.offset, member.size_bytes)
+            key.removeprefix(_DATA): FileRange(member.offset, member.size_bytes)
             for key, member in members.items()
             if key.startswith(_DATA)
         },
         file_bytes=storage.size_bytes(path),
     )
-    return read_state_dict(pickled, limits, file, warn)
+    return read_state_dict(pickled, limits, number, warn)
 
 
-def _check_byteorder(storage: Storage, path: str, members: Mapping[str, Member], name: str) -> None:
+def _check_byteorder(
+    storage: Storage, path: str, members: Mapping[str, ZipMember], name: str
+) -> None:
     member = members.get("byteorder")
-    if member is None:  # torch < 2.1, which knew little-endian machines only
+    if member is None:  # torch < 2.1, which supported only little-endian machines
         return
     if member.size_bytes > BYTEORDER_BYTES:
         raise InvalidModel(
-            f"{name}: its byteorder has {member.size_bytes:,} bytes, and must be 'little'; fetch "
+            f"{name}: its byteorder has {member.size_bytes:,} bytes, but must be 'little'; fetch "
             "the file again"
         )
     order = bytes(storage.read(path, member.offset, member.size_bytes))
@@ -108,5 +112,5 @@ def _check_byteorder(storage: Storage, path: str, members: Mapping[str, Member],
         )
     if order != b"little":
         raise InvalidModel(
-            f"{name}: its byteorder is {order!r}, and must be 'little'; fetch the file again"
+            f"{name}: its byteorder is {order!r}, but must be 'little'; fetch the file again"
         )

@@ -1,23 +1,24 @@
-"""Pickles of strangers as plain data, with errors that name the file and the way out.
+"""Untrusted pickles as plain data, with errors that name the file and give advice.
 
-Python's unpicklers, restricted or not, run what a pickle says. `pickle_machine` reads it
-instead, and refuses by name what is no plain data.
+Python's unpicklers, even restricted ones, run code that a pickle names. `pickle_machine` interprets
+pickles without any call, and rejects what is not plain data by name.
 """
 
-from palettery.app.checkpoints.json_scan import shown
-from palettery.app.checkpoints.pickle_machine import PickleMachine, Truncated
-from palettery.app.checkpoints.torch_records import Malformed, NotPlain
+from palettery.app.checkpoints.pickle_bytes import TruncatedPickleError
+from palettery.app.checkpoints.pickle_machine import PickleMachine
+from palettery.app.checkpoints.quoting import quote_text
+from palettery.app.checkpoints.torch_records import MalformedPickleError, UnsupportedPickleError
 from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 
 
 def read_pickle(data: bytes, limits: Limits, *, name: str) -> object:
-    """What a pickle describes: dicts, lists, tuples, plain values, and `torch_records`.
+    """Return the value of a pickle: dicts, lists, tuples, plain values, and `torch_records`.
 
-    It may contain itself, or be nested to any depth: walk it neither by recursion nor twice.
+    It may contain itself, or be nested to any depth: do not walk it recursively or twice.
 
     Raises:
-        UnsupportedFormat: it holds anything else, which is named, with the way out.
+        UnsupportedFormat: it contains anything else; the message names it.
         InvalidModel: damaged.
         TooLarge: over a limit.
     """
@@ -27,34 +28,35 @@ def read_pickle(data: bytes, limits: Limits, *, name: str) -> object:
         )
     machine = PickleMachine(data, limits)
     try:
-        found = run(machine, name)
-    except Truncated as error:
-        raise damaged(name, str(error)) from error
-    if machine.at != len(data):
-        raise damaged(name, "bytes lie behind its end")
-    return found
+        value = run_machine(machine, name)
+    except TruncatedPickleError as error:
+        raise damaged_pickle(name, str(error)) from error
+    if machine.source.position != len(data):
+        raise damaged_pickle(name, "bytes follow its end")
+    return value
 
 
-def run(machine: PickleMachine, name: str) -> object:
-    """What a machine reads next; `name` is what messages call the file.
+def run_machine(machine: PickleMachine, name: str) -> object:
+    """Return the value of a machine's next pickle; `name` names the file in messages.
 
     Raises:
-        Truncated: the bytes end before the pickle does; beside what `read_pickle` raises.
+        TruncatedPickleError: the bytes end before the pickle does.
+        UnsupportedFormat, InvalidModel, TooLarge: see `read_pickle`.
     """
     try:
         return machine.run()
-    except NotPlain as error:
-        raise UnsupportedFormat(f"{name} holds {error.what}; {error.way_out}") from error
+    except UnsupportedPickleError as error:
+        raise UnsupportedFormat(f"{name} holds {error.what}; {error.advice}") from error
     except TooLarge as error:
         raise TooLarge(f"{name}: {error.detail}") from error
-    except Truncated:
+    except TruncatedPickleError:
         raise
-    except (Malformed, ValueError, IndexError, KeyError) as error:
-        raise damaged(name, str(error)) from error
+    except (MalformedPickleError, ValueError, IndexError, KeyError) as error:
+        raise damaged_pickle(name, str(error)) from error
 
 
-def damaged(name: str, fault: str) -> InvalidModel:
-    """The error of a pickle that no pickler wrote."""
+def damaged_pickle(name: str, problem: str) -> InvalidModel:
+    """Return the error for a pickle that no pickler writes."""
     return InvalidModel(
-        f"{name}: its pickle is damaged ({shown(fault)}); fetch or save the file again"
+        f"{name}: its pickle is damaged ({quote_text(problem)}); fetch or save the file again"
     )

@@ -1,7 +1,7 @@
-"""The safetensors format: a header that says where each tensor's bytes lie.
+"""Strict reader of the header of safetensors files.
 
-Source: https://huggingface.co/docs/safetensors#format. Of the two rules that readers differ on,
-the strict side is taken: no byte range overlaps another, and none leaves a hole.
+Source: https://huggingface.co/docs/safetensors#format. Readers differ on two rules, and this one is
+strict about both: byte ranges neither overlap nor leave holes.
 """
 
 import math
@@ -10,25 +10,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from palettery.app.checkpoints.dtypes import DTYPE_BITS
-from palettery.app.checkpoints.json_scan import JsonScanner, shown
+from palettery.app.checkpoints.json_scanner import JsonScanner
+from palettery.app.checkpoints.quoting import format_shape, quote_text
 from palettery.app.errors import InvalidModel, TooLarge
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.schemas.checkpoint import StoredTensor
 
-RANK = 64
-"""Most axes of a tensor; numpy and torch can hold no more."""
+MAX_RANK = 64
+"""Maximum number of axes; numpy and torch allow no more."""
 NAME_CHARACTERS = 1_000
-"""Of a tensor's name."""
+"""Maximum length of a tensor's name."""
 _KEYS = frozenset(("dtype", "shape", "data_offsets"))
 _END = 1 << 63
 LENGTH_BYTES = 8
-"""Of the header's length, at the start of the file."""
+"""Size of the header's length, at the start of the file."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says about itself."""
+    """Tensors and metadata of a safetensors file."""
 
     tensors: tuple[StoredTensor, ...]
     """In the order of their bytes."""
@@ -44,14 +45,14 @@ def read_header(
     file: int = 0,
     name_characters: int = NAME_CHARACTERS,
 ) -> Header:
-    """The header of a safetensors file, checked against itself and the file's size.
+    """Return the header of a safetensors file, checked for consistency with the file's size.
 
-    `name` is what messages call the file; `file` is the number its tensors point to, whose names
-    have up to `name_characters`.
+    `name` names the file in messages; `file` is its number in the upload. Names of tensors have at
+    most `name_characters`.
 
     Raises:
-        InvalidModel: truncated, lying, or not what the format asks for.
-        TooLarge: a header, or a count of tensors, over its limit.
+        InvalidModel: truncated, inconsistent, or not as the format requires.
+        TooLarge: the header, or the number of tensors, exceeds its limit.
     """
     what = name or path
     size = storage.size_bytes(path)
@@ -76,23 +77,23 @@ def read_header(
 
 
 def check_name(name: str, what: str, name_characters: int = NAME_CHARACTERS) -> str:
-    """A tensor's name, which is only ever a name: never a path, never code.
+    """Return a tensor's name after a check of its length and characters.
 
     Raises:
-        InvalidModel: empty, overlong, or with characters that no text should hold.
+        InvalidModel: empty, too long, or with control characters.
     """
     if not name:
         raise InvalidModel(f"{what} holds a tensor without a name; give it one and save again")
     if len(name) > name_characters:
         raise InvalidModel(
-            f"{what} holds a tensor with a name of {len(name):,} characters ({shown(name)}); "
+            f"{what} holds a tensor with a name of {len(name):,} characters ({quote_text(name)}); "
             f"{name_characters:,} are allowed"
         )
     if name.isascii() and name.isprintable():
         return name
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         raise InvalidModel(
-            f"{what} holds a tensor with control characters in its name, {shown(name)}; "
+            f"{what} holds a tensor with control characters in its name, {quote_text(name)}; "
             "rename it and save again"
         )
     return name
@@ -101,11 +102,11 @@ def check_name(name: str, what: str, name_characters: int = NAME_CHARACTERS) -> 
 def _read_text(
     storage: Storage, path: str, size: int, what: str, limits: Limits
 ) -> tuple[str, int]:
-    """The header's JSON, and where it ends."""
+    """Return the header's JSON, and the offset of its end."""
     if size < LENGTH_BYTES:
         raise InvalidModel(
-            f"{what} has {size} bytes, and a safetensors file begins with {LENGTH_BYTES} that "
-            "tell its header's length; fetch the file again"
+            f"{what} has {size} bytes, but a safetensors file begins with the length of its header "
+            f"in {LENGTH_BYTES} bytes; fetch the file again"
         )
     length = int.from_bytes(storage.read(path, 0, LENGTH_BYTES), "little")
     if length > limits.header_bytes:
@@ -122,47 +123,47 @@ def _read_text(
     except UnicodeDecodeError as error:
         raise InvalidModel(
             f"the header of {what} is not UTF-8 text ({error.reason} at byte {error.start}); "
-            "it is not a sound safetensors file: write it again"
+            "it is not a valid safetensors file: write it again"
         ) from error
     return text, LENGTH_BYTES + length
 
 
-def _metadata(said: object, what: str) -> Mapping[str, str]:
-    """The texts of `__metadata__`, which may be null."""
-    if said is None:
+def _metadata(entry: object, what: str) -> Mapping[str, str]:
+    """Return the strings of `__metadata__`, which may be null."""
+    if entry is None:
         return {}
-    if not isinstance(said, dict) or not all(type(value) is str for value in said.values()):
+    if not isinstance(entry, dict) or not all(type(value) is str for value in entry.values()):
         raise InvalidModel(
-            f"the header of {what} holds a '__metadata__' that is no object of texts; write the "
-            "file again"
+            f"the header of {what} holds a '__metadata__' that is not an object of strings; write "
+            "the file again"
         )
-    return said
+    return entry
 
 
-def _tensor(name: str, said: object, what: str, data_start: int, file: int) -> StoredTensor:
-    """A tensor by its entry; keys that the format does not know are for other readers."""
+def _tensor(name: str, entry: object, what: str, data_start: int, file: int) -> StoredTensor:
+    """Return the tensor of an entry; unknown keys are ignored."""
 
-    def broken(complaint: str) -> InvalidModel:
-        return InvalidModel(f"{what}: tensor {shown(name)} {complaint}; write the file again")
+    def broken(problem: str) -> InvalidModel:
+        return InvalidModel(f"{what}: tensor {quote_text(name)} {problem}; write the file again")
 
-    if not isinstance(said, dict):
+    if not isinstance(entry, dict):
         raise broken("is not described by an object")
-    if not said.keys() >= _KEYS:
-        raise broken(f"is described by {_listed(said)}, but must be by {', '.join(sorted(_KEYS))}")
-    dtype = said["dtype"]
+    if not entry.keys() >= _KEYS:
+        raise broken(f"is described by {_listed(entry)}, but must be by {', '.join(sorted(_KEYS))}")
+    dtype = entry["dtype"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise broken(f"has dtype {shown(str(dtype))}; known are {', '.join(DTYPE_BITS)}")
-    shape, offsets = _counts(said["shape"]), _counts(said["data_offsets"])
+        raise broken(f"has dtype {quote_text(str(dtype))}; known are {', '.join(DTYPE_BITS)}")
+    shape, offsets = _counts(entry["shape"]), _counts(entry["data_offsets"])
     if shape is None:
         raise broken("has a shape that is not a list of whole numbers from 0 to 2**63")
-    if len(shape) > RANK:
-        raise broken(f"has {len(shape)} axes; {RANK} are allowed")
+    if len(shape) > MAX_RANK:
+        raise broken(f"has {len(shape)} axes; {MAX_RANK} are allowed")
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise broken("has data_offsets that are not [begin, end] with 0 <= begin <= end")
     size, bits = offsets[1] - offsets[0], math.prod(shape) * DTYPE_BITS[dtype]
     if bits != 8 * size:
         raise broken(
-            f"of shape {shown_shape(shape)} and dtype {dtype} takes {_bytes(bits)} bytes, "
+            f"of shape {format_shape(shape)} and dtype {dtype} takes {_bytes(bits)} bytes, "
             f"but its data_offsets span {_bytes(8 * size)}"
         )
     return StoredTensor(
@@ -176,16 +177,16 @@ def _tensor(name: str, said: object, what: str, data_start: int, file: int) -> S
 
 
 def _check_ranges(tensors: Sequence[StoredTensor], data_start: int, size: int, what: str) -> None:
-    """That the tensors' bytes fill the file from the header's end to its own, each byte once."""
+    """Check that the tensors' bytes fill the file from the header to its end, without overlap."""
     end, previous = data_start, "the header"
     for tensor in tensors:
         if tensor.offset != end:
-            fault = "overlaps" if tensor.offset < end else "leaves a hole behind"
+            fault = "overlaps" if tensor.offset < end else "leaves a hole after"
             raise InvalidModel(
-                f"{what}: the byte range of tensor {shown(tensor.name)} {fault} {previous}; "
+                f"{what}: the byte range of tensor {quote_text(tensor.name)} {fault} {previous}; "
                 "byte ranges must follow one another: write the file again"
             )
-        end, previous = end + tensor.size_bytes, f"that of {shown(tensor.name)}"
+        end, previous = end + tensor.size_bytes, f"that of {quote_text(tensor.name)}"
     if end > size:
         raise InvalidModel(
             f"{what} is truncated: its tensors end at byte {end:,}, the file has {size:,}; "
@@ -193,13 +194,13 @@ def _check_ranges(tensors: Sequence[StoredTensor], data_start: int, size: int, w
         )
     if end < size:
         raise InvalidModel(
-            f"{what} holds {size - end:,} bytes behind its last tensor, which belong to nothing; "
+            f"{what} holds {size - end:,} bytes after its last tensor, which belong to no tensor; "
             "write the file again"
         )
 
 
 def _counts(value: object) -> tuple[int, ...] | None:
-    """A JSON list of whole numbers from 0 of 63 bits; None for anything else, and for True."""
+    """Return a JSON list of whole numbers from 0 to 2**63, or None; booleans are no numbers."""
     if not isinstance(value, list):
         return None
     if not all(type(item) is int and 0 <= item < _END for item in value):
@@ -212,9 +213,4 @@ def _bytes(bits: int) -> str:
 
 
 def _listed(keys: Mapping[str, object]) -> str:
-    return ", ".join(shown(key) for key in list(keys)[:5]) or "nothing"
-
-
-def shown_shape(shape: Sequence[int]) -> str:
-    """A shape, fit for a message however absurd its numbers are."""
-    return f"[{', '.join(str(n) if n < 1 << 62 else 'huge' for n in shape[:8])}]"
+    return ", ".join(quote_text(key) for key in list(keys)[:5]) or "nothing"

@@ -1,6 +1,6 @@
-"""Which files of an upload are the model: by the index beside them, or by the numbers of shards.
+"""Selection of the files that make up a model, by an index of shards or by shard numbers.
 
-An index's file names are compared with those of the upload and used for nothing else.
+File names in an index are only compared with those of the upload.
 """
 
 import re
@@ -9,43 +9,44 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from palettery.app.checkpoints.json_scan import JsonScanner, shown
+from palettery.app.checkpoints.json_scanner import JsonScanner
+from palettery.app.checkpoints.quoting import quote_text
 from palettery.app.errors import InvalidModel, TooLarge
 from palettery.app.settings import Limits
 from palettery.schemas.checkpoint import StoredFile, StoredTensor
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d{1,6})-of-(?P<total>\d{1,6})(?P<rest>\D.*|)")
 _LISTED = 5
-"""Files or shards that a message names."""
+"""Maximum number of files or shards that a message lists."""
 
 
 @dataclass(frozen=True)
-class Index:
-    """What a `*.index.json` says."""
+class ShardIndex:
+    """A `*.index.json`."""
 
     name: str
-    """Of its file."""
+    """Name of its file."""
     weight_map: Mapping[str, str]
-    """Tensor name -> the shard that holds it."""
+    """Tensor name -> the shard that contains it."""
 
 
 @dataclass(frozen=True)
-class Selection:
-    """The files that are the model."""
+class ShardSelection:
+    """The files that make up the model."""
 
     files: Sequence[int]
     """Their numbers in the upload."""
-    index: Index | None
+    index: ShardIndex | None
     shards: Mapping[str, int]
-    """Shard, as the index names it -> number of the file."""
+    """Name of a shard in the index -> number of the file."""
     warnings: tuple[str, ...]
 
 
-def read_index(text: str, name: str, limits: Limits) -> Index | None:
-    """The index in a JSON document, None if it has no `weight_map`; the rest is left alone.
+def read_index(text: str, name: str, limits: Limits) -> ShardIndex | None:
+    """Return the index in a JSON document, or None if it has no `weight_map`.
 
     Raises:
-        InvalidModel: no sound JSON, or no map of texts.
+        InvalidModel: invalid JSON, or a map of anything but strings.
         TooLarge: over a limit.
     """
     scanner = JsonScanner(text, name, limits)
@@ -65,49 +66,49 @@ def read_index(text: str, name: str, limits: Limits) -> Index | None:
     if weight_map is None:
         return None
     if not weight_map:
-        raise InvalidModel(f"{name} is an index that names no tensor; leave it out, or mend it")
-    return Index(name, weight_map)
+        raise InvalidModel(f"{name} is an index that names no tensor; leave it out, or correct it")
+    return ShardIndex(name, weight_map)
 
 
-def select(
-    files: Sequence[StoredFile], numbers: Sequence[int], indexes: Sequence[Index]
-) -> Selection:
-    """The model among the files that hold tensors, whose numbers are given.
+def select_files(
+    files: Sequence[StoredFile], numbers: Sequence[int], indexes: Sequence[ShardIndex]
+) -> ShardSelection:
+    """Return the files of the model; `numbers` are those of the files with tensors.
 
     Raises:
-        InvalidModel: shards are missing, or more than one index fits.
+        InvalidModel: shards are missing, or not exactly one of several indexes matches.
     """
     if not indexes:
         names = [files[number].name for number in numbers]
-        return Selection(numbers, None, {}, tuple(_check_numbers(names)))
-    found = [(index, _shards(index, files, numbers)) for index in indexes]
-    fitting = [(index, shards) for index, shards in found if None not in shards.values()]
-    if len(indexes) > 1 and len(fitting) != 1:
+        return ShardSelection(numbers, None, {}, tuple(_check_numbers(names)))
+    candidates = [(index, _shards(index, files, numbers)) for index in indexes]
+    complete = [(index, shards) for index, shards in candidates if None not in shards.values()]
+    if len(indexes) > 1 and len(complete) != 1:
+        listed = _join_names(index.name for index in indexes)
         raise InvalidModel(
-            f"the upload holds more than one index ({_listed(index.name for index in indexes)}); "
-            "send the one of these shards"
+            f"the upload holds more than one index ({listed}); send the one of these shards"
         )
-    index, shards = (fitting or found)[0]
+    index, shards = (complete or candidates)[0]
     resolved = {shard: number for shard, number in shards.items() if number is not None}
     if len(resolved) < len(shards):
         missing = next(shard for shard in shards if shard not in resolved)
         raise InvalidModel(
-            f"the index names the shard {shown(missing)}, which the upload lacks; send it too"
+            f"the index names the shard {quote_text(missing)}, which the upload lacks; send it too"
         )
     chosen = sorted(set(resolved.values()))
     others = [files[number].name for number in numbers if number not in resolved.values()]
-    others += [other.name for other, _ in found if other is not index]
-    warning = f"left out, for {index.name} does not name it: {_listed(others)}"
-    return Selection(chosen, index, resolved, (warning,) if others else ())
+    others += [other.name for other, _ in candidates if other is not index]
+    warning = f"ignored, because {index.name} does not name it: {_join_names(others)}"
+    return ShardSelection(chosen, index, resolved, (warning,) if others else ())
 
 
 def check_index(
-    selection: Selection, files: Sequence[StoredFile], tensors: Iterable[StoredTensor]
+    selection: ShardSelection, files: Sequence[StoredFile], tensors: Iterable[StoredTensor]
 ) -> None:
-    """That every shard holds the tensors that the index says.
+    """Check that every tensor lies in the shard that the index names.
 
     Raises:
-        InvalidModel: one does not.
+        InvalidModel: a tensor lies elsewhere, or is missing.
     """
     if selection.index is None:
         return
@@ -116,36 +117,36 @@ def check_index(
         number = selection.shards[shard]
         if lies_in.get(name) != number:
             raise InvalidModel(
-                f"the index says that tensor {shown(name)} lies in {files[number].name}, and it "
-                "does not; send shards and index of the same model"
+                f"the index says that tensor {quote_text(name)} is in {files[number].name}, but it "
+                "is not; send shards and index of the same model"
             )
 
 
 def _shards(
-    index: Index, files: Sequence[StoredFile], numbers: Sequence[int]
+    index: ShardIndex, files: Sequence[StoredFile], numbers: Sequence[int]
 ) -> dict[str, int | None]:
-    """Each shard that an index names -> the number of its file, up to the first not sent."""
+    """Map each shard of an index to the number of its file, up to the first missing one (None)."""
     whole = {_parts(files[number].name): number for number in numbers}
     last: dict[str, int | None] = {}
     for parts, number in whole.items():
         last[parts[-1]] = None if parts[-1] in last else number
-    found: dict[str, int | None] = {}
+    shards: dict[str, int | None] = {}
     for shard in dict.fromkeys(index.weight_map.values()):
         parts = _parts(shard)
         is_inside = bool(parts) and ".." not in parts and not shard.startswith("/")
-        found[shard] = whole.get(parts, last.get(parts[-1])) if is_inside else None
-        if found[shard] is None:
+        shards[shard] = whole.get(parts, last.get(parts[-1])) if is_inside else None
+        if shards[shard] is None:
             break
-    return found
+    return shards
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    """The parts of a path, those without a meaning left out; the whole of one that has none."""
+    """Return the parts of a path without empty ones and dots; the whole path if none is left."""
     return tuple(part for part in path.split("/") if part not in ("", ".")) or (path,)
 
 
 def _check_numbers(names: Sequence[str]) -> Iterable[str]:
-    """Refuse numbered shards of which some are missing; warn of other files beside them."""
+    """Check that numbered shards are complete; yield a warning if there are other files."""
     shards: dict[tuple[str, int, str], set[int]] = defaultdict(set)
     others = []
     for name in names:
@@ -165,12 +166,12 @@ def _check_numbers(names: Sequence[str]) -> Iterable[str]:
     if shards and len(shards) + len(others) > 1:
         sets = [f"{stem}…-of-{total}{rest}" for stem, total, rest in shards]
         yield (
-            f"{_listed([*sets, *others])} are read as one model; if they are not, send the files "
-            "of one, or the index of its shards"
+            f"{_join_names([*sets, *others])} are read as one model; if they are not, send the "
+            "files of one, or the index of its shards"
         )
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     listed = [*names]
     more = f" and {len(listed) - _LISTED:,} more" if len(listed) > _LISTED else ""
     return ", ".join(listed[:_LISTED]) + more

@@ -1,141 +1,139 @@
-"""The state dict in what a checkpoint's pickle holds: its tensors, as byte ranges of a file.
+"""The tensors of a pickled state dict, as byte ranges of the checkpoint file.
 
-Each value of the pickle is looked at once, however many places it is in.
+Each value of the pickle is visited once, however often it is referenced.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from palettery.app.checkpoints.dtypes import DTYPE_BITS, DTYPES
-from palettery.app.checkpoints.json_scan import shown
-from palettery.app.checkpoints.safetensors import check_name, shown_shape
-from palettery.app.checkpoints.torch_records import WAY_OUT, OtherKey, TensorRef, Unreadable
+from palettery.app.checkpoints.dtypes import DTYPE_BITS, NAME_OF_TORCH_DTYPE
+from palettery.app.checkpoints.quoting import format_shape, quote_text
+from palettery.app.checkpoints.ranged_reads import FileRange
+from palettery.app.checkpoints.safetensors import check_name
+from palettery.app.checkpoints.torch_records import (
+    SAVE_STATE_DICT,
+    NonTextKey,
+    TensorRef,
+    Unreadable,
+)
 from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.schemas.checkpoint import StoredTensor
 
-NESTED = ("state_dict", "model", "model_state_dict", "module")
-"""Keys under which training checkpoints keep their state dict."""
-VIEWS = 8
-"""Most bytes that all tensors together may take, in files: views of one storage add up."""
-ALIAS_BYTES, SPARE_ALIASES = 64, 1_000
-"""A pickle may give one further name to its tensors for so many of its bytes, beside some."""
+STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "module")
+"""Keys of the state dict in training checkpoints."""
+MAX_VIEW_RATIO = 8
+"""Maximum size of all tensors together, as a multiple of the file's: views share bytes."""
+BYTES_PER_ALIAS, SPARE_ALIASES = 64, 1_000
+"""Limit of aliases: one for so many bytes of the pickle, and some more."""
 
 Warn = Callable[[str], None]
-"""Called with what the user should know about how a file was read."""
-
-_DTYPES: Mapping[str, str] = {
-    dtype.torch: name for name, dtype in DTYPES.items() if dtype.torch and dtype.bits >= 8
-}
-"""Dtypes of torch, and what safetensors calls them."""
+"""Function that is called with each warning for the user."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the bytes of a storage lie in the file."""
-
-    offset: int
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class Pickled:
-    """What was read of a checkpoint."""
+class PickledCheckpoint:
+    """A checkpoint whose pickle was read."""
 
     name: str
-    """Of the file, in messages."""
-    top: object
+    """Name of the file in messages."""
+    root: object
     """The value of its pickle."""
     pickle_bytes: int
-    storages: Mapping[str, Place]
-    """By the keys that the pickle uses."""
+    storages: Mapping[str, FileRange]
+    """Key in the pickle -> byte range in the file."""
     file_bytes: int
 
 
 def read_state_dict(
-    pickled: Pickled, limits: Limits, file: int, warn: Warn
+    pickled: PickledCheckpoint, limits: Limits, file: int, warn: Warn
 ) -> tuple[StoredTensor, ...]:
-    """The tensors of a state dict, in its order; one that goes by several names has aliases.
+    """Return the tensors of a state dict, in its order; tied tensors are one with aliases.
 
-    `file` is the number that the tensors point to.
+    `file` is the number of the file in the upload.
 
     Raises:
-        InvalidModel: damaged, or telling of bytes that it does not hold.
-        UnsupportedFormat: anything but a state dict, with the way out.
+        InvalidModel: damaged, or with tensors outside of their storages.
+        UnsupportedFormat: anything but a state dict, with advice.
         TooLarge: over a limit.
     """
     name = pickled.name
-    found = _find_state_dict(pickled.top, name, warn)
-    if len(found) > limits.tensors:
-        raise TooLarge(f"{name} holds {len(found):,} tensors; {limits.allowed('tensors')}")
-    tensors = _untied(found, pickled, file)
-    aliases, most = len(found) - len(tensors), SPARE_ALIASES + pickled.pickle_bytes // ALIAS_BYTES
+    state_dict = _find_state_dict(pickled.root, name, warn)
+    if len(state_dict) > limits.tensors:
+        raise TooLarge(f"{name} holds {len(state_dict):,} tensors; {limits.allowed('tensors')}")
+    tensors = _merge_tied(state_dict, pickled, file)
+    aliases = len(state_dict) - len(tensors)
+    most = SPARE_ALIASES + pickled.pickle_bytes // BYTES_PER_ALIAS
     if aliases > most:
         raise TooLarge(
-            f"{name} holds {len(tensors):,} tensors under {len(found):,} names; its pickle of "
-            f"{pickled.pickle_bytes:,} bytes may give {most:,} further names: save each tensor once"
+            f"{name} holds {len(tensors):,} tensors under {len(state_dict):,} names; a pickle of "
+            f"{pickled.pickle_bytes:,} bytes may have {most:,} aliases: save each tensor once"
         )
     total = sum(stored.size_bytes for stored in tensors)
-    if total > VIEWS * pickled.file_bytes:
+    if total > MAX_VIEW_RATIO * pickled.file_bytes:
         raise TooLarge(
             f"{name} of {pickled.file_bytes:,} bytes holds tensors of {total:,}, as views of the "
-            f"same bytes; {VIEWS} times the file's size is allowed: save clones of the ones that "
-            "are needed"
+            f"same bytes; {MAX_VIEW_RATIO} times the file's size is allowed: save clones of the "
+            "ones that are needed"
         )
     return tensors
 
 
-def _find_state_dict(top: object, name: str, warn: Warn) -> Mapping[str, TensorRef]:
-    """The one state dict in what was pickled: under a usual key, or all of it."""
-    if not isinstance(top, dict):
+def _find_state_dict(root: object, name: str, warn: Warn) -> Mapping[str, TensorRef]:
+    """Return the one state dict in a pickle's value: under a usual key, or the value itself."""
+    if not isinstance(root, dict):
         raise UnsupportedFormat(
-            f"{name} holds a single {_kind(top)}, but must hold a dict of tensors; {WAY_OUT}"
+            f"{name} holds a single {_kind(root)}, but must hold a dict of tensors; "
+            f"{SAVE_STATE_DICT}"
         )
-    nested = [key for key in NESTED if _is_state_dict(top.get(key))]
+    nested = [key for key in STATE_DICT_KEYS if _is_state_dict(root.get(key))]
     if len(nested) > 1:
         raise UnsupportedFormat(
             f"{name} holds state dicts under both {nested[0]!r} and {nested[1]!r}; save the one "
             "to palettize by itself"
         )
-    chosen = top[nested[0]] if nested else top
-    others = [key for key, value in top.items() if _is_state_dict(value) and value is not chosen]
+    state_dict = root[nested[0]] if nested else root
+    others = [
+        key for key, value in root.items() if _is_state_dict(value) and value is not state_dict
+    ]
     if nested and others:
-        keys = ", ".join(shown(str(key)) for key in others[:5])
+        keys = ", ".join(quote_text(str(key)) for key in others[:5])
         warn(
-            f"of {name} the tensors under {nested[0]!r} are palettized, and those under {keys} are "
-            "left out; for those, save them by themselves"
+            f"of {name} only the tensors under {nested[0]!r} are palettized, not those under "
+            f"{keys}; to palettize those, save them as a checkpoint of their own"
         )
-    if not _is_state_dict(chosen):
-        keys = ", ".join(shown(str(key)) for key in list(top)[:5]) or "nothing"
+    if not _is_state_dict(state_dict):
+        keys = ", ".join(quote_text(str(key)) for key in list(root)[:5]) or "nothing"
         raise UnsupportedFormat(
             f"{name} holds a dict of {keys}, but no tensors in it or in a dict under "
-            f"{', '.join(map(repr, NESTED))}; {WAY_OUT}"
+            f"{', '.join(map(repr, STATE_DICT_KEYS))}; {SAVE_STATE_DICT}"
         )
-    found: dict[str, TensorRef] = {}
+    tensors: dict[str, TensorRef] = {}
     seen = set[int]()
-    for key, value in chosen.items():
+    for key, value in state_dict.items():
         if isinstance(value, TensorRef | Unreadable):
-            found[_text(key, name)] = _readable(value, key, name)
-        elif _holds_tensors(value, seen):
+            tensors[_check_key(key, name)] = _check_readable(value, key, name)
+        elif _contains_tensors(value, seen):
             raise UnsupportedFormat(
-                f"{name}: {shown(str(key))} in the state dict is a {_kind(value)} with tensors of "
-                f"its own, and only tensors with a name of their own are taken; {WAY_OUT}"
+                f"{name}: {quote_text(str(key))} in the state dict is a {_kind(value)} that holds "
+                f"tensors, but a state dict must hold its tensors directly; {SAVE_STATE_DICT}"
             )
-    return found
+    return tensors
 
 
-def _text(key: str | OtherKey, name: str) -> str:
+def _check_key(key: str | NonTextKey, name: str) -> str:
     if isinstance(key, str):
         return key
     raise UnsupportedFormat(
-        f"{name} holds a tensor under {shown(str(key))}, but names must be text; {WAY_OUT}"
+        f"{name} holds a tensor under {quote_text(str(key))}, but names must be strings; "
+        f"{SAVE_STATE_DICT}"
     )
 
 
-def _readable(value: TensorRef | Unreadable, key: str | OtherKey, name: str) -> TensorRef:
+def _check_readable(value: TensorRef | Unreadable, key: str | NonTextKey, name: str) -> TensorRef:
     if isinstance(value, TensorRef):
         return value
-    raise UnsupportedFormat(f"{name}: {shown(str(key))} is {value.what}; {value.way_out}")
+    raise UnsupportedFormat(f"{name}: {quote_text(str(key))} is {value.what}; {value.advice}")
 
 
 def _is_state_dict(value: object) -> bool:
@@ -144,19 +142,19 @@ def _is_state_dict(value: object) -> bool:
     )
 
 
-def _holds_tensors(value: object, seen: set[int]) -> bool:
-    """Whether a tensor lies in it at any depth; it may be cyclic, and share parts.
+def _contains_tensors(value: object, seen: set[int]) -> bool:
+    """Return whether a value, which may be cyclic, contains a tensor at any depth.
 
-    `seen` are containers that were looked into for other values, and held none.
+    `seen` are the ids of containers that were searched before, and contain none.
     """
-    waiting = [value]
-    while waiting:
-        here = waiting.pop()
-        if isinstance(here, TensorRef | Unreadable):
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, TensorRef | Unreadable):
             return True
-        if isinstance(here, dict | list | tuple) and id(here) not in seen:
-            seen.add(id(here))
-            waiting.extend(here.values() if isinstance(here, dict) else here)
+        if isinstance(item, dict | list | tuple) and id(item) not in seen:
+            seen.add(id(item))
+            stack.extend(item.values() if isinstance(item, dict) else item)
     return False
 
 
@@ -164,61 +162,71 @@ def _kind(value: object) -> str:
     return "tensor" if isinstance(value, TensorRef | Unreadable) else type(value).__name__
 
 
-def _untied(
-    found: Mapping[str, TensorRef], pickled: Pickled, file: int
+def _merge_tied(
+    state_dict: Mapping[str, TensorRef], pickled: PickledCheckpoint, file: int
 ) -> tuple[StoredTensor, ...]:
-    """The tensors, those of one place made one; those without elements lie nowhere."""
+    """Return each tensor once: those with the same bytes and layout are aliases of the first.
+
+    Tensors without elements are never tied.
+    """
     names: dict[object, list[str]] = {}
     first: dict[object, StoredTensor] = {}
-    places: dict[int, object] = {}
-    for key, tensor in found.items():
+    identities: dict[int, object] = {}
+    for key, tensor in state_dict.items():
         check_name(key, pickled.name)
-        place = places.get(id(tensor))
-        if place is None:
-            stored = _stored(key, tensor, pickled, file)
-            place = places[id(tensor)] = (
+        identity = identities.get(id(tensor))
+        if identity is None:
+            stored = _locate_tensor(key, tensor, pickled, file)
+            identity = identities[id(tensor)] = (
                 (tensor.storage.key, stored.offset, stored.dtype, stored.shape, stored.strides)
                 if stored.size_bytes
                 else key
             )
-            first.setdefault(place, stored)
-        names.setdefault(place, []).append(key)
-    aliases = {place: tuple(others) for place, (_, *others) in names.items()}
+            first.setdefault(identity, stored)
+        names.setdefault(identity, []).append(key)
+    aliases = {identity: tuple(others) for identity, (_, *others) in names.items()}
     return tuple(
-        stored.model_copy(update={"aliases": aliases[place]}) if aliases[place] else stored
-        for place, stored in first.items()
+        stored.model_copy(update={"aliases": aliases[identity]}) if aliases[identity] else stored
+        for identity, stored in first.items()
     )
 
 
-def _stored(key: str, tensor: TensorRef, pickled: Pickled, file: int) -> StoredTensor:
-    """A tensor's bytes in the file, which it must have."""
+def _locate_tensor(
+    key: str, tensor: TensorRef, pickled: PickledCheckpoint, file: int
+) -> StoredTensor:
+    """Return a tensor with its byte range in the file.
+
+    Raises:
+        InvalidModel: it exceeds its storage, or the storage is missing.
+        UnsupportedFormat: a dtype that safetensors lacks.
+    """
     name = pickled.name
 
-    def broken(complaint: str) -> InvalidModel:
-        return InvalidModel(f"{name}: tensor {shown(key)} {complaint}; save the file again")
+    def broken(problem: str) -> InvalidModel:
+        return InvalidModel(f"{name}: tensor {quote_text(key)} {problem}; save the file again")
 
-    dtype, data = _DTYPES.get(tensor.dtype), tensor.storage
+    dtype, data = NAME_OF_TORCH_DTYPE.get(tensor.dtype), tensor.storage
     if dtype is None:
         raise UnsupportedFormat(
-            f"{name}: tensor {shown(key)} has dtype {tensor.dtype}; allowed are "
-            f"{', '.join(_DTYPES)}: convert it, or leave it out"
+            f"{name}: tensor {quote_text(key)} has dtype {tensor.dtype}; allowed are "
+            f"{', '.join(NAME_OF_TORCH_DTYPE)}: convert it, or leave it out"
         )
-    place = pickled.storages.get(data.key)
-    if place is None:
-        raise broken(f"lies in the storage {shown(data.key)}, which the archive lacks")
+    stored = pickled.storages.get(data.key)
+    if stored is None:
+        raise broken(f"lies in the storage {quote_text(data.key)}, which the archive lacks")
     item_bytes = DTYPE_BITS[dtype] // 8
     # An untyped storage counts bytes; a typed one has the dtype of its tensors.
     claimed = data.size_bytes()
-    if claimed > place.size_bytes:
+    if claimed > stored.size_bytes:
         raise broken(
-            f"lies in the storage {shown(data.key)}, which should have {_shown(claimed)} bytes "
-            f"and has {place.size_bytes:,}"
+            f"lies in the storage {quote_text(data.key)}, which should have "
+            f"{_format_count(claimed)} bytes and has {stored.size_bytes:,}"
         )
     strides, span = _layout(tensor, key, name)
     if (tensor.offset + span) * item_bytes > claimed:
         raise broken(
-            f"of shape {shown_shape(tensor.shape)} ends at byte "
-            f"{_shown((tensor.offset + span) * item_bytes)} of a storage of {claimed:,}"
+            f"of shape {format_shape(tensor.shape)} ends at byte "
+            f"{_format_count((tensor.offset + span) * item_bytes)} of a storage of {claimed:,}"
         )
     return StoredTensor(
         name=key,
@@ -226,49 +234,49 @@ def _stored(key: str, tensor: TensorRef, pickled: Pickled, file: int) -> StoredT
         shape=tensor.shape,
         strides=strides,
         file=file,
-        offset=place.offset + tensor.offset * item_bytes,
+        offset=stored.offset + tensor.offset * item_bytes,
         size_bytes=span * item_bytes,
     )
 
 
 def _layout(tensor: TensorRef, key: str, name: str) -> tuple[tuple[int, ...] | None, int]:
-    """Strides, None for row-major, and the elements from the first to behind the last.
+    """Return strides, None for row-major, and the number of elements that the tensor spans.
 
     Raises:
         InvalidModel: not one stride per axis, or elements that share bytes.
     """
     if len(tensor.strides) != len(tensor.shape):
         raise InvalidModel(
-            f"{name}: tensor {shown(key)} has {len(tensor.shape)} axes and "
+            f"{name}: tensor {quote_text(key)} has {len(tensor.shape)} axes and "
             f"{len(tensor.strides)} strides; save the file again"
         )
     if 0 in tensor.shape:
         return None, 0
-    # The stride of an axis of length 1 is never used, and may be anything.
+    # The stride of an axis of length 1 is unused, and may have any value.
     strides = tuple(s if n > 1 else 1 for n, s in zip(tensor.shape, tensor.strides, strict=True))
-    behind = 1
+    span = 1
     for stride, length in sorted(zip(strides, tensor.shape, strict=True)):
         if length == 1:
             continue
-        if stride < behind:
+        if stride < span:
             raise InvalidModel(
-                f"{name}: tensor {shown(key)} of shape {shown_shape(tensor.shape)} has elements "
-                "that share bytes (an expanded or unfolded view); call .contiguous() on it and "
-                "save again"
+                f"{name}: tensor {quote_text(key)} of shape {format_shape(tensor.shape)} has "
+                "elements that share bytes (an expanded or unfolded view); call .contiguous() on "
+                "it and save again"
             )
-        behind = stride * (length - 1) + behind
-    return (None if is_row_major(tensor.shape, strides) else strides), behind
+        span = stride * (length - 1) + span
+    return (None if is_row_major(tensor.shape, strides) else strides), span
 
 
 def is_row_major(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether elements lie in the order of their indices, without gaps."""
-    wanted = 1
+    """Return whether elements are stored in the order of their indices, without gaps."""
+    expected = 1
     for stride, length in zip(reversed(strides), reversed(shape), strict=True):
-        if length > 1 and stride != wanted:
+        if length > 1 and stride != expected:
             return False
-        wanted *= length
+        expected *= length
     return True
 
 
-def _shown(size_bytes: int) -> str:
+def _format_count(size_bytes: int) -> str:
     return f"{size_bytes:,}" if size_bytes < 1 << 60 else "more than 2**60"

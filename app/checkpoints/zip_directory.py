@@ -1,30 +1,30 @@
-"""The directory at a zip archive's end: where each member's header lies, and how long it is.
+"""Strict reader of the central directory at the end of a zip archive.
 
-Source: APPNOTE.TXT 6.3.10 (https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT). Where
-readers differ the strict side is taken: the directory ends the file, without a comment, so that
-every reader finds the same members.
+The directory must end the file, without a comment, so that every reader sees the same members.
+
+Source: APPNOTE.TXT 6.3.10 (https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT).
 """
 
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from palettery.app.checkpoints.json_scan import shown
+from palettery.app.checkpoints.quoting import quote_text
 from palettery.app.errors import InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 
-BOOKKEEPING = 64
-"""Members that an archive may hold beside one per tensor."""
-LONG = 0xFFFFFFFF
-"""What stands where a number was too large, and lies in a zip64 field instead."""
-STORE_AGAIN = "save the model again with torch.save or torch.export.save, as they write it"
+SPARE_MEMBERS = 64
+"""Members that an archive may have in addition to one per tensor."""
+ZIP64_MARKER = 0xFFFFFFFF
+"""Placeholder of a number that is too large for its field and lies in a zip64 field."""
+SAVE_AGAIN = "save the model again with torch.save or torch.export.save, without changes"
 FETCH_AGAIN = "fetch or write the file again"
-JOIN = (
+JOIN_SHARDS = (
     "join the shards with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER "
-    "model.pt` and send what it writes"
+    "model.pt` and send its output"
 )
-"""For a checkpoint of torch.distributed, whose files hold an archive for each tensor."""
+"""Advice for a checkpoint of torch.distributed, whose files hold an archive for each tensor."""
 
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
@@ -35,21 +35,23 @@ _ENCRYPTED, _PATCH, _STRONG, _MASKED = 1, 1 << 5, 1 << 6, 1 << 13
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What the directory says of a member."""
+class DirectoryEntry:
+    """The entry of a member."""
 
     name: str
     raw_name: bytes
     size_bytes: int
     header: int
-    """Where its local header begins."""
+    """Offset of its local header."""
 
 
-def list_entries(storage: Storage, path: str, limits: Limits, name: str) -> tuple[list[Entry], int]:
-    """What a zip archive's directory lists, in the order of the bytes, and where it begins.
+def read_directory(
+    storage: Storage, path: str, limits: Limits, name: str
+) -> tuple[list[DirectoryEntry], int]:
+    """Return the entries of a zip archive, sorted by offset, and the offset of the directory.
 
     Raises:
-        InvalidModel: truncated, or lying.
+        InvalidModel: truncated or inconsistent.
         UnsupportedFormat: compressed, encrypted or split into several files.
         TooLarge: over a limit.
     """
@@ -59,25 +61,25 @@ def list_entries(storage: Storage, path: str, limits: Limits, name: str) -> tupl
 
 
 def check_stored(flags: int, method: int, text: str, name: str) -> None:
-    """Refuse a member whose bytes do not lie in the file as they are."""
+    """Check that a member is neither compressed nor encrypted."""
     if flags & (_ENCRYPTED | _STRONG | _MASKED):
-        raise UnsupportedFormat(f"{name}: the member {shown(text)} is encrypted; {STORE_AGAIN}")
+        raise UnsupportedFormat(f"{name}: the member {quote_text(text)} is encrypted; {SAVE_AGAIN}")
     if method or flags & _PATCH:
         raise UnsupportedFormat(
-            f"{name}: the member {shown(text)} is compressed (method {method}), as parts of "
-            f"TorchScript modules are, but archives are read in place, by byte range; {STORE_AGAIN}"
+            f"{name}: the member {quote_text(text)} is compressed (method {method}), as in "
+            f"TorchScript modules, but archives are read in place, by byte range; {SAVE_AGAIN}"
         )
 
 
 def _find_directory(storage: Storage, path: str, limits: Limits, name: str) -> tuple[int, int, int]:
-    """Where the directory begins, its bytes, and its count of entries, all within bounds."""
+    """Return the offset, the size and the number of entries of the directory."""
     file_bytes = storage.size_bytes(path)
     tail_bytes = min(file_bytes, _END64.size + _LOCATOR64.size + _END.size)
     tail = bytes(storage.read(path, file_bytes - tail_bytes, tail_bytes))
     if tail_bytes < _END.size or tail[-_END.size :][:4] != b"PK\x05\x06" or tail[-2:] != b"\0\0":
         raise InvalidModel(
-            f"{name} begins as a zip archive and does not end as one: it is truncated, or bytes "
-            f"were put behind its end; {FETCH_AGAIN}"
+            f"{name} begins as a zip archive but does not end as one: it is truncated, or bytes "
+            f"were appended; {FETCH_AGAIN}"
         )
     end = file_bytes - _END.size
     _, disk, first_disk, here, count, size, start, _ = _END.unpack(tail[-_END.size :])
@@ -88,37 +90,37 @@ def _find_directory(storage: Storage, path: str, limits: Limits, name: str) -> t
         for narrow, value, sentinel in zip(
             (disk, first_disk, here, count, size, start),
             wide,
-            (_SHORT, _SHORT, _SHORT, _SHORT, LONG, LONG),
+            (_SHORT, _SHORT, _SHORT, _SHORT, ZIP64_MARKER, ZIP64_MARKER),
             strict=True,
         ):
             if narrow not in (sentinel, value):
                 raise InvalidModel(f"{name}: its two directory ends disagree; {FETCH_AGAIN}")
         disk, first_disk, here, count, size, start = wide
     if disk or first_disk or here != count:
-        raise UnsupportedFormat(f"{name} is one part of a split zip archive; {STORE_AGAIN}")
+        raise UnsupportedFormat(f"{name} is one part of a split zip archive; {SAVE_AGAIN}")
     _check_limits(size, count, limits, name)
     if start + size < end and size >= count * _ENTRY.size:
-        raise InvalidModel(_before(name, end - start - size))
+        raise InvalidModel(_describe_prefix(name, end - start - size))
     if start + size != end or size < count * _ENTRY.size:
         raise InvalidModel(
-            f"{name}: its directory is not where its end says, so bytes are missing or were put "
-            f"before, between or behind; {FETCH_AGAIN}"
+            f"{name}: its directory is not at its recorded offset, so bytes are missing or were "
+            f"inserted; {FETCH_AGAIN}"
         )
     return start, size, count
 
 
-def _before(name: str, size_bytes: int) -> str:
+def _describe_prefix(name: str, size_bytes: int) -> str:
     return (
-        f"{name} holds {size_bytes:,} bytes before the archive that it ends with; if it is of "
-        f"torch.distributed.checkpoint (.distcp), {JOIN}; else {FETCH_AGAIN}"
+        f"{name} has {size_bytes:,} bytes before its zip archive; if it is a file of "
+        f"torch.distributed.checkpoint (.distcp), {JOIN_SHARDS}; else {FETCH_AGAIN}"
     )
 
 
 def _check_limits(size: int, count: int, limits: Limits, name: str) -> None:
-    if count > limits.tensors + BOOKKEEPING:
+    if count > limits.tensors + SPARE_MEMBERS:
         raise TooLarge(
-            f"{name} holds {count:,} members; {BOOKKEEPING} are allowed, and one for each tensor, "
-            f"of which {limits.allowed('tensors')}"
+            f"{name} holds {count:,} members; {SPARE_MEMBERS} are allowed, and one for each "
+            f"tensor, of which {limits.allowed('tensors')}"
         )
     if size > limits.header_bytes:
         raise TooLarge(
@@ -127,23 +129,25 @@ def _check_limits(size: int, count: int, limits: Limits, name: str) -> None:
 
 
 def _read_end64(locator: bytes, record: bytes, at: int, name: str) -> tuple[int, ...]:
-    """The numbers of the zip64 directory end, in the order of those of the plain one."""
+    """Return the numbers of the zip64 end record, in the order of the plain end record."""
     _, locator_disk, offset, disks = _LOCATOR64.unpack(locator)
     if locator_disk or disks > 1:
-        raise UnsupportedFormat(f"{name} is one part of a split zip archive; {STORE_AGAIN}")
-    sound = len(record) == _END64.size and record[:4] == b"PK\x06\x06"
-    if offset < at and sound:
-        raise InvalidModel(_before(name, at - offset))
-    if offset != at or not sound:
-        raise InvalidModel(f"{name}: its zip64 directory end is not where it says; {FETCH_AGAIN}")
+        raise UnsupportedFormat(f"{name} is one part of a split zip archive; {SAVE_AGAIN}")
+    is_valid = len(record) == _END64.size and record[:4] == b"PK\x06\x06"
+    if offset < at and is_valid:
+        raise InvalidModel(_describe_prefix(name, at - offset))
+    if offset != at or not is_valid:
+        raise InvalidModel(
+            f"{name}: its zip64 directory end is not at its recorded offset; {FETCH_AGAIN}"
+        )
     _, length, _, _, *numbers = _END64.unpack(record)
     if length != _END64.size - 12:
-        raise InvalidModel(f"{name}: its zip64 directory end has an odd length; {FETCH_AGAIN}")
+        raise InvalidModel(f"{name}: its zip64 directory end has a wrong length; {FETCH_AGAIN}")
     return tuple(numbers)
 
 
-def _entries(directory: bytes, count: int, name: str) -> Iterator[Entry]:
-    """What the directory lists; it must be filled by its entries, with each name once."""
+def _entries(directory: bytes, count: int, name: str) -> Iterator[DirectoryEntry]:
+    """Yield the entries, which must fill the directory; each name must occur once."""
     at, seen = 0, set[str]()
     for _ in range(count):
         fields = directory[at : at + _ENTRY.size]
@@ -159,56 +163,58 @@ def _entries(directory: bytes, count: int, name: str) -> Iterator[Entry]:
             raise InvalidModel(f"{name}: its zip directory is cut short; {FETCH_AGAIN}")
         text = _check_name(raw_name, name)
         if text in seen:
-            raise InvalidModel(f"{name} holds the member {shown(text)} twice; {STORE_AGAIN}")
+            raise InvalidModel(f"{name} holds the member {quote_text(text)} twice; {SAVE_AGAIN}")
         seen.add(text)
         check_stored(flags, method, text, name)
-        size, packed, header, disk = _widened((size, packed, header, disk), extra, text, name)
+        size, packed, header, disk = _zip64_numbers((size, packed, header, disk), extra, text, name)
         if disk:
-            raise UnsupportedFormat(f"{name} is one part of a split zip archive; {STORE_AGAIN}")
+            raise UnsupportedFormat(f"{name} is one part of a split zip archive; {SAVE_AGAIN}")
         if size != packed or (size and text.endswith("/")):
             raise InvalidModel(
-                f"{name}: the sizes of the member {shown(text)} contradict each other; "
+                f"{name}: the sizes of the member {quote_text(text)} contradict each other; "
                 f"{FETCH_AGAIN}"
             )
-        yield Entry(text, raw_name, size, header)
+        yield DirectoryEntry(text, raw_name, size, header)
     if at != len(directory):
-        raise InvalidModel(f"{name}: its zip directory holds more than it counts; {FETCH_AGAIN}")
+        raise InvalidModel(f"{name}: its zip directory is longer than its entries; {FETCH_AGAIN}")
 
 
 def _check_name(raw: bytes, name: str) -> str:
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        raise InvalidModel(f"{name}: a member's name is not UTF-8; {STORE_AGAIN}") from error
+        raise InvalidModel(f"{name}: a member's name is not UTF-8; {SAVE_AGAIN}") from error
     parts = text.removesuffix("/").split("/")
-    odd = "\\" in text or not text.isprintable() or any(part in ("", ".", "..") for part in parts)
-    if odd:
+    is_unsafe = any(part in ("", ".", "..") for part in parts)
+    if is_unsafe or "\\" in text or not text.isprintable():
         raise InvalidModel(
-            f"{name} holds a member named {shown(text)}; names must be plain paths below the "
-            f"archive's root: {STORE_AGAIN}"
+            f"{name} holds a member named {quote_text(text)}; names must be plain paths below the "
+            f"archive's root: {SAVE_AGAIN}"
         )
     return text
 
 
-def _widened(
+def _zip64_numbers(
     numbers: tuple[int, int, int, int], extra: bytes, text: str, name: str
 ) -> tuple[int, int, int, int]:
-    """Size, packed size, header offset and disk, those too large taken from the zip64 field."""
+    """Return size, packed size, header offset and disk, with the values of the zip64 field."""
     fields: dict[int, bytes] = {}
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)
         if at + 4 + length > len(extra) or (kind == 1 and kind in fields):
-            raise InvalidModel(f"{name}: the fields of {shown(text)} are damaged; {FETCH_AGAIN}")
+            raise InvalidModel(
+                f"{name}: the fields of {quote_text(text)} are damaged; {FETCH_AGAIN}"
+            )
         fields[kind] = extra[at + 4 : at + 4 + length]
         at += 4 + length
-    wide, at, found = fields.get(1, b""), 0, list[int]()
+    wide, at, values = fields.get(1, b""), 0, list[int]()
     for number, width in zip(numbers, (8, 8, 8, 4), strict=True):
-        if number != (LONG if width == 8 else _SHORT):
-            found.append(number)
+        if number != (ZIP64_MARKER if width == 8 else _SHORT):
+            values.append(number)
             continue
         if at + width > len(wide):
-            raise InvalidModel(f"{name}: {shown(text)} lacks its zip64 sizes; {FETCH_AGAIN}")
-        found.append(int.from_bytes(wide[at : at + width], "little"))
+            raise InvalidModel(f"{name}: {quote_text(text)} lacks its zip64 sizes; {FETCH_AGAIN}")
+        values.append(int.from_bytes(wide[at : at + width], "little"))
         at += width
-    return found[0], found[1], found[2], found[3]
+    return values[0], values[1], values[2], values[3]

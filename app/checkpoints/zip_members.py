@@ -1,96 +1,100 @@
-"""A zip archive's members as byte ranges; nothing is ever unpacked."""
+"""Members of a zip archive as byte ranges; nothing is decompressed."""
 
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from palettery.app.checkpoints.json_scan import shown
-from palettery.app.checkpoints.scattered import Piece, read_pieces
+from palettery.app.checkpoints.quoting import quote_text
+from palettery.app.checkpoints.ranged_reads import FileRange, read_ranges
 from palettery.app.checkpoints.zip_directory import (
     FETCH_AGAIN,
-    LONG,
-    STORE_AGAIN,
-    Entry,
+    SAVE_AGAIN,
+    ZIP64_MARKER,
+    DirectoryEntry,
     check_stored,
-    list_entries,
+    read_directory,
 )
 from palettery.app.errors import InvalidModel, TooLarge
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 
 _LOCAL = struct.Struct("<4s5H3I2H")
-_SIZES_BEHIND = 1 << 3
+_SIZES_FOLLOW = 1 << 3
+"""Flag of a member whose sizes follow its data."""
 
 
 @dataclass(frozen=True)
-class Member:
-    """One stored member of an archive, as a byte range of the archive's file."""
+class ZipMember:
+    """An uncompressed member, as a byte range of the archive."""
 
     name: str
-    """As in the archive."""
     offset: int
-    """First byte of its data in the file."""
+    """Offset of its data in the archive."""
     size_bytes: int
 
 
-def read_members(storage: Storage, path: str, limits: Limits, *, name: str) -> Mapping[str, Member]:
-    """The members of a zip archive by name, in the order of their bytes, folders left out.
+def read_members(
+    storage: Storage, path: str, limits: Limits, *, name: str
+) -> Mapping[str, ZipMember]:
+    """Return the members of a zip archive by name, in the order of their offsets, without folders.
 
-    `name` is what messages call the file.
+    `name` names the file in messages.
 
     Raises:
-        InvalidModel: truncated, lying, or with bytes or names that no writer makes.
+        InvalidModel: truncated, inconsistent, or with bytes or names that no writer produces.
         UnsupportedFormat: compressed, encrypted or split into several files.
-        TooLarge: a directory, or a count of members, over its limit.
+        TooLarge: the directory, or the number of members, exceeds its limit.
     """
-    entries, start = list_entries(storage, path, limits, name)
+    entries, start = read_directory(storage, path, limits, name)
     _check_order(entries, start, name)
-    headers = [Piece(entry.header, _LOCAL.size + len(entry.raw_name)) for entry in entries]
-    read = read_pieces(storage, path, headers)
-    found = [_member(entry, local, name) for entry, local in zip(entries, read, strict=True)]
+    headers = [FileRange(entry.header, _LOCAL.size + len(entry.raw_name)) for entry in entries]
+    contents = read_ranges(storage, path, headers)
+    members = [_member(entry, local, name) for entry, local in zip(entries, contents, strict=True)]
     bounds = [*(entry.header for entry in entries[1:]), start]
-    for member, bound in zip(found, bounds, strict=True):
+    for member, bound in zip(members, bounds, strict=True):
         if member.offset + member.size_bytes > bound:
             raise InvalidModel(
-                f"{name}: the member {shown(member.name)} reaches into what lies behind it; "
+                f"{name}: the member {quote_text(member.name)} overlaps what follows it; "
                 f"{FETCH_AGAIN}"
             )
-    return {member.name: member for member in found if not member.name.endswith("/")}
+    return {member.name: member for member in members if not member.name.endswith("/")}
 
 
-def read_member(storage: Storage, path: str, member: Member, limits: Limits, *, name: str) -> bytes:
-    """The bytes of a member that is parsed.
+def read_member(
+    storage: Storage, path: str, member: ZipMember, limits: Limits, *, name: str
+) -> bytes:
+    """Return the bytes of a member that is to be parsed.
 
     Raises:
         TooLarge: over the limit of headers.
     """
     if member.size_bytes > limits.header_bytes:
         raise TooLarge(
-            f"{name}: the member {shown(member.name)} has {member.size_bytes:,} bytes; "
+            f"{name}: the member {quote_text(member.name)} has {member.size_bytes:,} bytes; "
             f"{limits.allowed('header_bytes')}"
         )
     return bytes(storage.read(path, member.offset, member.size_bytes))
 
 
-def below_root(members: Mapping[str, Member], name: str) -> Mapping[str, Member]:
-    """The members keyed without the one folder that all lie in, whatever it is called.
+def strip_root_folder(members: Mapping[str, ZipMember], name: str) -> Mapping[str, ZipMember]:
+    """Return the members by their names without the folder that all of them lie in.
 
     Raises:
-        InvalidModel: they do not share one.
+        InvalidModel: there is no common folder.
     """
     roots = {key.partition("/")[0] for key in members}
     if len(roots) != 1 or any("/" not in key for key in members):
         raise InvalidModel(
-            f"{name}: its {len(members):,} members do not lie in one common folder, as those of "
-            f"every PyTorch archive do; {STORE_AGAIN}"
+            f"{name}: its {len(members):,} members do not lie in one common folder, unlike those "
+            f"of every PyTorch archive; {SAVE_AGAIN}"
         )
     return {key.partition("/")[2]: member for key, member in members.items()}
 
 
-def _check_order(entries: Sequence[Entry], end: int, name: str) -> None:
-    """That local headers and data, as far as the directory tells, lie apart and in the file."""
+def _check_order(entries: Sequence[DirectoryEntry], end: int, name: str) -> None:
+    """Check that local headers and data do not overlap and lie in the file, by the directory."""
     if not entries:
-        raise InvalidModel(f"{name} is a zip archive without members; {STORE_AGAIN}")
+        raise InvalidModel(f"{name} is a zip archive without members; {SAVE_AGAIN}")
     if entries[0].header:
         raise InvalidModel(
             f"{name} begins with {entries[0].header:,} bytes that belong to no member; "
@@ -100,22 +104,22 @@ def _check_order(entries: Sequence[Entry], end: int, name: str) -> None:
     for entry, bound in zip(entries, bounds, strict=True):
         if entry.header + _LOCAL.size + len(entry.raw_name) + entry.size_bytes > bound:
             raise InvalidModel(
-                f"{name}: the member {shown(entry.name)} overlaps another, or reaches out of the "
+                f"{name}: the member {quote_text(entry.name)} overlaps another, or exceeds the "
                 f"file; {FETCH_AGAIN}"
             )
 
 
-def _member(entry: Entry, local: bytes, name: str) -> Member:
-    """A member by its local header, which must say what the directory says."""
+def _member(entry: DirectoryEntry, local: bytes, name: str) -> ZipMember:
+    """Return a member from its local header, which must agree with the directory."""
     magic, _, flags, method, _, _, _, packed, size, n, extra_n = _LOCAL.unpack(local[: _LOCAL.size])
     same_name = local[_LOCAL.size : _LOCAL.size + n] == entry.raw_name
-    same_sizes = flags & _SIZES_BEHIND or all(
-        said in (entry.size_bytes, LONG) for said in (packed, size)
+    same_sizes = flags & _SIZES_FOLLOW or all(
+        value in (entry.size_bytes, ZIP64_MARKER) for value in (packed, size)
     )
     if magic != b"PK\x03\x04" or not same_name or not same_sizes or n != len(entry.raw_name):
         raise InvalidModel(
-            f"{name}: the header of the member {shown(entry.name)} contradicts the directory; "
+            f"{name}: the header of the member {quote_text(entry.name)} contradicts the directory; "
             f"{FETCH_AGAIN}"
         )
     check_stored(flags, method, entry.name, name)
-    return Member(entry.name, entry.header + _LOCAL.size + n + extra_n, entry.size_bytes)
+    return ZipMember(entry.name, entry.header + _LOCAL.size + n + extra_n, entry.size_bytes)

@@ -8,8 +8,8 @@ from palettery.app.artifacts.export.formats import export as run_export
 from palettery.app.artifacts.export.packages import check_package, is_package, put_package
 from palettery.app.artifacts.export.request import Export, ExportSource
 from palettery.app.artifacts.files import open_files
-from palettery.app.checkpoints.kinds import HEAD_BYTES, tell_kind
-from palettery.app.checkpoints.local_files import expanded, stored_files
+from palettery.app.checkpoints.file_formats import HEAD_BYTES, detect_format
+from palettery.app.checkpoints.local_files import expand_path, stored_files
 from palettery.app.compression.assemble import assemble
 from palettery.app.compression.job_folder import report_documents
 from palettery.app.compression.layout import SHARD_BYTES
@@ -180,7 +180,7 @@ def _source(model: Path, taker: str) -> ExportSource:
     stored = stored_files([model], digests=False)
     storage, file = stored.storage, stored.files[0]
     head = bytes(storage.read(file.path, 0, min(HEAD_BYTES, file.size_bytes)))
-    kind = tell_kind(head, file.name)
+    kind = detect_format(head, file.name)
     if kind != "zip":
         raise UnsupportedFormat(
             f"{file.name} is a {kind} file; {taker} takes the .pt2 that was palettized "
@@ -218,7 +218,8 @@ def _store_in(output: Output) -> Iterator[Storage]:
 
 def _check_outputs(outputs: Sequence[Output], **inputs: Sequence[Path]) -> None:
     files = {
-        what: [file for path in paths for file in expanded(path)] for what, paths in inputs.items()
+        what: [file for path in paths for file in expand_path(path)]
+        for what, paths in inputs.items()
     }
     check_apart(outputs, **files)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from xxhash import xxh3_64
 
 from palettery.app.artifacts.writer import Chunks, Entry, arranged, header
-from palettery.app.checkpoints.dense import dense_bytes, dense_chunks
+from palettery.app.checkpoints.dense import dense_chunks, dense_size_bytes
 from palettery.app.compression.parts import Parts
 from palettery.app.compression.report import ArtifactTensor
 from palettery.app.errors import InvalidArtifact
@@ -131,7 +131,7 @@ def _piece(
     def untouched() -> Chunks:
         return dense_chunks(stores.source, path, stored)
 
-    entry = Entry(stored.name, stored.dtype, stored.shape, dense_bytes(stored), untouched)
+    entry = Entry(stored.name, stored.dtype, stored.shape, dense_size_bytes(stored), untouched)
     return ArtifactTensor(planned, slices, (entry,))
 
 

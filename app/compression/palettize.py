@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from palettery import kernels
 from palettery.app.artifacts.dtypes import NUMPY
 from palettery.app.artifacts.writer import Entry
-from palettery.app.checkpoints.dense import laid_out
+from palettery.app.checkpoints.dense import array_view
 from palettery.app.compression.cancellation import StopCheck
 from palettery.app.compression.statistics import line_of, statistics
 from palettery.app.errors import InvalidSensitivities
@@ -176,11 +176,11 @@ class _Rows:
         row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         start = self._rows.offset + first * row_bytes
         data = self._store.read(self._rows.path, start, count * row_bytes)
-        return laid_out(data, self.dtype, (count, *self.shape[1:]), None)
+        return array_view(data, self.dtype, (count, *self.shape[1:]), None)
 
 
 def _laid_out(data: memoryview, rows: StoredRows) -> NDArray[np.generic]:
-    return laid_out(data, NUMPY[rows.dtype], rows.shape, rows.strides)
+    return array_view(data, NUMPY[rows.dtype], rows.shape, rows.strides)
 
 
 def settings_of(spec: PalettizationSpec, clustering: Clustering) -> PaletteSettings:

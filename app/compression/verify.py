@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from palettery.app.artifacts.dtypes import NUMPY
 from palettery.app.artifacts.reader import Artifact, Stored
-from palettery.app.checkpoints.dense import dense_bytes, dense_chunks, laid_out
+from palettery.app.checkpoints.dense import array_view, dense_chunks, dense_size_bytes
 from palettery.app.errors import InvalidArtifact
 from palettery.app.storage.base import Reads
 from palettery.kernels.metrics import errors
@@ -64,7 +64,7 @@ def _check_bytes(
     check: Callable[[], None],
 ) -> None:
     found: Stored | None = artifact.kept.get(name)
-    if found is None or found.tensor.size_bytes != dense_bytes(tensor):
+    if found is None or found.tensor.size_bytes != dense_size_bytes(tensor):
         raise InvalidArtifact(f"{name}: the artifact as read back lacks it")
     place = found.tensor.offset
     for theirs in dense_chunks(source, path, tensor):
@@ -83,7 +83,7 @@ class _Rows:
         self._whole: NDArray[np.generic] | None = None
         if tensor.strides is not None:
             data = source.read(path, tensor.offset, tensor.size_bytes)
-            self._whole = laid_out(data, self._dtype, tensor.shape, tensor.strides)
+            self._whole = array_view(data, self._dtype, tensor.shape, tensor.strides)
 
     def read(self, first: int, rows: int) -> NDArray[np.generic]:
         if self._whole is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from palettery.app.artifacts.export.formats import FORMATS
 from palettery.app.checkpoints.pt2_runnable import read_runnable
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.compression.job_folder import write_job
 from palettery.app.compression.result_keys import request_sha256
 from palettery.app.configs.documents import ConfigDocument, read_config

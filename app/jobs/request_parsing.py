@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from palettery.app.checkpoints.read import bytes_to_parse
+from palettery.app.checkpoints.reader import bytes_to_parse
 from palettery.app.configs.documents import ConfigDocument
 from palettery.app.configs.selection import chosen_document
 from palettery.app.configs.service import ConfigService

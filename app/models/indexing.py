@@ -6,7 +6,7 @@ Arguments and results of these functions are pickled: the processes of `document
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.models.stored_contents import (
     contents_path,
     read_index,

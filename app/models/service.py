@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
-from palettery.app.checkpoints.read import bytes_to_parse
+from palettery.app.checkpoints.reader import bytes_to_parse
 from palettery.app.errors import FileGone, NotFound, ObjectMissing
 from palettery.app.files.removal import remove_unused_files
 from palettery.app.files.repository import FileLocation, FileRepository

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from palettery.app.checkpoints.read import READER_VERSION, bytes_to_parse
+from palettery.app.checkpoints.reader import READER_VERSION, bytes_to_parse
 from palettery.app.errors import ObjectMissing
 from palettery.app.storage.base import Storage
 from palettery.schemas.checkpoint import Checkpoint, StoredFile

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final
 
-from palettery.app.checkpoints.ops import REGISTERED
+from palettery.app.checkpoints.ops import OP_TYPES
 from palettery.app.planning.incompatibility import palettized_bytes
 from palettery.app.planning.module_rules import Government, ModuleTree
 from palettery.app.planning.paths import keyed
@@ -87,7 +87,7 @@ def replaced_fields(
 
     A more specific rule replaces a more general one whole; nothing is merged, as in coreai-opt.
     """
-    running = {tree.canonical(op.module) for op in checkpoint.ops if op.type in REGISTERED}
+    running = {tree.canonical(op.module) for op in checkpoint.ops if op.type in OP_TYPES}
     configs = {"global_config": config.global_config}
     pairs: dict[tuple[str, str], bool] = {}
     for module in tree.modules.values():

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from palettery.app.checkpoints.ops import REGISTERED
+from palettery.app.checkpoints.ops import OP_TYPES
 from palettery.schemas.config import (
     ModuleKMeansPalettizerConfig,
     PalettizationSpec,
@@ -25,7 +25,7 @@ def settle(
     if isinstance(spec.granularity, PerGroupedChannel):
         group_size, axis = spec.granularity.group_size, spec.granularity.axis
     if axis is None:
-        registered = REGISTERED.get(op_type or "")
+        registered = OP_TYPES.get(op_type or "")
         axis = registered.default_axis if registered else 0
     fast = config.enable_fast_kmeans_mode and spec.cluster_dim == 1
     return Clustering(
@@ -43,7 +43,7 @@ def misfit(
     coreai-opt 0.3.0 keeps tensors whose length does not divide, and fails on the other cases.
     """
     rank, group_size, axis = len(shape), clustering.group_size, clustering.axis
-    registered = REGISTERED.get(op_type or "")
+    registered = OP_TYPES.get(op_type or "")
     flattens = registered is not None and registered.flattens
     if rank == 1 and flattens:
         return f"it has one axis, and {op_type} takes no palettized bias: use null"

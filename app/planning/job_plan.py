@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.planning.resolve import resolve
 from palettery.app.planning.sensitivities import match, weigh
 from palettery.app.planning.strict import check_strict

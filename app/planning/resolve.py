@@ -3,7 +3,7 @@
 from collections.abc import Set
 from dataclasses import dataclass, replace
 
-from palettery.app.checkpoints.ops import REGISTERED
+from palettery.app.checkpoints.ops import OP_TYPES
 from palettery.app.planning.advice import EMBEDDING, replaced_fields, tensor_warnings
 from palettery.app.planning.incompatibility import group_count, misfit, palettized_bytes, settle
 from palettery.app.planning.module_rules import ModuleTree, govern
@@ -131,4 +131,4 @@ def _unfit(tensor: StoredTensor) -> str | None:
 
 
 def _is_registered(decision: Decision) -> bool:
-    return decision.op is not None and decision.op.type in REGISTERED
+    return decision.op is not None and decision.op.type in OP_TYPES

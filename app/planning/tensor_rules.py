@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from palettery.app.checkpoints.ops import REGISTERED
+from palettery.app.checkpoints.ops import OP_TYPES
 from palettery.app.planning.module_rules import ModuleTree, Rules
 from palettery.app.planning.paths import keyed, pointer
 from palettery.app.planning.patterns import Patterns
@@ -97,7 +97,7 @@ class _Walk:
     def run(self) -> Verdicts:
         for op in self._checkpoint.ops:
             module = self._tree.canonical(op.module)
-            registered = op.type in REGISTERED
+            registered = op.type in OP_TYPES
             if not registered and module not in self._open:
                 continue
             rules = self._governed[module]
@@ -181,7 +181,7 @@ class _Walk:
         governing: dict[str, Rules] = {}
         for op in self._checkpoint.ops:
             rules = self._governed[self._tree.canonical(op.module)]
-            if rules.config is not None and rules.config.op_name_config and op.type in REGISTERED:
+            if rules.config is not None and rules.config.op_name_config and op.type in OP_TYPES:
                 names[rules.path].append(op.name)
                 governing[rules.path] = rules
         return {

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from palettery.app.checkpoints.ops import REGISTERED
+from palettery.app.checkpoints.ops import OP_TYPES
 from palettery.app.planning.module_rules import Government
 from palettery.app.planning.paths import keyed
 from palettery.app.planning.suggestions import DottedNames, close_names, close_op_types, close_types
@@ -51,8 +51,8 @@ class _Search:
         self._modules = DottedNames(
             name for module in checkpoint.modules for name in (module.name, *module.aliases)
         )
-        self._ops = DottedNames(op.name for op in checkpoint.ops if op.type in REGISTERED)
-        self._op_types = {op.type for op in checkpoint.ops if op.type in REGISTERED}
+        self._ops = DottedNames(op.name for op in checkpoint.ops if op.type in OP_TYPES)
+        self._op_types = {op.type for op in checkpoint.ops if op.type in OP_TYPES}
         self._local_names = {
             name.rpartition(".")[2]
             for tensor in checkpoint.tensors
@@ -91,11 +91,11 @@ class _Search:
             inner = f"{path}.{keyed('op_type_config', key)}"
             if inner in self._used:
                 yield from self._op_config(inner, entry)
-            elif key in REGISTERED:
+            elif key in OP_TYPES:
                 near = close_op_types(key, self._op_types)
                 yield _unmatched(inner, "no op of this type is left to these rules", near)
             else:
-                near = close_op_types(key, REGISTERED)
+                near = close_op_types(key, OP_TYPES)
                 yield _unmatched(inner, "there is no such op type among the registered ones", near)
         for key, entry in config.op_name_config.items():
             inner = f"{path}.{keyed('op_name_config', key)}"

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save
 from sqlalchemy import text
 
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
 from palettery.schemas.checkpoint import StoredFile

@@ -1,8 +1,8 @@
-"""Files as they come from strangers, built byte by byte."""
+"""Untrusted files, built byte by byte."""
 
 import pytest
 
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
 from palettery.schemas.checkpoint import StoredFile
@@ -21,7 +21,7 @@ def _tensor():
 
 @pytest.fixture
 def read(tmp_path):
-    """A function: files as name=bytes -> their Checkpoint."""
+    """Return a function from files (name -> bytes) to their Checkpoint."""
 
     def read_files(files, limits=None):
         for name, content in files.items():

@@ -1,4 +1,4 @@
-"""Tensors stored in any order come out in row-major order."""
+"""Row-major bytes of tensors with any strides."""
 
 import ml_dtypes
 import numpy as np
@@ -44,6 +44,6 @@ def test_bytes_are_row_major(tmp_path, monkeypatch, kind, chunk_bytes):
         offset=4 + offset,
         size_bytes=(last + 1) * view.itemsize,
     )
-    found = b"".join(dense.dense_chunks(open_storage(tmp_path.as_uri()), "m", tensor))
-    assert found == view.tobytes()
-    assert len(found) == dense.dense_bytes(tensor)
+    data = b"".join(dense.dense_chunks(open_storage(tmp_path.as_uri()), "m", tensor))
+    assert data == view.tobytes()
+    assert len(data) == dense.dense_size_bytes(tensor)

@@ -1,4 +1,4 @@
-"""Folders as people keep them: two sets of weights, and files of other programs."""
+"""Folders with two sets of weights, or with files of other programs."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from palettery.app.checkpoints.local_files import stored_files
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.errors import BadInput
 from palettery.app.settings import Limits
 from tests.forged import safetensors_bytes, saved, tensor
@@ -24,16 +24,16 @@ def read(folder):
 
 
 def test_the_index_of_a_folder_decides_and_dot_files_are_no_part_of_it(tmp_path):
-    said = {"weight_map": {"a": FIRST, "b": SECOND}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(said))
+    index = {"weight_map": {"a": FIRST, "b": SECOND}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     for name, content in ((FIRST, "a"), (SECOND, "b"), ("consolidated.safetensors", "layers.0.a")):
         (tmp_path / name).write_bytes(shard(content))
     for name in ("._model.safetensors", f"._{FIRST}", ".model.safetensors.index.json"):
         (tmp_path / name).write_bytes(b"\0\5\x16\7" + bytes(100))
-    found = read(tmp_path)
-    assert [held.name for held in found.tensors] == ["a", "b"]
-    assert found.warnings[0] == (
-        "left out, for model.safetensors.index.json does not name it: consolidated.safetensors"
+    checkpoint = read(tmp_path)
+    assert [one.name for one in checkpoint.tensors] == ["a", "b"]
+    assert checkpoint.warnings[0] == (
+        "ignored, because model.safetensors.index.json does not name it: consolidated.safetensors"
     )
     (tmp_path / "model.safetensors.index.json").unlink()
     (tmp_path / SECOND).unlink()
@@ -43,22 +43,22 @@ def test_the_index_of_a_folder_decides_and_dot_files_are_no_part_of_it(tmp_path)
 
 def test_a_folder_of_dot_files_holds_no_model(tmp_path):
     (tmp_path / "._model.safetensors").write_bytes(b"\0\5\x16\7")
-    with pytest.raises(BadInput, match=r"no \.safetensors file"):
+    with pytest.raises(BadInput, match=r"neither \.safetensors files"):
         read(tmp_path)
 
 
 def test_a_folder_of_checkpoints_stands_for_its_shards_without_what_training_left(tmp_path):
     first, second = "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"
-    said = {"weight_map": {"a": first, "b": second}}
-    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(said))
+    index = {"weight_map": {"a": first, "b": second}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     for name, key in ((first, "a"), (second, "b")):
         (tmp_path / name).write_bytes(saved({key: torch.ones(2)}))
     for name in ("optimizer.pt", "training_args.bin", "scheduler.bin"):
         (tmp_path / name).write_bytes(saved({"state": {}}))
     (tmp_path / "tokenizer_config.json").write_text("{}")
-    assert [held.name for held in read(tmp_path).tensors] == ["a", "b"]
+    assert [one.name for one in read(tmp_path).tensors] == ["a", "b"]
     (tmp_path / "model.safetensors").write_bytes(shard("c"))  # then they are the same twice
-    assert [held.name for held in read(tmp_path).tensors] == ["c"]
+    assert [one.name for one in read(tmp_path).tensors] == ["c"]
 
 
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
@@ -87,7 +87,9 @@ def test_the_config_of_a_folder_is_taken_if_it_tells_of_the_model(
 
 def test_a_folder_without_weights_says_what_to_do(tmp_path):
     (tmp_path / "best.ckpt").write_bytes(saved({"a": torch.ones(2)}))
-    with pytest.raises(BadInput, match=r"no \.safetensors.*no pytorch_model\.bin; name the files"):
+    with pytest.raises(
+        BadInput, match=r"neither \.safetensors.*nor pytorch_model\.bin; name the files"
+    ):
         read(tmp_path)
     (tmp_path / "__0_0.distcp").write_bytes(b"PK")
     with pytest.raises(BadInput, match=r"torch\.distributed\.checkpoint.*dcp_to_torch"):

@@ -1,4 +1,4 @@
-"""What reading a hostile file costs, in steps and in memory, against the bytes that it has."""
+"""Time and memory for hostile files, which must be proportional to their size."""
 
 import sys
 import tracemalloc
@@ -8,10 +8,10 @@ import pytest
 
 from benchmarks import attacks
 from benchmarks.parsers import PARSERS, stored
-from palettery.app.checkpoints.json_scan import unique
+from palettery.app.checkpoints.json_scanner import unique_keys
 from palettery.app.checkpoints.pickle_machine import PickleMachine
-from palettery.app.checkpoints.read import read_checkpoint
-from palettery.app.checkpoints.torch_records import OtherKey
+from palettery.app.checkpoints.reader import read_checkpoint
+from palettery.app.checkpoints.torch_records import NonTextKey
 from palettery.app.errors import BadInput, TooLarge
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
@@ -29,7 +29,7 @@ CASES = [(parser, attack) for parser, (_, hostile) in PARSERS.items() for attack
 
 @pytest.fixture
 def reads(tmp_path):
-    """A function: parser and a file's content -> one that reads it, refused or not."""
+    """Return a function from a parser and content to a function that reads it, accepted or not."""
 
     def prepare(parser, content):
         files = {"model": attacks.honest_safetensors(100)} if parser == "index" else {}
@@ -46,7 +46,7 @@ def reads(tmp_path):
 
 
 def steps(read):
-    """Calls that a function makes in all, of Python and of C."""
+    """Return the number of Python and C calls that a function makes."""
     made = 0
 
     def count(_frame, event, _argument):
@@ -93,7 +93,7 @@ def test_honest_files_are_read(tmp_path, parser):
 
 
 class Compared(str):
-    """A text that counts how often one is compared with another."""
+    """A string that counts comparisons."""
 
     __slots__ = ()
     count = 0
@@ -108,16 +108,16 @@ class Compared(str):
 def test_a_key_that_is_there_twice_is_found_in_one_pass():
     keys = [Compared(f"k{n}") for n in range(5_000)]
     with pytest.raises(ValueError, match="'k4999' occurs twice"):
-        unique([(key, 0) for key in (*keys, Compared("k4999"))])
+        unique_keys([(key, 0) for key in (*keys, Compared("k4999"))])
     assert Compared.count < 50
 
 
 def test_keys_that_a_stranger_chose_hash_as_none_can_foresee():
     numbers = b"\x80\x02}(" + b"".join(attacks.number(n << 20) + b"N" for n in range(9)) + b"u."
-    found = PickleMachine(numbers, Limits()).run()
-    assert len(found) == 9
-    for key in found:
-        assert isinstance(key, OtherKey)
+    pairs = PickleMachine(numbers, Limits()).run()
+    assert len(pairs) == 9
+    for key in pairs:
+        assert isinstance(key, NonTextKey)
         assert hash(key) == object.__hash__(key)
 
 

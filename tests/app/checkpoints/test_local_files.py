@@ -1,4 +1,4 @@
-"""Links: a file keeps the name and the folder it was given by, and is read where it leads."""
+"""Links: a file keeps its own name and folder, and its target is read."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def weights(seed):
 
 
 def beside_another(tmp_path):
-    """The link's own name is another file's where it leads."""
+    """The name of the link is that of another file in the target's folder."""
     runs, release = tmp_path / "runs", tmp_path / "release"
     runs.mkdir()
     release.mkdir()
@@ -34,7 +34,7 @@ def beside_another(tmp_path):
 
 
 def hub_cache(tmp_path):
-    """As huggingface_hub lays files out: snapshots/<revision>/<name> -> ../../blobs/<digest>."""
+    """The layout of huggingface_hub: snapshots/<revision>/<name> -> ../../blobs/<digest>."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "r"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
@@ -64,7 +64,7 @@ def in_a_linked_folder(tmp_path):
 
 
 def above_a_linked_folder(tmp_path):
-    """`..` behind a link is the parent of where it leads, not of the link."""
+    """`..` after a link is the parent of its target, not of the link."""
     path = beside_another(tmp_path)
     inner = path.parent / "inner"
     inner.mkdir()
@@ -99,8 +99,8 @@ def linked(request, tmp_path):
 
 def test_what_a_link_leads_to_is_compressed(palettery, linked, tmp_path):
     out = tmp_path / "out.safetensors"
-    code, _, told = palettery("compress", linked, "--preset", "w8", "-o", out)
-    assert code == 0, told
+    code, _, output = palettery("compress", linked, "--preset", "w8", "-o", out)
+    assert code == 0, output
     np.testing.assert_allclose(load(out)["a.weight"].numpy(), weights(1)["a.weight"], atol=0.02)
 
 
@@ -116,16 +116,16 @@ def test_sensitivities_may_be_links(palettery, linked, tmp_path):
     """The wrong ones would be named other than the model's tensors."""
     model = tmp_path / "plain.safetensors"
     save_file(weights(2), model)
-    code, told, error = palettery(
+    code, output, error = palettery(
         "plan", model, "--preset", "w4", "--sensitivities", linked, "--json"
     )
     assert code == 0, error
-    assert list(json.loads(told)["sensitivities_sha256"]) == [linked.name]
+    assert list(json.loads(output)["sensitivities_sha256"]) == [linked.name]
 
 
 @pytest.fixture
 def linked_artifact(palettery, tmp_path):
-    """An artifact behind a link, whose name is another artifact's where it leads."""
+    """A link to an artifact; another artifact in the target's folder has the link's name."""
     runs = tmp_path / "artifacts"
     runs.mkdir()
     for seed, name in enumerate((NAME, "best.safetensors")):
@@ -149,8 +149,8 @@ def test_an_artifact_may_be_a_link(palettery, linked_artifact, tmp_path):
     assert palettery("decompress", linked_artifact, "-o", tmp_path / "dense")[0] == 0
     np.testing.assert_allclose(load_file(tmp_path / "dense")["a.weight"], whole, atol=0.02)
     assert load_torch(tmp_path / "dense").keys() == {"a.weight"}
-    code, told, _ = palettery("inspect", linked_artifact, "--json")
-    assert (code, json.loads(told)["palettized"][0]["name"]) == (0, "a.weight")
+    code, output, _ = palettery("inspect", linked_artifact, "--json")
+    assert (code, json.loads(output)["palettized"][0]["name"]) == (0, "a.weight")
 
 
 def test_shards_and_index_may_be_links_into_several_folders(palettery, tmp_path):
@@ -165,10 +165,10 @@ def test_shards_and_index_may_be_links_into_several_folders(palettery, tmp_path)
     index = {"weight_map": {f"{number}.weight": name for number, name in enumerate(names)}}
     (tmp_path / "blob").write_text(json.dumps(index))
     (snapshot / "model.safetensors.index.json").symlink_to("../../blob")
-    for given in ([snapshot], sorted(snapshot.iterdir())):
-        code, told, error = palettery("plan", *given, "--preset", "w4", "--json")
+    for paths in ([snapshot], sorted(snapshot.iterdir())):
+        code, output, error = palettery("plan", *paths, "--preset", "w4", "--json")
         assert code == 0, error
-        assert {each["name"] for each in json.loads(told)["tensors"]} == {"0.weight", "1.weight"}
+        assert {each["name"] for each in json.loads(output)["tensors"]} == {"0.weight", "1.weight"}
 
 
 def test_one_folder_may_have_two_names(palettery, tmp_path):
@@ -177,18 +177,18 @@ def test_one_folder_may_have_two_names(palettery, tmp_path):
     for number in range(2):
         save_file({f"{number}.weight": weights(0)["a.weight"]}, folder / f"{number}.safetensors")
     (tmp_path / "same").symlink_to("model")
-    given = [folder / "0.safetensors", tmp_path / "same" / "1.safetensors"]
-    assert palettery("plan", *given, "--preset", "w4")[0] == 0
+    paths = [folder / "0.safetensors", tmp_path / "same" / "1.safetensors"]
+    assert palettery("plan", *paths, "--preset", "w4")[0] == 0
 
 
 def test_files_of_several_folders_are_refused_with_a_way_out(palettery, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         save_file({f"{name}.weight": weights(0)["a.weight"]}, tmp_path / name / NAME)
-    given = [tmp_path / "a" / NAME, tmp_path / "b" / NAME]
-    code, _, told = palettery("plan", *given, "--preset", "w4")
-    assert (code, told.count("\n")) == (2, 1)
-    assert f"{tmp_path / 'a'}, {tmp_path / 'b'}; make a folder of links" in told
+    paths = [tmp_path / "a" / NAME, tmp_path / "b" / NAME]
+    code, _, output = palettery("plan", *paths, "--preset", "w4")
+    assert (code, output.count("\n")) == (2, 1)
+    assert f"{tmp_path / 'a'}, {tmp_path / 'b'}; make a folder of links" in output
 
 
 def broken(path):
@@ -235,34 +235,34 @@ def test_what_is_no_file_is_one_line(palettery, tmp_path, make, words):
     path = tmp_path / NAME
     expected = make(path)
     command, *options = words
-    code, out, told = palettery(command, path, *options)
-    assert (code, out, told.count("\n")) == (2, "", 1)
-    assert re.search(expected, told), told
+    code, out, error = palettery(command, path, *options)
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert re.search(expected, error), error
 
 
 @pytest.mark.parametrize("make", [broken, loop, pipe, device])
 def test_what_is_no_file_in_a_folder_is_named(palettery, tmp_path, make):
     save_file(weights(0), tmp_path / "a.safetensors")
     make(tmp_path / NAME)
-    code, _, told = palettery("plan", tmp_path, "--preset", "w4")
-    assert (code, told.count("\n")) == (2, 1)
-    assert str(tmp_path / NAME) in told
+    code, _, output = palettery("plan", tmp_path, "--preset", "w4")
+    assert (code, output.count("\n")) == (2, 1)
+    assert str(tmp_path / NAME) in output
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000 + "y"])
 def test_names_that_are_too_long_are_one_line(palettery, tmp_path, name):
-    code, _, told = palettery("plan", tmp_path / name, "--preset", "w4")
-    assert (code, told.count("\n")) == (2, 1)
-    assert "File name too long" in told
+    code, _, output = palettery("plan", tmp_path / name, "--preset", "w4")
+    assert (code, output.count("\n")) == (2, 1)
+    assert "File name too long" in output
 
 
 def test_a_name_that_is_not_utf8_is_one_line(palettery, tmp_path):
     path = tmp_path / os.fsdecode(b"m\xff.safetensors")
     save_file(weights(0), tmp_path / "m.safetensors")
     shutil.move(tmp_path / "m.safetensors", path)
-    code, _, told = palettery("plan", path, "--preset", "w4")
-    assert (code, told.count("\n")) == (2, 1)
-    assert "is not UTF-8; give the file another one, or a link" in told
+    code, _, output = palettery("plan", path, "--preset", "w4")
+    assert (code, output.count("\n")) == (2, 1)
+    assert "is not UTF-8; give the file another one, or a link" in output
 
 
 def test_a_folder_whose_name_is_not_utf8_can_be_read(tmp_path):

@@ -47,9 +47,9 @@ def type_of(module):
 def test_the_type_is_that_of_the_live_module(name):
     root = nn.ModuleDict({name: MODULES[name]})
     shapes = {key: tensor.shape for key, tensor in root.state_dict().items()}
-    found = {module.name: module.type for module in infer_modules(stored(shapes), Limits())}
-    assert found.pop("") is None
-    assert found == {key: type_of(module) for key, module in root.named_modules() if key}
+    result = {module.name: module.type for module in infer_modules(stored(shapes), Limits())}
+    assert result.pop("") is None
+    assert result == {key: type_of(module) for key, module in root.named_modules() if key}
 
 
 def test_attention_consumes_its_output_projection():
@@ -75,9 +75,9 @@ def test_a_weight_at_the_root_is_an_op_of_the_root():
 
 def test_an_output_projection_elsewhere_is_a_linear():
     tensors = stored({"attn.out_proj.weight": (4, 4), "attn.q_proj.weight": (4, 4)})
-    found = {module.name: module.type for module in infer_modules(tensors, Limits())}
-    assert found["attn.out_proj"] == found["attn.q_proj"] == type_of(nn.Linear(1, 1))
-    assert found["attn"] is None
+    result = {module.name: module.type for module in infer_modules(tensors, Limits())}
+    assert result["attn.out_proj"] == result["attn.q_proj"] == type_of(nn.Linear(1, 1))
+    assert result["attn"] is None
 
 
 def test_parents_come_before_children_whatever_the_order_of_tensors():
@@ -112,9 +112,9 @@ def types(shapes):
 def test_gpt2_is_kept_even_where_its_weights_are_square():
     block = nn.ModuleDict({"c_attn": Conv1D(6, 18), "c_proj": Conv1D(6, 6), "c_fc": Conv1D(6, 24)})
     root = nn.ModuleDict({"h": nn.ModuleList([block]), "wte": nn.Embedding(9, 6)})
-    found = types({key: tensor.shape for key, tensor in root.state_dict().items()})
-    assert [found[f"h.0.{name}"] for name in block] == [CONV1D] * 3
-    assert found["wte"] == type_of(root["wte"])
+    result = types({key: tensor.shape for key, tensor in root.state_dict().items()})
+    assert [result[f"h.0.{name}"] for name in block] == [CONV1D] * 3
+    assert result["wte"] == type_of(root["wte"])
     names = [f"h.0.{name}.{state}" for name in block for state in ("weight", "bias")]
     tensors = stored({key: tensor.shape for key, tensor in root.state_dict().items()})
     assert derive_ops(infer_modules(tensors, Limits()), names) == ()
@@ -136,13 +136,13 @@ def test_square_weights_with_a_bias_are_linear_elsewhere():
     ],
     ids=str,
 )
-def test_a_bias_tells_convolutions_from_transposed_ones(module):
+def test_a_bias_distinguishes_convolutions_from_transposed_ones(module):
     shapes = {f"up.{name}": tensor.shape for name, tensor in module.state_dict().items()}
     assert types(shapes)["up"] == type_of(module)
 
 
 @pytest.mark.parametrize("name", ["deconv", "conv_transpose", "decoder.convtr.0", "conv_tr1"])
-def test_a_name_tells_of_a_transposed_convolution_without_bias(name):
+def test_a_name_reveals_a_transposed_convolution_without_bias(name):
     module = nn.ConvTranspose2d(4, 6, 3, bias=False)
     assert types({f"{name}.weight": module.weight.shape})[name] == type_of(module)
 
@@ -161,8 +161,8 @@ def test_a_name_tells_of_a_transposed_convolution_without_bias(name):
     ],
 )
 def test_three_axes_that_may_be_no_kernel_are_of_no_known_type(name, shapes):
-    given = {f"{name}.{state}": shape for state, shape in shapes.items()}
-    assert types(given)[name] is None
+    nested = {f"{name}.{state}": shape for state, shape in shapes.items()}
+    assert types(nested)[name] is None
 
 
 @pytest.mark.parametrize(

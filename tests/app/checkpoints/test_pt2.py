@@ -1,4 +1,4 @@
-"""Exports as torch writes them, against the live model; and archives that torch never wrote."""
+"""Exports of torch, compared with the live model, and forged archives."""
 
 import io
 import json
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from palettery.app.artifacts.dtypes import NUMPY
-from palettery.app.checkpoints import json_scan
+from palettery.app.checkpoints import json_scanner
 from palettery.app.checkpoints.pt2 import read_pt2
 from palettery.app.checkpoints.pt2_graph import DEPTH
 from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
@@ -86,7 +86,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def sound(small):
-    """The members of a sound archive, by name below its root."""
+    """Return the members of a valid archive, by name below its root."""
     tokens = torch.zeros(1, 8, dtype=torch.long)
     with zipfile.ZipFile(io.BytesIO(export(small, tokens))) as archive:
         return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
@@ -94,7 +94,7 @@ def sound(small):
 
 @pytest.fixture
 def read(tmp_path):
-    """A function: an archive's bytes, or its members -> its Checkpoint."""
+    """Return a function from an archive's bytes, or its members, to its Checkpoint."""
 
     def read_bytes(content, method=zipfile.ZIP_STORED, **limits):
         path = tmp_path / "model.pt2"
@@ -110,15 +110,15 @@ def read(tmp_path):
     return read_bytes
 
 
-def load(tmp_path, held):
-    """A tensor's elements, from its byte range alone."""
+def load(tmp_path, tensor):
+    """Return a tensor's elements, from its byte range."""
     content = (tmp_path / "model.pt2").read_bytes()
-    data = content[held.offset : held.offset + held.size_bytes]
-    flat = np.frombuffer(data, NUMPY[held.dtype])
-    if held.strides is None:
-        return flat.reshape(held.shape)
-    steps = [step * flat.itemsize for step in held.strides]
-    return np.lib.stride_tricks.as_strided(flat, held.shape, steps)
+    data = content[tensor.offset : tensor.offset + tensor.size_bytes]
+    flat = np.frombuffer(data, NUMPY[tensor.dtype])
+    if tensor.strides is None:
+        return flat.reshape(tensor.shape)
+    steps = [step * flat.itemsize for step in tensor.strides]
+    return np.lib.stride_tricks.as_strided(flat, tensor.shape, steps)
 
 
 # Sound archives
@@ -128,11 +128,11 @@ def test_tensors_are_those_of_the_state_dict(small, sound, read, tmp_path):
     checkpoint = read(sound)
     state = small.state_dict()
     assert {name for t in checkpoint.tensors for name in (t.name, *t.aliases)} == set(state)
-    for held in checkpoint.tensors:
-        live = state[held.name]
-        assert held.shape == tuple(live.shape)
-        np.testing.assert_array_equal(load(tmp_path, held), live.numpy())
-    tensors = {held.name: held for held in checkpoint.tensors}
+    for tensor in checkpoint.tensors:
+        live = state[tensor.name]
+        assert tensor.shape == tuple(live.shape)
+        np.testing.assert_array_equal(load(tmp_path, tensor), live.numpy())
+    tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
     assert tensors["conv.weight"].strides == (18, 1, 6, 2)
     assert tensors["embed.weight"].strides is None
     assert "mask" not in tensors
@@ -147,13 +147,13 @@ def test_tensors_come_in_the_order_of_the_live_model(small, sound, read):
             *module.named_buffers(recurse=False),
         )
     ]
-    named = [held.name for held in read(sound).tensors]
+    named = [tensor.name for tensor in read(sound).tensors]
     assert named == [name for name in live if name not in ("head.weight", "mask")]
 
 
 def test_ties_and_shared_modules_are_aliases(sound, read):
     checkpoint = read(sound)
-    tied = {held.name: held.aliases for held in checkpoint.tensors if held.aliases}
+    tied = {tensor.name: tensor.aliases for tensor in checkpoint.tensors if tensor.aliases}
     assert tied == {
         "embed.weight": ("head.weight",),
         "layers.1.linear1.weight": ("again.weight",),
@@ -209,12 +209,12 @@ def test_ways_of_exporting_give_the_same_ops(read):
 
 
 def test_every_dtype_is_read(read):
-    tensors = {held.name: held for held in read(export(Numbers(), torch.zeros(3))).tensors}
-    assert len({held.dtype for held in tensors.values()}) == len(Numbers.DTYPES)
-    for name, held in tensors.items():
+    tensors = {tensor.name: tensor for tensor in read(export(Numbers(), torch.zeros(3))).tensors}
+    assert len({tensor.dtype for tensor in tensors.values()}) == len(Numbers.DTYPES)
+    for name, tensor in tensors.items():
         live = getattr(Numbers(), name)
-        assert held.size_bytes == live.nbytes
-        assert held.aliases == ()
+        assert tensor.size_bytes == live.nbytes
+        assert tensor.aliases == ()
     assert tensors["a_bfloat16"].dtype == "BF16"
     assert tensors["a_float8_e4m3fn"].dtype == "F8_E4M3"
 
@@ -230,11 +230,11 @@ def test_weights_that_share_a_storage_are_ranges_of_it(read, tmp_path):
         def forward(self, x):
             return x @ self.whole + self.row + (x @ self.turned.t())
 
-    tensors = {held.name: held for held in read(export(Views(), torch.zeros(2, 3))).tensors}
+    tensors = {tensor.name: tensor for tensor in read(export(Views(), torch.zeros(2, 3))).tensors}
     assert tensors["row"].offset == tensors["whole"].offset + 16
     assert tensors["turned"].strides == (1, 4)
-    for name, held in tensors.items():
-        np.testing.assert_array_equal(load(tmp_path, held), getattr(Views(), name).detach())
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(load(tmp_path, tensor), getattr(Views(), name).detach())
 
 
 def test_dynamic_shapes_do_not_matter(read):
@@ -244,7 +244,9 @@ def test_dynamic_shapes_do_not_matter(read):
 
 
 def test_unknown_fields_are_let_be(sound, read):
-    content = changed(sound, GRAPH, lambda said: said.update(new={"a": [1, {"b": float("nan")}]}))
+    content = changed(
+        sound, GRAPH, lambda document: document.update(new={"a": [1, {"b": float("nan")}]})
+    )
     content = changed(content, WEIGHTS, weight("scale", new=1))
     assert read({**content, "extra/note": b"hello"}).ops == read(sound).ops
 
@@ -254,7 +256,7 @@ def test_unknown_fields_are_let_be(sound, read):
 
 @pytest.fixture
 def canary(tmp_path):
-    """A file that a pickle makes when it is loaded, and the pickle."""
+    """Return a file that a pickle creates when it is loaded, and the pickle."""
     path = tmp_path / "canary"
 
     class Bomb:
@@ -315,7 +317,7 @@ def test_archives_of_older_versions_are_refused(sound, read, canary, tmp_path):
         read(path.read_bytes())
     for version in (7, 9):
         newer = changed(
-            sound, GRAPH, lambda said, v=version: said["schema_version"].update(major=v)
+            sound, GRAPH, lambda document, v=version: document["schema_version"].update(major=v)
         )
         with pytest.raises(UnsupportedFormat, match=rf"schema version '{version}'.*2\.13"):
             read(newer)
@@ -334,10 +336,10 @@ def test_expressions_are_never_evaluated(sound, read, tmp_path):
     with pytest.raises(InvalidModel, match="storage_offset with a symbolic expression"):
         read(changed(sound, WEIGHTS, weight("scale", storage_offset=symbol)))
 
-    def everywhere(said):
-        said["guards_code"] = [code]
-        said["range_constraints"] = {code: {"min_val": 0, "max_val": 1}}
-        graph = said["graph_module"]["graph"]
+    def everywhere(document):
+        document["guards_code"] = [code]
+        document["range_constraints"] = {code: {"min_val": 0, "max_val": 1}}
+        graph = document["graph_module"]["graph"]
         graph["sym_int_values"] = {"s0": symbol}
         for value in graph["tensor_values"].values():
             value["sizes"] = [symbol for _ in value["sizes"]]
@@ -346,25 +348,25 @@ def test_expressions_are_never_evaluated(sound, read, tmp_path):
     assert not path.exists()
 
 
-# Lies
+# Inconsistent weights
 
 
 @pytest.mark.parametrize(
-    ("said", "complaint"),
+    ("meta", "message"),
     [
         ({"path_name": "../weights/weight_0"}, "must be a member"),
         ({"path_name": "weight_0/../weight_1"}, "must be a member"),
         ({"path_name": "/weight_0"}, "must be a member"),
         ({"path_name": "weight_999"}, "must be a member"),
         ({"path_name": "model_weights_config.json"}, "must be a member"),
-        ({"path_name": 3}, "'path_name' must be a text"),
+        ({"path_name": 3}, "'path_name' must be a string"),
         ({"use_pickle": None}, "'use_pickle' must be true or false"),
         ({"sizes": ints(1 << 40), "strides": ints(0)}, "share bytes"),
         ({"sizes": ints(4, 4), "strides": ints(1, 1)}, "share bytes"),
-        ({"sizes": ints(2), "strides": ints(1 << 62)}, "beyond the 64 bytes"),
-        ({"sizes": ints(17)}, "beyond the 64 bytes"),
+        ({"sizes": ints(2), "strides": ints(1 << 62)}, "exceeds the 64 bytes"),
+        ({"sizes": ints(17)}, "exceeds the 64 bytes"),
         ({"sizes": ints(10**4000)}, "plain whole numbers"),
-        ({"storage_offset": {"as_int": 9}}, "beyond the 64 bytes"),
+        ({"storage_offset": {"as_int": 9}}, "exceeds the 64 bytes"),
         ({"storage_offset": {"as_int": -1}}, "storage_offset with no number"),
         ({"sizes": ints(-8)}, "sizes with no number"),
         ({"sizes": ints(True)}, "sizes with no number"),
@@ -377,78 +379,86 @@ def test_expressions_are_never_evaluated(sound, read, tmp_path):
         ({"dtype": "F32"}, "'dtype' must be a whole number"),
     ],
 )
-def test_weights_that_lie_are_refused(said, complaint, sound, read):
-    with pytest.raises(InvalidModel, match=rf"'scale'.*{complaint}.*export the model again"):
-        read(changed(sound, WEIGHTS, weight("scale", **said)))
+def test_inconsistent_weights_are_rejected(meta, message, sound, read):
+    with pytest.raises(InvalidModel, match=rf"'scale'.*{message}.*export the model again"):
+        read(changed(sound, WEIGHTS, weight("scale", **meta)))
 
 
-@pytest.mark.parametrize("said", [{"dtype": 9}, {"dtype": 10**30}, {"layout": 1}])
-def test_weights_that_cannot_be_stored_are_refused(said, sound, read):
+@pytest.mark.parametrize("meta", [{"dtype": 9}, {"dtype": 10**30}, {"layout": 1}])
+def test_weights_that_cannot_be_stored_are_refused(meta, sound, read):
     with pytest.raises(UnsupportedFormat, match=r"'scale'.*(convert|make it dense)"):
-        read(changed(sound, WEIGHTS, weight("scale", **said)))
+        read(changed(sound, WEIGHTS, weight("scale", **meta)))
 
 
 @pytest.mark.parametrize(
-    ("member", "content", "complaint"),
+    ("member", "content", "message"),
     [
         (GRAPH, b"[" * 100_000, "nested too deep"),
         (GRAPH, b'{"a":' * 100_000, "nested too deep"),
         (GRAPH, b'{"a": 1, "a": 2}', "'a' occurs twice"),
         (WEIGHTS, b'{"config": {"w": {}, "w": {}}}', "'w' occurs twice"),
         (CONSTANTS, b'{"config": {}, "config": {}}', "'config' occurs twice"),
-        (GRAPH, b"[]", "must hold a JSON object"),
-        (GRAPH, b"\xff{}", "not sound JSON"),
-        (GRAPH, b'{"n": ' + b"1" * 10_000 + b"}", "not sound JSON"),
+        (GRAPH, b"[]", "must be a JSON object"),
+        (GRAPH, b"\xff{}", "not valid JSON"),
+        (GRAPH, b'{"n": ' + b"1" * 10_000 + b"}", "not valid JSON"),
         (GRAPH, b"{}", "'schema_version' must be an object"),
         (WEIGHTS, b"{}", "'config' must be an object"),
         (WEIGHTS, b'{"config": {}}', "holds no weights"),
-        (WEIGHTS, b'{"config": {"w": 1}}', "'path_name' must be a text"),
+        (WEIGHTS, b'{"config": {"w": 1}}', "'path_name' must be a string"),
         (WEIGHTS, b'{"config": {"": {}}}', "without a name"),
-        (CONSTANTS, b'{"config": {"c": []}}', "'path_name' must be a text"),
+        (CONSTANTS, b'{"config": {"c": []}}', "'path_name' must be a string"),
     ],
 )
-def test_json_that_is_not_as_it_must_be_is_refused(member, content, complaint, sound, read):
-    with pytest.raises(InvalidModel, match=complaint):
+def test_invalid_json_is_rejected(member, content, message, sound, read):
+    with pytest.raises(InvalidModel, match=message):
         read({**sound, member: content})
 
 
-def _node(**said):
-    return lambda graph: graph["graph_module"]["graph"]["nodes"][0].update(said)
+def _node(**fields):
+    return lambda graph: graph["graph_module"]["graph"]["nodes"][0].update(fields)
 
 
-def _metadata(**said):
-    return lambda graph: graph["graph_module"]["graph"]["nodes"][0]["metadata"].update(said)
+def _metadata(**fields):
+    return lambda graph: graph["graph_module"]["graph"]["nodes"][0]["metadata"].update(fields)
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
-        (lambda said: said.update(graph_module=[]), "'graph_module' must be an object"),
-        (lambda said: said["graph_module"].update(signature=None), "'signature' must be"),
-        (lambda said: said["graph_module"].update(module_call_graph={}), "must be a list"),
-        (lambda said: said["graph_module"]["module_call_graph"].append({"fqn": 1}), "'fqn'"),
-        (lambda said: said["graph_module"]["module_call_graph"].append({"fqn": "a" * 9_999}), "a"),
-        (lambda said: said["graph_module"]["graph"].update(nodes=[7]), "node 0: 'inputs'"),
+        (lambda document: document.update(graph_module=[]), "'graph_module' must be an object"),
+        (lambda document: document["graph_module"].update(signature=None), "'signature' must be"),
+        (lambda document: document["graph_module"].update(module_call_graph={}), "must be a list"),
+        (
+            lambda document: document["graph_module"]["module_call_graph"].append({"fqn": 1}),
+            "'fqn'",
+        ),
+        (
+            lambda document: document["graph_module"]["module_call_graph"].append(
+                {"fqn": "a" * 9_999}
+            ),
+            "a",
+        ),
+        (lambda document: document["graph_module"]["graph"].update(nodes=[7]), "node 0: 'inputs'"),
         (_node(inputs=[{"arg": {}}]), "node 0: an argument must be of one kind"),
         (_node(inputs=[{"arg": {"as_graph": 1}}]), "node 0: 'as_graph'|node 0: 'graph'"),
         (_metadata(nn_module_stack="a,b"), "node 0: 'a,b' in 'nn_module_stack'"),
-        (_metadata(nn_module_stack=[]), "'nn_module_stack' must be a text"),
-        (_metadata(torch_fn=3), "'torch_fn' must be a text"),
+        (_metadata(nn_module_stack=[]), "'nn_module_stack' must be a string"),
+        (_metadata(torch_fn=3), "'torch_fn' must be a string"),
     ],
 )
-def test_graphs_that_are_not_as_they_must_be_are_refused(change, complaint, sound, read):
-    with pytest.raises(InvalidModel, match=complaint):
+def test_invalid_graphs_are_rejected(change, message, sound, read):
+    with pytest.raises(InvalidModel, match=message):
         read(changed(sound, GRAPH, change))
 
 
 def test_custom_objects_are_refused(sound, read):
-    held = {"as_custom_obj": {"name": "obj", "class_fqn": "__torch__.Evil"}}
-    taken = {"custom_obj": {"arg": held["as_custom_obj"], "custom_obj_name": "evil"}}
+    custom = {"as_custom_obj": {"name": "obj", "class_fqn": "__torch__.Evil"}}
+    taken = {"custom_obj": {"arg": custom["as_custom_obj"], "custom_obj_name": "evil"}}
 
-    def sign(said):
-        said["graph_module"]["signature"]["input_specs"].append(taken)
+    def sign(document):
+        document["graph_module"]["signature"]["input_specs"].append(taken)
 
-    for change in (sign, _node(inputs=[{"name": "x", "arg": held, "kind": 1}])):
+    for change in (sign, _node(inputs=[{"name": "x", "arg": custom, "kind": 1}])):
         with pytest.raises(UnsupportedFormat, match="custom object"):
             read(changed(sound, GRAPH, change))
 
@@ -458,13 +468,13 @@ def test_archives_with_parts_missing_are_refused(sound, read):
         left = {name: data for name, data in sound.items() if name != member}
         with pytest.raises(BadInput, match=r"export|send one model"):
             read(left)
-    for mark, said in {
+    for mark, value in {
         "byteorder": b"big",
         "archive_version": b"7",
         "archive_format": b"x",
     }.items():
-        with pytest.raises(UnsupportedFormat, match=f"'{mark}' says"):
-            read({**sound, mark: said})
+        with pytest.raises(UnsupportedFormat, match=f"'{mark}' is"):
+            read({**sound, mark: value})
     with pytest.raises(UnsupportedFormat, match="2 models"):
         read({**sound, "models/other.json": b"{}"})
 
@@ -479,7 +489,7 @@ def test_limits_hold(sound, read, monkeypatch):
         read(sound, tensors=3)
     with pytest.raises(TooLarge, match="bytes"):
         read(sound, header_bytes=20_000)
-    monkeypatch.setattr(json_scan, "SPARE_VALUES", 100)
+    monkeypatch.setattr(json_scanner, "SPARE_VALUES", 100)
     with pytest.raises(
         TooLarge, match=r"JSON values; 100 are allowed, and 16 for each.*of which 50"
     ):
@@ -489,12 +499,12 @@ def test_limits_hold(sound, read, monkeypatch):
 def test_graphs_within_graphs_are_read_to_a_depth(sound, read):
     for depth, refused in ((DEPTH, False), (DEPTH + 1, True)):
 
-        def nest(said, depth=depth):
+        def nest(document, depth=depth):
             graph = {"nodes": [], "inputs": []}
             for _ in range(depth):
-                held = {"name": "a", "arg": {"as_graph": {"name": "g", "graph": graph}}}
-                graph = {"nodes": [{"inputs": [held]}], "inputs": []}
-            said["graph_module"]["graph"]["nodes"] += graph["nodes"]
+                argument = {"name": "a", "arg": {"as_graph": {"name": "g", "graph": graph}}}
+                graph = {"nodes": [{"inputs": [argument]}], "inputs": []}
+            document["graph_module"]["graph"]["nodes"] += graph["nodes"]
 
         content = changed(sound, "models/model.json", nest)
         with pytest.raises(InvalidModel, match="deep") if refused else nullcontext():
@@ -502,21 +512,21 @@ def test_graphs_within_graphs_are_read_to_a_depth(sound, read):
 
 
 def test_a_model_has_a_short_name(sound, read):
-    long = {name.replace("/model", "/" + "m" * 200): held for name, held in sound.items()}
+    long = {name.replace("/model", "/" + "m" * 200): content for name, content in sound.items()}
     with pytest.raises(InvalidModel, match="a name of 200 characters; 100 are allowed"):
         read(long)
 
 
 def test_many_views_of_one_storage_are_refused(sound, read):
     """A mebibyte must not become a terabyte of artifact."""
-    held = json.loads(sound[WEIGHTS])["config"]["embed.weight"]
-    heavy = {**sound, f"data/weights/{held['path_name']}": bytes(1 << 20)}
+    entry = json.loads(sound[WEIGHTS])["config"]["embed.weight"]
+    heavy = {**sound, f"data/weights/{entry['path_name']}": bytes(1 << 20)}
 
     def views(length):
         def change(config):
             for number in range(20):
                 sizes = {"sizes": ints(length(number)), "strides": ints(1)}
-                view = {**held, "tensor_meta": {**held["tensor_meta"], **sizes}}
+                view = {**entry, "tensor_meta": {**entry["tensor_meta"], **sizes}}
                 config["config"][f"view{number}"] = view
 
         return changed(heavy, WEIGHTS, change)
@@ -530,14 +540,14 @@ def test_many_views_of_one_storage_are_refused(sound, read):
 # Anything else
 
 
-def _places(said, found):
-    """Every (container, key) of a JSON document."""
-    pairs = said.items() if isinstance(said, dict) else enumerate(said)
+def _locations(container, locations):
+    """Return every (container, key) of a JSON document."""
+    pairs = container.items() if isinstance(container, dict) else enumerate(container)
     for key, value in pairs:
-        found.append((said, key))
+        locations.append((container, key))
         if isinstance(value, dict | list):
-            _places(value, found)
-    return found
+            _locations(value, locations)
+    return locations
 
 
 @pytest.mark.parametrize("member", [GRAPH, WEIGHTS])
@@ -546,11 +556,11 @@ def test_random_damage_is_refused_or_read_and_never_an_accident(member, sound, r
     values = [None, True, -1, 0, 3, 1 << 70, 1.5, "", ".", "a.b", "a;b,c@1,d", "é\n", [], {}, [{}]]
     refused = 0
     for _ in range(MUTANTS):
-        said = json.loads(sound[member])
-        for container, key in rng.sample(_places(said, []), k=rng.choice([1, 1, 3])):
+        document = json.loads(sound[member])
+        for container, key in rng.sample(_locations(document, []), k=rng.choice([1, 1, 3])):
             container[key] = rng.choice(values)
         try:
-            read({**sound, member: json.dumps(said).encode()})
+            read({**sound, member: json.dumps(document).encode()})
         except BadInput:
             refused += 1
     assert refused > MUTANTS // 10

@@ -1,4 +1,4 @@
-"""Operators of graphs: those of known architectures are on the list, and none on it is unsafe."""
+"""The allow list has the operators of known architectures, and none that is unsafe."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from palettery.app.checkpoints.pt2_operators import ATEN, LIST, operators
+from palettery.app.checkpoints.pt2_operators import ATEN, OPERATORS_FILE, operators
 from palettery.app.checkpoints.pt2_runnable import read_runnable
 from palettery.app.errors import UnsupportedFormat
 from palettery.app.settings import Limits
@@ -32,7 +32,11 @@ IN_PLACE = re.compile(r"[a-z0-9]_\.")
 
 
 def declared():
-    return [line for line in LIST.read_text().splitlines() if line and not line.startswith("#")]
+    return [
+        line
+        for line in OPERATORS_FILE.read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
 
 
 @pytest.mark.parametrize("line", declared(), ids=lambda line: line.partition("(")[0])
@@ -66,7 +70,7 @@ def test_every_operator_has_an_honest_call():
 
 
 def refusals(program, folder):
-    """Why a program, saved and read, is not run."""
+    """Return why a program is rejected after it was saved and read."""
     path = folder / "model.pt2"
     torch.export.save(program, path)
     file = StoredFile(name="model.pt2", path="model.pt2", size_bytes=path.stat().st_size)
@@ -78,10 +82,10 @@ def refusals(program, folder):
 
 
 def check(name, folder, *, training):
-    found = [
+    results = [
         refusals(program, folder) for program in programs(ARCHITECTURES[name], training=training)
     ]
-    assert found == [[], [], []]
+    assert results == [[], [], []]
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -105,7 +109,7 @@ def test_a_network_in_training_is_accepted(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def guard(tmp_path_factory):
-    """Environment of a process that dies of accesses beyond tensors, if a compiler is there."""
+    """Return the environment of a process that crashes on out-of-bounds accesses."""
     compiler = shutil.which("cc")
     if compiler is None:
         return {}

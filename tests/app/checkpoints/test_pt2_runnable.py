@@ -1,4 +1,4 @@
-"""Graphs as they may be handed to torch: sound ones compute the same, hostile ones are refused."""
+"""Validation of graphs before torch runs them; valid ones still compute the same."""
 
 import io
 import json
@@ -35,7 +35,7 @@ class Small(nn.Module):
 
 @pytest.fixture(scope="module")
 def sound():
-    """The members of a sound archive with a batch of any size, by name below its root."""
+    """Return the members of a valid archive with a dynamic batch size, by name below its root."""
     batch = torch.export.Dim("batch", min=2, max=64)
     model = Small().eval()
     data = export(model, torch.randn(4, 3, 8, 8), dynamic_shapes=({0: batch},))
@@ -57,7 +57,7 @@ def read(tmp_path):
 
 
 def rewritten(members, runnable):
-    """The archive with the graph as it was written anew, without sample inputs."""
+    """Return the archive with the validated graph, without sample inputs."""
     return {
         **members,
         GRAPH: runnable.program.document().encode(),
@@ -98,16 +98,16 @@ def test_what_only_people_read_is_left_out(sound, read):
     assert [call["fqn"] for call in document["graph_module"]["module_call_graph"]] == [""]
 
 
-def node(**said):
+def node(**fields):
     def change(document):
-        document["graph_module"]["graph"]["nodes"][1].update(said)
+        document["graph_module"]["graph"]["nodes"][1].update(fields)
 
     return change
 
 
-def argument(**said):
+def argument(**fields):
     return lambda document: document["graph_module"]["graph"]["nodes"][1]["inputs"][0].update(
-        arg=said
+        arg=fields
     )
 
 
@@ -175,7 +175,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_what_names_code_is_refused(sound, read, attack):
-    with pytest.raises((UnsupportedFormat, BadInput), match=r"cannot be handed to torch|models/"):
+    with pytest.raises((UnsupportedFormat, BadInput), match=r"cannot be passed to torch|models/"):
         read(changed(sound, GRAPH, attack))
 
 
@@ -236,15 +236,15 @@ def test_an_operator_beyond_the_list_is_refused_by_name(sound, read, operator):
     target = f"torch.ops.aten.{operator}"
     with pytest.raises(UnsupportedFormat) as raised:
         read(changed(sound, GRAPH, node(target=target)))
-    said = raised.value.detail
-    assert f"'{target}' (node 'conv2d')" in said
-    assert "nothing of it was run" in said
-    assert "export the model without it" in said
-    assert "open an issue that names the operator" in said
+    message = raised.value.detail
+    assert f"'{target}' (node 'conv2d')" in message
+    assert "nothing of it was run" in message
+    assert "export the model without it" in message
+    assert "open an issue that names the operator" in message
 
 
 def call(target, *, gives, **inputs):
-    """A node as the graph of an export has it."""
+    """Return a node in the form of an exported graph."""
     return {
         "target": target,
         "inputs": [{"name": name, "arg": arg, "kind": 1} for name, arg in inputs.items()],
@@ -254,7 +254,7 @@ def call(target, *, gives, **inputs):
 
 
 def with_node(made, at=1):
-    """A change that puts a node in, whose result has the shape of the input."""
+    """Return a change that inserts a node whose result has the shape of the input."""
 
     def change(document):
         graph = document["graph_module"]["graph"]
@@ -349,9 +349,9 @@ WRONG_ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize(("inputs", "said"), WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS)
-def test_arguments_of_another_type_are_refused(sound, read, inputs, said):
-    with pytest.raises(UnsupportedFormat, match=f"softmax.int.*{said}"):
+@pytest.mark.parametrize(("inputs", "message"), WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS)
+def test_arguments_of_another_type_are_refused(sound, read, inputs, message):
+    with pytest.raises(UnsupportedFormat, match=f"softmax.int.*{message}"):
         read(changed(sound, GRAPH, softmax(**inputs)))
 
 
@@ -371,7 +371,7 @@ def number(target, *arguments):
 
 
 def squares(count):
-    """A size squared again and again, which the result depends on."""
+    """Return nodes that square a size repeatedly; the result depends on it."""
 
     def change(document):
         graph = document["graph_module"]["graph"]

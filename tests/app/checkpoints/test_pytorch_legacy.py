@@ -1,4 +1,4 @@
-"""Checkpoints from before torch 1.6, compared with torch byte for byte, and files that lie."""
+"""Checkpoints of torch before 1.6, compared with torch byte for byte, and forged ones."""
 
 import io
 import pickle
@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks.attacks import legacy, number, state_dict, storage, text
 from benchmarks.attacks import tensor as pickled_tensor
 from palettery.app.checkpoints import pytorch_legacy
-from palettery.app.checkpoints.kinds import tell_kind
+from palettery.app.checkpoints.file_formats import detect_format
 from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from tests.app.checkpoints.test_pytorch_zip import DTYPES, random_bytes, same
@@ -23,38 +23,38 @@ from tests.forged import Call, saved
 
 
 def old(thing, **how):
-    """What torch.save wrote before version 1.6."""
+    """Return the bytes that torch.save wrote before version 1.6."""
     return saved(thing, _use_new_zipfile_serialization=False, **how)
 
 
 @pytest.fixture
 def tensors_of(read):
-    """A function: a file's bytes -> its tensors by name."""
+    """Return a function from a file's bytes to its tensors by name."""
 
     def tensors(content, **limits):
-        found = read({"m.pt": content}, Limits(**limits))
-        assert found.format == "pytorch_legacy"
-        return {tensor.name: tensor for tensor in found.tensors}
+        checkpoint = read({"m.pt": content}, Limits(**limits))
+        assert checkpoint.format == "pytorch_legacy"
+        return {tensor.name: tensor for tensor in checkpoint.tensors}
 
     return tensors
 
 
 @pytest.fixture
 def checked(tensors_of):
-    """A function: what is saved, and the state dict in it -> tensors, whose bytes were compared."""
+    """Return a function that saves an object, reads it and compares its tensors."""
 
     def check(thing, state=None, **how):
         content = old(thing, **how)
         loaded = torch.load(io.BytesIO(content), weights_only=True)
-        found = tensors_of(content)
-        names = [name for one in found.values() for name in (one.name, *one.aliases)]
+        tensors = tensors_of(content)
+        names = [name for one in tensors.values() for name in (one.name, *one.aliases)]
         state = thing if state is None else state
         assert sorted(names) == sorted(state)
-        for name, stored in found.items():
+        for name, stored in tensors.items():
             data = content[stored.offset : stored.offset + stored.size_bytes]
             assert same(stored, data, state[name]), name
             assert loaded is not None
-        return found
+        return tensors
 
     return check
 
@@ -63,9 +63,9 @@ def checked(tensors_of):
 def test_every_dtype_is_read(tensors_of, protocol):
     state = {str(dtype): random_bytes(dtype, 3, 4) for dtype in DTYPES}
     content = old(state, pickle_protocol=protocol)
-    found = tensors_of(content)
-    assert len(found) == len(DTYPES)
-    for name, stored in found.items():
+    tensors = tensors_of(content)
+    assert len(tensors) == len(DTYPES)
+    for name, stored in tensors.items():
         data = content[stored.offset : stored.offset + stored.size_bytes]
         assert same(stored, data, state[name]), name
 
@@ -81,10 +81,10 @@ def test_a_module_is_read_in_its_order(checked):
 def test_views_and_shared_storages_are_read(checked):
     base = torch.randn(6, 8)
     views = {"whole": base, "turned": base.t(), "rows": base[2:4], "steps": base[1::2, ::3]}
-    found = checked({**views, "tied": base, "scalar": torch.tensor(7), "none": torch.zeros(0, 4)})
-    assert found["whole"].aliases == ("tied",)
-    assert found["rows"].offset - found["whole"].offset == 64
-    assert found["turned"].strides == (1, 8)
+    tensors = checked({**views, "tied": base, "scalar": torch.tensor(7), "none": torch.zeros(0, 4)})
+    assert tensors["whole"].aliases == ("tied",)
+    assert tensors["rows"].offset - tensors["whole"].offset == 64
+    assert tensors["turned"].strides == (1, 8)
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict", "module"])
@@ -99,8 +99,8 @@ def test_a_training_checkpoint_gives_its_state_dict(checked, key):
 
 def test_shards_are_merged(read):
     one, two = old({"a.weight": torch.ones(2, 2)}), old({"b.weight": torch.ones(2, 2)})
-    found = read({"m-00001-of-00002.bin": one, "m-00002-of-00002.bin": two})
-    assert [(tensor.name, tensor.file) for tensor in found.tensors] == [
+    checkpoint = read({"m-00001-of-00002.bin": one, "m-00002-of-00002.bin": two})
+    assert [(tensor.name, tensor.file) for tensor in checkpoint.tensors] == [
         ("a.weight", 0),
         ("b.weight", 1),
     ]
@@ -109,7 +109,7 @@ def test_shards_are_merged(read):
 
 
 def test_bytes_are_little_endian_whatever_machine_wrote_them(tensors_of):
-    """`THPStorage_writeFileRaw` swaps them; the flag tells of the machine, and torch ignores it."""
+    """`THPStorage_writeFileRaw` swaps them; torch ignores the byte order flag."""
     content = old({"w": torch.arange(4)})
     assert content.count(b"little_endianq\2\x88") == 1
     big = content.replace(b"little_endianq\2\x88", b"little_endianq\2\x89")
@@ -120,10 +120,10 @@ def test_bytes_are_little_endian_whatever_machine_wrote_them(tensors_of):
 def test_pickles_longer_than_the_first_read_are_read(tensors_of, monkeypatch):
     monkeypatch.setattr(pytorch_legacy, "FIRST_BYTES", 16)
     content = old({f"layer.{n}": torch.full((2,), n) for n in range(100)})
-    found = tensors_of(content)
-    assert len(found) == 100
+    tensors = tensors_of(content)
+    assert len(tensors) == 100
     for n in range(100):
-        at = found[f"layer.{n}"].offset
+        at = tensors[f"layer.{n}"].offset
         assert struct.unpack_from("<2q", content, at) == (n, n)
 
 
@@ -165,8 +165,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_other_things_are_refused_with_a_way_out(tensors_of, kind):
-    thing, said = REFUSED[kind]
-    with pytest.raises(UnsupportedFormat, match=said):
+    thing, message = REFUSED[kind]
+    with pytest.raises(UnsupportedFormat, match=message):
         tensors_of(old(thing))
 
 
@@ -175,7 +175,7 @@ KEYS = SOUND[SOUND.rindex(b"\x80\x02") :]
 
 
 def with_keys(*keys):
-    """The sound file with other keys of its storages."""
+    """Return the valid file with other keys of its storages."""
     pickled = pickle.dumps([*keys], 2)
     end = KEYS.index(b".") + 1
     return SOUND[: -len(KEYS)] + pickled + KEYS[end:]
@@ -188,8 +188,8 @@ def key_of(place):
 ONE = ("w", pickled_tensor("0", b"K\1\x85", b"K\1\x85"))
 HUGE = ("w", pickled_tensor("0", b"K\1\x85", b"K\1\x85", 1 << 60))
 LIES = {
-    "bytes behind": (SOUND + b"\0", "holds bytes behind its end"),
-    "two files in one": (SOUND + SOUND, "holds bytes behind its end"),
+    "bytes behind": (SOUND + b"\0", "has bytes after its end"),
+    "two files in one": (SOUND + SOUND, "has bytes after its end"),
     "bytes missing": (SOUND[:-1], "is truncated: its storages end at byte"),
     "no storages": (SOUND[: -len(KEYS) + KEYS.index(b".") + 1], "is truncated"),
     "a count of elements that lies": (
@@ -200,10 +200,10 @@ LIES = {
         SOUND.replace(struct.pack("<q", 3), struct.pack("<q", -3)),
         "18,446,744,073,709,551,613 elements",
     ),
-    "a key that no tensor uses": (with_keys(key_of(0), key_of(1), "9"), "names '9', which no"),
-    "a key twice": (with_keys(key_of(0), key_of(0)), "or which it named before"),
-    "a key that is missing": (with_keys(key_of(0)), "holds bytes behind"),
-    "a key that is a number": (with_keys(0), "names '0', which no tensor"),
+    "a key that no tensor uses": (with_keys(key_of(0), key_of(1), "9"), "names '9' twice, or no"),
+    "a key twice": (with_keys(key_of(0), key_of(0)), "twice, or no tensor"),
+    "a key that is missing": (with_keys(key_of(0)), "has bytes after"),
+    "a key that is a number": (with_keys(0), "names '0' twice, or no tensor"),
     "keys that are no list": (SOUND[: -len(KEYS)] + b"\x80\x02N.", "no list of keys"),
     "a storage of 2**60 elements": (legacy(state_dict(HUGE), "0"), "is truncated: its storages"),
     "no key for a storage": (legacy(state_dict(ONE)), "lies in the storage '0', which the"),
@@ -229,9 +229,9 @@ LIES = {
 
 
 @pytest.mark.parametrize("kind", LIES)
-def test_files_that_lie_are_refused(tensors_of, kind):
-    content, said = LIES[kind]
-    with pytest.raises(BadInput, match=said) as caught:
+def test_inconsistent_files_are_rejected(tensors_of, kind):
+    content, message = LIES[kind]
+    with pytest.raises(BadInput, match=message) as caught:
         tensors_of(content)
     assert isinstance(caught.value, InvalidModel) or kind == "another magic number later"
     assert len(caught.value.detail) < 500
@@ -255,7 +255,7 @@ def test_limits_hold(tensors_of):
         tensors_of(old({f"w{n}": base[n : n + 18_000] for n in range(20)}))
 
 
-def test_truncation_at_every_byte_is_told(read):
+def test_truncation_at_every_byte_is_reported(read):
     for size in range(len(SOUND)):
         with pytest.raises(BadInput):
             read({"m.pt": SOUND[:size]})
@@ -263,9 +263,10 @@ def test_truncation_at_every_byte_is_told(read):
 
 @settings(max_examples=200)
 @given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
-def test_damage_is_told_or_harmless(flips, tmp_path_factory):
+def test_damage_is_reported_or_harmless(flips, tmp_path_factory):
     from palettery.app.checkpoints.pytorch_legacy import read_pytorch_legacy
     from palettery.app.storage.open import open_storage
+    from palettery.schemas.checkpoint import StoredFile
 
     content = bytearray(SOUND)
     for at, byte in flips:
@@ -274,12 +275,13 @@ def test_damage_is_told_or_harmless(flips, tmp_path_factory):
     (folder / "damaged").write_bytes(content)
     with suppress(BadInput):
         store = open_storage(folder.as_uri())
-        read_pytorch_legacy(store, "damaged", Limits(), name="m.pt", file=0, warn=print)
+        file = StoredFile(name="m.pt", path="damaged", size_bytes=len(content))
+        read_pytorch_legacy(store, file, 0, Limits(), print)
 
 
-def test_legacy_files_are_told_from_other_pickles():
-    assert tell_kind(SOUND[:512], "m.pt") == "legacy"
-    assert tell_kind(old({"a": 1}, pickle_protocol=4)[:512], "m.pt") == "legacy"
+def test_legacy_files_are_distinguished_from_other_pickles():
+    assert detect_format(SOUND[:512], "m.pt") == "legacy"
+    assert detect_format(old({"a": 1}, pickle_protocol=4)[:512], "m.pt") == "legacy"
     for other in (pickle.dumps({"a": 1}), pickle.dumps(Call(print, 1), 2)):
-        with pytest.raises(UnsupportedFormat, match=r"no checkpoint that torch.save wrote"):
-            tell_kind(other, "m.pt")
+        with pytest.raises(UnsupportedFormat, match=r"not a checkpoint of torch.save"):
+            detect_format(other, "m.pt")

@@ -1,4 +1,4 @@
-"""State dicts of torch.save, compared with torch byte for byte, and archives that lie."""
+"""State dicts of torch.save, compared with torch byte for byte, and forged archives."""
 
 import warnings
 import zipfile
@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from palettery.app.artifacts.dtypes import NUMPY
-from palettery.app.checkpoints.dense import laid_out
-from palettery.app.checkpoints.pytorch_zip import read_pytorch_zip, tell_archive
-from palettery.app.checkpoints.zip_members import Member
+from palettery.app.checkpoints.dense import array_view
+from palettery.app.checkpoints.pytorch_zip import detect_archive, read_pytorch_zip
+from palettery.app.checkpoints.zip_members import ZipMember
 from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import StoredFile
 from tests.forged import archived, lying, saved
 
 DTYPES = {
@@ -43,32 +44,33 @@ DTYPES = {
 
 @pytest.fixture
 def tensors_of(tmp_path):
-    """A function: a file's bytes -> its tensors by name."""
+    """Return a function from a file's bytes to its tensors by name."""
 
     def read(content, **limits):
         (tmp_path / "file").write_bytes(content)
         store = open_storage(tmp_path.as_uri())
-        found = read_pytorch_zip(store, "file", Limits(**limits), name="m.pt", file=3, warn=print)
-        assert all(tensor.file == 3 for tensor in found)
-        return {tensor.name: tensor for tensor in found}
+        file = StoredFile(name="m.pt", path="file", size_bytes=len(content))
+        tensors = read_pytorch_zip(store, file, 3, Limits(**limits), print)
+        assert all(tensor.file == 3 for tensor in tensors)
+        return {tensor.name: tensor for tensor in tensors}
 
     return read
 
 
 @pytest.fixture
 def checked(tensors_of):
-    """A function: what is saved, and the state dict in it -> tensors, whose bytes were compared."""
+    """Return a function that saves an object, reads it and compares its tensors."""
 
     def check(thing, state=None, **how):
         content = saved(thing, **how)
-        found = tensors_of(content)
-        names = [name for one in found.values() for name in (one.name, *one.aliases)]
+        tensors = tensors_of(content)
+        names = [name for one in tensors.values() for name in (one.name, *one.aliases)]
         state = thing if state is None else state
         assert sorted(names) == sorted(state)
-        for name, stored in found.items():
+        for name, stored in tensors.items():
             data = content[stored.offset : stored.offset + stored.size_bytes]
             assert same(stored, data, state[name]), name
-        return found
+        return tensors
 
     return check
 
@@ -127,11 +129,11 @@ def test_views_keep_their_strides_and_take_no_more_than_they_span(checked):
         "one row": base[3:4, ::2],
         "one": base[3, 4],
     }
-    found = checked(views)
-    assert found["whole"].strides is found["rows"].strides is found["one"].strides is None
-    assert found["transposed"].strides == (1, 8)
-    assert found["columns"].size_bytes == 4 * (5 * 8 + 3)
-    assert found["one row"].strides == (1, 2)
+    tensors = checked(views)
+    assert tensors["whole"].strides is tensors["rows"].strides is tensors["one"].strides is None
+    assert tensors["transposed"].strides == (1, 8)
+    assert tensors["columns"].size_bytes == 4 * (5 * 8 + 3)
+    assert tensors["one row"].strides == (1, 2)
     q, k, v = torch.randn(9, 4).chunk(3)
     fused = checked({"q": q, "k": k, "v": v})
     assert fused["k"].offset - fused["q"].offset == 48
@@ -143,28 +145,30 @@ def test_the_stride_of_an_axis_of_length_one_means_nothing(checked):
 
 
 def test_empty_and_scalar_tensors_are_read(checked):
-    found = checked(
+    tensors = checked(
         {"none": torch.zeros(0, 4), "also": torch.zeros(4, 0).t(), "scalar": torch.tensor(7)}
     )
-    assert found["none"].size_bytes == 0
-    assert found["scalar"].shape == ()
+    assert tensors["none"].size_bytes == 0
+    assert tensors["scalar"].shape == ()
 
 
 def test_weights_load_as_the_compression_does_it(tensors_of, tmp_path):
     weight = torch.randn(5, 7)
-    found = tensors_of(saved({"w": weight.t(), "part": weight[1:3, 2:6]}))
+    tensors = tensors_of(saved({"w": weight.t(), "part": weight[1:3, 2:6]}))
     for name, expected in (("w", weight.t()), ("part", weight[1:3, 2:6])):
-        said = found[name]
-        data = open_storage(tmp_path.as_uri()).read("file", said.offset, said.size_bytes)
-        loaded = laid_out(data, NUMPY[said.dtype], said.shape, said.strides)
+        stored = tensors[name]
+        data = open_storage(tmp_path.as_uri()).read("file", stored.offset, stored.size_bytes)
+        loaded = array_view(data, NUMPY[stored.dtype], stored.shape, stored.strides)
         assert np.array_equal(loaded, expected.numpy())
 
 
 def test_tied_tensors_are_one_with_aliases(checked):
     weight = torch.randn(3, 3)
-    found = checked({"embed": weight, "head": weight, "turned": weight.t(), "copy": weight.clone()})
-    assert found["embed"].aliases == ("head",)
-    assert found.keys() == {"embed", "turned", "copy"}
+    tensors = checked(
+        {"embed": weight, "head": weight, "turned": weight.t(), "copy": weight.clone()}
+    )
+    assert tensors["embed"].aliases == ("head",)
+    assert tensors.keys() == {"embed", "turned", "copy"}
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict", "module"])
@@ -223,10 +227,13 @@ REFUSED = {
     "nothing": ({}, "no tensors in it"),
     "two levels": ({"model": {"encoder": {"w": torch.ones(1)}}}, "no tensors in it"),
     "two state dicts": ({"model": {"w": torch.ones(1)}, "module": {"w": torch.ones(1)}}, "both"),
-    "tensors in an extra": ({"w": torch.ones(1), "x": [{"y": torch.ones(1)}]}, "'x'.*of its own"),
-    "a numbered tensor": ({0: torch.ones(1)}, "under '0', but names must be text"),
+    "tensors in an extra": (
+        {"w": torch.ones(1), "x": [{"y": torch.ones(1)}]},
+        "'x'.*holds tensors",
+    ),
+    "a numbered tensor": ({0: torch.ones(1)}, "under '0', but names must be strings"),
     "a tensor under a tuple": ({(0, 1): torch.ones(1)}, "under 'a tuple'"),
-    "a tensor in a set": ({"w": torch.ones(1), "x": {torch.ones(1)}}, "with tensors of its own"),
+    "a tensor in a set": ({"w": torch.ones(1), "x": {torch.ones(1)}}, "that holds tensors"),
     "complex128": ({"w": torch.ones(1, dtype=torch.complex128)}, "dtype complex128; allowed are"),
     "bits": ({"w": torch.empty(4, dtype=torch.bits8)}, "dtype bits8"),
     "float4": ({"w": torch.empty(4, dtype=torch.float4_e2m1fn_x2)}, "dtype float4"),
@@ -245,8 +252,8 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_other_things_are_refused_with_a_way_out(tensors_of, tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
-    thing, said = REFUSED[kind]
-    with pytest.raises(UnsupportedFormat, match=said):
+    thing, message = REFUSED[kind]
+    with pytest.raises(UnsupportedFormat, match=message):
         tensors_of(saved(thing))
     assert not (tmp_path / "canary").exists()
 
@@ -282,8 +289,8 @@ def test_names_and_counts_are_checked(tensors_of):
 
 
 def test_the_tests_own_archives_are_sound(tensors_of):
-    found = tensors_of(lying((6, 1, (2, 2), (2, 1)), (6, 0, (2,), (5,))))
-    assert [one.size_bytes for one in found.values()] == [16, 24]
+    tensors = tensors_of(lying((6, 1, (2, 2), (2, 1)), (6, 0, (2,), (5,))))
+    assert [one.size_bytes for one in tensors.values()] == [16, 24]
     assert tensors_of(lying((6, 0, (6,), (1,)), members=[("data/0", bytes(24))]))
 
 
@@ -296,7 +303,7 @@ LIES = {
     "absurd strides": ((6, 0, (2,), (2**70,)), "whole number from 0"),
     "2**40 elements": ((6, 0, (2**40,), (1,)), "ends at byte 4,398,046,511,104"),
     "an absurd shape": ((6, 0, (2**62, 2**62), (2**62, 1)), r"\[huge, huge\] ends"),
-    "a storage said too long": ((7, 0, (7,), (1,)), "should have 28 bytes and has 24"),
+    "a storage too long": ((7, 0, (7,), (1,)), "should have 28 bytes and has 24"),
     "a huge storage": ((2**62, 0, (1,), (1,)), r"more than 2\*\*60 bytes and has 24"),
     "an absurd storage": ((2**200, 0, (1,), (1,)), "whole number from 0"),
     "behind its own storage": ((2, 0, (6,), (1,)), "of a storage of 8"),
@@ -315,9 +322,9 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_tensors_must_lie_in_their_storage(tensors_of, lie):
-    said, message = LIES[lie]
+    tensor, message = LIES[lie]
     with pytest.raises(InvalidModel, match=message) as caught:
-        tensors_of(lying(said))
+        tensors_of(lying(tensor))
     assert len(caught.value.detail) < 500
 
 
@@ -336,11 +343,11 @@ def test_members_must_be_there_and_right(tensors_of):
     with pytest.raises(UnsupportedFormat, match="compressed"):
         tensors_of(archived(("data.pkl", bytes(9)), compression=zipfile.ZIP_DEFLATED))
     for content in (archived(("x/data.pkl", b"")), archived(("model.json", b"{}"))):
-        with pytest.raises(UnsupportedFormat, match="did not write"):
+        with pytest.raises(UnsupportedFormat, match="but not of PyTorch"):
             tensors_of(content)
 
 
-def test_a_real_archive_cut_anywhere_is_told(tensors_of):
+def test_a_real_archive_cut_anywhere_is_reported(tensors_of):
     content = saved({"w": torch.ones(2)})
     for size in range(0, len(content), 7):
         with pytest.raises(BadInput):
@@ -348,18 +355,18 @@ def test_a_real_archive_cut_anywhere_is_told(tensors_of):
 
 
 def names(*inner):
-    return {f"m/{name}": Member(f"m/{name}", 0, 0) for name in inner}
+    return {f"m/{name}": ZipMember(f"m/{name}", 0, 0) for name in inner}
 
 
-def test_archives_are_told_by_their_members():
-    assert tell_archive(names("data.pkl", "data/0", "version")) == "state_dict"
-    assert tell_archive(names("models/model.json", "archive_format", "data/weights/0")) == "pt2"
-    assert tell_archive(names("data.pkl", "constants.pkl")) == "torchscript"
-    assert tell_archive(names("data.pkl", "code/__torch__.py")) == "torchscript"
+def test_archives_are_recognized_by_their_members():
+    assert detect_archive(names("data.pkl", "data/0", "version")) == "state_dict"
+    assert detect_archive(names("models/model.json", "archive_format", "data/weights/0")) == "pt2"
+    assert detect_archive(names("data.pkl", "constants.pkl")) == "torchscript"
+    assert detect_archive(names("data.pkl", "code/__torch__.py")) == "torchscript"
     old = "serialized_exported_program.json"
-    for members in (names(old), {old: Member(old, 0, 0)}):
+    for members in (names(old), {old: ZipMember(old, 0, 0)}):
         with pytest.raises(UnsupportedFormat, match=r"again with .* of torch 2\.13"):
-            tell_archive(members)
+            detect_archive(members)
 
 
 @pytest.mark.parametrize("inner", ["code/x.py", "constants.pkl"])

@@ -1,4 +1,4 @@
-"""Pickles of state dicts, and pickles of strangers, none of which may run."""
+"""Pickles of state dicts, and hostile pickles, none of which may run code."""
 
 import argparse
 import io
@@ -17,15 +17,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palettery.app.checkpoints import pickle_machine, torch_records
+from palettery.app.checkpoints import pickle_machine, torch_globals
 from palettery.app.checkpoints.restricted_pickle import read_pickle
-from palettery.app.checkpoints.torch_records import DType, StorageRef, TensorRef
+from palettery.app.checkpoints.torch_records import StorageRef, TensorRef, TorchDtype
 from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 
 
 def pickled(thing, **how):
-    """The `data.pkl` that torch writes."""
+    """Return the `data.pkl` that torch writes."""
     buffer = io.BytesIO()
     torch.save(thing, buffer, **how)
     with zipfile.ZipFile(buffer) as archive:
@@ -59,9 +59,9 @@ def test_plain_data_is_read_as_it_is(protocol):
         "nested": {"empty": {}, "list": [], "ordered": OrderedDict(a=1)},
         "shared": [shared, shared],
     }
-    found = load(pickled(plain, pickle_protocol=protocol))
-    assert found == plain
-    assert found["shared"][0] is found["shared"][1]
+    value = load(pickled(plain, pickle_protocol=protocol))
+    assert value == plain
+    assert value["shared"][0] is value["shared"][1]
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -75,8 +75,8 @@ def test_what_torch_loads_beside_tensors_is_read_too(protocol):
         "complex": 1 + 2j,
         "ordered": OrderedDict([("a", OrderedDict())]),
     }
-    found = load(pickled(plain, pickle_protocol=protocol))
-    assert found == {
+    value = load(pickled(plain, pickle_protocol=protocol))
+    assert value == {
         **{"Counter": {"a": 2, "b": 2}, "empty Counter": {}, "set": [1], "empty set": []},
         **{"bytearray": b"ab", "complex": 1 + 2j, "ordered": {"a": {}}},
     }
@@ -84,11 +84,11 @@ def test_what_torch_loads_beside_tensors_is_read_too(protocol):
 
 def test_keys_of_any_kind_are_read_and_are_no_text():
     keys = [0, 2**70, -1, 1.5, None, True, b"a", ("a", 1), frozenset]
-    found = load(pickled(dict.fromkeys(keys[:-1], 1) | {"0": 2}))
-    assert [str(key) for key in found] == [
+    value = load(pickled(dict.fromkeys(keys[:-1], 1) | {"0": 2}))
+    assert [str(key) for key in value] == [
         *("0", str(2**70), "-1", "1.5", "None", "True", "a bytes", "a tuple", "0")
     ]
-    assert [type(key) is str for key in found] == [False] * 8 + [True]
+    assert [type(key) is str for key in value] == [False] * 8 + [True]
 
 
 def test_torch_values_are_read_as_records():
@@ -101,22 +101,22 @@ def test_torch_values_are_read_as_records():
         "buffer": torch.nn.Buffer(torch.ones(2)),
         "attributed": attributed,
     }
-    found = load(pickled(things))
-    assert found["dtype"] == DType("bfloat16")
-    assert found["size"] == (2, 3)
-    assert found["device"] == "cuda:1"
-    assert found["buffer"].shape == found["attributed"].shape == (2,)
+    value = load(pickled(things))
+    assert value["dtype"] == TorchDtype("bfloat16")
+    assert value["size"] == (2, 3)
+    assert value["device"] == "cuda:1"
+    assert value["buffer"].shape == value["attributed"].shape == (2,)
 
 
 def test_a_pickle_that_holds_itself_is_read():
     endless = {"inner": []}
     endless["inner"].append(endless)
-    found = load(pickled(endless))
-    assert found["inner"][0] is found
+    value = load(pickled(endless))
+    assert value["inner"][0] is value
 
 
 class Canary:
-    """Makes a file when it is loaded."""
+    """An object that creates a file when it is loaded."""
 
     def __reduce__(self):
         return Path.touch, (Path("canary"),)
@@ -218,7 +218,7 @@ def test_an_instance_opcode_is_refused_by_the_name_it_carries():
 @pytest.mark.parametrize(
     "module", [b"os\\\nsystem", b"os\tsystem\nx", b"a" * 5_000 + b"\nb", b"torch\n__class__"]
 )
-def test_odd_names_are_told_in_short(module):
+def test_odd_names_are_shortened(module):
     with pytest.raises(BadInput) as caught:
         load(b"\x80\x02c" + module + b"\n.")
     assert len(caught.value.detail) < 500
@@ -308,7 +308,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_damaged_pickles_are_told(kind):
+def test_damaged_pickles_are_reported(kind):
     with pytest.raises(BadInput) as caught:
         load(BROKEN[kind])
     assert len(caught.value.detail) < 500
@@ -324,16 +324,16 @@ def test_the_pieces_of_the_broken_pickles_are_sound():
 
 def test_deep_nesting_is_read_without_recursion():
     depth = 200_000
-    found = load(b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b".")
-    assert isinstance(found, list)
-    found = load(b"\x80\x02N" + b"\x85" * depth + b".")
-    assert isinstance(found, tuple)
+    value = load(b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b".")
+    assert isinstance(value, list)
+    value = load(b"\x80\x02N" + b"\x85" * depth + b".")
+    assert isinstance(value, tuple)
 
 
 def test_a_billion_laughs_stay_small():
     lines = b"".join(b"]q%c(" % (n + 1) + b"h%c" % n * 9 + b"e" for n in range(60))
-    found = load(b"\x80\x02]q\0" + b"0" + lines.replace(b"e", b"e0", 59) + b".")
-    assert len(found) == 9
+    value = load(b"\x80\x02]q\0" + b"0" + lines.replace(b"e", b"e0", 59) + b".")
+    assert len(value) == 9
 
 
 def test_tuples_that_share_tuples_are_never_hashed():
@@ -342,7 +342,7 @@ def test_tuples_that_share_tuples_are_never_hashed():
 
 
 def test_calls_read_no_more_than_was_written():
-    """A pickle of 58 KB made gigabytes, by calls with the same arguments again and again."""
+    """A pickle of 58 KB could expand to gigabytes, by repeated calls with the same arguments."""
     pairs = b"](" + b"K\0K\1\x86" * 9_000 + b"e\x85"
     for calls, refused in ((5, False), (6, True)):
         data = b"\x80\x02" + ORDERED + b"q\0" + b"0" + pairs + b"q\x010" + b"h\0h\1R0" * calls
@@ -360,21 +360,21 @@ def test_limits_hold(monkeypatch):
 
 
 def test_stand_ins_are_the_same_after_any_pickle():
-    before = dict(torch_records.GLOBALS)
+    before = dict(torch_globals.GLOBALS)
     state = b"}X\5\0\0\0buildNs"
     for name in before:
         module, _, last = name.rpartition(".")
         for attack in (state + b"b.", b"N" + state + b"\x86b."):
             with pytest.raises(InvalidModel):
                 load(f"\x80\x02c{module}\n{last}\n".encode("latin1") + attack)
-    assert before == torch_records.GLOBALS
+    assert before == torch_globals.GLOBALS
     assert load(pickled({"w": torch.ones(1)}))["w"].shape == (1,)
 
 
 WHOLE = pickled(torch.nn.Linear(3, 2).state_dict())
 
 
-def test_truncation_at_every_byte_is_told():
+def test_truncation_at_every_byte_is_reported():
     for size in range(len(WHOLE)):
         with pytest.raises(BadInput):
             load(WHOLE[:size])
@@ -383,7 +383,7 @@ def test_truncation_at_every_byte_is_told():
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @settings(max_examples=300)
 @given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
-def test_damage_is_told_or_harmless(flips):
+def test_damage_is_reported_or_harmless(flips):
     content = bytearray(WHOLE)
     for at, byte in flips:
         content[at % len(content)] = byte
@@ -398,6 +398,6 @@ PIECES = [*CODES, TENSOR, ORDERED, STORAGE, SIZES, b"K\1", struct.pack("<I", 1),
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @settings(max_examples=500)
 @given(pieces=st.lists(st.sampled_from(PIECES), max_size=40))
-def test_any_program_of_opcodes_is_told_or_harmless(pieces):
+def test_any_program_of_opcodes_is_reported_or_harmless(pieces):
     with suppress(BadInput):
         load(b"\x80\x02" + b"".join(pieces) + b".")

@@ -1,4 +1,4 @@
-"""Checkpoints as training programs leave them, not made to be given away."""
+"""Checkpoints of training programs."""
 
 import json
 
@@ -22,7 +22,7 @@ def distributed(tmp_path, **tensors):
 @pytest.mark.filterwarnings("ignore")
 def test_a_shard_of_a_distributed_checkpoint_is_named_with_its_way_out(read, tmp_path):
     two = distributed(tmp_path, a=torch.ones(4, 4), b=torch.ones(4))
-    with pytest.raises(InvalidModel, match=r"bytes before the archive.*dcp_to_torch"):
+    with pytest.raises(InvalidModel, match=r"bytes before its zip archive.*dcp_to_torch"):
         read({"__0_0.distcp": two})
     plain = saved({"a": torch.ones(4, 4)})
     for before in (b"PK\x03\x04" + bytes(60), plain, plain * 2):
@@ -33,7 +33,7 @@ def test_a_shard_of_a_distributed_checkpoint_is_named_with_its_way_out(read, tmp
 @pytest.mark.parametrize("save", ["zip", "legacy", "safetensors"])
 def test_placeholders_of_zero_3_are_no_model(read, save):
     layers = {f"layers.{number}.weight": torch.ones(0) for number in range(3)}
-    told = layers | {"layers.0.inv_freq": torch.ones(4)}
+    placeholders = layers | {"layers.0.inv_freq": torch.ones(4)}
 
     def content(tensors):
         if save == "safetensors":
@@ -44,8 +44,8 @@ def test_placeholders_of_zero_3_are_no_model(read, save):
         )
 
     with pytest.raises(InvalidModel, match=r"3 of the model's 4 tensors.*zero_to_fp32"):
-        read({"zero_pp_rank_0_mp_rank_00_model_states.pt": content(told)})
-    real = told | {f"real.{number}.weight": torch.ones(2, 2) for number in range(3)}
+        read({"zero_pp_rank_0_mp_rank_00_model_states.pt": content(placeholders)})
+    real = placeholders | {f"real.{number}.weight": torch.ones(2, 2) for number in range(3)}
     assert len(read({"m": content(real)}).tensors) == len(real)
 
 
@@ -58,18 +58,18 @@ def test_tensors_that_a_training_checkpoint_holds_beside_are_named(read, is_zip,
     weights = {"fc.weight": torch.ones(2, 2)}
     top = {left: {"fc.weight": torch.zeros(2, 2)}, taken: weights, "epoch": 3}
     top["optimizer"] = {"state": {0: {"exp_avg": torch.ones(2, 2)}}, "param_groups": []}
-    found = read({"m.pth": saved(top, _use_new_zipfile_serialization=is_zip)})
-    assert found.warnings[0] == (
-        f"of m.pth the tensors under {taken!r} are palettized, and those under {left!r} are left "
-        "out; for those, save them by themselves"
+    checkpoint = read({"m.pth": saved(top, _use_new_zipfile_serialization=is_zip)})
+    assert checkpoint.warnings[0] == (
+        f"of m.pth only the tensors under {taken!r} are palettized, not those under {left!r}; to "
+        "palettize those, save them as a checkpoint of their own"
     )
     del top[left]
     alone = read({"m.pth": saved(top, _use_new_zipfile_serialization=is_zip)})
-    assert not any("left out" in warning for warning in alone.warnings)
+    assert not any("palettized" in warning for warning in alone.warnings)
 
 
 @pytest.mark.parametrize(
-    ("said", "method"),
+    ("quantization", "method"),
     [
         ({"quant_method": "gptq", "bits": 4}, "'gptq'"),
         ({"quant_method": "awq"}, "'awq'"),
@@ -78,11 +78,11 @@ def test_tensors_that_a_training_checkpoint_holds_beside_are_named(read, is_zip,
         ({"load_in_8bit": True}, "'by no named method'"),
     ],
 )
-def test_a_config_of_quantized_weights_is_told(read, said, method):
+def test_a_config_of_quantized_weights_is_reported(read, quantization, method):
     content = safetensors.torch.save({"q.scales": torch.ones(2, 4)})
-    config = {"model_type": "llama", "quantization_config": said}
-    found = read({"m.safetensors": content, "config.json": json.dumps(config).encode()})
-    assert f"quantized already ({method})" in found.warnings[0]
+    config = {"model_type": "llama", "quantization_config": quantization}
+    checkpoint = read({"m.safetensors": content, "config.json": json.dumps(config).encode()})
+    assert f"quantized already ({method})" in checkpoint.warnings[0]
 
 
 @pytest.mark.parametrize(

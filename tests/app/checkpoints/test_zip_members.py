@@ -1,4 +1,4 @@
-"""Zip archives as PyTorch writes them, and as strangers do."""
+"""Zip archives of PyTorch, and forged ones."""
 
 import io
 import zipfile
@@ -9,8 +9,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from palettery.app.checkpoints.zip_directory import BOOKKEEPING
-from palettery.app.checkpoints.zip_members import below_root, read_member, read_members
+from palettery.app.checkpoints.zip_directory import SPARE_MEMBERS
+from palettery.app.checkpoints.zip_members import read_member, read_members, strip_root_folder
 from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.app.storage.folder import Folder
@@ -19,21 +19,21 @@ from tests.forged import sparse, zipped
 
 
 @dataclass(frozen=True)
-class Noting(Folder):
-    """A store that notes how much is read of it."""
+class CountingFolder(Folder):
+    """A folder that records the sizes of its reads."""
 
     read_bytes: list = field(default_factory=list)
 
     def read(self, path, offset=0, size_bytes=None):
-        found = super().read(path, offset, size_bytes)
-        self.read_bytes.append(len(found))
-        return found
+        data = super().read(path, offset, size_bytes)
+        self.read_bytes.append(len(data))
+        return data
 
 
 @pytest.fixture
 def store(tmp_path):
     plain = open_storage(tmp_path.as_uri())
-    return Noting(plain.url, plain.root)
+    return CountingFolder(plain.url, plain.root)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def members_of(tmp_path, store):
 
 
 def tampered(content, **places):
-    """A zip with other bytes at a place; `local` and `central` are the first header of its kind."""
+    """Return a zip with other bytes; `local` and `central` are the first headers of their kind."""
     bases = {"local": 0, "central": content.index(b"PK\1\2"), "end": content.rindex(b"PK\5\6")}
     changed = bytearray(content)
     for place, new in places.items():
@@ -58,23 +58,23 @@ def tampered(content, **places):
 
 def test_ranges_are_those_of_the_zipfile_library(members_of):
     content = zipped([("m/", b""), ("m/a", b"one"), ("m/empty", b""), ("m/ü/b", bytes(70_000))])
-    found = members_of(content)
+    members = members_of(content)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        assert list(found) == [name for name in archive.namelist() if name != "m/"]
-        for name, member in found.items():
+        assert list(members) == [name for name in archive.namelist() if name != "m/"]
+        for name, member in members.items():
             data = content[member.offset : member.offset + member.size_bytes]
             assert data == archive.read(name)
-    assert list(below_root(found, "file")) == ["a", "empty", "ü/b"]
+    assert list(strip_root_folder(members, "file")) == ["a", "empty", "ü/b"]
 
 
 def test_an_archive_of_torch_is_read(members_of, store):
     buffer = io.BytesIO()
     torch.save({"w": torch.arange(5)}, buffer)
-    found = below_root(members_of(buffer.getvalue()), "file")
-    data = read_member(store, "file", found["data/0"], Limits(header_bytes=40), name="file")
+    members = strip_root_folder(members_of(buffer.getvalue()), "file")
+    data = read_member(store, "file", members["data/0"], Limits(header_bytes=40), name="file")
     assert data == torch.arange(5).numpy().tobytes()
     with pytest.raises(TooLarge, match="39 are allowed"):
-        read_member(store, "file", found["data/0"], Limits(header_bytes=39), name="file")
+        read_member(store, "file", members["data/0"], Limits(header_bytes=39), name="file")
 
 
 def test_zip64_fields_are_read_where_python_writes_them(members_of):
@@ -83,8 +83,8 @@ def test_zip64_fields_are_read_where_python_writes_them(members_of):
         with archive.open("m/a", "w", force_zip64=True) as member:
             member.write(b"wide")
         archive.writestr("m/b", b"narrow")
-    found = members_of(buffer.getvalue())
-    at = found["m/a"].offset
+    members = members_of(buffer.getvalue())
+    at = members["m/a"].offset
     assert buffer.getvalue()[at : at + 4] == b"wide"
 
 
@@ -92,9 +92,9 @@ def test_ten_gigabytes_are_indexed_from_headers_alone(tmp_path, store):
     sizes = [10 << 20] * 1_000 + [5_000] * 200
     sparse(tmp_path / "big", sizes)
     assert (tmp_path / "big").stat().st_size > 10_000_000_000
-    found = read_members(store, "big", Limits(), name="big")
-    assert [member.size_bytes for member in found.values()] == sizes
-    assert found["m/data/1199"].offset > 1 << 32
+    members = read_members(store, "big", Limits(), name="big")
+    assert [member.size_bytes for member in members.values()] == sizes
+    assert members["m/data/1199"].offset > 1 << 32
     assert len(store.read_bytes) < 1_010
     assert sum(store.read_bytes) < 2 << 20
 
@@ -106,7 +106,7 @@ def test_a_single_member_of_twenty_gigabytes_is_indexed(tmp_path, store):
 
 def test_as_many_members_as_allowed_are_read_and_more_refused(members_of, tmp_path, store):
     sparse(tmp_path / "many", [0] * 100_000)
-    limits = Limits(tensors=100_000 - BOOKKEEPING)
+    limits = Limits(tensors=100_000 - SPARE_MEMBERS)
     assert len(read_members(store, "many", limits, name="many")) == 100_000
     assert len(store.read_bytes) < 20
     sparse(tmp_path / "more", [0] * 100_001)
@@ -162,7 +162,7 @@ REFUSED = {
     "a longer local name": (tampered(PLAIN, local_26=u16(9)), InvalidModel, "contradicts"),
     "another local size": (tampered(PLAIN, local_22=u32(2)), InvalidModel, "contradicts"),
     "no local header": (tampered(PLAIN, local_0=b"PK\3\5"), InvalidModel, "contradicts"),
-    "data behind the next": (tampered(PLAIN, local_28=u16(9)), InvalidModel, "reaches into"),
+    "data behind the next": (tampered(PLAIN, local_28=u16(9)), InvalidModel, "overlaps"),
     "two sizes": (tampered(PLAIN, central_20=u32(2)), InvalidModel, "contradict"),
     "a huge size": (tampered(PLAIN, central_20=u32(1 << 31) * 2), InvalidModel, "overlaps"),
     "overlap": (tampered(PLAIN, central_20=u32(40) * 2), InvalidModel, "overlaps"),
@@ -171,12 +171,12 @@ REFUSED = {
     "zip64 sizes missing": (tampered(PLAIN, central_20=b"\xff" * 4), InvalidModel, "zip64"),
     "no entry": (tampered(PLAIN, central_0=b"PK\1\3"), InvalidModel, "damaged"),
     "an entry without end": (tampered(PLAIN, central_28=u16(9_999)), InvalidModel, "cut short"),
-    "too few counted": (tampered(PLAIN, end_8=u16(1) * 2), InvalidModel, "more than it counts"),
-    "too many counted": (tampered(PLAIN, end_8=u16(60_000) * 2), InvalidModel, "not where"),
-    "garbage before": (b"PK\3\4" + PLAIN, InvalidModel, "before the archive"),
-    "garbage behind": (PLAIN + b"x", InvalidModel, "behind its end"),
-    "a comment": (tampered(PLAIN, end_20=u16(1)) + b"x", InvalidModel, "behind its end"),
-    "two archives": (PLAIN + PLAIN, InvalidModel, "before the archive"),
+    "too few counted": (tampered(PLAIN, end_8=u16(1) * 2), InvalidModel, "longer than its entries"),
+    "too many counted": (tampered(PLAIN, end_8=u16(60_000) * 2), InvalidModel, "recorded offset"),
+    "garbage before": (b"PK\3\4" + PLAIN, InvalidModel, "before its zip archive"),
+    "garbage behind": (PLAIN + b"x", InvalidModel, "appended"),
+    "a comment": (tampered(PLAIN, end_20=u16(1)) + b"x", InvalidModel, "appended"),
+    "two archives": (PLAIN + PLAIN, InvalidModel, "before its zip archive"),
     "nothing in it": (zipped(()), InvalidModel, "without members"),
     "a name that is no UTF-8": (PLAIN.replace(b"m/a", b"m\xff\xfe"), InvalidModel, "UTF-8"),
     "a folder with data": (PLAIN.replace(b"m/a", b"mm/"), InvalidModel, "contradict"),
@@ -185,8 +185,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_other_archives_are_refused(members_of, kind):
-    content, error, said = REFUSED[kind]
-    with pytest.raises(error, match=said):
+    content, error, message = REFUSED[kind]
+    with pytest.raises(error, match=message):
         members_of(content)
 
 
@@ -200,7 +200,7 @@ def test_garbage_before_a_zip_whose_offsets_know_of_it_is_refused(members_of):
 
 
 @pytest.mark.parametrize("sizes", [[3, 3], [3, 0]])
-def test_truncation_at_every_byte_is_told(tmp_path, store, sizes):
+def test_truncation_at_every_byte_is_reported(tmp_path, store, sizes):
     sparse(tmp_path / "whole", sizes)
     for content in ((tmp_path / "whole").read_bytes(), PLAIN):
         for size in range(len(content)):
@@ -216,34 +216,34 @@ def test_zip64_ends_must_agree_with_the_plain_one(tmp_path, members_of):
     with pytest.raises(InvalidModel, match="disagree"):
         members_of(tampered(content, end_10=u16(2)))
     record, locator = content.index(b"PK\6\6"), content.index(b"PK\6\7")
-    for at, new, said in (
-        (record + 4, b"\xff", "odd length"),
+    for at, new, message in (
+        (record + 4, b"\xff", "wrong length"),
         (record + 32, b"\xff" * 8, "split"),
         (record + 24, b"\xff" * 16, "members"),
         (record + 40, b"\xff" * 8, "directory"),
-        (record + 48, b"\xff" * 8, "not where"),
-        (locator + 8, b"\xff" * 8, "not where"),
+        (record + 48, b"\xff" * 8, "recorded offset"),
+        (locator + 8, b"\xff" * 8, "recorded offset"),
         (locator + 16, b"\2", "split"),
     ):
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=message):
             members_of(content[:at] + new + content[at + len(new) :])
 
 
 def test_members_must_share_one_folder(members_of):
     for names in (("m/a", "n/b"), ("m/a", "b"), ("a",)):
-        found = members_of(zipped([(name, b"") for name in names]))
+        members = members_of(zipped([(name, b"") for name in names]))
         with pytest.raises(InvalidModel, match="common folder"):
-            below_root(found, "file")
+            strip_root_folder(members, "file")
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
-def test_damage_is_told_or_harmless(members_of, flips):
+def test_damage_is_reported_or_harmless(members_of, flips):
     content = bytearray(PLAIN)
     for at, byte in flips:
         content[at % len(content)] = byte
     try:
-        found = members_of(bytes(content))
+        members = members_of(bytes(content))
     except BadInput:
         return
-    assert all(one.offset + one.size_bytes <= len(content) for one in found.values())
+    assert all(one.offset + one.size_bytes <= len(content) for one in members.values())

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from palettery.app.artifacts.reader import open_artifact
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.compression.assemble import assemble
 from palettery.app.compression.parts import read_parts
 from palettery.app.compression.task import run_task

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load, save_file
 
 from palettery import kernels
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.compression.assemble import assemble
 from palettery.app.compression.task import run_task
 from palettery.app.errors import InvalidSensitivities

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.planning.resolve import resolve
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
 from palettery.app.checkpoints.pt2 import read_pt2
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
 from palettery.schemas.checkpoint import StoredFile

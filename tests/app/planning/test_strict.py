@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.errors import MOST_LISTED, StrictViolation
 from palettery.app.planning.resolve import resolve
 from palettery.app.planning.strict import check_strict

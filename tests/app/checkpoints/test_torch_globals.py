@@ -1,4 +1,4 @@
-"""What torch.load takes with `weights_only`, in both formats that torch.save writes."""
+"""The same objects are accepted as by torch.load with `weights_only`, in both formats."""
 
 import io
 import warnings
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import _weights_only_unpickler, nn
 
-from palettery.app.checkpoints.torch_records import GLOBALS
+from palettery.app.checkpoints.torch_globals import GLOBALS
 from palettery.app.errors import UnsupportedFormat
 from tests.forged import saved
 
@@ -71,9 +71,9 @@ REFUSED = {
     "conjugated or negated lazily": {"w": torch.ones(2, dtype=torch.complex64).conj()},
     "a single tensor": W,
     "a single list": [W],
-    "names must be text": {0: W},
+    "names must be strings": {0: W},
     "no tensors in it or in a dict under": {"net": {"encoder": {"w": W}}},
-    "with tensors of its own": {"w": W, "x": {"y": W}},
+    "that holds tensors": {"w": W, "x": {"y": W}},
     "share bytes": {"w": W[:1].expand(5, 3)},
     "dtype complex128": {"w": W.to(torch.complex128)},
 }
@@ -90,8 +90,8 @@ def test_what_torch_loads_is_loaded_with_the_same_values(read, kind):
     for content, loaded in both_formats(LOADED[kind]):
         state = loaded.get("state_dict", loaded)
         expected = {key: value for key, value in state.items() if torch.is_tensor(value)}
-        found = read({"m.pt": content})
-        stored = {name: one for one in found.tensors for name in (one.name, *one.aliases)}
+        checkpoint = read({"m.pt": content})
+        stored = {name: one for one in checkpoint.tensors for name in (one.name, *one.aliases)}
         assert stored.keys() == expected.keys()
         for name, one in stored.items():
             assert one.shape == tuple(expected[name].shape)
@@ -103,10 +103,10 @@ def test_what_torch_loads_is_loaded_with_the_same_values(read, kind):
             assert torch.equal(flat.reshape(one.shape), expected[name].detach())
 
 
-@pytest.mark.parametrize("said", REFUSED)
-def test_what_torch_loads_and_this_does_not_is_named(read, said):
-    for content, _ in both_formats(REFUSED[said]):
-        with pytest.raises(Exception, match=said) as caught:
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_torch_loads_and_this_does_not_is_named(read, message):
+    for content, _ in both_formats(REFUSED[message]):
+        with pytest.raises(Exception, match=message) as caught:
             read({"m.pt": content})
         assert "run code" not in str(caught.value)
 

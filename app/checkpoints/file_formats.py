@@ -1,4 +1,4 @@
-"""What kind of file some bytes are, told from the bytes, never from a name."""
+"""Detection of file formats by content, never by name."""
 
 import re
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from palettery.app.checkpoints.pytorch_legacy import MAGIC, MAGIC_OPCODE
 from palettery.app.errors import InvalidModel, UnsupportedFormat
 
 HEAD_BYTES = 512
-"""How much of a file is looked at."""
+"""Size of the part of a file that is examined."""
 
-Kind = Literal["safetensors", "zip", "legacy", "json"]
+FileFormat = Literal["safetensors", "zip", "legacy", "json"]
 
-ACCEPTED = (
+ACCEPTED_FORMATS = (
     "safetensors files or checkpoints of torch.save(model.state_dict(), …) (one, or shards "
     "with or without their index.json), or one .pt2 of torch.export.save"
 )
@@ -23,7 +23,7 @@ _RESAVE = (
 )
 
 
-_PACKED = {
+_COMPRESSED = {
     b"\x1f\x8b": "gzip-compressed",
     b"BZh": "bzip2-compressed",
     b"\xfd7zXZ\0": "xz-compressed",
@@ -32,21 +32,21 @@ _PACKED = {
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
     b"Rar!\x1a\x07": "a RAR archive",
 }
-"""First bytes -> what is packed by them."""
+"""First bytes of a file -> the compression or archive format."""
 _TEXT_PICKLE = re.compile(rb"\([dlt]p\d+\n|c[\w.]+\n[\w.]+\n(p\d+\n|\()")
-"""How a pickle of protocol 0 begins: an empty container, or a name to import."""
-_SHOWN_TEXT = 60
-"""Characters of a text that a message shows."""
+"""Beginning of a pickle of protocol 0: an empty container, or a name to import."""
+_QUOTED_CHARACTERS = 60
+"""Maximum length of a quoted text in a message."""
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """A kind of file that is known and not taken."""
+class UnsupportedFileType:
+    """A known file format that is not accepted, with advice for the user."""
 
     matches: Callable[[bytes], bool]
     what: str
-    way_out: str
+    advice: str
 
 
 def _begins(*starts: bytes) -> Callable[[bytes], bool]:
@@ -54,78 +54,80 @@ def _begins(*starts: bytes) -> Callable[[bytes], bool]:
 
 
 def _is_legacy(head: bytes) -> bool:
-    """A checkpoint of PyTorch before 1.6, which begins with a magic number in a pickle."""
+    """Return whether it is a checkpoint of PyTorch before 1.6: a pickled magic number first."""
     return _is_pickle(head) and MAGIC_OPCODE in head[:64]
 
 
 def _is_pickle(head: bytes) -> bool:
-    """A pickle of protocol 2 to 5, or of protocol 0, which is text."""
+    """Return whether it is a pickle of protocol 2 to 5, or of protocol 0, which is text."""
     is_binary = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     return is_binary or _TEXT_PICKLE.match(head) is not None
 
 
 def _is_onnx(head: bytes) -> bool:
-    """A protobuf that begins with a small ir_version (field 1), then a text or message field."""
+    """Return whether it is a protobuf with a small ir_version, then a text or message field."""
     return head[:1] == b"\x08" and head[1:2] <= b"\x20" and head[2:3] in (b"\x12", b"\x1a", b"\x3a")
 
 
-_REFUSALS = (
-    Refusal(
+_UNSUPPORTED = (
+    UnsupportedFileType(
         _is_pickle,
-        "a Python pickle, and no checkpoint that torch.save wrote",
+        "a Python pickle, but not a checkpoint of torch.save",
         f"loading one runs code, so it is never opened here; {_RESAVE}",
     ),
-    Refusal(
+    UnsupportedFileType(
         _begins(b"L%dL\n." % MAGIC),
-        "a legacy PyTorch checkpoint of a text pickle (protocol 0 or 1)",
-        f"protocols from 2 on are read; {_RESAVE}",
+        "a legacy PyTorch checkpoint with a text pickle (protocol 0 or 1)",
+        f"only protocol 2 and later are supported; {_RESAVE}",
     ),
-    Refusal(
+    UnsupportedFileType(
         lambda head: head[257:262] == b"ustar",
         "a tar archive (of PyTorch before 0.2, or of a toolkit's own)",
         f"weights are read in place; if it is a checkpoint, {_RESAVE}; else send what is inside",
     ),
-    Refusal(
+    UnsupportedFileType(
         _begins(b"\x00\x05\x16\x07"),
-        "what macOS keeps beside a file on other disks (its name begins with ._)",
+        "a metadata file of macOS (its name begins with ._)",
         "leave it out, and send the file of the same name without ._",
     ),
     *(
-        Refusal(
+        UnsupportedFileType(
             _begins(start),
             what,
             "weights are read in place, by byte range; unpack it and send what is inside",
         )
-        for start, what in _PACKED.items()
+        for start, what in _COMPRESSED.items()
     ),
-    Refusal(
+    UnsupportedFileType(
         _begins(b"GGUF"),
         "a GGUF file, whose weights are quantized already",
         "send the model's original safetensors",
     ),
-    Refusal(
+    UnsupportedFileType(
         _begins(b"lmgg", b"fmgg", b"tjgg", b"algg"),
         "a GGML file of an old llama.cpp, whose weights are quantized already",
         "send the model's original safetensors",
     ),
-    Refusal(
+    UnsupportedFileType(
         lambda head: head[4:8] == b"TFL3",
         "a TensorFlow Lite model",
         "send the safetensors it was made from",
     ),
-    Refusal(_begins(b"\x89HDF\r\n\x1a\n"), "an HDF5 file (Keras?)", "send safetensors"),
-    Refusal(_begins(b"\x93NUMPY"), "a numpy array", "save its tensors by name as safetensors"),
-    Refusal(
+    UnsupportedFileType(_begins(b"\x89HDF\r\n\x1a\n"), "an HDF5 file (Keras?)", "send safetensors"),
+    UnsupportedFileType(
+        _begins(b"\x93NUMPY"), "a numpy array", "save its tensors by name as safetensors"
+    ),
+    UnsupportedFileType(
         _begins(b"version https://git-lfs"),
         "a Git LFS pointer, not the file it points to",
         "run `git lfs pull`, then send the file itself",
     ),
-    Refusal(
+    UnsupportedFileType(
         lambda head: head.lstrip()[:1] == b"<",
         "a web page or XML",
         "a download probably met a login or an error page; fetch the model file itself",
     ),
-    Refusal(
+    UnsupportedFileType(
         _is_onnx,
         "an ONNX model, whose exporters fold and rename weights",
         "send the safetensors it was made from",
@@ -133,15 +135,15 @@ _REFUSALS = (
 )
 
 
-def tell_kind(head: bytes, name: str) -> Kind:
-    """The kind of a file from its first `HEAD_BYTES` bytes; `name` serves messages only.
+def detect_format(head: bytes, name: str) -> FileFormat:
+    """Return the format of a file from its first `HEAD_BYTES` bytes; `name` is for messages only.
 
     Raises:
-        UnsupportedFormat: a known kind that is not accepted, with the way out.
-        InvalidModel: empty, or nothing that is known.
+        UnsupportedFormat: a known format that is not accepted, with advice.
+        InvalidModel: empty, or of no known format.
     """
     if not head:
-        raise InvalidModel(f"{name} is empty; send {ACCEPTED}")
+        raise InvalidModel(f"{name} is empty; send {ACCEPTED_FORMATS}")
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
     if _is_legacy(head):
@@ -151,45 +153,45 @@ def tell_kind(head: bytes, name: str) -> Kind:
         return "json"
     if head[8:9] == b"{":
         return "safetensors"
-    for refusal in _REFUSALS:
-        if refusal.matches(head):
-            raise UnsupportedFormat(f"{name} is {refusal.what}; {refusal.way_out}")
-    raise InvalidModel(f"{name} {_fault(head)}")
+    for file_type in _UNSUPPORTED:
+        if file_type.matches(head):
+            raise UnsupportedFormat(f"{name} is {file_type.what}; {file_type.advice}")
+    raise InvalidModel(f"{name} {_describe_unknown(head)}")
 
 
-def shown_text(text: str) -> str:
-    """How a text begins, fit for a message."""
-    return repr(text if len(text) <= _SHOWN_TEXT else f"{text[:_SHOWN_TEXT]}...")
+def quote_beginning(text: str) -> str:
+    """Return the beginning of a text in quotes, for a message."""
+    return repr(text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}...")
 
 
-def _fault(head: bytes) -> str:
-    """Why a file that begins like this is no model, and what to do."""
+def _describe_unknown(head: bytes) -> str:
+    """Return why a file with this beginning is no model, and what to do."""
     if len(head) >= 8 and not head.strip(b"\0"):
         return (
-            f"begins with {len(head)} zero bytes, as a download that was cut short or a damaged "
-            "disk leaves a file; fetch it again"
+            f"begins with {len(head)} zero bytes, probably because of an incomplete download or a "
+            "damaged disk; fetch it again"
         )
     header = head[8:]
     if header.startswith((_BOM, b" ", b"\t", b"\r", b"\n")) and b"{" in header[:16]:
         return (
-            f"is like safetensors, but its header begins with the bytes {header[:3].hex(' ')} and "
-            "must begin with '{'; write the file again"
+            f"is like safetensors, but its header begins with the bytes {header[:3].hex(' ')} "
+            "instead of '{'; write the file again"
         )
     if text := _text(head):
         return (
-            f"is text that begins with {shown_text(text)}; a download probably met an error; "
+            f"is text that begins with {quote_beginning(text)}; a download probably met an error; "
             "fetch the model file itself"
         )
     return (
-        f"begins with the bytes {head[:8].hex(' ')}, which is no model format known here; "
-        f"send {ACCEPTED}"
+        f"begins with the bytes {head[:8].hex(' ')}, which match no known model format; "
+        f"send {ACCEPTED_FORMATS}"
     )
 
 
 def _text(head: bytes) -> str:
-    """The text that a file begins with, on one line; empty where it is none.
+    """Return the text that a file begins with, on one line; empty if it is binary.
 
-    A head may be cut within a character.
+    The head may end within a character.
     """
     text = head.decode(errors="ignore")
     is_text = len(text.encode()) > len(head) - 4 and len(text) > 1
@@ -197,8 +199,8 @@ def _text(head: bytes) -> str:
     return line if is_text and line.isprintable() else ""
 
 
-def parsed_bytes(head: bytes, size_bytes: int) -> int:
-    """At most how much of a file is parsed to find its tensors, from its first `HEAD_BYTES`."""
+def max_parsed_bytes(head: bytes, size_bytes: int) -> int:
+    """Return an upper bound on the bytes parsed to find a file's tensors, from its head."""
     if head[8:9] == b"{":  # safetensors
         return min(size_bytes, int.from_bytes(head[:8], "little"))
     return size_bytes

@@ -1,4 +1,4 @@
-"""Uploads of one or many files, of every kind that people send."""
+"""Uploads of one or many files, of every format."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from tests.forged import saved, tarred
 
 @pytest.fixture
 def shard(safetensors_bytes, tensor):
-    """A function: tensor names -> the bytes of a file that holds them."""
+    """Return a function from tensor names to the bytes of a safetensors file."""
 
     def build(*names):
         header = {name: tensor(8 * n, 8 * n + 8) for n, name in enumerate(names)}
@@ -30,21 +30,23 @@ def index(**weight_map):
     return json.dumps({"metadata": {"total_size": 16}, "weight_map": weight_map}).encode()
 
 
-def of_files(found):
-    """A checkpoint's warnings about its files, beside those about the types of its modules."""
-    return [said for said in found.warnings if "module types are inferred" not in said]
+def of_files(checkpoint):
+    """Return a checkpoint's warnings except those about module types."""
+    return [
+        warning for warning in checkpoint.warnings if "module types are inferred" not in warning
+    ]
 
 
 def test_the_name_of_a_file_says_nothing(read, shard):
-    found = read({"model.pkl": shard("fc.weight")})
-    assert [tensor.name for tensor in found.tensors] == ["fc.weight"]
-    assert found.format == "safetensors"
+    checkpoint = read({"model.pkl": shard("fc.weight")})
+    assert [tensor.name for tensor in checkpoint.tensors] == ["fc.weight"]
+    assert checkpoint.format == "safetensors"
 
 
 def test_what_is_palettized_already_is_refused(read, safetensors_bytes, tensor):
-    """To palettize it again would keep its indices, and lose what they are indices of."""
+    """Palettizing it again would keep the indices, but lose their lookup tables."""
     header = {"x.weight.indices": tensor(0, 8), "__metadata__": {"palettery": "{}"}}
-    with pytest.raises(InvalidModel, match=r"m\.safetensors is palettized already.*decompress"):
+    with pytest.raises(InvalidModel, match=r"m\.safetensors is already palettized.*decompress"):
         read({"m.safetensors": safetensors_bytes(header, bytes(8))})
 
 
@@ -56,8 +58,8 @@ def test_shards_are_merged_with_or_without_their_index(read, shard):
         ("a.x", 0),
         ("c.x", 1),
     ]
-    said = index(b__x="1.safetensors", a__x="1.safetensors", c__x="2.safetensors")
-    listed = read(shards | {"model.safetensors.index.json": said})
+    content = index(b__x="1.safetensors", a__x="1.safetensors", c__x="2.safetensors")
+    listed = read(shards | {"model.safetensors.index.json": content})
     assert listed.tensors == bare.tensors
     assert listed.modules == bare.modules
 
@@ -73,43 +75,44 @@ INDEXES = {
     "an absolute path": (index(a="/etc/passwd"), "'/etc/passwd'"),
     "a tensor that its shard lacks": (index(a="1.safetensors", z="1.safetensors"), "'z'"),
     "a tensor twice": (b'{"weight_map":{"a":"1.safetensors","a":"1.safetensors"}}', "twice"),
-    "a number for a shard": (b'{"weight_map":{"a":1}}', "string must stand"),
+    "a number for a shard": (b'{"weight_map":{"a":1}}', "instead of a string"),
     "no tensors": (b'{"weight_map":{}}', "names no tensor"),
     "a path out and in": (index(a="../1.safetensors"), r"'\.\./1\.safetensors'"),
     "another key twice": (b'{"metadata":{"a":1,"a":2},"weight_map":{"a":"1"}}', "'a' occurs twice"),
     "a member of deep lists": (b'{"x":%b,"weight_map":{}}' % (b"[" * 100_000), "nested too deep"),
-    "deep nesting": (b'{"weight_map":' + b'{"a":' * 100_000, "string must stand"),
-    "a cut end": (index(a="1.safetensors")[:-2], "sudden end"),
+    "deep nesting": (b'{"weight_map":' + b'{"a":' * 100_000, "instead of a string"),
+    "a cut end": (index(a="1.safetensors")[:-2], "end of the text"),
 }
 
 
 @pytest.mark.parametrize("fault", INDEXES)
 def test_an_index_must_fit_its_shards(read, shard, fault):
-    said, message = INDEXES[fault]
+    content, message = INDEXES[fault]
     with pytest.raises(InvalidModel, match=message):
-        read({"1.safetensors": shard("a"), "model.safetensors.index.json": said})
+        read({"1.safetensors": shard("a"), "model.safetensors.index.json": content})
 
 
 def test_two_indexes_are_refused(read, shard):
-    said = index(a="1.safetensors")
+    content = index(a="1.safetensors")
     with pytest.raises(InvalidModel, match=r"more than one index \(x\.json, y\.json\)"):
-        read({"1.safetensors": shard("a"), "x.json": said, "y.json": said})
+        read({"1.safetensors": shard("a"), "x.json": content, "y.json": content})
     missing = index(a="2.safetensors")
     with pytest.raises(InvalidModel, match="more than one index"):
         read({"1.safetensors": shard("a"), "x.json": missing, "y.json": missing})
 
 
 def test_an_index_whose_shards_were_not_sent_is_left_out_with_a_warning(read, shard):
-    found = read(
+    checkpoint = read(
         {
             "1.safetensors": shard("a"),
             "model.safetensors.index.json": index(a="1.safetensors"),
             "pytorch_model.bin.index.json": index(a="1.bin", b="2.bin"),
         }
     )
-    assert [tensor.name for tensor in found.tensors] == ["a"]
-    assert of_files(found) == [
-        "left out, for model.safetensors.index.json does not name it: pytorch_model.bin.index.json"
+    assert [tensor.name for tensor in checkpoint.tensors] == ["a"]
+    assert of_files(checkpoint) == [
+        "ignored, because model.safetensors.index.json does not name it: "
+        "pytorch_model.bin.index.json"
     ]
 
 
@@ -117,18 +120,23 @@ TWO = ("x-00001-of-00002.safetensors", "x-00002-of-00002.safetensors")
 
 
 def test_an_index_decides_which_files_are_the_model(read, shard):
-    """A Mistral folder holds its weights twice, under two sets of names."""
+    """A Mistral folder contains its weights twice, under two sets of names."""
     first, second = TWO
     files = {first: shard("a.w"), second: shard("b.w")}
-    said = index(a__w=first, b__w=second)
+    content = index(a__w=first, b__w=second)
     for other in ("consolidated.safetensors", "a.safetensors", "z-00001-of-00009.safetensors"):
-        found = read({**files, other: shard("layers.w", "a.w"), "i.json": said})
-        assert [tensor.name for tensor in found.tensors] == ["a.w", "b.w"]
-        assert {found.files[tensor.file].name for tensor in found.tensors} == {first, second}
-        assert of_files(found) == [f"left out, for i.json does not name it: {other}"]
-    found = read({**files, "i.json": said, "consolidated.00.pth": saved({"w": torch.ones(1)})})
-    assert found.format == "safetensors"
-    assert "consolidated.00.pth" in found.warnings[0]
+        checkpoint = read({**files, other: shard("layers.w", "a.w"), "i.json": content})
+        assert [tensor.name for tensor in checkpoint.tensors] == ["a.w", "b.w"]
+        assert {checkpoint.files[tensor.file].name for tensor in checkpoint.tensors} == {
+            first,
+            second,
+        }
+        assert of_files(checkpoint) == [f"ignored, because i.json does not name it: {other}"]
+    checkpoint = read(
+        {**files, "i.json": content, "consolidated.00.pth": saved({"w": torch.ones(1)})}
+    )
+    assert checkpoint.format == "safetensors"
+    assert "consolidated.00.pth" in checkpoint.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -159,8 +167,8 @@ MISSING = {
 
 @pytest.mark.parametrize("kind", MISSING)
 def test_numbered_shards_without_an_index_are_all_there(read, shard, kind):
-    names, said = MISSING[kind]
-    with pytest.raises(InvalidModel, match=said):
+    names, message = MISSING[kind]
+    with pytest.raises(InvalidModel, match=message):
         read({name: shard(f"{n}.w") for n, name in enumerate(names)})
     with pytest.raises(InvalidModel, match="which the upload lacks"):
         read({names[0]: shard("a"), "i.json": index(a=names[0], b="y-00002-of-00002.safetensors")})
@@ -196,8 +204,8 @@ def test_an_index_is_read_as_json(read, shard, kind):
 
 def test_a_config_that_speaks_of_a_weight_map_is_a_config(read, shard):
     config = {"model_type": "x", "quantization": {"weight_map": {"a": 1}}}
-    found = read({"1": shard("fc.weight"), "config.json": json.dumps(config).encode()})
-    assert "config.json was not used" in found.warnings[0]
+    checkpoint = read({"1": shard("fc.weight"), "config.json": json.dumps(config).encode()})
+    assert "config.json was not used" in checkpoint.warnings[0]
 
 
 def test_a_tensor_in_two_shards_is_refused(read, shard):
@@ -236,7 +244,7 @@ REFUSED = {
     "a legacy .pt of text": (
         saved({}, _use_new_zipfile_serialization=False, pickle_protocol=0),
         UnsupportedFormat,
-        "protocols from 2 on",
+        "only protocol 2 and later",
     ),
     "a file that macOS keeps": (b"\0\5\x16\7" + bytes(60), UnsupportedFormat, "without ._"),
     "a pickled module": (
@@ -245,7 +253,11 @@ REFUSED = {
         "torch.nn.modules.linear",
     ),
     "a hostile zip": (zipped(), UnsupportedFormat, "builtins.exec"),
-    "a zip of something else": (zipped("word/document.xml"), UnsupportedFormat, "did not write"),
+    "a zip of something else": (
+        zipped("word/document.xml"),
+        UnsupportedFormat,
+        "but not of PyTorch",
+    ),
     "gzip": (b"\x1f\x8b\x08\x00" + bytes(20), UnsupportedFormat, "unpack"),
     "bzip2": (b"BZh91AY&SY" + bytes(20), UnsupportedFormat, "bzip2.*unpack"),
     "xz": (b"\xfd7zXZ\x00\x00\x04" + bytes(20), UnsupportedFormat, "xz.*unpack"),
@@ -281,15 +293,15 @@ REFUSED = {
     "a header with a BOM": (
         (5).to_bytes(8, "little") + b"\xef\xbb\xbf{}",
         InvalidModel,
-        "ef bb bf.*must begin with '{'",
+        "ef bb bf instead of '{'",
     ),
     "a header behind a space": (
         (4).to_bytes(8, "little") + b" {} ",
         InvalidModel,
-        "must begin with '{'",
+        "instead of '{'",
     ),
     "nothing": (b"", InvalidModel, "empty"),
-    "one byte": (b"\x08", InvalidModel, "no model format"),
+    "one byte": (b"\x08", InvalidModel, "no known model format"),
     "noise": (bytes(range(200, 250)), InvalidModel, "c8 c9 ca"),
 }
 
@@ -297,8 +309,8 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_other_files_are_refused_with_a_way_out(read, shard, tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
-    content, error, said = REFUSED[kind]
-    with pytest.raises(error, match=said) as caught:
+    content, error, message = REFUSED[kind]
+    with pytest.raises(error, match=message) as caught:
         read({"model.safetensors": content})
     assert caught.value.detail.startswith("model.safetensors ")
     with pytest.raises(BadInput):
@@ -329,10 +341,10 @@ def test_zip_shards_are_merged_with_or_without_their_index(read):
     ]
     assert bare.tensors[2].aliases == ("head.weight",)
     first, second = shards
-    said = index(fc__weight=first, fc__bias=first, embed__weight=second, head__weight=second)
-    listed = read(shards | {"pytorch_model.bin.index.json": said})
+    content = index(fc__weight=first, fc__bias=first, embed__weight=second, head__weight=second)
+    listed = read(shards | {"pytorch_model.bin.index.json": content})
     assert listed.tensors == bare.tensors
-    with pytest.raises(InvalidModel, match="does not"):
+    with pytest.raises(InvalidModel, match="but it is not"):
         read(shards | {"i.json": index(head__weight=first)})
     with pytest.raises(InvalidModel, match=r"'fc\.weight' lies in both"):
         read({"1.bin": saved(one), "2.bin": saved(one)})
@@ -340,9 +352,11 @@ def test_zip_shards_are_merged_with_or_without_their_index(read):
 
 def test_a_module_that_only_an_alias_names_is_a_module_with_its_op(read):
     tied = torch.ones(3, 2)
-    found = read({"m.pt": saved({"embed.weight": tied, "head.weight": tied})})
-    assert [module.name for module in found.modules] == ["", "embed", "head"]
-    assert {op.name: op.states for op in found.ops} == {"head.linear": {"weight": "head.weight"}}
+    checkpoint = read({"m.pt": saved({"embed.weight": tied, "head.weight": tied})})
+    assert [module.name for module in checkpoint.modules] == ["", "embed", "head"]
+    assert {op.name: op.states for op in checkpoint.ops} == {
+        "head.linear": {"weight": "head.weight"}
+    }
 
 
 def test_formats_are_not_mixed(read, shard):
@@ -357,10 +371,10 @@ def exported():
     return buffer.getvalue()
 
 
-def test_an_exported_program_is_told_from_its_content_and_comes_alone(read):
-    found = read({"model.pt": exported()})
-    assert found.format == "pt2"
-    assert {tensor.name for tensor in found.tensors} == {"weight", "bias"}
+def test_an_exported_program_is_recognized_from_its_content_and_comes_alone(read):
+    checkpoint = read({"model.pt": exported()})
+    assert checkpoint.format == "pt2"
+    assert {tensor.name for tensor in checkpoint.tensors} == {"weight", "bias"}
     for other in ({"config.json": b'{"model_type": "x"}'}, {"m": saved({"w": torch.ones(1)})}):
         with pytest.raises(InvalidModel, match=r"send the \.pt2 alone"):
             read({"model.pt2": exported()} | other)

@@ -1,4 +1,4 @@
-"""Headers that lie, and headers that look odd and are right."""
+"""Forged headers, and valid headers that look unusual."""
 
 import json
 
@@ -38,10 +38,10 @@ def test_ranges_are_those_of_the_safetensors_library(tmp_path):
     header = read_header(open_storage(tmp_path.as_uri()), "file", Limits())
     assert header.metadata == {"format": "pt", "note": 'a "{b}" \\ c'}
     content = (tmp_path / "file").read_bytes()
-    found = {one.name: one for one in header.tensors}
-    assert found.keys() == arrays.keys()
+    tensors = {one.name: one for one in header.tensors}
+    assert tensors.keys() == arrays.keys()
     for name, array in arrays.items():
-        stored = found[name]
+        stored = tensors[name]
         assert content[stored.offset : stored.offset + stored.size_bytes] == array.tobytes()
         assert stored.shape == array.shape
 
@@ -68,15 +68,15 @@ LIES = {
     "hole": ({"a": (0, 8), "b": (12, 20)}, 20, "hole"),
     "hole at the start": ({"a": (4, 12)}, 12, "hole"),
     "behind the end": ({"a": (0, 8), "b": (8, 16)}, 12, "truncated"),
-    "trailing bytes": ({"a": (0, 8)}, 9, "belong to nothing"),
+    "trailing bytes": ({"a": (0, 8)}, 9, "belong to no tensor"),
 }
 
 
 @pytest.mark.parametrize("lie", LIES)
 def test_ranges_must_tile_the_data(header_of, safetensors_bytes, tensor, lie):
-    ranges, size, said = LIES[lie]
+    ranges, size, message = LIES[lie]
     header = {name: tensor(begin, end) for name, (begin, end) in ranges.items()}
-    with pytest.raises(InvalidModel, match=said):
+    with pytest.raises(InvalidModel, match=message):
         header_of(safetensors_bytes(header, bytes(size)))
 
 
@@ -102,8 +102,8 @@ ENTRIES = {
 
 @pytest.mark.parametrize("fault", ENTRIES)
 def test_an_entry_must_be_sound(header_of, safetensors_bytes, tensor, fault):
-    changes, said = ENTRIES[fault]
-    with pytest.raises(InvalidModel, match=said):
+    changes, message = ENTRIES[fault]
+    with pytest.raises(InvalidModel, match=message):
         header_of(safetensors_bytes({"x": tensor() | changes}, bytes(8)))
 
 
@@ -143,7 +143,7 @@ def test_a_header_must_be_sound(header_of, safetensors_bytes, fault):
     assert caught.value.detail.isprintable()
 
 
-def test_truncation_at_every_byte_is_told(header_of, safetensors_bytes, tensor):
+def test_truncation_at_every_byte_is_reported(header_of, safetensors_bytes, tensor):
     whole = safetensors_bytes({"x": tensor()}, bytes(8))
     for size in range(len(whole)):
         with pytest.raises(InvalidModel):
@@ -165,13 +165,13 @@ def test_more_tensors_than_allowed_are_refused(header_of, safetensors_bytes, ten
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
-def test_damage_is_told_or_harmless(header_of, safetensors_bytes, tensor, flips):
+def test_damage_is_reported_or_harmless(header_of, safetensors_bytes, tensor, flips):
     header = {"__metadata__": {"k": "v"}, "a": tensor(0, 8), "b": tensor(8, 9, "U8", [1])}
     content = bytearray(safetensors_bytes(header, bytes(9)))
     for at, byte in flips:
         content[at % len(content)] = byte
     try:
-        found = header_of(bytes(content))
+        header = header_of(bytes(content))
     except BadInput:
         return
-    assert all(one.offset + one.size_bytes <= len(content) for one in found.tensors)
+    assert all(one.offset + one.size_bytes <= len(content) for one in header.tensors)

@@ -1,0 +1,128 @@
+"""Bounded parsing of untrusted JSON: limited values, unique keys, large objects key by key."""
+
+import json
+import re
+from collections.abc import Iterator
+
+from palettery.app.checkpoints.quoting import quote_text
+from palettery.app.errors import InvalidModel, TooLarge
+from palettery.app.settings import Limits
+
+VALUES_PER_TENSOR, SPARE_VALUES = 16, 10_000
+"""Maximum number of values in a document: so many for each allowed tensor, and some more."""
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return a parsed JSON object whose keys are unique; an `object_pairs_hook`.
+
+    Raises:
+        ValueError: a key occurs twice; the message names it.
+    """
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        seen = set[str]()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {quote_text(key)} occurs twice in one object")
+            seen.add(key)
+    return fields
+
+
+def check_value_count(text: str, limits: Limits, what: str) -> None:
+    """Check the number of values, which take far more memory than their text.
+
+    Raises:
+        TooLarge: over the limit, estimated by brackets, braces and commas.
+    """
+    count, most = sum(map(text.count, "[{,")), SPARE_VALUES + VALUES_PER_TENSOR * limits.tensors
+    if count > most:
+        raise TooLarge(
+            f"{what} holds up to {count:,} JSON values; {SPARE_VALUES:,} are allowed, and "
+            f"{VALUES_PER_TENSOR} for each tensor, of which {limits.allowed('tensors')}"
+        )
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
+
+
+class JsonScanner:
+    """Incremental parser of a JSON text; consume the value of each key before the next key."""
+
+    def __init__(self, text: str, what: str, limits: Limits) -> None:
+        check_value_count(text, limits, what)
+        self._text, self._what, self._at = text, what, 0
+
+    def members(self) -> Iterator[str]:
+        """Enter an object and yield its keys.
+
+        Raises:
+            InvalidModel: the text is not an object, or a key occurs twice.
+        """
+        seen: set[str] = set()
+        self._take("{")
+        if self._next() == "}":
+            self._at += 1
+            return
+        while True:
+            key = self.string()
+            if key in seen:
+                raise InvalidModel(
+                    f"{self._what} names {quote_text(key)} twice; write the file again"
+                )
+            seen.add(key)
+            self._take(":")
+            yield key
+            if self._next() != ",":
+                break
+            self._at += 1
+        self._take("}")
+
+    def string(self) -> str:
+        """Consume a string."""
+        if (got := self._next()) != '"':
+            raise self._error(f"{got!r} instead of a string" if got else "the end of the text")
+        try:
+            text, self._at = _DECODER.raw_decode(self._text, self._at)
+        except ValueError as error:
+            raise self._error(f"an invalid string ({error})") from error
+        return str(text)
+
+    def value(self) -> object:
+        """Consume any value; the keys of each object in it are unique.
+
+        Raises:
+            InvalidModel: invalid JSON, or nested too deep.
+        """
+        self._next()
+        try:
+            value, self._at = _DECODER.raw_decode(self._text, self._at)
+        except RecursionError as error:
+            raise self._error("a value that is nested too deep") from error
+        except ValueError as error:
+            raise self._error(f"an invalid value ({error})") from error
+        return value
+
+    def end(self) -> None:
+        """Check that only white space is left."""
+        if self._next():
+            raise self._error("more text after its closing brace")
+
+    def _next(self) -> str:
+        space = _SPACE.match(self._text, self._at)
+        assert space is not None  # noqa: S101 - the pattern matches the empty text
+        self._at = space.end()
+        return self._text[self._at : self._at + 1]
+
+    def _take(self, expected: str) -> None:
+        got = self._next()
+        if got != expected:
+            raise self._error(f"{got!r} instead of {expected!r}" if got else "the end of the text")
+        self._at += 1
+
+    def _error(self, problem: str) -> InvalidModel:
+        return InvalidModel(
+            f"{self._what} is not valid JSON: {problem}, near character {self._at}; "
+            "fetch or write the file again"
+        )
