@@ -17,7 +17,7 @@ USER palettery
 # a level of processors, not for the one of this machine. A processor without AVX2, or of another
 # kind, compiles its own at its first start; so does whoever sets another level.
 ENV NUMBA_CACHE_DIR=/var/cache/palettery NUMBA_CPU_NAME=x86-64-v3 NUMBA_CPU_FEATURES=
-RUN python -c "from palettery import kernels; kernels.warm()"
+RUN python -c "from palettery import kernels; kernels.warm_up()"
 # On this address the API starts only with keys: run it with a PALETTERY_ADMIN_KEY.
 ENV PALETTERY_DATA_DIR=/data PALETTERY_HOST=0.0.0.0 PALETTERY_PORT=8400
 VOLUME /data

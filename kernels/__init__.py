@@ -6,7 +6,7 @@ from palettery.kernels.palette import Palette, reconstruct
 from palettery.kernels.palettize import palettize
 from palettery.kernels.settings import PaletteSettings
 from palettery.kernels.streaming import RowSource, RowsPalette, can_stream, palettize_rows
-from palettery.kernels.warm import warm
+from palettery.kernels.warmup import warm_up
 
 __all__ = [
     "Palette",
@@ -20,5 +20,5 @@ __all__ = [
     "palettize_rows",
     "reconstruct",
     "unpack",
-    "warm",
+    "warm_up",
 ]

@@ -1,19 +1,20 @@
-"""Arrays as callers hold them, numpy or torch, to numpy and back without a copy.
+"""Conversion between numpy arrays and torch tensors without a copy, and between float dtypes.
 
-Torch is never imported here: a caller who passes a tensor has it already.
+Torch is never imported here: a caller who passes a tensor has imported it already.
 """
 
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from palettery.kernels.errors import WeightError
-from palettery.kernels.float16 import BFLOAT16, FLOAT16
+from palettery.kernels.float16 import BFLOAT16, FLOAT16, upcast_float16
 
-FLOATS = (FLOAT16, BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
+Number = TypeVar("Number", bound=np.generic)
+FLOAT_DTYPES = (FLOAT16, BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
 _TORCH_TO_NUMPY = {
     "bfloat16": BFLOAT16,
     "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
@@ -22,13 +23,13 @@ _TORCH_TO_NUMPY = {
 
 
 def is_torch(array: object) -> bool:
-    """Whether the array is a torch tensor."""
+    """Return whether the array is a torch tensor."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
 
 
 def to_numpy(array: Any) -> NDArray[Any]:
-    """A numpy view of an array; tensors on another device are copied to the CPU."""
+    """Return a numpy view of an array; tensors on another device are copied to the CPU."""
     if not is_torch(array):
         return np.asarray(array)
     torch = sys.modules["torch"]
@@ -42,7 +43,7 @@ def to_numpy(array: Any) -> NDArray[Any]:
 
 
 def to_torch(array: NDArray[Any]) -> Any:
-    """A torch tensor over the same memory."""
+    """Return a torch tensor that shares the array's memory."""
     torch = sys.modules["torch"]
     for name, dtype in _TORCH_TO_NUMPY.items():
         if array.dtype == dtype:
@@ -52,27 +53,47 @@ def to_torch(array: NDArray[Any]) -> Any:
 
 
 def numpy_dtype(dtype: Any) -> np.dtype[Any]:
-    """The numpy dtype of a numpy or torch dtype."""
+    """Return the numpy dtype that corresponds to a numpy or torch dtype."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(dtype, torch.dtype):
         dtype = to_numpy(torch.empty(0, dtype=dtype)).dtype
-    found: np.dtype[Any] = np.dtype(dtype)
-    return found
+    result: np.dtype[Any] = np.dtype(dtype)
+    return result
 
 
 def check_weight(weight: NDArray[Any]) -> None:
-    """Refuse what cannot be palettized.
+    """Check that a weight can be palettized.
 
     Raises:
-        WeightError: names the dtype or the shape.
+        WeightError: its dtype or its shape is not supported.
     """
-    if weight.dtype not in FLOATS:
+    if weight.dtype not in FLOAT_DTYPES:
         raise WeightError(
             f"a weight of dtype {weight.dtype} cannot be palettized; "
             "expected float16, bfloat16, float32 or float64"
         )
     if weight.ndim == 0 or weight.size == 0:
         raise WeightError(
-            f"a weight of shape {list(weight.shape)} has nothing to palettize; "
+            f"a weight of shape {list(weight.shape)} is empty; "
             "expected at least one axis and one element"
         )
+
+
+def read_only(values: NDArray[Number]) -> NDArray[Number]:
+    """Return a read-only view.
+
+    Numba compiles a kernel once for writable and once for read-only arrays. Values from a
+    memory-mapped file are read-only, so all values are passed that way.
+    """
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
+def upcast(values: NDArray[Any]) -> NDArray[np.floating]:
+    """Return the values as float32, or as float64 if they are float64; a view where possible."""
+    if values.dtype in (np.float32, np.float64):
+        return values
+    if values.dtype in (FLOAT16, BFLOAT16):
+        return upcast_float16(values)
+    return values.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Which device palettes are computed on."""
+"""Choice of the device that palettes are computed on."""
 
 import re
 import sys
@@ -10,19 +10,19 @@ from palettery.kernels.errors import DeviceError
 if TYPE_CHECKING:
     import torch
 
-NAMES = "'cpu', 'cuda', 'cuda:1', 'mps', 'auto'"
+DEVICE_NAMES = "'cpu', 'cuda', 'cuda:1', 'mps', 'auto'"
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""Where an NVIDIA driver, an AMD driver, or Windows' bridge to either shows itself."""
+"""Device files of the NVIDIA driver, the AMD driver, and the GPU bridge of WSL."""
 
 
 def resolve_device(name: str) -> "torch.device | None":
-    """The torch device of a name; None for the CPU, which works without torch.
+    """Return the torch device with this name; None for the CPU, which needs no torch.
 
-    "auto" is the first CUDA (or ROCm) device, or else the CPU. Torch is imported only where a
-    driver for one is there.
+    "auto" is the current CUDA (or ROCm) device, or else the CPU. Torch is imported only if a GPU
+    driver is installed.
 
     Raises:
-        DeviceError: no such device, or it is not there.
+        DeviceError: the name is unknown, or the device is not available.
     """
     if name == "cpu":
         return None
@@ -31,33 +31,32 @@ def resolve_device(name: str) -> "torch.device | None":
             return None
         import torch
 
-        return torch.device("cuda", torch.cuda.current_device()) if _count() else None
+        return torch.device("cuda", torch.cuda.current_device()) if _count_cuda_devices() else None
     if name == "mps":
         raise DeviceError(
-            "device is 'mps', which has no float64, and the optimum cannot be told without; "
-            "use 'cpu'"
+            "device is 'mps', which has no float64, and clustering needs float64; use 'cpu'"
         )
     match = re.fullmatch(r"cuda(?::(\d{1,4}))?", name)
     if match is None:
-        raise DeviceError(f"device is {name!r}; expected one of {NAMES}")
+        raise DeviceError(f"device is {name!r}; expected one of {DEVICE_NAMES}")
     import torch
 
-    index, count = int(match[1] or 0), _count()
+    index, count = int(match[1] or 0), _count_cuda_devices()
     if index >= count:
-        found = f"{count} CUDA devices are" if count else "no CUDA device is"
-        raise DeviceError(f"device is {name!r}, but {found} here; use 'cpu' or 'auto'")
+        available = f"{count} CUDA devices are" if count else "no CUDA device is"
+        raise DeviceError(f"device is {name!r}, but {available} available; use 'cpu' or 'auto'")
     return torch.device("cuda", index)
 
 
 def visible_devices() -> int:
-    """CUDA (or ROCm) devices that this process may use; torch is imported only with a driver."""
+    """Return how many CUDA (or ROCm) devices this process may use; imports torch only for a GPU."""
     if not any(Path(driver).exists() for driver in _DRIVERS):
         return 0
-    import torch  # noqa: F401 - `_count` finds it
+    import torch  # noqa: F401 - `_count_cuda_devices` finds it
 
-    return _count()
+    return _count_cuda_devices()
 
 
-def _count() -> int:
+def _count_cuda_devices() -> int:
     cuda = sys.modules["torch"].cuda
     return int(cuda.device_count()) if cuda.is_available() else 0

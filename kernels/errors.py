@@ -1,21 +1,21 @@
 """Errors of the kernels.
 
 PaletteError (ValueError)
-├── SettingsError          a setting outside its set
+├── SettingsError          a setting has a value that is not allowed
 ├── WeightError            shape or dtype that cannot be palettized
 │   ├── DivisibilityError  group_size or cluster_dim does not divide
 │   └── NonFiniteError     NaN or Inf among the weights
 ├── SensitivityError       wrong shape, negative or NaN
-└── DeviceError            a device that is not there
+└── DeviceError            a device that is not available
 """
 
 
 class PaletteError(ValueError):
-    """Root of what `palettize` raises on bad input."""
+    """Base class of the errors that `palettize` raises on invalid input."""
 
 
 class SettingsError(PaletteError):
-    """A setting is outside its allowed set."""
+    """A setting has a value that is not allowed."""
 
 
 class WeightError(PaletteError):
@@ -27,7 +27,7 @@ class DivisibilityError(WeightError):
 
 
 class NonFiniteError(WeightError):
-    """The weight holds NaN or Inf."""
+    """The weight contains NaN or Inf."""
 
 
 class SensitivityError(PaletteError):
@@ -35,4 +35,4 @@ class SensitivityError(PaletteError):
 
 
 class DeviceError(PaletteError):
-    """The device asked for is not there."""
+    """The requested device is not available."""

@@ -1,4 +1,4 @@
-"""What decides a palette besides its input."""
+"""Fingerprint of the code that computes palettes, for caches of results."""
 
 import hashlib
 from functools import cache
@@ -10,7 +10,9 @@ import numpy as np
 
 @cache
 def fingerprint() -> str:
-    """A digest of these sources and of what compiles and runs them: equal ones give equal results.
+    """Return a digest of these sources and of the numba and numpy versions.
+
+    Equal fingerprints give equal results for equal input.
 
     Units: 16 hexadecimal digits.
     """

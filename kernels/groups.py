@@ -1,4 +1,4 @@
-"""Where each palette's weights lie in a tensor."""
+"""Groups of a tensor: which weights share a palette, and access to them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 from palettery.kernels.errors import DivisibilityError, WeightError
 from palettery.kernels.settings import PaletteSettings
-from palettery.kernels.threads import Check, unchecked
+from palettery.kernels.threads import Check, no_check
 
 _ALL = slice(None)
 _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The groups of a tensor: `size` consecutive channels along `axis` each.
+class GroupLayout:
+    """Groups of a tensor: `size` consecutive channels along `axis` each.
 
-    Order within a group does not matter to clustering; it only has to be the same wherever the
-    group is read or written.
+    The order of the weights within a group does not matter for clustering, but it must be the same
+    wherever the group is read or written.
     """
 
     shape: tuple[int, ...]
@@ -30,54 +30,57 @@ class Layout:
 
     @property
     def groups(self) -> int:
-        """Palettes of the tensor."""
+        """Number of groups, and so of palettes."""
         return self.shape[self.axis] // self.size
 
     @property
     def elements(self) -> int:
-        """Weights of one group."""
+        """Number of weights in one group."""
         return prod(self.shape) // self.groups
 
     def batches(self, max_elements: int) -> Iterator[range]:
-        """Runs of groups that hold at most so many elements, or one group if it holds more."""
+        """Yield ranges of groups with at most `max_elements` elements, or with one group."""
         step = max(1, max_elements // self.elements)
         for first in range(0, self.groups, step):
             yield range(first, min(first + step, self.groups))
 
     @property
     def height(self) -> int:
-        """Rows of one group."""
+        """Number of rows of one group."""
         return self.size if self.axis == 0 else self.shape[0]
 
     def rows_within(self, max_elements: int) -> int:
-        """Rows of one group that hold at most so many elements, or one row."""
+        """Return how many rows of one group hold at most `max_elements` elements; at least 1."""
         return max(1, max_elements * self.height // self.elements)
 
     def rows(self, max_elements: int) -> list[slice]:
-        """Runs of rows of one group that hold at most so many elements, or one row."""
+        """Return blocks of rows of one group with at most `max_elements` elements, or one row."""
         step = self.rows_within(max_elements)
         return [slice(at, min(at + step, self.height)) for at in range(0, self.height, step)]
 
     def pieces(self, batch: int, most: int) -> list[tuple[range, slice]]:
-        """Batches of groups of so many elements; rows of one where it holds more than `most`."""
+        """Return pieces of work: batches of `batch` elements, or blocks of rows of large groups.
+
+        A group of more than `most` elements is cut into blocks of rows.
+        """
         if self.elements <= most:
             return [(groups, _ALL) for groups in self.batches(batch)]
         rows = self.rows(most)
         return [(range(at, at + 1), piece) for at in range(self.groups) for piece in rows]
 
     def take(self, array: NDArray[Any], groups: range, rows: slice = _ALL) -> NDArray[Any]:
-        """The elements of some groups, or of some rows of them; a view where strides allow.
+        """Return the elements of some groups, or of some of their rows; a view where possible.
 
-        Always contiguous and aligned: kernels would be compiled anew for what is not.
+        The result is contiguous and aligned, since kernels would be recompiled for other arrays.
 
         Shapes: shape -> (len(groups), elements of those rows).
         """
-        return self.gathered(self.cut(array, groups, rows), groups)
+        return self.gather(self.cut(array, groups, rows), groups)
 
     def cut(self, array: NDArray[Any], groups: range, rows: slice = _ALL) -> NDArray[Any]:
-        """A view of some groups, or of some rows of them, as they lie in the tensor.
+        """Return a view of some groups, or of some of their rows, in the shape of the tensor.
 
-        An array with one element per row, [rows, 1..], is cut to those rows.
+        From an array with one element per row, [rows, 1..], those rows are returned.
         """
         if self.axis == 0:
             return array[groups.start * self.size : groups.stop * self.size][rows]
@@ -85,8 +88,8 @@ class Layout:
             return array[rows]
         return array[rows, groups.start * self.size : groups.stop * self.size]
 
-    def gathered(self, block: NDArray[Any], groups: range) -> NDArray[Any]:
-        """What `cut` gave, with the elements of each group side by side.
+    def gather(self, block: NDArray[Any], groups: range) -> NDArray[Any]:
+        """Return a block from `cut` with the elements of each group next to each other.
 
         Shapes: -> (len(groups), elements).
         """
@@ -98,7 +101,7 @@ class Layout:
     def put(
         self, array: NDArray[Any], groups: range, values: NDArray[Any], rows: slice = _ALL
     ) -> None:
-        """Write back what `take` gave; nothing to do where it gave a view.
+        """Write values from `take` back into the array; a no-op where they are a view of it.
 
         Shapes: values (len(groups), elements of those rows).
         """
@@ -113,40 +116,40 @@ class Layout:
         block[...] = np.moveaxis(split, 0, 1).reshape(block.shape)
 
     def take_vectors(
-        self, array: NDArray[Any], groups: range, dim: int, check: Check = unchecked
+        self, array: NDArray[Any], groups: range, dim: int, check: Check = no_check
     ) -> NDArray[Any]:
-        """Like `take`, with `dim` consecutive elements along axis 0 as one vector.
+        """Return the elements of some groups as vectors of `dim` consecutive ones along axis 0.
 
         Shapes: shape -> (len(groups), elements / dim, dim).
         """
         rows, *rest = array.shape
         lanes = np.moveaxis(array.reshape(rows // dim, dim, *rest), 1, 0)
-        cells = self.divided(dim)
+        cells = self.index_layout(dim)
         vectors = np.empty((len(groups), cells.elements, dim), array.dtype)
         at = 0
         for piece in cells.rows(_PIECE) if len(groups) == 1 else [_ALL]:
             for number, lane in enumerate(lanes):
-                taken = cells.take(lane, groups, piece)
-                vectors[:, at : at + taken.shape[1], number] = taken
-            at += taken.shape[1]
+                part = cells.take(lane, groups, piece)
+                vectors[:, at : at + part.shape[1], number] = part
+            at += part.shape[1]
             check()
         return vectors
 
-    def divided(self, dim: int) -> "Layout":
-        """The layout of the indices, one for `dim` weights along axis 0."""
+    def index_layout(self, dim: int) -> "GroupLayout":
+        """Return the layout of the indices, one for `dim` weights along axis 0."""
         rows, *rest = self.shape
         size = self.size // dim if self.axis == 0 else self.size
-        return Layout((rows // dim, *rest), self.axis, size)
+        return GroupLayout((rows // dim, *rest), self.axis, size)
 
     def lut_shape(self, *last: int) -> tuple[int, ...]:
-        """Shape of something stored per group: [groups0, groups1, 1.., *last]."""
+        """Return the shape of an array with one entry per group: [groups0, groups1, 1.., *last]."""
         groups = [1] * len(self.shape)
         groups[self.axis] = self.groups
         return (*groups, *last)
 
 
-def layout_of(shape: tuple[int, ...], settings: PaletteSettings) -> Layout:
-    """The groups that the settings ask for.
+def group_layout(shape: tuple[int, ...], settings: PaletteSettings) -> GroupLayout:
+    """Return the groups that the settings define.
 
     Raises:
         WeightError: the tensor has no such axis.
@@ -167,10 +170,10 @@ def layout_of(shape: tuple[int, ...], settings: PaletteSettings) -> Layout:
             f"cluster_dim {settings.cluster_dim} does not divide the {rows} rows of a group "
             f"of a weight of shape {list(shape)}"
         )
-    return Layout(shape, axis, size)
+    return GroupLayout(shape, axis, size)
 
 
-def stored_layout(shape: tuple[int, ...], lut_shape: tuple[int, ...]) -> Layout:
-    """The groups that a stored LUT implies."""
+def lut_layout(shape: tuple[int, ...], lut_shape: tuple[int, ...]) -> GroupLayout:
+    """Return the groups that the shape of a stored LUT implies."""
     axis = 1 if len(shape) > 1 and lut_shape[1] > 1 else 0
-    return Layout(shape, axis, shape[axis] // lut_shape[axis])
+    return GroupLayout(shape, axis, shape[axis] // lut_shape[axis])

@@ -1,19 +1,19 @@
-"""The one way kernels are compiled."""
+"""Decorators that compile kernels with numba."""
 
 from collections.abc import Callable
 from typing import TypeVar, cast
 
 from numba import njit
 
-from palettery.kernels import machine_code
+from palettery.kernels import kernel_cache
 
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
-machine_code.prepare()
+kernel_cache.configure()
 
 
 def compiled(kernel: Kernel) -> Kernel:
-    """Compile on first call, keep the machine code on disk, run without the GIL.
+    """Compile on first call, cache the machine code on disk, run without the GIL.
 
     Kernels run side by side in a thread pool rather than in numba's own threads: numba's default
     threading layer aborts the process when two Python threads enter it, as Dask workers do.
@@ -22,9 +22,9 @@ def compiled(kernel: Kernel) -> Kernel:
 
 
 def compiled_for_sums(kernel: Kernel) -> Kernel:
-    """Like `compiled`, and the compiler may reorder sums, which lets it use vector instructions.
+    """Compile like `compiled`, but let the compiler reorder sums to use vector instructions.
 
-    The order is fixed at compile time, so results still do not depend on the thread count.
+    The order is fixed at compile time, so results do not depend on the number of threads.
     """
     reordered = {"reassoc", "contract", "nsz"}
     fast = njit(cache=True, nogil=True, error_model="numpy", fastmath=reordered)
@@ -32,13 +32,13 @@ def compiled_for_sums(kernel: Kernel) -> Kernel:
 
 
 def compiled_for_maxima(kernel: Kernel) -> Kernel:
-    """Like `compiled_for_sums`, for maxima of numbers: NaN among them may be overlooked."""
+    """Compile like `compiled_for_sums`, and let maxima ignore NaN."""
     reordered = {"reassoc", "contract", "nsz", "nnan"}
     fast = njit(cache=True, nogil=True, error_model="numpy", fastmath=reordered)
     return cast(Kernel, fast(kernel))
 
 
 def compiled_inline(kernel: Kernel) -> Kernel:
-    """Like `compiled`, for the small functions that other kernels call in their inner loops."""
+    """Compile like `compiled`, but inline the function into the kernels that call it."""
     inline = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
     return cast(Kernel, inline(kernel))

@@ -1,4 +1,4 @@
-"""Quantization of a palette: int8, uint8 or float8 entries with one scale per group.
+"""Quantization of lookup tables: int8, uint8 or float8 entries with one scale per group.
 
 `q = clamp(round(x / scale) + zero_point)` and `x ~ (q - zero_point) * scale`. Scale, zero point
 and entries are bit-equal to coreai-opt 0.3.0, so the order of the roundings below matters: the
@@ -15,7 +15,7 @@ from palettery.kernels.errors import NonFiniteError
 from palettery.kernels.settings import PaletteSettings
 
 FloatRange = tuple[float | None, float | None]
-Stored = tuple[NDArray[Any], NDArray[np.float32] | None, NDArray[Any] | None]
+StoredLut = tuple[NDArray[Any], NDArray[np.float32] | None, NDArray[Any] | None]
 """Entries, scale and zero point."""
 
 _ENTRY_DTYPE: dict[str, np.dtype[np.generic]] = {
@@ -30,19 +30,19 @@ _ENTRY_RANGE = {
     "float8_e4m3fn": (-448.0, 448.0),
     "float8_e5m2": (-57344.0, 57344.0),
 }
-# Exponent of the largest power of two each float8 format holds.
+# Exponent of the largest power of two that each float8 format can represent.
 _MAX_EXPONENT = {"float8_e4m3fn": 8, "float8_e5m2": 15}
 _SMALLEST_SCALE = float(np.finfo(np.float32).eps)
 
 
-def stored_lut(
+def encode_lut(
     centroids: NDArray[np.float64], dtype: np.dtype[Any], settings: PaletteSettings
-) -> Stored:
-    """The LUT of a weight of this dtype as it is stored, its scale and its zero point.
+) -> StoredLut:
+    """Return the stored form of the LUT of a weight of this dtype: entries, scale, zero point.
 
     Shapes: as in `Palette`.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not usable
+    with np.errstate(over="ignore", invalid="ignore"):  # `build_lut` rejects the result
         lut = centroids.astype(dtype)
         if settings.lut_dtype is None:
             return lut, None, None
@@ -55,15 +55,15 @@ def stored_lut(
         )
 
 
-def usable_lut(
+def build_lut(
     centroids: NDArray[np.float64], dtype: np.dtype[Any], settings: PaletteSettings
-) -> tuple[Stored, NDArray[Any]]:
-    """What `stored_lut` gives, and the values of that, whose differences can be told.
+) -> tuple[StoredLut, NDArray[Any]]:
+    """Return the stored form of a LUT, and its values in the weight's dtype.
 
     Raises:
-        NonFiniteError: they overflow float32, or the weight's float64.
+        NonFiniteError: differences of the values overflow float32, or float64 for a float64 weight.
     """
-    stored = stored_lut(centroids, dtype, settings)
+    stored = encode_lut(centroids, dtype, settings)
     lut = dense_lut(stored[0], dtype, *stored[1:])
     wide = lut if lut.dtype == np.float64 else lut.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -73,10 +73,10 @@ def usable_lut(
     return stored, lut
 
 
-def vanished(
+def zeroed_palette_notes(
     centroids: NDArray[np.float64], lut: NDArray[Any], settings: PaletteSettings
 ) -> tuple[str, ...]:
-    """A note where palettes became zeros because their entries are below the smallest scale.
+    """Return a note if palettes became zeros because their entries are below the smallest scale.
 
     Shapes: both [groups0, groups1, 1.., K, cluster_dim], any number of axes before the last two.
     """
@@ -87,7 +87,7 @@ def vanished(
     return (
         f"the palettes of {int(lost.sum())} of {lost.size} groups became zeros: their entries, up "
         f"to {least:.3g}, are too small for {settings.lut_dtype or 'the dtype of the weight'} with "
-        "the smallest scale there is; leave lut_qspec out for this tensor",
+        "the smallest scale; leave lut_qspec out for this tensor",
     )
 
 
@@ -97,7 +97,7 @@ def dense_lut(
     scale: NDArray[np.float32] | None,
     zero_point: NDArray[Any] | None,
 ) -> NDArray[Any]:
-    """The LUT's values in the weight's dtype."""
+    """Return the values of a stored LUT in the weight's dtype."""
     if scale is None:
         return lut
     with np.errstate(over="ignore", invalid="ignore"):
@@ -111,11 +111,11 @@ def quantize_lut(
     float_range: FloatRange | None,
     scale_dtype: str | None,
 ) -> tuple[NDArray[np.generic], NDArray[np.float32], NDArray[np.integer] | None]:
-    """Entries, scale and zero point of every group's palette; float8 has no zero point.
+    """Return entries, scale and zero point of every group's palette; float8 has no zero point.
 
     `float_range` fixes either end of the range instead of taking it from the entries;
-    `scale_dtype` "float8_e8m0fnu" rounds float8 scales to powers of two. Settings are not
-    checked here, `PaletteSettings` did that.
+    `scale_dtype` "float8_e8m0fnu" rounds float8 scales to powers of two. The arguments are not
+    checked here, since `PaletteSettings` checks them.
 
     Shapes: lut [groups0, groups1, 1.., K, cluster_dim] in the weight's dtype -> entries like lut,
         scale and zero point [groups0, groups1, 1.., 1, 1].
@@ -129,7 +129,7 @@ def quantize_lut(
         scale = _power_of_two(np.maximum(-least, most), _MAX_EXPONENT[lut_dtype])
     else:
         scale, zero_point = _affine(least, most, low, high, asymmetric=scheme == "asymmetric")
-    with np.errstate(over="ignore"):  # a range far inside the entries: clipped just below
+    with np.errstate(over="ignore"):  # entries far outside a fixed range are clipped below
         entries = lut.astype(np.float32) / scale
     dtype = _ENTRY_DTYPE[lut_dtype]
     if lut_dtype in _MAX_EXPONENT:
@@ -143,7 +143,7 @@ def dequantize_lut(
     scale: NDArray[np.float32],
     zero_point: NDArray[np.integer] | None,
 ) -> NDArray[np.float32]:
-    """The float32 palette that quantized entries stand for.
+    """Return the float32 values of quantized entries.
 
     Shapes: entries [groups0, groups1, 1.., K, cluster_dim], scale and zero point one per group
         -> like entries.
@@ -157,7 +157,7 @@ def dequantize_lut(
 def _range(
     lut: NDArray[np.floating], float_range: FloatRange
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Least and most of each group, zero included, ends replaced by those fixed in float_range."""
+    """Return minimum and maximum of each group and zero; `float_range` replaces either of them."""
     least = np.minimum(lut.min(axis=(-2, -1), keepdims=True), 0)
     most = np.maximum(lut.max(axis=(-2, -1), keepdims=True), 0)
     # With both ends fixed the range stays float32; with one it takes the LUT's dtype.
@@ -178,13 +178,13 @@ def _affine(
     *,
     asymmetric: bool,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scale and zero point that map [least, most], or its symmetric hull, onto [low, high]."""
-    number = least.dtype.type  # keeps float16 and bfloat16 arithmetic in their own dtype
+    """Return scale and zero point that map [least, most], or its symmetric hull, to [low, high]."""
+    number = least.dtype.type  # so that float16 and bfloat16 arithmetic stays in its dtype
     if asymmetric:
         steps = number(high - low)
         with np.errstate(over="ignore"):
             scale = (most - least) / steps
-        # coreai-opt's scale is infinite, and its LUT NaN, where the dtype cannot hold the span.
+        # Where the span overflows the dtype, coreai-opt's scale is infinite and its LUT NaN.
         scale = np.where(np.isfinite(scale), scale, most / steps - least / steps)
         scale = np.maximum(scale, number(_SMALLEST_SCALE))
         zero_point = np.clip(number(low) - np.rint(least / scale), number(low), number(high))
@@ -196,7 +196,7 @@ def _affine(
 
 
 def _power_of_two(magnitude: NDArray[np.floating], max_exponent: int) -> NDArray[np.float32]:
-    """2**(floor(log2 magnitude) - max_exponent) from the exponent bits; at least 2**-126."""
+    """Return 2**(floor(log2 magnitude) - max_exponent), at least 2**-126, by exponent bits."""
     exponent = (magnitude.astype(np.float32).view(np.int32) >> 23) - max_exponent
     scale: NDArray[np.float32] = (np.maximum(exponent, 1) << 23).view(np.float32)
     return scale

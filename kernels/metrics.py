@@ -1,4 +1,4 @@
-"""How far a palettized weight is from the original."""
+"""Error metrics of palettized weights."""
 
 from dataclasses import dataclass
 from math import inf, log10
@@ -7,21 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palettery.kernels.arrays import to_numpy
+from palettery.kernels.arrays import read_only, to_numpy
 from palettery.kernels.distribution import Distribution
-from palettery.kernels.float16 import BFLOAT16, FLOAT16, widen
-from palettery.kernels.groups import Layout
+from palettery.kernels.float16 import BFLOAT16, FLOAT16, upcast_codes
+from palettery.kernels.groups import GroupLayout
 from palettery.kernels.jit import compiled, compiled_for_maxima, compiled_for_sums
-from palettery.kernels.source import read_only
-from palettery.kernels.threads import Check, spread, unchecked
+from palettery.kernels.threads import Check, no_check, parallel_map
 
 _BLOCK = 1 << 18
-_WIDENED = 1 << 10
+_UPCAST = 1 << 10
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Distance between two tensors."""
+    """Errors of a reconstructed tensor."""
 
     sse: float
     """Sum of squared errors."""
@@ -40,24 +39,24 @@ class Errors:
 
 @dataclass(frozen=True)
 class Metrics(Errors):
-    """What palettizing did to a tensor."""
+    """Errors of a palettized tensor, by group, and statistics of its palettes."""
 
     group_sse: NDArray[np.float64]
-    """One per group, in group order."""
+    """Sum of squared errors of each group, in group order."""
     occupancy: NDArray[np.int64]
-    """Indices that point at each LUT entry, (groups, 2**n_bits)."""
+    """Number of indices that point to each LUT entry, (groups, 2**n_bits)."""
     iterations: int
-    """Refinement passes, of the group that took most."""
+    """Largest number of refinement passes of any group."""
     distribution: Distribution
-    """Of the weights, and of what stands for them."""
+    """Histograms of the weights and of their reconstruction."""
     notes: tuple[str, ...] = ()
-    """What was done differently from the request."""
+    """Deviations from the settings, such as leaving fast mode."""
 
 
 def errors(
-    original: Any, reconstructed: Any, threads: int | None = None, check: Check = unchecked
+    original: Any, reconstructed: Any, threads: int | None = None, check: Check = no_check
 ) -> Errors:
-    """Errors between a tensor and its reconstruction, in float64.
+    """Return the errors of a reconstructed tensor, computed in float64.
 
     The result does not depend on the number of `threads`; None uses every core.
 
@@ -71,19 +70,19 @@ def errors(
     def run(start: int) -> tuple[float, float, float]:
         return _distance(left[start : start + _BLOCK], right[start : start + _BLOCK])
 
-    found = spread(run, range(0, left.size, _BLOCK), threads, check)
-    sse, signal, most = zip(*found, strict=True) if found else ((), (), ())
+    parts = parallel_map(run, range(0, left.size, _BLOCK), threads, check)
+    sse, signal, most = zip(*parts, strict=True) if parts else ((), (), ())
     return Errors(sum(sse), sum(signal), max(most, default=0.0))
 
 
 def group_sse(
     original: NDArray[Any],
     reconstructed: NDArray[Any],
-    layout: Layout,
+    layout: GroupLayout,
     threads: int | None = None,
-    check: Check = unchecked,
+    check: Check = no_check,
 ) -> NDArray[np.float64]:
-    """Sum of squared errors of each group.
+    """Return the sum of squared errors of each group.
 
     Shapes: both the layout's -> (groups,).
     """
@@ -94,47 +93,47 @@ def group_sse(
         left, right = layout.take(original, *piece), layout.take(reconstructed, *piece)
         return [_distance(*rows)[0] for rows in zip(left, right, strict=True)]
 
-    for (groups, _), found in zip(pieces, spread(run, pieces, threads, check), strict=True):
-        sums[groups.start : groups.stop] += found
+    for (groups, _), part in zip(pieces, parallel_map(run, pieces, threads, check), strict=True):
+        sums[groups.start : groups.stop] += part
     return sums
 
 
 def _distance(left: NDArray[Any], right: NDArray[Any]) -> tuple[float, float, float]:
-    """Sum of squared errors, sum of squares and largest error. Shapes: (n,) both."""
+    """Return sum of squared errors, sum of squares and largest error. Shapes: (n,) both."""
     if left.dtype == right.dtype and left.dtype in (FLOAT16, BFLOAT16):
-        ours, theirs = _in_order(left).view(np.uint16), _in_order(right).view(np.uint16)
-        return _distance_of_halves(read_only(ours), read_only(theirs), left.dtype == BFLOAT16)
+        codes, others = _contiguous(left).view(np.uint16), _contiguous(right).view(np.uint16)
+        return _float16_distance(read_only(codes), read_only(others), left.dtype == BFLOAT16)
     wide = np.float32 if left.dtype == right.dtype == np.float32 else np.float64
-    return _distance_of_floats(
-        read_only(_in_order(left.astype(wide, copy=False))),
-        read_only(_in_order(right.astype(wide, copy=False))),
+    return _float_distance(
+        read_only(_contiguous(left.astype(wide, copy=False))),
+        read_only(_contiguous(right.astype(wide, copy=False))),
     )
 
 
-def _in_order(array: NDArray[Any]) -> NDArray[Any]:
+def _contiguous(array: NDArray[Any]) -> NDArray[Any]:
     return np.require(array, requirements=["C", "A"])
 
 
 @compiled
-def _distance_of_halves(
-    left: NDArray[np.uint16], right: NDArray[np.uint16], brain: bool
+def _float16_distance(
+    left: NDArray[np.uint16], right: NDArray[np.uint16], is_bfloat16: bool
 ) -> tuple[float, float, float]:
-    """Of float16 or bfloat16 (`brain`) by their bits, widened a few at a time."""
+    """Compute `_float_distance` of the codes of float16 or bfloat16 values, block by block."""
     sse = signal = most = 0.0
-    wide, other = np.empty(_WIDENED, np.uint32), np.empty(_WIDENED, np.uint32)
-    for start in range(0, left.size, _WIDENED):
-        ours, theirs = left[start : start + _WIDENED], right[start : start + _WIDENED]
-        widen(ours, brain, wide, wide.view(np.float32))
-        widen(theirs, brain, other, other.view(np.float32))
-        found = _distance_of_floats(
-            wide.view(np.float32)[: ours.size], other.view(np.float32)[: ours.size]
+    wide, other = np.empty(_UPCAST, np.uint32), np.empty(_UPCAST, np.uint32)
+    for start in range(0, left.size, _UPCAST):
+        codes, others = left[start : start + _UPCAST], right[start : start + _UPCAST]
+        upcast_codes(codes, is_bfloat16, wide, wide.view(np.float32))
+        upcast_codes(others, is_bfloat16, other, other.view(np.float32))
+        part = _float_distance(
+            wide.view(np.float32)[: codes.size], other.view(np.float32)[: codes.size]
         )
-        sse, signal, most = sse + found[0], signal + found[1], max(most, found[2])
+        sse, signal, most = sse + part[0], signal + part[1], max(most, part[2])
     return sse, signal, most
 
 
 @compiled_for_sums
-def _distance_of_floats(
+def _float_distance(
     left: NDArray[np.floating], right: NDArray[np.floating]
 ) -> tuple[float, float, float]:
     sse = signal = 0.0

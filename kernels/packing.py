@@ -1,6 +1,6 @@
-"""Indices to a bit stream and back: flat, row-major, least significant bit first.
+"""Packing of indices into a bit stream, and unpacking: row-major, least significant bit first.
 
-This is bit for bit the order of Core ML's weight.bin.
+The bit order is that of Core ML's weight.bin.
 """
 
 from math import prod
@@ -8,48 +8,48 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from palettery.kernels.arrays import read_only
 from palettery.kernels.errors import SettingsError
 from palettery.kernels.jit import compiled
 from palettery.kernels.settings import N_BITS
-from palettery.kernels.source import read_only
-from palettery.kernels.threads import spread
+from palettery.kernels.threads import parallel_map
 
 _BLOCK = 1 << 20
 """Indices per piece of work; any width fills whole bytes."""
 
 
 def pack(indices: NDArray[np.uint8], n_bits: int, threads: int | None = None) -> NDArray[np.uint8]:
-    """Put n_bits of each index one after the other.
+    """Return the lowest `n_bits` bits of each index as one bit stream.
 
     Shapes: any -> (ceil(size * n_bits / 8),).
 
     Raises:
-        SettingsError: n_bits is outside its set.
+        SettingsError: n_bits is not allowed.
     """
-    _check(n_bits)
+    _check_n_bits(n_bits)
     flat = read_only(np.ascontiguousarray(indices).reshape(-1))
     packed = np.empty((flat.size * n_bits + 7) // 8, np.uint8)
-    work = _pack_odd if n_bits in (3, 6) else _pack_even
+    work = _pack_3_or_6 if n_bits in (3, 6) else _pack_dividing
 
     def run(start: int) -> None:
         stop = min(start + _BLOCK, flat.size)
         work(flat[start:stop], n_bits, packed[start * n_bits // 8 : (stop * n_bits + 7) // 8])
 
-    spread(run, range(0, flat.size, _BLOCK), threads)
+    parallel_map(run, range(0, flat.size, _BLOCK), threads)
     return packed
 
 
 def unpack(
     packed: NDArray[np.uint8], n_bits: int, shape: tuple[int, ...], threads: int | None = None
 ) -> NDArray[np.uint8]:
-    """The indices that `pack` packed.
+    """Return the indices that `pack` packed.
 
     Shapes: (ceil(prod(shape) * n_bits / 8),) -> shape.
 
     Raises:
-        SettingsError: n_bits is outside its set, or the bytes are not as many as the shape needs.
+        SettingsError: n_bits is not allowed, or the number of bytes does not fit the shape.
     """
-    _check(n_bits)
+    _check_n_bits(n_bits)
     count = prod(shape)
     needed = (count * n_bits + 7) // 8
     if packed.size != needed:
@@ -59,24 +59,24 @@ def unpack(
         )
     source = read_only(np.ascontiguousarray(packed).reshape(-1))
     flat = np.empty(count, np.uint8)
-    work = _unpack_odd if n_bits in (3, 6) else _unpack_even
+    work = _unpack_3_or_6 if n_bits in (3, 6) else _unpack_dividing
 
     def run(start: int) -> None:
         stop = min(start + _BLOCK, count)
         work(source[start * n_bits // 8 : (stop * n_bits + 7) // 8], n_bits, flat[start:stop])
 
-    spread(run, range(0, count, _BLOCK), threads)
+    parallel_map(run, range(0, count, _BLOCK), threads)
     return flat.reshape(shape)
 
 
-def _check(n_bits: int) -> None:
+def _check_n_bits(n_bits: int) -> None:
     if n_bits not in N_BITS:
         raise SettingsError(f"n_bits is {n_bits!r}; it must be one of {N_BITS}")
 
 
 @compiled
-def _pack_even(indices: NDArray[np.uint8], n_bits: int, packed: NDArray[np.uint8]) -> None:
-    """Widths that divide 8: every byte holds whole indices."""
+def _pack_dividing(indices: NDArray[np.uint8], n_bits: int, packed: NDArray[np.uint8]) -> None:
+    """Pack widths that divide 8: every byte holds whole indices."""
     mask = np.uint8((1 << n_bits) - 1)
     if n_bits == 8:
         packed[:] = indices
@@ -104,7 +104,7 @@ def _pack_even(indices: NDArray[np.uint8], n_bits: int, packed: NDArray[np.uint8
 
 
 @compiled
-def _unpack_even(packed: NDArray[np.uint8], n_bits: int, indices: NDArray[np.uint8]) -> None:
+def _unpack_dividing(packed: NDArray[np.uint8], n_bits: int, indices: NDArray[np.uint8]) -> None:
     if n_bits == 8:
         indices[:] = packed
         return
@@ -128,8 +128,8 @@ def _unpack_even(packed: NDArray[np.uint8], n_bits: int, indices: NDArray[np.uin
 
 
 @compiled
-def _pack_odd(indices: NDArray[np.uint8], n_bits: int, packed: NDArray[np.uint8]) -> None:
-    """Widths 3 and 6: eight indices fill n_bits whole bytes."""
+def _pack_3_or_6(indices: NDArray[np.uint8], n_bits: int, packed: NDArray[np.uint8]) -> None:
+    """Pack widths 3 and 6: eight indices fill n_bits whole bytes."""
     mask = np.uint64((1 << n_bits) - 1)
     whole = indices.size // 8
     for i in range(whole):
@@ -147,7 +147,7 @@ def _pack_odd(indices: NDArray[np.uint8], n_bits: int, packed: NDArray[np.uint8]
 
 
 @compiled
-def _unpack_odd(packed: NDArray[np.uint8], n_bits: int, indices: NDArray[np.uint8]) -> None:
+def _unpack_3_or_6(packed: NDArray[np.uint8], n_bits: int, indices: NDArray[np.uint8]) -> None:
     mask = np.uint64((1 << n_bits) - 1)
     for i in range((indices.size + 7) // 8):
         word = np.uint64(0)

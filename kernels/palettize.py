@@ -1,4 +1,4 @@
-"""Palettize one tensor."""
+"""Palettization of one tensor."""
 
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palettery.kernels.arrays import check_weight, is_torch, to_numpy, to_torch
+from palettery.kernels.arrays import check_weight, is_torch, to_numpy, to_torch, upcast
 from palettery.kernels.devices import resolve_device
 from palettery.kernels.errors import NonFiniteError, SensitivityError
-from palettery.kernels.groups import layout_of
+from palettery.kernels.groups import group_layout
 from palettery.kernels.palette import Palette
-from palettery.kernels.scalar.palettize import is_counted, palettize_scalar
+from palettery.kernels.scalar.palettize import palettize_scalar, uses_code_counts
 from palettery.kernels.scale import row_scale
 from palettery.kernels.settings import PaletteSettings
-from palettery.kernels.source import Source, raise_non_finite, widened
-from palettery.kernels.threads import Check, unchecked
+from palettery.kernels.threads import Check, no_check
 from palettery.kernels.vector.palettize import palettize_vector
+from palettery.kernels.weight_reader import WeightReader, raise_non_finite
 
 if TYPE_CHECKING:
     import torch
 
 _BLOCK = 1 << 22
-"""Sensitivities looked at between two calls of `check`."""
+"""Sensitivities validated between two calls of `check`."""
 
 
 def palettize(
@@ -33,19 +33,19 @@ def palettize(
     threads: int | None = None,
     check: Check | None = None,
 ) -> Palette:
-    """Replace a weight by indices into small palettes with the least squared error.
+    """Replace a weight by indices into small palettes that minimise the squared error.
 
-    Arrays are numpy arrays or torch tensors of any stride; those of the result are what `weight`
-    is. `sensitivity` weights the squared error of each element. `threads` None uses every core;
-    the result does not depend on it. `device` is "cpu", "cuda", "cuda:1" or "auto", the GPU where
-    there is one; its palettes have the same error as the CPU's. `check` is called again and again,
-    by the calling thread and no other; what it raises ends the work. Between two calls there is
-    less than half a second of work for one core, but for the sort of a large float64 group.
+    Arrays are numpy arrays or torch tensors with any strides; the result has the kind of `weight`.
+    `sensitivity` weights the squared error of each element. `threads` None uses every core; the
+    result does not depend on it. `device` is "cpu", "cuda", "cuda:1" or "auto", which is a GPU
+    where one is available; palettes from a GPU have the same error as those from the CPU. `check`
+    is called regularly, only by the calling thread; an exception that it raises cancels the work.
+    One core takes less than half a second between two calls, except to sort a large float64 group.
 
     Shapes: sensitivity like weight; for those of the result see `Palette`.
 
     Raises:
-        PaletteError: a subclass names the setting, shape or value that is at fault.
+        PaletteError: a subclass, for an invalid setting, shape or value.
     """
     return palettize_on(resolve_device(device), weight, settings, sensitivity, threads, check)
 
@@ -58,25 +58,25 @@ def palettize_on(
     threads: int | None = None,
     check: Check | None = None,
 ) -> Palette:
-    """Like `palettize` on a torch device, or with None on the CPU without torch."""
+    """Palettize on a torch device, or with None on the CPU without torch; see `palettize`."""
     array = to_numpy(weight)
     check_weight(array)
-    layout, check = layout_of(array.shape, settings), check or unchecked
-    checked = None
+    layout, check = group_layout(array.shape, settings), check or no_check
+    importance = None
     if sensitivity is not None:
-        checked = checked_sensitivity(to_numpy(sensitivity), array, check)
+        importance = validate_sensitivity(to_numpy(sensitivity), array, check)
     run = palettize_scalar if settings.cluster_dim == 1 else palettize_vector
     try:
         scale = row_scale(array, threads, check) if settings.per_channel_scale else None
-        source = Source(
+        reader = WeightReader(
             array,
             layout,
             scale,
-            checked,
+            importance,
             1.0 if scale is None else float(scale.max()),
-            is_counted(array.dtype, layout, settings),
+            uses_code_counts(array.dtype, layout, settings),
         )
-        palette = run(source, settings, threads, accelerator, check)
+        palette = run(reader, settings, threads, accelerator, check)
         assert palette.metrics is not None  # noqa: S101 - for mypy
         if not isfinite(palette.metrics.sse + palette.metrics.signal):
             raise NonFiniteError
@@ -85,20 +85,20 @@ def palettize_on(
     return _as_torch(palette, weight.dtype) if is_torch(weight) else palette
 
 
-def checked_sensitivity(
-    sensitivity: NDArray[Any], weight: NDArray[Any], check: Check = unchecked
+def validate_sensitivity(
+    sensitivity: NDArray[Any], weight: NDArray[Any], check: Check = no_check
 ) -> NDArray[np.floating]:
-    """The sensitivity as float32 or float64.
+    """Return the sensitivity as float32 or float64.
 
     Raises:
-        SensitivityError: it does not fit the weight, is negative or not finite.
+        SensitivityError: its shape is not the weight's, or a value is negative or not finite.
     """
     if sensitivity.shape != weight.shape:
         raise SensitivityError(
             f"a sensitivity of shape {list(sensitivity.shape)} does not fit a weight of shape "
             f"{list(weight.shape)}; expected one number per weight"
         )
-    wide = widened(sensitivity)
+    wide = upcast(sensitivity)
     step = max(1, _BLOCK * len(wide) // wide.size)
     for first in range(0, len(wide), step):
         block = wide[first : first + step]

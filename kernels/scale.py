@@ -1,23 +1,23 @@
-"""The scale of each row of a weight, and multiplying it back."""
+"""Scales of the rows of a weight."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from palettery.kernels.arrays import upcast
 from palettery.kernels.errors import NonFiniteError
 from palettery.kernels.jit import compiled
-from palettery.kernels.source import widened
-from palettery.kernels.threads import Check, spread, unchecked
+from palettery.kernels.threads import Check, no_check, parallel_map
 
 _BLOCK = 1 << 18
 """Elements per piece of work."""
 
 
 def row_scale(
-    weight: NDArray[Any], threads: int | None, check: Check = unchecked
+    weight: NDArray[Any], threads: int | None, check: Check = no_check
 ) -> NDArray[np.float32]:
-    """Largest magnitude of each row, 1 for rows of zeros.
+    """Return the largest magnitude of each row, 1 for rows of zeros.
 
     Shapes: [rows, ..] -> [rows, 1..].
 
@@ -31,9 +31,9 @@ def row_scale(
         block = weight[rows].view(bits).reshape(len(largest[rows]), -1)
         _largest_bits(np.require(block, requirements=["C", "A"]), largest[rows])
 
-    spread(run, _row_blocks(weight), threads, check)
+    parallel_map(run, _row_blocks(weight), threads, check)
     with np.errstate(over="ignore"):
-        scale = widened(largest.view(weight.dtype)).astype(np.float32)
+        scale = upcast(largest.view(weight.dtype)).astype(np.float32)
     if not np.isfinite(scale).all():
         raise NonFiniteError
     scale[scale == 0] = 1
@@ -44,15 +44,15 @@ def unscale(
     dense: NDArray[Any],
     per_channel_scale: NDArray[np.float32],
     threads: int | None,
-    check: Check = unchecked,
+    check: Check = no_check,
 ) -> None:
     """Multiply each row by its scale, in place, in float32 with one rounding to the dtype."""
 
     def run(rows: slice) -> None:
         block = dense[rows]
-        block[...] = widened(block) * per_channel_scale[rows]
+        block[...] = upcast(block) * per_channel_scale[rows]
 
-    spread(run, _row_blocks(dense), threads, check)
+    parallel_map(run, _row_blocks(dense), threads, check)
 
 
 def _row_blocks(array: NDArray[Any]) -> list[slice]:
@@ -64,7 +64,10 @@ def _row_blocks(array: NDArray[Any]) -> list[slice]:
 def _largest_bits(
     rows: NDArray[np.unsignedinteger[Any]], largest: NDArray[np.unsignedinteger[Any]]
 ) -> None:
-    """The bits of each row's largest magnitude: without the sign, bits order as magnitudes do."""
+    """Fill `largest` with the bits of each row's largest magnitude.
+
+    Without the sign, bits compare like the magnitudes do.
+    """
     for row in range(rows.shape[0]):
         most = largest[row]
         most = type(most)(0)

@@ -1,4 +1,4 @@
-"""How one tensor is to be palettized."""
+"""Settings of the palettization of one tensor."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,14 @@ LUT_SCHEMES = {
 
 @dataclass(frozen=True)
 class PaletteSettings:
-    """What `palettize` is asked to do; every field but `n_bits` has a default.
+    """Settings of `palettize`; every field except `n_bits` has a default.
 
     Raises:
-        SettingsError: a field is outside its set.
+        SettingsError: a field has a value that is not allowed.
     """
 
     n_bits: int
+    """Bits per index; a palette has 2**n_bits entries."""
     axis: int = 0
     """Channel axis along which groups are cut: 0 or 1."""
     group_size: int | None = None
@@ -31,19 +32,21 @@ class PaletteSettings:
     per_channel_scale: bool = False
     """Cluster `w / max|w|` of each output channel, and multiply back."""
     rounding_precision: int | None = None
-    """Fast mode: decimals the values are rounded to before clustering; None clusters them as is."""
+    """Decimals to which fast mode rounds values before clustering; None turns fast mode off."""
     lut_dtype: str | None = None
-    """Store palettes as "int8", "uint8", "float8_e4m3fn" or "float8_e5m2"."""
+    """Dtype of quantized palettes: "int8", "uint8", "float8_e4m3fn" or "float8_e5m2"; None for
+    palettes in the weight's dtype."""
     lut_scheme: str = "symmetric"
+    """Quantization scheme of integer palettes, one of `LUT_SCHEMES`."""
     lut_float_range: tuple[float | None, float | None] | None = None
-    """Fixed ends of the quantized range instead of those found."""
+    """Fixed ends of the quantized range; None for those of the entries."""
     lut_scale_dtype: str | None = None
     """None, or "float8_e8m0fnu" for power-of-two scales of float8 palettes."""
     seed: int = 0
-    """Of the random choices that vector palettes start from."""
+    """Seed of the random starts of vector palettes."""
 
     def __post_init__(self) -> None:
-        """Check every field against its set."""
+        """Check that every field has an allowed value."""
         _check(self.n_bits in N_BITS, "n_bits", self.n_bits, f"one of {N_BITS}")
         _check(self.axis in (0, 1), "axis", self.axis, "0 or 1")
         size = self.group_size

@@ -1,4 +1,4 @@
-"""Spread independent pieces of work over the cores."""
+"""Parallel execution of independent pieces of work in a thread pool."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,42 +9,42 @@ from typing import TypeVar
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 Check = Callable[[], None]
-"""Called now and then; what it raises ends the work."""
+"""Function that is called regularly; an exception that it raises cancels the work."""
 
 
-def unchecked() -> None:
-    """Let the work go on."""
+def no_check() -> None:
+    """Never cancel the work."""
 
 
 @cache
 def available_threads() -> int:
-    """Cores that this process may use: by its affinity, and by the quota of its cgroup."""
-    from dask.system import CPU_COUNT  # which takes a while
+    """Return how many cores this process may use, by its CPU affinity and its cgroup's quota."""
+    from dask.system import CPU_COUNT  # a slow import
 
     return CPU_COUNT
 
 
-def spread(
+def parallel_map(
     work: Callable[[Piece], Result],
     pieces: Iterable[Piece],
     threads: int | None,
-    check: Check = unchecked,
+    check: Check = no_check,
 ) -> list[Result]:
-    """Results of `work` in the order of the pieces, whatever the number of threads.
+    """Return the results of `work` for all pieces, in their order.
 
     `check` is called by the calling thread before the first piece and after each.
     """
     pieces = list(pieces)
     threads = min(len(pieces), threads or available_threads())
     if threads > 1:
-        with pool_of(threads) as pool:
-            return collected(pool.map(work, pieces), check)
-    return collected(map(work, pieces), check)
+        with thread_pool(threads) as pool:
+            return collect(pool.map(work, pieces), check)
+    return collect(map(work, pieces), check)
 
 
 @contextmanager
-def pool_of(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool that on the way out, most of all by an error, starts nothing that it has not begun."""
+def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Provide a thread pool; leaving the context, as by an error, cancels work not yet started."""
     pool = ThreadPoolExecutor(threads)
     try:
         yield pool
@@ -52,11 +52,11 @@ def pool_of(threads: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def collected(results: Iterable[Result], check: Check) -> list[Result]:
-    """All results; `check` is called before the first and after each."""
+def collect(results: Iterable[Result], check: Check) -> list[Result]:
+    """Return all results in a list; `check` is called before the first and after each."""
     check()
-    found = []
+    collected = []
     for result in results:
-        found.append(result)
+        collected.append(result)
         check()
-    return found
+    return collected

@@ -19,7 +19,7 @@ from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.kernels import Palette
 from palettery.kernels.lut import dense_lut
-from palettery.kernels.threads import Check, unchecked
+from palettery.kernels.threads import Check, no_check
 from palettery.schemas.artifact import (
     METADATA_KEY,
     PALETTE_KEYS,
@@ -54,7 +54,7 @@ class Artifact:
     """Palettized name -> `indices`, `lut` and so on."""
     kept: Mapping[str, Stored]
     """Untouched tensors by name."""
-    check: Check = unchecked
+    check: Check = no_check
     """Called now and then while weights are decoded; raises to end that."""
 
     def array(self, stored: Stored) -> NDArray[np.generic]:

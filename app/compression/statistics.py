@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from palettery.app.artifacts.dtypes import NUMPY
 from palettery.app.compression.parts import Parts
 from palettery.app.storage.base import Storage
+from palettery.kernels.arrays import upcast
 from palettery.kernels.distribution import CELLS, Distribution
 from palettery.kernels.lut import dense_lut
 from palettery.kernels.metrics import Metrics
-from palettery.kernels.source import widened
 from palettery.schemas.statistics import SliceStatistics, TensorStatistics
 from palettery.schemas.tasks import StoredBytes, StoredSlice, TensorSlice
 
@@ -144,7 +144,7 @@ def _palette(arrays: Mapping[str, NDArray[Any]], dtype: np.dtype[Any]) -> tuple[
     if lut.size > MOST_ENTRIES or "per_channel_scale" in arrays:
         return None
     dense = dense_lut(lut, dtype, arrays.get("lut_scale"), arrays.get("lut_zero_point"))
-    return tuple(map(_rounded, widened(dense).reshape(-1).tolist()))
+    return tuple(map(_rounded, upcast(dense).reshape(-1).tolist()))
 
 
 def _joined(palettes: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
@@ -156,7 +156,7 @@ def _histograms(found: Distribution) -> dict[str, Any]:
     used = np.flatnonzero(found.weights + found.reconstructed)
     first, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
     return {
-        "sampled": found.sampled,
+        "sampled": found.sample_size,
         "cell_exponent": found.exponent,
         "first_cell": first - CELLS // 2,
         "weights": tuple(found.weights[first:end].tolist()),

@@ -25,7 +25,7 @@ def dask_setup(worker: Worker) -> None:
     os.nice(NICENESS)
     quieten()
     logs.configure(Settings())
-    kernels.warm()
+    kernels.warm_up()
     # What is loaded by now stays; to look it through over and over would delay the end most.
     gc.freeze()
     use_steady_clock(worker.io_loop)

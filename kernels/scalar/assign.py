@@ -1,4 +1,4 @@
-"""Values to the nearest entry of an ascending palette, and how far they are from it."""
+"""Assignment of values to the nearest entry of an ascending palette, and its errors."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,14 +9,14 @@ Floats = NDArray[np.float64]
 
 MOST_BUCKETS = 4096
 MOST_STEPS = 4
-"""Thresholds in one bucket up to which each is tried; with more, all are searched."""
+"""Most thresholds in one bucket that are tried one by one; with more, binary search is used."""
 
 
-def thresholds_of(lut: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Smallest value of each cell but the first, in the LUT's own dtype.
+def cell_thresholds(lut: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the smallest value of each cell except the first, in the LUT's dtype.
 
-    A value goes to the upper cell when it is at least the midpoint, ties included; the midpoint
-    is rounded up to the dtype, so that comparing in the dtype is exact.
+    A value belongs to the upper cell if it is at least the midpoint. The midpoint is rounded up to
+    the dtype, so comparisons in the dtype are exact.
 
     Shapes: ascending float32 or float64 (..., K) -> (..., K-1).
     """
@@ -30,7 +30,7 @@ def thresholds_of(lut: NDArray[np.floating]) -> NDArray[np.floating]:
 def assign(
     values: NDArray[np.floating], thresholds: NDArray[np.floating], cells: NDArray[np.uint8]
 ) -> None:
-    """Index of the palette cell each value falls in.
+    """Fill `cells` with the index of the palette cell of each value.
 
     Shapes: values (n,), thresholds (K-1,) ascending -> cells (n,) filled.
     Source: nearest-centroid cells in 1-D are intervals cut at centroid midpoints (Lloyd 1982).
@@ -54,9 +54,9 @@ def assign(
 
 @compiled_inline
 def _bucket(value: float, low: float, per_unit: float, buckets: int) -> int:
-    """Which of `buckets` equal parts a value lies in; rises with the value, rounding included."""
+    """Return which of `buckets` equal parts contains a value; monotone in spite of rounding."""
     place = (value - low) * per_unit
-    place = place if place > 0 else per_unit - per_unit  # a zero of the same dtype
+    place = place if place > 0 else per_unit - per_unit  # zero of the same dtype
     return int(place) if place < buckets else buckets - 1
 
 
@@ -64,9 +64,9 @@ def _bucket(value: float, low: float, per_unit: float, buckets: int) -> int:
 def _fill_starts(
     thresholds: NDArray[np.floating], low: float, per_unit: float, starts: NDArray[np.uint8]
 ) -> int:
-    """Thresholds below each bucket; returns the most thresholds that one bucket holds.
+    """Fill the number of thresholds below each bucket; return the most thresholds in one bucket.
 
-    Shapes: starts (buckets + 1,), the last one spare.
+    Shapes: starts (buckets + 1,), of which the last is unused.
     """
     buckets = starts.size - 1
     inside, most, at = 0, 0, -1
@@ -84,7 +84,7 @@ def _fill_starts(
 def _search(
     values: NDArray[np.floating], thresholds: NDArray[np.floating], cells: NDArray[np.uint8]
 ) -> None:
-    """Binary search, for thresholds too uneven for buckets; K is a power of two."""
+    """Assign by binary search, for thresholds too uneven for buckets; K is a power of two."""
     half = (thresholds.size + 1) // 2
     for i in range(values.size):
         cell, step = 0, half
@@ -95,13 +95,13 @@ def _search(
 
 
 @compiled_for_sums
-def measure(
+def measure_errors(
     values: NDArray[np.floating],
     cells: NDArray[np.uint8],
     lut: NDArray[np.floating],
     occupancy: NDArray[np.int64],
 ) -> tuple[float, float, float]:
-    """Sum of squared errors, sum of squares and largest error; adds to the cells' occupancy.
+    """Return sum of squared errors, sum of squares, largest error; add to the cells' occupancy.
 
     Shapes: values, cells (n,), lut, occupancy (K,).
     """

@@ -1,13 +1,13 @@
-"""Groups too large to sort in bounded memory: weighted means of fine bins instead of values.
+"""Binning of groups too large to sort in bounded memory: bin means take the place of values.
 
-A float32's bits, with the sign folded in, order as its value does: the key. The upper half of the
-key counts the values in 65,536 coarse bins. Each of those is then halved as often as its share of
-the integral of density^(1/3) asks for, and a second pass sums the values of every fine bin. Bins
-are so much finer than cells that clustering their means costs a share of about 1e-7 in error.
+The key of a float32 is its bits, transformed to compare like the value. The upper half of the key
+counts the values in 65,536 coarse bins. Each coarse bin is then split into a power of two of fine
+bins, by its share of the integral of density^(1/3), and a second pass sums the values of every fine
+bin. Bins are much finer than cells, so clustering their means raises the error by about 1e-7 of it.
 
-That holds for values that fill their bins. Where they lie in small parts of them instead, a third
-pass cuts the fine bins once more, by what the second met in each. And as long as there are few
-distinct values the first pass tabulates them as well, and they take the place of the bins.
+That holds for values that fill their bins. If they crowd into small parts of bins, a third pass
+splits the fine bins again, by the sums of the second pass. The first pass also tabulates the
+distinct values, and if they are few, they are used instead of bins.
 """
 
 from functools import cache
@@ -17,28 +17,29 @@ from numpy.typing import NDArray
 
 from palettery.kernels.errors import NonFiniteError
 from palettery.kernels.jit import compiled
-from palettery.kernels.scalar.distinct import DistinctValues
-from palettery.kernels.scalar.points import cube_roots
+from palettery.kernels.scalar.candidates import cube_roots
+from palettery.kernels.scalar.distinct_values import DistinctValues
 from palettery.kernels.scalar.sorting import key_of
-from palettery.kernels.source import Source
+from palettery.kernels.weight_reader import WeightReader
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 BINS_PER_ENTRY, FEWEST_BINS, MOST_BINS = 1 << 11, 1 << 15, 1 << 18
 UNEVEN = 8
-"""Fine bins are cut once more where one has so many times the intended share."""
+"""Multiple of the intended share in one fine bin above which fine bins are split again."""
 _COARSE = 1 << 16
 _NO_MASS = np.empty(0)
 _SMALLEST = float(np.finfo(np.float64).tiny)
 Level = tuple[Integers, Integers]
-"""First finer bin of every bin, and the bits of the key to drop within it."""
+"""First finer bin of every bin, and the number of low key bits to drop within it."""
 
 
 class Bins:
-    """The bins of one group, filled in passes over its rows, in lanes that do not share.
+    """Bins of one group, filled in passes over its rows, with separate tables for each lane.
 
-    Few distinct values take one pass, most groups two, and those that crowd into few bins three.
+    A group of few distinct values takes one pass, most groups take two, and those whose values
+    crowd into few bins take three.
     """
 
     def __init__(self, k: int, lanes: int, weighted: bool) -> None:
@@ -48,19 +49,19 @@ class Bins:
         self._levels: list[Level] = []
         self._fine, self._sums = np.empty((lanes, 0, 2)), np.empty((0, 2))
         self._distinct = DistinctValues(lanes, weighted=weighted)
-        self._few: tuple[Floats, Floats] | None = None
+        self._distinct_points: tuple[Floats, Floats] | None = None
         self.complete = False
 
     @staticmethod
     def size_bytes(k: int, lanes: int, weighted: bool) -> int:
-        """What the tables take at most, about."""
+        """Return the approximate maximum size of the tables."""
         bins = 8 * (_COARSE * (lanes * (1 + weighted) + 2) + 4 * _most_bins(k) * (lanes + 1))
         return bins + DistinctValues.size_bytes(lanes, weighted)
 
-    def add(self, lane: int, source: Source, group: int, rows: slice) -> None:
-        """Count rows of a group, or in later passes sum them up."""
+    def add(self, lane: int, reader: WeightReader, group: int, rows: slice) -> None:
+        """Count the values of some rows of a group; in later passes, sum them."""
         one = range(group, group + 1)
-        values, masses = source.entries(one, rows)[0], source.masses(one, rows)
+        values, masses = reader.entries(one, rows)[0], reader.masses(one, rows)
         mass = _NO_MASS if masses is None or not self._weighted else masses[0]
         if self._levels:
             first, *more = self._levels
@@ -75,7 +76,7 @@ class Bins:
             _add_coarse(values, mass, self._coarse[lane, 1])
 
     def end_pass(self) -> None:
-        """Cut the bins into finer ones, unless there are few values or the bins are fine enough.
+        """Split the bins, unless there are few distinct values or the bins are fine enough.
 
         Raises:
             NonFiniteError: a value is NaN or infinite.
@@ -84,7 +85,7 @@ class Bins:
             self._end_first_pass()
             return
         self._sums = self._fine.sum(axis=0)
-        finer = self._finer() if len(self._levels) == 1 else None
+        finer = self._finer_level() if len(self._levels) == 1 else None
         if finer is None:
             self.complete = True
         else:
@@ -95,17 +96,17 @@ class Bins:
         widths = _coarse_widths()
         if not np.isfinite(widths[counts > 0]).all():
             raise NonFiniteError
-        self._few = self._distinct.points()
-        if self._few is not None:
+        self._distinct_points = self._distinct.points()
+        if self._distinct_points is not None:
             self.complete = True
             return
         if not coarse.any():
-            self._weighted, coarse = False, counts  # nothing matters, so all matters alike
+            self._weighted, coarse = False, counts  # all masses are zero: count equally
         depth = np.full(_COARSE, 16)
-        self._add_level(_cut(_measure(coarse, widths), self._most, depth))
+        self._add_level(_split_bins(_companding_measure(coarse, widths), self._most, depth))
 
-    def _finer(self) -> Level | None:
-        """How to cut the fine bins where one has far more than the intended share."""
+    def _finer_level(self) -> Level | None:
+        """Return how to split the fine bins; None if no bin far exceeds its intended share."""
         first, shift = self._levels[0]
         mass, alone = self._sums[:, 0], 0.0 if self._weighted else 1.0
         shares, most = _fine_shares(mass, first, shift, _coarse_widths(), alone)
@@ -114,19 +115,16 @@ class Bins:
             return None
         depth = np.repeat(shift, np.diff(first))
         widths = np.repeat(_coarse_widths(), np.diff(first)) * 2.0 ** (depth - 16)
-        return _cut(_measure(mass, widths), self._most, depth)
+        return _split_bins(_companding_measure(mass, widths), self._most, depth)
 
     def _add_level(self, level: Level) -> None:
         self._levels.append(level)
         self._fine = np.zeros((len(self._fine), level[0][-1], 2))
 
     def points(self, *_: object) -> tuple[Floats, Floats, None]:
-        """Ascending means of the occupied bins, or the distinct values if those are few; masses.
-
-        They have no bits of their own.
-        """
-        if self._few is not None:
-            return *self._few, None
+        """Return ascending bin means, or the distinct values if few, and their masses; no codes."""
+        if self._distinct_points is not None:
+            return *self._distinct_points, None
         mass, moment = self._sums.T
         present = mass > 0
         return moment[present] / mass[present], mass[present] / mass.max(), None
@@ -136,19 +134,19 @@ def _most_bins(k: int) -> int:
     return min(max(BINS_PER_ENTRY * k, FEWEST_BINS), MOST_BINS)
 
 
-def _measure(mass: Floats, width: Floats) -> Floats:
-    """Each bin's integral of density^(1/3), up to a factor; none where there is no mass."""
+def _companding_measure(mass: Floats, width: Floats) -> Floats:
+    """Return each bin's integral of density^(1/3), up to a factor; zero for bins without mass."""
     occupied = np.flatnonzero(mass)
-    within, found = width[occupied], np.zeros(mass.size)
-    spread = np.cbrt(mass[occupied] * (within / within.max()) ** 2)
-    found[occupied] = np.maximum(spread, _SMALLEST)
-    return found
+    widths, measure = width[occupied], np.zeros(mass.size)
+    integral = np.cbrt(mass[occupied] * (widths / widths.max()) ** 2)
+    measure[occupied] = np.maximum(integral, _SMALLEST)
+    return measure
 
 
-def _cut(measure: Floats, most: int, depth: Integers) -> Level:
-    """How to cut bins into finer ones by their share of the measure, down to single values.
+def _split_bins(measure: Floats, most: int, depth: Integers) -> Level:
+    """Return how to split bins by their share of the measure, down to single values.
 
-    Shapes: measure, and bits of the key by which values of a bin differ (n,).
+    Shapes: measure (n,), depth (n,): the number of key bits in which values of a bin differ.
     """
     occupied = np.flatnonzero(measure)
     own = measure[occupied]
@@ -161,7 +159,7 @@ def _cut(measure: Floats, most: int, depth: Integers) -> Level:
 
 @cache
 def _coarse_widths() -> Floats:
-    """How far apart the values of each coarse bin may lie; infinite for those that are none."""
+    """Return the width of each coarse bin; infinite for bins of infinities and NaN."""
     upper = np.arange(1 << 16, dtype=np.uint32)
     edges = _values_of_keys(np.append(upper << np.uint32(16), np.uint32(0xFFFFFFFF)))
     finite = np.isfinite(edges[1:]) & np.isfinite(edges[:-1])
@@ -180,9 +178,9 @@ def _values_of_keys(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
 def _fine_shares(
     mass: Floats, first: Integers, shift: Integers, widths: Floats, alone: float
 ) -> tuple[Floats, float]:
-    """Mass times squared width of every fine bin, and the most of any with several values.
+    """Return mass times squared width of every fine bin, and the maximum of bins of many values.
 
-    Bins of no more mass than `alone` have one value. The scale is that of the widest bin.
+    Bins with a mass of at most `alone` have one value. Widths are relative to the widest bin.
 
     Shapes: mass (bins,), first (65537,), shift and widths (65536,) -> (bins,).
     """

@@ -1,8 +1,8 @@
-"""Groups of two-byte weights by how often each bit pattern occurs.
+"""Counting of codes: groups of two-byte weights by how often each of the 65,536 codes occurs.
 
-With more values than patterns there is nothing to sort: one pass counts the patterns, and the
-distinct values come out of the table in their order. Clustering, and the errors of a palette, need
-no more than those; an index is looked up by the bits of its weight.
+Instead of sorting the values, one pass counts the codes, and the distinct values are read from the
+table in ascending order. Clustering and the errors of a palette need only those. The index of a
+weight is looked up by its code.
 """
 
 from typing import Any, Final
@@ -11,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palettery.kernels.errors import NonFiniteError
-from palettery.kernels.float16 import CODES, infinity, values_of_codes
+from palettery.kernels.float16 import CODES, code_values, infinity_code
 from palettery.kernels.jit import compiled, compiled_for_maxima, compiled_for_sums, compiled_inline
-from palettery.kernels.scalar.scratch import Scratch
-from palettery.kernels.source import Source
+from palettery.kernels.scalar.scratch_buffers import ScratchBuffers
+from palettery.kernels.weight_reader import WeightReader
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.uint16]
 Counts = NDArray[np.integer[Any]]
 
 FEWEST_COUNTED: Final = 1 << 12
-"""Values of a group from which walking over the table of all patterns is worth it."""
+"""Group size from which counting codes is faster than sorting values."""
 _STRIDE: Final = 64
 _SIGN: Final = CODES // 2
 
 
 class CodeCounts:
-    """How often each pattern occurs in one group, counted in one pass over its rows, in lanes."""
+    """Counts of each code in one group, from one pass over its rows, with a table for each lane."""
 
     def __init__(self, lanes: int, weighted: bool) -> None:
         self.complete = False
@@ -36,74 +36,74 @@ class CodeCounts:
 
     @staticmethod
     def size_bytes(lanes: int, weighted: bool) -> int:
-        """What the tables take."""
+        """Return the size of the tables."""
         return 8 * CODES * (lanes + 1) * (1 + weighted)
 
-    def add(self, lane: int, source: Source, group: int, rows: slice) -> None:
-        """Count rows of a group."""
+    def add(self, lane: int, reader: WeightReader, group: int, rows: slice) -> None:
+        """Count the codes of some rows of a group."""
         one = range(group, group + 1)
-        codes, masses = source.codes(one, rows)[0], source.masses(one, rows)
-        count(codes, self._counts[lane])
+        codes, masses = reader.codes(one, rows)[0], reader.masses(one, rows)
+        count_codes(codes, self._counts[lane])
         if masses is not None:
-            weigh(codes, masses[0], self._masses[lane])
+            add_masses(codes, masses[0], self._masses[lane])
 
     def end_pass(self) -> None:
-        """Note that one pass was enough."""
+        """Mark the table as complete: one pass is enough."""
         self.complete = True
 
     def points(
-        self, dtype: np.dtype[Any], scratch: Scratch
+        self, dtype: np.dtype[Any], scratch: ScratchBuffers
     ) -> tuple[NDArray[np.float32], Floats, Codes]:
-        """As `points_of`."""
-        return points_of(self._counts.sum(axis=0), self._masses.sum(axis=0), dtype, scratch)
+        """Return distinct values, masses and codes; see `distinct_points`."""
+        return distinct_points(self._counts.sum(axis=0), self._masses.sum(axis=0), dtype, scratch)
 
 
-def points_of(
-    counts: Counts, masses: Floats, dtype: np.dtype[Any], scratch: Scratch
+def distinct_points(
+    counts: Counts, masses: Floats, dtype: np.dtype[Any], scratch: ScratchBuffers
 ) -> tuple[NDArray[np.float32], Floats, Codes]:
-    """Distinct values that occur, ascending, with the mass and the bits of each.
+    """Return the distinct values, ascending, with the mass and the code of each.
 
-    The masses are the counts where `masses` is empty or nothing has any. The tables are emptied.
+    The masses are the counts if `masses` is empty or all zero. The tables are reset to zero.
 
     Shapes: counts (65536,), masses (65536,) or (0,) -> three of (distinct,), in the scratch.
 
     Raises:
-        NonFiniteError: a pattern that occurs is NaN or infinite.
+        NonFiniteError: a value is NaN or infinite.
     """
-    top = infinity(dtype)
+    top = infinity_code(dtype)
     if counts[top:_SIGN].any() or counts[_SIGN + top :].any():
         raise NonFiniteError
     if masses.size and not masses.any():
         masses = masses[:0]
     points, weights, codes = scratch.points(CODES + 1)
-    found = occupied(counts, masses, values_of_codes(dtype), points, weights, codes)
+    size = collect_distinct(counts, masses, code_values(dtype), points, weights, codes)
     if masses.size:
-        weights[:found] /= weights[:found].max()
-    return points[:found], weights[:found], codes[:found]
+        weights[:size] /= weights[:size].max()
+    return points[:size], weights[:size], codes[:size]
 
 
 @compiled
-def count(codes: Codes, counts: Counts) -> None:
-    """Add one for each value to the place of its bits. Shapes: codes (n,), counts (65536,)."""
+def count_codes(codes: Codes, counts: Counts) -> None:
+    """Count every code. Shapes: codes (n,), counts (65536,)."""
     for i in range(codes.size):
         counts[codes[i]] += 1
 
 
 @compiled
-def weigh(codes: Codes, mass: Floats, masses: Floats) -> None:
-    """Add the mass of each value to the place of its bits."""
+def add_masses(codes: Codes, mass: Floats, masses: Floats) -> None:
+    """Add the mass of each value to the total of its code. Shapes: (n,), (n,), (65536,)."""
     for i in range(codes.size):
         masses[codes[i]] += mass[i]
 
 
 @compiled_inline
-def _code(place: int) -> int:
-    """The bits of the value at a place of the order: negative ones fall, positive ones rise."""
-    return CODES - 1 - place if place < _SIGN else place - _SIGN
+def _code(rank: int) -> int:
+    """Return the code of the value at a rank; codes of negative values fall with the rank."""
+    return CODES - 1 - rank if rank < _SIGN else rank - _SIGN
 
 
 @compiled
-def occupied(
+def collect_distinct(
     counts: Counts,
     masses: Floats,
     values: NDArray[np.float32],
@@ -111,7 +111,7 @@ def occupied(
     weights: Floats,
     codes: Codes,
 ) -> int:
-    """Gather what occurs in ascending order and empty the tables; returns how many there are.
+    """Collect the codes that occur, ascending by value; reset the tables; return their number.
 
     Zeros of both signs are one value.
 
@@ -122,22 +122,22 @@ def occupied(
     if masses.size:
         masses[0] += masses[_SIGN]
         masses[_SIGN] = 0.0
-    found = np.uint64(0)
+    size = np.uint64(0)
     for start in range(0, CODES, _STRIDE):
         first = min(_code(start), _code(start + _STRIDE - 1))
         some = counts[first : first + _STRIDE]
         if not _any(some):
             continue
-        weighed = masses[first : first + _STRIDE] if masses.size else masses
+        some_masses = masses[first : first + _STRIDE] if masses.size else masses
         for i in range(_STRIDE):
             at = np.uint64(_STRIDE - 1 - i if start < _SIGN else i)
             code = np.uint64(first) + at
-            weight = weighed[at] if weighed.size else float(some[at])
-            points[found], weights[found], codes[found] = values[code], weight, code
-            found += np.uint64(weight > 0)
+            weight = some_masses[at] if some_masses.size else float(some[at])
+            points[size], weights[size], codes[size] = values[code], weight, code
+            size += np.uint64(weight > 0)
         some[:] = 0
-        weighed[:] = 0.0
-    return int(found)
+        some_masses[:] = 0.0
+    return int(size)
 
 
 @compiled_inline
@@ -149,14 +149,14 @@ def _any(counts: Counts) -> bool:
 
 
 @compiled
-def first_places(
+def cell_starts(
     thresholds: NDArray[np.float32], values: NDArray[np.float32], top: int
 ) -> NDArray[np.int64]:
-    """Where in the order of all values each cell begins, and where the last one ends.
+    """Return the rank, among all values, at which each cell begins, and where the last one ends.
 
-    Finite values only: `top` are the bits of infinity.
+    Only finite values count: `top` is the code of infinity.
 
-    Shapes: thresholds, the smallest values of all cells but the first, (K-1,), values (65536,)
+    Shapes: thresholds (K-1,), the smallest values of all cells except the first, values (65536,)
         -> (K+1,).
     """
     starts = np.empty(thresholds.size + 2, np.int64)
@@ -175,18 +175,18 @@ def first_places(
 
 @compiled_inline
 def _ranges(start: int, end: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The bits of the values at places from start to end: of the negative ones, of the others."""
+    """Return the two code ranges of the values ranked from start to end: negative, then others."""
     middle = max(start, min(end, _SIGN))
     return (CODES - middle, CODES - start), (middle - _SIGN, end - _SIGN)
 
 
 @compiled
-def look_up_cells(
+def assign_codes(
     codes: Codes, starts: NDArray[np.int64], cells: NDArray[np.uint8], counts: Counts
 ) -> None:
-    """Fill cells (n,) by the bits of finite values, and count the bits on the way.
+    """Fill cells (n,) by the codes of finite values, and count the codes.
 
-    Shapes: starts as `first_places` finds them.
+    Shapes: starts (K+1,) from `cell_starts`.
     """
     table = np.empty(CODES, np.uint8)
     for cell in range(starts.size - 1):
@@ -206,9 +206,9 @@ def measure_counts(
     lut: NDArray[np.float32],
     occupancy: NDArray[np.int64],
 ) -> tuple[float, float, float]:
-    """Sum of squared errors, sum of squares and largest error of what was counted.
+    """Return sum of squared errors, sum of squares and largest error of the counted codes.
 
-    Adds to the cells' occupancy, and empties the counts.
+    Adds to the cells' occupancy and resets the counts to zero.
 
     Shapes: counts, values (65536,), starts (K+1,), lut, occupancy (K,).
     """
@@ -219,16 +219,16 @@ def measure_counts(
                 last = min(first + _STRIDE, end)
                 some = counts[first:last]
                 if _any(some):
-                    found = _measure(some, values[first:last], np.float64(lut[cell]))
-                    sse, signal = sse + found[0], signal + found[1]
-                    occupancy[cell] += found[2]
+                    part = _measure_errors(some, values[first:last], np.float64(lut[cell]))
+                    sse, signal = sse + part[0], signal + part[1]
+                    occupancy[cell] += part[2]
                     most = max(most, _farthest(some, values[first:last], np.float64(lut[cell])))
                     some[:] = 0
     return sse, signal, most
 
 
 @compiled_for_sums
-def _measure(
+def _measure_errors(
     counts: Counts, values: NDArray[np.float32], entry: float
 ) -> tuple[float, float, np.int64]:
     sse = signal = 0.0

@@ -1,8 +1,8 @@
-"""Palettes in a two-byte dtype: move entries along what the dtype can hold.
+"""Refinement of palettes in a two-byte dtype: entries move along the values of the dtype.
 
-Rounding optimal centroids to the dtype leaves a palette that is no longer the best of those the
-dtype can hold, most of all at 8 bits. Trying each entry one step down and one up, with the values
-around it going to whichever entry is nearest, mends that.
+Optimal centroids rounded to the dtype are no longer the best palette in that dtype, especially at
+8 bits. So each entry tries the next lower and the next higher value of the dtype, with the values
+around it assigned to their nearest entry.
 """
 
 from functools import cache
@@ -11,46 +11,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palettery.kernels.float16 import values_of_codes
+from palettery.kernels.float16 import code_values
 from palettery.kernels.jit import compiled, compiled_inline
-from palettery.kernels.scalar.direct import cell_costs, cheapest_cuts
-from palettery.kernels.scalar.points import count_distinct, merged
+from palettery.kernels.scalar.dynamic_programming import cell_costs, cheapest_cuts
+from palettery.kernels.scalar.merging import count_distinct, merge_equal
 
 Floats = NDArray[np.float64]
 
 MAX_SWEEPS = 12
 ROUNDING = 1e-15
-"""Share of all squares that differences of their sums may be off by."""
+"""Rounding error of differences of prefix sums, as a share of the sum of squares."""
 FEW_POINTS = 512
-"""Distinct values up to which cells are also chosen by their error about rounded means.
+"""Most distinct values for which cells are also chosen by their error about rounded means.
 
-With few values and a coarse dtype many partitions tie, and rounding decides between them.
+With few values and a coarse dtype, many partitions have equal costs, and rounding decides.
 """
 
 
-def settled(
+def refine_entries(
     values: NDArray[np.floating], mass: Floats, centroids: Floats, dtype: np.dtype[Any]
 ) -> Floats:
-    """Entries the dtype holds, from which no single step lowers the error.
+    """Return entries of the dtype such that no single step of one entry lowers the error.
 
     Shapes: values ascending (n,), mass (n,) or (0,), centroids (K,) ascending -> (K,).
     """
     entries, distinct = centroids.astype(dtype).astype(np.float64), count_distinct(values)
     if distinct <= len(centroids):
         return entries
-    sums, held = _sums(values, mass), held_values(dtype)
-    best = _descended(values, sums, entries, held)
+    sums, representable = _prefix_sums(values, mass), finite_values(dtype)
+    best = _sweep_to_convergence(values, sums, entries, representable)
     if distinct <= FEW_POINTS:
-        points, weights = merged(values, mass, distinct)
+        points, weights = merge_equal(values, mass, distinct)
         start = _rounded_optimum(points.astype(np.float64), weights, len(centroids), dtype)
-        other = _descended(values, sums, start.astype(np.float64), held)
+        other = _sweep_to_convergence(values, sums, start.astype(np.float64), representable)
         if total_error(points, weights, other) < total_error(points, weights, best):
             return other
     return best
 
 
 def _rounded_optimum(points: Floats, mass: Floats, k: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Entries of the best cells when each cell has its mean rounded to the dtype as entry."""
+    """Return the entries of the best cells if the entry of a cell is its mean in the dtype."""
     costs, means = cell_costs(points, mass)
     entries = means.astype(dtype)
     weights = np.concatenate(([0.0], np.cumsum(mass)))
@@ -60,15 +60,15 @@ def _rounded_optimum(points: Floats, mass: Floats, k: int, dtype: np.dtype[Any])
 
 
 @cache
-def held_values(dtype: np.dtype[Any]) -> Floats:
-    """All finite numbers of a two-byte dtype, ascending; zero once."""
-    values = values_of_codes(dtype)
+def finite_values(dtype: np.dtype[Any]) -> Floats:
+    """Return all finite values of a two-byte dtype, ascending; zero once."""
+    values = code_values(dtype)
     return np.unique(values[np.isfinite(values)]).astype(np.float64)
 
 
 @compiled
-def _sums(values: NDArray[np.floating], mass: Floats) -> Floats:
-    """Sums of w, w x and w x^2 before each position, (n+1, 3)."""
+def _prefix_sums(values: NDArray[np.floating], mass: Floats) -> Floats:
+    """Return the sums of w, w x and w x^2 before each position, (n+1, 3)."""
     sums = np.empty((values.size + 1, 3))
     weight = moment = square = 0.0
     sums[0] = 0.0
@@ -82,11 +82,13 @@ def _sums(values: NDArray[np.floating], mass: Floats) -> Floats:
 
 
 @compiled
-def _descended(values: NDArray[np.floating], sums: Floats, entries: Floats, held: Floats) -> Floats:
-    """Sweep over the entries until none moves. Shapes: entries (K,) among those held (m,)."""
-    places = np.searchsorted(held, entries)
+def _sweep_to_convergence(
+    values: NDArray[np.floating], sums: Floats, entries: Floats, representable: Floats
+) -> Floats:
+    """Sweep over the entries until none moves. Shapes: entries (K,) from representable (m,)."""
+    positions = np.searchsorted(representable, entries)
     for _ in range(MAX_SWEEPS):
-        if not _sweep(values, sums, entries, places, held):
+        if not _sweep(values, sums, entries, positions, representable):
             break
     return entries
 
@@ -96,32 +98,32 @@ def _sweep(
     values: NDArray[np.floating],
     sums: Floats,
     entries: Floats,
-    places: NDArray[np.int64],
-    held: Floats,
+    positions: NDArray[np.int64],
+    representable: Floats,
 ) -> bool:
-    """Move each entry to its lower or upper neighbour where that is better; was any moved.
+    """Move each entry to the next lower or higher value if better; return whether any moved.
 
-    Steps are those from where the entry was when its turn came.
+    Both steps start from the value that the entry had before its turn.
     """
     moved, noise = False, ROUNDING * sums[-1, 2]
     for j in range(entries.size):
-        best, start = _around(values, sums, entries, j, entries[j]), places[j]
+        best, start = _local_error(values, sums, entries, j, entries[j]), positions[j]
         for step in (-1, 1):
-            at = min(max(start + step, 0), held.size - 1)
-            place = held[at]
-            if (j > 0 and place < entries[j - 1]) or (
-                j + 1 < entries.size and place > entries[j + 1]
+            at = min(max(start + step, 0), representable.size - 1)
+            entry = representable[at]
+            if (j > 0 and entry < entries[j - 1]) or (
+                j + 1 < entries.size and entry > entries[j + 1]
             ):
                 continue
-            error = _around(values, sums, entries, j, place)
+            error = _local_error(values, sums, entries, j, entry)
             if error < best - max(1e-12 * abs(best), noise):
-                best, entries[j], places[j], moved = error, place, at, True
+                best, entries[j], positions[j], moved = error, entry, at, True
     return moved
 
 
 @compiled
 def total_error(points: NDArray[np.floating], mass: Floats, entries: Floats) -> float:
-    """Sum of squared errors with every point at its nearest entry. Shapes: (n,), (n,), (K,)."""
+    """Return the squared error of points at their nearest entries. Shapes: (n,), (n,), (K,)."""
     total, j = 0.0, 0
     for i in range(points.size):
         while j + 1 < entries.size and abs(points[i] - entries[j + 1]) <= abs(
@@ -133,25 +135,25 @@ def total_error(points: NDArray[np.floating], mass: Floats, entries: Floats) -> 
 
 
 @compiled
-def _around(
+def _local_error(
     values: NDArray[np.floating], sums: Floats, entries: Floats, j: int, place: float
 ) -> float:
-    """Error of the values between the entries next to j, with entry j put at `place`."""
+    """Return the error of the values between entries j - 1 and j + 1, with entry j at `place`."""
     first, last = 0, values.size
     total, start = 0.0, 0
     if j > 0:
         first = np.searchsorted(values, entries[j - 1])
         start = np.searchsorted(values, (entries[j - 1] + place) / 2)
-        total += _error(sums, first, start, entries[j - 1])
+        total += _cell_error(sums, first, start, entries[j - 1])
     end = values.size
     if j + 1 < entries.size:
         last = np.searchsorted(values, entries[j + 1])
         end = np.searchsorted(values, (place + entries[j + 1]) / 2)
-        total += _error(sums, end, last, entries[j + 1])
-    return total + _error(sums, start, end, place)
+        total += _cell_error(sums, end, last, entries[j + 1])
+    return total + _cell_error(sums, start, end, place)
 
 
 @compiled_inline
-def _error(sums: Floats, a: int, b: int, entry: float) -> float:
+def _cell_error(sums: Floats, a: int, b: int, entry: float) -> float:
     mass, moment, square = sums[b, 0] - sums[a, 0], sums[b, 1] - sums[a, 1], sums[b, 2] - sums[a, 2]
     return float(square - entry * (2 * moment - entry * mass))

@@ -1,8 +1,8 @@
-"""Ascending values of a group: radix passes over the bits that float32 values order by.
+"""Sorting of the values of a group: radix sort of float32 keys that compare like the values.
 
-Two scatters over the leading bits of the span that the keys really use leave few values out of
-place, and one insertion pass mends those. Where it would have to move many (values crowded into a
-sliver of their range), a comparison sort takes over.
+Two radix passes over the leading bits of the range of the keys leave few values out of place, and
+one insertion pass moves those. If it would have to move many, as when values crowd into a small
+part of their range, a comparison sort is used.
 """
 
 from typing import Any, Final
@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palettery.kernels.jit import compiled, compiled_inline
-from palettery.kernels.scalar.scratch import Scratch
+from palettery.kernels.scalar.scratch_buffers import ScratchBuffers
 
 FEWEST: Final = 1 << 11
-"""Values from which radix passes, with their tables, are quicker than numpy's sort."""
+"""Number of values from which the radix sort is faster than numpy's sort."""
 _DIGIT: Final = 11
 _BUCKETS: Final = 1 << _DIGIT
 _MOVES: Final = 4
-"""Places that a value may be moved by insertion, on average."""
+"""Most places that insertion may move a value, on average."""
 
 
-def ascending(unsorted: NDArray[np.floating], scratch: Scratch) -> NDArray[np.floating]:
-    """The values sorted, in the scratch or a copy; infinities and NaN lie at the ends."""
+def sort_values(unsorted: NDArray[np.floating], scratch: ScratchBuffers) -> NDArray[np.floating]:
+    """Return the sorted values, in the scratch or a copy; infinities and NaN are at the ends."""
     if unsorted.dtype != np.float32 or unsorted.size < FEWEST:
         return np.sort(unsorted)
     keys, spare = scratch.keys(unsorted.size)
@@ -34,8 +34,8 @@ def ascending(unsorted: NDArray[np.floating], scratch: Scratch) -> NDArray[np.fl
     return values
 
 
-def ascending_order(values: NDArray[np.floating]) -> NDArray[np.integer[Any]]:
-    """The order that sorts the values, equal ones as they come."""
+def sort_order(values: NDArray[np.floating]) -> NDArray[np.integer[Any]]:
+    """Return the indices that sort the values, by a stable sort."""
     if values.dtype != np.float32 or values.size < FEWEST:
         return np.argsort(values, kind="stable")
     keys, spare = np.empty(values.size, np.uint64), np.empty(values.size, np.uint64)
@@ -48,7 +48,7 @@ def ascending_order(values: NDArray[np.floating]) -> NDArray[np.integer[Any]]:
 
 @compiled_inline
 def key_of(bits: np.uint32) -> np.uint32:
-    """The bits of a float32, reordered so that they compare as the values do."""
+    """Return the bits of a float32, transformed so that keys compare like values."""
     return np.uint32(~bits if bits >> np.uint32(31) else bits | np.uint32(1 << 31))
 
 
@@ -67,7 +67,7 @@ def _decode(keys: NDArray[np.uint32], bits: NDArray[np.uint32]) -> None:
 
 @compiled
 def _append_position(keys: NDArray[np.uint64]) -> None:
-    """Keys as the upper half of a word, positions as the lower."""
+    """Combine each key with its position, as the upper and the lower half of a word."""
     for i in range(keys.size):
         keys[i] = (keys[i] << np.uint64(32)) | np.uint64(i)
 
@@ -76,7 +76,7 @@ def _append_position(keys: NDArray[np.uint64]) -> None:
 def _radix_sort(
     keys: NDArray[np.unsignedinteger[Any]], spare: NDArray[np.unsignedinteger[Any]]
 ) -> bool:
-    """Sort in place; False, with the keys in some order, when insertion had too much to do."""
+    """Sort in place; return False, with keys in any order, if insertion would move too many."""
     least, most = keys[0], keys[0]
     for i in range(keys.size):
         least, most = min(least, keys[i]), max(most, keys[i])
@@ -92,7 +92,7 @@ def _radix_sort(
         second[(digits >> type(least)(_DIGIT)) + 1] += np.uint32(1)
     _scatter(keys, spare, first, least, low)
     _scatter(spare, keys, second, least, low + _DIGIT)
-    return _inserted(keys)
+    return _insertion_sort(keys)
 
 
 @compiled
@@ -103,7 +103,7 @@ def _scatter(
     least: int,
     shift: int,
 ) -> None:
-    """Order by one digit, equal ones as they come; counts of digit d stand at d + 1."""
+    """Sort stably by one digit; the count of digit d is at position d + 1."""
     for bucket in range(_BUCKETS):
         counts[bucket + 1] += counts[bucket]
     for i in range(keys.size):
@@ -113,8 +113,8 @@ def _scatter(
 
 
 @compiled
-def _inserted(keys: NDArray[np.unsignedinteger[Any]]) -> bool:
-    """Finish nearly sorted keys by insertion; False when over the allowed moves."""
+def _insertion_sort(keys: NDArray[np.unsignedinteger[Any]]) -> bool:
+    """Sort nearly sorted keys by insertion; return False if that exceeds the allowed moves."""
     left = _MOVES * keys.size
     for i in range(1, keys.size):
         key, j = keys[i], i - 1

@@ -1,21 +1,24 @@
-"""Steps of the descent between two passes over the points: means, splits and removals."""
+"""Centroid updates of K-means, the coordinate descent that alternates them with assignments.
+
+Moves to the means, splits of clusters, and removals.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from palettery.kernels.vector.blocks import ERROR, FAR, SUM, WEIGHT, kernel
+from palettery.kernels.vector.point_passes import ERROR, FAR, SUM, WEIGHT, kernel
 
-_OFFSET = 0.3  # of a cluster's root mean square, between the two halves of a split
+_OFFSET = 0.3  # distance of the halves of a split, as a share of the cluster's root mean square
 
 
 @kernel
-def advance(parts, active, counts, factors, noise, centroids, errors, split):  # type: ignore[no-untyped-def]
+def move_centroids(parts, active, counts, factors, noise, centroids, errors, split):  # type: ignore[no-untyped-def]
     """Move centroids towards, or past, the means of their clusters, and fill empty clusters.
 
-    A centroid moves `factor` times the way to the mean. Between 0 and 2 the error cannot grow,
-    since a cluster's error about c is that about its mean plus weight * |c - mean|^2; near 2 the
-    descent needs fewer passes and slides out of poor optima. An empty cluster takes half of the
-    cluster with the largest error that was not yet split.
+    A centroid moves by `factor` times the distance to the mean. With a factor between 0 and 2 the
+    error cannot grow, since a cluster's error about c is that about its mean plus
+    weight * |c - mean|^2; near 2 fewer passes are needed, and poor local optima are left. An empty
+    cluster takes half of the cluster with the largest error that was not yet split.
 
     Shapes: parts (G, P, K, 2 + d), active (A,), counts (G,) clusters in use, factors (G,), noise
         any length in [-1, 1] -> centroids (G, K, d), errors (G,) before the move, split (G,).
@@ -35,12 +38,12 @@ def advance(parts, active, counts, factors, noise, centroids, errors, split):  #
                     centroids[group, j, t] = np.float32(c + factors[group] * (mean - c))
         for j in range(counts[group]):
             if total[j, WEIGHT] == 0:
-                split[group] |= _halve_worst(total, centroids[group], j, noise)
+                split[group] |= _split_worst(total, centroids[group], j, noise)
 
 
 @kernel
-def _halve_worst(total, centroids, empty, noise):  # type: ignore[no-untyped-def]
-    """Give `empty` half of the cluster with the largest error; False when no error is left."""
+def _split_worst(total, centroids, empty, noise):  # type: ignore[no-untyped-def]
+    """Give `empty` half of the cluster with the largest error; return False if all are zero."""
     worst = np.argmax(total[:, ERROR])
     if total[worst, ERROR] <= 0:
         return False
@@ -54,8 +57,8 @@ def _halve_worst(total, centroids, empty, noise):  # type: ignore[no-untyped-def
 
 
 @kernel
-def trim(parts, active, counts, k, centroids):  # type: ignore[no-untyped-def]
-    """Drop the clusters that save least, down to k; not one whose neighbour was just dropped.
+def drop_clusters(parts, active, counts, k, centroids):  # type: ignore[no-untyped-def]
+    """Drop the clusters of least utility, down to k, but spare neighbours of dropped ones.
 
     Shapes: parts (G, P, K) utilities, active (A,) -> counts (G,), centroids (G, K, d).
     Source: breathing k-means (Fritzke 2020).
@@ -72,7 +75,7 @@ def trim(parts, active, counts, k, centroids):  # type: ignore[no-untyped-def]
             for j in np.argsort(utility):
                 if excess > 0 and not dropped[j] and not (spare_neighbours and frozen[j]):
                     dropped[j] = True
-                    frozen[_neighbour(centroids[group], j, dropped)] = True
+                    frozen[_nearest_neighbour(centroids[group], j, dropped)] = True
                     excess -= 1
         row = 0
         for j in range(count):
@@ -84,8 +87,8 @@ def trim(parts, active, counts, k, centroids):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _neighbour(centroids: NDArray[np.float32], j: int, dropped: NDArray[np.bool_]) -> int:
-    """The centroid nearest to number j among those not dropped."""
+def _nearest_neighbour(centroids: NDArray[np.float32], j: int, dropped: NDArray[np.bool_]) -> int:
+    """Return the centroid nearest to centroid j among those not dropped."""
     least, nearest = np.inf, j
     for other in range(dropped.size):
         distance = 0.0

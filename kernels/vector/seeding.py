@@ -1,16 +1,16 @@
-"""Where the centroids of vector K-means start."""
+"""Seeding of vector K-means: samples and initial centroids."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from palettery.kernels.vector.blocks import FAR, kernel
+from palettery.kernels.vector.point_passes import FAR, kernel
 
 
 @kernel
 def use_distinct(points, k, centroids, labels):  # type: ignore[no-untyped-def]
-    """Make the points themselves the centroids, unless more than k of them are distinct.
+    """Use the distinct points as centroids if there are at most k; return whether that is so.
 
-    Returns whether that was so; unused centroids repeat the last.
+    Unused centroids repeat the last point.
 
     Shapes: points (N, d) -> centroids (k, d), labels (N,).
     """
@@ -38,12 +38,12 @@ def _same(point, other):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def thin(points, weights, step, offset, sample, sample_weights):  # type: ignore[no-untyped-def]
-    """A weighted sample that stands for the group: K-means errors on it are unbiased.
+def draw_coreset(points, weights, step, offset, sample, sample_weights):  # type: ignore[no-untyped-def]
+    """Fill a weighted sample of a group whose K-means errors are unbiased estimates.
 
-    Half of the draws go to points in proportion to their weight, half in proportion to their
-    share of the variance, so that rare outliers are in it. Draws are equally spaced along the
-    cumulated probability, beginning at `offset` in [0, 1).
+    Half of the draws take points in proportion to their weight, the other half in proportion to
+    their share of the variance, so that rare outliers are included. Draws are equally spaced along
+    the cumulative probability, beginning at `offset` in [0, 1).
 
     Shapes: points (N, d), weights (N,) or (1,) -> sample (M, d), sample_weights (M,).
     Source: lightweight coresets (Bachem, Lucic, Krause 2018), with systematic sampling.
@@ -87,11 +87,11 @@ def _squared_distance(point: NDArray[np.float32], other: NDArray[np.float64]) ->
 
 
 @kernel
-def plus_plus(points, weights, step, k, axes, draws, centroids):  # type: ignore[no-untyped-def]
-    """Greedy k-means++: each next centroid is the best of several points drawn by their error.
+def kmeans_plus_plus(points, weights, step, k, axes, draws, centroids):  # type: ignore[no-untyped-def]
+    """Fill centroids by greedy k-means++: each is the best of several points drawn by their error.
 
     Shapes: points (M, d), weights (M,) or (1,), draws (k, candidates) in [0, 1) -> centroids
-        (4 * n, d), those from k on at FAR.
+        (4 * n, d), from row k on FAR.
     Source: Arthur and Vassilvitskii 2007, section 6; Grunau et al. 2023.
     """
     count, dimensions = points.shape
@@ -105,26 +105,26 @@ def plus_plus(points, weights, step, k, axes, draws, centroids):  # type: ignore
         for i in range(count):
             total += np.float64(weights[i * step]) * np.float64(errors[i])
             cumulated[i] = total
-        if total == 0:  # every point of the sample is a centroid: the rest fill up by splitting
+        if total == 0:  # every point of the sample is a centroid; splits fill the others later
             return
-        least, kept = np.inf, 0
+        least, best = np.inf, 0
         for draw in draws[j, : 1 if j == 0 else draws.shape[1]]:
             row = min(np.searchsorted(cumulated, draw * total, "right"), count - 1)
-            trial = trials[1 - kept]
-            _approach(columns, points[row], axes, errors, j == 0, trial)
+            trial = trials[1 - best]
+            _update_errors(columns, points[row], axes, errors, j == 0, trial)
             error = 0.0
             for i in range(count):
                 error += np.float64(weights[i * step]) * np.float64(trial[i])
             if error < least:
-                least, kept = error, 1 - kept
+                least, best = error, 1 - best
                 for t in range(dimensions):
                     centroids[j, t] = points[row, t]
-        errors[:] = trials[kept]
+        errors[:] = trials[best]
 
 
 @kernel
-def _approach(columns, point, axes, errors, first, closer):  # type: ignore[no-untyped-def]
-    """Errors once `point` is a centroid too. Shapes: columns (d, M) -> closer (M,)."""
+def _update_errors(columns, point, axes, errors, first, closer):  # type: ignore[no-untyped-def]
+    """Fill the errors with `point` as another centroid. Shapes: columns (d, M) -> closer (M,)."""
     dimensions = len(axes) if len(axes) > 0 else columns.shape[0]
     for i in range(columns.shape[1]):
         a = np.float32(0)

@@ -7,10 +7,15 @@ from numpy.testing import assert_array_equal
 
 from palettery.kernels import PaletteSettings, palettize, reconstruct
 from palettery.kernels.errors import NonFiniteError
-from palettery.kernels.float16 import CODES, infinity, values_of_codes, widened_halves
+from palettery.kernels.float16 import CODES, code_values, infinity_code, upcast_float16
 from palettery.kernels.scalar import palettize as scalar
-from palettery.kernels.scalar.counting import FEWEST_COUNTED, count, points_of, weigh
-from palettery.kernels.scalar.scratch import Scratch
+from palettery.kernels.scalar.counting import (
+    FEWEST_COUNTED,
+    add_masses,
+    count_codes,
+    distinct_points,
+)
+from palettery.kernels.scalar.scratch_buffers import ScratchBuffers
 
 DTYPES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 
@@ -24,11 +29,13 @@ def draws(dtype, n=9000, seed=0):
 
 def counted(values, mass=None):
     counts = np.zeros(CODES, np.uint32)
-    count(values.view(np.uint16), counts)
+    count_codes(values.view(np.uint16), counts)
     masses = np.zeros(0 if mass is None else CODES)
     if mass is not None:
-        weigh(values.view(np.uint16), mass, masses)
-    found = [part.copy() for part in points_of(counts, masses, values.dtype, Scratch())]
+        add_masses(values.view(np.uint16), mass, masses)
+    found = [
+        part.copy() for part in distinct_points(counts, masses, values.dtype, ScratchBuffers())
+    ]
     assert not counts.any()
     return found
 
@@ -36,10 +43,10 @@ def counted(values, mass=None):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_pattern_widens_as_numpy_does(dtype):
     values = np.arange(CODES, dtype=np.uint16).view(dtype)
-    assert_array_equal(widened_halves(values), values.astype(np.float32), strict=True)
-    assert_array_equal(np.signbit(widened_halves(values)), np.signbit(values))
-    assert not np.isfinite(values_of_codes(dtype)[infinity(dtype)])
-    assert np.isfinite(values_of_codes(dtype)[infinity(dtype) - 1])
+    assert_array_equal(upcast_float16(values), values.astype(np.float32), strict=True)
+    assert_array_equal(np.signbit(upcast_float16(values)), np.signbit(values))
+    assert not np.isfinite(code_values(dtype)[infinity_code(dtype)])
+    assert np.isfinite(code_values(dtype)[infinity_code(dtype) - 1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -119,7 +126,7 @@ def test_every_weight_has_its_nearest_entry(dtype, axis):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_threads_do_not_change_a_large_group(weighted, monkeypatch):
     monkeypatch.setattr(scalar.cpu, "LARGEST_SORTED", 1000)
-    monkeypatch.setattr("palettery.kernels.scalar.large.PIECE", 700)
+    monkeypatch.setattr("palettery.kernels.scalar.large_groups.PIECE", 700)
     weight = draws(np.float16, 1 << 14).reshape(64, -1)
     importance = np.random.default_rng(2).random(weight.shape) if weighted else None
     one, three = (palettize(weight, PaletteSettings(4), importance, threads=t) for t in (1, 3))

@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from palettery.kernels import PaletteSettings, palettize, reconstruct
-from palettery.kernels.distribution import CELLS, SAMPLE, Distribution, step_of
+from palettery.kernels.distribution import CELLS, SAMPLE, Distribution, sampling_step
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 SETTINGS = {
@@ -39,7 +39,7 @@ def test_weights_by_hand():
     weight = np.array([[-1.0, -0.5, 0.0, 0.5], [-1.0, -0.5, 0.0, 0.5]], np.float32)
     seen, _ = found(weight, PaletteSettings(n_bits=2))
     assert seen.exponent == -5  # 1.0 is the first number that 64 cells of 2**-6 do not hold
-    assert seen.sampled == 8
+    assert seen.sample_size == 8
     assert {int(cell): int(seen.weights[cell]) for cell in np.flatnonzero(seen.weights)} == {
         32: 2,
         48: 2,
@@ -63,7 +63,7 @@ def test_all_weights_of_a_small_tensor_are_counted(shape, settings, dtype):
 
 @pytest.mark.parametrize("shape", [(1024, 768), (300, 333), (4096, 4096), (7, 1 << 15)])
 def test_sample_is_spread_over_columns_and_rows(shape):
-    at = np.unravel_index(np.arange(0, np.prod(shape), step_of(shape)), shape)
+    at = np.unravel_index(np.arange(0, np.prod(shape), sampling_step(shape)), shape)
     assert SAMPLE // 2 < len(at[0]) <= SAMPLE
     for axis, size in enumerate(shape):
         assert len(np.unique(at[axis])) >= min(size, SAMPLE) * 0.9
@@ -72,15 +72,15 @@ def test_sample_is_spread_over_columns_and_rows(shape):
 def test_large_tensor_is_sampled_alike():
     weight = np.random.default_rng(0).normal(0, 0.05, (1024, 768)).astype(np.float32)
     seen, _ = found(weight, PaletteSettings(n_bits=4, group_size=16))
-    assert seen.sampled <= SAMPLE
+    assert seen.sample_size <= SAMPLE
     shares = histogram(weight, seen.exponent) / weight.size
-    assert np.abs(shares - seen.weights / seen.sampled).sum() < 0.05
+    assert np.abs(shares - seen.weights / seen.sample_size).sum() < 0.05
 
 
 @pytest.mark.parametrize("weight", [np.zeros((4, 4), np.float32), np.full((4, 4), 5e-324)])
 def test_weights_at_the_edge_of_a_dtype(weight):
     seen, _ = found(weight, PaletteSettings(n_bits=1))
-    assert seen.sampled == 16
+    assert seen.sample_size == 16
     assert seen.reconstructed.sum() == 16
 
 

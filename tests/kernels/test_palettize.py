@@ -18,7 +18,7 @@ from palettery.kernels.errors import (
     SettingsError,
     WeightError,
 )
-from palettery.kernels.scalar import cpu, large
+from palettery.kernels.scalar import cpu, large_groups
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 
@@ -135,7 +135,7 @@ def test_large_groups_are_binned_to_the_same_error(sensitive, monkeypatch):
     importance = np.random.default_rng(1).uniform(0, 1, weight.shape) if sensitive else None
     sorted_ = palettize(weight, PaletteSettings(4), importance)
     monkeypatch.setattr(cpu, "LARGEST_SORTED", 100)
-    monkeypatch.setattr(large, "PIECE", 5000)
+    monkeypatch.setattr(large_groups, "PIECE", 5000)
     binned = palettize(weight, PaletteSettings(4), importance, threads=1)
     weights = np.ones(weight.shape) if importance is None else importance
     errors = [

@@ -11,8 +11,8 @@ from palettery.kernels import PaletteSettings, palettize, palettize_rows, recons
 from palettery.kernels.float16 import BFLOAT16, FLOAT16
 from palettery.kernels.palettize import palettize_on
 from palettery.kernels.scalar import palettize as scalar
-from palettery.kernels.scalar.dtype_refinement import held_values
-from palettery.kernels.scalar.points import solve
+from palettery.kernels.scalar.dtype_refinement import finite_values
+from palettery.kernels.scalar.exact_kmeans import find_centroids
 from tests.devices import on_devices
 
 Doubles = NDArray[np.float64]
@@ -124,7 +124,7 @@ def worst_excess(
 ) -> float:
     """The worst of `count` groups of a path, twenty of a size in one tensor."""
     rng, worst = np.random.default_rng(seed), 0.0
-    held = held_values(dtype) if dtype.itemsize == 2 else NONE
+    held = finite_values(dtype) if dtype.itemsize == 2 else NONE
     for _ in range(count // 20):
         n = int(5 * (140 if device == "cpu" and path != "torch" else 40) ** rng.random())
         n_bits = int(rng.choice([2, 3, 4, 6, 8]))
@@ -204,7 +204,7 @@ class Rows:
 def test_a_tensor_that_is_streamed_has_the_least_possible_error(dtype, monkeypatch):
     take("pieces", monkeypatch)
     rng = np.random.default_rng(9)
-    held = held_values(dtype) if dtype.itemsize == 2 else NONE
+    held = finite_values(dtype) if dtype.itemsize == 2 else NONE
     rounding = 6e-8 if dtype == np.float32 else 1e-15
     for _ in range(40):
         n, k = int(5 * 140 ** rng.random()), 2 ** int(rng.integers(2, 5))
@@ -225,7 +225,7 @@ def test_the_group_that_missed_an_exact_fit_between_zeros() -> None:
 def test_values_far_apart_keep_the_digits_between_their_neighbours() -> None:
     values = np.array([-3e4, 1.0, 1.0 + 2.0**-20, 2.0, 3e4], np.float32)
     found = np.empty(4)
-    solve(values, NONE, 4, found, np.empty((3, 6)))
+    find_centroids(values, NONE, 4, found, np.empty((3, 6)))
     assert_array_equal(found, [-3e4, 1.0 + 2.0**-21, 2.0, 3e4])
 
 
@@ -237,7 +237,7 @@ def check_solve(count: int, seed: int) -> float:
         values = np.sort(draw(rng, n).astype(np.float32))
         mass = draw_masses(rng, n) if rng.random() < 0.6 else NONE
         centroids = np.empty(k)
-        solve(values, mass, k, centroids, np.empty((3, n + 1)))
+        find_centroids(values, mass, k, centroids, np.empty((3, n + 1)))
         wide = values.astype(np.float64)
         worst = max(worst, excess(wide, mass if mass.size else np.ones(n), centroids, k))
     return worst

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from palettery.kernels import PaletteSettings, palettize
-from palettery.kernels.scalar.rounding import tally
+from palettery.kernels.scalar.rounding import count_rounded
 
 
 def test_rounding_by_hand():
     values = np.array([0.12344, 0.12341, 0.12346, -1.99996, 3e-5, 6e-5], np.float32)
-    known, counts = tally(values, None, 4)
+    known, counts = count_rounded(values, None, 4)
     expected = np.array([-2.0, 0.0, 0.0001, 0.1234, 0.1235], np.float32)
     np.testing.assert_allclose(known, expected, atol=1e-6)
     np.testing.assert_array_equal(counts, [1, 1, 1, 2, 1])
@@ -16,7 +16,7 @@ def test_rounding_by_hand():
 @pytest.mark.parametrize("decimals", [24, 40, 10**30])
 def test_more_decimals_than_float16_has_change_nothing(decimals):
     values = np.linspace(-1, 1, 64, dtype=np.float32)
-    known, _ = tally(values, None, decimals)
+    known, _ = count_rounded(values, None, decimals)
     np.testing.assert_allclose(known, np.unique(values.astype(np.float16)), rtol=1e-6)
     settings = PaletteSettings(2, rounding_precision=decimals)
     assert palettize(values.reshape(8, 8), settings).metrics.sse > 0

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from palettery.kernels.scalar.scratch import Scratch
-from palettery.kernels.scalar.sorting import FEWEST, ascending, ascending_order
+from palettery.kernels.scalar.scratch_buffers import ScratchBuffers
+from palettery.kernels.scalar.sorting import FEWEST, sort_order, sort_values
 
 RNG = np.random.default_rng(0)
 VALUES = {
@@ -28,8 +28,8 @@ VALUES = {
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_order_is_that_of_numpy(name, dtype):
     values = VALUES[name].astype(dtype)
-    assert_array_equal(ascending(values.copy(), Scratch()), np.sort(values))
-    order = ascending_order(values.copy())
+    assert_array_equal(sort_values(values.copy(), ScratchBuffers()), np.sort(values))
+    order = sort_order(values.copy())
     assert_array_equal(np.sort(order), np.arange(values.size))
     assert_array_equal(values[order], np.sort(values))
 
@@ -40,24 +40,24 @@ def test_any_span_of_bits(n, shift, seed):
     bits = np.random.default_rng(seed).integers(0, 2**32, n, dtype=np.uint32) >> np.uint32(shift)
     values = bits.view(np.float32)
     values = values[~np.isnan(values)]
-    assert_array_equal(ascending(values, Scratch()), np.sort(values))
+    assert_array_equal(sort_values(values, ScratchBuffers()), np.sort(values))
 
 
 def test_equal_values_keep_their_order():
     values = np.repeat(np.float32([2, 1]), FEWEST)
-    assert_array_equal(ascending_order(values), np.argsort(values, kind="stable"))
+    assert_array_equal(sort_order(values), np.argsort(values, kind="stable"))
 
 
 def test_what_is_not_finite_lies_at_the_ends():
     for bad in (np.nan, -np.nan, np.inf, -np.inf):
         values = np.append(np.arange(FEWEST, dtype=np.float32), np.float32(bad))
-        found = ascending(values, Scratch())
+        found = sort_values(values, ScratchBuffers())
         assert not np.isfinite(found[[0, -1]]).all()
 
 
 def test_scratch_is_used_again_and_values_stay_as_they_were():
-    scratch, values = Scratch(), RNG.normal(size=FEWEST).astype(np.float32)
+    scratch, values = ScratchBuffers(), RNG.normal(size=FEWEST).astype(np.float32)
     before = values.copy()
-    first = ascending(values, scratch).copy()
-    assert_array_equal(ascending(values, scratch), first)
+    first = sort_values(values, scratch).copy()
+    assert_array_equal(sort_values(values, scratch), first)
     assert_array_equal(values, before)

@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 from palettery.kernels import PaletteSettings, can_stream, pack, palettize, palettize_rows
 from palettery.kernels import streaming as by_rows
 from palettery.kernels.errors import NonFiniteError, SensitivityError, WeightError
-from palettery.kernels.scalar import cpu, large
+from palettery.kernels.scalar import cpu, large_groups
 
 BFLOAT16 = ml_dtypes.bfloat16
 DTYPES = [np.float16, BFLOAT16, np.float32]
@@ -46,7 +46,7 @@ def small_blocks(monkeypatch):
     """Limits so low that small tensors take many blocks, pieces and passes."""
     monkeypatch.setattr(cpu, "LARGEST_SORTED", 4096)
     monkeypatch.setattr(cpu, "BLOCK", 6000)
-    monkeypatch.setattr(large, "PIECE", 1500)
+    monkeypatch.setattr(large_groups, "PIECE", 1500)
     monkeypatch.setattr(by_rows, "BLOCK", 3500)
 
 

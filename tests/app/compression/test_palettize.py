@@ -11,7 +11,7 @@ from palettery.app.compression.parts import read_parts
 from palettery.app.errors import InvalidSensitivities
 from palettery.app.storage.open import open_storage
 from palettery.kernels import streaming as by_rows
-from palettery.kernels.scalar import cpu, large
+from palettery.kernels.scalar import cpu, large_groups
 from palettery.schemas.statistics import SliceStatistics
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
 
@@ -34,7 +34,7 @@ def small_blocks(monkeypatch):
     """Limits of the kernels so low that a small tensor takes many blocks and passes."""
     monkeypatch.setattr(cpu, "LARGEST_SORTED", 4096)
     monkeypatch.setattr(cpu, "BLOCK", 6000)
-    monkeypatch.setattr(large, "PIECE", 1500)
+    monkeypatch.setattr(large_groups, "PIECE", 1500)
     monkeypatch.setattr(by_rows, "BLOCK", 3500)
 
 

@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 from palettery.kernels import PaletteSettings, palettize, reconstruct
 from palettery.kernels.errors import DeviceError, NonFiniteError
 from palettery.kernels.palettize import palettize_on
-from palettery.kernels.scalar import batched
+from palettery.kernels.scalar import torch_backend
 from tests.devices import on_devices
 
 DTYPES = [
@@ -63,7 +63,7 @@ def _error(palette, given, sensitivity):
 @on_devices
 def test_batches_do_not_change_the_result(device, monkeypatch):
     whole = palettize_on(torch.device(device), weight(), SETTINGS["groups"])
-    monkeypatch.setattr(batched, "MEMORY_BYTES", 1)
+    monkeypatch.setattr(torch_backend, "MEMORY_BYTES", 1)
     single = palettize_on(torch.device(device), weight(), SETTINGS["groups"])
     assert_array_equal(whole.indices, single.indices)
     assert_array_equal(whole.lut, single.lut)

@@ -1,9 +1,9 @@
-"""Passes over the points of a group, in blocks that stay in the first-level cache.
+"""Passes over the points of a group, in blocks that fit into the first-level cache.
 
-A block of points is turned to one row per dimension, so that the loop over its points is the
-inner one: with the dimensions unrolled LLVM makes eight distances per AVX2 instruction. Distances
-are sums of squared differences, which unlike |c|^2 - 2xc lose nothing when all points lie close
-together far from the origin.
+A block of points is transposed to one row per dimension, so that the inner loop runs over points:
+with the dimensions unrolled, LLVM computes eight distances with one AVX2 instruction. Distances are
+sums of squared differences, which unlike |c|^2 - 2xc do not cancel for points that are close
+together and far from the origin.
 """
 
 import numpy as np
@@ -11,40 +11,42 @@ from numba import njit
 from numpy.typing import NDArray
 
 BLOCK = 512
-FAR = np.float32(1e15)  # where centroids without points sit; coordinates stay below 2**31
+FAR = np.float32(1e15)  # coordinates of centroids without points; others stay below 2**31
 UNROLLED_DIMENSIONS = 32
 
-# Reassociating sums is not among the flags: results must not depend on the vector width.
+# The flags do not allow reassociation of sums: results must not depend on the vector width.
 kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz", "contract"})
 
-# Rows of the moments of a cluster: weight, sum of squared errors, then the sum of its points.
+# Columns of the moments of a cluster: weight, sum of squared errors, then the sum of its points.
 WEIGHT, ERROR, SUM = 0, 1, 2
 
 
-def unrolled(dimension: int) -> tuple[int, ...]:
-    """A tuple whose length tells the kernels, as they are compiled, how far to unroll."""
+def unrolled_axes(dimension: int) -> tuple[int, ...]:
+    """Return a tuple whose length tells numba, at compile time, how many dimensions to unroll."""
     return tuple(range(dimension)) if dimension <= UNROLLED_DIMENSIONS else ()
 
 
-def padded(k: int) -> int:
-    """Rows needed for k centroids: `nearest` takes them four at a time."""
+def padded_rows(k: int) -> int:
+    """Return the rows needed for k centroids: `find_nearest` processes four at once."""
     return -(-k // 4) * 4
 
 
 @kernel
-def load(points: NDArray[np.float32], start: int, stop: int, block: NDArray[np.float32]) -> None:
-    """Fill block (d, BLOCK) with points[start:stop]; the columns behind them keep what they had."""
+def load_block(
+    points: NDArray[np.float32], start: int, stop: int, block: NDArray[np.float32]
+) -> None:
+    """Fill block (d, BLOCK) with points[start:stop]; further columns stay unchanged."""
     for i in range(stop - start):
         for t in range(block.shape[0]):
             block[t, i] = points[start + i, t]
 
 
 @kernel
-def nearest(block, centroids, codes, axes, distance, index):  # type: ignore[no-untyped-def]
-    """Squared distance and number of the centroid nearest to each point; the first of equals.
+def find_nearest(block, centroids, codes, axes, distance, index):  # type: ignore[no-untyped-def]
+    """Fill squared distance and index of the centroid nearest to each point; the first of equals.
 
-    Numbers are kept as float32 and moved by adding a difference, because a select between two
-    integers, or between a value and itself stored back, becomes a slow masked store.
+    Indices are float32 and updated by adding a difference, because LLVM compiles a select between
+    two integers, or between a new and the old value, to a slow masked store.
 
     Shapes: block (d, BLOCK), centroids (4 * n, d), codes (4 * n,) = 0, 1, 2.. -> distance and
         index (BLOCK,).
@@ -77,11 +79,11 @@ def nearest(block, centroids, codes, axes, distance, index):  # type: ignore[no-
 
 
 @kernel
-def moments(points, weights, step, centroids, axes, active, size, tasks, out):  # type: ignore[no-untyped-def]
-    """Moments of the clusters in each task; a task is `size` consecutive points of one group.
+def accumulate_moments(points, weights, step, centroids, axes, active, size, tasks, out):  # type: ignore[no-untyped-def]
+    """Fill the moments of the clusters in each task: `size` consecutive points of one group.
 
-    Tasks are numbered group by group over the active groups; those from tasks[0] to tasks[1] are
-    done. Sums run in float64 in the order of the points, so the partition alone decides them.
+    Tasks are numbered group by group over the active groups; this call does those from tasks[0] to
+    tasks[1]. Sums are float64 in the order of the points, so only the partition affects them.
 
     Shapes: points (G, N, d), weights (G, N) with step 1 or (G, 1) with step 0, centroids
         (G, 4 * n, d), active (A,) -> out (G, tasks of a group, 4 * n, 2 + d).
@@ -97,8 +99,8 @@ def moments(points, weights, step, centroids, axes, active, size, tasks, out):  
         out[group, part] = 0
         for start in range(part * size, end, BLOCK):
             stop = min(start + BLOCK, end)
-            load(points[group], start, stop, block)
-            nearest(block, centroids[group], codes, axes, distance, index)
+            load_block(points[group], start, stop, block)
+            find_nearest(block, centroids[group], codes, axes, distance, index)
             for i in range(stop - start):
                 cluster = out[group, part, np.uint32(index[i])]
                 weight = np.float64(weights[group, (start + i) * step])
@@ -109,8 +111,8 @@ def moments(points, weights, step, centroids, axes, active, size, tasks, out):  
 
 
 @kernel
-def labels_of(points, centroids, axes, active, size, tasks, labels):  # type: ignore[no-untyped-def]
-    """Number of the centroid nearest to each point, for the tasks as in `moments`.
+def assign_labels(points, centroids, axes, active, size, tasks, labels):  # type: ignore[no-untyped-def]
+    """Fill the index of the centroid nearest to each point, for tasks as in `accumulate_moments`.
 
     Shapes: points (G, N, d), centroids (G, 4 * n, d), active (A,) -> labels (G, N).
     """
@@ -124,17 +126,17 @@ def labels_of(points, centroids, axes, active, size, tasks, labels):  # type: ig
         end = min((part + 1) * size, points.shape[1])
         for start in range(part * size, end, BLOCK):
             stop = min(start + BLOCK, end)
-            load(points[group], start, stop, block)
-            nearest(block, centroids[group], codes, axes, distance, index)
+            load_block(points[group], start, stop, block)
+            find_nearest(block, centroids[group], codes, axes, distance, index)
             for i in range(stop - start):
                 labels[group, start + i] = np.uint8(index[i])
 
 
 @kernel
-def utilities(points, weights, step, centroids, axes, active, size, tasks, out):  # type: ignore[no-untyped-def]
-    """Error that each cluster saves: what its points would add if they went to their second choice.
+def accumulate_utilities(points, weights, step, centroids, axes, active, size, tasks, out):  # type: ignore[no-untyped-def]
+    """Fill each cluster's utility: the error added if its points moved to their second choice.
 
-    Shapes: as in `moments` -> out (G, tasks of a group, 4 * n).
+    Shapes: as in `accumulate_moments` -> out (G, tasks of a group, 4 * n).
     """
     block = np.zeros((points.shape[2], BLOCK), np.float32)
     first = np.empty(BLOCK, np.float32)
@@ -147,17 +149,17 @@ def utilities(points, weights, step, centroids, axes, active, size, tasks, out):
         out[group, part] = 0
         for start in range(part * size, end, BLOCK):
             stop = min(start + BLOCK, end)
-            load(points[group], start, stop, block)
-            nearest(block, centroids[group], codes, axes, first, index)
-            second_nearest(block, centroids[group], axes, first, second)
+            load_block(points[group], start, stop, block)
+            find_nearest(block, centroids[group], codes, axes, first, index)
+            find_second_nearest(block, centroids[group], axes, first, second)
             for i in range(stop - start):
                 weight = np.float64(weights[group, (start + i) * step])
                 out[group, part, np.uint32(index[i])] += weight * np.float64(second[i] - first[i])
 
 
 @kernel
-def second_nearest(block, centroids, axes, first, second):  # type: ignore[no-untyped-def]
-    """Second least squared distance of each point; first is scratch and holds the least after.
+def find_second_nearest(block, centroids, axes, first, second):  # type: ignore[no-untyped-def]
+    """Fill the least and the second least squared distance of each point.
 
     Shapes: block (d, BLOCK), centroids (4 * n, d) -> first, second (BLOCK,).
     """

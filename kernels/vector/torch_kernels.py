@@ -1,9 +1,9 @@
 """Vector K-means on any torch device, batched over groups.
 
-The algorithm of `vector.cpu` with the number of passes fixed beforehand, so that nothing
-waits for the device: greedy k-means++ on a sample, over-relaxed Lloyd, breathing, Lloyd. Sums are
-taken in another order than on the CPU, and a descent amplifies the last bit of a sum, so the two
-end in optima of nearly the same error rather than in the same one.
+The algorithm of `vector.cpu` with a fixed number of passes, so that the host never waits for the
+device: greedy k-means++ on a sample, over-relaxed Lloyd iterations, breathing, Lloyd iterations.
+Sums have another order than on the CPU, and the iterations amplify rounding errors, so the two end
+in different optima of nearly the same error.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from palettery.kernels.threads import Check, unchecked
+from palettery.kernels.threads import Check, no_check
 
 SAMPLE = 1 << 14
 _OVERRELAXED, _OFFSET = 1.9, 0.3
 _FEW_CLUSTERS, _STARTS = 64, 4
 _PASSES, _BREATHS, _BREATH_IN, _BREATH_OUT, _LAST_PASSES = 40, 6, 8, 12, 60
-_FAR = 1e15  # where centroids without points sit; points are within [-1, 1]
-_DISTANCES = 1 << 24  # distances, and as many float64 memberships, held at a time
+_FAR = 1e15  # coordinates of centroids without points; points are within [-1, 1]
+_DISTANCES = 1 << 24  # distances, and as many float64 memberships, in memory at once
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class TorchClusters:
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """Points (G, N, d), float32, and weights (G, N), float64."""
+class _WeightedPoints:
+    """Points (G, N, d), float32, with weights (G, N), float64."""
 
     points: Tensor
     weights: Tensor
@@ -39,13 +39,13 @@ class _Problem:
 
 
 def cluster(
-    points: Tensor, k: int, sensitivity: Tensor | None, seed: int, check: Check = unchecked
+    points: Tensor, k: int, sensitivity: Tensor | None, seed: int, check: Check = no_check
 ) -> TorchClusters:
-    """K-means of every group by squared error, each point weighted by its `sensitivity`.
+    """Cluster every group by squared error, each point weighted by its `sensitivity`.
 
     `check` is called within each pass over the points.
 
-    Peak memory is about 400 MB and 20 bytes for each of the N d coordinates.
+    Peak memory is about 400 MB, plus 20 bytes for each of the N d coordinates.
 
     Shapes: points (G, N, d) finite, sensitivity (G, N) not negative or None; k at most 256.
     """
@@ -53,40 +53,42 @@ def cluster(
     shifted = points - center
     scale = shifted.abs().amax((1, 2), keepdim=True)
     scale = torch.where(scale > 0, scale, 1)
-    problem = _Problem((shifted / scale).float(), _weights(points, sensitivity), check)
+    problem = _WeightedPoints((shifted / scale).float(), _weights(points, sensitivity), check)
     generator = torch.Generator(points.device).manual_seed(seed)
     noise = torch.rand(64, points.shape[2], generator=generator, device=points.device) * 2 - 1
-    sample = _sampled(problem, generator)
+    sample = _draw_sample(problem, generator)
     if k <= _FEW_CLUSTERS:
-        centroids = _best_start(sample, k, noise, generator)
+        centroids = _search_starts(sample, k, noise, generator)
     else:
-        centroids = _breathed(problem, _seeded(sample, k, 1, generator), noise)
-    centroids, _ = _relaxed(problem, centroids, noise, _LAST_PASSES)
-    return _finished(problem, points, centroids)
+        centroids = _breathe(problem, _seed_centroids(sample, k, 1, generator), noise)
+    centroids, _ = _run_lloyd(problem, centroids, noise, _LAST_PASSES)
+    return _assign_labels(problem, points, centroids)
 
 
-def _best_start(sample: _Problem, k: int, noise: Tensor, generator: torch.Generator) -> Tensor:
-    """The best of several searches: with few clusters their optima differ the most."""
+def _search_starts(
+    sample: _WeightedPoints, k: int, noise: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Return the best of several starts: with few clusters, their local optima differ most."""
     points, weights = (
         part.repeat_interleave(_STARTS, 0) for part in (sample.points, sample.weights)
     )
-    sample = _Problem(points, weights, sample.check)
-    centroids = _breathed(sample, _seeded(sample, k, _STARTS, generator), noise)
+    sample = _WeightedPoints(points, weights, sample.check)
+    centroids = _breathe(sample, _seed_centroids(sample, k, _STARTS, generator), noise)
     error = _moments(sample, centroids)[..., 1].sum(1)
     best = error.reshape(-1, _STARTS).argmin(1)
     return centroids[best + torch.arange(len(best), device=best.device) * _STARTS]
 
 
-def _breathed(problem: _Problem, centroids: Tensor, noise: Tensor) -> Tensor:
-    """Split the worst clusters, descend, drop the least useful, descend; keep what is better."""
-    centroids, error = _relaxed(problem, centroids, noise, _PASSES)
+def _breathe(problem: _WeightedPoints, centroids: Tensor, noise: Tensor) -> Tensor:
+    """Split the worst clusters, iterate, drop the least useful, iterate; keep improvements."""
+    centroids, error = _run_lloyd(problem, centroids, noise, _PASSES)
     k = centroids.shape[1]
     extra = min(max(2, k // 16), max(1, k // 2))
     for _ in range(_BREATHS):
         trial = torch.cat((centroids, torch.full_like(centroids[:, :extra], _FAR)), 1)
-        trial, _ = _relaxed(problem, trial, noise, _BREATH_IN)
-        trial = _trimmed(problem, trial, extra)
-        trial, trial_error = _relaxed(problem, trial, noise, _BREATH_OUT)
+        trial, _ = _run_lloyd(problem, trial, noise, _BREATH_IN)
+        trial = _drop_clusters(problem, trial, extra)
+        trial, trial_error = _run_lloyd(problem, trial, noise, _BREATH_OUT)
         better = trial_error < error
         centroids = torch.where(better[:, None, None], trial, centroids)
         error = torch.where(better, trial_error, error)
@@ -94,15 +96,15 @@ def _breathed(problem: _Problem, centroids: Tensor, noise: Tensor) -> Tensor:
 
 
 def _weights(points: Tensor, sensitivity: Tensor | None) -> Tensor:
-    """Sensitivities of at most 1 in float64; all ones where there is nothing to weigh."""
+    """Return sensitivities of at most 1 in float64; ones if there are none."""
     if sensitivity is None:
         return torch.ones(points.shape[:2], dtype=torch.float64, device=points.device)
     peak = sensitivity.double().amax(1, keepdim=True)
     return torch.where(peak > 0, sensitivity.double() / peak, 1)
 
 
-def _sampled(problem: _Problem, generator: torch.Generator) -> _Problem:
-    """Draws by weight and by share of the variance, weighted back; small groups as they are.
+def _draw_sample(problem: _WeightedPoints, generator: torch.Generator) -> _WeightedPoints:
+    """Return a weighted sample, drawn by weight and by share of the variance; small groups whole.
 
     Source: lightweight coresets (Bachem, Lucic, Krause 2018), with systematic sampling.
     """
@@ -118,22 +120,25 @@ def _sampled(problem: _Problem, generator: torch.Generator) -> _Problem:
     marks = ((torch.arange(SAMPLE, device=points.device) + offset) / SAMPLE).expand(len(points), -1)
     rows = torch.searchsorted(share.cumsum(1), marks.contiguous()).clamp(max=points.shape[1] - 1)
     weights = (weights / share.clamp(min=1e-300)).gather(1, rows)
-    return _Problem(_rows(points, rows), weights, problem.check)
+    return _WeightedPoints(_gather_rows(points, rows), weights, problem.check)
 
 
-def _rows(points: Tensor, rows: Tensor) -> Tensor:
+def _gather_rows(points: Tensor, rows: Tensor) -> Tensor:
     return points.gather(1, rows[..., None].expand(-1, -1, points.shape[2]))
 
 
-def _squared(points: Tensor, centroids: Tensor) -> Tensor:
-    """Squared distances from differences: |c|^2 - 2xc would cancel. Shapes: -> (G, N, k)."""
+def _squared_distances(points: Tensor, centroids: Tensor) -> Tensor:
+    """Return squared distances by differences: |c|^2 - 2xc would cancel. Shapes: -> (G, N, k)."""
     mode = "donot_use_mm_for_euclid_dist"
     return torch.cdist(points, centroids, compute_mode=mode).square_()
 
 
-def _seeded(problem: _Problem, k: int, starts: int, generator: torch.Generator) -> Tensor:
-    """Greedy k-means++ with 2 + log k candidates each; consecutive groups draw differently.
+def _seed_centroids(
+    problem: _WeightedPoints, k: int, starts: int, generator: torch.Generator
+) -> Tensor:
+    """Return the seeds of greedy k-means++ with 2 + log k candidates for each centroid.
 
+    Consecutive groups use different random numbers.
     Shapes: -> (G, k, d), G a multiple of starts.
     """
     points, weights = problem.points, problem.weights
@@ -148,46 +153,47 @@ def _seeded(problem: _Problem, k: int, starts: int, generator: torch.Generator) 
         cumulated = (weights * errors).cumsum(1)
         marks = draws[:, j, : 1 if j == 0 else candidates] * cumulated[:, -1:]
         rows = torch.searchsorted(cumulated, marks, right=True).clamp(max=points.shape[1] - 1)
-        trials = _squared(points, _rows(points, rows))
+        trials = _squared_distances(points, _gather_rows(points, rows))
         if j > 0:
             trials = torch.minimum(trials, errors[..., None])
         best = (weights[..., None] * trials).sum(1).argmin(1)[:, None]
         errors = trials.gather(2, best[:, None].expand(-1, trials.shape[1], 1)).squeeze(2)
         chosen.append(rows.gather(1, best))
-    return _rows(points, torch.cat(chosen, 1))
+    return _gather_rows(points, torch.cat(chosen, 1))
 
 
-def _passes(problem: _Problem, centroids: Tensor) -> list[slice]:
-    """Ranges of points whose distances to all centroids fit."""
+def _point_ranges(problem: _WeightedPoints, centroids: Tensor) -> list[slice]:
+    """Return ranges of points whose distances to all centroids fit into memory."""
     groups, k, _ = centroids.shape
     size, count = max(1, _DISTANCES // (groups * k)), problem.points.shape[1]
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
-def _moments(problem: _Problem, centroids: Tensor) -> Tensor:
-    """Weight, error and sum of points of each cluster, in float64.
+def _moments(problem: _WeightedPoints, centroids: Tensor) -> Tensor:
+    """Return weight, error and sum of points of each cluster, in float64.
 
-    Sums are products with a membership matrix: unlike scattered sums they add in a fixed order on
-    a GPU.
+    Sums are products with a membership matrix, which unlike scatter-add have a fixed order on a
+    GPU.
 
     Shapes: centroids (G, k, d) -> (G, k, 2 + d).
     """
     total = torch.zeros(1, dtype=torch.float64, device=centroids.device)
-    for part in _passes(problem, centroids):
+    for part in _point_ranges(problem, centroids):
         problem.check()
         points = problem.points[:, part]
-        error, label = _squared(points, centroids).min(2, keepdim=True)
+        error, label = _squared_distances(points, centroids).min(2, keepdim=True)
         terms = torch.cat((torch.ones_like(error), error, points), 2).double()
-        total = total + _members(label, problem.weights[:, part], centroids).mT @ terms
+        total = total + _membership(label, problem.weights[:, part], centroids).mT @ terms
     return total
 
 
-def _relaxed(
-    problem: _Problem, centroids: Tensor, noise: Tensor, passes: int
+def _run_lloyd(
+    problem: _WeightedPoints, centroids: Tensor, noise: Tensor, passes: int
 ) -> tuple[Tensor, Tensor]:
-    """Over-relaxed Lloyd, ending on a plain step; centroids, and the error (G,) before that step.
+    """Run over-relaxed Lloyd iterations, the last one plain; return centroids and errors (G,).
 
-    A centroid that lost its points takes half of one of the clusters with the largest errors.
+    Errors are those before the last step. A centroid without points takes half of one of the
+    clusters with the largest errors.
     """
     error = centroids.new_empty(0)
     for number in range(passes):
@@ -198,29 +204,29 @@ def _relaxed(
         factor = 1.0 if number == passes - 1 else _OVERRELAXED
         centroids = torch.where(empty, centroids, torch.lerp(centroids, means, factor))
         if number < passes - 1:
-            centroids = _refilled(centroids, weight[..., 0], cost, noise)
+            centroids = _split_worst(centroids, weight[..., 0], cost, noise)
     return centroids, error
 
 
-def _refilled(centroids: Tensor, weight: Tensor, cost: Tensor, noise: Tensor) -> Tensor:
-    """Halve as many of the worst clusters as there are empty ones."""
+def _split_worst(centroids: Tensor, weight: Tensor, cost: Tensor, noise: Tensor) -> Tensor:
+    """Split as many of the worst clusters as there are empty ones."""
     empty = weight == 0
     by_cost = cost.argsort(dim=1, descending=True, stable=True)
     donor = by_cost.gather(1, (empty.cumsum(1) - 1).clamp(min=0))
     usable = empty & (cost.gather(1, donor) > 0)
     rms = (cost / torch.where(empty, 1, weight)).sqrt().gather(1, donor)[..., None].float()
     offset = rms * _OFFSET * noise[torch.arange(len(noise)).repeat(4)[: centroids.shape[1]]]
-    split = _rows(centroids, donor) + offset
+    split = _gather_rows(centroids, donor) + offset
     moved = torch.zeros_like(centroids).scatter_add_(
         1, donor[..., None].expand_as(offset), torch.where(usable[..., None], -offset, 0)
     )
     return torch.where(usable[..., None], split, centroids + moved)
 
 
-def _trimmed(problem: _Problem, centroids: Tensor, extra: int) -> Tensor:
-    """Without the `extra` clusters that save least; not one whose neighbour was just dropped."""
+def _drop_clusters(problem: _WeightedPoints, centroids: Tensor, extra: int) -> Tensor:
+    """Drop the `extra` clusters of least utility, but spare neighbours of dropped ones."""
     utility = _utilities(problem, centroids)
-    near = _squared(centroids, centroids)
+    near = _squared_distances(centroids, centroids)
     near.diagonal(dim1=1, dim2=2).fill_(torch.inf)
     barred = torch.zeros_like(utility)  # infinite once dropped, large where a neighbour was
     for _ in range(extra):
@@ -230,40 +236,40 @@ def _trimmed(problem: _Problem, centroids: Tensor, extra: int) -> Tensor:
         rows = near.gather(1, worst[..., None].expand(-1, 1, near.shape[2])).squeeze(1)
         neighbour = rows.argmin(1, keepdim=True)
         barred.scatter_reduce_(1, neighbour, torch.full_like(barred[:, :1], 1e200), "amax")
-    kept = barred.isinf().int().argsort(dim=1, stable=True)[:, : centroids.shape[1] - extra]
-    return _rows(centroids, kept)
+    remaining = barred.isinf().int().argsort(dim=1, stable=True)[:, : centroids.shape[1] - extra]
+    return _gather_rows(centroids, remaining)
 
 
-def _utilities(problem: _Problem, centroids: Tensor) -> Tensor:
-    """What the points of each cluster would add if they went to their second choice: (G, k)."""
+def _utilities(problem: _WeightedPoints, centroids: Tensor) -> Tensor:
+    """Return the error added if each cluster's points moved to their second choice, (G, k)."""
     total = torch.zeros(1, dtype=torch.float64, device=centroids.device)
-    for part in _passes(problem, centroids):
+    for part in _point_ranges(problem, centroids):
         problem.check()
-        distance = _squared(problem.points[:, part], centroids)
+        distance = _squared_distances(problem.points[:, part], centroids)
         two, label = distance.topk(2, dim=2, largest=False)
         saved = (two[..., 1] - two[..., 0]).double() * problem.weights[:, part]
-        total = total + _members(label[..., :1], saved, centroids).sum(1)
+        total = total + _membership(label[..., :1], saved, centroids).sum(1)
     return total
 
 
-def _finished(problem: _Problem, points: Tensor, centroids: Tensor) -> TorchClusters:
-    """Nearest centroids, and the means of the points, as given, that chose them."""
+def _assign_labels(problem: _WeightedPoints, points: Tensor, centroids: Tensor) -> TorchClusters:
+    """Return the nearest centroid of each point, and the means of the original points by label."""
     labels = []
     total = torch.zeros(1, dtype=torch.float64, device=centroids.device)
-    for part in _passes(problem, centroids):
+    for part in _point_ranges(problem, centroids):
         problem.check()
-        label = _squared(problem.points[:, part], centroids).argmin(2, keepdim=True)
+        label = _squared_distances(problem.points[:, part], centroids).argmin(2, keepdim=True)
         labels.append(label[..., 0].to(torch.uint8))
         terms = torch.cat((torch.ones_like(points[:, part, :1]), points[:, part]), 2).double()
-        total = total + _members(label, problem.weights[:, part], centroids).mT @ terms
+        total = total + _membership(label, problem.weights[:, part], centroids).mT @ terms
     weight, means = total[..., :1], total[..., 1:] / total[..., :1]
-    # Where nothing with weight chose a centroid it has no mean; any that has one will do.
+    # A centroid without weighted points has no mean and takes that of the heaviest one.
     some = means.gather(1, weight.argmax(1, keepdim=True).expand_as(means[:, :1]))
     return TorchClusters(torch.where(weight > 0, means, some), torch.cat(labels, 1))
 
 
-def _members(label: Tensor, weights: Tensor, centroids: Tensor) -> Tensor:
-    """Weight of each point in the column of its cluster. Shapes: label (G, N, 1) -> (G, N, k)."""
+def _membership(label: Tensor, weights: Tensor, centroids: Tensor) -> Tensor:
+    """Return each point's weight in its cluster's column. Shapes: label (G, N, 1) -> (G, N, k)."""
     shape = (*label.shape[:2], centroids.shape[1])
     member = torch.zeros(shape, dtype=torch.float64, device=label.device)
     return member.scatter_(2, label, weights[..., None])

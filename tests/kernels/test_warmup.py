@@ -40,7 +40,7 @@ class Rows:
     def read(self, first, count):
         return self.array[first:first + count]
 
-kernels.warm()
+kernels.warm_up()
 before = compiled()
 assert len(before) > 30, before
 rng = np.random.default_rng(1)

@@ -6,9 +6,9 @@ import torch
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from palettery.kernels.vector import gpu as device_path
+from palettery.kernels.vector import torch_kernels as device_path
 from palettery.kernels.vector.cpu import cluster as cluster_cpu
-from palettery.kernels.vector.gpu import cluster
+from palettery.kernels.vector.torch_kernels import cluster
 from tests.devices import on_devices
 
 

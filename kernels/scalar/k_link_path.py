@@ -1,8 +1,8 @@
-"""The optimal cuts of sorted weighted points into k cells, from prefix sums.
+"""Cheapest path of k links: the optimal cuts of sorted weighted points into k cells.
 
-A cell over points [a, b) costs sum w x^2 - S^2 / W with W and S its sums of w and w x. The first
-term adds up to a constant over all cells, so the cuts minimise the sum of `gain` = -S^2 / W, and
-with prefix sums one cell costs O(1). See docs/kernels.md.
+A cell over points [a, b) costs sum w x^2 - S^2 / W, where W and S are its sums of w and w x. The
+first term adds up to a constant over all cells, so optimal cuts minimise the sum of `gain` =
+-S^2 / W, which takes O(1) per cell with prefix sums. See docs/kernels.md.
 """
 
 from typing import Any, Final
@@ -19,32 +19,33 @@ Flags = NDArray[np.bool_]
 WEIGHT: Final = 0
 MOMENT: Final = 1
 COST: Final = 2
-"""Columns of the sums that a path is searched in, side by side so that they share cache lines."""
+"""Columns of the sums of the path search, interleaved so that they share cache lines."""
 MAX_PATHS = 60
 GUESSES: Final = 10
-"""Paths after which the penalty is halved in its logarithm rather than foreseen."""
+"""Paths after which the penalty is found by bisection of its logarithm, not by extrapolation."""
 SMALLEST_PENALTY: Final = 1e-18
-"""As a share of what one cell for all costs; below that, costs are rounding errors."""
+"""Smallest penalty, as a share of the cost of a single cell; below it are rounding errors."""
 NEAR: Final = 4
-"""Ends from the first one on that a new start of a cell is tried on at once."""
+"""Number of consecutive cell ends for which a new start is tried at once."""
 
 
 @compiled_inline
 def gain(weight: float, moment: float) -> float:
-    """What a cell of this weight and first moment adds to the objective."""
+    """Return what a cell of this weight and first moment adds to the objective."""
     return -moment * moment / weight
 
 
 @compiled
 def cheapest_path(sums: Floats, penalty: float, parents: Integers, links: Integers) -> None:
-    """Cheapest chain of cells over points 0..n when each cell costs `penalty` more.
+    """Find the cheapest chain of cells over points 0..n if each cell costs `penalty` more.
 
-    Fills, for every position, the start of the last cell and the number of cells before it.
-    Costs obey the quadrangle inequality, so a later start, once better, stays better: a queue
-    holds the starts that will be best for some position, in order (Galil and Park 1992).
+    Fills, for every position, the start of the last cell and the number of cells up to it. Costs
+    satisfy the quadrangle inequality, so a later start, once better, stays better: a queue has the
+    starts that are best for some later position, in order.
 
-    Shapes: sums (n+1, 3): prefix sums of w and w x, side by side, and room for the cost so far;
-    parents, links (n+1,).
+    Shapes: sums (n+1, 3): prefix sums of w and w x, and space for the cost so far; parents, links
+        (n+1,).
+    Source: Galil and Park 1992.
     """
     n = sums.shape[0] - 1
     queue = np.empty(n + 1, np.int32)
@@ -64,7 +65,7 @@ def cheapest_path(sums: Floats, penalty: float, parents: Integers, links: Intege
             low = max(since[tail], j + 1)
             if low > n:
                 break
-            # Most wins are this near, and trying all of them costs less than foreseeing which.
+            # Most wins are this near; trying them all is cheaper than mispredicted branches.
             won, lost = _beats(sums, j, last, low), 0
             for ahead in range(1, NEAR):
                 lost += not _beats(sums, j, last, min(low + ahead, n))
@@ -85,9 +86,9 @@ def cheapest_path(sums: Floats, penalty: float, parents: Integers, links: Intege
 
 @compiled_inline
 def _beats(sums: Floats, new: int, old: int, end: int) -> bool:
-    """Whether a last cell from `new` is cheaper than one from `old`, both up to `end`.
+    """Return whether a last cell from `new` is cheaper than one from `old`, both up to `end`.
 
-    That is cost - S^2 / W of the one below that of the other, multiplied by both weights.
+    Compares cost - S^2 / W of the two, multiplied by both weights to avoid divisions.
     """
     fresh, stale = sums[end, WEIGHT] - sums[new, WEIGHT], sums[end, WEIGHT] - sums[old, WEIGHT]
     near, far = sums[end, MOMENT] - sums[new, MOMENT], sums[end, MOMENT] - sums[old, MOMENT]
@@ -97,7 +98,7 @@ def _beats(sums: Floats, new: int, old: int, end: int) -> bool:
 
 @compiled_inline
 def _first_win(sums: Floats, new: int, old: int, low: int) -> int:
-    """First end for which `new` beats `old`, known not to at `low`; past the last if none."""
+    """Return the first end after `low` for which `new` beats `old`; n + 1 if there is none."""
     n = sums.shape[0] - 1
     step = 1
     while low + step <= n and not _beats(sums, new, old, low + step):
@@ -115,7 +116,7 @@ def _first_win(sums: Floats, new: int, old: int, low: int) -> int:
 
 @compiled
 def path_cuts(parents: Integers, links: Integers) -> Integers:
-    """Cut positions of the path to the last point, both ends included."""
+    """Return the cut positions of the path to the last point, both ends included."""
     position = parents.size - 1
     cuts = np.empty(links[position] + 1, np.int64)
     for j in range(links[position], -1, -1):
@@ -128,13 +129,12 @@ def path_cuts(parents: Integers, links: Integers) -> Integers:
 def cheapest_cells(
     weights: Floats, moments: Floats, k: int, penalty: float
 ) -> tuple[Integers, float, int]:
-    """Best k cells, by searching for the penalty at which the cheapest path has k of them.
+    """Return the best k cells, the penalty, and the number of paths searched.
 
-    The optimal cost is convex in k, so the number of cells falls as the penalty grows. Where it
-    jumps over k, the path with too few and the one with too many cost the same at the penalty
-    between them, and so does a splice of the two that has k.
-
-    Returns the cuts, the penalty and the number of paths it took.
+    This searches for the penalty at which the cheapest path has k cells. The optimal cost is convex
+    in k, so the number of cells falls as the penalty grows. If it jumps over k, the paths with too
+    few and too many cells have the same cost at the penalty in between, and so has a splice of the
+    two with k cells.
 
     Shapes: prefix sums (n+1,) with n >= k -> (k+1,).
     """
@@ -165,7 +165,7 @@ def cheapest_cells(
                 few, few_cost, nearer = cuts, cut_gain(weights, moments, cuts), True
         if chord and not nearer:
             break
-        # In the companding limit the number of cells goes with penalty^(-1/3).
+        # In the limit of many cells, their number is proportional to penalty^(-1/3).
         ratio = cells / k
         penalty *= min(max(ratio * ratio * ratio, 0.05), 20.0)
         if paths > GUESSES:
@@ -173,12 +173,12 @@ def cheapest_cells(
         chord = many.size - few.size <= 2 + k // 32 or not low < penalty < high
         if chord:
             penalty = (few_cost - many_cost) / (many.size - few.size)
-    return spliced(weights, moments, few, many, k), penalty, paths
+    return splice(weights, moments, few, many, k), penalty, paths
 
 
 @compiled
-def spliced(weights: Floats, moments: Floats, few: Integers, many: Integers, k: int) -> Integers:
-    """Best k cells that follow `many`, then jump onto `few` inside one of its cells.
+def splice(weights: Floats, moments: Floats, few: Integers, many: Integers, k: int) -> Integers:
+    """Return the best k cells that follow the cuts `many` first and the cuts `few` afterwards.
 
     Source: Aggarwal, Schieber and Tokuyama 1994, lemma 2.
     """
@@ -203,7 +203,7 @@ def spliced(weights: Floats, moments: Floats, few: Integers, many: Integers, k: 
 
 @compiled
 def cut_gain(weights: Floats, moments: Floats, cuts: Integers) -> float:
-    """Sum of the gains of the cells between cuts."""
+    """Return the sum of the gains of the cells between cuts."""
     total = 0.0
     for j in range(cuts.size - 1):
         a, b = cuts[j], cuts[j + 1]

@@ -1,38 +1,40 @@
-"""Scalar palettes on any torch device: sort, cumulative sums, gather, and a batched small DP.
+"""Scalar palettes on any torch device: sort, cumulative sums, gather, small dynamic programs.
 
-The algorithm of `scalar.cpu`, for many groups at once. The number of passes is fixed by
-shapes, so nothing waits for the device: no Python loop runs over groups, and no value is read
-back. Only the search for the first cuts differs: a full DP over the candidate cuts, where the CPU
-path searches for the penalty that gives k cells.
+The algorithm of `scalar.cpu`, for many groups at once. Shapes alone determine the number of passes,
+so the host never waits for the device: no Python loop runs over groups, and no value is read back.
+Only the first cuts differ: they come from dynamic programming over all candidate cuts, where the
+CPU searches for the penalty that gives k cells.
 """
-
-from math import ceil, log2
 
 import torch
 from torch import Tensor
 
-from palettery.kernels.scalar.rounding import FINEST, LARGEST, MORE_DECIMALS, ROUNDED_PER_ENTRY
-from palettery.kernels.threads import Check, unchecked
+from palettery.kernels.scalar.rounding import (
+    FINEST,
+    LARGEST_FLOAT16,
+    MORE_DECIMALS,
+    ROUNDED_PER_ENTRY,
+)
+from palettery.kernels.scalar.torch_candidates import companding_measure, spread_apart
+from palettery.kernels.threads import Check, no_check
 
 Moments = tuple[Tensor, Tensor, Tensor]
 CANDIDATES = 1024
-_MEASURE_ROUNDS = 24
 _PASSES, _FINEST_PASSES = 2, 8
 
 
-def cluster(values: Tensor, mass: Tensor | None, k: int, check: Check = unchecked) -> Tensor:
-    """Optimal centroids of each group, ascending, in float64.
+def cluster(values: Tensor, mass: Tensor | None, k: int, check: Check = no_check) -> Tensor:
+    """Return optimal centroids of each group, ascending, in float64.
 
-    With fewer than k distinct values the last centroid repeats. Values without mass are left out,
-    unless all of a group have none. Peak memory is about 100 bytes a value and, a group,
-    24 MB of candidates and 3 KB k^2 of windows, or 120 bytes n^2 of cells where n is at most
-    `CANDIDATES`; call it with as many groups as fit.
+    With fewer than k distinct values the last centroid repeats. Values without mass are ignored,
+    unless a whole group has none. Peak memory is about 100 bytes per value and, per group, 24 MB of
+    candidates and 3 KB k^2 of windows, or 120 bytes n^2 of cells if n is at most `CANDIDATES`.
 
     `check` is called between passes.
 
     Shapes: values (G, n) finite, mass (G, n) not negative or None -> (G, k).
     """
-    values, mass, spare = _merged(*_ordered(values, mass))
+    values, mass, spare = _merge_equal(*_sort(values, mass))
     count = values.shape[1]
     distinct = values[:, torch.arange(k, device=values.device).clamp(max=count - 1)]
     if count <= k:
@@ -46,7 +48,7 @@ def cluster(values: Tensor, mass: Tensor | None, k: int, check: Check = unchecke
         cuts, means = _optimal_cuts(points, mass, k)
     else:
         sums = _prefix_sums(points, mass)
-        cuts = _refined(sums, _first_cuts(points, sums, k), check)
+        cuts = _refine_cuts(sums, _first_cuts(points, sums, k), check)
         weight, moment = (part.gather(1, cuts).diff() for part in sums)
         means = torch.where(weight > 0, moment / weight, points.gather(1, cuts[:, :-1]))
     means = means / scale + middle
@@ -55,16 +57,18 @@ def cluster(values: Tensor, mass: Tensor | None, k: int, check: Check = unchecke
     return torch.where(count - spare <= k, distinct, means)
 
 
-def rounded(values: Tensor, mass: Tensor | None, k: int, decimals: int) -> tuple[Tensor, Tensor]:
-    """What fast mode clusters, and the groups (G,) for which that is good enough.
+def round_values(
+    values: Tensor, mass: Tensor | None, k: int, decimals: int
+) -> tuple[Tensor, Tensor]:
+    """Return the rounded values of fast mode, and for which groups they are accurate enough.
 
-    Groups are rounded to as few decimals as leave them values to choose from, or not at all.
+    Each group is rounded to the fewest decimals that leave enough distinct values, or not at all.
 
     Shapes: values (G, n), mass (G, n) or None -> (G, n), (G,).
     """
     chosen = values
     lossless = _distinct(values, mass) <= k
-    fits = values.abs().amax(1) <= LARGEST
+    fits = values.abs().amax(1) <= LARGEST_FLOAT16
     settled = ~fits
     halves = values.half().float()
     for finer in range(decimals, decimals + MORE_DECIMALS + 1):
@@ -77,13 +81,13 @@ def rounded(values: Tensor, mass: Tensor | None, k: int, decimals: int) -> tuple
 
 
 def _distinct(values: Tensor, mass: Tensor | None) -> Tensor:
-    """Different values of each group that have mass. Shapes: (G, n) -> (G,)."""
-    ordered, _ = _ordered(values, mass)
+    """Return the number of distinct values with mass in each group. Shapes: (G, n) -> (G,)."""
+    ordered, _ = _sort(values, mass)
     return (ordered[:, 1:] != ordered[:, :-1]).sum(1) + 1
 
 
 def assign(values: Tensor, lut: Tensor) -> Tensor:
-    """Index of the nearest entry of an ascending palette, the upper one on ties.
+    """Return the index of the nearest entry of an ascending palette, the upper one on ties.
 
     Shapes: values (G, n), lut (G, k) in the dtype of the values -> uint8 (G, n).
     """
@@ -95,8 +99,8 @@ def assign(values: Tensor, lut: Tensor) -> Tensor:
     return torch.searchsorted(thresholds, values.contiguous(), right=True).to(torch.uint8)
 
 
-def _ordered(values: Tensor, mass: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Ascending float64 values, and their masses; those without mass copy the largest with mass."""
+def _sort(values: Tensor, mass: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return ascending float64 values and masses; values without mass become the largest with."""
     wide = values.double()
     if mass is None:
         return wide.sort(dim=1).values, torch.ones_like(wide)
@@ -107,37 +111,37 @@ def _ordered(values: Tensor, mass: Tensor | None) -> tuple[Tensor, Tensor]:
     return ordered, (mass / mass.amax(1, keepdim=True)).gather(1, order)
 
 
-def _merged(values: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Equal values as one; at the end the last repeats without mass, so many times as said.
+def _merge_equal(values: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Merge equal values; the last value repeats without mass in the unused columns.
 
-    Shapes: ascending values (G, n), mass (G, n) -> the same, and spare places (G, 1).
+    Shapes: ascending values (G, n), mass (G, n) -> the same, and number of unused columns (G, 1).
     """
-    rank = _from_zero((values[:, 1:] != values[:, :-1]).cumsum(1))
+    rank = _pad_zero((values[:, 1:] != values[:, :-1]).cumsum(1))
     every = torch.arange(rank.shape[1], device=rank.device).repeat(len(rank), 1)
     ends = torch.searchsorted(rank, every, right=True)
-    total = _from_zero(_from_zero(mass.cumsum(1)).gather(1, ends)).diff()
+    total = _pad_zero(_pad_zero(mass.cumsum(1)).gather(1, ends)).diff()
     return values.gather(1, ends - 1), total, rank.shape[1] - 1 - rank[:, -1:]
 
 
 def _prefix_sums(points: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of w and w x over the points before each position. Shapes: (G, n) -> (G, n + 1)."""
-    return _from_zero(mass.cumsum(1)), _from_zero((mass * points).cumsum(1))
+    """Return sums of w and w x before each position. Shapes: (G, n) -> (G, n + 1)."""
+    return _pad_zero(mass.cumsum(1)), _pad_zero((mass * points).cumsum(1))
 
 
-def _from_zero(rows: Tensor) -> Tensor:
+def _pad_zero(rows: Tensor) -> Tensor:
     return torch.nn.functional.pad(rows, (1, 0))
 
 
 def _first_cuts(points: Tensor, sums: tuple[Tensor, Tensor], k: int) -> Tensor:
-    """The best cuts among candidates that lie evenly in the companding measure.
+    """Return the best cuts among candidates that are spread evenly in the companding measure.
 
     Shapes: points (G, n) -> (G, k + 1), 0 and n included.
     """
     wanted = min(points.shape[1], CANDIDATES)
-    measure = _measure(points, sums[0], wanted).cumsum(1)
+    measure = companding_measure(points, sums[0], wanted).cumsum(1)
     marks = torch.arange(1, wanted, device=points.device) / wanted
     inner = torch.searchsorted(measure, marks * measure[:, -1:]).add_(1)
-    inner = _spread_apart(inner, points.shape[1])
+    inner = spread_apart(inner, points.shape[1])
     candidates = torch.nn.functional.pad(inner, (1, 1))
     candidates[:, -1] = points.shape[1]
     gains = _gains(sums, candidates.repeat(1, 2), wanted + 1).squeeze(1)
@@ -145,7 +149,7 @@ def _first_cuts(points: Tensor, sums: tuple[Tensor, Tensor], k: int) -> Tensor:
 
 
 def _cheapest_cuts(costs: Tensor, k: int) -> Tensor:
-    """Cuts into the k cells of least cost; costs (G, n, n) of cells from place to place."""
+    """Return cuts into the k cells of least cost; costs (G, n, n) of cells between two places."""
     cost, choices = costs[:, 0], []
     for _ in range(k - 1):
         cost, choice = (cost[:, :, None] + costs).min(1)
@@ -159,10 +163,10 @@ def _cheapest_cuts(costs: Tensor, k: int) -> Tensor:
 
 
 def _optimal_cuts(points: Tensor, mass: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The best cuts of few points, and the means of their cells.
+    """Return the best cuts of few points, and the means of their cells.
 
-    The cost of every cell is put together from those of runs of 1, 2, 4, ... points, which loses
-    no digits where prefix sums do.
+    The cost of every cell is combined from those of runs of 1, 2, 4, ... points, without the
+    cancellation of prefix sums.
 
     Shapes: points, mass (G, n) -> (G, k + 1), (G, k).
     Source: Chan, Golub and LeVeque 1979.
@@ -179,17 +183,17 @@ def _optimal_cuts(points: Tensor, mass: Tensor, k: int) -> tuple[Tensor, Tensor]
         size = 1 << bit
         part = (length & size) > 0
         mass, mean, cost = (torch.where(part, each[:, start], 0) for each in run)
-        cell = _joined(cell, (mass, torch.where(part, mean, cell[1]), cost))
+        cell = _join_cells(cell, (mass, torch.where(part, mean, cell[1]), cost))
         start = start + torch.where(part, size, 0)
         beyond = (place + size).clamp(max=count)
-        run = _joined(run, (run[0][:, beyond], run[1][:, beyond], run[2][:, beyond]))
+        run = _join_cells(run, (run[0][:, beyond], run[1][:, beyond], run[2][:, beyond]))
     cuts = _cheapest_cuts(cell[2].masked_fill(length == 0, torch.inf), k)
     rows = cell[1].gather(1, cuts[:, :-1, None].expand(-1, -1, count + 1))
     return cuts, rows.gather(2, cuts[:, 1:, None]).squeeze(2)
 
 
-def _joined(left: Moments, right: Moments) -> Moments:
-    """Mass, mean and squared error of two cells that become one."""
+def _join_cells(left: Moments, right: Moments) -> Moments:
+    """Return mass, mean and squared error of the union of two cells."""
     mass = left[0] + right[0]
     share = torch.where(mass > 0, right[0] / mass, 0)
     away = right[1] - left[1]
@@ -197,61 +201,8 @@ def _joined(left: Moments, right: Moments) -> Moments:
     return mass, mean, left[2] + right[2] + left[0] * share * away.square()
 
 
-def _spread_apart(positions: Tensor, count: int) -> Tensor:
-    """Strictly ascending positions in 1..count-1, moved as little as that takes."""
-    order = torch.arange(positions.shape[1], device=positions.device)
-    apart = (positions - order).cummax(1).values + order
-    room = count - positions.shape[1] + order
-    return apart.minimum(room).maximum(order + 1)
-
-
-def _measure(points: Tensor, weights: Tensor, wanted: int) -> Tensor:
-    """Measure of every point: its share of integral density^(1/3), in equal parts per block.
-
-    A block whose measure exceeds one candidate's share is halved, down to single points, which
-    count one share at most: so neither outliers nor far modes starve the bulk.
-
-    Shapes: points (G, n), weights prefix sums (G, n + 1) -> (G, n).
-    Source: Panter and Dite 1951; Gersho 1979.
-    """
-    count = points.shape[1]
-    last = ceil(log2(count))
-    levels = range(min(last, ceil(log2(4 * wanted))), last + 1)
-    edges = [torch.arange(2**level + 1, device=points.device) * count >> level for level in levels]
-    blocks = [_block_measures(points, weights, edge) for edge in edges]
-    share = torch.full_like(points[:, :1], torch.inf)
-    for _ in range(_MEASURE_ROUNDS):
-        spent = _halved(blocks, share)
-        share = spent.sum(1, keepdim=True) / wanted
-    spent = _halved(blocks, share)
-    # The finest blocks hold one point or none; these are those with one.
-    ends = torch.arange(1, count + 1, device=points.device)
-    return spent[:, (ends * 2**last + count - 1) // count - 1]
-
-
-def _block_measures(points: Tensor, weights: Tensor, edge: Tensor) -> Tensor:
-    """cbrt(weight * length^2) of the blocks between edges; a single point also has the next one."""
-    last = points.shape[1] - 1
-    start, end = edge[:-1], edge[1:]
-    length = points[:, end.clamp(max=last)] - points[:, start.clamp(max=last)]
-    beyond = (end + (end - start == 1)).clamp(max=last + 1)
-    weight = weights[:, beyond] - weights[:, start]
-    measure = (weight * length * length).clamp(min=0) ** (1 / 3)
-    return torch.where(end > start, measure, 0)
-
-
-def _halved(blocks: list[Tensor], share: Tensor) -> Tensor:
-    """Measures of the finest blocks, each an equal part of the largest within one share."""
-    spent = torch.where(blocks[0] > share, torch.nan, blocks[0])
-    for block in blocks[1:]:
-        inherited = spent.repeat_interleave(2, dim=1) / 2
-        own = torch.where(block > share, torch.nan, block)
-        spent = torch.where(inherited.isnan(), own, inherited)
-    return torch.where(spent.isnan(), share, spent)
-
-
-def _refined(sums: tuple[Tensor, Tensor], cuts: Tensor, check: Check) -> Tensor:
-    """Joint windowed passes at halving steps, down to single points."""
+def _refine_cuts(sums: tuple[Tensor, Tensor], cuts: Tensor, check: Check) -> Tensor:
+    """Improve all cuts jointly within windows, with steps halved down to single points."""
     count = sums[0].shape[1] - 1
     share = 8
     while share < count:
@@ -266,10 +217,9 @@ def _refined(sums: tuple[Tensor, Tensor], cuts: Tensor, check: Check) -> Tensor:
 
 
 def _width(k: int) -> int:
-    """Positions of each cut in a pass, about 8 sqrt(k).
+    """Return the number of positions of each cut in a pass, about 8 sqrt(k).
 
-    Cuts that move together cost little when k is large, so they follow the rounding of the last
-    scale for about sqrt(k) of its steps.
+    If k is large, cuts can move together at little cost, by about sqrt(k) steps of the last scale.
     """
     width = 32
     while width * width < 64 * k:
@@ -278,7 +228,7 @@ def _width(k: int) -> int:
 
 
 def _windowed_pass(sums: tuple[Tensor, Tensor], cuts: Tensor, steps: Tensor) -> Tensor:
-    """Best joint choice of all cuts on a grid around each.
+    """Return the best joint choice of all cuts on a grid around each.
 
     Shapes: prefix sums (G, n + 1), cuts and steps (G, k + 1) -> cuts.
     """
@@ -304,7 +254,7 @@ def _windowed_pass(sums: tuple[Tensor, Tensor], cuts: Tensor, steps: Tensor) -> 
 
 
 def _gains(sums: tuple[Tensor, Tensor], places: Tensor, width: int) -> Tensor:
-    """-S^2 / W of the cells between all places of neighbouring cuts; infinite where it is empty.
+    """Return -S^2 / W of the cells between all places of neighbouring cuts; infinite if empty.
 
     Shapes: places (G, (k + 1) * width) -> (G, k, width before, width after).
     """

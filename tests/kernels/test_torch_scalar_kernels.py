@@ -7,9 +7,9 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from palettery.kernels.scalar.assign import assign as assign_cpu
-from palettery.kernels.scalar.assign import thresholds_of
-from palettery.kernels.scalar.gpu import assign, cluster
-from palettery.kernels.scalar.points import solve
+from palettery.kernels.scalar.assign import cell_thresholds
+from palettery.kernels.scalar.exact_kmeans import find_centroids
+from palettery.kernels.scalar.torch_kernels import assign, cluster
 from tests.devices import on_devices
 
 Doubles = NDArray[np.float64]
@@ -63,7 +63,7 @@ def test_same_error_as_the_cpu_path(
         order = np.argsort(values[group], kind="stable")
         masses = mass[group][order] / mass[group].max() if weighted else np.empty(0)
         expected = np.empty(k)
-        solve(values[group][order], masses, k, expected, np.empty((3, len(order) + 1)))
+        find_centroids(values[group][order], masses, k, expected, np.empty((3, len(order) + 1)))
         ours, peer = (error(values[group], mass[group], c) for c in (found[group], expected))
         assert ours <= peer * (1 + 1e-6) + 1e-24
 
@@ -72,7 +72,9 @@ def test_256_entries() -> None:
     values = sample("laplace", 600, np.random.default_rng(0))[None]
     found = cluster(torch.from_numpy(values), None, 256).numpy()[0]
     expected = np.empty(256)
-    solve(np.sort(values[0]), np.empty(0), 256, expected, np.empty((3, values.shape[1] + 1)))
+    find_centroids(
+        np.sort(values[0]), np.empty(0), 256, expected, np.empty((3, values.shape[1] + 1))
+    )
     ones = np.ones(600)
     assert error(values[0], ones, found) <= error(values[0], ones, expected) * (1 + 1e-5)
 
@@ -99,5 +101,5 @@ def test_assignment_is_that_of_the_cpu_path() -> None:
     found = assign(torch.from_numpy(values), torch.from_numpy(lut)).numpy()
     expected = np.empty(values.shape, np.uint8)
     for group in range(2):
-        assign_cpu(values[group], thresholds_of(lut[group]), expected[group])
+        assign_cpu(values[group], cell_thresholds(lut[group]), expected[group])
     assert_array_equal(found, expected, strict=True)

@@ -1,25 +1,26 @@
-"""From cuts that are best among a few candidates to those that are best among all points."""
+"""Refinement of cuts that are best among a few candidates to cuts that are best on all points."""
 
 import numpy as np
 
 from palettery.kernels.jit import compiled
-from palettery.kernels.scalar.optimum import MAX_PATHS, Floats, Integers, cheapest_cells
+from palettery.kernels.scalar.k_link_path import MAX_PATHS, Floats, Integers, cheapest_cells
 
 COARSE_SPLIT = 32
 FINE_SPLIT, FINE_SPLIT_OF_MANY = 256, 192
-"""Parts of each cell in the search through all of them: for k up to 64, and for more.
+"""Parts of each cell in the search over all parts: for k up to 64, and for larger k.
 
-Fewer miss the optimum now and then, as a full dynamic programme tells; see docs/kernels.md.
+With fewer parts the optimum is sometimes missed, compared to dynamic programming over all points;
+see docs/kernels.md.
 """
 REACH = 32
-"""Places on either side of a cut."""
+"""Places to try on either side of a cut."""
 CLOSER = 8
-"""How much closer the places of the next scale lie."""
+"""Factor by which the spacing of places shrinks from one scale to the next."""
 
 
 @compiled
 def parts_of_cells(cuts: Integers, split: int) -> Integers:
-    """The cuts, and between them those that divide each cell into `split` parts."""
+    """Return the cuts, and between them places that divide each cell into `split` parts."""
     k = cuts.size - 1
     places, count = np.zeros(k * split + 1, np.int64), 1
     for j in range(k):
@@ -36,22 +37,22 @@ def parts_of_cells(cuts: Integers, split: int) -> Integers:
 
 
 @compiled
-def step_of(cuts: Integers, j: int, share: int) -> int:
-    """Points from one place around cut j to the next: its smaller cell / share."""
+def place_spacing(cuts: Integers, j: int, share: int) -> int:
+    """Return the spacing of places around cut j, in points: its smaller cell / share."""
     smaller = min(cuts[j] - cuts[j - 1], cuts[j + 1] - cuts[j])
     return int(max(1, smaller // share))
 
 
 @compiled
 def places_around(cuts: Integers, share: int) -> tuple[Integers, bool]:
-    """The cuts, and `REACH` places on either side of each, up to the middle of its cells.
+    """Return the cuts with `REACH` places on either side of each, up to the middle of its cells.
 
-    Returns also whether they are single points apart.
+    Also returns whether the places are adjacent points.
     """
     k = cuts.size - 1
     places, count, finest = np.zeros(k * (2 * REACH + 1) + 1, np.int64), 1, True
     for j in range(1, k):
-        step = step_of(cuts, j, share)
+        step = place_spacing(cuts, j, share)
         finest &= step == 1
         first = max(places[count - 1] + 1, cuts[j] - (cuts[j] - cuts[j - 1]) // 2)
         last = cuts[j] + (cuts[j + 1] - cuts[j] - 1) // 2
@@ -65,10 +66,10 @@ def places_around(cuts: Integers, share: int) -> tuple[Integers, bool]:
 
 
 @compiled
-def met_an_end(cuts: Integers, moved: Integers, share: int) -> bool:
-    """Whether a cut moved to about the last of its places, so that it may want to go further."""
+def is_at_end(cuts: Integers, moved: Integers, share: int) -> bool:
+    """Return whether a cut moved to about its last place, so that it might move further."""
     for j in range(1, cuts.size - 1):
-        step = step_of(cuts, j, share)
+        step = place_spacing(cuts, j, share)
         away = moved[j] - cuts[j]
         room = cuts[j] - cuts[j - 1] if away < 0 else cuts[j + 1] - cuts[j]
         if away != 0 and abs(away) >= min(REACH * step, room // 2) - 2 * step:
@@ -77,15 +78,15 @@ def met_an_end(cuts: Integers, moved: Integers, share: int) -> bool:
 
 
 @compiled
-def refine(weights: Floats, moments: Floats, cuts: Integers, penalty: float) -> int:
+def refine_cuts(weights: Floats, moments: Floats, cuts: Integers, penalty: float) -> int:
     """Move cuts that are best on a few candidates to the best on all points.
 
-    First every cell is divided, and the best path through all parts found: whole runs of cells may
-    shift, as when a cell moves from where there is one too many to where there is one too few.
-    Then places close in on the cuts, down to single points; cuts that meet the end of their places
-    are given new ones.
+    First, every cell is divided into parts, and the best path through all parts is searched. So
+    whole runs of cells can shift, as when one region has a cell too many and another one too few.
+    Then places closer and closer to the cuts are tried, down to single points. Cuts that reach the
+    end of their places get new ones.
 
-    Returns the number of paths it took.
+    Returns the number of paths searched.
 
     Shapes: prefix sums (n+1,), cuts (k+1,) changed in place.
     """
@@ -108,6 +109,6 @@ def refine(weights: Floats, moments: Floats, cuts: Integers, penalty: float) -> 
             places, finest = places_around(cuts, share)
             at, penalty, more = cheapest_cells(weights[places], moments[places], k, penalty)
             paths += more
-            again = met_an_end(cuts, places[at], share)
+            again = is_at_end(cuts, places[at], share)
             cuts[:] = places[at]
     return paths

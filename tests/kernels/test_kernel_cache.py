@@ -100,7 +100,7 @@ def test_the_service_names_a_place_below_its_data_folder(installation, tmp_path)
     folder, told = installation.run(program, *words)
     assert folder.parent == data / "kernels"
     line, end = told.splitlines()
-    assert json.loads(line)["logger"] == "palettery.kernels.machine_code"
+    assert json.loads(line)["logger"] == "palettery.kernels.kernel_cache"
     assert f"cannot listen on {nobodys}" in end
 
 

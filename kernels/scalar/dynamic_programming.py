@@ -1,7 +1,7 @@
-"""Optimal cuts of few points from costs that were summed point by point.
+"""Optimal cuts of few points by dynamic programming over the costs of all cells.
 
-Slower than prefix sums and without their cancellation: for masses so uneven, or values so far
-apart, that the error left is nothing beside the sums.
+Costs are summed point by point. That is slower than prefix sums, but without their cancellation:
+for masses so uneven, or values so far apart, that errors vanish beside the prefix sums.
 """
 
 import numpy as np
@@ -14,8 +14,8 @@ Integers = NDArray[np.int64]
 
 
 @compiled
-def direct_cuts(points: Floats, mass: Floats, k: int) -> Integers:
-    """Optimal cut positions, by dynamic programming over all of them.
+def dynamic_programming_cuts(points: Floats, mass: Floats, k: int) -> Integers:
+    """Return optimal cut positions, by dynamic programming over all positions.
 
     Shapes: points ascending (n,) with n > k, mass (n,) or (0,) -> (k+1,).
     Source: divide and conquer over monotone choices, Gronlund et al. 2017.
@@ -26,7 +26,7 @@ def direct_cuts(points: Floats, mass: Floats, k: int) -> Integers:
 
 @compiled
 def cheapest_cuts(costs: Floats, k: int) -> Integers:
-    """Cuts into the k cells of least total cost.
+    """Return the cuts into the k cells of least total cost.
 
     Shapes: costs of cells [a, b) (n, n+1) -> (k+1,).
     """
@@ -45,7 +45,7 @@ def cheapest_cuts(costs: Floats, k: int) -> Integers:
 
 @compiled
 def cell_costs(points: Floats, mass: Floats) -> tuple[Floats, Floats]:
-    """Squared error of every cell [a, b) about its mean, by adding one point at a time; the means.
+    """Return the squared error of every cell [a, b), adding one point at a time, and its mean.
 
     Shapes: points (n,), mass (n,) or (0,) -> both (n, n+1).
     Source: Welford 1962; Chan, Golub and LeVeque 1979, for costs that lose no digits.
@@ -66,7 +66,7 @@ def cell_costs(points: Floats, mass: Floats) -> tuple[Floats, Floats]:
 
 @compiled
 def _add_cell(costs: Floats, before: Floats, choice: Integers) -> Floats:
-    """Least cost up to every position with one cell more; choice holds where that cell starts."""
+    """Return the least cost up to every position with one more cell; fill that cell's start."""
     n = before.size - 1
     after = np.full(n + 1, np.inf)
     stride = 1

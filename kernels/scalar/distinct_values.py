@@ -1,4 +1,4 @@
-"""The distinct values of a large group and their masses, exactly, while there are few of them."""
+"""Distinct values of a large group and their exact masses, as long as they are few."""
 
 from typing import Final
 
@@ -6,20 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palettery.kernels.jit import compiled
-from palettery.kernels.scalar.points import merged
+from palettery.kernels.scalar.merging import merge_equal
 
 Floats = NDArray[np.float64]
 
 MOST_DISTINCT: Final = 1 << 12
-"""Distinct values of a group up to which all are tabulated."""
+"""Most distinct values that are tabulated."""
 _SLOTS: Final = 1 << 13
 _HASH_BITS: Final = 13
 
 
 class DistinctValues:
-    """Hash tables of the values of one group, in lanes that do not share.
+    """Hash tables of the values of one group, one for each lane.
 
-    A lane that has met too many distinct values takes no more: then the tables are of no use.
+    A lane with too many distinct values ignores further ones, since the tables are then not used.
     """
 
     def __init__(self, lanes: int, weighted: bool) -> None:
@@ -30,7 +30,7 @@ class DistinctValues:
 
     @staticmethod
     def size_bytes(lanes: int, weighted: bool) -> int:
-        """What the tables take."""
+        """Return the size of the tables."""
         return lanes * _SLOTS * (12 + 8 * weighted)
 
     def add(self, lane: int, values: NDArray[np.float32], mass: Floats) -> None:
@@ -40,9 +40,9 @@ class DistinctValues:
             self._sizes[lane] = _add(values, mass, *tables, self._sizes[lane])
 
     def points(self) -> tuple[Floats, Floats] | None:
-        """Ascending values of any mass, and the mass of each; None if there are too many values.
+        """Return ascending values with mass, and the mass of each; None if there are too many.
 
-        Where nothing has a mass, all values count alike.
+        If all masses are zero, the masses are the counts.
 
         Shapes: -> (distinct,), (distinct,).
         """
@@ -53,7 +53,7 @@ class DistinctValues:
         values = self._values[present].astype(np.float64)
         order = np.argsort(values, kind="stable")
         distinct = int(np.unique(values).size)
-        points, totals = merged(values[order], masses[present][order], distinct)
+        points, totals = merge_equal(values[order], masses[present][order], distinct)
         return points.astype(np.float64, copy=False), totals / totals.max()
 
 
@@ -61,26 +61,26 @@ class DistinctValues:
 def _add(
     values: NDArray[np.float32],
     mass: Floats,
-    known: NDArray[np.float32],
+    keys: NDArray[np.float32],
     counts: Floats,
     masses: Floats,
     size: int,
 ) -> int:
-    """Add to the tables until they hold too many values; returns how many they hold.
+    """Add values to the tables until there are too many; return the number of distinct values.
 
     Shapes: values (n,), mass (n,) or (0,), tables (slots,), masses (slots,) or (0,).
     """
     bits = values.view(np.uint32)
     for i in range(values.size):
-        # Multiplication mixes the bits; both zeros are one value. (Fibonacci hashing, Knuth 1973.)
+        # Fibonacci hashing (Knuth 1973); both zeros are one value.
         own = np.uint32(0) if values[i] == 0 else bits[i]
         slot = np.uint32(own * np.uint32(0x9E3779B1)) >> np.uint32(32 - _HASH_BITS)
-        while counts[slot] > 0 and known[slot] != values[i]:
+        while counts[slot] > 0 and keys[slot] != values[i]:
             slot = (slot + np.uint32(1)) & np.uint32(_SLOTS - 1)
         if counts[slot] == 0:
             if size == MOST_DISTINCT:
                 return size + 1
-            known[slot] = values[i]
+            keys[slot] = values[i]
             size += 1
         counts[slot] += 1
         if mass.size:

@@ -1,4 +1,4 @@
-"""Everything that a scalar job needs compiled, before the first one comes."""
+"""Compilation of the scalar kernels before the first job."""
 
 from itertools import product
 from typing import Any
@@ -17,19 +17,19 @@ from palettery.kernels.settings import N_BITS, PaletteSettings
 _DTYPES = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32))
 
 
-def warm() -> None:
-    """Load the kernels of scalar palettes from disk, or compile them there, by using each once.
+def warm_up() -> None:
+    """Load the kernels of scalar palettes from the disk cache, or compile them, by using each once.
 
-    Afterwards jobs of float16, bfloat16 and float32 weights compile nothing more. It takes seconds
-    with the machine code on disk, and about a minute where there is none yet.
+    Afterwards, scalar jobs with float16, bfloat16 and float32 weights compile nothing. This takes
+    seconds with a filled cache, and about a minute with an empty one.
     """
-    few, many, too_many = _of_every_size()
+    few, many, too_many = _weights_of_each_size()
     for dtype, scaled in product(_DTYPES, (False, True)):
         for weighted, decimals in product((False, True), (None, 4)):
             settings = PaletteSettings(4, per_channel_scale=scaled, rounding_precision=decimals)
             for weight in (few, many):
                 _use(weight.astype(dtype), settings, weighted=weighted)
-        # Neither weights of the weights nor rounding have kernels of their own at this size.
+        # Sensitivities and rounding have no kernels of their own at this size.
         _use(too_many.astype(dtype), PaletteSettings(4, per_channel_scale=scaled), weighted=False)
     column = np.arange(too_many.shape[1])
     few = np.broadcast_to(column / column.size, too_many.shape)
@@ -42,10 +42,10 @@ def warm() -> None:
         unpack(pack(indices, n_bits), n_bits, indices.shape)
 
 
-def _of_every_size() -> tuple[NDArray[np.float32], ...]:
-    """A weight of each size that has kernels of its own: few values, many, too many."""
-    drawn = np.random.default_rng(0).normal(0, 0.02, LARGEST_SORTED + (1 << 12))
-    values = drawn.astype(np.float32).reshape(-1, 64)
+def _weights_of_each_size() -> tuple[NDArray[np.float32], ...]:
+    """Return a weight of each size that has its own kernels: few values, many, too many to sort."""
+    normal = np.random.default_rng(0).normal(0, 0.02, LARGEST_SORTED + (1 << 12))
+    values = normal.astype(np.float32).reshape(-1, 64)
     return values[:4], values[: 1 << 7], values
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from palettery.kernels import PaletteSettings, pack, palettize, palettize_rows
 from palettery.kernels import streaming as by_rows
-from palettery.kernels.scalar import binning, cpu, large
-from palettery.kernels.scalar.distinct import MOST_DISTINCT, DistinctValues
+from palettery.kernels.scalar import binning, cpu, large_groups
+from palettery.kernels.scalar.distinct_values import MOST_DISTINCT, DistinctValues
 
 Singles = NDArray[np.float32]
 NO_MASS = np.empty(0)
@@ -126,7 +126,7 @@ def test_blocks_give_what_the_whole_gives_in_as_few_passes_as_it_takes(
     draw, passes, weighted, monkeypatch
 ):
     monkeypatch.setattr(cpu, "LARGEST_SORTED", 4096)
-    monkeypatch.setattr(large, "PIECE", 1500)
+    monkeypatch.setattr(large_groups, "PIECE", 1500)
     monkeypatch.setattr(by_rows, "BLOCK", 7000)
     rng = np.random.default_rng(3)
     weight = draw(rng, 60_000).astype(np.float32).reshape(600, 100)
@@ -174,5 +174,7 @@ def test_a_table_holds_so_many_distinct_values_and_no_more(distinct, fits):
 def test_every_bin_of_any_mass_has_a_place_however_small_its_share_is() -> None:
     mass, width = np.full(2000, 1e-200), np.full(2000, 1e-80)
     mass[-1] = width[-1] = 1.0
-    first, _ = binning._cut(binning._measure(mass, width), 1 << 10, np.full(2000, 16))
+    first, _ = binning._split_bins(
+        binning._companding_measure(mass, width), 1 << 10, np.full(2000, 16)
+    )
     assert (np.diff(first) >= 1).all()

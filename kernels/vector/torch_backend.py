@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from palettery.kernels.threads import Check
 from palettery.kernels.vector.cpu import VectorClusters
-from palettery.kernels.vector.gpu import cluster
+from palettery.kernels.vector.torch_kernels import cluster
 
 
 def cluster_on(
@@ -17,14 +17,14 @@ def cluster_on(
     seed: int,
     check: Check,
 ) -> VectorClusters:
-    """K-means of every group by squared error, each point weighted by its `sensitivity`.
+    """Cluster every group by squared error, each point weighted by its `sensitivity`.
 
     Shapes: points (G, N, d) finite, sensitivity (G, N) not negative; k at most 256.
     """
     mass = None if sensitivity is None else torch.tensor(sensitivity, device=device)
-    found = cluster(torch.tensor(points, device=device), k, mass, seed, check)
+    clusters = cluster(torch.tensor(points, device=device), k, mass, seed, check)
     return VectorClusters(
-        found.centroids.cpu().numpy(),
-        found.labels.cpu().numpy(),
+        clusters.centroids.cpu().numpy(),
+        clusters.labels.cpu().numpy(),
         np.zeros(len(points), np.int32),
     )

@@ -1,9 +1,9 @@
 """Palettes of large groups: the rows are read block by block into tables of bounded size.
 
-Two-byte weights are counted by their bits in one pass over the rows, others are binned in two, or
-counted in one where they have few distinct values.
-Sums are taken in lanes: row runs of fixed length go to the lanes in turn, so neither the number of
-threads nor the size of the blocks changes a sum.
+Two-byte weights are counted by code in one pass over the rows. Others are binned in two or three
+passes, or counted in one if they have few distinct values.
+Each lane has its own tables. Runs of a fixed number of rows go to the lanes in turn, so neither the
+number of threads nor the size of the blocks changes a sum.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,49 +13,49 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from palettery.kernels.groups import Layout
+from palettery.kernels.groups import GroupLayout
 from palettery.kernels.scalar.binning import Bins
 from palettery.kernels.scalar.counting import CodeCounts
-from palettery.kernels.scalar.fitter import Fitter
-from palettery.kernels.source import Source
-from palettery.kernels.threads import Check, spread
+from palettery.kernels.scalar.palette_fitter import PaletteFitter
+from palettery.kernels.threads import Check, parallel_map
+from palettery.kernels.weight_reader import WeightReader
 
 LANES = 4
-"""Tables of a group filled side by side, where it is the only one."""
+"""Tables of a group that are filled in parallel, if it is the only group."""
 PIECE = 1 << 18
-"""Elements of a group that are read at a time."""
+"""Elements of a group that are read at once."""
 
 
 @dataclass(frozen=True)
 class Block:
     """Consecutive rows of every group."""
 
-    source: Source
-    """Holds these rows and maybe others."""
+    reader: WeightReader
+    """Reader of these rows, and maybe of others."""
     rows: slice
-    """Where they lie in the source's groups."""
+    """Position of the rows in the reader's groups."""
     first: int
-    """Row of the tensor's groups that is their first."""
+    """Position of the first row in the groups of the whole tensor."""
 
 
 Blocks = Callable[[], Iterable[Block]]
-"""Each call is one pass over all rows."""
+"""Function whose every call yields all blocks, for one pass over the rows."""
 Tables = CodeCounts | Bins
 
 
-def lanes_of(layout: Layout) -> int:
-    """Tables of each group that are filled side by side."""
+def lanes_per_group(layout: GroupLayout) -> int:
+    """Return the number of tables of each group that are filled in parallel."""
     return max(1, LANES // layout.groups)
 
 
-def tables_for(
-    layout: Layout, k: int, *, counted: bool, weighted: bool
+def table_factory(
+    layout: GroupLayout, k: int, *, counted: bool, weighted: bool
 ) -> tuple[Callable[[], Tables], int]:
-    """What makes the tables of a group, and about how many bytes they take.
+    """Return a function that makes the tables of a group, and their approximate size in bytes.
 
-    `counted` and `weighted` are those of the `Source`.
+    `counted` and `weighted` are those of the `WeightReader`.
     """
-    lanes = lanes_of(layout)
+    lanes = lanes_per_group(layout)
     if counted:
         return partial(CodeCounts, lanes, weighted), CodeCounts.size_bytes(lanes, weighted)
     return partial(Bins, k, lanes, weighted), Bins.size_bytes(k, lanes, weighted)
@@ -63,32 +63,32 @@ def tables_for(
 
 def cluster_large(
     blocks: Blocks,
-    layout: Layout,
+    layout: GroupLayout,
     tables: Mapping[int, Tables],
-    fitter: Fitter,
+    fitter: PaletteFitter,
     centroids: NDArray[np.float64],
     threads: int | None,
     check: Check,
 ) -> list[tuple[int, bool]]:
-    """Fill the centroids of the groups that there are tables for; for each what `fit` returns.
+    """Fill the centroids of the groups that have tables; return the result of `fit` for each.
 
     Shapes: centroids (groups of the layout, K).
 
     Raises:
         NonFiniteError: a value is NaN or infinite.
     """
-    lanes, step = lanes_of(layout), layout.rows_within(PIECE)
+    lanes, step = lanes_per_group(layout), layout.rows_within(PIECE)
 
     def fill(item: tuple[int, int, Block, list[slice]]) -> None:
         group, lane, block, pieces = item
         for rows in pieces:
-            tables[group].add(lane, block.source, group, rows)
+            tables[group].add(lane, block.reader, group, rows)
 
     while unfilled := [group for group, table in tables.items() if not table.complete]:
         for block in blocks():
             pieces = _pieces(block, step, lanes)
             work = [(g, lane, block, own) for g in unfilled for lane, own in enumerate(pieces)]
-            spread(fill, work, threads, check)
+            parallel_map(fill, work, threads, check)
         for group in unfilled:
             tables[group].end_pass()
 
@@ -96,16 +96,16 @@ def cluster_large(
         points, masses, codes = tables[group].points(fitter.dtype, fitter.scratch)
         return fitter.fit_points(points, masses, codes, centroids[group])
 
-    return spread(fit, tables, threads, check)
+    return parallel_map(fit, tables, threads, check)
 
 
 def _pieces(block: Block, step: int, lanes: int) -> list[list[slice]]:
-    """Rows of a block by their lane: cut where runs of `step` rows of the tensor end."""
-    found: list[list[slice]] = [[] for _ in range(lanes)]
+    """Return the rows of a block for each lane, cut at multiples of `step` rows of the tensor."""
+    pieces: list[list[slice]] = [[] for _ in range(lanes)]
     at, offset = block.rows.start, block.first - block.rows.start
     while at < block.rows.stop:
         run = (at + offset) // step
         stop = min((run + 1) * step - offset, block.rows.stop)
-        found[run % lanes].append(slice(at, stop))
+        pieces[run % lanes].append(slice(at, stop))
         at = stop
-    return found
+    return pieces

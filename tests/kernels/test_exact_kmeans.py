@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.testing import assert_array_equal
 
-from palettery.kernels.scalar.points import solve
+from palettery.kernels.scalar.exact_kmeans import find_centroids
 
 NONE = np.empty(0)
 DRAWS = {
@@ -56,7 +56,7 @@ def error_of(points, mass, centroids):
 
 def solved(points, mass, k):
     centroids = np.empty(k)
-    solve(points, mass, k, centroids, np.empty((3, points.size + 1)))
+    find_centroids(points, mass, k, centroids, np.empty((3, points.size + 1)))
     return centroids
 
 
