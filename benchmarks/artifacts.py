@@ -21,8 +21,7 @@ from palettery.app.artifacts.files import open_files
 from palettery.app.artifacts.reader import Artifact
 from palettery.app.artifacts.writer import arranged, array_entry, stream
 from palettery.app.cli import offline
-from palettery.app.compression.assemble import report_path, statistics_path
-from palettery.app.compression.job_folder import report_documents
+from palettery.app.compression.job_folder import report_documents, report_path, statistics_path
 from palettery.app.compression.statistics import line_of
 from palettery.app.dashboard.files import PLOTLY
 from palettery.app.dashboard.report_page import report_page

@@ -10,8 +10,13 @@ from palettery.app.artifacts.export.request import Export, ExportSource
 from palettery.app.artifacts.files import open_files
 from palettery.app.checkpoints.kinds import HEAD_BYTES, tell_kind
 from palettery.app.checkpoints.local_files import expanded, stored_files
-from palettery.app.compression.assemble import assemble
-from palettery.app.compression.job_folder import report_documents
+from palettery.app.compression.dispatch import perform
+from palettery.app.compression.job_folder import (
+    read_report,
+    report_documents,
+    stop_path,
+    write_job,
+)
 from palettery.app.compression.layout import SHARD_BYTES
 from palettery.app.dashboard.report_page import report_page
 from palettery.app.errors import BadInput, PaletteryError, StorageFull, UnsupportedFormat
@@ -29,8 +34,10 @@ from palettery.schemas.evaluation import ComparedOutput
 from palettery.schemas.exports import ExportFormat
 from palettery.schemas.plan import Plan
 from palettery.schemas.report import Report
-from palettery.schemas.tasks import CompressionTask
+from palettery.schemas.tasks import CompressionTask, FinishTask, JobRequest
 
+JOB = "job"
+"""Folder of the job, in the temporary folder of its output."""
 Advance = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
 
@@ -75,7 +82,7 @@ def compress(
         intake = plan_job(config, model, beside, settings.limits, strict=strict)
         _check_fits(artifact, intake.plan)
         made = _palettize(intake, model, beside, store, settings.task_bytes, advance)
-        _publish(artifact.folder / "job" / "artifact", artifact)
+        _publish(artifact.folder / JOB / "artifact", artifact)
         for output in reports:
             _write_report(output, made, store, artifact)
     return made
@@ -95,21 +102,22 @@ def _palettize(
         intake.checkpoint,
         source_url=model.storage.url,
         store_url=store.url,
-        parts_prefix="parts",
+        parts_prefix=f"{JOB}/parts",
         task_bytes=task_bytes,
         sensitivities=intake.sensitivities,
         sensitivities_url=sensitivities.storage.url if sensitivities else None,
     )
+    request = JobRequest(config=intake.config, checkpoint=intake.checkpoint, plan=intake.plan)
+    write_job(store, JOB, request, tasks)
     _run(tasks, advance)
-    return assemble(
-        intake.plan,
-        intake.checkpoint,
-        tasks,
-        source=model.storage,
-        store=store,
-        prefix="job",
-        config=intake.config,
+    finish = FinishTask(
+        store_url=store.url,
+        prefix=JOB,
+        cancel_path=stop_path(JOB, 0),
+        source_url=model.storage.url,
     )
+    perform(finish)
+    return read_report(store, JOB)
 
 
 def inspect(paths: Sequence[Path]) -> ArtifactSummary:
@@ -243,7 +251,7 @@ def _write_report(output: Output, report: Report, store: Storage, artifact: Outp
     """
     try:
         if is_page(output.path):
-            output.write(report_page(report_documents(store, "job")))
+            output.write(report_page(report_documents(store, JOB)))
         else:
             output.write([report.model_dump_json(indent=2).encode() + b"\n"])
     except PaletteryError as error:

@@ -9,17 +9,18 @@ from pydantic import TypeAdapter
 from palettery.app.artifacts.export.formats import export as write_and_check
 from palettery.app.artifacts.export.request import Export, ExportSource
 from palettery.app.artifacts.reader import Artifact, open_artifact
-from palettery.app.compression.assemble import (
+from palettery.app.compression.artifact_files import build_metadata, write_index, write_shard
+from palettery.app.compression.cancellation import StopCheck
+from palettery.app.compression.job_folder import (
     artifact_path,
     export_path,
-    said,
+    parts_path,
+    published,
+    read_request,
+    read_tasks,
     statistics_path,
-    write_index,
     write_report,
-    write_shard,
 )
-from palettery.app.compression.cancellation import StopCheck
-from palettery.app.compression.job_folder import parts_path, published, read_request, read_tasks
 from palettery.app.compression.layout import Shards, Stores, batches, in_artifact, lay_out
 from palettery.app.compression.parts import Parts, read_parts
 from palettery.app.compression.report import ArtifactTensor, account, tensor_report
@@ -28,6 +29,7 @@ from palettery.app.compression.statistics import collected
 from palettery.app.compression.verify import verify
 from palettery.app.errors import Cancelled
 from palettery.app.settings import Limits
+from palettery.app.storage.base import Reads
 from palettery.app.storage.checked_reads import CheckedFile, CheckedReads
 from palettery.app.storage.open import shared_storage
 from palettery.schemas.exports import Exported, ExportFormat
@@ -98,6 +100,7 @@ class _Job:
 
     def __init__(self, task: JobTask) -> None:
         self._store, self._prefix = shared_storage(task.store_url), task.prefix
+        self._source_url = task.source_url
         self._stop = StopCheck(self._store, task.cancel_path)
 
     def read_parts(self) -> None:
@@ -115,8 +118,8 @@ class _Job:
 
     def write(self, name: str) -> str:
         shard, path = self.shards[name], artifact_path(self._prefix, name)
-        metadata = said(self._request, shard)
-        digest = write_shard(self._store, path, shard, metadata, self._stop, self._prefix)
+        metadata = build_metadata(self._request, shard)
+        digest = write_shard(self._store, self._prefix, name, shard, metadata, self._stop)
         try:
             self._stop.now()
         except Cancelled:
@@ -153,8 +156,10 @@ class _Job:
         return published(self._store, self._prefix, report, list(self._results()))
 
     @cached_property
-    def _source(self) -> CheckedReads:
-        """The store, where the uploaded files lie."""
+    def _source(self) -> Reads:
+        """The store that holds the model; uploaded files are checked as they are read."""
+        if self._source_url is not None:
+            return shared_storage(self._source_url)
         files = self._request.checkpoint.files
         known = {file.path: CheckedFile(file.sha256, file.name) for file in files if file.sha256}
         return CheckedReads(self._store, known)
@@ -192,7 +197,7 @@ class _Job:
         """The slices that other jobs may use: those whose bytes were digested."""
         items = {(item.name, item.first_row): item for task in self._tasks for item in task.slices}
         for name, shard in self.shards.items():
-            metadata = said(self._request, shard)
+            metadata = build_metadata(self._request, shard)
             lying = in_artifact(artifact_path(self._prefix, name), shard, metadata)
             for place, stored in lying.items():
                 named, content = recipe(items[place]), stored.outcome.content_sha256

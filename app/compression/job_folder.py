@@ -5,7 +5,6 @@ from contextlib import suppress
 
 from pydantic import TypeAdapter
 
-from palettery.app.compression.assemble import EXPORTS, artifact_path, report_path, statistics_path
 from palettery.app.compression.report import kept
 from palettery.app.compression.statistics import read_all
 from palettery.app.errors import ObjectMissing
@@ -18,6 +17,8 @@ from palettery.schemas.tasks import CompressionTask, JobRequest, Published, Resu
 ARRAY_BYTES = 256 << 10
 JOBS = "jobs"
 """Folder of all jobs' folders."""
+REPORT, EXPORTS = "report.json", "exports"
+"""Names in a job's folder."""
 _TASKS = TypeAdapter(list[CompressionTask])
 
 
@@ -72,6 +73,20 @@ def published(
     )
 
 
+def write_report(store: Storage, prefix: str, report: Report) -> None:
+    """Write a job's report; from then on its artifact is published."""
+    store.write(report_path(prefix), report.model_dump_json().encode())
+
+
+def read_report(store: Storage, prefix: str) -> Report:
+    """Return a job's report.
+
+    Raises:
+        ObjectMissing: its artifact is not published.
+    """
+    return Report.model_validate_json(bytes(store.read(report_path(prefix))))
+
+
 def report_documents(store: Storage, prefix: str) -> dict[str, Iterable[bytes | memoryview]]:
     """A job's report and its statistics as JSON, in pieces; read as they are asked for."""
     path = report_path(prefix)
@@ -111,6 +126,26 @@ def job_folder(job_id: str) -> str:
 def config_path(prefix: str) -> str:
     """Where a job's config lies, as JSON with every default filled in."""
     return f"{prefix}/config.json"
+
+
+def artifact_path(prefix: str, name: str) -> str:
+    """Return the path of a file of a job's artifact."""
+    return f"{prefix}/artifact/{name}"
+
+
+def export_path(prefix: str, to: str) -> str:
+    """Return the path of an export of a job's artifact."""
+    return f"{prefix}/{EXPORTS}/{to}"
+
+
+def statistics_path(prefix: str) -> str:
+    """Return the path of the statistics of a job's tensors, one line each."""
+    return f"{prefix}/statistics.jsonl"
+
+
+def report_path(prefix: str) -> str:
+    """Return the path of a job's report."""
+    return f"{prefix}/{REPORT}"
 
 
 def parts_path(prefix: str) -> str:

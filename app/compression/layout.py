@@ -36,9 +36,7 @@ Shards = Mapping[str, Sequence[ArtifactTensor]]
 """File name -> what it holds; the arrays of one tensor stay together."""
 
 
-def lay_out(
-    plan: Plan, checkpoint: Checkpoint, parts: Parts, stores: Stores, shard_bytes: int = SHARD_BYTES
-) -> Shards:
+def lay_out(plan: Plan, checkpoint: Checkpoint, parts: Parts, stores: Stores) -> Shards:
     """The files of an artifact. The same plan and parts give the same files."""
     stored = {tensor.name: tensor for tensor in checkpoint.tensors}
     pieces = [
@@ -46,11 +44,11 @@ def lay_out(
         for planned in plan.tensors
     ]
     filled: list[list[ArtifactTensor]] = [[]]
-    room = shard_bytes
+    room = SHARD_BYTES
     for piece in pieces:
         if piece.size_bytes > room and filled[-1]:
             filled.append([])
-            room = shard_bytes
+            room = SHARD_BYTES
         filled[-1].append(piece)
         room -= piece.size_bytes
     if len(filled) == 1:

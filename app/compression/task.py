@@ -16,7 +16,7 @@ from palettery.app.compression.palettize import Palettized, palettize
 from palettery.app.compression.parts import OUTCOMES, OUTCOMES_KEY, STATISTICS_KEY
 from palettery.app.compression.statistics import renamed
 from palettery.app.errors import ObjectMissing
-from palettery.app.storage.base import Storage
+from palettery.app.storage.base import Reads, Storage
 from palettery.app.storage.checked_reads import CheckedFile, CheckedReads
 from palettery.app.storage.open import shared_storage
 from palettery.schemas.report import SliceOutcome
@@ -47,10 +47,9 @@ def run_task(task: CompressionTask, threads: int | None = None) -> None:
     store = shared_storage(task.store_url)
     if store.exists(task.part_path):
         return
-    source = checked(shared_storage(task.source_url), task.slices)
-    beside = source
+    source = beside = _reads(task, task.source_url)
     if task.sensitivities_url:
-        beside = checked(shared_storage(task.sensitivities_url), task.slices)
+        beside = _reads(task, task.sensitivities_url)
     stop = StopCheck(store, task.cancel_path)
     slices: list[Palettized] = []
     for item in task.slices:
@@ -59,6 +58,13 @@ def run_task(task: CompressionTask, threads: int | None = None) -> None:
         slices.append(known or palettize(source, beside, item, task.digests, threads, stop))
     entries = [*_entries(slices), _outcomes(slices), _statistics(slices)]
     store.write(task.part_path, stream(entries, {}))
+
+
+def _reads(task: CompressionTask, url: str) -> Reads:
+    """Return a store to read from; uploads, which lie where the job does, are checked."""
+    # Damaged uploads are moved away. Files of another store are the user's own.
+    store = shared_storage(url)
+    return checked(store, task.slices) if url == task.store_url else store
 
 
 def checked(store: Storage, items: Sequence[TensorSlice]) -> CheckedReads:

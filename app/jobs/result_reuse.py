@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from palettery.app.compression.assemble import report_path
-from palettery.app.compression.job_folder import job_folder
+from palettery.app.compression.job_folder import job_folder, report_path
 from palettery.app.compression.palettize import content_sha256
 from palettery.app.compression.result_keys import content_key, origin_key, recipe
 from palettery.app.compression.task import checked

@@ -8,13 +8,15 @@ from contextlib import suppress
 from starlette.requests import Request
 
 from palettery.app.artifacts.export.formats import FORMATS
-from palettery.app.compression.assemble import (
+from palettery.app.compression.job_folder import (
     artifact_path,
+    config_path,
     export_path,
+    job_folder,
+    report_documents,
     report_path,
     statistics_path,
 )
-from palettery.app.compression.job_folder import config_path, job_folder, report_documents
 from palettery.app.compression.statistics import find
 from palettery.app.dashboard.report_page import report_page
 from palettery.app.errors import Conflict, DatabaseFailed, NotFound, ObjectMissing

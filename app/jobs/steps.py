@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from palettery.app.compression.assemble import report_path
 from palettery.app.compression.dispatch import describe
 from palettery.app.compression.job_folder import (
     discard_artifact,
     job_folder,
     published,
     read_tasks,
+    report_path,
     stop_path,
 )
 from palettery.app.errors import (

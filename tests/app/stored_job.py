@@ -6,7 +6,13 @@ import numpy as np
 from safetensors.numpy import save
 
 from palettery.app.compression.dispatch import perform
-from palettery.app.compression.job_folder import job_folder, read_tasks, stop_path, write_job
+from palettery.app.compression.job_folder import (
+    job_folder,
+    read_report,
+    read_tasks,
+    stop_path,
+    write_job,
+)
 from palettery.app.planning.job_plan import plan_job
 from palettery.app.planning.tasks import cut
 from palettery.app.settings import Limits
@@ -86,6 +92,9 @@ class StoredJob:
 
     def finish(self):
         return perform(self.task(FinishTask))
+
+    def report(self):
+        return read_report(self.store, self.prefix)
 
     def artifact(self):
         """The files of its artifact: name -> bytes."""

@@ -5,8 +5,7 @@ import pytest
 from safetensors.numpy import load
 
 from palettery.app.compression import statistics as module
-from palettery.app.compression.assemble import statistics_path
-from palettery.app.compression.job_folder import report_documents
+from palettery.app.compression.job_folder import report_documents, statistics_path
 from palettery.app.compression.statistics import find, read_all
 from palettery.app.storage.open import open_storage
 from palettery.schemas.report import Report
