@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from palettery.app.artifacts.writer import arranged, stream, write_hashed
-from palettery.app.compression.cancellation import StopCheck
+from palettery.app.artifacts.writer import sort_entries, stream, write_hashed
+from palettery.app.compression.cancellation import CancellationCheck
 from palettery.app.compression.job_folder import artifact_path
-from palettery.app.compression.layout import INDEX, Shards, index
+from palettery.app.compression.layout import INDEX, Shards, build_index
 from palettery.app.compression.report import ArtifactTensor
 from palettery.app.planning.exports import palettized_weight
 from palettery.app.storage.base import Storage
@@ -22,14 +22,14 @@ def write_shard(
     name: str,
     shard: Sequence[ArtifactTensor],
     metadata: Mapping[str, str],
-    check: StopCheck,
+    check: CancellationCheck,
 ) -> str:
     """Write one file of a job's artifact, and the digests of its blocks; return its SHA-256.
 
     Raises:
-        Cancelled: see `StopCheck`; nothing was written.
+        Cancelled: see `CancellationCheck`; nothing was written.
     """
-    entries = arranged(entry for piece in shard for entry in piece.entries)
+    entries = sort_entries(entry for piece in shard for entry in piece.entries)
     return write_hashed(
         store, artifact_path(prefix, name), stream(entries, metadata), check, prefix
     )
@@ -39,7 +39,7 @@ def write_index(store: Storage, prefix: str, shards: Shards) -> dict[str, str]:
     """Write the index of an artifact of several files; return its name and SHA-256."""
     if len(shards) == 1:
         return {}
-    text = index(shards)
+    text = build_index(shards)
     store.write(artifact_path(prefix, INDEX), text)
     return {INDEX: hashlib.sha256(text).hexdigest()}
 

@@ -14,9 +14,9 @@ from palettery.app.compression.result_keys import request_sha256
 from palettery.app.configs.documents import ConfigDocument, read_config
 from palettery.app.events.log_messages import Line, planned
 from palettery.app.models.indexing import model_checkpoint
-from palettery.app.planning.exports import check_expressible, with_exports
-from palettery.app.planning.job_plan import JobPlan, take_in_checkpoint
-from palettery.app.planning.tasks import cut
+from palettery.app.planning.exports import check_expressible, plan_exports
+from palettery.app.planning.job_plan import JobPlan, plan_checkpoint
+from palettery.app.planning.tasks import cut_tasks
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.app.storage.open import shared_storage
@@ -97,7 +97,7 @@ def plan(order: JobSpec, store_url: str, limits: Limits) -> bytes:
     """What a job would do, as JSON of `Plan`.
 
     Raises:
-        BadInput: see `read_config`, `read_checkpoint`, `take_in_checkpoint`, `with_exports` and
+        BadInput: see `read_config`, `read_checkpoint`, `plan_checkpoint`, `plan_exports` and
             `read_runnable`.
     """
     return _intake(order, shared_storage(store_url), limits).plan.model_dump_json().encode()
@@ -115,7 +115,7 @@ def prepare(order: JobSpec, store_url: str, limits: Limits, place: JobLocation) 
     if not order.keep_dense:
         check_expressible(intake.plan)
     checkpoint = _at(intake.checkpoint, place.paths)
-    tasks = cut(
+    tasks = cut_tasks(
         intake.plan,
         checkpoint,
         source_url=store_url,
@@ -152,11 +152,11 @@ def _intake(order: JobSpec, store: Storage, limits: Limits) -> JobPlan:
     beside = None
     if order.sensitivities is not None:
         beside = _checkpoint(order.sensitivities, store, limits)
-    intake = take_in_checkpoint(config, model, beside, limits, strict=order.strict)
+    intake = plan_checkpoint(config, model, beside, limits, strict=order.strict)
     has_graph = model.format == "pt2"
     if has_graph and any(FORMATS[to].runs for to in order.formats):
         read_runnable(store, model.files[0], limits)
-    return replace(intake, plan=with_exports(intake.plan, order.formats, has_graph=has_graph))
+    return replace(intake, plan=plan_exports(intake.plan, order.formats, has_graph=has_graph))
 
 
 def _checkpoint(source: ModelSource, store: Storage, limits: Limits) -> Checkpoint:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from palettery.app.compression.job_folder import (
     artifact_path,
     export_path,
-    published,
+    published_artifact,
     report_path,
     statistics_path,
     write_report,
@@ -41,4 +41,4 @@ def take_over(store_url: str, theirs: str, ours: str) -> Published | None:
         for tensor in report.tensors
     )
     write_report(store, ours, report.model_copy(update={"tensors": tensors}))
-    return published(store, ours, report)
+    return published_artifact(store, ours, report)

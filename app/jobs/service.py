@@ -17,7 +17,7 @@ from palettery.app.compression.job_folder import (
     report_path,
     statistics_path,
 )
-from palettery.app.compression.statistics import find
+from palettery.app.compression.statistics import find_statistics
 from palettery.app.dashboard.report_page import report_page
 from palettery.app.errors import Conflict, DatabaseFailed, NotFound, ObjectMissing
 from palettery.app.execution.engine import Engine
@@ -198,7 +198,7 @@ class JobService:
         self._succeeded(owner, job_id, "statistics")
         path, found = statistics_path(job_folder(job_id)), None
         with suppress(ObjectMissing):  # of a job from before there were any
-            found = find(self._store, path, tensor)
+            found = find_statistics(self._store, path, tensor)
         if found is None:
             raise NotFound(
                 f"there are no statistics of a tensor {tensor[:64]!r}: the job's report tells the "

@@ -10,7 +10,7 @@ from palettery.app.compression.dispatch import describe
 from palettery.app.compression.job_folder import (
     discard_artifact,
     job_folder,
-    published,
+    published_artifact,
     read_tasks,
     report_path,
     stop_path,
@@ -231,7 +231,7 @@ class JobSteps:
     def _as_published(self, prefix: str) -> Published:
         """An artifact whose report is there, so that it was verified."""
         report = Report.model_validate_json(bytes(self._store.read(report_path(prefix))))
-        return published(self._store, prefix, report)
+        return published_artifact(self._store, prefix, report)
 
     async def _note(self, job: Job, progress: Progress) -> None:
         if not await asyncio.to_thread(self._records.advance, job.id, progress, job.attempt):

@@ -14,7 +14,7 @@ from palettery.app.compression.job_folder import (
     write_job,
 )
 from palettery.app.planning.job_plan import plan_job
-from palettery.app.planning.tasks import cut
+from palettery.app.planning.tasks import cut_tasks
 from palettery.app.settings import Limits
 from palettery.app.storage.stored_files import StoredFiles
 from palettery.schemas.checkpoint import StoredFile
@@ -63,7 +63,7 @@ class StoredJob:
         self.request = JobRequest(
             config=config, checkpoint=self.intake.checkpoint, plan=self.intake.plan
         )
-        tasks = cut(
+        tasks = cut_tasks(
             self.intake.plan,
             self.intake.checkpoint,
             source_url=store.url,

@@ -13,7 +13,7 @@ from palettery.app.compression.dispatch import perform
 from palettery.app.compression.job_folder import read_report, stop_path, write_job
 from palettery.app.errors import InvalidSensitivities
 from palettery.app.planning.job_plan import plan_job
-from palettery.app.planning.tasks import cut
+from palettery.app.planning.tasks import cut_tasks
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
 from palettery.app.storage.stored_files import StoredFiles
@@ -61,7 +61,7 @@ class Work:
         self.tasks = self.cut(self.intake.sensitivities, task_bytes)
 
     def cut(self, sensitivities, task_bytes):
-        return cut(
+        return cut_tasks(
             self.intake.plan,
             self.intake.checkpoint,
             source_url=self.model.storage.url,
