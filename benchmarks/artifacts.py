@@ -19,11 +19,10 @@ from safetensors.numpy import load_file, save_file
 from benchmarks.service import row
 from palettery.app.artifacts.files import open_files
 from palettery.app.artifacts.reader import Artifact
-from palettery.app.artifacts.writer import arranged, array_entry, stream
+from palettery.app.artifacts.writer import array_entry, sort_entries, stream
 from palettery.app.cli import offline
-from palettery.app.compression.assemble import report_path, statistics_path
-from palettery.app.compression.job_folder import report_documents
-from palettery.app.compression.statistics import line_of
+from palettery.app.compression.job_folder import report_documents, report_path, statistics_path
+from palettery.app.compression.statistics import encode_line
 from palettery.app.dashboard.files import PLOTLY
 from palettery.app.dashboard.report_page import report_page
 from palettery.app.storage.open import open_storage
@@ -58,7 +57,7 @@ def main() -> None:
 
 def _write_and_read(folder: Path, packed: Path) -> None:
     arrays, store = load_file(packed), open_storage(folder.as_uri())
-    entries = arranged(array_entry(name, array) for name, array in arrays.items())
+    entries = sort_entries(array_entry(name, array) for name, array in arrays.items())
     size = f"{packed.stat().st_size / 1e6:.0f} MB"
     theirs = _best_s(lambda: _saved(arrays, folder / "plain.safetensors"))
     ours = _best_s(lambda: store.write("ours.safetensors", stream(entries, {"format": "pt"})))
@@ -111,7 +110,7 @@ def _report(folder: Path) -> None:
     slices = [SliceStatistics(first_row=0, **each) for each in json.loads(told[1])]
     store = open_storage(folder.as_uri())
     store.write(report_path("job"), report.model_dump_json().encode())
-    store.write(statistics_path("job"), b"".join(map(line_of, slices)))
+    store.write(statistics_path("job"), b"".join(map(encode_line, slices)))
     seconds = _best_s(lambda: b"".join(report_page(report_documents(store, "job"))))
     own = len(page.read_bytes()) - len(PLOTLY.read_bytes())
     what = f"report of {REPORTED:,} tensors as a page"

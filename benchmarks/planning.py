@@ -11,7 +11,7 @@ from pathlib import Path
 from palettery.app.checkpoints.module_types import infer_modules
 from palettery.app.checkpoints.ops import derive_ops
 from palettery.app.planning.resolve import resolve
-from palettery.app.planning.tasks import cut
+from palettery.app.planning.tasks import cut_tasks
 from palettery.app.settings import Limits
 from palettery.schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
 from palettery.schemas.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig
@@ -70,14 +70,14 @@ def config() -> KMeansPalettizerConfig:
 
 
 def seconds(count: int, repeats: int) -> tuple[float, float]:
-    """Least time of `resolve` and of `cut`."""
+    """Least time of `resolve` and of `cut_tasks`."""
     given, wanted = checkpoint(count), config()
     planning, cutting = [], []
     for _ in range(repeats):
         started = time.perf_counter()
         plan = resolve(wanted, given, Limits())
         planned = time.perf_counter()
-        cut(
+        cut_tasks(
             plan,
             given,
             source_url="file:///in",

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from benchmarks.serving import Service, apart, embedded, peak_memory
-from palettery.app.artifacts.writer import Entry, header
+from palettery.app.artifacts.writer import TensorEntry, header
 from palettery.kernels import PaletteSettings, palettize
 from palettery.schemas.jobs import ENDED, Job
 
@@ -308,7 +308,7 @@ def _checkpoint(seed: int, size_bytes: int) -> Iterator[bytes | memoryview]:
     """A safetensors file of float16 matrices, no two of them alike, a matrix at a time."""
     each = 2 * math.prod(SHAPE)
     names = [f"model.layers.{seed}_{n:03d}.mlp.weight" for n in range(size_bytes // each)]
-    yield header([Entry(name, "F16", SHAPE, each, tuple) for name in names], {})
+    yield header([TensorEntry(name, "F16", SHAPE, each, tuple) for name in names], {})
     rng = np.random.default_rng(seed)
     base = (rng.standard_normal(SHAPE, np.float32) * np.float32(0.02)).astype(np.float16)
     for number in range(len(names)):

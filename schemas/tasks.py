@@ -99,11 +99,13 @@ class JobTask(Schema):
     """Work on a whole job, found in its folder."""
 
     store_url: str
-    """Object store that holds the job and its model."""
+    """Object store that holds the job."""
     prefix: str
     """The job's folder."""
     cancel_path: str
     """An object whose existence asks the task to stop."""
+    source_url: str | None = None
+    """Object store that holds the model; None where the job lies."""
 
 
 class DigestTask(JobTask):

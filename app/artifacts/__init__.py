@@ -1,4 +1,4 @@
-"""Artifacts: written, read, given other forms. `load` and `load_into` bring them to PyTorch."""
+"""Artifacts: writer, reader, exports, and loading into PyTorch (`load`, `load_into`)."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ __all__ = ["load", "load_into"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch for those alone who ask for it."""
+    """Import torch only when it is needed."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from palettery.app.artifacts import pytorch

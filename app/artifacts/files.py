@@ -1,4 +1,4 @@
-"""Artifacts in files of this machine."""
+"""Artifacts in local files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from palettery.app.settings import read_settings
 
 
 def open_files(paths: Sequence[Path]) -> Artifact:
-    """The artifact in these files: one, all shards, or the folder of those.
+    """Open an artifact: its file, all of its shards, or their folder.
 
     Raises:
         InvalidArtifact: see `open_artifact`.
-        BadInput: there are no such files, or they lie apart.
+        BadInput: a file cannot be read, or the files lie in several folders.
     """
     stored = stored_files(paths, digests=False)
     shards = [file.path for file in stored.files if not file.name.endswith(".json")]

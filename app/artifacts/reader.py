@@ -1,4 +1,4 @@
-"""Open an artifact and decode its weights, a block of rows at a time."""
+"""Reader of artifacts, which decodes weights in blocks of rows."""
 
 import json
 import math
@@ -31,11 +31,11 @@ from palettery.schemas.checkpoint import StoredTensor
 BLOCK_BYTES = 16 << 20
 """Dense bytes decoded at a time."""
 NAME_CHARACTERS = MODEL_NAME_CHARACTERS + 1 + max(map(len, PALETTE_KEYS))
-"""Of an array's name: a dot and a key behind a tensor's."""
+"""Most characters of an array's name: a tensor's name, a dot and a key."""
 
 
 @dataclass(frozen=True)
-class Stored:
+class LocatedTensor:
     """A tensor of an artifact and the file it lies in."""
 
     path: str
@@ -44,38 +44,38 @@ class Stored:
 
 @dataclass(frozen=True)
 class Artifact:
-    """An opened artifact: every size and reference in it has been checked."""
+    """An open artifact, whose sizes and references have all been validated."""
 
     storage: Storage
     metadata: Sequence[ArtifactMetadata]
     """One per file."""
     weights: Mapping[str, PalettizedWeight]
-    palettes: Mapping[str, Mapping[str, Stored]]
+    palettes: Mapping[str, Mapping[str, LocatedTensor]]
     """Palettized name -> `indices`, `lut` and so on."""
-    kept: Mapping[str, Stored]
+    kept: Mapping[str, LocatedTensor]
     """Untouched tensors by name."""
     check: Check = no_check
-    """Called now and then while weights are decoded; raises to end that."""
+    """Called regularly during decoding; raises to cancel it."""
 
-    def array(self, stored: Stored) -> NDArray[np.generic]:
-        """One stored tensor as it is, of a dtype that numpy has."""
+    def array(self, stored: LocatedTensor) -> NDArray[np.generic]:
+        """Return one stored tensor, of a dtype that numpy has."""
         return np.frombuffer(self.data(stored), NUMPY[stored.tensor.dtype]).reshape(
             stored.tensor.shape
         )
 
-    def data(self, stored: Stored) -> memoryview:
-        """The bytes of one stored tensor."""
+    def data(self, stored: LocatedTensor) -> memoryview:
+        """Return the bytes of one stored tensor."""
         return self.storage.read(stored.path, stored.tensor.offset, stored.tensor.size_bytes)
 
     def blocks(
         self, name: str, threads: int | None = None
     ) -> Iterator[tuple[int, NDArray[np.generic]]]:
-        """A palettized weight, decoded, as (first row, rows) in order.
+        """Yield a palettized weight, decoded, as (first row, rows) in order.
 
-        Memory is bounded by the block, whatever the size of the weight.
+        Memory is bounded by the block, not by the weight.
         """
         weight, parts = self.weights[name], self.palettes[name]
-        arrays = self._beside_indices(name)
+        arrays = self._arrays_but_indices(name)
         indices = parts["indices"]
         for first, rows in _row_blocks(weight):
             self.check()
@@ -90,45 +90,45 @@ class Artifact:
             yield first, kernels.reconstruct(block, threads)
 
     def palette(self, name: str) -> Palette:
-        """A palettized weight as it is stored; its indices take a byte each."""
+        """Return the palette of a weight; its indices are unpacked to one byte each."""
         weight, parts = self.weights[name], self.palettes[name]
         arrays = {key: self.array(stored) for key, stored in parts.items()}
         packed = arrays.pop("indices").data
         return _palette(weight, arrays, packed, 0, weight.shape[0])
 
     def lut(self, name: str) -> NDArray[np.generic]:
-        """The palettes of a weight in its dtype; its indices are not read."""
-        arrays = self._beside_indices(name)
+        """Return the LUTs of a weight in its dtype, without reading the indices."""
+        arrays = self._arrays_but_indices(name)
         dtype = NUMPY[self.weights[name].dtype]
-        found: NDArray[np.generic] = dense_lut(
+        lut: NDArray[np.generic] = dense_lut(
             arrays["lut"], dtype, arrays.get("lut_scale"), arrays.get("lut_zero_point")
         )
-        return found
+        return lut
 
-    def _beside_indices(self, name: str) -> dict[str, NDArray[Any]]:
+    def _arrays_but_indices(self, name: str) -> dict[str, NDArray[Any]]:
         parts = self.palettes[name]
         return {key: self.array(stored) for key, stored in parts.items() if key != "indices"}
 
     def tied(self) -> dict[str, str]:
-        """Every other name of a tensor -> its first name."""
+        """Return every other name of a tensor -> its first name."""
         return {
             alias: name
-            for said in self.metadata
-            for name, aliases in said.tied.items()
+            for metadata in self.metadata
+            for name, aliases in metadata.tied.items()
             for alias in aliases
         }
 
     def firsts(self) -> dict[str, str]:
-        """Every name of a tensor -> its first name."""
+        """Return every name of a tensor -> its first name."""
         return {name: name for name in (*self.weights, *self.kept)} | self.tied()
 
     def dense_bytes(self, name: str) -> int:
-        """Size of a palettized weight when decoded."""
+        """Return the size of a palettized weight after decoding."""
         weight = self.weights[name]
         return math.prod(weight.shape) * NUMPY[weight.dtype].itemsize
 
     def dense(self, name: str) -> NDArray[np.generic]:
-        """A palettized weight, decoded whole."""
+        """Return a palettized weight, decoded as a whole."""
         weight = self.weights[name]
         whole = np.empty(weight.shape, NUMPY[weight.dtype])
         for first, block in self.blocks(name):
@@ -140,18 +140,18 @@ def open_artifact(storage: Storage, paths: Sequence[str], limits: Limits) -> Art
     """Open the files of one artifact.
 
     Raises:
-        InvalidArtifact: a file is not one of ours, or its parts do not fit together.
-        InvalidModel: a file is not sound safetensors.
+        InvalidArtifact: a file is not an artifact of Palettery, or is inconsistent.
+        InvalidModel: a file is not valid safetensors.
     """
     metadata: list[ArtifactMetadata] = []
-    found: dict[str, Stored] = {}
+    tensors: dict[str, LocatedTensor] = {}
     for path in paths:
         header = read_header(storage, path, limits, name_characters=NAME_CHARACTERS)
         metadata.append(_parse_metadata(path, header.metadata))
-        found |= {tensor.name: Stored(path, tensor) for tensor in header.tensors}
-    weights = {name: weight for said in metadata for name, weight in said.weights.items()}
-    palettes = {name: _take_palette(found, name, weight) for name, weight in weights.items()}
-    return Artifact(storage, metadata, weights, palettes, found)
+        tensors |= {tensor.name: LocatedTensor(path, tensor) for tensor in header.tensors}
+    weights = {name: weight for each in metadata for name, weight in each.weights.items()}
+    palettes = {name: _take_palette(tensors, name, weight) for name, weight in weights.items()}
+    return Artifact(storage, metadata, weights, palettes, tensors)
 
 
 def _parse_metadata(path: str, metadata: Mapping[str, str]) -> ArtifactMetadata:
@@ -173,11 +173,11 @@ def _parse_metadata(path: str, metadata: Mapping[str, str]) -> ArtifactMetadata:
 
 
 def _take_palette(
-    found: dict[str, Stored], name: str, weight: PalettizedWeight
-) -> dict[str, Stored]:
-    """Move a weight's arrays out of the tensors found, checked against what the metadata says."""
+    tensors: dict[str, LocatedTensor], name: str, weight: PalettizedWeight
+) -> dict[str, LocatedTensor]:
+    """Remove a weight's arrays from the tensors, and check them against the metadata."""
     shapes = _shapes(name, weight)
-    parts = {key: found.pop(f"{name}.{key}") for key in shapes if f"{name}.{key}" in found}
+    parts = {key: tensors.pop(f"{name}.{key}") for key in shapes if f"{name}.{key}" in tensors}
     quantized = "lut" in parts and parts["lut"].tensor.dtype != weight.dtype
     dtypes = _dtypes(weight, parts) if quantized else _PLAIN | {"lut": (weight.dtype,)}
     for key in ("indices", "lut", "lut_scale")[: 3 if quantized else 2]:
@@ -191,8 +191,8 @@ def _take_palette(
 
 def _check(name: str, what: str, got: object, allowed: Sequence[object]) -> None:
     if got not in allowed:
-        wanted = " or ".join(map(str, allowed)) or "it not to be there"
-        raise InvalidArtifact(f"{name} has {what} {got}, but the metadata asks for {wanted}")
+        expected = " or ".join(map(str, allowed)) or "no such array"
+        raise InvalidArtifact(f"{name} has {what} {got}, but the metadata asks for {expected}")
 
 
 _QUANTIZED = ("I8", "U8", "F8_E4M3", "F8_E5M2")
@@ -204,8 +204,10 @@ _PLAIN: dict[str, Sequence[str]] = {
 }
 
 
-def _dtypes(weight: PalettizedWeight, parts: Mapping[str, Stored]) -> dict[str, Sequence[str]]:
-    """Allowed dtypes of each array when the LUT is quantized."""
+def _dtypes(
+    weight: PalettizedWeight, parts: Mapping[str, LocatedTensor]
+) -> dict[str, Sequence[str]]:
+    """Return the allowed dtypes of each array if the LUT is quantized."""
     return _PLAIN | {
         "lut": (weight.dtype, *_QUANTIZED),
         "lut_scale": ("F32",),
@@ -214,7 +216,7 @@ def _dtypes(weight: PalettizedWeight, parts: Mapping[str, Stored]) -> dict[str, 
 
 
 def _shapes(name: str, weight: PalettizedWeight) -> dict[str, tuple[int, ...]]:
-    """Shape of every array that a weight may be stored as."""
+    """Return the shape of every array that a weight may be stored as."""
     rank, groups = len(weight.shape), [1] * len(weight.shape)
     group_size = weight.group_size
     if (
@@ -239,12 +241,12 @@ def _shapes(name: str, weight: PalettizedWeight) -> dict[str, tuple[int, ...]]:
 
 
 def _cells(weight: PalettizedWeight, rows: int) -> int:
-    """Indices that this many dense rows are stored as."""
+    """Return the number of indices of this many dense rows."""
     return rows // weight.cluster_dim * math.prod(weight.shape[1:])
 
 
 def _row_blocks(weight: PalettizedWeight) -> Iterator[tuple[int, int]]:
-    """(first row, rows) such that each block starts on a byte, a group and a vector."""
+    """Yield (first row, rows) such that each block starts on a byte, a group and a vector."""
     row_bits = math.prod(weight.shape[1:]) * weight.n_bits
     grouped = weight.group_size if weight.axis == 0 and weight.group_size else 1
     unit = math.lcm(weight.cluster_dim * (8 // math.gcd(8, row_bits or 8)), grouped)
@@ -261,7 +263,7 @@ def _palette(
     first: int,
     rows: int,
 ) -> Palette:
-    """The palette of a block of rows."""
+    """Return the palette of a block of rows."""
     own = dict(arrays)
     if "per_channel_scale" in own:
         own["per_channel_scale"] = own["per_channel_scale"][first : first + rows]

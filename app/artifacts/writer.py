@@ -1,4 +1,4 @@
-"""Write safetensors files as streams, from entries whose bytes need not be in memory."""
+"""Streaming writer of safetensors files; tensors need not be in memory."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,11 +16,11 @@ from palettery.app.storage.file_digest import FileDigest
 Chunks: TypeAlias = Iterable[bytes | memoryview]
 
 ALIGNMENT_BYTES = 64
-"""Of the data section, so that a memory-mapped file gives aligned arrays."""
+"""Alignment of the data section, so that memory-mapped arrays are aligned."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One tensor to write."""
 
     name: str
@@ -28,25 +28,25 @@ class Entry:
     shape: tuple[int, ...]
     size_bytes: int
     chunks: Callable[[], Chunks]
-    """Its bytes, row-major, fetched when their turn comes."""
+    """Return its bytes, row-major; called when they are written."""
 
 
-def array_entry(name: str, array: NDArray[np.generic]) -> Entry:
-    """An entry for an array in memory."""
+def array_entry(name: str, array: NDArray[np.generic]) -> TensorEntry:
+    """Return an entry for an array in memory."""
     view = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-    return Entry(name, NAMES[array.dtype], array.shape, array.nbytes, lambda: (view,))
+    return TensorEntry(name, NAMES[array.dtype], array.shape, array.nbytes, lambda: (view,))
 
 
-def arranged(entries: Iterable[Entry]) -> list[Entry]:
-    """Widest dtypes first, then by name: every tensor is aligned to its own width.
+def sort_entries(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
+    """Sort entries by width of the dtype, widest first, then by name, so that all are aligned.
 
     The same set of entries gives the same order, so the same bytes.
     """
     return sorted(entries, key=lambda entry: (-_alignment(entry), entry.name))
 
 
-def header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
-    """The file's first bytes: header length, header, padding.
+def header(entries: Sequence[TensorEntry], metadata: Mapping[str, str]) -> bytes:
+    """Return the start of the file: header length, header, padding.
 
     Source: https://huggingface.co/docs/safetensors#format.
     """
@@ -64,8 +64,10 @@ def header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def stream(entries: Sequence[Entry], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """The whole file, piece by piece."""
+def stream(
+    entries: Sequence[TensorEntry], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """Yield the whole file, in chunks."""
     yield header(entries, metadata)
     for entry in entries:
         yield from entry.chunks()
@@ -78,12 +80,12 @@ def write_hashed(
     check: Callable[[], None],
     folder: str | None = None,
 ) -> str:
-    """Write a file, looking at `check` before each chunk; its hex digest.
+    """Write a file, calling `check` before each chunk; return its SHA-256.
 
-    The digests of its blocks are kept in a folder, if one is named.
+    If a folder is given, the digests of the file's blocks are stored there.
 
     Raises:
-        Exception: what `check` raises; nothing was written.
+        Exception: any that `check` raises; nothing was written.
     """
     digest = FileDigest()
 
@@ -99,6 +101,6 @@ def write_hashed(
     return digest.hexdigest()
 
 
-def _alignment(entry: Entry) -> int:
+def _alignment(entry: TensorEntry) -> int:
     count = int(np.prod(entry.shape, dtype=object))
     return entry.size_bytes // count if count else 0

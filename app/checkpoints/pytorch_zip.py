@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from palettery.app.checkpoints.quoting import quote_text
+from palettery.app.checkpoints.ranged_reads import FileRange
 from palettery.app.checkpoints.restricted_pickle import read_pickle
-from palettery.app.checkpoints.state_dict import FileRange, PickledCheckpoint, Warn, read_state_dict
+from palettery.app.checkpoints.state_dict import PickledCheckpoint, Warn, read_state_dict
 from palettery.app.checkpoints.torch_records import SAVE_STATE_DICT
 from palettery.app.checkpoints.zip_members import (
     ZipMember,

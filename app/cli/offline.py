@@ -1,23 +1,28 @@
-"""The work of a job without a server: the same steps, one after the other, in this process."""
+"""Commands without a server: the tasks of a job run one by one, in this process."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from palettery.app.artifacts.export.formats import export as run_export
-from palettery.app.artifacts.export.packages import check_package, is_package, put_package
-from palettery.app.artifacts.export.request import Export, ExportSource
+from palettery.app.artifacts.export.formats import export_artifact
+from palettery.app.artifacts.export.packages import check_package, is_package, unpack_package
+from palettery.app.artifacts.export.request import ExportRequest, ExportSource
 from palettery.app.artifacts.files import open_files
 from palettery.app.checkpoints.file_formats import HEAD_BYTES, detect_format
 from palettery.app.checkpoints.local_files import expand_path, stored_files
-from palettery.app.compression.assemble import assemble
-from palettery.app.compression.job_folder import report_documents
+from palettery.app.compression.dispatch import perform
+from palettery.app.compression.job_folder import (
+    read_report,
+    report_documents,
+    stop_path,
+    write_job,
+)
 from palettery.app.compression.layout import SHARD_BYTES
 from palettery.app.dashboard.report_page import report_page
 from palettery.app.errors import BadInput, PaletteryError, StorageFull, UnsupportedFormat
 from palettery.app.execution.inline import run_tasks
 from palettery.app.planning.job_plan import JobPlan, plan_job
-from palettery.app.planning.tasks import cut
+from palettery.app.planning.tasks import cut_tasks
 from palettery.app.settings import read_settings
 from palettery.app.storage.base import Storage
 from palettery.app.storage.open import open_storage
@@ -29,8 +34,10 @@ from palettery.schemas.evaluation import ComparedOutput
 from palettery.schemas.exports import ExportFormat
 from palettery.schemas.plan import Plan
 from palettery.schemas.report import Report
-from palettery.schemas.tasks import CompressionTask
+from palettery.schemas.tasks import CompressionTask, FinishTask, JobRequest
 
+JOB = "job"
+"""Folder of the job, in the temporary folder of its output."""
 Advance = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
 
@@ -42,9 +49,9 @@ def plan(
     sensitivities: Sequence[Path] = (),
     strict: bool = False,
 ) -> Plan:
-    """What a job with this config would do to the model in these files."""
-    model, beside = _uploads(paths, sensitivities)
-    return plan_job(config, model, beside, read_settings().limits, strict=strict).plan
+    """Return the plan of a job with this config on the model in these files."""
+    model, weighting = _input_files(paths, sensitivities)
+    return plan_job(config, model, weighting, read_settings().limits, strict=strict).plan
 
 
 def compress(
@@ -57,63 +64,64 @@ def compress(
     strict: bool = False,
     report: Path | None = None,
 ) -> Report:
-    """Palettize the model in these files into `out`: a file, or a folder when it is sharded.
+    """Palettize the model in these files into `out`: a file, or a folder if it is sharded.
 
-    Nothing appears at `out` unless all of it is verified. The report goes to `report`, as a page or
-    as JSON, once the artifact is there.
+    Nothing appears at `out` unless the whole artifact is verified. Then the report is written to
+    `report`, as a page or as JSON.
 
     Raises:
-        BadInput: the model or the config cannot be used, or an output cannot be written.
-        PaletteryError: an output could not be written all the same; says which, and what is there.
+        BadInput: the model or the config is invalid, or an output cannot be written.
+        PaletteryError: writing an output failed; says which, and where the artifact is.
     """
     outputs = [Output(path) for path in (out, report) if path is not None]
     _check_outputs(outputs, model=paths, sensitivities=sensitivities)
     with ExitStack() as stack:
         artifact, *reports = [stack.enter_context(output) for output in outputs]
         store = stack.enter_context(_store_in(artifact))
-        settings, (model, beside) = read_settings(), _uploads(paths, sensitivities)
-        intake = plan_job(config, model, beside, settings.limits, strict=strict)
-        _check_fits(artifact, intake.plan)
-        made = _palettize(intake, model, beside, store, settings.task_bytes, advance)
-        _publish(artifact.folder / "job" / "artifact", artifact)
+        settings, (model, weighting) = read_settings(), _input_files(paths, sensitivities)
+        job = plan_job(config, model, weighting, settings.limits, strict=strict)
+        _check_fits(artifact, job.plan)
+        done = _palettize(job, model, weighting, store, settings.task_bytes, advance)
+        _publish(artifact.folder / JOB / "artifact", artifact)
         for output in reports:
-            _write_report(output, made, store, artifact)
-    return made
+            _write_report(output, done, store, artifact)
+    return done
 
 
 def _palettize(
-    intake: JobPlan,
+    job: JobPlan,
     model: StoredFiles,
     sensitivities: StoredFiles | None,
     store: Storage,
     task_bytes: int,
     advance: Advance,
 ) -> Report:
-    """Run every task, and put the artifact together below `job` in the store."""
-    tasks = cut(
-        intake.plan,
-        intake.checkpoint,
+    """Run the tasks of a job, as a worker does; its folder in the store is `JOB`."""
+    tasks = cut_tasks(
+        job.plan,
+        job.checkpoint,
         source_url=model.storage.url,
         store_url=store.url,
-        parts_prefix="parts",
+        parts_prefix=f"{JOB}/parts",
         task_bytes=task_bytes,
-        sensitivities=intake.sensitivities,
+        sensitivities=job.sensitivities,
         sensitivities_url=sensitivities.storage.url if sensitivities else None,
     )
+    request = JobRequest(config=job.config, checkpoint=job.checkpoint, plan=job.plan)
+    write_job(store, JOB, request, tasks)
     _run(tasks, advance)
-    return assemble(
-        intake.plan,
-        intake.checkpoint,
-        tasks,
-        source=model.storage,
-        store=store,
-        prefix="job",
-        config=intake.config,
+    finish = FinishTask(
+        store_url=store.url,
+        prefix=JOB,
+        cancel_path=stop_path(JOB, 0),
+        source_url=model.storage.url,
     )
+    perform(finish)
+    return read_report(store, JOB)
 
 
 def inspect(paths: Sequence[Path]) -> ArtifactSummary:
-    """What an artifact holds, from its headers."""
+    """Return the contents of an artifact, from its headers."""
     artifact = open_files(paths)
     palettized = tuple(
         StoredWeight(
@@ -135,13 +143,13 @@ def export(
     model: Path | None = None,
     keep_dense: bool = False,
 ) -> Sequence[str]:
-    """Write an artifact in another form; the weights that are dense in it.
+    """Export an artifact to another format; return the names of weights that are dense in it.
 
-    A name that ends in .mlpackage or .aimodel gets that folder, any other name one file.
-    Forms of models that run take the `.pt2` that it was made of.
+    An output named .mlpackage or .aimodel is that folder, any other is one file. Formats of
+    runnable models need the `.pt2` from which the artifact was made.
 
     Raises:
-        BadInput: see `palettery.app.artifacts.export.formats.export`.
+        BadInput: see `palettery.app.artifacts.export.formats.export_artifact`.
     """
     check_package(out, to)
     output = Output(out, or_folder=is_package(out))
@@ -149,33 +157,37 @@ def export(
     artifact = open_files(paths)
     with output, _store_in(output) as store:
         source = None if model is None else _source(model, "export --model")
-        wanted = Export(
-            artifact, store, "export", source=source, sandbox=read_settings().limits.sandbox
+        request = ExportRequest(
+            artifact,
+            store,
+            "export",
+            source=source,
+            sandbox=read_settings().limits.sandbox,
         )
-        made = run_export(wanted, to, keep_dense=keep_dense)
+        exported = export_artifact(request, to, keep_dense=keep_dense)
         if is_package(out):
-            put_package(output.folder / "export", output.place, output.folder)
+            unpack_package(output.folder / "export", output.place, output.folder)
         else:
             output.publish(output.folder / "export")
-    return made.dense
+    return exported.dense
 
 
 def evaluate(model: Path, paths: Sequence[Path], inputs: Path) -> Sequence[ComparedOutput]:
-    """What a `.pt2` computes before and after, on these inputs.
+    """Compare the outputs of a `.pt2` before and after palettization, on these inputs.
 
     Raises:
         BadInput: see `palettery.app.evaluation.evaluate`.
     """
-    from palettery.app.evaluation.evaluate import evaluate as run  # which brings torch
+    from palettery.app.evaluation.evaluate import evaluate as run  # imports torch
 
     return run(_source(model, "evaluate"), open_files(paths), inputs, read_settings().limits)
 
 
-def _source(model: Path, taker: str) -> ExportSource:
-    """The `.pt2` that an artifact was made of.
+def _source(model: Path, command: str) -> ExportSource:
+    """Open the `.pt2` from which an artifact was made.
 
     Raises:
-        UnsupportedFormat: it is another kind of file.
+        UnsupportedFormat: the file is not a `.pt2`.
     """
     stored = stored_files([model], digests=False)
     storage, file = stored.storage, stored.files[0]
@@ -183,7 +195,7 @@ def _source(model: Path, taker: str) -> ExportSource:
     kind = detect_format(head, file.name)
     if kind != "zip":
         raise UnsupportedFormat(
-            f"{file.name} is a {kind} file; {taker} takes the .pt2 that was palettized "
+            f"{file.name} is a {kind} file; {command} takes the .pt2 that was palettized "
             "(torch.export.save)"
         )
     return ExportSource(storage, file)
@@ -203,10 +215,10 @@ def _run(tasks: Sequence[CompressionTask], advance: Advance) -> None:
 
 @contextmanager
 def _store_in(output: Output) -> Iterator[Storage]:
-    """The temporary folder of an output as a store.
+    """Open the temporary folder of an output as a store.
 
     Raises:
-        PaletteryError: its disk is full.
+        PaletteryError: the disk is full.
     """
     try:
         yield open_storage(output.folder.as_uri())
@@ -225,10 +237,10 @@ def _check_outputs(outputs: Sequence[Output], **inputs: Sequence[Path]) -> None:
 
 
 def _check_fits(artifact: Output, plan: Plan) -> None:
-    """See that a stream is to take one file.
+    """Check that an artifact for a stream is one file.
 
     Raises:
-        BadInput: the artifact will be several.
+        BadInput: the artifact will have several files.
     """
     if artifact.is_stream and sum(each.predicted_bytes for each in plan.tensors) > SHARD_BYTES:
         raise BadInput(
@@ -237,29 +249,29 @@ def _check_fits(artifact: Output, plan: Plan) -> None:
 
 
 def _write_report(output: Output, report: Report, store: Storage, artifact: Output) -> None:
-    """Write a report in the form that the name of its file asks for.
+    """Write a report as a page or as JSON, by the suffix of its file.
 
     Raises:
-        PaletteryError: it cannot be written; says where the artifact is.
+        PaletteryError: the report cannot be written; says where the artifact is.
     """
     try:
         if is_page(output.path):
-            output.write(report_page(report_documents(store, "job")))
+            output.write(report_page(report_documents(store, JOB)))
         else:
             output.write([report.model_dump_json(indent=2).encode() + b"\n"])
     except PaletteryError as error:
         raise PaletteryError(f"{error.detail}; the artifact is at {artifact}") from error
 
 
-def _uploads(
+def _input_files(
     model: Sequence[Path], sensitivities: Sequence[Path]
 ) -> tuple[StoredFiles, StoredFiles | None]:
-    beside = stored_files(sensitivities, digests=True) if sensitivities else None
-    return stored_files(model, digests=True), beside
+    weighting = stored_files(sensitivities, digests=True) if sensitivities else None
+    return stored_files(model, digests=True), weighting
 
 
 def _publish(folder: Path, artifact: Output) -> None:
-    """Put the files of an artifact where they go: one file, or all in a folder."""
+    """Publish the files of an artifact: one file, or a folder of several."""
     files = list(folder.iterdir())
     if len(files) == 1:
         artifact.publish(files[0])

@@ -1,4 +1,4 @@
-"""What a palettized tensor costs, counted as coreai-opt counts it."""
+"""Bits of a palettized tensor, counted as in coreai-opt."""
 
 import math
 
@@ -6,14 +6,14 @@ from palettery.app.artifacts.dtypes import NUMPY
 from palettery.schemas.plan import PlannedTensor
 
 SCALE_BITS = 32
-"""Of a quantized LUT's scale."""
+"""Bits of a quantized LUT's scale."""
 
 
 def palettized_bits(planned: PlannedTensor) -> int:
-    """Bits of a tensor's indices, LUTs and scales.
+    """Return the bits of a tensor's indices, LUTs and scales.
 
-    There is no padding in it, row scales count in the weight's dtype, and zero points count only
-    where they differ from LUT to LUT: the artifact may hold a few bytes more.
+    Padding does not count, row scales count in the weight's dtype, and zero points count only
+    where they differ between LUTs: the artifact may have a few bytes more.
     Source: coreai-opt 0.3.0, `bits_per_weight`.
     """
     spec, width = planned.spec, 8 * NUMPY[planned.dtype].itemsize

@@ -1,18 +1,18 @@
-"""Stop work that nobody waits for any more."""
+"""Cancellation of running work."""
 
 import time
 
 from palettery.app.errors import Cancelled
 from palettery.app.storage.base import Storage
 
-LOOK_EVERY_S = 0.25
-"""Between two looks at the store."""
+CHECK_INTERVAL_S = 0.25
+"""Least time between two reads of the store."""
 
 
-class StopCheck:
-    """Called now and then by work in progress; raises once the job's marker lies in the store.
+class CancellationCheck:
+    """Called regularly by running work; raises once the job's cancel marker is in the store.
 
-    Cheap to call: the store is asked a few times a second at most.
+    Calls are cheap: the store is read a few times a second at most.
     """
 
     def __init__(self, store: Storage, path: str | None) -> None:
@@ -20,20 +20,20 @@ class StopCheck:
         self._next = 0.0
 
     def __call__(self) -> None:
-        """Look, if it is time to.
+        """Check for the marker, at most once per interval.
 
         Raises:
-            Cancelled: the job was cancelled, or its time is up.
+            Cancelled: the job was cancelled, or timed out.
         """
         if time.monotonic() >= self._next:
             self.now()
 
     def now(self) -> None:
-        """Look at once.
+        """Check for the marker at once.
 
         Raises:
-            Cancelled: as above.
+            Cancelled: the job was cancelled, or timed out.
         """
         if self._path is not None and self._store.exists(self._path):
             raise Cancelled("the job was stopped while it ran")
-        self._next = time.monotonic() + LOOK_EVERY_S
+        self._next = time.monotonic() + CHECK_INTERVAL_S

@@ -1,8 +1,8 @@
-"""Do any task in a worker: the one function that fan-out sends there."""
+"""Dispatch of a task, in a worker or inline, by its kind."""
 
-from palettery.app.compression import finishing as finish
+from palettery.app.compression import finishing
 from palettery.app.compression.palettize import content_sha256
-from palettery.app.compression.task import checked, run_task
+from palettery.app.compression.task import checked_reads, run_task
 from palettery.app.errors import OutOfMemory
 from palettery.app.storage.open import shared_storage
 from palettery.schemas.tasks import (
@@ -20,10 +20,10 @@ from palettery.schemas.tasks import (
 
 
 def perform(task: Task, threads: int | None = None) -> Answer:
-    """Do a task; `threads` None uses every core.
+    """Run a task and return its answer; `threads` None uses every core.
 
     Raises:
-        OutOfMemory: this worker has not the memory that the task takes.
+        OutOfMemory: the task takes more memory than this process has.
     """
     try:
         return _perform(task, threads)
@@ -35,7 +35,7 @@ def perform(task: Task, threads: int | None = None) -> Answer:
 
 
 def describe(task: Task) -> str:
-    """What a task does, for messages."""
+    """Return what a task does, for messages."""
     match task:
         case CompressionTask():
             names = list(dict.fromkeys(item.name for item in task.slices))
@@ -58,20 +58,20 @@ def _perform(task: Task, threads: int | None) -> Answer:
         case CompressionTask():
             run_task(task, threads)
         case DigestTask():
-            store = checked(shared_storage(task.store_url), task.slices)
+            store = checked_reads(shared_storage(task.store_url), task.slices)
             return tuple(content_sha256(store, store, item) for item in task.slices)
         case GatherTask():
-            return finish.gather(task)
+            return finishing.gather(task)
         case WriteTask():
-            return finish.write(task)
+            return finishing.write(task)
         case VerifyTask():
-            finish.check(task, threads)
+            finishing.check(task, threads)
         case ExportTask():
-            return finish.export(task)
+            return finishing.export(task)
         case PublishTask():
-            return finish.publish(task)
+            return finishing.publish(task)
         case FinishTask():
             for small in task.first:
                 run_task(small, threads)
-            return finish.finish(task, threads)
+            return finishing.finish(task, threads)
     return None

@@ -1,4 +1,4 @@
-"""Finish a job in a worker: lay its parts out, write, verify and publish the artifact."""
+"""Last steps of a job: lay out its parts, then write, verify, export and publish the artifact."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -6,28 +6,36 @@ from functools import cached_property
 
 from pydantic import TypeAdapter
 
-from palettery.app.artifacts.export.formats import export as write_and_check
-from palettery.app.artifacts.export.request import Export, ExportSource
+from palettery.app.artifacts.export.formats import export_artifact
+from palettery.app.artifacts.export.request import ExportRequest, ExportSource
 from palettery.app.artifacts.reader import Artifact, open_artifact
-from palettery.app.compression.assemble import (
+from palettery.app.compression.artifact_files import build_metadata, write_index, write_shard
+from palettery.app.compression.cancellation import CancellationCheck
+from palettery.app.compression.job_folder import (
     artifact_path,
     export_path,
-    said,
+    parts_path,
+    published_artifact,
+    read_request,
+    read_tasks,
     statistics_path,
-    write_index,
     write_report,
-    write_shard,
 )
-from palettery.app.compression.cancellation import StopCheck
-from palettery.app.compression.job_folder import parts_path, published, read_request, read_tasks
-from palettery.app.compression.layout import Shards, Stores, batches, in_artifact, lay_out
+from palettery.app.compression.layout import (
+    Shards,
+    Stores,
+    lay_out,
+    locate_slices,
+    verification_batches,
+)
 from palettery.app.compression.parts import Parts, read_parts
-from palettery.app.compression.report import ArtifactTensor, account, tensor_report
+from palettery.app.compression.report import ArtifactTensor, build_report, tensor_report
 from palettery.app.compression.result_keys import content_key, origin_key, recipe
-from palettery.app.compression.statistics import collected
+from palettery.app.compression.statistics import collect_statistics
 from palettery.app.compression.verify import verify
 from palettery.app.errors import Cancelled
 from palettery.app.settings import Limits
+from palettery.app.storage.base import Reads
 from palettery.app.storage.checked_reads import CheckedFile, CheckedReads
 from palettery.app.storage.open import shared_storage
 from palettery.schemas.exports import Exported, ExportFormat
@@ -52,17 +60,17 @@ _PARTS: TypeAdapter[Parts] = TypeAdapter(dict[str, tuple[StoredSlice, ...]])
 
 
 def gather(task: GatherTask) -> Layout:
-    """Note where all parts lie, and how they will lie in the artifact."""
+    """Store the locations of all parts, and return the layout of the artifact."""
     return _Job(task).gather()
 
 
 def write(task: WriteTask) -> str:
-    """Write one file of the artifact; its hex digest."""
+    """Write one file of the artifact; return its SHA-256."""
     return _Job(task).write(task.shard)
 
 
 def check(task: VerifyTask, threads: int | None = None) -> None:
-    """Compare tensors of the written artifact with the upload.
+    """Compare tensors of the written artifact with the model.
 
     Raises:
         InvalidArtifact: see `verify`.
@@ -71,17 +79,17 @@ def check(task: VerifyTask, threads: int | None = None) -> None:
 
 
 def export(task: ExportTask) -> Exported:
-    """Write the artifact in another form, and compare that with it."""
+    """Export the artifact to another format, and check the result."""
     return _Job(task).export(task.format)
 
 
 def publish(task: PublishTask) -> Published:
-    """Write the index and the report of an artifact that was verified."""
+    """Write the index and the report of a verified artifact."""
     return _Job(task).publish(task.digests, task.exports)
 
 
 def finish(task: FinishTask, threads: int | None = None) -> Published:
-    """All of the above for a small job, in one go."""
+    """Run all of these steps at once, for a small job."""
     job = _Job(task)
     job.read_parts()
     digests = {name: job.write(name) for name in job.shards}
@@ -90,52 +98,55 @@ def finish(task: FinishTask, threads: int | None = None) -> Published:
 
 
 class _Job:
-    """A job's folder, opened in a worker; documents are read when first asked for.
+    """A job's folder, open in a worker; documents are read on first use.
 
     Raises:
-        Cancelled: see `StopCheck`; what was written for it is gone again.
+        Cancelled: see `CancellationCheck`; the file in progress is deleted.
     """
 
     def __init__(self, task: JobTask) -> None:
         self._store, self._prefix = shared_storage(task.store_url), task.prefix
-        self._stop = StopCheck(self._store, task.cancel_path)
+        self._source_url = task.source_url
+        self._check = CancellationCheck(self._store, task.cancel_path)
 
     def read_parts(self) -> None:
         parts = read_parts(self._store, self._tasks)
-        self._parts = collected(self._store, parts, statistics_path(self._prefix))
+        self._parts = collect_statistics(self._store, parts, statistics_path(self._prefix))
 
     def gather(self) -> Layout:
         self.read_parts()
         self._store.write(parts_path(self._prefix), _PARTS.dump_json(dict(self._parts)))
         return Layout(
             shards=tuple(self.shards),
-            batches=tuple(batches(self.plan)),
+            batches=tuple(verification_batches(self.plan)),
             formats=tuple(each.format for each in self.plan.exports),
         )
 
     def write(self, name: str) -> str:
         shard, path = self.shards[name], artifact_path(self._prefix, name)
-        metadata = said(self._request, shard)
-        digest = write_shard(self._store, path, shard, metadata, self._stop, self._prefix)
+        metadata = build_metadata(self._request, shard)
+        digest = write_shard(self._store, self._prefix, name, shard, metadata, self._check)
         try:
-            self._stop.now()
+            self._check.now()
         except Cancelled:
             self._store.delete(path)
             raise
         return digest
 
     def verify(self, names: Sequence[str], threads: int | None) -> None:
-        wanted = set(names)
-        tensors = [tensor_report(piece) for piece in self._pieces() if piece.planned.name in wanted]
+        selected = set(names)
+        tensors = [
+            tensor_report(piece) for piece in self._pieces() if piece.planned.name in selected
+        ]
         checkpoint = self._request.checkpoint
-        verify(self._artifact(), tensors, checkpoint, self._source, self._stop, threads)
+        verify(self._artifact(), tensors, checkpoint, self._source, self._check, threads)
 
     def export(self, to: ExportFormat) -> Exported:
         source, checkpoint = None, self._request.checkpoint
         if checkpoint.format == "pt2":
             source = ExportSource(self._store, checkpoint.files[0])
         path = export_path(self._prefix, to)
-        wanted = Export(
+        request = ExportRequest(
             self._artifact(),
             self._store,
             path,
@@ -143,26 +154,28 @@ class _Job:
             sandbox=Limits().sandbox,
             folder=self._prefix,
         )
-        return write_and_check(wanted, to, keep_dense=True)
+        return export_artifact(request, to, keep_dense=True)
 
     def publish(self, digests: dict[str, str], exports: Sequence[Exported]) -> Published:
-        self._stop.now()
+        self._check.now()
         digests = digests | write_index(self._store, self._prefix, self.shards)
-        report = account(self.plan, list(self._pieces()), digests, exports)
+        report = build_report(self.plan, list(self._pieces()), digests, exports)
         write_report(self._store, self._prefix, report)
-        return published(self._store, self._prefix, report, list(self._results()))
+        return published_artifact(self._store, self._prefix, report, list(self._results()))
 
     @cached_property
-    def _source(self) -> CheckedReads:
-        """The store, where the uploaded files lie."""
+    def _source(self) -> Reads:
+        """Store of the model; uploaded files are checked as they are read."""
+        if self._source_url is not None:
+            return shared_storage(self._source_url)
         files = self._request.checkpoint.files
-        known = {file.path: CheckedFile(file.sha256, file.name) for file in files if file.sha256}
-        return CheckedReads(self._store, known)
+        checked = {file.path: CheckedFile(file.sha256, file.name) for file in files if file.sha256}
+        return CheckedReads(self._store, checked)
 
     def _artifact(self) -> Artifact:
-        """The artifact; reading it ends when the job is to stop."""
+        """Open the artifact; reads of it end when the job is cancelled."""
         paths = [artifact_path(self._prefix, name) for name in self.shards]
-        return replace(open_artifact(self._store, paths, Limits()), check=self._stop)
+        return replace(open_artifact(self._store, paths, Limits()), check=self._check)
 
     @property
     def plan(self) -> Plan:
@@ -189,18 +202,18 @@ class _Job:
         return (piece for shard in self.shards.values() for piece in shard)
 
     def _results(self) -> Iterator[Result]:
-        """The slices that other jobs may use: those whose bytes were digested."""
+        """Yield the slices that other jobs may reuse: those with digests of their bytes."""
         items = {(item.name, item.first_row): item for task in self._tasks for item in task.slices}
         for name, shard in self.shards.items():
-            metadata = said(self._request, shard)
-            lying = in_artifact(artifact_path(self._prefix, name), shard, metadata)
-            for place, stored in lying.items():
-                named, content = recipe(items[place]), stored.outcome.content_sha256
-                origin = origin_key(named, items[place])
+            metadata = build_metadata(self._request, shard)
+            located = locate_slices(artifact_path(self._prefix, name), shard, metadata)
+            for place, stored in located.items():
+                recipe_ = recipe(items[place])
+                content, origin = stored.outcome.content_sha256, origin_key(recipe_, items[place])
                 if content is not None and origin is not None:
                     yield Result(
-                        recipe=named,
+                        recipe=recipe_,
                         origin_key=origin,
-                        content_key=content_key(named, content),
+                        content_key=content_key(recipe_, content),
                         stored=stored,
                     )

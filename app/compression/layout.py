@@ -1,4 +1,4 @@
-"""Lay parts and untouched tensors out as the files of an artifact."""
+"""Layout of an artifact: which tensors each of its files contains, and where."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64
 
-from palettery.app.artifacts.writer import Chunks, Entry, arranged, header
+from palettery.app.artifacts.writer import Chunks, TensorEntry, header, sort_entries
 from palettery.app.checkpoints.dense import dense_chunks, dense_size_bytes
 from palettery.app.compression.parts import Parts
 from palettery.app.compression.report import ArtifactTensor
@@ -19,38 +19,36 @@ from palettery.schemas.tasks import StoredSlice
 SHARD_BYTES = 5_000_000_000
 """Above this, the artifact becomes several files with an index."""
 BATCH_BYTES = 128 << 20
-"""Dense bytes that are verified in one task, or one tensor that has more."""
+"""Dense bytes that one task verifies, unless a single tensor has more."""
 INDEX = "model.safetensors.index.json"
 
 
 class Stores(NamedTuple):
-    """Where things lie."""
+    """Stores of the inputs of an artifact."""
 
     source: Reads
     """The uploaded model."""
     store: Storage
-    """Parts, and the artifact."""
+    """Store of the parts and of the artifact."""
 
 
 Shards = Mapping[str, Sequence[ArtifactTensor]]
-"""File name -> what it holds; the arrays of one tensor stay together."""
+"""File name -> its tensors; the arrays of one tensor stay together."""
 
 
-def lay_out(
-    plan: Plan, checkpoint: Checkpoint, parts: Parts, stores: Stores, shard_bytes: int = SHARD_BYTES
-) -> Shards:
-    """The files of an artifact. The same plan and parts give the same files."""
+def lay_out(plan: Plan, checkpoint: Checkpoint, parts: Parts, stores: Stores) -> Shards:
+    """Return the files of an artifact; the same plan and parts give the same files."""
     stored = {tensor.name: tensor for tensor in checkpoint.tensors}
     pieces = [
         _piece(planned, parts.get(planned.name, ()), stored[planned.name], checkpoint, stores)
         for planned in plan.tensors
     ]
     filled: list[list[ArtifactTensor]] = [[]]
-    room = shard_bytes
+    room = SHARD_BYTES
     for piece in pieces:
         if piece.size_bytes > room and filled[-1]:
             filled.append([])
-            room = shard_bytes
+            room = SHARD_BYTES
         filled[-1].append(piece)
         room -= piece.size_bytes
     if len(filled) == 1:
@@ -61,8 +59,8 @@ def lay_out(
     }
 
 
-def index(shards: Shards) -> bytes:
-    """The index of an artifact of several files."""
+def build_index(shards: Shards) -> bytes:
+    """Return the index of an artifact of several files."""
     weight_map = {
         entry.name: name
         for name, shard in shards.items()
@@ -75,8 +73,8 @@ def index(shards: Shards) -> bytes:
     ).encode()
 
 
-def batches(plan: Plan) -> list[tuple[str, ...]]:
-    """The plan's tensors in batches to verify, by their dense bytes."""
+def verification_batches(plan: Plan) -> list[tuple[str, ...]]:
+    """Return the plan's tensors in batches of about equal dense bytes."""
     filled: list[list[str]] = []
     room = 0
     for planned in plan.tensors:
@@ -88,17 +86,17 @@ def batches(plan: Plan) -> list[tuple[str, ...]]:
     return [tuple(names) for names in filled]
 
 
-def in_artifact(
+def locate_slices(
     path: str, shard: Sequence[ArtifactTensor], metadata: Mapping[str, str]
 ) -> dict[tuple[str, int], StoredSlice]:
-    """Where every palettized slice of a file lies in it, by tensor name and first row."""
-    entries = arranged(entry for piece in shard for entry in piece.entries)
+    """Return the location of every palettized slice of a file, by tensor name and first row."""
+    entries = sort_entries(entry for piece in shard for entry in piece.entries)
     place = len(header(entries, metadata))
     starts: dict[str, int] = {}
     for entry in entries:
         starts[entry.name] = place
         place += entry.size_bytes
-    found = {}
+    located = {}
     for piece in shard:
         if not piece.palettized:
             continue
@@ -108,9 +106,9 @@ def in_artifact(
                 name = f"{piece.planned.name}.{key}"
                 tensors[key] = tensor.model_copy(update={"file": 0, "offset": starts[name]})
                 starts[name] += tensor.size_bytes
-            moved = part.model_copy(update={"path": path, "tensors": tensors})
-            found[piece.planned.name, part.outcome.first_row] = moved
-    return found
+            in_artifact = part.model_copy(update={"path": path, "tensors": tensors})
+            located[piece.planned.name, part.outcome.first_row] = in_artifact
+    return located
 
 
 def _piece(
@@ -124,33 +122,35 @@ def _piece(
     if piece.palettized:
         keys = slices[0].tensors
         return ArtifactTensor(
-            planned, slices, tuple(_joined(planned.name, key, slices, stores.store) for key in keys)
+            planned, slices, tuple(_join(planned.name, key, slices, stores.store) for key in keys)
         )
     path = checkpoint.files[stored.file].path
 
     def untouched() -> Chunks:
         return dense_chunks(stores.source, path, stored)
 
-    entry = Entry(stored.name, stored.dtype, stored.shape, dense_size_bytes(stored), untouched)
+    entry = TensorEntry(
+        stored.name, stored.dtype, stored.shape, dense_size_bytes(stored), untouched
+    )
     return ArtifactTensor(planned, slices, (entry,))
 
 
-def _joined(name: str, key: str, slices: tuple[StoredSlice, ...], store: Storage) -> Entry:
-    """One array of a palette, its row slices end to end."""
+def _join(name: str, key: str, slices: tuple[StoredSlice, ...], store: Storage) -> TensorEntry:
+    """Return one array of a palette, with its row slices concatenated."""
     tensors = [part.tensors[key] for part in slices]
     rows = sum(tensor.shape[0] for tensor in tensors)
 
     def chunks() -> Chunks:
         for part in slices:
-            yield from _sound(store, part, key)
+            yield from _checked_chunks(store, part, key)
 
     shape = (rows, *tensors[0].shape[1:])
     size_bytes = sum(tensor.size_bytes for tensor in tensors)
-    return Entry(f"{name}.{key}", tensors[0].dtype, shape, size_bytes, chunks)
+    return TensorEntry(f"{name}.{key}", tensors[0].dtype, shape, size_bytes, chunks)
 
 
-def _sound(store: Storage, part: StoredSlice, key: str) -> Chunks:
-    """An array of a part; one that is not what was written is removed, so that a retry makes it."""
+def _checked_chunks(store: Storage, part: StoredSlice, key: str) -> Chunks:
+    """Yield an array of a part; delete the part if it is damaged, so that a retry computes it."""
     digest, tensor = xxh3_64(), part.tensors[key]
     for chunk in store.chunks(part.path, tensor.offset, tensor.size_bytes):
         digest.update(chunk)
@@ -158,6 +158,6 @@ def _sound(store: Storage, part: StoredSlice, key: str) -> Chunks:
     if part.outcome.array_digests.get(key, digest.hexdigest()) != digest.hexdigest():
         store.delete(part.path)
         raise InvalidArtifact(
-            f"{part.outcome.name}: its finished part was damaged in the store, and is removed; "
+            f"{part.outcome.name}: its finished part was damaged in the store and was deleted; "
             "retry the job, which computes it anew"
         )

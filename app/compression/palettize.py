@@ -1,4 +1,4 @@
-"""Palettize one slice of a tensor: whole in memory, or in blocks of rows when it is huge."""
+"""Palettization of one slice of a tensor: whole in memory, or in blocks of rows if it is huge."""
 
 import hashlib
 import math
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from palettery import kernels
 from palettery.app.artifacts.dtypes import NUMPY
-from palettery.app.artifacts.writer import Entry
+from palettery.app.artifacts.writer import TensorEntry
 from palettery.app.checkpoints.dense import array_view
-from palettery.app.compression.cancellation import StopCheck
-from palettery.app.compression.statistics import line_of, statistics
+from palettery.app.compression.cancellation import CancellationCheck
+from palettery.app.compression.statistics import encode_line, statistics
 from palettery.app.errors import InvalidSensitivities
 from palettery.app.storage.base import Reads
 from palettery.kernels import PaletteSettings
@@ -27,61 +27,61 @@ from palettery.schemas.report import SliceOutcome
 from palettery.schemas.tasks import StoredRows, TensorSlice
 
 HUGE_BYTES = 64 << 20
-"""Slices above this are read in blocks where their palettes allow it."""
+"""Slices above this size are read in blocks if their granularity allows it."""
 Arrays = dict[str, NDArray[np.generic]]
 
 
 @dataclass
 class Palettized:
-    """A slice's arrays, and what became of it; none when it was kept."""
+    """Arrays and outcome of a slice; no arrays if it is kept."""
 
     arrays: Arrays = field(default_factory=dict)
     outcome: SliceOutcome | None = None
-    """None until the streamed entries were written."""
+    """None until the streamed entries are written."""
     statistics: bytes = b""
-    """A line; known as soon as the outcome is."""
-    streamed: tuple[Entry, ...] = ()
+    """Line of statistics; set together with the outcome."""
+    streamed: tuple[TensorEntry, ...] = ()
     """Arrays that are computed while they are written."""
     digests: dict[str, str] = field(default_factory=dict)
-    """Of each array, once it was written."""
+    """Digest of each array, set when it is written."""
 
 
 def palettize(
     source: Reads,
-    beside: Reads,
+    sensitivities: Reads,
     item: TensorSlice,
     digest: bool,
     threads: int | None,
-    stop: StopCheck,
+    stop: CancellationCheck,
 ) -> Palettized:
-    """Palettize a slice, or keep it where its weights are not finite; `beside` holds sensitivities.
+    """Palettize a slice, or keep it if its weights are not finite.
 
     Raises:
-        Cancelled: see `StopCheck`.
+        Cancelled: see `CancellationCheck`.
         InvalidSensitivities: some are negative or not finite.
     """
     run = _in_blocks if _is_huge(item) else _whole
     try:
-        return run(source, beside, item, digest, threads, stop)
+        return run(source, sensitivities, item, digest, threads, stop)
     except SensitivityError as error:
         raise InvalidSensitivities(
-            f"{item.name}: {error}; mend its sensitivities, or leave them out, and submit again"
+            f"{item.name}: {error}; correct its sensitivities, or leave them out, and submit again"
         ) from error
     except NonFiniteError as error:
         return Palettized(outcome=_kept(item, str(error)))
 
 
-def content_sha256(source: Reads, beside: Reads, item: TensorSlice) -> str:
-    """Hex digest of a slice's bytes, its sensitivities' behind them; held in pieces only."""
+def content_sha256(source: Reads, sensitivities: Reads, item: TensorSlice) -> str:
+    """Return the SHA-256 of a slice's bytes followed by its sensitivities', read in chunks."""
     digest = hashlib.sha256()
-    for store, rows in ((source, item), (beside, item.sensitivity)):
+    for store, rows in ((source, item), (sensitivities, item.sensitivity)):
         for chunk in store.chunks(rows.path, rows.offset, rows.size_bytes) if rows else ():
             digest.update(chunk)
     return digest.hexdigest()
 
 
 def _is_huge(item: TensorSlice) -> bool:
-    settings = settings_of(item.spec, item.clustering)
+    settings = kernel_settings(item.spec, item.clustering)
     return (
         item.size_bytes > HUGE_BYTES
         and item.strides is None
@@ -92,21 +92,21 @@ def _is_huge(item: TensorSlice) -> bool:
 
 def _whole(
     source: Reads,
-    beside: Reads,
+    sensitivities: Reads,
     item: TensorSlice,
     digest: bool,
     threads: int | None,
-    stop: StopCheck,
+    stop: CancellationCheck,
 ) -> Palettized:
     started = time.perf_counter()
     data = source.read(item.path, item.offset, item.size_bytes)
-    weighing, importance = item.sensitivity, memoryview(b"")
-    if weighing is not None:
-        importance = beside.read(weighing.path, weighing.offset, weighing.size_bytes)
+    weighting, importance = item.sensitivity, memoryview(b"")
+    if weighting is not None:
+        importance = sensitivities.read(weighting.path, weighting.offset, weighting.size_bytes)
     palette = kernels.palettize(
         _laid_out(data, item),
-        settings_of(item.spec, item.clustering),
-        _laid_out(importance, weighing) if weighing else None,
+        kernel_settings(item.spec, item.clustering),
+        _laid_out(importance, weighting) if weighting else None,
         "auto",
         threads,
         stop,
@@ -123,23 +123,23 @@ def _whole(
     return Palettized(
         arrays,
         _outcome(item, palette.metrics, time.perf_counter() - started, sha256),
-        line_of(statistics(item, palette.metrics, arrays)),
+        encode_line(statistics(item, palette.metrics, arrays)),
     )
 
 
 def _in_blocks(
     source: Reads,
-    beside: Reads,
+    sensitivities: Reads,
     item: TensorSlice,
     digest: bool,
     threads: int | None,
-    stop: StopCheck,
+    stop: CancellationCheck,
 ) -> Palettized:
     started = time.perf_counter()
     palette = kernels.palettize_rows(
         _Rows(source, item),
-        settings_of(item.spec, item.clustering),
-        _Rows(beside, item.sensitivity) if item.sensitivity else None,
+        kernel_settings(item.spec, item.clustering),
+        _Rows(sensitivities, item.sensitivity) if item.sensitivity else None,
         threads,
         "auto",
         stop,
@@ -149,30 +149,30 @@ def _in_blocks(
         for key in PALETTE_KEYS
         if key != "indices" and (array := getattr(palette, key)) is not None
     }
-    found = Palettized(arrays)
+    result = Palettized(arrays)
 
     def indices() -> Iterator[memoryview]:
         for block in palette.packed():
             yield block.data
         assert palette.metrics is not None  # noqa: S101 - known at the end of a pass
-        sha256 = content_sha256(source, beside, item) if digest else None
-        found.outcome = _outcome(item, palette.metrics, time.perf_counter() - started, sha256)
-        found.statistics = line_of(statistics(item, palette.metrics, arrays))
+        sha256 = content_sha256(source, sensitivities, item) if digest else None
+        result.outcome = _outcome(item, palette.metrics, time.perf_counter() - started, sha256)
+        result.statistics = encode_line(statistics(item, palette.metrics, arrays))
 
     size = (math.prod(item.shape) * item.spec.n_bits + 7) // 8
-    found.streamed = (Entry("indices", "U8", (size,), size, indices),)
-    return found
+    result.streamed = (TensorEntry("indices", "U8", (size,), size, indices),)
+    return result
 
 
 class _Rows:
-    """A slice as rows to fetch. It is read in order, several times over."""
+    """Rows of a slice, read in order, several times."""
 
     def __init__(self, store: Reads, rows: StoredRows) -> None:
         self._store, self._rows = store, rows
         self.shape, self.dtype = rows.shape, NUMPY[rows.dtype]
 
     def read(self, first: int, count: int) -> NDArray[np.generic]:
-        """Some rows. Shapes: -> (count, *shape[1:])."""
+        """Read some rows. Shapes: -> (count, *shape[1:])."""
         row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         start = self._rows.offset + first * row_bytes
         data = self._store.read(self._rows.path, start, count * row_bytes)
@@ -183,9 +183,9 @@ def _laid_out(data: memoryview, rows: StoredRows) -> NDArray[np.generic]:
     return array_view(data, NUMPY[rows.dtype], rows.shape, rows.strides)
 
 
-def settings_of(spec: PalettizationSpec, clustering: Clustering) -> PaletteSettings:
-    """What the kernel is asked to do, from the plan's words."""
-    plain = PaletteSettings(
+def kernel_settings(spec: PalettizationSpec, clustering: Clustering) -> PaletteSettings:
+    """Return the kernel's settings from the plan's spec and clustering."""
+    settings = PaletteSettings(
         n_bits=spec.n_bits,
         axis=clustering.axis,
         group_size=clustering.group_size,
@@ -194,9 +194,9 @@ def settings_of(spec: PalettizationSpec, clustering: Clustering) -> PaletteSetti
         rounding_precision=clustering.rounding_precision,
     )
     if spec.lut_qspec is None:
-        return plain
+        return settings
     return replace(
-        plain,
+        settings,
         lut_dtype=spec.lut_qspec.dtype,
         lut_scheme=spec.lut_qspec.qscheme,
         lut_float_range=spec.lut_qspec.float_range,

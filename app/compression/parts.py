@@ -1,4 +1,4 @@
-"""Read finished parts back: what each slice became and where its arrays lie."""
+"""Finished parts: the outcome of each slice, and the location of its arrays."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,20 +17,20 @@ Parts = Mapping[str, tuple[StoredSlice, ...]]
 
 OUTCOMES = TypeAdapter(tuple[SliceOutcome, ...])
 OUTCOMES_KEY, STATISTICS_KEY = "outcomes", "statistics"
-"""The last tensors of a part: what became of its slices, as JSON, and lines of their statistics."""
+"""Last tensors of a part: outcomes of its slices, as JSON, and lines of their statistics."""
 
 
 def read_parts(store: Storage, tasks: Sequence[CompressionTask]) -> Parts:
-    """Every slice of every part. Reads headers only."""
-    found: dict[str, list[StoredSlice]] = defaultdict(list)
+    """Return the slices of all parts; only headers are read."""
+    slices_of: dict[str, list[StoredSlice]] = defaultdict(list)
     for task in tasks:
         header = read_header(store, task.part_path, Limits())
         by_name = {tensor.name: tensor for tensor in header.tensors}
-        said = by_name.pop(OUTCOMES_KEY)
-        text = store.read(task.part_path, said.offset, said.size_bytes)
+        stored = by_name.pop(OUTCOMES_KEY)
+        text = store.read(task.part_path, stored.offset, stored.size_bytes)
         outcomes = OUTCOMES.validate_json(bytes(text))
-        told = by_name.pop(STATISTICS_KEY, None)
-        place = told.offset if told else 0
+        statistics = by_name.pop(STATISTICS_KEY, None)
+        offset = statistics.offset if statistics else 0
         arrays: dict[int, dict[str, StoredTensor]] = defaultdict(dict)
         for tensor in by_name.values():
             slice_, _, key = tensor.name.partition(".")
@@ -39,14 +39,14 @@ def read_parts(store: Storage, tasks: Sequence[CompressionTask]) -> Parts:
             line = None
             if outcome.statistics_bytes:
                 size = outcome.statistics_bytes
-                line = StoredBytes(path=task.part_path, offset=place, size_bytes=size)
-                place += size
-            found[outcome.name].append(
+                line = StoredBytes(path=task.part_path, offset=offset, size_bytes=size)
+                offset += size
+            slices_of[outcome.name].append(
                 StoredSlice(
                     path=task.part_path, outcome=outcome, tensors=arrays[number], statistics=line
                 )
             )
     return {
         name: tuple(sorted(slices, key=lambda part: part.outcome.first_row))
-        for name, slices in found.items()
+        for name, slices in slices_of.items()
     }

@@ -1,11 +1,11 @@
-"""The account of a job: what every tensor became, and at what cost."""
+"""Report of a job: the outcome, size and error of every tensor."""
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from palettery.app.artifacts.writer import Entry
+from palettery.app.artifacts.writer import TensorEntry
 from palettery.app.compression.bit_count import palettized_bits
 from palettery.app.version import SOFTWARE
 from palettery.schemas.exports import Exported
@@ -13,48 +13,48 @@ from palettery.schemas.plan import Plan, PlannedTensor
 from palettery.schemas.report import ModuleReport, Report, SliceOutcome, TensorReport
 from palettery.schemas.tasks import StoredSlice
 
-MOST_REASONS = 20
-"""That are told apart when kept tensors are counted."""
+MAX_REASONS = 20
+"""Most reasons that are counted separately for kept tensors."""
 
 
 @dataclass(frozen=True)
 class ArtifactTensor:
-    """One tensor of the artifact: what to write and what to say about it."""
+    """One tensor of an artifact: its plan, slices, and entries to write."""
 
     planned: PlannedTensor
     slices: tuple[StoredSlice, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[TensorEntry, ...]
 
     @property
     def palettized(self) -> bool:
-        """Whether every slice was; a tensor with one slice kept is kept whole."""
+        """Whether every slice is palettized; if one is kept, the whole tensor is kept."""
         return bool(self.slices) and all(
             part.outcome.action == "palettized" for part in self.slices
         )
 
     @property
     def size_bytes(self) -> int:
-        """Bytes in the artifact."""
+        """Size in the artifact."""
         return sum(entry.size_bytes for entry in self.entries)
 
     @property
     def weights(self) -> int:
-        """Elements of the dense tensor."""
+        """Number of elements of the dense tensor."""
         return math.prod(self.planned.shape)
 
     @property
     def bits(self) -> int:
-        """What it costs, as coreai-opt counts."""
+        """Size in bits, as coreai-opt counts."""
         return palettized_bits(self.planned) if self.palettized else 8 * self.planned.size_bytes
 
 
-def account(
+def build_report(
     plan: Plan,
     pieces: Sequence[ArtifactTensor],
     digests: dict[str, str],
     exports: Sequence[Exported] = (),
 ) -> Report:
-    """One entry per distinct tensor, in the plan's order, and the sums over them."""
+    """Return the report of a job: distinct tensors in the plan's order, and totals."""
     tensors = tuple(tensor_report(piece) for piece in pieces)
     done = [tensor for tensor in tensors if tensor.action == "palettized"]
     return Report(
@@ -73,18 +73,18 @@ def account(
     )
 
 
-def kept(report: Report) -> dict[str, int]:
-    """Why tensors were kept -> how many, most first; what is rare is counted together."""
+def count_keep_reasons(report: Report) -> dict[str, int]:
+    """Return reason -> number of kept tensors, most frequent first; rare reasons are summed."""
     reasons = Counter(tensor.reason or "" for tensor in report.tensors if tensor.action == "kept")
-    counts = dict(reasons.most_common(MOST_REASONS))
+    counts = dict(reasons.most_common(MAX_REASONS))
     rest = reasons.total() - sum(counts.values())
     return counts | ({"for other reasons": rest} if rest else {})
 
 
 def tensor_report(piece: ArtifactTensor) -> TensorReport:
-    """What one tensor became."""
+    """Return the report of one tensor."""
     planned, outcomes = piece.planned, [part.outcome for part in piece.slices]
-    said = planned.model_dump(
+    description = planned.model_dump(
         include={"name", "aliases", "module", "module_type", "dtype", "shape", "rule"}
     )
     sizes = {
@@ -93,11 +93,11 @@ def tensor_report(piece: ArtifactTensor) -> TensorReport:
         "bits_per_weight": _bits_per_weight([piece]),
     }
     if not piece.palettized:
-        failed = next((outcome.reason for outcome in outcomes if outcome.reason), planned.reason)
-        return TensorReport(**said, **sizes, action="kept", reason=failed)
+        reason = next((outcome.reason for outcome in outcomes if outcome.reason), planned.reason)
+        return TensorReport(**description, **sizes, action="kept", reason=reason)
     sse = math.fsum(outcome.sse for outcome in outcomes)
     return TensorReport(
-        **said,
+        **description,
         **sizes,
         action="palettized",
         notes=tuple(dict.fromkeys(note for outcome in outcomes for note in outcome.notes)),

@@ -1,8 +1,8 @@
-"""Names for results: two slices of one name are palettized alike, bit for bit.
+"""Cache keys of results: slices of equal keys have equal palettes, bit for bit.
 
-A recipe stands for all that decides a result but the bytes. With the place of the bytes in an
-uploaded file it gives the origin key, known before anything is read; with their digest the content
-key, which finds the same tensor in any file.
+A recipe identifies everything but the bytes that a result depends on. With the location of the
+bytes in an uploaded file it gives the origin key, known before any read; with the digest of the
+bytes it gives the content key, which is the same for equal tensors of any file.
 """
 
 import hashlib
@@ -16,19 +16,19 @@ from palettery.schemas.tasks import StoredRows, TensorSlice
 
 
 def recipe(item: TensorSlice) -> str:
-    """Digest of the spec, the shape and layout of the bytes, and the version of the kernels."""
-    weighing = item.sensitivity
+    """Return the digest of spec, shape and layout of the bytes, and version of the kernels."""
+    sensitivity = item.sensitivity
     return _digest(
         item.spec.model_dump(mode="json"),
         item.clustering.model_dump(mode="json"),
         _layout(item),
-        weighing and _layout(weighing),
+        sensitivity and _layout(sensitivity),
         kernels.fingerprint(),
     )
 
 
 def origin_key(recipe: str, item: TensorSlice) -> str | None:
-    """Digest of a recipe and where the bytes lie; None when their file has no digest."""
+    """Return the digest of a recipe and the location of the bytes; None if a file has no digest."""
     places = [_place(rows) for rows in (item, item.sensitivity) if rows is not None]
     if any(place[0] is None for place in places):
         return None
@@ -36,16 +36,16 @@ def origin_key(recipe: str, item: TensorSlice) -> str | None:
 
 
 def content_key(recipe: str, content_sha256: str) -> str:
-    """Digest of a recipe and of the bytes."""
+    """Return the digest of a recipe and of the bytes."""
     return _digest(recipe, content_sha256)
 
 
-def request_sha256(intake: JobPlan) -> str:
-    """Digest of everything that an artifact depends on: equal ones give equal artifacts."""
+def request_sha256(job_plan: JobPlan) -> str:
+    """Return the digest of everything that an artifact depends on."""
     return _digest(
-        [(file.name, file.sha256) for file in intake.files()],
-        intake.config.model_dump(mode="json"),
-        intake.plan.model_dump(mode="json"),
+        [(file.name, file.sha256) for file in job_plan.files()],
+        job_plan.config.model_dump(mode="json"),
+        job_plan.plan.model_dump(mode="json"),
         kernels.fingerprint(),
         VERSION,
     )

@@ -1,4 +1,4 @@
-"""Statistics of tensors: made beside their palettes, kept as lines of JSON, added up when read."""
+"""Statistics of tensors: computed per slice, stored as lines of JSON, merged when read."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,22 +20,22 @@ from palettery.kernels.metrics import Metrics
 from palettery.schemas.statistics import SliceStatistics, TensorStatistics
 from palettery.schemas.tasks import StoredBytes, StoredSlice, TensorSlice
 
-MOST_ENTRIES = 256
-"""Of LUTs that are told one by one."""
-MOST_GROUPS = 256
-"""Numbers that tell the errors of groups."""
+MAX_ENTRIES = 256
+"""Most LUT entries that are listed."""
+MAX_GROUPS = 256
+"""Most numbers for the errors of groups; more groups are averaged."""
 DIGITS = 6
-"""Significant ones, of numbers that are there to be drawn."""
+"""Significant digits of numbers for charts."""
 PIECE_BYTES = 1 << 20
 
 
 def statistics(
     item: TensorSlice, metrics: Metrics, arrays: Mapping[str, NDArray[Any]]
 ) -> SliceStatistics:
-    """Statistics of a slice from what its kernel measured and from the arrays of its palette."""
+    """Return the statistics of a slice from its metrics and the arrays of its palette."""
     groups = len(metrics.group_sse)
     mse = (metrics.group_sse * (groups / np.prod(item.shape, dtype=np.float64))).tolist()
-    each = -(-groups // MOST_GROUPS)
+    each = -(-groups // MAX_GROUPS)
     return SliceStatistics(
         name=item.name,
         first_row=item.first_row,
@@ -48,16 +48,16 @@ def statistics(
     )
 
 
-def merged(slices: Sequence[SliceStatistics]) -> TensorStatistics:
-    """Statistics of a tensor from those of its slices, in the order of their rows."""
+def merge_slices(slices: Sequence[SliceStatistics]) -> TensorStatistics:
+    """Return the statistics of a tensor from those of its slices, in the order of rows."""
     first = slices[0]
     if len(slices) == 1:
         return TensorStatistics(**first.model_dump(exclude={"first_row"}))
     mse = [mean for part in slices for mean in part.group_mse]
-    times = -(-len(mse) // MOST_GROUPS)
+    times = -(-len(mse) // MAX_GROUPS)
     return TensorStatistics(
         name=first.name,
-        palette=_joined([part.palette for part in slices]),
+        palette=_join_palettes([part.palette for part in slices]),
         occupancy=tuple(map(sum, zip(*(part.occupancy for part in slices), strict=True))),
         unused=sum(part.unused for part in slices),
         groups_each=first.groups_each * times,
@@ -66,22 +66,22 @@ def merged(slices: Sequence[SliceStatistics]) -> TensorStatistics:
     )
 
 
-def line_of(found: SliceStatistics) -> bytes:
-    """A slice's statistics as a line."""
-    return found.model_dump_json().encode() + b"\n"
+def encode_line(slice_: SliceStatistics) -> bytes:
+    """Return a slice's statistics as a line."""
+    return slice_.model_dump_json().encode() + b"\n"
 
 
-def renamed(line: bytes, item: TensorSlice) -> bytes:
-    """The line of the same numbers under a slice's own name."""
+def rename_line(line: bytes, item: TensorSlice) -> bytes:
+    """Return a line of statistics under the name of another slice."""
     here = {"name": item.name, "first_row": item.first_row}
-    return line_of(SliceStatistics.model_validate_json(line).model_copy(update=here))
+    return encode_line(SliceStatistics.model_validate_json(line).model_copy(update=here))
 
 
-def collected(store: Storage, parts: Parts, path: str) -> Parts:
-    """Write the lines of all slices into one file; the parts, with their lines in there."""
+def collect_statistics(store: Storage, parts: Parts, path: str) -> Parts:
+    """Write the lines of all slices into one file; return the parts with their new locations."""
     offset = 0
 
-    def moved(part: StoredSlice) -> StoredSlice:
+    def relocate(part: StoredSlice) -> StoredSlice:
         nonlocal offset
         if part.statistics is None:
             return part
@@ -90,13 +90,13 @@ def collected(store: Storage, parts: Parts, path: str) -> Parts:
         offset += size
         return part.model_copy(update={"statistics": line})
 
-    slices = [part.statistics for found in parts.values() for part in found]
-    store.write(path, _lines(store, [line for line in slices if line is not None]))
-    return {name: tuple(map(moved, found)) for name, found in parts.items()}
+    lines = [part.statistics for slices in parts.values() for part in slices]
+    store.write(path, _lines(store, [line for line in lines if line is not None]))
+    return {name: tuple(map(relocate, slices)) for name, slices in parts.items()}
 
 
-def find(store: Storage, path: str, name: str) -> TensorStatistics | None:
-    """Statistics of a tensor among the lines of a file; None if it has none."""
+def find_statistics(store: Storage, path: str, name: str) -> TensorStatistics | None:
+    """Return the statistics of a tensor from a file of lines; None if there are none."""
     begin = b'{"name":' + json.dumps(name, ensure_ascii=False).encode() + b","
     for beginning, lines in groupby(_read_lines(store, path), _beginning):
         if beginning == begin:
@@ -105,22 +105,22 @@ def find(store: Storage, path: str, name: str) -> TensorStatistics | None:
 
 
 def read_all(store: Storage, path: str) -> Iterator[TensorStatistics]:
-    """Statistics of every tensor, in the order of the file."""
+    """Yield the statistics of every tensor, in the order of the file."""
     for _, lines in groupby(_read_lines(store, path), _beginning):
         yield _merged(lines)
 
 
 def _merged(lines: Iterable[bytes]) -> TensorStatistics:
-    return merged([SliceStatistics.model_validate_json(line) for line in lines])
+    return merge_slices([SliceStatistics.model_validate_json(line) for line in lines])
 
 
 def _beginning(line: bytes) -> bytes:
-    """A line up to its second member: the tensor's name. Lines of one tensor lie together."""
+    """Return a line up to its second member: the tensor's name. Lines of a tensor are adjacent."""
     return line[: line.index(b'","sampled":') + 2]
 
 
 def _lines(store: Storage, lines: Sequence[StoredBytes]) -> Iterator[memoryview]:
-    """The lines' bytes; those that lie side by side are read at once."""
+    """Yield the lines' bytes; adjacent ones are read at once."""
     start = 0
     for number, line in enumerate(lines, 1):
         end = line.offset + line.size_bytes
@@ -141,38 +141,38 @@ def _read_lines(store: Storage, path: str) -> Iterator[bytes]:
 
 def _palette(arrays: Mapping[str, NDArray[Any]], dtype: np.dtype[Any]) -> tuple[float, ...] | None:
     lut = arrays["lut"]
-    if lut.size > MOST_ENTRIES or "per_channel_scale" in arrays:
+    if lut.size > MAX_ENTRIES or "per_channel_scale" in arrays:
         return None
     dense = dense_lut(lut, dtype, arrays.get("lut_scale"), arrays.get("lut_zero_point"))
     return tuple(map(_rounded, upcast(dense).reshape(-1).tolist()))
 
 
-def _joined(palettes: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
-    known = [entry for palette in palettes for entry in palette or ()]
-    return None if None in palettes or len(known) > MOST_ENTRIES else tuple(known)
+def _join_palettes(palettes: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
+    entries = [entry for palette in palettes for entry in palette or ()]
+    return None if None in palettes or len(entries) > MAX_ENTRIES else tuple(entries)
 
 
-def _histograms(found: Distribution) -> dict[str, Any]:
-    used = np.flatnonzero(found.weights + found.reconstructed)
+def _histograms(distribution: Distribution) -> dict[str, Any]:
+    used = np.flatnonzero(distribution.weights + distribution.reconstructed)
     first, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
     return {
-        "sampled": found.sample_size,
-        "cell_exponent": found.exponent,
+        "sampled": distribution.sample_size,
+        "cell_exponent": distribution.exponent,
         "first_cell": first - CELLS // 2,
-        "weights": tuple(found.weights[first:end].tolist()),
-        "reconstructed": tuple(found.reconstructed[first:end].tolist()),
+        "weights": tuple(distribution.weights[first:end].tolist()),
+        "reconstructed": tuple(distribution.reconstructed[first:end].tolist()),
     }
 
 
-def _distribution(found: SliceStatistics) -> Distribution:
+def _distribution(slice_: SliceStatistics) -> Distribution:
     cells = np.zeros((2, CELLS), np.int64)
-    first = found.first_cell + CELLS // 2
-    cells[:, first : first + len(found.weights)] = found.weights, found.reconstructed
-    return Distribution(found.cell_exponent, *cells)
+    first = slice_.first_cell + CELLS // 2
+    cells[:, first : first + len(slice_.weights)] = slice_.weights, slice_.reconstructed
+    return Distribution(slice_.cell_exponent, *cells)
 
 
 def _means(numbers: Sequence[float], each: int) -> tuple[float, ...]:
-    """Means of so many numbers in a row."""
+    """Return the means of runs of `each` numbers."""
     runs = (numbers[start : start + each] for start in range(0, len(numbers), each))
     return tuple(_rounded(sum(run) / len(run)) for run in runs)
 

@@ -1,4 +1,4 @@
-"""Run one task: fetch its bytes, palettize, write one part."""
+"""Compression task: read the bytes of some slices, palettize them, and write one part."""
 
 import itertools
 import logging
@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_hexdigest
 
 from palettery.app.artifacts.dtypes import NUMPY
-from palettery.app.artifacts.writer import Entry, arranged, array_entry, stream
-from palettery.app.compression.cancellation import StopCheck
+from palettery.app.artifacts.writer import TensorEntry, array_entry, sort_entries, stream
+from palettery.app.compression.cancellation import CancellationCheck
 from palettery.app.compression.palettize import Palettized, palettize
 from palettery.app.compression.parts import OUTCOMES, OUTCOMES_KEY, STATISTICS_KEY
-from palettery.app.compression.statistics import renamed
+from palettery.app.compression.statistics import rename_line
 from palettery.app.errors import ObjectMissing
-from palettery.app.storage.base import Storage
+from palettery.app.storage.base import Reads, Storage
 from palettery.app.storage.checked_reads import CheckedFile, CheckedReads
 from palettery.app.storage.open import shared_storage
 from palettery.schemas.report import SliceOutcome
 from palettery.schemas.tasks import CompressionTask, TensorSlice
 
-ROOM_BYTES = 24 << 10
-"""For the outcome of a slice that is known only once its indices were written, or for its line.
+RESERVED_BYTES = 24 << 10
+"""Space for an outcome or a line of statistics that is known only after the indices are written.
 
-The longest names alone take 4,000 bytes, the most statistics some 11,000.
+The longest names take 4,000 bytes, the longest statistics some 11,000.
 """
 
 
@@ -33,36 +33,43 @@ log = logging.getLogger(__name__)
 
 
 def run_task(task: CompressionTask, threads: int | None = None) -> None:
-    """Palettize a task's slices into its part file; the part appears whole or not at all.
+    """Palettize a task's slices into its part file, by an atomic write.
 
-    One that is there is left alone: a worker that died right behind it could not say so. `threads`
+    An existing part is left unchanged: a worker may have died right after writing it. `threads`
     None uses every core.
 
     Raises:
-        Cancelled: see `StopCheck`.
-        InvalidSensitivities: some are negative or not finite. Non-finite weights are kept as they
-            are, for such is the model; a bad sensitivity is bad input, and an artifact without its
-            say would not be what was asked for.
+        Cancelled: see `CancellationCheck`.
+        InvalidSensitivities: some are negative or not finite. Non-finite weights belong to the
+            model and are kept; bad sensitivities are bad input, which must not be ignored.
     """
     store = shared_storage(task.store_url)
     if store.exists(task.part_path):
         return
-    source = checked(shared_storage(task.source_url), task.slices)
-    beside = source
+    source = sensitivities = _reads(task, task.source_url)
     if task.sensitivities_url:
-        beside = checked(shared_storage(task.sensitivities_url), task.slices)
-    stop = StopCheck(store, task.cancel_path)
+        sensitivities = _reads(task, task.sensitivities_url)
+    check = CancellationCheck(store, task.cancel_path)
     slices: list[Palettized] = []
     for item in task.slices:
-        stop()
-        known = _known(store, item) if item.known else None
-        slices.append(known or palettize(source, beside, item, task.digests, threads, stop))
+        check()
+        slices.append(
+            (_reusable_result(store, item) if item.known else None)
+            or palettize(source, sensitivities, item, task.digests, threads, check)
+        )
     entries = [*_entries(slices), _outcomes(slices), _statistics(slices)]
     store.write(task.part_path, stream(entries, {}))
 
 
-def checked(store: Storage, items: Sequence[TensorSlice]) -> CheckedReads:
-    """A store whose files the slices, and their sensitivities, are read from."""
+def _reads(task: CompressionTask, url: str) -> Reads:
+    """Return a store to read from; reads of uploads, which share the job's store, are checked."""
+    # Damaged uploads are moved away. Files of another store are the user's own.
+    store = shared_storage(url)
+    return checked_reads(store, task.slices) if url == task.store_url else store
+
+
+def checked_reads(store: Storage, items: Sequence[TensorSlice]) -> CheckedReads:
+    """Return checked reads of the files of slices and their sensitivities."""
     rows = [rows for item in items for rows in (item, item.sensitivity) if rows is not None]
     return CheckedReads(
         store,
@@ -74,8 +81,8 @@ def checked(store: Storage, items: Sequence[TensorSlice]) -> CheckedReads:
     )
 
 
-def _known(store: Storage, item: TensorSlice) -> Palettized | None:
-    """The result of an earlier job; None when it is gone, as that job may be."""
+def _reusable_result(store: Storage, item: TensorSlice) -> Palettized | None:
+    """Return the result of an earlier job; None if it is damaged, or deleted with that job."""
     assert item.known is not None  # noqa: S101 - callers checked
     path, outcome = item.known.path, item.known.outcome
     arrays: dict[str, NDArray[np.generic]] = {}
@@ -89,62 +96,64 @@ def _known(store: Storage, item: TensorSlice) -> Palettized | None:
                 return None
             arrays[key] = np.frombuffer(data, NUMPY[tensor.dtype]).reshape(tensor.shape)
         if line is not None:
-            statistics = renamed(bytes(store.read(line.path, line.offset, line.size_bytes)), item)
+            statistics = rename_line(
+                bytes(store.read(line.path, line.offset, line.size_bytes)), item
+            )
     except ObjectMissing:
         return None
-    here = {"name": item.name, "first_row": item.first_row, "reused": True}
-    return Palettized(arrays, outcome.model_copy(update=here), statistics)
+    update = {"name": item.name, "first_row": item.first_row, "reused": True}
+    return Palettized(arrays, outcome.model_copy(update=update), statistics)
 
 
-def _entries(slices: Sequence[Palettized]) -> list[Entry]:
-    return arranged(
-        _digested(f"{number}.{made.name}", made, found)
-        for number, found in enumerate(slices)
-        for made in (*itertools.starmap(array_entry, found.arrays.items()), *found.streamed)
+def _entries(slices: Sequence[Palettized]) -> list[TensorEntry]:
+    return sort_entries(
+        _digested(f"{number}.{entry.name}", entry, result)
+        for number, result in enumerate(slices)
+        for entry in (*itertools.starmap(array_entry, result.arrays.items()), *result.streamed)
     )
 
 
-def _digested(name: str, made: Entry, found: Palettized) -> Entry:
-    """An array under its name in the part, digested while it is written."""
-    found.digests[made.name] = xxh3_64_hexdigest(b"")  # as long as what it will be
+def _digested(name: str, entry: TensorEntry, result: Palettized) -> TensorEntry:
+    """Return an entry under its name in the part, with a digest computed while it is written."""
+    result.digests[entry.name] = xxh3_64_hexdigest(b"")  # placeholder of the same length
 
     def chunks() -> Iterator[bytes | memoryview]:
         digest = xxh3_64()
-        for chunk in made.chunks():
+        for chunk in entry.chunks():
             digest.update(chunk)
             yield chunk
-        found.digests[made.name] = digest.hexdigest()
+        result.digests[entry.name] = digest.hexdigest()
 
-    return replace(made, name=name, chunks=chunks)
+    return replace(entry, name=name, chunks=chunks)
 
 
-def _outcomes(slices: Sequence[Palettized]) -> Entry:
-    """What became of the slices, written last: of some it is not known before."""
-    known = OUTCOMES.dump_json(tuple(_outcome(found) for found in slices if found.outcome))
-    size = len(known) + ROOM_BYTES * sum(found.outcome is None for found in slices)
+def _outcomes(slices: Sequence[Palettized]) -> TensorEntry:
+    """Return the entry of all outcomes, written last, since some are known only then."""
+    text = OUTCOMES.dump_json(tuple(_outcome(result) for result in slices if result.outcome))
+    size = len(text) + RESERVED_BYTES * sum(result.outcome is None for result in slices)
 
     def chunks() -> Iterator[bytes]:
         yield OUTCOMES.dump_json(tuple(map(_outcome, slices))).ljust(size)
 
-    return Entry(OUTCOMES_KEY, "U8", (size,), size, chunks)
+    return TensorEntry(OUTCOMES_KEY, "U8", (size,), size, chunks)
 
 
-def _outcome(found: Palettized) -> SliceOutcome:
-    assert found.outcome is not None  # noqa: S101 - all entries were written
-    known = {"statistics_bytes": _line_bytes(found), "array_digests": dict(found.digests)}
-    return found.outcome.model_copy(update=known)
+def _outcome(result: Palettized) -> SliceOutcome:
+    assert result.outcome is not None  # noqa: S101 - all entries were written
+    update = {"statistics_bytes": _line_bytes(result), "array_digests": dict(result.digests)}
+    return result.outcome.model_copy(update=update)
 
 
-def _statistics(slices: Sequence[Palettized]) -> Entry:
-    """A line for each slice that has any, written last, too."""
+def _statistics(slices: Sequence[Palettized]) -> TensorEntry:
+    """Return the entry of all lines of statistics, written last, too."""
     size = sum(map(_line_bytes, slices))
 
     def chunks() -> Iterator[bytes]:
-        for found in slices:
-            yield found.statistics[:-1].ljust(_line_bytes(found) - 1) + found.statistics[-1:]
+        for result in slices:
+            yield result.statistics[:-1].ljust(_line_bytes(result) - 1) + result.statistics[-1:]
 
-    return Entry(STATISTICS_KEY, "U8", (size,), size, chunks)
+    return TensorEntry(STATISTICS_KEY, "U8", (size,), size, chunks)
 
 
-def _line_bytes(found: Palettized) -> int:
-    return ROOM_BYTES if found.streamed else len(found.statistics)
+def _line_bytes(result: Palettized) -> int:
+    return RESERVED_BYTES if result.streamed else len(result.statistics)

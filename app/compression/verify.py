@@ -1,4 +1,4 @@
-"""Prove that an artifact is what its report says, by reading it back against the source."""
+"""Verification of an artifact: it is read back and compared with the model and the report."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palettery.app.artifacts.dtypes import NUMPY
-from palettery.app.artifacts.reader import Artifact, Stored
+from palettery.app.artifacts.reader import Artifact, LocatedTensor
 from palettery.app.checkpoints.dense import array_view, dense_chunks, dense_size_bytes
 from palettery.app.errors import InvalidArtifact
 from palettery.app.storage.base import Reads
@@ -16,7 +16,7 @@ from palettery.schemas.checkpoint import Checkpoint, StoredTensor
 from palettery.schemas.report import TensorReport
 
 RELATIVE_SLACK = 1e-6
-"""Between two sums of the same squares, added in another order."""
+"""Tolerance between two sums of the same squares, added in another order."""
 
 
 def verify(
@@ -27,31 +27,31 @@ def verify(
     check: Callable[[], None],
     threads: int | None = None,
 ) -> None:
-    """Compare tensors of the artifact, as stored, with the source; `check` may end it.
+    """Compare tensors of a stored artifact with the model; `check` may cancel it.
 
-    Kept tensors must have the same bytes; palettized ones must reconstruct to the error that the
-    report states.
+    Kept tensors must have the same bytes. Palettized ones must have the squared error of the
+    report.
 
     Raises:
-        InvalidArtifact: names the tensor that does not.
+        InvalidArtifact: names the tensor that differs.
     """
     stored = {tensor.name: tensor for tensor in checkpoint.tensors}
-    for said in tensors:
+    for report in tensors:
         check()
-        tensor = stored[said.name]
+        tensor = stored[report.name]
         path = checkpoint.files[tensor.file].path
-        if said.action == "kept":
-            _check_bytes(artifact, said.name, source, path, tensor, check)
+        if report.action == "kept":
+            _check_bytes(artifact, report.name, source, path, tensor, check)
             continue
         rows, sums = _Rows(source, path, tensor), []
-        for first, block in artifact.blocks(said.name, threads):
+        for first, block in artifact.blocks(report.name, threads):
             check()
             sums.append(errors(rows.read(first, len(block)), block, threads, check).sse)
         sse = math.fsum(sums)
-        if not math.isclose(sse, said.sse, rel_tol=RELATIVE_SLACK, abs_tol=1e-300):
+        if not math.isclose(sse, report.sse, rel_tol=RELATIVE_SLACK, abs_tol=1e-300):
             raise InvalidArtifact(
-                f"{said.name}: the artifact as read back has a squared error of {sse:.9g}, "
-                f"the kernel promised {said.sse:.9g}; the job can be retried"
+                f"{report.name}: the artifact as read back has a squared error of {sse:.9g}, "
+                f"the kernel promised {report.sse:.9g}; the job can be retried"
             )
 
 
@@ -63,19 +63,19 @@ def _check_bytes(
     tensor: StoredTensor,
     check: Callable[[], None],
 ) -> None:
-    found: Stored | None = artifact.kept.get(name)
-    if found is None or found.tensor.size_bytes != dense_size_bytes(tensor):
+    written: LocatedTensor | None = artifact.kept.get(name)
+    if written is None or written.tensor.size_bytes != dense_size_bytes(tensor):
         raise InvalidArtifact(f"{name}: the artifact as read back lacks it")
-    place = found.tensor.offset
-    for theirs in dense_chunks(source, path, tensor):
+    offset = written.tensor.offset
+    for chunk in dense_chunks(source, path, tensor):
         check()
-        if artifact.storage.read(found.path, place, len(theirs)) != theirs:
+        if artifact.storage.read(written.path, offset, len(chunk)) != chunk:
             raise InvalidArtifact(f"{name}: the artifact as read back differs from the upload")
-        place += len(theirs)
+        offset += len(chunk)
 
 
 class _Rows:
-    """Rows of a source tensor; one with strides is fetched once, whole."""
+    """Rows of a source tensor; a strided one is read once, as a whole."""
 
     def __init__(self, source: Reads, path: str, tensor: StoredTensor) -> None:
         self._source, self._path, self._tensor = source, path, tensor

@@ -1,4 +1,4 @@
-"""Runs a model before and after, in a sandbox; `palettery.app.evaluation.evaluate` asks for it."""
+"""Sandboxed process that runs a model before and after palettization, for `evaluate`."""
 
 import json
 import math
@@ -11,15 +11,15 @@ from safetensors.torch import load_file
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from palettery.app.artifacts.export.inputs import open_inputs
 from palettery.app.artifacts.export.live_model import (
-    States,
+    StateDict,
+    artifact_state_dict,
     call,
     is_out_of_memory,
     load_program,
-    states_of,
-    uploaded_states,
+    uploaded_state_dict,
 )
+from palettery.app.artifacts.export.sandbox_files import open_sandbox_files
 from palettery.app.checkpoints.pt2 import read_pt2
 from palettery.app.checkpoints.pt2_runnable import read_runnable
 from palettery.app.errors import BadInput, InvalidArtifact
@@ -29,38 +29,39 @@ from palettery.schemas.evaluation import ComparedOutput
 
 
 def answer(request: bytes) -> bytes:
-    """Each output of a model, compared with what it is with an artifact's weights."""
-    asked, folder = EvaluationRequest.model_validate_json(request), Path.cwd()
-    artifact, source = open_inputs(asked.inputs, folder)
+    """Compare each output of a model with the output that an artifact's weights give."""
+    evaluation, folder = EvaluationRequest.model_validate_json(request), Path.cwd()
+    artifact, source = open_sandbox_files(evaluation.files, folder)
     storage, file = source.storage, source.file
-    uploaded = read_pt2(storage, file, asked.limits)
-    before, after = uploaded_states(uploaded, storage), states_of(artifact)
+    uploaded = read_pt2(storage, file, evaluation.limits)
+    before, after = uploaded_state_dict(uploaded, storage), artifact_state_dict(artifact)
     _check_same(before, after)
-    runnable = read_runnable(storage, file, asked.limits)
-    found = []
-    for states in (before, after):
-        with tempfile.TemporaryDirectory(dir=folder) as between:
-            program = load_program(runnable, states, source, Path(between))
-        found.append(_run(program, _given(program, asked.tensors_name), asked.tensors_name))
+    runnable = read_runnable(storage, file, evaluation.limits)
+    results = []
+    for tensors in (before, after):
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            program = load_program(runnable, tensors, source, Path(temporary))
+        inputs = _load_inputs(program, evaluation.inputs_name)
+        results.append(_run(program, inputs, evaluation.inputs_name))
     outputs = [
-        compared(pytree.keystr(path), ours, theirs)
-        for (path, ours), (_, theirs) in zip(*map(_leaves, found), strict=True)
+        compare(pytree.keystr(path), ours, theirs)
+        for (path, ours), (_, theirs) in zip(*map(_leaves, results), strict=True)
         if isinstance(ours, torch.Tensor)
     ]
-    # Not pydantic's JSON, which has null where a number is infinite.
+    # pydantic's JSON would have null for infinite numbers.
     return json.dumps([output.model_dump() for output in outputs]).encode()
 
 
-def compared(name: str, before: torch.Tensor, after: torch.Tensor) -> ComparedOutput:
-    """How far two outputs are apart."""
-    was, now = (each.detach().double().reshape(-1) for each in (before, after))
-    apart, length = errors(was, now), float(was.norm() * now.norm())
+def compare(name: str, before: torch.Tensor, after: torch.Tensor) -> ComparedOutput:
+    """Compare two outputs."""
+    old, new = (each.detach().double().reshape(-1) for each in (before, after))
+    error, length = errors(old, new), float(old.norm() * new.norm())
     return ComparedOutput(
         name=name,
         shape=tuple(before.shape),
-        snr_db=apart.snr_db if math.isfinite(apart.snr_db) else None,
-        cosine=float(was @ now) / length if length else 1.0,
-        max_error=apart.max_error,
+        snr_db=error.snr_db if math.isfinite(error.snr_db) else None,
+        cosine=float(old @ new) / length if length else 1.0,
+        max_error=error.max_error,
     )
 
 
@@ -68,30 +69,30 @@ def _leaves(output: object) -> list[tuple[pytree.KeyPath, object]]:
     return pytree.tree_flatten_with_path(output)[0]
 
 
-def _run(program: ExportedProgram, given: Mapping[str, torch.Tensor], inputs: str) -> object:
+def _run(program: ExportedProgram, inputs: Mapping[str, torch.Tensor], file: str) -> object:
     try:
-        return call(program, given)
+        return call(program, inputs)
     except Exception as error:
         if is_out_of_memory(error):
             raise MemoryError from error
-        said = str(error).strip().rpartition("\n")[2] or type(error).__name__
-        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in given.items())
-        raise BadInput(f"the model cannot run on {inputs} ({shapes}): {said}") from error
+        message = str(error).strip().rpartition("\n")[2] or type(error).__name__
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
+        raise BadInput(f"the model cannot run on {file} ({shapes}): {message}") from error
 
 
-def _given(program: ExportedProgram, inputs: str) -> Mapping[str, torch.Tensor]:
-    wanted = program.graph_signature.user_inputs
-    found = load_file(INPUTS)
-    missing = [name for name in wanted if name not in found]
-    if missing or len(found) > len(wanted):
+def _load_inputs(program: ExportedProgram, file: str) -> Mapping[str, torch.Tensor]:
+    names = program.graph_signature.user_inputs
+    inputs = load_file(INPUTS)
+    missing = [name for name in names if name not in inputs]
+    if missing or len(inputs) > len(names):
         raise BadInput(
-            f"the model's inputs are {', '.join(map(str, wanted))}; {inputs} has "
-            f"{', '.join(found) or 'none'}: name its tensors so"
+            f"the model's inputs are {', '.join(map(str, names))}; {file} has "
+            f"{', '.join(inputs) or 'none'}: name its tensors like the inputs"
         )
-    return found
+    return inputs
 
 
-def _check_same(before: States, after: States) -> None:
+def _check_same(before: StateDict, after: StateDict) -> None:
     for name, shape in before.shapes().items():
         if after.shapes().get(name) != shape:
             raise InvalidArtifact(

@@ -5,8 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from palettery.app.compression.assemble import REPORT
-from palettery.app.compression.job_folder import JOBS, discard_artifact, job_folder
+from palettery.app.compression.job_folder import JOBS, REPORT, discard_artifact, job_folder
 from palettery.app.errors import Conflict, NotFound
 from palettery.app.events.job_changes import JobChangeRepository
 from palettery.app.jobs.repository import JobRepository

@@ -14,9 +14,9 @@ from palettery.app.compression.result_keys import request_sha256
 from palettery.app.configs.documents import ConfigDocument, read_config
 from palettery.app.events.log_messages import Line, planned
 from palettery.app.models.indexing import model_checkpoint
-from palettery.app.planning.exports import check_expressible, with_exports
-from palettery.app.planning.job_plan import JobPlan, take_in_checkpoint
-from palettery.app.planning.tasks import cut
+from palettery.app.planning.exports import check_expressible, plan_exports
+from palettery.app.planning.job_plan import JobPlan, plan_checkpoint
+from palettery.app.planning.tasks import cut_tasks
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.app.storage.open import shared_storage
@@ -93,7 +93,7 @@ def plan(spec: JobSpec, store_url: str, limits: Limits) -> bytes:
     """Return what a job would do, as JSON of `Plan`.
 
     Raises:
-        BadInput: see `read_config`, `read_checkpoint`, `take_in_checkpoint`, `with_exports` and
+        BadInput: see `read_config`, `read_checkpoint`, `plan_checkpoint`, `plan_exports` and
             `read_runnable`.
     """
     return _job_plan(spec, shared_storage(store_url), limits).plan.model_dump_json().encode()
@@ -111,7 +111,7 @@ def prepare(spec: JobSpec, store_url: str, limits: Limits, storage: JobStorage) 
     if not spec.options.keep_dense:
         check_expressible(job.plan)
     checkpoint = _relocated(job.checkpoint, storage.paths)
-    tasks = cut(
+    tasks = cut_tasks(
         job.plan,
         checkpoint,
         source_url=store_url,
@@ -148,11 +148,11 @@ def _job_plan(spec: JobSpec, store: Storage, limits: Limits) -> JobPlan:
     sensitivities = None
     if spec.sensitivities is not None:
         sensitivities = _checkpoint(spec.sensitivities, store, limits)
-    job = take_in_checkpoint(config, model, sensitivities, limits, strict=options.strict)
+    job = plan_checkpoint(config, model, sensitivities, limits, strict=options.strict)
     has_graph = model.format == "pt2"
-    if has_graph and any(FORMATS[to].runs for to in options.formats):
+    if has_graph and any(FORMATS[to].needs_graph for to in options.formats):
         read_runnable(store, model.files[0], limits)
-    return replace(job, plan=with_exports(job.plan, options.formats, has_graph=has_graph))
+    return replace(job, plan=plan_exports(job.plan, options.formats, has_graph=has_graph))
 
 
 def _checkpoint(source: ModelSource, store: Storage, limits: Limits) -> Checkpoint:

@@ -2,14 +2,14 @@
 
 from contextlib import suppress
 
-from palettery.app.compression.assemble import (
+from palettery.app.compression.job_folder import (
     artifact_path,
     export_path,
+    published_artifact,
     report_path,
     statistics_path,
     write_report,
 )
-from palettery.app.compression.job_folder import published
 from palettery.app.errors import ObjectMissing
 from palettery.app.storage.checked_reads import digests_path
 from palettery.app.storage.open import shared_storage
@@ -41,4 +41,4 @@ def copy_results(store_url: str, source: str, target: str) -> Published | None:
         for tensor in report.tensors
     )
     write_report(store, target, report.model_copy(update={"tensors": tensors}))
-    return published(store, target, report)
+    return published_artifact(store, target, report)

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from palettery.app.compression.assemble import report_path
-from palettery.app.compression.job_folder import job_folder
+from palettery.app.compression.job_folder import job_folder, report_path
 from palettery.app.storage.open import shared_storage
 from palettery.schemas.exports import Exported
 from palettery.schemas.report import Report

@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from palettery.app.compression.assemble import report_path
-from palettery.app.compression.job_folder import job_folder
+from palettery.app.compression.job_folder import job_folder, report_path
 from palettery.app.compression.palettize import content_sha256
 from palettery.app.compression.result_keys import content_key, origin_key, recipe
-from palettery.app.compression.task import checked
+from palettery.app.compression.task import checked_reads
 from palettery.app.errors import NotFound, ObjectMissing, TooLarge, WorkerDied
 from palettery.app.execution.fair_slots import Share
 from palettery.app.execution.fanout import Workers
@@ -128,7 +127,7 @@ class ResultReuse:
         return [digest for task in tasks for digest in digests[id(task)]]
 
     def _digested(self, items: Sequence[TensorSlice]) -> list[str]:
-        store = checked(self._store, items)
+        store = checked_reads(self._store, items)
         return [content_sha256(store, store, item) for item in items]
 
 

@@ -8,14 +8,16 @@ from contextlib import suppress
 from starlette.requests import Request
 
 from palettery.app.artifacts.export.formats import FORMATS
-from palettery.app.compression.assemble import (
+from palettery.app.compression.job_folder import (
     artifact_path,
+    config_path,
     export_path,
+    job_folder,
+    report_documents,
     report_path,
     statistics_path,
 )
-from palettery.app.compression.job_folder import config_path, job_folder, report_documents
-from palettery.app.compression.statistics import find
+from palettery.app.compression.statistics import find_statistics
 from palettery.app.dashboard.report_page import report_page
 from palettery.app.database.job_rows import ID
 from palettery.app.errors import Conflict, DatabaseFailed, NotFound, ObjectMissing
@@ -200,7 +202,7 @@ class JobService:
         self._succeeded(owner, job_id, "statistics")
         path, statistics = statistics_path(job_folder(job_id)), None
         with suppress(ObjectMissing):  # of a job from before statistics were stored
-            statistics = find(self._store, path, tensor)
+            statistics = find_statistics(self._store, path, tensor)
         if statistics is None:
             raise NotFound(
                 f"there are no statistics of a tensor {tensor[:64]!r}: the job's report lists its "

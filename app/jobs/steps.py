@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from palettery.app.compression.assemble import report_path
 from palettery.app.compression.dispatch import describe
 from palettery.app.compression.job_folder import (
     discard_artifact,
     job_folder,
-    published,
+    published_artifact,
     read_tasks,
+    report_path,
     stop_path,
 )
 from palettery.app.errors import (
@@ -231,7 +231,7 @@ class JobSteps:
     def _as_published(self, prefix: str) -> Published:
         """Return an artifact that has a report, which is written after verification."""
         report = Report.model_validate_json(bytes(self._store.read(report_path(prefix))))
-        return published(self._store, prefix, report)
+        return published_artifact(self._store, prefix, report)
 
     async def _store_progress(self, job: Job, progress: Progress) -> None:
         if not await asyncio.to_thread(self._jobs.advance, job.id, progress, job.attempt):

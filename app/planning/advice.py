@@ -1,4 +1,4 @@
-"""What a user should know of a plan beyond the outcome of each tensor."""
+"""Warnings of a plan: it palettizes nothing, grows tensors, or skips what a rule suggests."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from typing import Final
 
 from palettery.app.checkpoints.ops import OP_TYPES
 from palettery.app.planning.incompatibility import palettized_bytes
-from palettery.app.planning.module_rules import Government, ModuleTree
+from palettery.app.planning.module_rules import ModuleRules, ModuleTree
 from palettery.app.planning.paths import keyed
 from palettery.schemas.base import Schema
 from palettery.schemas.checkpoint import Checkpoint
@@ -20,7 +20,7 @@ from palettery.schemas.plan import PlannedTensor
 
 EMBEDDING: Final = "torch.nn.modules.sparse.Embedding"
 _LARGE_SHARE = 0.05
-"""Of a model's bytes, from which kept embeddings are worth a word."""
+"""Share of a model's bytes from which kept embeddings are worth a warning."""
 _VALUE_BYTES: Mapping[str, int] = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 _RANKS = {"global_config": 0, "module_type_configs": 1, "module_name_configs": 2}
 """Levels of rules, the most general first."""
@@ -32,8 +32,8 @@ _MODULE_FIELDS = (
 )
 
 
-def tensor_warnings(tensors: Sequence[PlannedTensor], government: Government) -> Iterator[str]:
-    """Plans that palettize nothing, make tensors larger, or leave most bytes in embeddings."""
+def tensor_warnings(tensors: Sequence[PlannedTensor], module_rules: ModuleRules) -> Iterator[str]:
+    """Warn of plans that palettize nothing, enlarge tensors, or keep large embeddings."""
     palettized = [tensor for tensor in tensors if tensor.action == "palettize"]
     if not palettized:
         yield (
@@ -50,18 +50,18 @@ def tensor_warnings(tensors: Sequence[PlannedTensor], government: Government) ->
             f"{most.size_bytes:,} to {most.predicted_bytes:,} bytes ({bits:.0f} bits a weight); "
             "use fewer n_bits or larger groups there, or null"
         )
-    switched_off = {name for name, rules in government.rules.items() if rules.config is None}
-    yield from _embeddings(tensors, switched_off)
+    off = {name for name, rule in module_rules.by_module.items() if rule.config is None}
+    yield from _embeddings(tensors, off)
 
 
-def _embeddings(tensors: Sequence[PlannedTensor], switched_off: Set[str]) -> Iterator[str]:
+def _embeddings(tensors: Sequence[PlannedTensor], off: Set[str]) -> Iterator[str]:
     kept = [
         tensor
         for tensor in tensors
         if tensor.action == "keep"
         and tensor.module_type == EMBEDDING
         and tensor.rule is None
-        and tensor.module not in switched_off
+        and tensor.module not in off
         and tensor.dtype in _VALUE_BYTES
         and len(tensor.shape) > 1
     ]
@@ -81,9 +81,12 @@ def _embeddings(tensors: Sequence[PlannedTensor], switched_off: Set[str]) -> Ite
 
 
 def replaced_fields(
-    config: KMeansPalettizerConfig, checkpoint: Checkpoint, tree: ModuleTree, government: Government
+    config: KMeansPalettizerConfig,
+    checkpoint: Checkpoint,
+    tree: ModuleTree,
+    module_rules: ModuleRules,
 ) -> Iterator[str]:
-    """Rules that leave out what a more general rule sets for the same modules.
+    """Warn of rules that leave out what a more general rule sets for the same modules.
 
     A more specific rule replaces a more general one whole; nothing is merged, as in coreai-opt.
     """
@@ -91,14 +94,12 @@ def replaced_fields(
     configs = {"global_config": config.global_config}
     pairs: dict[tuple[str, str], bool] = {}
     for module in tree.modules.values():
-        rules, by_type = (
-            government.rules[module.name],
-            keyed("module_type_configs", f"{module.type}"),
-        )
-        configs[rules.path] = rules.config
+        rule = module_rules.by_module[module.name]
+        by_type = keyed("module_type_configs", f"{module.type}")
+        configs[rule.path] = rule.config
         configs[by_type] = config.module_type_configs.get(module.type or "")
         for general in (by_type, "global_config"):
-            pair = rules.path, general
+            pair = rule.path, general
             pairs[pair] = pairs.get(pair, False) or module.name in running
     for (specific, general), runs_op in pairs.items():
         if _RANKS[specific.partition("[")[0]] <= _RANKS[general.partition("[")[0]]:
@@ -116,23 +117,23 @@ def _left_out(
     *,
     with_specs: bool,
 ) -> Iterator[str]:
-    """What one config sets, and the other neither sets nor has."""
+    """Yield the settings of one config that the other neither sets nor has."""
     if general is None or specific is None:
         return
     yield from _differences(general, specific, _MODULE_FIELDS)
     if not with_specs or "op_state_spec" not in general.model_fields_set:
         return
     specs, others = general.op_state_spec or {}, specific.op_state_spec or {}
-    found = dict[str, None]()
+    differences = dict[str, None]()
     for key, spec in specs.items():
         other = others.get(key, others.get("*"))
         if spec is not None and other is not None:
-            found |= dict.fromkeys(_differences(spec, other, type(spec).model_fields))
-    yield from found
+            differences |= dict.fromkeys(_differences(spec, other, type(spec).model_fields))
+    yield from differences
 
 
 def _differences(one: Schema, other: Schema, fields: Iterable[str]) -> Iterator[str]:
-    """Fields that one sets, and the other leaves at another value."""
+    """Yield fields that one schema sets and the other leaves at another value."""
     for field in fields:
         value = getattr(one, field)
         is_left_out = field in one.model_fields_set and field not in other.model_fields_set

@@ -1,4 +1,4 @@
-"""What other forms can express of a plan, told before any work."""
+"""Exports of a plan: which weights each format can express, known before any work."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,19 @@ from palettery.app.artifacts.export.formats import (
     FORMATS,
     check_graph,
     check_installed,
-    inexpressible,
+    inexpressible_error,
 )
 from palettery.schemas.artifact import PalettizedWeight
 from palettery.schemas.exports import ExportFormat, PlannedExport
 from palettery.schemas.plan import Plan, PlannedTensor
 
 
-def with_exports(plan: Plan, formats: Sequence[ExportFormat], *, has_graph: bool = False) -> Plan:
-    """The plan of a job that is to make these forms, too.
+def plan_exports(plan: Plan, formats: Sequence[ExportFormat], *, has_graph: bool = False) -> Plan:
+    """Return a plan with exports to these formats.
 
     Raises:
-        ExtraMissing: packages are not installed that one of them needs.
-        UnsupportedFormat: one of them takes the model's graph, which is not there.
+        ExtraMissing: a format needs packages that are not installed.
+        UnsupportedFormat: a format needs the model's graph, and there is none.
     """
     for each in formats:
         check_installed(each)
@@ -28,18 +28,18 @@ def with_exports(plan: Plan, formats: Sequence[ExportFormat], *, has_graph: bool
 
 
 def check_expressible(plan: Plan) -> None:
-    """See that each form can express all that is palettized.
+    """Check that each format can express every palettized weight.
 
     Raises:
-        Inexpressible: one cannot; names the tensors.
+        Inexpressible: a format cannot; names the tensors.
     """
     for each in plan.exports:
         if each.inexpressible:
-            raise inexpressible(each.format, each.inexpressible)
+            raise inexpressible_error(each.format, each.inexpressible)
 
 
 def palettized_weight(planned: PlannedTensor) -> PalettizedWeight:
-    """How a tensor that is palettized will have to be read."""
+    """Return what the artifact's metadata says about a palettized tensor."""
     assert planned.spec is not None  # noqa: S101 - a palettized tensor has both
     assert planned.clustering is not None  # noqa: S101
     return PalettizedWeight(
@@ -53,13 +53,14 @@ def palettized_weight(planned: PlannedTensor) -> PalettizedWeight:
 
 
 def _planned(plan: Plan, to: ExportFormat) -> PlannedExport:
-    lacks = {
-        tensor.name: FORMATS[to].lacks(
+    unsupported = {
+        tensor.name: FORMATS[to].unsupported_feature(
             palettized_weight(tensor), tensor.spec.enable_per_channel_scale
         )
         for tensor in plan.palettized()
         if tensor.spec is not None
     }
     return PlannedExport(
-        format=to, inexpressible={name: lack for name, lack in lacks.items() if lack}
+        format=to,
+        inexpressible={name: feature for name, feature in unsupported.items() if feature},
     )

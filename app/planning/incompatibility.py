@@ -1,4 +1,4 @@
-"""Whether a spec fits a tensor, and what the palettized tensor will take."""
+"""Whether a spec is compatible with a tensor, and the size of the palettized tensor."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ _SCALE_BYTES: Final = 4
 """Per-channel and LUT scales are float32."""
 
 
-def settle(
+def resolve_clustering(
     spec: PalettizationSpec, config: ModuleKMeansPalettizerConfig, op_type: str | None
 ) -> Clustering:
-    """What the spec leaves open: the op's default axis; the rounding of the module's fast mode."""
+    """Return a spec's clustering, completed with the op's default axis and module's rounding."""
     group_size: int | None = None
     axis: Literal[0, 1] | None = 0
     if isinstance(spec.granularity, PerGroupedChannel):
@@ -35,10 +35,10 @@ def settle(
     )
 
 
-def misfit(
+def find_incompatibility(
     shape: Sequence[int], spec: PalettizationSpec, clustering: Clustering, op_type: str | None
 ) -> str | None:
-    """Why a tensor cannot take a spec, and which specs it can take; None when it fits.
+    """Return why a tensor cannot take a spec, and which specs it can take; None if it can.
 
     coreai-opt 0.3.0 keeps tensors whose length does not divide, and fails on the other cases.
     """
@@ -72,7 +72,7 @@ def misfit(
 def _other_granularities(
     shape: Sequence[int], spec: PalettizationSpec, group_size: int, axis: int
 ) -> str:
-    """The granularities nearest to one that does not fit, in words."""
+    """Return, in words, the granularities nearest to one that does not fit."""
     ways = []
     if len(shape) > 1 and shape[1 - axis] % group_size == 0:
         ways.append(f"axis {1 - axis}")
@@ -87,12 +87,12 @@ def _other_granularities(
 
 
 def _largest_divisor(length: int, most: int) -> int:
-    """The largest divisor of a length that is no larger than `most`."""
+    """Return the largest divisor of a length that is no larger than `most`."""
     return next((size for size in range(min(most, length), 1, -1) if length % size == 0), 1)
 
 
 def group_count(shape: Sequence[int], clustering: Clustering) -> int:
-    """LUTs of a tensor that fits."""
+    """Return the number of LUTs of a tensor."""
     if clustering.group_size is None:
         return 1
     return shape[clustering.axis] // clustering.group_size
@@ -101,7 +101,7 @@ def group_count(shape: Sequence[int], clustering: Clustering) -> int:
 def palettized_bytes(
     shape: Sequence[int], value_bytes: int, spec: PalettizationSpec, groups: int
 ) -> int:
-    """Exact size in the artifact: packed indices, LUTs, and the scales there are."""
+    """Return the exact size in the artifact: packed indices, LUTs and scales."""
     indices = (math.prod(shape) // spec.cluster_dim * spec.n_bits + 7) // 8
     entries = groups * 2**spec.n_bits * spec.cluster_dim
     scales = shape[0] * _SCALE_BYTES if spec.enable_per_channel_scale else 0

@@ -1,10 +1,10 @@
-"""From uploaded files and a config to what a job will do, or to a refusal of all of it."""
+"""Plan of a job, from uploaded files and a config."""
 
 from dataclasses import dataclass
 
 from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.planning.resolve import resolve
-from palettery.app.planning.sensitivities import match, weigh
+from palettery.app.planning.sensitivities import apply_sensitivities, match_sensitivities
 from palettery.app.planning.strict import check_strict
 from palettery.app.settings import Limits
 from palettery.app.storage.stored_files import StoredFiles
@@ -15,16 +15,16 @@ from palettery.schemas.plan import Plan
 
 @dataclass(frozen=True)
 class JobPlan:
-    """What was asked for, understood and found sound."""
+    """A validated job: config, model, sensitivities, and the plan for every tensor."""
 
     config: KMeansPalettizerConfig
     checkpoint: Checkpoint
     sensitivities: Checkpoint | None
-    """Under the names of the model's tensors; None when none were given."""
+    """Under the names of the model's tensors; None if the user sent none."""
     plan: Plan
 
     def files(self) -> tuple[StoredFile, ...]:
-        """The uploaded files that the plan needs."""
+        """Return the uploaded files that the plan needs."""
         beside = self.sensitivities.files if self.sensitivities else ()
         return (*self.checkpoint.files, *beside)
 
@@ -37,20 +37,20 @@ def plan_job(
     *,
     strict: bool,
 ) -> JobPlan:
-    """Read the headers of an upload, and plan what the config asks for.
+    """Read the headers of the uploaded files, and plan the job.
 
     Raises:
-        InvalidModel, UnsupportedFormat, TooLarge: see `read_checkpoint`, of either upload.
-        InvalidConfig, InvalidSensitivities, StrictViolation: see `take_in_checkpoint`.
+        InvalidModel, UnsupportedFormat, TooLarge: see `read_checkpoint`.
+        InvalidConfig, InvalidSensitivities, StrictViolation: see `plan_checkpoint`.
     """
     checkpoint = read_checkpoint(model.storage, model.files, limits)
     beside = None
     if sensitivities is not None:
         beside = read_checkpoint(sensitivities.storage, sensitivities.files, limits)
-    return take_in_checkpoint(config, checkpoint, beside, limits, strict=strict)
+    return plan_checkpoint(config, checkpoint, beside, limits, strict=strict)
 
 
-def take_in_checkpoint(
+def plan_checkpoint(
     config: KMeansPalettizerConfig,
     checkpoint: Checkpoint,
     sensitivities: Checkpoint | None,
@@ -58,17 +58,17 @@ def take_in_checkpoint(
     *,
     strict: bool,
 ) -> JobPlan:
-    """Plan what the config asks for of a model that was read.
+    """Plan the job on a model whose headers have been read.
 
     Raises:
         InvalidConfig: see `resolve`.
-        InvalidSensitivities: they do not fit the model.
-        StrictViolation: strict, and not everything that the config asks for can be done.
+        InvalidSensitivities: see `match_sensitivities`.
+        StrictViolation: `strict` is true, and see `check_strict`.
     """
     plan = resolve(config, checkpoint, limits)
     if strict:
         check_strict(plan)
     if sensitivities is None:
         return JobPlan(config, checkpoint, None, plan)
-    matched = match(sensitivities, checkpoint)
-    return JobPlan(config, checkpoint, matched, weigh(plan, matched))
+    matched = match_sensitivities(sensitivities, checkpoint)
+    return JobPlan(config, checkpoint, matched, apply_sensitivities(plan, matched))

@@ -1,4 +1,4 @@
-"""Which module config governs each module: name before type before global, later before earlier."""
+"""The module config of each module: by name, then type, then global; later before earlier."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -11,31 +11,31 @@ from palettery.schemas.config import KMeansPalettizerConfig, ModuleKMeansPaletti
 
 
 @dataclass(frozen=True)
-class Rules:
-    """A module config as it governs a module."""
+class ModuleRule:
+    """A module config that applies to a module."""
 
     path: str
-    """Where it stands in the config, as the plan writes it."""
+    """Path in the config, as the plan writes it."""
     pointer: str
-    """The same as a JSON pointer."""
+    """The path as a JSON pointer."""
     config: ModuleKMeansPalettizerConfig | None
-    """None switches palettization off."""
+    """None turns palettization off."""
     own: bool
-    """It names the module itself, not an ancestor; only then its module_state_spec counts."""
+    """Whether it names the module itself; if only an ancestor, module_state_spec does not apply."""
 
 
 @dataclass(frozen=True)
-class Government:
-    """Who governs whom."""
+class ModuleRules:
+    """The rule of every module."""
 
-    rules: Mapping[str, Rules]
-    """Module -> its rules, in falling precedence: the first wins over a shared tensor."""
+    by_module: Mapping[str, ModuleRule]
+    """Module -> its rule, highest precedence first: the first wins for a shared tensor."""
     matched: frozenset[str]
-    """Paths of the module configs that match a module, even one that another governs."""
+    """Paths of the module configs that match a module, even if another one applies to it."""
 
 
 class ModuleTree:
-    """Modules by every name they go by, and who lies in whom."""
+    """Modules by all of their names, and the modules inside each."""
 
     def __init__(self, modules: Collection[Module]) -> None:
         self.modules: Mapping[str, Module] = {module.name: module for module in modules}
@@ -51,62 +51,64 @@ class ModuleTree:
                 self.children[parent][canonical] = None
 
     def canonical(self, name: str) -> str:
-        """The first name of a module; the root for a name that no module has."""
+        """Return the first name of a module; the root for an unknown name."""
         return self._canonical.get(name, "")
 
     def owner(self, tensor: str) -> Module:
-        """The module that has a tensor of this name."""
+        """Return the module that a tensor belongs to."""
         return self.modules[self.canonical(tensor.rpartition(".")[0])]
 
     def inner_first(self, names: Collection[str]) -> list[str]:
-        """Modules, each before those it lies in."""
+        """Sort modules so that each comes before those it lies in."""
         return sorted(names, key=self._position.__getitem__, reverse=True)
 
 
-def govern(config: KMeansPalettizerConfig, tree: ModuleTree, patterns: Patterns) -> Government:
-    """The rules of every module.
+def find_module_rules(
+    config: KMeansPalettizerConfig, tree: ModuleTree, patterns: Patterns
+) -> ModuleRules:
+    """Return the rule of every module.
 
-    A config reaches all descendants of the modules it names, except those that a config of more
-    weight has reached already. Inner modules are named before outer ones, so that each gets its
-    own module_state_spec.
+    A config applies to all descendants of the modules it names, except those that a config of
+    higher precedence applies to. Inner modules are visited before outer ones, so that each gets
+    its own module_state_spec.
 
     Source: coreai-opt 0.3.0, `CompressionConfig.build_module_config_dict`.
     """
-    governed: dict[str, Rules] = {}
-    reached: set[str] = set()
+    by_module: dict[str, ModuleRule] = {}
+    matched_paths: set[str] = set()
     for pattern, module_config in reversed(config.module_name_configs.items()):
-        rules = _rules("module_name_configs", pattern, module_config)
-        matched = patterns.matching(pattern, tree.names, rules.pointer)
+        rule = _rule("module_name_configs", pattern, module_config)
+        matched = patterns.matching(pattern, tree.names, rule.pointer)
         for name in tree.inner_first({tree.canonical(name) for name in matched}):
-            reached.add(rules.path)
-            _spread(name, rules, tree, governed)
+            matched_paths.add(rule.path)
+            _spread(name, rule, tree, by_module)
     by_type: dict[str | None, list[str]] = defaultdict(list)
     for module in tree.modules.values():
         by_type[module.type].append(module.name)
     for type_name, module_config in reversed(config.module_type_configs.items()):
-        rules = _rules("module_type_configs", type_name, module_config)
+        rule = _rule("module_type_configs", type_name, module_config)
         for name in reversed(by_type.get(type_name, [])):
-            reached.add(rules.path)
-            _spread(name, rules, tree, governed)
-    rules = Rules("global_config", "/global_config", config.global_config, own=True)
+            matched_paths.add(rule.path)
+            _spread(name, rule, tree, by_module)
+    rule = ModuleRule("global_config", "/global_config", config.global_config, own=True)
     for name in reversed(list(tree.modules)):
-        governed.setdefault(name, rules)
-    return Government(governed, frozenset(reached))
+        by_module.setdefault(name, rule)
+    return ModuleRules(by_module, frozenset(matched_paths))
 
 
-def _rules(field: str, key: str, config: ModuleKMeansPalettizerConfig | None) -> Rules:
-    return Rules(keyed(field, key), pointer(field, key), config, own=True)
+def _rule(field: str, key: str, config: ModuleKMeansPalettizerConfig | None) -> ModuleRule:
+    return ModuleRule(keyed(field, key), pointer(field, key), config, own=True)
 
 
-def _spread(name: str, own: Rules, tree: ModuleTree, governed: dict[str, Rules]) -> None:
-    """Give a module its rules, and its descendants the same but for module_state_spec."""
-    if name in governed:
+def _spread(name: str, own: ModuleRule, tree: ModuleTree, by_module: dict[str, ModuleRule]) -> None:
+    """Apply a rule to a module, and to its descendants without the module_state_spec."""
+    if name in by_module:
         return
     inherited = replace(own, own=False)
-    governed[name] = own
+    by_module[name] = own
     waiting = [*reversed(tree.children.get(name, {}))]
     while waiting:
         child = waiting.pop()
-        if child not in governed:
-            governed[child] = inherited
+        if child not in by_module:
+            by_module[child] = inherited
             waiting += reversed(tree.children.get(child, {}))

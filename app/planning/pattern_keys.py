@@ -1,4 +1,4 @@
-"""The patterns of a config, where each stands, and whether all of them can be used."""
+"""Validation of all patterns of a config."""
 
 from collections.abc import Iterator
 
@@ -11,10 +11,10 @@ from palettery.schemas.problem import InvalidField
 
 
 def check_patterns(config: KMeansPalettizerConfig, patterns: Patterns) -> None:
-    """Compile every pattern before anything is matched, so that a bad one is always found.
+    """Compile every pattern before anything is matched, so that bad ones are always reported.
 
     Raises:
-        InvalidConfig: tells of the first hundred that are no regular expressions.
+        InvalidConfig: lists the first hundred patterns that are not regular expressions.
     """
     faults: list[InvalidField] = []
     for pattern, place in _patterns(config):
@@ -31,17 +31,17 @@ def check_patterns(config: KMeansPalettizerConfig, patterns: Patterns) -> None:
 def _module_configs(
     config: KMeansPalettizerConfig,
 ) -> Iterator[tuple[tuple[str, ...], ModuleKMeansPalettizerConfig | None]]:
-    """Every rule for modules, with the path to it."""
+    """Yield every module config, with its path."""
     yield ("global_config",), config.global_config
-    for key, held in config.module_type_configs.items():
-        yield ("module_type_configs", key), held
-    for key, held in config.module_name_configs.items():
-        yield ("module_name_configs", key), held
+    for key, module_config in config.module_type_configs.items():
+        yield ("module_type_configs", key), module_config
+    for key, module_config in config.module_name_configs.items():
+        yield ("module_name_configs", key), module_config
 
 
 def _patterns(config: KMeansPalettizerConfig) -> Iterator[tuple[str, str]]:
     for pattern in config.module_name_configs:
         yield pattern, pointer("module_name_configs", pattern)
-    for path, held in _module_configs(config):
-        for pattern in held.op_name_config if held else ():
+    for path, module_config in _module_configs(config):
+        for pattern in module_config.op_name_config if module_config else ():
             yield pattern, pointer(*path, "op_name_config", pattern)

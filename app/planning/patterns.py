@@ -1,4 +1,4 @@
-"""Regular expressions of a stranger, matched as `re.fullmatch` does but with a time limit."""
+"""Untrusted regular expressions, matched as `re.fullmatch` does but with a time limit."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from palettery.app.errors import InvalidConfig
 from palettery.schemas.problem import InvalidField
 
 _CHUNK: Final = 64
-"""Texts matched between two looks at the clock."""
+"""Texts matched between two checks of the time limit."""
 _CHUNK_STEPS: Final = 10**8
 """Most steps that a chunk may take in `re`, which cannot be stopped: about a second."""
 _LONGEST: Final = 10_000
@@ -39,10 +39,10 @@ class Patterns:
         self._compiled: dict[str, re.Pattern[str]] = {}
 
     def check(self, pattern: str, pointer: str) -> None:
-        """That a pattern is short and compiles; `pointer` says where in the config it stands.
+        """Check that a pattern is short and compiles; `pointer` is its place in the config.
 
         Raises:
-            InvalidConfig: it does not; says where and why.
+            InvalidConfig: says where and why.
         """
         if len(pattern) > _LONGEST:
             raise _invalid(pointer, f"{len(pattern):,} characters; {_LONGEST:,} are allowed")
@@ -54,13 +54,13 @@ class Patterns:
             ) from error
 
     def matching(self, pattern: str, texts: Sequence[str], pointer: str) -> set[str]:
-        """Those of some sorted texts that the whole pattern matches.
+        """Return the texts, of a sorted sequence, that the pattern matches in full.
 
         Patterns that provably need few steps go through `re`, six times as fast as the `regex`
         package with its timeout; all others go through `regex`.
 
         Raises:
-            InvalidConfig: the time is over.
+            InvalidConfig: the time limit is exceeded.
         """
         quick = _is_quick(pattern, texts)
         compiling = time.thread_time()
@@ -68,20 +68,20 @@ class Patterns:
         self._left_s -= time.thread_time() - compiling
         if self._left_s <= 0:
             raise self._too_slow(pattern, pointer)
-        found: set[str] = set()
+        matched: set[str] = set()
         for chunk in _chunks(_with_prefix(texts, pattern), _CHUNK if quick else 1):
-            started = time.thread_time()  # others' work must not make a good config fail
+            started = time.thread_time()  # load of the machine must not make a good config fail
             try:
-                found.update([text for text in chunk if matches(text)])
+                matched.update([text for text in chunk if matches(text)])
             except TimeoutError as error:
                 raise self._too_slow(pattern, pointer) from error
             self._left_s -= time.thread_time() - started
             if self._left_s <= 0:
                 raise self._too_slow(pattern, pointer)
-        return found
+        return matched
 
     def _quick(self, pattern: str) -> re.Pattern[str]:
-        """As `check` compiled it: `re` itself remembers a few hundred patterns only."""
+        """Return a pattern as `check` compiled it: `re` caches only a few hundred patterns."""
         return self._compiled.get(pattern) or _compile_quick(pattern)
 
     def _stoppable(self, pattern: str, pointer: str) -> Callable[[str], object]:
@@ -101,7 +101,7 @@ class Patterns:
         return _invalid(
             pointer,
             f"matching the config's patterns took over {self._timeout_s:g} s, the most allowed, "
-            f"and {pattern!r} was at work; avoid nested repetition such as (a+)+",
+            f"at the pattern {pattern!r}; avoid nested repetition such as (a+)+",
         )
 
 
@@ -111,7 +111,7 @@ def _compile_quick(pattern: str) -> re.Pattern[str]:
 
 
 def _is_quick(pattern: str, texts: Sequence[str]) -> bool:
-    """Whether `re` is sure to be done with a chunk of these texts soon.
+    """Return whether `re` is certain to match a chunk of these texts quickly.
 
     Without quantified groups every repetition has at most one start and end per position, so
     s quantifiers and a alternatives take at most length**s * 2**a steps.
@@ -124,14 +124,14 @@ def _is_quick(pattern: str, texts: Sequence[str]) -> bool:
 
 
 def _unrolled(pattern: str) -> int:
-    """At least as many items as `regex` makes of a pattern; groups may multiply their counts."""
+    """Return an upper bound of the items that `regex` compiles; nested groups multiply counts."""
     counts = [max(1, int(count)) for count in _AT_LEAST.findall(pattern)]
     nested = _REPEATED_GROUP.search(pattern) is not None
     return len(pattern) * (math.prod(counts) if nested else max(counts, default=1))
 
 
 def _with_prefix(texts: Sequence[str], pattern: str) -> Sequence[str]:
-    """Those of some sorted texts that begin as every match of the pattern must."""
+    """Return the texts, of a sorted sequence, with the literal prefix of the pattern."""
     literal = _LITERAL.match(pattern)
     if literal is None or "|" in pattern:
         return texts
@@ -140,7 +140,7 @@ def _with_prefix(texts: Sequence[str], pattern: str) -> Sequence[str]:
 
 
 def _as_in_re(pattern: str) -> str:
-    """A pattern that means in `regex` what it means in `re`.
+    """Return a pattern that means in `regex` what it means in `re`.
 
     Braces that are no repetition are literal in `re`, fuzzy matching in `regex`; `[:` is no
     beginning of a POSIX class in `re`.

@@ -1,21 +1,26 @@
-"""From a config and a checkpoint to a plan: every tensor's fate, and the rule that decided it."""
+"""Resolve a config and a checkpoint to a plan: the outcome of every tensor, and its rule."""
 
 from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from palettery.app.checkpoints.ops import OP_TYPES
 from palettery.app.planning.advice import EMBEDDING, replaced_fields, tensor_warnings
-from palettery.app.planning.incompatibility import group_count, misfit, palettized_bytes, settle
-from palettery.app.planning.module_rules import ModuleTree, govern
+from palettery.app.planning.incompatibility import (
+    find_incompatibility,
+    group_count,
+    palettized_bytes,
+    resolve_clustering,
+)
+from palettery.app.planning.module_rules import ModuleTree, find_module_rules
 from palettery.app.planning.pattern_keys import check_patterns
 from palettery.app.planning.patterns import Patterns
-from palettery.app.planning.strict import asked_in_vain
+from palettery.app.planning.strict import find_inapplicable_rules
 from palettery.app.planning.tensor_rules import (
     FLOAT_BYTES,
     OUT_OF_REACH,
-    Decision,
+    TensorRule,
     can_be_palettized,
-    decide,
+    find_tensor_rules,
 )
 from palettery.app.planning.unmatched import find_unmatched
 from palettery.app.settings import Limits
@@ -26,36 +31,36 @@ from palettery.schemas.plan import Clustering, Plan, PlannedTensor
 
 
 def resolve(config: KMeansPalettizerConfig, checkpoint: Checkpoint, limits: Limits) -> Plan:
-    """What a job with this config does to this checkpoint. Pure: the same in, the same out.
+    """Return the plan of a job; a pure function of its arguments.
 
     Raises:
-        InvalidConfig: a pattern that is no regular expression, or that takes too long to match.
+        InvalidConfig: a pattern is not a regular expression, or takes too long to match.
     """
     patterns = Patterns(limits.regex_timeout_s)
     check_patterns(config, patterns)
     tree = ModuleTree(checkpoint.modules)
-    government = govern(config, tree, patterns)
-    verdicts = decide(checkpoint, tree, government.rules, patterns)
-    in_vain = asked_in_vain(checkpoint, tree, government.rules, patterns)
-    verdicts = replace(verdicts, tensors=in_vain | verdicts.tensors)
-    taken = {name for tensor in checkpoint.tensors for name in (tensor.name, *tensor.aliases)}
+    module_rules = find_module_rules(config, tree, patterns)
+    tensor_rules = find_tensor_rules(checkpoint, tree, module_rules.by_module, patterns)
+    inapplicable = find_inapplicable_rules(checkpoint, tree, module_rules.by_module, patterns)
+    tensor_rules = replace(tensor_rules, by_tensor=inapplicable | tensor_rules.by_tensor)
+    names = {name for tensor in checkpoint.tensors for name in (tensor.name, *tensor.aliases)}
     tensors = tuple(
-        _plan(tensor, tree.owner(tensor.name), verdicts.tensors.get(tensor.name), taken)
+        _plan(tensor, tree.owner(tensor.name), tensor_rules.by_tensor.get(tensor.name), names)
         for tensor in checkpoint.tensors
     )
-    replaced = replaced_fields(config, checkpoint, tree, government)
+    replaced = replaced_fields(config, checkpoint, tree, module_rules)
     return Plan(
         tensors=tensors,
-        unmatched=find_unmatched(config, checkpoint, government, verdicts),
-        warnings=(*checkpoint.warnings, *replaced, *tensor_warnings(tensors, government)),
+        unmatched=find_unmatched(config, checkpoint, module_rules, tensor_rules),
+        warnings=(*checkpoint.warnings, *replaced, *tensor_warnings(tensors, module_rules)),
         size_before_bytes=checkpoint.tensor_bytes(),
         predicted_size_bytes=sum(tensor.predicted_bytes for tensor in tensors),
     )
 
 
 @dataclass(frozen=True)
-class _Fate:
-    """What becomes of a tensor: kept for a reason, or palettized under a spec that fits."""
+class _Outcome:
+    """Outcome of a tensor: kept for a reason, or palettized by a compatible spec."""
 
     size_bytes: int
     reason: str | None = None
@@ -66,9 +71,9 @@ class _Fate:
 
 
 def _plan(
-    tensor: StoredTensor, module: Module, decision: Decision | None, taken: Set[str]
+    tensor: StoredTensor, module: Module, rule: TensorRule | None, names: Set[str]
 ) -> PlannedTensor:
-    fate = _fate(tensor, module, decision, taken)
+    outcome = _outcome(tensor, module, rule, names)
     return PlannedTensor(
         name=tensor.name,
         aliases=tensor.aliases,
@@ -78,57 +83,58 @@ def _plan(
         module=module.name,
         module_type=module.type,
         type_source=module.type_source,
-        op=decision.op.name if decision and decision.op and _is_registered(decision) else None,
-        action="keep" if fate.reason else "palettize",
-        rule=decision.rule if decision else None,
-        reason=fate.reason,
-        incompatible=fate.incompatible,
-        spec=fate.spec,
-        clustering=fate.clustering,
-        groups=fate.groups,
-        predicted_bytes=fate.size_bytes,
+        op=rule.op.name if rule and rule.op and _is_registered(rule) else None,
+        action="keep" if outcome.reason else "palettize",
+        rule=rule.path if rule else None,
+        reason=outcome.reason,
+        incompatible=outcome.incompatible,
+        spec=outcome.spec,
+        clustering=outcome.clustering,
+        groups=outcome.groups,
+        predicted_bytes=outcome.size_bytes,
     )
 
 
-def _fate(
-    tensor: StoredTensor, module: Module, decision: Decision | None, taken: Set[str]
-) -> _Fate:
-    if decision is None or decision.spec is None or decision.config is None:
-        return _Fate(tensor.size_bytes, _kept_because(tensor, module, decision))
-    spec, op_type = decision.spec, decision.op.type if decision.op else None
-    clustering = settle(spec, decision.config, op_type)
-    reason = _unfit(tensor) or misfit(tensor.shape, spec, clustering, op_type)
+def _outcome(
+    tensor: StoredTensor, module: Module, rule: TensorRule | None, names: Set[str]
+) -> _Outcome:
+    if rule is None or rule.spec is None or rule.config is None:
+        return _Outcome(tensor.size_bytes, _keep_reason(tensor, module, rule))
+    spec, op_type = rule.spec, rule.op.type if rule.op else None
+    clustering = resolve_clustering(spec, rule.config, op_type)
+    reason = _unpalettizable_reason(tensor)
+    reason = reason or find_incompatibility(tensor.shape, spec, clustering, op_type)
     for key in PALETTE_KEYS:
-        if f"{tensor.name}.{key}" in taken:
+        if f"{tensor.name}.{key}" in names:
             reason = f"the artifact needs the name of the model's own {tensor.name}.{key}"
     if reason is not None:
-        return _Fate(tensor.size_bytes, reason, incompatible=True)
+        return _Outcome(tensor.size_bytes, reason, incompatible=True)
     groups = group_count(tensor.shape, clustering)
     size = palettized_bytes(tensor.shape, FLOAT_BYTES[tensor.dtype], spec, groups)
-    return _Fate(size, spec=spec, clustering=clustering, groups=groups)
+    return _Outcome(size, spec=spec, clustering=clustering, groups=groups)
 
 
-def _kept_because(tensor: StoredTensor, module: Module, decision: Decision | None) -> str:
-    if (reason := _unfit(tensor)) is not None:
+def _keep_reason(tensor: StoredTensor, module: Module, rule: TensorRule | None) -> str:
+    if (reason := _unpalettizable_reason(tensor)) is not None:
         return reason
-    if decision is None and module.type in OUT_OF_REACH:
+    if rule is None and module.type in OUT_OF_REACH:
         return "a recurrent module reads its parameters as one list, out of reach of every rule"
     if module.type == EMBEDDING:
         return "embeddings are palettized only where a module_state_spec names them"
-    if decision is None or (decision.rule is None and not _is_registered(decision)):
+    if rule is None or (rule.path is None and not _is_registered(rule)):
         return "no registered op reads it, so only a module_state_spec could name it"
-    if decision.rule is None:
+    if rule.path is None:
         local = tensor.name.rpartition(".")[2]
-        return f"{decision.under} has no spec for {local!r}"
+        return f"{rule.config_path} has no spec for {local!r}"
     return "the config switches it off"
 
 
-def _unfit(tensor: StoredTensor) -> str | None:
-    """Why a tensor cannot be palettized under any spec; None when it can."""
+def _unpalettizable_reason(tensor: StoredTensor) -> str | None:
+    """Return why no spec can palettize a tensor; None if one can."""
     if tensor.dtype not in FLOAT_BYTES:
         return f"{tensor.dtype} cannot be palettized, only {', '.join(FLOAT_BYTES)} can"
     return None if can_be_palettized(tensor) else "it holds no more than one value"
 
 
-def _is_registered(decision: Decision) -> bool:
-    return decision.op is not None and decision.op.type in OP_TYPES
+def _is_registered(rule: TensorRule) -> bool:
+    return rule.op is not None and rule.op.type in OP_TYPES

@@ -1,4 +1,4 @@
-"""Sensitivities: how much the error of each weight counts, uploaded beside the model."""
+"""Sensitivities: the weight of each value's error, in a file uploaded with the model."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,28 +12,28 @@ from palettery.schemas.plan import Plan
 from palettery.schemas.problem import InvalidField
 
 _PARAMETRIZED = re.compile(r"(.*\.)?parametrizations\.([^.]+)\.original", re.DOTALL)
-"""What coreai-opt calls a parameter that it has prepared. Source: its `save_sensitivities`."""
+"""Name of a parameter that coreai-opt has prepared. Source: its `save_sensitivities`."""
 _NAMED = 100
-"""Tensors that a warning names."""
+"""Most tensors that a warning names."""
 
 
-def match(uploaded: Checkpoint, model: Checkpoint) -> Checkpoint:
-    """The sensitivities under the names of the model's tensors, one for one.
+def match_sensitivities(uploaded: Checkpoint, model: Checkpoint) -> Checkpoint:
+    """Return the sensitivities under the names of the model's tensors.
 
-    `x.parametrizations.weight.original` means `x.weight`, unless the model calls a tensor so.
+    `x.parametrizations.weight.original` means `x.weight`, unless that is a tensor's name.
 
     Raises:
-        InvalidSensitivities: one entry for each that the model has no tensor for, of another shape
-            than the tensor, not of floating point, or the second for one tensor.
+        InvalidSensitivities: lists those without a tensor in the model, of another shape than the
+            tensor, not of floating point, or second for one tensor.
     """
     return _Matching(uploaded, model).run()
 
 
-def weigh(plan: Plan, sensitivities: Checkpoint) -> Plan:
-    """The plan with its palettized tensors weighted, where they have sensitivities.
+def apply_sensitivities(plan: Plan, sensitivities: Checkpoint) -> Plan:
+    """Return the plan with palettized tensors weighted by their sensitivities.
 
-    A palettized tensor without counts all its weights alike, as in coreai-opt, and a sensitivity
-    of a kept tensor is not used; the plan warns of both.
+    A palettized tensor without sensitivities counts all weights alike, as in coreai-opt.
+    Sensitivities of a kept tensor are not used. The plan warns of both.
 
     Source: coreai-opt 0.3.0, `_set_sensitivities_in_fake_palettize_modules`.
     """
@@ -59,17 +59,17 @@ def weigh(plan: Plan, sensitivities: Checkpoint) -> Plan:
 def _warnings(lacking: Sequence[str], unused: Sequence[str]) -> Iterator[str]:
     if lacking:
         yield (
-            "no sensitivities were given for these palettized tensors, so all their weights "
-            f"count alike: {_shown(lacking)}"
+            "these palettized tensors have no sensitivities, so all their weights "
+            f"count alike: {_list_names(lacking)}"
         )
     if unused:
         yield (
             "the sensitivities of these tensors are not used, since the tensors are kept: "
-            f"{_shown(unused)}"
+            f"{_list_names(unused)}"
         )
 
 
-def _shown(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
     return ", ".join(sorted(names)[:_NAMED]) + more
 
@@ -81,13 +81,13 @@ class _Matching:
             name: tensor for tensor in model.tensors for name in (tensor.name, *tensor.aliases)
         }
         self._near = DottedNames(self._tensors)
-        self._found: dict[str, tuple[str, StoredTensor]] = {}
+        self._matches: dict[str, tuple[str, StoredTensor]] = {}
         self._faults: list[InvalidField] = []
 
     def run(self) -> Checkpoint:
         for stored in self._uploaded.tensors:
             for name in (stored.name, *stored.aliases):
-                if (fault := self._take(name, stored)) is not None:
+                if (fault := self._match(name, stored)) is not None:
                     place = pointer("sensitivities", name)
                     self._faults.append(InvalidField(pointer=place, detail=fault))
         if self._faults:
@@ -99,12 +99,12 @@ class _Matching:
             )
         tensors = tuple(
             stored.model_copy(update={"name": name, "aliases": ()})
-            for name, (_, stored) in self._found.items()
+            for name, (_, stored) in self._matches.items()
         )
         return self._uploaded.model_copy(update={"tensors": tensors, "modules": (), "ops": ()})
 
-    def _take(self, name: str, stored: StoredTensor) -> str | None:
-        """Note a sensitivity under its tensor's first name, or say why it cannot be used."""
+    def _match(self, name: str, stored: StoredTensor) -> str | None:
+        """Store a sensitivity under its tensor's first name, or return why it cannot be used."""
         prepared = _PARAMETRIZED.fullmatch(name)
         plain = (prepared[1] or "") + prepared[2] if prepared else name
         tensor = self._tensors.get(name) or self._tensors.get(plain)
@@ -114,12 +114,12 @@ class _Matching:
             return f"it has the dtype {stored.dtype}; {', '.join(FLOAT_BYTES)} are allowed"
         if stored.shape != tensor.shape:
             return f"it has the shape {list(stored.shape)}, the tensor {list(tensor.shape)}"
-        before, same = self._found.setdefault(tensor.name, (name, stored))
+        before, same = self._matches.setdefault(tensor.name, (name, stored))
         if same is not stored:
             return f"it means the same tensor as {before}, {tensor.name}; send one of them"
         return None
 
     def _hint(self, name: str) -> str:
-        """Names like one, for faults that are listed; the search takes time."""
+        """Suggest similar names, for listed faults only; the search takes time."""
         near = self._near.close(name) if len(self._faults) < MOST_LISTED else ()
         return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,4 +1,4 @@
-"""Cut a plan into tasks of roughly equal bytes: small tensors together, huge ones along rows."""
+"""Tasks of a plan, of about equal bytes: small tensors together, huge ones split by rows."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,12 @@ from palettery.schemas.plan import Plan, PlannedTensor
 from palettery.schemas.tasks import CompressionTask, StoredRows, TensorSlice
 
 LEAST_TASKS: Final = 8
-"""Tasks that even a small model is cut into, so that workers share it and progress is seen."""
+"""Tasks that even a small model is cut into, for parallel work and visible progress."""
 SMALLEST_TASK_BYTES: Final = 4 << 20
-"""Below this a task costs more to hand out than to split."""
+"""Below this size the dispatch of a task costs more than its work."""
 
 
-def cut(
+def cut_tasks(
     plan: Plan,
     checkpoint: Checkpoint,
     *,
@@ -28,17 +28,20 @@ def cut(
     sensitivities: Checkpoint | None = None,
     sensitivities_url: str | None = None,
 ) -> list[CompressionTask]:
-    """The tasks that palettize what the plan says, largest first.
+    """Return the tasks that palettize a plan's tensors, largest first.
 
-    Each takes up to `task_bytes` of neighbouring bytes, or one slice that cannot be made smaller.
+    Each has up to `task_bytes` of neighbouring bytes, or one slice that cannot be made smaller.
     The same plan and `task_bytes` give the same tasks, so parts of an earlier run stay valid.
-    `sensitivities` bear the names of the model's tensors.
+    `sensitivities` have the names of the model's tensors.
     """
-    located = _Located(checkpoint), _Located(sensitivities) if sensitivities else None
+    weights = _TensorLocations(checkpoint)
+    weighing = _TensorLocations(sensitivities) if sensitivities else None
     total = sum(planned.size_bytes for planned in plan.palettized())
     task_bytes = min(task_bytes, max(SMALLEST_TASK_BYTES, total // LEAST_TASKS))
     slices = [
-        piece for planned in plan.palettized() for piece in _slices(planned, *located, task_bytes)
+        piece
+        for planned in plan.palettized()
+        for piece in _slices(planned, weights, weighing, task_bytes)
     ]
     slices.sort(key=lambda piece: (piece.path, piece.offset))
     filled = sorted(_fill(slices, task_bytes), key=_size_bytes, reverse=True)
@@ -57,8 +60,8 @@ def cut(
     ]
 
 
-class _Located:
-    """The tensors of a checkpoint, and where their bytes lie."""
+class _TensorLocations:
+    """Tensors of a checkpoint, and the location of their bytes."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._files = checkpoint.files
@@ -68,7 +71,7 @@ class _Located:
         return self._tensors[name].strides is not None
 
     def rows(self, name: str, first: int, count: int) -> StoredRows:
-        """Some rows of a tensor; of one with strides only all can be had."""
+        """Return the location of some rows of a tensor; a strided one is only read whole."""
         stored = self._tensors[name]
         file = self._files[stored.file]
         row_bytes = stored.size_bytes // stored.shape[0]
@@ -86,7 +89,10 @@ class _Located:
 
 
 def _slices(
-    planned: PlannedTensor, weights: _Located, weighing: _Located | None, task_bytes: int
+    planned: PlannedTensor,
+    weights: _TensorLocations,
+    weighing: _TensorLocations | None,
+    task_bytes: int,
 ) -> Iterator[TensorSlice]:
     assert planned.spec is not None  # noqa: S101 - a palettized tensor has both
     assert planned.clustering is not None  # noqa: S101
@@ -107,7 +113,7 @@ def _slices(
 
 
 def _rows_per_slice(planned: PlannedTensor, task_bytes: int) -> int:
-    """Rows of each slice but the last; all rows when the tensor stays whole.
+    """Return the rows of each slice but the last; all rows if the tensor stays whole.
 
     Slices are cut between groups, so that no LUT is shared; between vectors; and where the packed
     indices end on a byte, so that those of the slices can be joined end to end.
@@ -128,7 +134,7 @@ def _rows_per_slice(planned: PlannedTensor, task_bytes: int) -> int:
 
 
 def _fill(slices: Sequence[TensorSlice], task_bytes: int) -> list[list[TensorSlice]]:
-    """Neighbours together, up to the size of a task."""
+    """Group neighbouring slices, up to the size of a task."""
     filled: list[list[TensorSlice]] = []
     room = 0
     for piece in slices:

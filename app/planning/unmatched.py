@@ -1,12 +1,12 @@
-"""Config keys that reached nothing, each with a reason and what would have matched."""
+"""Config keys that matched nothing, each with a reason and suggestions."""
 
 from collections.abc import Iterator, Mapping
 
 from palettery.app.checkpoints.ops import OP_TYPES
-from palettery.app.planning.module_rules import Government
+from palettery.app.planning.module_rules import ModuleRules
 from palettery.app.planning.paths import keyed
 from palettery.app.planning.suggestions import DottedNames, close_names, close_op_types, close_types
-from palettery.app.planning.tensor_rules import ALL, Verdicts
+from palettery.app.planning.tensor_rules import ALL, TensorRules
 from palettery.schemas.checkpoint import Checkpoint
 from palettery.schemas.config import (
     KMeansPalettizerConfig,
@@ -25,14 +25,14 @@ _NO_OP_NAME = (
 def find_unmatched(
     config: KMeansPalettizerConfig,
     checkpoint: Checkpoint,
-    government: Government,
-    verdicts: Verdicts,
+    module_rules: ModuleRules,
+    tensor_rules: TensorRules,
 ) -> tuple[UnmatchedKey, ...]:
-    """Every key of the config that neither governs a module nor decides over a tensor.
+    """Return every config key that applies to no module and no tensor.
 
-    Keys that the user did not write, those of defaults, are left out.
+    Keys of defaults, which the user did not write, are left out.
     """
-    return tuple(_Search(config, checkpoint, government, verdicts).run())
+    return tuple(_Search(config, checkpoint, module_rules, tensor_rules).run())
 
 
 class _Search:
@@ -40,13 +40,13 @@ class _Search:
         self,
         config: KMeansPalettizerConfig,
         checkpoint: Checkpoint,
-        government: Government,
-        verdicts: Verdicts,
+        module_rules: ModuleRules,
+        tensor_rules: TensorRules,
     ) -> None:
         self._config = config
-        self._governing = {rules.path for rules in government.rules.values()}
-        self._matched, self._used = government.matched, verdicts.used
-        self._deciding = {decision.rule for decision in verdicts.tensors.values()}
+        self._applied = {rule.path for rule in module_rules.by_module.values()}
+        self._matched, self._used = module_rules.matched, tensor_rules.used
+        self._deciding = {rule.path for rule in tensor_rules.by_tensor.values()}
         self._types = {module.type for module in checkpoint.modules if module.type}
         self._modules = DottedNames(
             name for module in checkpoint.modules for name in (module.name, *module.aliases)
@@ -60,21 +60,21 @@ class _Search:
         }
 
     def run(self) -> Iterator[UnmatchedKey]:
-        if "global_config" in self._governing:
+        if "global_config" in self._applied:
             yield from self._module_config("global_config", self._config.global_config)
-        for key, held in self._config.module_type_configs.items():
+        for key, module_config in self._config.module_type_configs.items():
             path = keyed("module_type_configs", key)
-            if path in self._governing:
-                yield from self._module_config(path, held)
+            if path in self._applied:
+                yield from self._module_config(path, module_config)
             elif path in self._matched:
                 yield _shadowed(path)
             else:
                 near = close_types(key, self._types)
                 yield _unmatched(path, "no module of the model has this type", near)
-        for key, held in self._config.module_name_configs.items():
+        for key, module_config in self._config.module_name_configs.items():
             path = keyed("module_name_configs", key)
-            if path in self._governing:
-                yield from self._module_config(path, held)
+            if path in self._applied:
+                yield from self._module_config(path, module_config)
             elif path in self._matched:
                 yield _shadowed(path)
             else:
@@ -115,10 +115,10 @@ class _Search:
         self, path: str, field: str, specs: Mapping[str, PalettizationSpec | None] | None
     ) -> Iterator[UnmatchedKey]:
         paths = {key: f"{path}.{keyed(field, key)}" for key in specs or ()}
-        idle = [key for key, inner in paths.items() if inner not in self._deciding]
-        if paths.keys() == _DEFAULT_NAMES and len(idle) == 1:
-            return  # presets spell both names of what is one thing to the user
-        for key in idle:
+        unused = [key for key, inner in paths.items() if inner not in self._deciding]
+        if paths.keys() == _DEFAULT_NAMES and len(unused) == 1:
+            return  # presets write both names of what is one thing to the user
+        for key in unused:
             if key == ALL or key in self._local_names:
                 reason = "what it names is decided by other rules, or read by no registered op"
                 yield _unmatched(paths[key], reason)
@@ -128,7 +128,7 @@ class _Search:
 
 
 def _shadowed(path: str) -> UnmatchedKey:
-    return _unmatched(path, "all it matches is governed by a more specific or a later key")
+    return _unmatched(path, "a more specific or a later key applies to all that it matches")
 
 
 def _unmatched(path: str, reason: str, suggestions: tuple[str, ...] = ()) -> UnmatchedKey:

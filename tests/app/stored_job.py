@@ -6,9 +6,15 @@ import numpy as np
 from safetensors.numpy import save
 
 from palettery.app.compression.dispatch import perform
-from palettery.app.compression.job_folder import job_folder, read_tasks, stop_path, write_job
+from palettery.app.compression.job_folder import (
+    job_folder,
+    read_report,
+    read_tasks,
+    stop_path,
+    write_job,
+)
 from palettery.app.planning.job_plan import plan_job
-from palettery.app.planning.tasks import cut
+from palettery.app.planning.tasks import cut_tasks
 from palettery.app.settings import Limits
 from palettery.app.storage.stored_files import StoredFiles
 from palettery.schemas.checkpoint import StoredFile
@@ -57,7 +63,7 @@ class StoredJob:
         self.request = JobRequest(
             config=config, checkpoint=self.intake.checkpoint, plan=self.intake.plan
         )
-        tasks = cut(
+        tasks = cut_tasks(
             self.intake.plan,
             self.intake.checkpoint,
             source_url=store.url,
@@ -86,6 +92,9 @@ class StoredJob:
 
     def finish(self):
         return perform(self.task(FinishTask))
+
+    def report(self):
+        return read_report(self.store, self.prefix)
 
     def artifact(self):
         """The files of its artifact: name -> bytes."""

@@ -1,4 +1,4 @@
-"""Core ML: an `.mlpackage`, zipped, whose weights are looked up in palettes.
+"""Core ML: a zipped `.mlpackage`, whose weights are decoded from palettes.
 
 Source: coremltools 9.0; palettes come as buffers of the model, `_COREML_/<parameter>/...`, beside
 weights that hold LUT[indices] exactly, and become `constexpr_lut_to_dense`.
@@ -20,8 +20,8 @@ from coremltools.converters.mil.mil.ops.defs.iOS18.compression import (
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from palettery.app.artifacts.export.live_model import looked_up
-from palettery.app.artifacts.pytorch import SCALE, tensor_of
+from palettery.app.artifacts.export.live_model import palettized_inputs
+from palettery.app.artifacts.pytorch import SCALE, to_tensor
 from palettery.app.artifacts.reader import Artifact
 from palettery.app.errors import InvalidArtifact
 
@@ -31,17 +31,17 @@ Array = NDArray[Any]
 
 
 def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str], to: Path) -> None:
-    """Write a model that already has LUT[indices] for weights, looked up but for the `dense`."""
-    said = {"_COREML_/metadata_version": torch.tensor(1)}
+    """Write a model whose weights are LUT[indices], palettized except for the `dense` ones."""
+    buffers = {"_COREML_/metadata_version": torch.tensor(1)}
     firsts = artifact.firsts()
     for name in program.state_dict:
         first = firsts.get(name, "")
         if first in artifact.weights and first not in dense:
             path, _, own = name.rpartition(".")
             for key, tensor in _palette(artifact, first):
-                said[f"{path}._COREML_/{own}/{key}".removeprefix(".")] = tensor
-    decomposed = program.run_decompositions(_unknown())
-    decomposed.state_dict.update(said)
+                buffers[f"{path}._COREML_/{own}/{key}".removeprefix(".")] = tensor
+    decomposed = program.run_decompositions(_unknown_operators())
+    decomposed.state_dict.update(buffers)
     ct.convert(
         decomposed,
         minimum_deployment_target=ct.target.iOS18,
@@ -50,14 +50,14 @@ def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str]
     ).save(str(to))
 
 
-def _unknown() -> dict[Any, Any]:
-    """How torch takes those operators apart that coremltools does not know."""
-    known, aten = _TORCH_OPS_REGISTRY.get_func, torch.ops.aten
-    apart: dict[Any, Any] = dict(torch.export.default_decompositions())
+def _unknown_operators() -> dict[Any, Any]:
+    """Return torch's decompositions of the operators that coremltools does not know."""
+    get_converter, aten = _TORCH_OPS_REGISTRY.get_func, torch.ops.aten
+    decompositions: dict[Any, Any] = dict(torch.export.default_decompositions())
     unknown = {
         operator: steps
-        for operator, steps in apart.items()
-        if known(operator.name().removeprefix("aten::").split(".")[0]) is None
+        for operator, steps in decompositions.items()
+        if get_converter(operator.name().removeprefix("aten::").split(".")[0]) is None
     }
     return unknown | {
         aten.__and__.Tensor: aten.bitwise_and.Tensor,
@@ -69,18 +69,20 @@ def check(path: Path, program: ExportedProgram, artifact: Artifact, dense: Colle
     """Compare the weights of a package, as coremltools reads and decodes them, with the artifact.
 
     Raises:
-        InvalidArtifact: names the weight that is another.
+        InvalidArtifact: names the weight that differs.
     """
-    found = list(_weights(path))
-    for argument, name in looked_up(program, artifact, dense).items():
+    weights = list(_weights(path))
+    for argument, name in palettized_inputs(program, artifact, dense).items():
         weight = artifact.dense(name).tobytes()
-        # coremltools makes names of its own where an operation takes several steps.
-        if not any(each.startswith(argument) and data.tobytes() == weight for each, data in found):
+        # coremltools chooses its own names where an operation takes several steps.
+        if not any(
+            each.startswith(argument) and data.tobytes() == weight for each, data in weights
+        ):
             raise InvalidArtifact(f"{name}: the Core ML package as read back is not LUT[indices]")
 
 
 def _weights(path: Path) -> Iterator[tuple[str, Array]]:
-    """Every weight of a package that is looked up, by the name of its input, decoded."""
+    """Yield every palettized weight of a package, decoded, with the name of its input."""
     package = ct.models.MLModel(str(path), skip_model_load=True)
     spec = package.get_spec()
     program = load(spec, spec.specificationVersion, package.weights_dir)
@@ -92,10 +94,10 @@ def _weights(path: Path) -> Iterator[tuple[str, Array]]:
 
 
 def _value(variable: Any) -> Array:
-    """What a variable holds that is computed of constants alone."""
+    """Return the value of a variable that depends on constants only."""
     if variable.val is not None:
-        found: Array = variable.val
-        return found
+        value: Array = variable.val
+        return value
     step = variable.op
     if step.op_type == "constexpr_lut_to_dense":
         axis = step.vector_axis
@@ -109,7 +111,7 @@ def _value(variable: Any) -> Array:
 def _palette(artifact: Artifact, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     parts = artifact.palettes[name]
     yield "compression_type", torch.tensor([PALETTIZATION])
-    yield "lut", tensor_of(artifact.lut(name))
+    yield "lut", to_tensor(artifact.lut(name))
     yield "vector_axis", torch.tensor(0)
     if SCALE in parts:
-        yield "palettization_scale", tensor_of(artifact.array(parts[SCALE]))
+        yield "palettization_scale", to_tensor(artifact.array(parts[SCALE]))

@@ -1,4 +1,4 @@
-"""What each format is, can express, and is written by."""
+"""Export formats: what each can express, and how it is written and checked."""
 
 import importlib
 import importlib.util
@@ -8,8 +8,8 @@ from functools import partial
 from types import ModuleType
 
 from palettery.app.artifacts.export.dense import check_dense, write_dense
-from palettery.app.artifacts.export.request import Export
-from palettery.app.artifacts.export.sandboxed import write_apart
+from palettery.app.artifacts.export.request import ExportRequest
+from palettery.app.artifacts.export.sandboxed import convert_in_sandbox
 from palettery.app.errors import ExtraMissing, Inexpressible, UnsupportedFormat
 from palettery.schemas.artifact import PalettizedWeight
 from palettery.schemas.exports import Exported, ExportFormat
@@ -17,43 +17,43 @@ from palettery.schemas.problem import InvalidField
 
 EXTRA = "export"
 DTYPES = {"F64": "float64", "BF16": "bfloat16", "F16": "float16"}
-"""As messages name those that a form may lack."""
-Write = Callable[[Export], str]
-"""Gives the hex digest of what was written."""
-Check = Callable[[Export], None]
-"""Raises InvalidArtifact where what was written is not LUT[indices]."""
+"""Names, for messages, of dtypes that a format may lack."""
+Write = Callable[[ExportRequest], str]
+"""Writes an export, and returns its SHA-256."""
+Check = Callable[[ExportRequest], None]
+"""Raises InvalidArtifact if the export is not LUT[indices]."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A form of an artifact; whatever is written in it is read back and compared."""
+    """A format; every export is read back and compared with the artifact."""
 
     write: Write
     check: Check
-    lacks: Callable[[PalettizedWeight, bool], str | None]
-    """What it has not that this weight needs, which may have a per-channel scale; None: nothing."""
+    unsupported_feature: Callable[[PalettizedWeight, bool], str | None]
+    """Feature that a weight needs and the format lacks; the flag: it has a per-channel scale."""
     suffix: str
-    """Of its file's name."""
+    """Suffix of its file's name."""
     package: str | None = None
-    """That it needs, beside those that are always installed."""
-    runs: bool = False
-    """Whether it is a whole model, which takes a graph: a `.pt2`."""
+    """Package that it needs beyond the required ones."""
+    needs_graph: bool = False
+    """Whether it is a runnable model, which needs a graph: a `.pt2`."""
 
 
 def _torchao() -> ModuleType:
-    """Its module, which brings torch, so that only who calls it waits for that."""
+    """Return the module, which imports torch, only when it is used."""
     return importlib.import_module("palettery.app.artifacts.export.torchao")
 
 
-def _checked_apart(_: Export) -> None:
-    """It was, by the process that wrote it."""
+def _checked_in_sandbox(_: ExportRequest) -> None:
+    """Do nothing: the process that wrote the export has checked it."""
 
 
-def _nothing(_: PalettizedWeight, __: bool) -> None:
-    """Dense tensors express everything."""
+def _none_in_dense(_: PalettizedWeight, __: bool) -> None:
+    """Return None: dense tensors express everything."""
 
 
-def _lacking_in_torchao(weight: PalettizedWeight, is_scaled: bool) -> str | None:
+def _unsupported_by_torchao(weight: PalettizedWeight, is_scaled: bool) -> str | None:
     if weight.cluster_dim > 1:
         return f"palettes of vectors (cluster_dim is {weight.cluster_dim})"
     if is_scaled:
@@ -61,13 +61,13 @@ def _lacking_in_torchao(weight: PalettizedWeight, is_scaled: bool) -> str | None
     return "float64" if weight.dtype == "F64" else None
 
 
-def _lacking_in_coreai(weight: PalettizedWeight, _: bool) -> str | None:
+def _unsupported_by_coreai(weight: PalettizedWeight, _: bool) -> str | None:
     if weight.n_bits == 3:
         return "palettes of 3 bits"
     return "float64" if weight.dtype == "F64" else None
 
 
-def _lacking_in_coreml(weight: PalettizedWeight, is_scaled: bool) -> str | None:
+def _unsupported_by_coreml(weight: PalettizedWeight, is_scaled: bool) -> str | None:
     if weight.cluster_dim > 1 and is_scaled:
         return f"a scale of each channel beside vectors (cluster_dim is {weight.cluster_dim})"
     if is_scaled and weight.dtype != "F32":
@@ -76,68 +76,72 @@ def _lacking_in_coreml(weight: PalettizedWeight, is_scaled: bool) -> str | None:
 
 
 FORMATS: Mapping[ExportFormat, Format] = {
-    "dense": Format(write_dense, check_dense, _nothing, ".safetensors"),
+    "dense": Format(write_dense, check_dense, _none_in_dense, ".safetensors"),
     "torchao": Format(
-        lambda wanted: _torchao().write_torchao(wanted),
-        lambda wanted: _torchao().check_torchao(wanted),
-        _lacking_in_torchao,
+        lambda request: _torchao().write_torchao(request),
+        lambda request: _torchao().check_torchao(request),
+        _unsupported_by_torchao,
         ".pt",
         "torchao",
     ),
     "coreai": Format(
-        partial(write_apart, "coreai"),
-        _checked_apart,
-        _lacking_in_coreai,
+        partial(convert_in_sandbox, "coreai"),
+        _checked_in_sandbox,
+        _unsupported_by_coreai,
         ".aimodel.zip",
         "coreai_torch",
-        runs=True,
+        needs_graph=True,
     ),
     "coreml": Format(
-        partial(write_apart, "coreml"),
-        _checked_apart,
-        _lacking_in_coreml,
+        partial(convert_in_sandbox, "coreml"),
+        _checked_in_sandbox,
+        _unsupported_by_coreml,
         ".mlpackage.zip",
         "coremltools",
-        runs=True,
+        needs_graph=True,
     ),
 }
 
 
-def export(wanted: Export, to: ExportFormat, *, keep_dense: bool) -> Exported:
-    """Write an artifact in a format, and see that it is right.
+def export_artifact(request: ExportRequest, to: ExportFormat, *, keep_dense: bool) -> Exported:
+    """Write an artifact in a format, and check the result.
 
     Raises:
-        Inexpressible: the format cannot express a weight, and `keep_dense` is not given.
+        Inexpressible: the format cannot express a weight, and `keep_dense` is false.
         ExtraMissing: it needs packages that are not installed.
         UnsupportedFormat: it needs a graph, and there is none.
-        InvalidArtifact: what was written is not what the artifact says.
+        InvalidArtifact: the export differs from the artifact.
     """
-    form, artifact = FORMATS[to], wanted.artifact
+    format_, artifact = FORMATS[to], request.artifact
     check_installed(to)
-    check_graph(to, has_graph=wanted.source is not None)
-    lacking = {
-        name: lacks
+    check_graph(to, has_graph=request.source is not None)
+    unsupported = {
+        name: feature
         for name, weight in artifact.weights.items()
-        if (lacks := form.lacks(weight, "per_channel_scale" in artifact.palettes[name]))
+        if (
+            feature := format_.unsupported_feature(
+                weight, "per_channel_scale" in artifact.palettes[name]
+            )
+        )
     }
-    if lacking and not keep_dense:
-        raise inexpressible(to, lacking)
-    wanted = replace(wanted, dense=tuple(lacking))
-    sha256 = form.write(wanted)
-    form.check(wanted)
+    if unsupported and not keep_dense:
+        raise inexpressible_error(to, unsupported)
+    request = replace(request, dense=tuple(unsupported))
+    sha256 = format_.write(request)
+    format_.check(request)
     return Exported(
         format=to,
         sha256=sha256,
-        size_bytes=wanted.store.size_bytes(wanted.path),
-        dense=tuple(sorted(lacking)),
+        size_bytes=request.store.size_bytes(request.path),
+        dense=tuple(sorted(unsupported)),
     )
 
 
 def check_installed(to: ExportFormat) -> None:
-    """See that a format can be written here.
+    """Check that the packages of a format are installed.
 
     Raises:
-        ExtraMissing: names the extra.
+        ExtraMissing: names the missing package.
     """
     package = FORMATS[to].package
     if package is not None and importlib.util.find_spec(package) is None:
@@ -148,27 +152,27 @@ def check_installed(to: ExportFormat) -> None:
 
 
 def check_graph(to: ExportFormat, *, has_graph: bool) -> None:
-    """See that a model is there as what a format takes.
+    """Check that there is a graph if a format needs one.
 
     Raises:
-        UnsupportedFormat: the format takes a graph, and there is none.
+        UnsupportedFormat: the format needs a graph, and there is none.
     """
-    if FORMATS[to].runs and not has_graph:
+    if FORMATS[to].needs_graph and not has_graph:
         raise UnsupportedFormat(
-            f"{to} is a model that runs, so it takes the model's graph: send it as a .pt2, written "
+            f"{to} is a runnable model, so it needs the model's graph: send it as a .pt2, written "
             "by torch.export.save (on the command line: --model)"
         )
 
 
-def inexpressible(to: ExportFormat, lacking: Mapping[str, str]) -> Inexpressible:
-    """The error that tells what a format lacks, tensor by tensor."""
+def inexpressible_error(to: ExportFormat, unsupported: Mapping[str, str]) -> Inexpressible:
+    """Return the error that names, for each tensor, the feature that a format lacks."""
     return Inexpressible.about(
-        f"{to} cannot express {len(lacking):,} tensors, which `errors` names; have them kept "
+        f"{to} cannot express {len(unsupported):,} tensors, which `errors` names; have them kept "
         "dense in it, or change the config for them",
         [
             InvalidField(
-                pointer=f"/tensors/{name}", detail=f"{name} needs {lacks}, which {to} has not"
+                pointer=f"/tensors/{name}", detail=f"{name} needs {feature}, which {to} lacks"
             )
-            for name, lacks in lacking.items()
+            for name, feature in unsupported.items()
         ],
     )

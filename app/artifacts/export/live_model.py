@@ -1,7 +1,7 @@
-"""A model with an artifact's weights, as torch runs it.
+"""A model with an artifact's weights, run by torch.
 
-It is read from a `.pt2` that is written anew: of the upload's graph what `read_runnable` lets
-through, and weights as bytes. The upload itself never comes near torch.
+torch loads a `.pt2` that is written here from the part of the graph that `read_runnable` accepts,
+and from weights as bytes. torch never reads the uploaded file itself.
 
 Source: torch 2.13, `torch/export/pt2_archive/_package.py`.
 """
@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from palettery.app.artifacts.export.operator_checks import CheckedOperators
 from palettery.app.artifacts.export.request import ExportSource
-from palettery.app.artifacts.reader import Artifact, Stored
+from palettery.app.artifacts.reader import Artifact, LocatedTensor
 from palettery.app.checkpoints.dense import dense_chunks
 from palettery.app.checkpoints.dtypes import DTYPES
 from palettery.app.checkpoints.pt2_runnable import Runnable
@@ -35,7 +35,7 @@ MODEL = "model"
 
 
 @dataclass(frozen=True)
-class State:
+class StateTensor:
     """A parameter or a buffer."""
 
     name: str
@@ -43,45 +43,47 @@ class State:
     """Its safetensors dtype name."""
     shape: tuple[int, ...]
     read: Callable[[], bytes]
-    """Gives its bytes, row-major."""
+    """Return its bytes, row-major."""
 
 
 @dataclass(frozen=True)
-class States:
-    """All that a model computes with."""
+class StateDict:
+    """All parameters and buffers of a model."""
 
-    tensors: Sequence[State]
+    tensors: Sequence[StateTensor]
     tied: Mapping[str, str]
     """Every other name of a tensor -> its first name."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """By every name."""
-        found = {state.name: state.shape for state in self.tensors}
-        return found | {alias: found[name] for alias, name in self.tied.items()}
+        """Return every name -> shape."""
+        shapes = {tensor.name: tensor.shape for tensor in self.tensors}
+        return shapes | {alias: shapes[name] for alias, name in self.tied.items()}
 
 
-def states_of(artifact: Artifact) -> States:
-    """An artifact's tensors, decoded."""
+def artifact_state_dict(artifact: Artifact) -> StateDict:
+    """Return an artifact's tensors, decoded."""
     palettized = [
-        State(name, weight.dtype, weight.shape, partial(_decoded, artifact, name))
+        StateTensor(name, weight.dtype, weight.shape, partial(_decoded, artifact, name))
         for name, weight in artifact.weights.items()
     ]
     kept = [
-        State(name, held.tensor.dtype, held.tensor.shape, partial(_kept, artifact, held))
-        for name, held in artifact.kept.items()
+        StateTensor(
+            name, stored.tensor.dtype, stored.tensor.shape, partial(_kept, artifact, stored)
+        )
+        for name, stored in artifact.kept.items()
     ]
-    return States([*palettized, *kept], artifact.tied())
+    return StateDict([*palettized, *kept], artifact.tied())
 
 
-def uploaded_states(checkpoint: Checkpoint, storage: Storage) -> States:
-    """The tensors as they were uploaded."""
+def uploaded_state_dict(checkpoint: Checkpoint, storage: Storage) -> StateDict:
+    """Return the tensors of the uploaded model."""
 
     def read(tensor: StoredTensor) -> bytes:
         return b"".join(dense_chunks(storage, checkpoint.files[tensor.file].path, tensor))
 
-    return States(
+    return StateDict(
         [
-            State(tensor.name, tensor.dtype, tensor.shape, partial(read, tensor))
+            StateTensor(tensor.name, tensor.dtype, tensor.shape, partial(read, tensor))
             for tensor in checkpoint.tensors
         ],
         {alias: tensor.name for tensor in checkpoint.tensors for alias in tensor.aliases},
@@ -89,31 +91,31 @@ def uploaded_states(checkpoint: Checkpoint, storage: Storage) -> States:
 
 
 def load_program(
-    runnable: Runnable, states: States, source: ExportSource, folder: Path
+    runnable: Runnable, tensors: StateDict, source: ExportSource, folder: Path
 ) -> ExportedProgram:
-    """The model of a `.pt2`, with these weights; the folder is for files in between."""
+    """Return the model of a `.pt2` with other weights; the folder is for temporary files."""
     archive = folder / f"{MODEL}.pt2"
-    _write(archive, runnable, states, source)
+    _write(archive, runnable, tensors, source)
     return torch.export.load(archive)
 
 
-def call(program: ExportedProgram, given: Mapping[str, torch.Tensor]) -> Any:
-    """What a model returns for inputs by their names."""
-    flat = [given[str(name)] for name in program.graph_signature.user_inputs]
+def call(program: ExportedProgram, inputs: Mapping[str, torch.Tensor]) -> Any:
+    """Run a model on inputs, by name, and return its output."""
+    flat = [inputs[str(name)] for name in program.graph_signature.user_inputs]
     args, kwargs = pytree.tree_unflatten(flat, program.call_spec.in_spec)
     with torch.no_grad(), CheckedOperators():
         return program.module()(*args, **kwargs)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch raised an error because it got no memory."""
+    """Return whether torch raised an error for lack of memory."""
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def looked_up(
+def palettized_inputs(
     program: ExportedProgram, artifact: Artifact, dense: Collection[str]
 ) -> dict[str, str]:
-    """Input of the graph that its outputs depend on -> the palettized weight that it stands for."""
+    """Return graph input -> palettized weight, for the inputs that the outputs depend on."""
     firsts = artifact.firsts()
     signature = program.graph_signature
     states = signature.inputs_to_parameters | signature.inputs_to_buffers
@@ -128,31 +130,31 @@ def looked_up(
 
 
 def _needed(graph: Graph) -> set[Node]:
-    """The nodes that the outputs depend on; converters leave the others out."""
-    found: set[Node] = set()
+    """Return the nodes that the outputs depend on; converters omit the others."""
+    needed: set[Node] = set()
     waiting = [node for node in graph.nodes if node.op == "output"]
     while waiting:
         node = waiting.pop()
-        if node not in found:
-            found.add(node)
+        if node not in needed:
+            needed.add(node)
             waiting += node.all_input_nodes
-    return found
+    return needed
 
 
-def _write(to: Path, runnable: Runnable, states: States, source: ExportSource) -> None:
+def _write(to: Path, runnable: Runnable, tensors: StateDict, source: ExportSource) -> None:
     parameters = runnable.program.parameters()
     with PT2ArchiveWriter(str(to)) as archive:
         archive.write_string(f"models/{MODEL}.json", runnable.program.document())
         archive.write_bytes(f"data/sample_inputs/{MODEL}.pt", b"")
         archive.write_string("byteorder", "little")
-        said: dict[str, Any] = {}
-        for number, state in enumerate(states.tensors):
-            member, is_parameter = f"weight_{number}", state.name in parameters
-            archive.write_bytes(f"data/weights/{member}", state.read())
-            said[state.name] = _payload(member, state.dtype, state.shape, is_parameter)
-        for alias, name in states.tied.items():
-            said[alias] = said[name] | {"is_param": alias in parameters}
-        _write_config(archive, "weights", said)
+        weights: dict[str, Any] = {}
+        for number, tensor in enumerate(tensors.tensors):
+            member, is_parameter = f"weight_{number}", tensor.name in parameters
+            archive.write_bytes(f"data/weights/{member}", tensor.read())
+            weights[tensor.name] = _payload(member, tensor.dtype, tensor.shape, is_parameter)
+        for alias, name in tensors.tied.items():
+            weights[alias] = weights[name] | {"is_param": alias in parameters}
+        _write_config(archive, "weights", weights)
         constants = {}
         for number, constant in enumerate(runnable.constants):
             name = f"tensor_{number}"
@@ -166,12 +168,12 @@ def _decoded(artifact: Artifact, name: str) -> bytes:
     return artifact.dense(name).tobytes()
 
 
-def _kept(artifact: Artifact, held: Stored) -> bytes:
-    return bytes(artifact.data(held))
+def _kept(artifact: Artifact, stored: LocatedTensor) -> bytes:
+    return bytes(artifact.data(stored))
 
 
 def _payload(member: str, dtype: str, shape: tuple[int, ...], is_parameter: bool) -> dict[str, Any]:
-    """What an archive says of a row-major tensor."""
+    """Return the metadata of a row-major tensor in an archive."""
     number = DTYPES[dtype].number
     if number is None:
         raise InvalidArtifact(

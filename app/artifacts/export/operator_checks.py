@@ -1,7 +1,7 @@
-"""Arguments that operators of torch take at their word, checked when they are called.
+"""Checks of arguments that some operators of torch do not validate, when they are called.
 
-A few operators that many models need read or write beyond their inputs, or never end, when shapes
-or sizes are not what they expect. What those are is known for certain only while the graph runs.
+A few common operators read or write out of bounds, or never end, if shapes or sizes are not what
+they expect. These are known for certain only while the graph runs.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,15 +16,15 @@ from torch.overrides import TorchFunctionMode
 ATEN = torch.ops.aten
 WINDOW_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "output_padding", "output_size")
 LONGEST_WINDOW = 1 << 24
-"""Of kernels, strides and the like; torch computes with some of them in 32 bits."""
+"""Limit of kernel sizes, strides and the like; torch computes some of them in 32 bits."""
 
 
 class CheckedOperators(TorchFunctionMode):
-    """While it lasts, operators are called with arguments that have been checked.
+    """Context in which the arguments of operators are checked before each call.
 
     Raises:
-        ValueError: an operator was called with arguments that it does not check, and that are
-            wrong; says which. It has not been run.
+        ValueError: the arguments of an operator are invalid, and it would not check them itself;
+            it has not run.
     """
 
     def __torch_function__(
@@ -33,9 +33,9 @@ class CheckedOperators(TorchFunctionMode):
         """Call a function of torch."""
         kwargs = kwargs or {}
         if isinstance(func, OpOverload) and (check := _check_of(func)) is not None:
-            given = dict(zip(_names(func), args, strict=False)) | kwargs
+            arguments = dict(zip(_names(func), args, strict=False)) | kwargs
             try:
-                check(given)
+                check(arguments)
             except ValueError as error:
                 raise ValueError(f"{func} was called with {error}") from error
         return func(*args, **kwargs)
@@ -58,94 +58,98 @@ def _check_of(operator: OpOverload) -> Callable[[Mapping[str, Any]], None] | Non
     return None
 
 
-def _check(is_so: bool, problem: str) -> None:
-    if not is_so:
+def _check(is_valid: bool, problem: str) -> None:
+    if not is_valid:
         raise ValueError(problem)
 
 
-def _check_windows(names: Iterable[str], given: Mapping[str, Any]) -> None:
+def _check_windows(names: Iterable[str], arguments: Mapping[str, Any]) -> None:
     for name in names:
-        value = given.get(name)
+        value = arguments.get(name)
         for number in value if isinstance(value, list | tuple) else (value,):
             if isinstance(number, int):
                 _check(0 <= number < LONGEST_WINDOW, f"{name} {number}; it may be up to 2**24")
 
 
-def _check_scales(names: Sequence[str], given: Mapping[str, Any]) -> None:
-    """Scales of an image are those that its size was multiplied by."""
-    lengths, sizes = given["self"].shape[2:], given["output_size"]
+def _check_scales(names: Sequence[str], arguments: Mapping[str, Any]) -> None:
+    """Check that the scales of an image match its input and output size."""
+    lengths, sizes = arguments["self"].shape[2:], arguments["output_size"]
     _check(len(lengths) == len(sizes) == len(names), f"an output of {len(sizes)} dimensions")
     for name, length, size in zip(names, lengths, sizes, strict=True):
-        scale = given.get(name)
-        is_right = scale is None or -0.01 <= length * scale - size <= 1.01  # rounded down, about
-        _check(is_right, f"{name} {scale} to make {size} out of {length}")
+        scale = arguments.get(name)
+        is_valid = scale is None or -0.01 <= length * scale - size <= 1.01  # rounded down, about
+        _check(is_valid, f"{name} {scale} to make {size} out of {length}")
 
 
-def _check_attention(given: Mapping[str, Any]) -> None:
-    """Every key has a value."""
-    query, key, value = given["query"], given["key"], given["value"]
+def _check_attention(arguments: Mapping[str, Any]) -> None:
+    """Check that every key has a value."""
+    query, key, value = arguments["query"], arguments["key"], arguments["value"]
     _check(min(query.dim(), key.dim(), value.dim()) > 1, "tensors of less than two dimensions")
     _check_shape("value", value, (*key.shape[:-1], value.shape[-1]))
     _check_shape("query", query, (*query.shape[:-1], key.shape[-1]))
 
 
-def _check_max_pool1d(given: Mapping[str, Any]) -> None:
-    _check_windows(WINDOW_ARGUMENTS, given)
+def _check_max_pool1d(arguments: Mapping[str, Any]) -> None:
+    _check_windows(WINDOW_ARGUMENTS, arguments)
     (kernel,), (padding,), (dilation,) = (
-        given.get(name, [default])
+        arguments.get(name, [default])
         for name, default in (("kernel_size", 1), ("padding", 0), ("dilation", 1))
     )
-    length = given["self"].shape[-1] + 2 * padding
+    length = arguments["self"].shape[-1] + 2 * padding
     _check(dilation * (kernel - 1) < length, f"a kernel of {kernel} for a length of {length}")
 
 
-def _check_weight_norm(given: Mapping[str, Any]) -> None:
-    v, g, dim = given["v"], given["g"], given.get("dim", 0)
+def _check_weight_norm(arguments: Mapping[str, Any]) -> None:
+    v, g, dim = arguments["v"], arguments["g"], arguments.get("dim", 0)
     _check(-v.dim() <= dim < v.dim(), f"dim {dim} for a weight of {v.dim()} dimensions")
     shape = [length if at == dim % v.dim() else 1 for at, length in enumerate(v.shape)]
     _check_shape("g", g, shape)
     _check(v.dtype == g.dtype, f"v of {v.dtype} and g of {g.dtype}; they must be the same")
 
 
-def _check_statistics(given: Mapping[str, Any]) -> None:
-    """Weight, bias and running statistics have one value per channel."""
-    data = given["input"]
+def _check_statistics(arguments: Mapping[str, Any]) -> None:
+    """Check that weight, bias and running statistics have one value per channel."""
+    data = arguments["input"]
     _check(data.dim() > 1, f"an input of {data.dim()} dimensions; it must have two or more")
     for name in ("weight", "bias", "running_mean", "running_var"):
-        if given.get(name) is not None:
-            _check_shape(name, given[name], data.shape[1:2])
-    is_known = given.get("running_mean") is not None and given.get("running_var") is not None
-    _check(is_known or bool(given.get("training")), "no running statistics, which it needs")
+        if arguments.get(name) is not None:
+            _check_shape(name, arguments[name], data.shape[1:2])
+    has_statistics = (
+        arguments.get("running_mean") is not None and arguments.get("running_var") is not None
+    )
+    _check(
+        has_statistics or bool(arguments.get("training")), "no running statistics, which it needs"
+    )
 
 
-def _check_fft(given: Mapping[str, Any]) -> None:
-    """Dimensions are those of the input, each once; what is cut off was there."""
-    data, dims = given["self"], given["dim"]
+def _check_fft(arguments: Mapping[str, Any]) -> None:
+    """Check that dimensions exist, each given once, and that the output is not too long."""
+    data, dims = arguments["self"], arguments["dim"]
     _check(len(set(dims)) == len(dims) > 0, f"dim {dims}; each dimension may occur once")
     _check(all(0 <= dim < data.dim() for dim in dims), f"dim {dims} for {data.dim()} dimensions")
-    length = given.get("last_dim_size")
+    length = arguments.get("last_dim_size")
     if length is not None:
         most = 2 * data.shape[dims[-1]] - 1
         _check(0 < length <= most, f"last_dim_size {length}; it may be up to {most}")
 
 
-def _check_recurrent(gates: int, given: Mapping[str, Any]) -> None:
-    """States and weights are of the shapes that the input, and the first of them, call for."""
-    data, weights, states = given["input"], given["params"], given["hx"]
+def _check_recurrent(gates: int, arguments: Mapping[str, Any]) -> None:
+    """Check that states and weights have the shapes that the input and the first weights imply."""
+    data, weights, states = arguments["input"], arguments["params"], arguments["hx"]
     hidden, *cells = [states] if isinstance(states, Tensor) else states
     _check(len(cells) == (gates == 4), f"{1 + len(cells)} states")
     _check(data.dim() == 3, f"an input of {data.dim()} dimensions; it must have three")
-    directions, layers = 1 + bool(given["bidirectional"]), given["num_layers"]
+    directions, layers = 1 + bool(arguments["bidirectional"]), arguments["num_layers"]
     _check(0 < layers * directions <= len(weights), f"{layers} layers and {len(weights)} weights")
     own = len(weights) // (layers * directions)
     _check(own * layers * directions == len(weights), f"{len(weights)} weights")
-    biases = 2 * bool(given["has_biases"])
+    biases = 2 * bool(arguments["has_biases"])
     projections = own - 2 - biases
     _check(projections in ((0, 1) if gates == 4 else (0,)), f"{own} weights per layer")
     _check(weights[1].dim() == 2, f"weights of {weights[1].dim()} dimensions")
     size = weights[1].shape[0] // gates
     out = weights[own - 1].shape[0] if projections else size
-    batch = data.shape[0 if given["batch_first"] else 1]
+    batch = data.shape[0 if arguments["batch_first"] else 1]
     _check_shape("hx", hidden, (layers * directions, batch, out))
     for cell in cells:
         _check_shape("cx", cell, (layers * directions, batch, size))

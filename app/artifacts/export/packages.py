@@ -1,4 +1,4 @@
-"""Exports that are folders: a name that ends as one gets the folder itself, any other a zip."""
+"""Packages: exports that are folders, written unzipped if the output's name has their suffix."""
 
 import zipfile
 from pathlib import Path
@@ -7,20 +7,20 @@ from palettery.app.errors import BadInput
 from palettery.schemas.exports import ExportFormat
 
 SUFFIXES: dict[str, ExportFormat] = {".mlpackage": "coreml", ".aimodel": "coreai"}
-MARKS = {".mlpackage": ("Manifest.json",), ".aimodel": ("main.mlirb", "metadata.json")}
-"""A file of each kind of package, by which one is told from other folders."""
+MARKER_FILES = {".mlpackage": ("Manifest.json",), ".aimodel": ("main.mlirb", "metadata.json")}
+"""Files that identify each kind of package."""
 
 
 def is_package(out: Path) -> bool:
-    """Whether a name asks for a folder."""
+    """Return whether an output's name is that of a package."""
     return out.suffix in SUFFIXES
 
 
 def check_package(out: Path, to: ExportFormat) -> None:
-    """See that a folder may be written, before any work.
+    """Check that a package can be written, before any work.
 
     Raises:
-        BadInput: another format has that suffix, or something else is there.
+        BadInput: another format has that suffix, or something else is at that path.
     """
     if not is_package(out):
         return
@@ -37,19 +37,19 @@ def check_package(out: Path, to: ExportFormat) -> None:
     )
 
 
-def put_package(archive: Path, out: Path, aside: Path) -> None:
-    """Unpack an export in a folder of the same disk, and put it in its place.
+def unpack_package(archive: Path, out: Path, temporary: Path) -> None:
+    """Unpack an export into a temporary folder of the same disk, and rename it.
 
-    A package that was there is moved aside first, so that there is never half of one.
+    An existing package is moved away first, so that no half-written one is ever visible.
     """
-    unpacked, before = aside / "unpacked", aside / "before"
+    unpacked, before = temporary / "unpacked", temporary / "before"
     with zipfile.ZipFile(archive) as file:
         file.extractall(unpacked)
-    (made,) = unpacked.iterdir()
+    (package,) = unpacked.iterdir()
     if out.exists():
         out.rename(before)
     try:
-        made.rename(out)
+        package.rename(out)
     except OSError:
         if before.exists():
             before.rename(out)
@@ -60,4 +60,4 @@ def _is_replaceable(out: Path) -> bool:
     if not out.is_dir():
         return False
     files = {path.name for path in out.iterdir()}
-    return not files or bool(files.intersection(MARKS[out.suffix]))
+    return not files or bool(files.intersection(MARKER_FILES[out.suffix]))

@@ -1,4 +1,4 @@
-"""What is to be exported, and where to."""
+"""Request of an export."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -12,30 +12,30 @@ from palettery.schemas.checkpoint import StoredFile
 
 @dataclass(frozen=True)
 class ExportSource:
-    """The `.pt2` that an artifact was made of."""
+    """The `.pt2` from which an artifact was made."""
 
     storage: Storage
     file: StoredFile
 
 
 @dataclass(frozen=True)
-class Export:
-    """An artifact on its way into another form."""
+class ExportRequest:
+    """An artifact to export, and the file to write."""
 
     artifact: Artifact
     store: Storage
-    """That it is written to."""
+    """Store of the export."""
     path: str
-    """Of its file there."""
+    """Path of the export in the store."""
     dense: Collection[str] = ()
-    """Weights that are dense in it."""
+    """Weights that the format cannot express, written dense."""
     source: ExportSource | None = None
-    """Needed by forms of models that run."""
+    """Uploaded model; needed by formats of runnable models."""
     sandbox: Sandbox = field(default_factory=Sandbox)
-    """In which they are made."""
+    """Sandbox in which these are converted."""
     folder: str | None = None
-    """That takes the digests of its blocks."""
+    """Folder for the digests of the export's blocks."""
 
-    def put(self, chunks: Chunks) -> str:
-        """Write its file; the hex digest of that."""
+    def write(self, chunks: Chunks) -> str:
+        """Write the export's file; return its SHA-256."""
         return write_hashed(self.store, self.path, chunks, self.artifact.check, self.folder)

@@ -1,13 +1,17 @@
-"""Forms of models that run: torch and the converters work in a sandbox.
+"""Exports of runnable models: torch and the converters run in a sandbox.
 
-What they get is a folder: the artifact's files and the uploaded `.pt2`. What they give back lies
-there, too, and has been read back and compared by then.
+Its folder holds the artifact's files and the uploaded `.pt2`. The sandboxed process writes the
+export there, reads it back and compares it.
 """
 
 from collections.abc import Mapping, Sequence
 
-from palettery.app.artifacts.export.inputs import Inputs, bounds_of, lay_out
-from palettery.app.artifacts.export.request import Export
+from palettery.app.artifacts.export.request import ExportRequest
+from palettery.app.artifacts.export.sandbox_files import (
+    SandboxFiles,
+    copy_to_sandbox,
+    sandbox_bounds,
+)
 from palettery.app.errors import InvalidArtifact
 from palettery.app.sandbox import open_regular, run, working_folder
 from palettery.app.storage.base import CHUNK_BYTES
@@ -15,51 +19,50 @@ from palettery.schemas.base import Schema
 from palettery.schemas.exports import ExportFormat
 
 OUT = "out"
-"""File in the folder that the process writes."""
-BY_NAME: Mapping[str, Sequence[str]] = {"coreai": ["/proc"]}
-"""What a converter reads beside its own files. Core AI's runtime looks at its threads, as
-/proc/<thread>/stat, and crashes without; other processes' memory and environments are kept from it
-all the same."""
+"""File that the process writes in the folder."""
+READABLE_PATHS: Mapping[str, Sequence[str]] = {"coreai": ["/proc"]}
+"""Paths that a converter may read besides its own files. Core AI's runtime reads
+/proc/<thread>/stat, and crashes without; memory and environments of other processes stay hidden."""
 
 
-class ExportRequest(Schema):
-    """What the process is asked for."""
+class ConversionRequest(Schema):
+    """Request to the sandboxed process."""
 
     to: ExportFormat
     dense: tuple[str, ...]
-    inputs: Inputs
+    files: SandboxFiles
 
 
-def write_apart(to: ExportFormat, wanted: Export) -> str:
-    """Write a form of a model that runs; the digest of its file.
+def convert_in_sandbox(to: ExportFormat, request: ExportRequest) -> str:
+    """Convert a model to a runnable format in a sandbox; return the SHA-256 of the export.
 
     Raises:
-        UnsupportedFormat: the graph cannot be handed to torch, or the converter cannot take it.
-        InvalidArtifact: what was written is not what the artifact says.
+        UnsupportedFormat: torch cannot load the graph, or the converter does not support it.
+        InvalidArtifact: the export differs from the artifact.
         PaletteryError: see `palettery.app.sandbox.run`.
     """
-    assert wanted.source is not None  # noqa: S101 - `check_graph` saw to it
+    assert request.source is not None  # noqa: S101 - `check_graph` has checked it
     with working_folder() as folder:
-        inputs = lay_out(wanted.artifact, wanted.source, folder)
-        request = ExportRequest(to=to, dense=tuple(wanted.dense), inputs=inputs)
+        files = copy_to_sandbox(request.artifact, request.source, folder)
+        conversion = ConversionRequest(to=to, dense=tuple(request.dense), files=files)
         run(
             "palettery.app.artifacts.export.worker",
-            request.model_dump_json().encode(),
+            conversion.model_dump_json().encode(),
             folder,
-            bounds_of(inputs, wanted.sandbox),
+            sandbox_bounds(files, request.sandbox),
             what=f"making the artifact {to}",
-            required=wanted.sandbox.required,
+            required=request.sandbox.required,
             imports=[
                 "palettery.app.artifacts.export.live_model",
                 f"palettery.app.artifacts.export.{to}",
             ],
-            by_name=BY_NAME.get(to, ()),
+            by_name=READABLE_PATHS.get(to, ()),
             variables={"PYTHONWARNINGS": "ignore"},
-            check=wanted.artifact.check,
+            check=request.artifact.check,
         )
         try:
             with open_regular(folder / OUT) as file:
-                return wanted.put(iter(lambda: file.read(CHUNK_BYTES), b""))
+                return request.write(iter(lambda: file.read(CHUNK_BYTES), b""))
         except FileNotFoundError as error:
             raise InvalidArtifact(
                 f"the converter to {to} wrote nothing; submit the job without it"

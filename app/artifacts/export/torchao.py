@@ -11,67 +11,69 @@ from typing import Any
 
 import torch
 
-from palettery.app.artifacts.export.request import Export
-from palettery.app.artifacts.pytorch import kept_tensor, tensor_of
+from palettery.app.artifacts.export.request import ExportRequest
+from palettery.app.artifacts.pytorch import read_kept_tensor, to_tensor
 from palettery.app.artifacts.reader import Artifact
 from palettery.app.errors import InvalidArtifact
 from palettery.app.storage.base import CHUNK_BYTES, Storage
 from palettery.schemas.artifact import PalettizedWeight
 
 
-def write_torchao(wanted: Export) -> str:
-    """Write codes and codebooks of palettized tensors but for the `dense`, others as they are.
+def write_torchao(request: ExportRequest) -> str:
+    """Write palettized tensors as codes and codebooks, and others unchanged.
 
-    All of it is held in memory: a byte for each index.
+    All of it is in memory, with one byte per index.
     """
-    artifact = wanted.artifact
+    artifact = request.artifact
     state = {
-        name: tensor_of(artifact.dense(name)) if name in wanted.dense else _codebook(artifact, name)
+        name: to_tensor(artifact.dense(name))
+        if name in request.dense
+        else _codebook(artifact, name)
         for name in artifact.weights
     }
-    state |= {name: kept_tensor(artifact, name) for name in artifact.kept}
+    state |= {name: read_kept_tensor(artifact, name) for name in artifact.kept}
     for alias, name in artifact.tied().items():
         state[alias] = state[name]
     with tempfile.TemporaryFile() as file:
         torch.save(state, file)
         file.seek(0)
-        return wanted.put(iter(lambda: file.read(CHUNK_BYTES), b""))
+        return request.write(iter(lambda: file.read(CHUNK_BYTES), b""))
 
 
-def check_torchao(wanted: Export) -> None:
-    """Compare a written file, as torchao decodes it, with the artifact.
+def check_torchao(request: ExportRequest) -> None:
+    """Compare an export, as torchao decodes it, with the artifact.
 
     Raises:
-        InvalidArtifact: names the tensor that is another.
+        InvalidArtifact: names the tensor that differs.
     """
-    artifact, state = wanted.artifact, _load(wanted.store, wanted.path)
+    artifact, state = request.artifact, _load(request.store, request.path)
     for alias, name in artifact.tied().items():
         _check(alias, _is_same(state.pop(alias, None), state.get(name)))
     for name in artifact.weights:
-        is_right = _is_dense if name in wanted.dense else _is_decoded
+        is_right = _is_dense if name in request.dense else _is_decoded
         _check(name, is_right(artifact, name, state.pop(name, None)))
     for name in artifact.kept:
-        _check(name, _is_same(state.pop(name, None), kept_tensor(artifact, name)))
+        _check(name, _is_same(state.pop(name, None), read_kept_tensor(artifact, name)))
     _check(next(iter(state), ""), not state)
 
 
 def _codebook(artifact: Artifact, name: str) -> torch.Tensor:
     codes, lut = artifact.palette(name).indices, artifact.lut(name)
-    return _quantized(tensor_of(codes), tensor_of(lut), artifact.weights[name])
+    return _quantized(to_tensor(codes), to_tensor(lut), artifact.weights[name])
 
 
 def _quantized(codes: torch.Tensor, lut: torch.Tensor, weight: PalettizedWeight) -> torch.Tensor:
     from torchao.prototype.quantization.codebook_coreml import CodebookQuantizedTensor
 
-    code_dtype, block_size = _said(weight)
-    made: torch.Tensor = CodebookQuantizedTensor(
+    code_dtype, block_size = _layout(weight)
+    tensor: torch.Tensor = CodebookQuantizedTensor(
         codes, lut, code_dtype, block_size, codes.shape, dtype=lut.dtype
     )
-    return made
+    return tensor
 
 
-def _said(weight: PalettizedWeight) -> tuple[torch.dtype, list[int]]:
-    """Logical dtype of the codes, and the block that shares a palette; -1 is a whole axis."""
+def _layout(weight: PalettizedWeight) -> tuple[torch.dtype, list[int]]:
+    """Return the dtype of the codes, and the block that shares a palette; -1 is a whole axis."""
     block_size = [-1] * len(weight.shape)
     if weight.group_size is not None:
         block_size[weight.axis] = weight.group_size
@@ -86,38 +88,38 @@ def _load(store: Storage, path: str) -> dict[str, torch.Tensor]:
             file.write(chunk)
         file.seek(0)
         with torch.serialization.safe_globals([CodebookQuantizedTensor]):
-            found: dict[str, torch.Tensor] = torch.load(file, weights_only=True)
-    return found
+            state: dict[str, torch.Tensor] = torch.load(file, weights_only=True)
+    return state
 
 
-def _is_dense(artifact: Artifact, name: str, found: Any) -> bool:
-    return _is_same(found, tensor_of(artifact.dense(name)))
+def _is_dense(artifact: Artifact, name: str, tensor: Any) -> bool:
+    return _is_same(tensor, to_tensor(artifact.dense(name)))
 
 
-def _is_decoded(artifact: Artifact, name: str, found: Any) -> bool:
-    """Whether torchao gives what the palette gives, block by block: it takes 30 bytes an index."""
+def _is_decoded(artifact: Artifact, name: str, tensor: Any) -> bool:
+    """Return whether torchao decodes to LUT[indices]; by blocks, as it takes 30 bytes per index."""
     from torchao.prototype.quantization.codebook_coreml import CodebookQuantizedTensor
 
     weight, lut_shape = artifact.weights[name], artifact.palettes[name]["lut"].tensor.shape
     if (
-        not isinstance(found, CodebookQuantizedTensor)
-        or (found.shape, found.codebook.shape) != (weight.shape, lut_shape)
-        or (found.code_dtype, list(found.block_size)) != _said(weight)
+        not isinstance(tensor, CodebookQuantizedTensor)
+        or (tensor.shape, tensor.codebook.shape) != (weight.shape, lut_shape)
+        or (tensor.code_dtype, list(tensor.block_size)) != _layout(weight)
     ):
         return False
     for first, block in artifact.blocks(name):
         rows = slice(first, first + len(block))
-        lut = found.codebook
+        lut = tensor.codebook
         if weight.axis == 0 and weight.group_size is not None:
             lut = lut[rows.start // weight.group_size : rows.stop // weight.group_size]
-        part = _quantized(found.codes[rows], lut, weight)
-        if not _is_same(part.dequantize(), tensor_of(block)):
+        part = _quantized(tensor.codes[rows], lut, weight)
+        if not _is_same(part.dequantize(), to_tensor(block)):
             return False
     return True
 
 
 def _is_same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
-    """Whether two tensors have the same bits."""
+    """Return whether two tensors have the same bits."""
     if one is None or other is None or (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     if type(one) is not torch.Tensor:  # two names of one palette

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import nn
 
 from palettery.app.artifacts import load, load_into
-from palettery.app.artifacts.export.live_model import states_of
+from palettery.app.artifacts.export.live_model import artifact_state_dict
 from palettery.app.artifacts.files import open_files
 from palettery.app.checkpoints.dtypes import DTYPES
 from palettery.app.cli.offline import compress, export, inspect
@@ -91,7 +91,7 @@ def test_what_torch_has_no_dtype_for_is_named(artifact, dtype, shape):
 def test_every_dtype_is_read_without_torch(artifact, tmp_path, dtype):
     path, data = artifact(dtype, [4, 8])
     assert inspect([path]).kept == {"kept": len(data)}
-    states = {state.name: state for state in states_of(open_files([path])).tensors}
+    states = {state.name: state for state in artifact_state_dict(open_files([path])).tensors}
     assert (states["kept"].dtype, states["kept"].read()) == (dtype, data)
     export([path], "dense", tmp_path / "dense")
     assert (tmp_path / "dense").read_bytes().count(data) == 1

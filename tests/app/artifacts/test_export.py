@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from palettery.app.artifacts import load
-from palettery.app.artifacts.export.formats import FORMATS, export
-from palettery.app.artifacts.export.request import Export
+from palettery.app.artifacts.export.formats import FORMATS, export_artifact
+from palettery.app.artifacts.export.request import ExportRequest
 from palettery.app.artifacts.reader import open_artifact
 from palettery.app.errors import ExtraMissing, Inexpressible, InvalidArtifact
 from palettery.app.settings import Limits
@@ -61,7 +61,9 @@ def assert_same(found, artifact):
 def test_dense_holds_what_the_palettes_give(store, tmp_path, cluster_dim, lut, dtype):
     artifact = artifact_of(store, dtype, n_bits=3, cluster_dim=cluster_dim, lut_qspec=lut)
     assert len(artifact.weights) == 2
-    assert not export(Export(artifact, store, "dense"), "dense", keep_dense=False).dense
+    assert not export_artifact(
+        ExportRequest(artifact, store, "dense"), "dense", keep_dense=False
+    ).dense
     assert_same(load_file(tmp_path / "dense"), artifact)
 
 
@@ -82,7 +84,9 @@ def codebooks(path):
 @pytest.mark.parametrize("lut", LUTS.values(), ids=LUTS)
 def test_torchao_decodes_what_the_palettes_give(store, tmp_path, lut, granularity, n_bits):
     artifact = artifact_of(store, np.float16, n_bits=n_bits, granularity=granularity, lut_qspec=lut)
-    assert not export(Export(artifact, store, "ao.pt"), "torchao", keep_dense=False).dense
+    assert not export_artifact(
+        ExportRequest(artifact, store, "ao.pt"), "torchao", keep_dense=False
+    ).dense
     decoded, is_codebook = codebooks(tmp_path / "ao.pt")
     assert_same(decoded, artifact)
     assert is_codebook == {"linear.weight": True, "conv.weight": True, "linear.bias": False}
@@ -99,7 +103,7 @@ LACKING = {
 def test_what_torchao_lacks_is_told_or_kept_dense(store, tmp_path, spec, dtype, lacks):
     artifact = artifact_of(store, dtype, n_bits=2, **spec)
     with pytest.raises(Inexpressible, match="torchao cannot express 2 tensors") as told:
-        export(Export(artifact, store, "ao.pt"), "torchao", keep_dense=False)
+        export_artifact(ExportRequest(artifact, store, "ao.pt"), "torchao", keep_dense=False)
     assert {error.pointer for error in told.value.errors} == {
         "/tensors/linear.weight",
         "/tensors/conv.weight",
@@ -107,7 +111,11 @@ def test_what_torchao_lacks_is_told_or_kept_dense(store, tmp_path, spec, dtype, 
     assert all(lacks in error.detail for error in told.value.errors)
     assert not store.exists("ao.pt")
     assert (
-        set(export(Export(artifact, store, "ao.pt"), "torchao", keep_dense=True).dense)
+        set(
+            export_artifact(
+                ExportRequest(artifact, store, "ao.pt"), "torchao", keep_dense=True
+            ).dense
+        )
         == artifact.weights.keys()
     )
     decoded, is_codebook = codebooks(tmp_path / "ao.pt")
@@ -120,16 +128,16 @@ def test_an_export_of_something_else_is_refused(store, to):
     """What was written is read back: of other palettes, with a tensor more, with one less."""
     artifact = artifact_of(store, n_bits=2)
     other = artifact_of(open_storage(f"{store.url}/beside"), n_bits=1)
-    FORMATS[to].write(Export(other, store, "other"))
+    FORMATS[to].write(ExportRequest(other, store, "other"))
     with pytest.raises(InvalidArtifact, match=r"^(linear|conv)\.weight: the"):
-        FORMATS[to].check(Export(artifact, store, "other"))
+        FORMATS[to].check(ExportRequest(artifact, store, "other"))
 
 
 def test_a_format_without_its_package_names_the_extra(store, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     artifact = artifact_of(store, n_bits=2)
     with pytest.raises(ExtraMissing, match=r"pip install 'palettery\[export\]'"):
-        export(Export(artifact, store, "ao.pt"), "torchao", keep_dense=False)
+        export_artifact(ExportRequest(artifact, store, "ao.pt"), "torchao", keep_dense=False)
 
 
 def test_load_gives_a_state_dict(store, tmp_path):

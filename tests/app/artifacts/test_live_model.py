@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from palettery.app.artifacts.export.packages import MARKS
+from palettery.app.artifacts.export.packages import MARKER_FILES
 from palettery.app.artifacts.files import open_files
 from palettery.app.cli import offline
 from palettery.app.errors import BadInput, Inexpressible, UnsupportedFormat
@@ -123,7 +123,7 @@ def test_a_name_of_a_package_gets_the_folder_that_its_library_opens(made, tmp_pa
         offline.export([artifact], to, out, model=model, keep_dense=True)
         assert [path.name for path in tmp_path.iterdir()] == [out.name]
         files = {path.name for path in out.iterdir()}
-        assert files & set(MARKS[out.suffix]), files
+        assert files & set(MARKER_FILES[out.suffix]), files
     if to == "coreml":
         coremltools = pytest.importorskip("coremltools")
         assert coremltools.models.MLModel(str(out), skip_model_load=True).get_spec().mlProgram
@@ -161,7 +161,7 @@ def test_what_a_target_lacks_is_told(made, tmp_path, to):
 @pytest.mark.parametrize("to", ["coreai", "coreml"])
 def test_a_model_that_runs_takes_its_graph(made, tmp_path, to):
     _, artifact = made
-    with pytest.raises(UnsupportedFormat, match=r"takes the model's graph.*\.pt2"):
+    with pytest.raises(UnsupportedFormat, match=r"needs the model's graph.*\.pt2"):
         offline.export([artifact], to, tmp_path / "out", keep_dense=True)
 
 

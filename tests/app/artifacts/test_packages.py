@@ -4,7 +4,7 @@ import zipfile
 
 import pytest
 
-from palettery.app.artifacts.export.packages import check_package, is_package, put_package
+from palettery.app.artifacts.export.packages import check_package, is_package, unpack_package
 from palettery.app.errors import BadInput
 
 NAMES = [("x.mlpackage", "coreml", "Manifest.json"), ("x.aimodel", "coreai", "main.mlirb")]
@@ -31,7 +31,7 @@ def test_a_name_of_a_package_gets_the_folder(tmp_path, archive, name, to, mark, 
         (out / "old").write_text("old")
     assert is_package(out)
     check_package(out, to)
-    put_package(archive, out, aside)
+    unpack_package(archive, out, aside)
     assert sorted(path.name for path in out.iterdir()) == ["Data", "Manifest.json"]
     assert (out / "Data" / "weight.bin").read_bytes() == b"new"
 

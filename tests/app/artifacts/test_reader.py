@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from palettery.app.artifacts.reader import open_artifact
-from palettery.app.artifacts.writer import arranged, array_entry, stream
+from palettery.app.artifacts.writer import array_entry, sort_entries, stream
 from palettery.app.errors import InvalidArtifact
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
@@ -32,7 +32,7 @@ def digests():
 
 
 def opened(store, arrays, said):
-    entries = arranged(array_entry(name, array) for name, array in arrays.items())
+    entries = sort_entries(array_entry(name, array) for name, array in arrays.items())
     metadata = {} if said is None else {"palettery": json.dumps(said)}
     store.write("a.safetensors", stream(entries, metadata))
     return open_artifact(store, ["a.safetensors"], Limits())

@@ -8,16 +8,16 @@ from safetensors.numpy import load_file
 
 from palettery.app.artifacts.writer import (
     ALIGNMENT_BYTES,
-    Entry,
-    arranged,
+    TensorEntry,
     array_entry,
     header,
+    sort_entries,
     stream,
 )
 
 
 def write(path, arrays, metadata=None):
-    entries = arranged(array_entry(name, array) for name, array in arrays.items())
+    entries = sort_entries(array_entry(name, array) for name, array in arrays.items())
     path.write_bytes(b"".join(bytes(chunk) for chunk in stream(entries, metadata or {})))
 
 
@@ -55,7 +55,7 @@ def test_every_tensor_is_aligned_to_its_width(tmp_path):
 
 def test_order_of_entries_does_not_change_the_bytes():
     entries = [array_entry(name, np.zeros(3, np.float32)) for name in "cab"]
-    assert header(arranged(entries), {}) == header(arranged(reversed(entries)), {})
+    assert header(sort_entries(entries), {}) == header(sort_entries(reversed(entries)), {})
 
 
 def test_noncontiguous_arrays_are_written_row_major():
@@ -68,7 +68,7 @@ def test_chunks_are_fetched_only_when_streamed():
     def fail():
         raise AssertionError("fetched too early")
 
-    entry = Entry("x", "U8", (3,), 3, fail)
+    entry = TensorEntry("x", "U8", (3,), 3, fail)
     pieces = stream([entry], {})
     assert next(pieces)
     with pytest.raises(AssertionError, match="too early"):

@@ -1,22 +1,18 @@
 """The stages of a job's end, each in a worker of its own, against all of them in one."""
 
 import shutil
-from functools import partial
 
 import pytest
 
-from palettery.app.compression import finishing as finish
 from palettery.app.compression import layout
-from palettery.app.compression.assemble import assemble, report_path
 from palettery.app.compression.dispatch import perform
+from palettery.app.compression.job_folder import report_path
 from palettery.app.compression.parts import read_parts
 from palettery.app.errors import InvalidArtifact
 from palettery.app.storage.open import open_storage
-from palettery.schemas.report import Report
 from palettery.schemas.tasks import GatherTask, PublishTask, VerifyTask, WriteTask
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
 
-SHARD_BYTES = 1000
 JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"
 SPECS = {
     "quantized LUTs": {
@@ -33,7 +29,7 @@ SPECS = {
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch):
     """Files and batches so small that a small model has several."""
-    monkeypatch.setattr(finish, "lay_out", partial(layout.lay_out, shard_bytes=SHARD_BYTES))
+    monkeypatch.setattr(layout, "SHARD_BYTES", 1000)
     monkeypatch.setattr(layout, "BATCH_BYTES", 5000)
 
 
@@ -58,10 +54,6 @@ def elsewhere(job, name):
     return there
 
 
-def report(job):
-    return Report.model_validate_json(bytes(job.store.read(report_path(job.prefix))))
-
-
 def staged(job):
     """Finish stage by stage; what is published, and the layout."""
     laid = perform(job.task(GatherTask))
@@ -80,9 +72,9 @@ def stored(published, job):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_stage_by_stage_in_one_and_offline_are_the_same(make, spec):
+def test_stage_by_stage_and_in_one_are_the_same(make, spec):
     job = make(spec).palettize()
-    in_one, offline = elsewhere(job, "one"), elsewhere(job, "offline")
+    in_one = elsewhere(job, "one")
     published, laid = staged(job)
     assert len(laid.shards) > 1
     assert len(laid.batches) > 1
@@ -90,20 +82,9 @@ def test_stage_by_stage_in_one_and_offline_are_the_same(make, spec):
         tensor.name for tensor in job.request.plan.tensors
     ]
     assert stored(in_one.finish(), in_one) == stored(published, job)
-    request = offline.request
-    told = assemble(
-        request.plan,
-        request.checkpoint,
-        offline.tasks(),
-        source=offline.store,
-        store=offline.store,
-        prefix=offline.prefix,
-        config=request.config,
-        shard_bytes=SHARD_BYTES,
-    )
-    assert job.artifact() == in_one.artifact() == offline.artifact()
-    assert report(job) == report(in_one) == told
-    assert set(job.artifact()) == {*laid.shards, layout.INDEX} == set(told.artifact_sha256)
+    assert job.artifact() == in_one.artifact()
+    assert job.report() == in_one.report()
+    assert set(job.artifact()) == {*laid.shards, layout.INDEX} == set(job.report().artifact_sha256)
     assert published.size_bytes == sum(map(len, job.artifact().values()))
 
 

@@ -5,9 +5,8 @@ import pytest
 from safetensors.numpy import load
 
 from palettery.app.compression import statistics as module
-from palettery.app.compression.assemble import statistics_path
-from palettery.app.compression.job_folder import report_documents
-from palettery.app.compression.statistics import find, read_all
+from palettery.app.compression.job_folder import report_documents, statistics_path
+from palettery.app.compression.statistics import find_statistics, read_all
 from palettery.app.storage.open import open_storage
 from palettery.schemas.report import Report
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
@@ -28,7 +27,7 @@ def make(tmp_path):
 
 
 def of(job, name="a.weight"):
-    return find(job.store, statistics_path(job.prefix), name)
+    return find_statistics(job.store, statistics_path(job.prefix), name)
 
 
 def histogram(found, values):
@@ -97,7 +96,7 @@ def test_slices_add_up_to_their_tensor(make):
 
 
 def test_many_groups_are_told_by_the_run(make, monkeypatch):
-    monkeypatch.setattr(module, "MOST_GROUPS", 3)
+    monkeypatch.setattr(module, "MAX_GROUPS", 3)
     arrays = draws(a=(64, 24))
     whole, sliced = make(ROWS, arrays), make(ROWS, arrays, task_bytes=2000)
     assert (of(whole).groups_each, len(of(whole).group_mse)) == (3, 3)

@@ -8,12 +8,12 @@ import pytest
 from safetensors.numpy import load, save_file
 
 from palettery import kernels
-from palettery.app.checkpoints.reader import read_checkpoint
-from palettery.app.compression.assemble import assemble
-from palettery.app.compression.task import run_task
+from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.compression.dispatch import perform
+from palettery.app.compression.job_folder import read_report, stop_path, write_job
 from palettery.app.errors import InvalidSensitivities
 from palettery.app.planning.job_plan import plan_job
-from palettery.app.planning.tasks import cut
+from palettery.app.planning.tasks import cut_tasks
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
 from palettery.app.storage.stored_files import StoredFiles
@@ -25,6 +25,7 @@ from palettery.schemas.config import (
     PerGroupedChannel,
     PerTensor,
 )
+from palettery.schemas.tasks import FinishTask, JobRequest
 
 GROUPED = PerGroupedChannel(group_size=4, axis=0)
 RNG = np.random.default_rng(11)
@@ -60,29 +61,33 @@ class Work:
         self.tasks = self.cut(self.intake.sensitivities, task_bytes)
 
     def cut(self, sensitivities, task_bytes):
-        return cut(
+        return cut_tasks(
             self.intake.plan,
             self.intake.checkpoint,
             source_url=self.model.storage.url,
             store_url=self.store.url,
-            parts_prefix="parts",
+            parts_prefix="job/parts",
             task_bytes=task_bytes,
             sensitivities=sensitivities,
             sensitivities_url=self.beside_url,
         )
 
     def report(self):
-        for task in self.tasks:
-            run_task(task)
-        return assemble(
-            self.intake.plan,
-            self.intake.checkpoint,
-            self.tasks,
-            source=self.model.storage,
-            store=self.store,
-            prefix="job",
-            config=self.config,
+        request = JobRequest(
+            config=self.config, checkpoint=self.intake.checkpoint, plan=self.intake.plan
         )
+        write_job(self.store, "job", request, self.tasks)
+        for task in self.tasks:
+            perform(task)
+        perform(
+            FinishTask(
+                store_url=self.store.url,
+                prefix="job",
+                cancel_path=stop_path("job", 0),
+                source_url=self.model.storage.url,
+            )
+        )
+        return read_report(self.store, "job")
 
     def artifact(self):
         return bytes(self.store.read("job/artifact/model.safetensors"))
@@ -203,4 +208,4 @@ def test_a_value_that_is_no_sensitivity_ends_the_work(tmp_path, value):
     bad["b.weight"][5, 7] = value
     with pytest.raises(InvalidSensitivities, match=r"^b\.weight: .*not negative.*leave them out"):
         Work(tmp_path, SPECS[1], bad).report()
-    assert not (tmp_path / "out" / "job").exists()
+    assert not (tmp_path / "out" / "job" / "artifact").exists()

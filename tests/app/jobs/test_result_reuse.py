@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
-from palettery.app.compression.assemble import report_path, statistics_path
 from palettery.app.compression.dispatch import perform
+from palettery.app.compression.job_folder import report_path, statistics_path
 from palettery.app.compression.parts import read_parts
 from palettery.app.compression.result_keys import request_sha256
-from palettery.app.compression.statistics import find
+from palettery.app.compression.statistics import find_statistics
 from palettery.app.jobs import result_reuse as module
 from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
@@ -117,7 +117,7 @@ def test_same_file_is_known_by_where_its_bytes_lie(service):
     assert second.artifact() == first.artifact()
     for name in ARRAYS:
         path = statistics_path(second.prefix)
-        assert find(second.store, path, name) == find(
+        assert find_statistics(second.store, path, name) == find_statistics(
             first.store, statistics_path(first.prefix), name
         )
 

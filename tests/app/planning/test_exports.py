@@ -3,7 +3,7 @@
 import pytest
 
 from palettery.app.errors import ExtraMissing, Inexpressible
-from palettery.app.planning.exports import check_expressible, with_exports
+from palettery.app.planning.exports import check_expressible, plan_exports
 from palettery.app.storage.open import open_storage
 from tests.app.stored_job import StoredJob, config_of, draws
 
@@ -22,7 +22,7 @@ def plan_of(tmp_path):
 
 
 def test_a_plan_tells_what_each_form_lacks(plan_of):
-    plan = with_exports(plan_of(n_bits=2, cluster_dim=2), ["torchao", "dense", "torchao"])
+    plan = plan_exports(plan_of(n_bits=2, cluster_dim=2), ["torchao", "dense", "torchao"])
     lack = "palettes of vectors (cluster_dim is 2)"
     assert [(each.format, each.inexpressible) for each in plan.exports] == [
         ("torchao", {"a.weight": lack, "b.weight": lack}),
@@ -38,14 +38,14 @@ def test_a_plan_tells_what_each_form_lacks(plan_of):
 
 def test_what_can_be_expressed_is_no_matter(plan_of):
     bare = plan_of(n_bits=2)
-    plan = with_exports(bare, ["dense", "torchao"])
+    plan = plan_exports(bare, ["dense", "torchao"])
     check_expressible(plan)
     assert [each.inexpressible for each in plan.exports] == [{}, {}]
     assert "exports" not in bare.model_dump()
-    assert with_exports(bare, []) == bare
+    assert plan_exports(bare, []) == bare
 
 
 def test_a_form_that_cannot_be_made_here_is_refused_at_once(plan_of, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ExtraMissing, match="torchao needs torchao, which is not installed here"):
-        with_exports(plan_of(n_bits=2), ["dense", "torchao"])
+        plan_exports(plan_of(n_bits=2), ["dense", "torchao"])

@@ -2,7 +2,12 @@
 
 import pytest
 
-from palettery.app.planning.incompatibility import group_count, misfit, palettized_bytes, settle
+from palettery.app.planning.incompatibility import (
+    find_incompatibility,
+    group_count,
+    palettized_bytes,
+    resolve_clustering,
+)
 from palettery.schemas.config import ModuleKMeansPalettizerConfig, PalettizationSpec
 
 
@@ -18,7 +23,7 @@ def spec(group_size=None, axis=None, **fields):
 
 def misfit_of(shape, wanted, op_type="linear"):
     config = ModuleKMeansPalettizerConfig(enable_fast_kmeans_mode=False)
-    return misfit(shape, wanted, settle(wanted, config, op_type), op_type)
+    return find_incompatibility(shape, wanted, resolve_clustering(wanted, config, op_type), op_type)
 
 
 FITS = [
@@ -63,17 +68,17 @@ def test_convolutions_flatten_their_kernels_and_keep_their_biases():
 )
 def test_the_op_fills_in_the_axis(op_type, axis):
     config = ModuleKMeansPalettizerConfig()
-    assert settle(spec(2), config, op_type).axis == axis
-    assert settle(spec(2, axis=1), config, op_type).axis == 1
-    assert settle(spec(), config, op_type).axis == 0
+    assert resolve_clustering(spec(2), config, op_type).axis == axis
+    assert resolve_clustering(spec(2, axis=1), config, op_type).axis == 1
+    assert resolve_clustering(spec(), config, op_type).axis == 0
 
 
 def test_rounding_is_for_scalar_palettes_in_fast_mode():
     fast = ModuleKMeansPalettizerConfig(rounding_precision=6)
     exact = ModuleKMeansPalettizerConfig(enable_fast_kmeans_mode=False)
-    assert settle(spec(), fast, "linear").rounding_precision == 6
-    assert settle(spec(cluster_dim=2), fast, "linear").rounding_precision is None
-    assert settle(spec(), exact, "linear").rounding_precision is None
+    assert resolve_clustering(spec(), fast, "linear").rounding_precision == 6
+    assert resolve_clustering(spec(cluster_dim=2), fast, "linear").rounding_precision is None
+    assert resolve_clustering(spec(), exact, "linear").rounding_precision is None
 
 
 INT8, FP8 = {"dtype": "int8"}, {"dtype": "float8_e4m3fn"}
@@ -97,6 +102,6 @@ SIZES = [
 
 @pytest.mark.parametrize(("wanted", "value_bytes", "size"), SIZES)
 def test_predicted_bytes(wanted, value_bytes, size):
-    clustering = settle(wanted, ModuleKMeansPalettizerConfig(), "linear")
+    clustering = resolve_clustering(wanted, ModuleKMeansPalettizerConfig(), "linear")
     groups = group_count((8, 6), clustering)
     assert palettized_bytes((8, 6), value_bytes, wanted, groups) == size

@@ -4,7 +4,7 @@ import pytest
 
 from palettery.app.errors import InvalidSensitivities
 from palettery.app.planning.resolve import resolve
-from palettery.app.planning.sensitivities import match, weigh
+from palettery.app.planning.sensitivities import apply_sensitivities, match_sensitivities
 from palettery.app.settings import Limits
 from palettery.schemas.checkpoint import Checkpoint, Module, Op, StoredFile, StoredTensor
 from palettery.schemas.config import KMeansPalettizerConfig
@@ -56,13 +56,13 @@ def model():
 def matched(model, tensors):
     return {
         tensor.name: (tensor.offset, tensor.aliases)
-        for tensor in match(checkpoint(tensors), model).tensors
+        for tensor in match_sensitivities(checkpoint(tensors), model).tensors
     }
 
 
 def faults(model, tensors):
     with pytest.raises(InvalidSensitivities) as caught:
-        match(checkpoint(tensors), model)
+        match_sensitivities(checkpoint(tensors), model)
     return {field.pointer: field.detail for field in caught.value.errors}
 
 
@@ -118,11 +118,13 @@ def test_two_for_one_tensor(model, second):
 def test_plan_warns_of_what_has_none_and_of_what_is_kept(model):
     plan = resolve(KMeansPalettizerConfig.model_validate({"global_config": {}}), model, Limits())
     given = checkpoint((*stored("enc.1.weight"), *stored("enc.0.bias", shape=(4,))), "ab" * 32)
-    weighed = weigh(plan, match(given, model))
+    weighed = apply_sensitivities(plan, match_sensitivities(given, model))
     assert {tensor.name for tensor in weighed.tensors if tensor.weighted} == {"enc.1.weight"}
     *_, lacking, unused = weighed.warnings
     assert lacking.endswith("count alike: enc.0.weight")
     assert unused.endswith("are kept: enc.0.bias")
     assert weighed.sensitivities_sha256 == {"s.pt": "ab" * 32}
-    everything = weigh(plan, match(checkpoint(stored("enc.0.weight", "enc.1.weight")), model))
+    everything = apply_sensitivities(
+        plan, match_sensitivities(checkpoint(stored("enc.0.weight", "enc.1.weight")), model)
+    )
     assert everything.warnings == plan.warnings

@@ -1,10 +1,10 @@
 """Names that a key may have meant, while anybody reads them."""
 
-from palettery.app.planning.suggestions import SEARCHES, DottedNames
+from palettery.app.planning.suggestions import MAX_SEARCHES, DottedNames
 
 
 def test_searches_end_where_nobody_reads_on():
     names = DottedNames(["encoder.layer", "decoder.layer"])
-    found = [names.close("encodr.layer") for _ in range(SEARCHES + 1)]
+    found = [names.close("encodr.layer") for _ in range(MAX_SEARCHES + 1)]
     assert all(near[0] == "encoder.layer" for near in found[:-1])
     assert found[-1] == ()

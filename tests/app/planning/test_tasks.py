@@ -57,7 +57,7 @@ def cut(given, task_bytes, **spec):
             }
         }
     )
-    return tasks.cut(
+    return tasks.cut_tasks(
         resolve(config, given, Limits()),
         given,
         source_url="file:///in",
