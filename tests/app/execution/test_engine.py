@@ -9,6 +9,9 @@ from palettery.app.errors import Conflict, DeadlineExceeded, problem
 from palettery.app.execution.engine import FIRST, QUEUE, VERSION, WORKFLOW, workflow_id
 from palettery.app.jobs.job_rows import NewJob
 from palettery.schemas.jobs import Progress
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 numbers = itertools.count()
 WHY = problem(DeadlineExceeded("too late"))
