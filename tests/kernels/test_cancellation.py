@@ -36,8 +36,14 @@ def weight_of(dtype, shape):
     return np.random.default_rng(0).normal(0, 0.02, shape).astype(np.float32).astype(dtype)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "threads"),
+    [
+        *((name, 2) for name in CASES),
+        *((name, 1) for name in list(CASES)[:2]),
+        *(pytest.param(name, 1, marks=pytest.mark.heavy) for name in list(CASES)[2:]),
+    ],
+)
 def test_what_it_raises_ends_the_work_at_any_call(name, threads):
     dtype, shape, settings, device = CASES[name]
     weight, calls, before = weight_of(dtype, shape), [], set(threading.enumerate())

@@ -1,11 +1,11 @@
 """Our error is at most coreai-opt's, for every spec both can express."""
 
-import itertools
 import logging
 
 import pytest
 
 from palettery.kernels import PaletteSettings, palettize, reconstruct
+from tests.spanning import spanning
 
 torch = pytest.importorskip("torch")
 coreai = pytest.importorskip("coreai_opt.palettization")
@@ -16,7 +16,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 SLACK = 1e-5
 DECIMALS = 4
 GRANULARITIES = [(None, 0), (4, 0), (16, 0), (4, 1), (16, 1)]
-CASES = list(itertools.product([1, 2, 3, 4, 6, 8], GRANULARITIES, [False, True], [True, False]))
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+CASES = spanning([1, 2, 3, 4, 6, 8], GRANULARITIES, [False, True], [True, False], DTYPES)
 
 
 def layers(dtype):
@@ -70,8 +71,7 @@ def quiet_and_alone():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("n_bits", "groups", "scaled", "fast"), CASES)
+@pytest.mark.parametrize(("n_bits", "groups", "scaled", "fast", "dtype"), CASES, ids=str)
 def test_error_is_at_most_the_peers(n_bits, groups, scaled, fast, dtype):
     group_size, axis = groups
     model = Once(dtype)

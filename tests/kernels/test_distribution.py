@@ -7,6 +7,7 @@ from numpy.testing import assert_array_equal
 
 from palettery.kernels import PaletteSettings, palettize, reconstruct
 from palettery.kernels.distribution import CELLS, SAMPLE, Distribution, sampling_step
+from tests.spanning import spanning
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 SETTINGS = {
@@ -49,10 +50,11 @@ def test_weights_by_hand():
     assert_array_equal(seen.reconstructed, seen.weights)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("shape", [(32, 48), (16, 32, 3, 3)])
-def test_all_weights_of_a_small_tensor_are_counted(shape, settings, dtype):
+@pytest.mark.parametrize(
+    ("shape", "name", "dtype"), spanning([(32, 48), (16, 32, 3, 3)], list(SETTINGS), DTYPES)
+)
+def test_all_weights_of_a_small_tensor_are_counted(shape, name, dtype):
+    settings = SETTINGS[name]
     weight = np.random.default_rng(0).normal(0.01, 0.05, shape).astype(dtype)
     seen, dense = found(weight, settings)
     assert_array_equal(seen.weights, histogram(weight, seen.exponent))

@@ -18,6 +18,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from palettery.kernels.lut import FloatRange, dequantize_lut, quantize_lut
+from tests.spanning import spanning
 
 INTEGER = list(product(["int8", "uint8"], ["symmetric", "symmetric_with_clipping", "asymmetric"]))
 FLOAT8 = [("float8_e4m3fn", "symmetric"), ("float8_e5m2", "symmetric")]
@@ -67,9 +68,9 @@ def assert_parity(
     assert_array_equal(dequantize_lut(entries, scale, zero_point)[:, 0], expected_dense)
 
 
-@pytest.mark.parametrize("ends", RANGES)
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("dtype", list(TORCH_DTYPE))
+@pytest.mark.parametrize(
+    ("dtype", "case", "ends"), spanning(list(TORCH_DTYPE), CASES, RANGES), ids=str
+)
 def test_every_setting(dtype: str, case: tuple[str, str, str | None], ends: FloatRange) -> None:
     rng = np.random.default_rng(0)
     magnitudes = np.float32(10.0) ** rng.integers(-9, 4, size=(64, 1, 1))
@@ -84,7 +85,7 @@ def test_every_setting(dtype: str, case: tuple[str, str, str | None], ends: Floa
     case=st.sampled_from(CASES),
     ends=st.sampled_from(RANGES),
 )
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_any_palette(
     entries: list[float], dtype: str, case: tuple[str, str, str | None], ends: FloatRange
 ) -> None:

@@ -2,7 +2,6 @@
 
 import tracemalloc
 from dataclasses import dataclass
-from itertools import product
 
 import ml_dtypes
 import numpy as np
@@ -13,6 +12,7 @@ from palettery.kernels import PaletteSettings, can_stream, pack, palettize, pale
 from palettery.kernels import streaming as by_rows
 from palettery.kernels.errors import NonFiniteError, SensitivityError, WeightError
 from palettery.kernels.scalar import cpu, large_groups
+from tests.spanning import spanning
 
 BFLOAT16 = ml_dtypes.bfloat16
 DTYPES = [np.float16, BFLOAT16, np.float32]
@@ -82,10 +82,10 @@ def assert_same(weight, settings, importance=None, sensitivity=None):
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("fast", "scaled"), list(product([False, True], repeat=2)))
-@pytest.mark.parametrize("lut_dtype", [None, "int8", "float8_e4m3fn"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "fast", "scaled", "lut_dtype", "weighted"),
+    spanning(DTYPES, [False, True], [False, True], [None, "int8", "float8_e4m3fn"], [False, True]),
+)
 def test_one_palette(dtype, fast, scaled, lut_dtype, weighted):
     weight = draws(dtype)
     importance = np.random.default_rng(1).random(weight.shape) if weighted else None
@@ -111,10 +111,10 @@ def test_blocks_end_on_whole_bytes(dtype, n_bits):
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("shape", [(601, 32), (300, 32, 3)])
+@pytest.mark.parametrize(
+    ("dtype", "scaled", "weighted", "shape"),
+    spanning(DTYPES, [False, True], [False, True], [(601, 32), (300, 32, 3)]),
+)
 def test_groups_along_axis_1(dtype, scaled, weighted, shape, monkeypatch):
     monkeypatch.setattr(by_rows, "TABLES_BYTES", 1)  # each group has its pass
     weight = draws(dtype, shape)
@@ -228,9 +228,9 @@ class Generated:
 @pytest.mark.parametrize(
     ("dtype", "settings"),
     [
-        (np.float32, PaletteSettings(4)),
+        pytest.param(np.float32, PaletteSettings(4), marks=pytest.mark.heavy),
         (np.float32, PaletteSettings(8, per_channel_scale=True, rounding_precision=4)),
-        (np.float16, PaletteSettings(4, rounding_precision=4)),
+        pytest.param(np.float16, PaletteSettings(4, rounding_precision=4), marks=pytest.mark.heavy),
         (BFLOAT16, PaletteSettings(4, axis=1, group_size=512)),
     ],
     ids=str,

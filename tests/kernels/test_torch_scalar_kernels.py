@@ -11,6 +11,7 @@ from palettery.kernels.scalar.assign import cell_thresholds
 from palettery.kernels.scalar.exact_kmeans import find_centroids
 from palettery.kernels.scalar.torch_kernels import assign, cluster
 from tests.devices import on_devices
+from tests.spanning import spanning
 
 Doubles = NDArray[np.float64]
 NAMES = [
@@ -47,12 +48,14 @@ def error(values: NDArray[np.float32], mass: Doubles, centroids: Doubles) -> flo
 
 
 @on_devices
-@pytest.mark.parametrize(("count", "k"), [(3, 4), (50, 4), (3000, 16), (1500, 64)])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "weighted", "size"),
+    spanning(NAMES, [False, True], [(3, 4), (50, 4), (3000, 16), (1500, 64)]),
+)
 def test_same_error_as_the_cpu_path(
-    name: str, weighted: bool, count: int, k: int, device: str
+    name: str, weighted: bool, size: tuple[int, int], device: str
 ) -> None:
+    count, k = size
     rng = np.random.default_rng(0)
     values = np.stack([sample(name, count, rng) for _ in range(2)])
     mass = 10.0 ** rng.uniform(-12, 0, values.shape) if weighted else np.ones(values.shape)

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from palettery.kernels.vector import cpu
 from palettery.kernels.vector.cpu import VectorClusters, cluster
+from tests.spanning import spanning
 
 Points = NDArray[np.floating]
 
@@ -115,10 +116,13 @@ def test_fewer_points_than_clusters() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["normal", "student", "uniform", "modes", "outliers", "duplicates"]
+    ("name", "dimension", "weighted"),
+    spanning(
+        ["normal", "student", "uniform", "modes", "outliers", "duplicates"],
+        [2, 4, 8],
+        [False, True],
+    ),
 )
-@pytest.mark.parametrize("dimension", [2, 4, 8])
-@pytest.mark.parametrize("weighted", [False, True])
 def test_at_most_the_error_of_scikit_learn(name: str, dimension: int, weighted: bool) -> None:
     points = samples(name, (1, 4096, dimension))
     weights = 10.0 ** np.random.default_rng(2).uniform(-12, 0, (1, 4096)) if weighted else None

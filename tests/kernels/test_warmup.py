@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import palettery
 from palettery import kernels
 
@@ -74,6 +76,7 @@ def run(code, **options):
     return subprocess.run(command, check=False, capture_output=True, text=True, **options)
 
 
+@pytest.mark.heavy
 def test_jobs_compile_nothing_more():
     found = run(JOBS)
     assert (found.returncode, found.stderr) == (0, "")

@@ -91,7 +91,7 @@ def in_order(config):
     return json.dumps(config.to_dict())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(CONFIGS)
 def test_every_form_comes_back(config):
     bare = config.model_dump(mode="json")

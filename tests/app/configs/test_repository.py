@@ -10,6 +10,9 @@ from palettery.app.configs.documents import ConfigDocument, NormalizedConfig, no
 from palettery.app.configs.repository import ConfigRepository
 from palettery.app.errors import NotFound
 from palettery.schemas.config import PRESETS
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 AT_ONCE = 8
 

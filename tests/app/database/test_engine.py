@@ -17,6 +17,9 @@ from palettery.app.errors import BadInput, DatabaseFailed
 from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 DIGEST = "ab" * 32
 
@@ -145,7 +148,7 @@ def test_locked_sqlite_is_a_failure_that_passes(tmp_path, monkeypatch):
     database.close()
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.databases("postgresql")
 def test_connections_that_postgres_dropped_are_replaced(database):
     end_others = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

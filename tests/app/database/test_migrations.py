@@ -17,6 +17,9 @@ from palettery.app.database.migrations import MigrationResult, check_migrated, m
 from palettery.app.errors import BadInput, DatabaseFailed
 from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 NEWEST = "0008"
 JOB_ID = "01890a5d-ac96-774b-bcce-b302099a8057"

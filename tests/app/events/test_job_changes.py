@@ -8,6 +8,9 @@ from palettery.app.events import job_changes as module
 from palettery.app.events.job_changes import JobChangeRepository, note
 from palettery.schemas.jobs import Job, Progress
 from tests.app.jobs.made_jobs import WHY, add, ended
+from tests.databases import KINDS_IN_HEAVY
+
+pytestmark = pytest.mark.databases(*KINDS_IN_HEAVY)
 
 HERE = {"local"}
 
@@ -54,7 +57,7 @@ def test_running_jobs_are_told_with_their_progress(records, changes):
     assert job.progress.tensors_done == 2
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.databases("postgresql")
 def test_transaction_that_ends_late_is_not_missed(database, records, changes):
     early = ended(records, "cancelled")
     before = changes.position()
@@ -71,7 +74,7 @@ def test_transaction_that_ends_late_is_not_missed(database, records, changes):
         assert not now.position.missing
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.databases("postgresql")
 def test_number_of_a_transaction_that_failed_is_not_awaited_for_ever(
     database, records, changes, monkeypatch
 ):

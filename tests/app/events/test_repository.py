@@ -22,6 +22,9 @@ from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Progress
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 numbers = itertools.count()
 NOW = datetime(2026, 5, 6, 7, 8, 9, 101112, UTC)

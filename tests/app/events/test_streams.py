@@ -14,6 +14,9 @@ from palettery.app.events.streams import PAGE, RECENT, EventStreams
 from palettery.app.jobs.job_rows import NewJob
 from palettery.schemas.jobs import Progress
 from tests.app.events.timed import TIMEOUT_S, run, until
+from tests.databases import KINDS_IN_HEAVY
+
+pytestmark = pytest.mark.databases(*KINDS_IN_HEAVY)
 
 numbers = itertools.count()
 WHY = problem(StorageFull("the store is full"))

@@ -5,6 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from palettery.app.execution.controllers import SILENT_AFTER, ControllerRepository
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -10,6 +10,9 @@ from palettery.app.execution.engine import FIRST, QUEUE, VERSION, WORKFLOW, work
 from palettery.app.jobs.job_rows import NewJob
 from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Progress
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 numbers = itertools.count()
 WHY = problem(DeadlineExceeded("too late"))

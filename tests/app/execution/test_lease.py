@@ -11,8 +11,11 @@ from palettery.app.database.engine import open_database
 from palettery.app.errors import BadInput, DatabaseFailed
 from palettery.app.execution import lease
 from palettery.app.execution.lease import leased
+from tests.databases import KINDS
 
-on_postgres = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+pytestmark = pytest.mark.databases(*KINDS)
+
+on_postgres = pytest.mark.databases("postgresql")
 HOLDERS = text(
     "SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database"
     " WHERE locktype = 'advisory' AND granted AND datname = current_database()"
@@ -152,7 +155,7 @@ def is_waiting(database):
         return session.scalar(waiting)
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.databases("sqlite")
 def test_on_sqlite_the_data_folder_is_what_is_locked(one, another):
     async def run():
         async with leased(one, "one", Lost()), leased(another, "one", Lost()):

@@ -14,6 +14,9 @@ from palettery.app.files.repository import FileLocation, FileRepository, keep
 from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 numbers = itertools.count()
 NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)
@@ -190,7 +193,7 @@ def wait_until_blocked(database):
     raise AssertionError("nothing waits")
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.databases("postgresql")
 def test_forget_waits_for_the_job_that_takes_the_file(database, files):
     remove(database, add(database, "a"))
     job_id = add(database, "b")
@@ -203,7 +206,7 @@ def test_forget_waits_for_the_job_that_takes_the_file(database, files):
     assert files.find(["a" * 64]) == {"a" * 64: "files/a"}
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.databases("postgresql")
 @pytest.mark.parametrize("is_known", [True, False])
 def test_job_waits_for_the_sweep_that_forgets_its_file(database, files, is_known):
     remove(database, add(database, "a"))

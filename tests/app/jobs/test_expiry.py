@@ -21,8 +21,6 @@ from palettery.app.uploads.expiry import UploadExpiry
 from palettery.app.uploads.repository import UploadRepository
 from palettery.schemas.jobs import Progress
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
 numbers = itertools.count()
 DAY = timedelta(days=1)
 PAST = datetime(2026, 1, 1, tzinfo=UTC)

@@ -12,6 +12,9 @@ from palettery.app.http.idempotency import KeyTaken, keyed_request
 from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 numbers = itertools.count()
 AT_ONCE = 8

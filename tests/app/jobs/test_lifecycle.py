@@ -15,6 +15,9 @@ from palettery.app.settings import Settings
 from palettery.app.storage.open import open_storage
 from palettery.schemas.jobs import Progress
 from palettery.schemas.keys import OwnerLimits
+from tests.databases import KINDS_IN_HEAVY
+
+pytestmark = pytest.mark.databases(*KINDS_IN_HEAVY)
 
 numbers = itertools.count()
 WHY = problem(DeadlineExceeded("too late"))

@@ -12,6 +12,9 @@ from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Progress
 from tests.app.jobs.made_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 REQUEST = "5a" * 32
 
@@ -199,7 +202,7 @@ def test_hundred_threads_advance(records, database_url):
     another.close()
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.databases("postgresql")
 @pytest.mark.parametrize("end", ENDS)
 def test_one_of_many_ends_wins(records, end):
     job_id = add(records)

@@ -16,6 +16,9 @@ from palettery.schemas.checkpoint import StoredTensor
 from palettery.schemas.jobs import Progress
 from palettery.schemas.report import SliceOutcome
 from palettery.schemas.tasks import Result, StoredSlice
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 numbers = itertools.count()
 NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)

@@ -23,8 +23,6 @@ from palettery.schemas.tasks import DigestTask
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
 from tests.document_pools import PoolPerCall
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
 W4 = config_of(n_bits=4, granularity=grouped(4))
 W6 = config_of(n_bits=6, granularity=grouped(4))
 ARRAYS = draws(7, a=(32, 16), b=(16, 24))

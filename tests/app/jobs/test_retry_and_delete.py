@@ -10,6 +10,9 @@ from palettery.schemas.job_options import JobOptions
 from palettery.schemas.report import SliceOutcome
 from palettery.schemas.tasks import Result, StoredSlice
 from tests.app.jobs.made_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
+from tests.databases import KINDS_IN_HEAVY
+
+pytestmark = pytest.mark.databases(*KINDS_IN_HEAVY)
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])

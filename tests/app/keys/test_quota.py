@@ -14,6 +14,9 @@ from palettery.app.jobs.repository import JobRepository
 from palettery.app.keys.quota import usage, within_limits
 from palettery.schemas.jobs import Progress
 from palettery.schemas.keys import OwnerLimits, Usage
+from tests.databases import KINDS_IN_HEAVY
+
+pytestmark = pytest.mark.databases(*KINDS_IN_HEAVY)
 
 numbers = itertools.count()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

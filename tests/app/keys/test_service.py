@@ -14,6 +14,9 @@ from palettery.app.keys.secret import new_secret
 from palettery.app.keys.service import KeyService
 from palettery.app.settings import Limits, Settings, read_settings
 from palettery.schemas.keys import NewKey, OwnerLimits
+from tests.databases import KINDS_IN_HEAVY
+
+pytestmark = pytest.mark.databases(*KINDS_IN_HEAVY)
 
 NOW = datetime(2026, 5, 6, 7, 8, 9, 101112, UTC)
 HOUR = timedelta(hours=1)

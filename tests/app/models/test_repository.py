@@ -15,6 +15,9 @@ from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
 from tests.app.stored_job import draws
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 DAY = timedelta(days=1)
 

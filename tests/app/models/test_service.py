@@ -13,11 +13,6 @@ from palettery.app.models.service import model_id
 from tests.app.stored_job import draws
 
 
-@pytest.fixture
-def database_url(tmp_path):
-    return f"sqlite:///{tmp_path / 'palettery.db'}"
-
-
 def test_the_id_is_that_of_names_and_digests_in_any_order():
     a, b = ("ä.safetensors", "0" * 64), ("b", "1" * 64)
     said = '[["b","' + "1" * 64 + '"],["ä.safetensors","' + "0" * 64 + '"]]'

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
+FEW_CONFIGS = 8
 CONFIGS_PER_MODEL = 40
 
 
@@ -80,16 +81,21 @@ MODELS = {
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    "configs", [FEW_CONFIGS, pytest.param(CONFIGS_PER_MODEL, marks=pytest.mark.heavy)]
+)
 @pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
-def test_picks_the_same_tensors_and_specs(kind, checkpoint_of, documents_for, ours, theirs):
+def test_picks_the_same_tensors_and_specs(
+    kind, configs, checkpoint_of, documents_for, ours, theirs
+):
     torch.manual_seed(0)
     model = kind().eval()
     checkpoint = checkpoint_of(copy.deepcopy(model), MODELS[kind])
     documents = documents_for(checkpoint, seed=7)
     reached = 0
-    for number in range(CONFIGS_PER_MODEL):
+    for number in range(configs):
         document = next(documents)
         picked = ours(document, checkpoint)
         assert picked == theirs(document, model, MODELS[kind]), (number, document)
         reached += len(picked)
-    assert reached > CONFIGS_PER_MODEL
+    assert reached > configs

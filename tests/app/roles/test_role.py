@@ -14,6 +14,9 @@ from palettery.app.errors import BadInput
 from palettery.app.roles import role as roles
 from palettery.app.roles.role import check_role_settings
 from palettery.app.settings import Settings
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 SHARED = {
     "database_url": "postgresql://h/d",
@@ -98,7 +101,7 @@ def serve_api(url, tmp_path):
     )
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.databases("postgresql")
 @pytest.mark.parametrize(
     ("revision", "message"),
     [

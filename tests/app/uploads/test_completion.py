@@ -30,11 +30,6 @@ from tests.app.stored_job import draws
 from tests.app.uploads.conftest import DAY, World, announced, digest_header, streamed
 
 
-@pytest.fixture
-def database_url(tmp_path):
-    return f"sqlite:///{tmp_path / 'palettery.db'}"
-
-
 def run(work):
     return asyncio.run(work)
 

@@ -18,11 +18,6 @@ from tests.app.uploads.conftest import digest_header
 OTHER = save(draws(2, w=(4, 8)))
 
 
-@pytest.fixture
-def database_url(tmp_path):
-    return f"sqlite:///{tmp_path / 'palettery.db'}"
-
-
 def run(work):
     return asyncio.run(work)
 

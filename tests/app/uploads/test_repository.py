@@ -13,6 +13,9 @@ from palettery.app.settings import Limits
 from palettery.app.uploads.repository import UploadRepository, settle
 from palettery.schemas.keys import OwnerLimits
 from tests.app.uploads.conftest import DAY, announced
+from tests.databases import KINDS
+
+pytestmark = pytest.mark.databases(*KINDS)
 
 MINUTE = timedelta(minutes=1)
 MODEL = "c" * 64

@@ -8,18 +8,19 @@ import socket
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from palettery.app.database.engine import open_database
 from palettery.app.errors import StorageFull, problem
 from palettery.app.events.repository import EventRepository
-from palettery.app.execution.engine import Engine, WorkflowCall
+from palettery.app.execution.engine import WorkflowCall
 from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
-from palettery.app.roles import role as roles
 from palettery.app.settings import Settings
 from palettery.app.webhooks.deliveries import TRIES, DeliveryOutcome, WebhookDeliveries
 from palettery.app.webhooks.repository import WebhookRepository
 from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Job, Progress
+from tests.databases import KINDS_IN_HEAVY
+
+pytestmark = pytest.mark.databases(*KINDS_IN_HEAVY)
 
 numbers = itertools.count()
 WHY = problem(StorageFull("the store is full"))
@@ -61,18 +62,8 @@ class Service:
 
 
 @pytest.fixture
-def database(database_url):
-    made = open_database(database_url)
-    roles.migrate(made)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def engine(database):
-    made = Engine(database)
-    yield made
-    made.close()
+def database(whole_database):
+    return whole_database
 
 
 @pytest.fixture
