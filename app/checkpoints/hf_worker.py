@@ -86,15 +86,15 @@ def _models(torch: Any, transformers: Any, config: dict[str, Any]) -> Iterator[d
     remote = "auto_map" in config
     config = _without_ignored_keys(config)
     named = [
-        found
+        class_
         for name in _architectures(config)
-        if (found := _class(transformers, name)) is not None
+        if (class_ := _class(transformers, name)) is not None
     ]
     config_class = _config_class(transformers, config, named, remote=remote)
-    classes = [found for found in named if found.config_class is config_class]
+    classes = [class_ for class_ in named if class_.config_class is config_class]
     for mapping in (transformers.MODEL_FOR_PRETRAINING_MAPPING, transformers.MODEL_MAPPING):
-        found = mapping.get(config_class, None)
-        classes += found if isinstance(found, tuple | list) else [found] if found else []
+        mapped = mapping.get(config_class, None)
+        classes += mapped if isinstance(mapped, tuple | list) else [mapped] if mapped else []
     if not classes:
         raise BuildError("unknown_type", _model_type(config))
     for model_class in dict.fromkeys(classes):
@@ -122,10 +122,10 @@ def _architectures(config: dict[str, Any]) -> list[str]:
 
 def _class(transformers: Any, name: str) -> Any:
     """Return a model class of transformers itself, or None."""
-    found: Any = getattr(transformers, name, None)
-    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
-    own = is_model and found.__module__.startswith("transformers.models.")
-    return found if own and found.config_class is not None else None
+    class_: Any = getattr(transformers, name, None)
+    is_model = isinstance(class_, type) and issubclass(class_, transformers.PreTrainedModel)
+    own = is_model and class_.__module__.startswith("transformers.models.")
+    return class_ if own and class_.config_class is not None else None
 
 
 def _config_class(
