@@ -67,9 +67,9 @@ class NewUpload(Schema):
     def _check_files(cls, files: tuple[FileToSend, ...]) -> tuple[FileToSend, ...]:
         if not files:
             raise ValueError("there is no file; name those of one model")
-        if (name := _twice(file.name for file in files)) is not None:
+        if (name := _first_duplicate(file.name for file in files)) is not None:
             raise ValueError(f"two files are called {name!r}; each needs a name of its own")
-        if (sha256 := _twice(file.sha256 for file in files)) is not None:
+        if (sha256 := _first_duplicate(file.sha256 for file in files)) is not None:
             raise ValueError(f"two files have the SHA-256 {sha256}; send such bytes once")
         return files
 
@@ -143,7 +143,7 @@ class UploadPage(Schema):
     """Pass as `cursor` to get the next page; None on the last."""
 
 
-def _twice(values: Iterable[str]) -> str | None:
+def _first_duplicate(values: Iterable[str]) -> str | None:
     """The first value that comes a second time."""
     seen: set[str] = set()
     for value in values:

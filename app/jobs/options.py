@@ -13,8 +13,8 @@ from palettery.app.errors import BadInput, InvalidUpload
 from palettery.app.http.multipart import Form
 from palettery.app.storage.spooled_content import Content, pieces
 from palettery.schemas.config import ConfigError
-from palettery.schemas.config.faults import explained
-from palettery.schemas.config.text import load_json
+from palettery.schemas.config.errors import describe_errors
+from palettery.schemas.config.parsing import load_json
 from palettery.schemas.exports import EXPORT_FORMATS, ExportFormat
 from palettery.schemas.jobs import JobSubmission
 from palettery.schemas.labels import check_label
@@ -95,7 +95,7 @@ def read_submission(body: Content) -> StoredModelRequest:
     try:
         asked = JobSubmission.model_validate(data, strict=True)
     except ValidationError as error:
-        faults = explained(error, JobSubmission)
+        faults = describe_errors(error, JobSubmission)
         raise BadInput("the request is not valid; `errors` names each field", faults) from error
     given = dict(asked)
     del given["model_id"], given["sensitivities_id"], given["config"]

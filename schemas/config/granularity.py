@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from palettery.schemas.base import Schema
-from palettery.schemas.config.limits import COUNT
+from palettery.schemas.config.limits import MAX_COUNT
 
-Count = Annotated[int, Field(ge=1, le=COUNT)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
 
 class PerTensor(Schema):

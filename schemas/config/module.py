@@ -7,8 +7,8 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from palettery.schemas.base import Schema
 from palettery.schemas.config.granularity import Count
-from palettery.schemas.config.limits import COUNT
-from palettery.schemas.config.preset_functions import Presets
+from palettery.schemas.config.limits import MAX_COUNT
+from palettery.schemas.config.preset_types import Presets
 from palettery.schemas.config.spec import PalettizationSpec
 
 WEIGHTS = ("weight", "in_proj_weight")
@@ -68,7 +68,7 @@ OpConfigs = Annotated[
 class PatSchedule(Schema):
     """When palettization-aware training starts in coreai-opt 0.3; without effect here."""
 
-    enable_fake_palettize: Annotated[int, Field(ge=0, le=COUNT)] = 0
+    enable_fake_palettize: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
     """Step of training."""
 
 

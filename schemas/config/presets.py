@@ -6,7 +6,7 @@ from typing import Literal
 from palettery.schemas.config.granularity import Granularity, PerGroupedChannel, PerTensor
 from palettery.schemas.config.model import KMeansPalettizerConfig
 from palettery.schemas.config.module import WEIGHTS, ModuleKMeansPalettizerConfig
-from palettery.schemas.config.preset_functions import Presets
+from palettery.schemas.config.preset_types import Presets
 from palettery.schemas.config.spec import PalettizationSpec
 
 Axis = Literal[0, 1]
