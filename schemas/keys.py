@@ -108,8 +108,8 @@ class Me(Schema):
     owner: str
     """Whose rows are seen."""
     scopes: tuple[Scope, ...]
-    """What may be done."""
+    """Permissions of the caller."""
     limits: OwnerLimits
-    """The most there may be."""
+    """Limits of the caller's owner."""
     used: Usage
-    """What there is."""
+    """Current usage of the caller's owner."""

@@ -206,8 +206,8 @@ def test_faults_beyond_many_are_counted():
         ("a: " + "[" * 300_000, "nested deeper"),
         ("- " * 300_000, "nested deeper"),
         ("{a: " * 100_000, "nested deeper"),
-        ("a: &a {b: *a}", "inside what it refers to"),
-        ("a: &a\n  <<: *a", "inside what it refers to"),
+        ("a: &a {b: *a}", "inside the node that it refers to"),
+        ("a: &a\n  <<: *a", "inside the node that it refers to"),
         ("x" * (MAX_CONFIG_BYTES + 1), f"{MAX_CONFIG_BYTES:,} are allowed"),
         (json.dumps({"a": [0] * MAX_VALUES}), f"over {MAX_VALUES:,} values"),
         ("{1: 2}", "1"),
@@ -241,7 +241,7 @@ def _lists(depth):
 def test_an_alias_bomb_is_refused_before_it_goes_off(row):
     rows = ["a0: &a0 {k: 1, l: 2}"]
     rows += [f"a{n}: &a{n} " + row.format(", ".join([f"*a{n - 1}"] * 10)) for n in range(1, 12)]
-    assert "aliases written out" in faults("\n".join(rows))[""]
+    assert "with aliases expanded" in faults("\n".join(rows))[""]
 
 
 def test_yaml_merges_override():
