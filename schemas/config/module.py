@@ -102,7 +102,7 @@ class ModuleKMeansPalettizerConfig(Schema):
     ] = Field(default_factory=dict)
     """Specs by parameter name or `*`, for this module only and regardless of operations."""
     enable_fast_kmeans_mode: bool = Field(default=True, validate_default=True)
-    """Whether weights are rounded before clustering, like in coreai-opt; for scalar palettes only."""
+    """Whether weights are rounded before clustering, as in coreai-opt; scalar palettes only."""
     rounding_precision: Count = 4
     """Number of decimals for rounding in fast mode."""
     pat_schedule: PatSchedule | None = None
