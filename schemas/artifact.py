@@ -1,4 +1,4 @@
-"""What the artifact says about itself, in the `palettery` entry of its safetensors metadata."""
+"""Metadata of artifacts: the `palettery` entry of the safetensors metadata, and a summary."""
 
 from typing import Literal
 
@@ -7,68 +7,68 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from palettery.schemas.base import Schema
 
 METADATA_KEY = "palettery"
-"""Of the metadata of its files, where the one that they have in common stands."""
+"""Key of the safetensors metadata that has the metadata of the artifact."""
 PALETTE_KEYS = ("indices", "lut", "lut_scale", "lut_zero_point", "per_channel_scale")
-"""What a palettized `<name>` is stored as, each under `<name>.<key>`; absent ones are left out."""
+"""Arrays of a palettized tensor `<name>`, each stored as `<name>.<key>` if it has one."""
 
 
 class PalettizedWeight(Schema):
-    """How to read one palettized weight."""
+    """Description of one palettized weight, as needed to decode it."""
 
     n_bits: Literal[1, 2, 3, 4, 6, 8]
     """Bits per index."""
     cluster_dim: PositiveInt = 1
     """Weights along axis 0 that share one index."""
     axis: Literal[0, 1] = 0
-    """Group axis."""
+    """Axis along which channels are grouped."""
     group_size: PositiveInt | None = None
-    """Channels that share a LUT; None for one LUT."""
+    """Number of channels that share a LUT; null for a single LUT."""
     shape: tuple[NonNegativeInt, ...]
-    """Of the dense weight."""
+    """Shape of the dense weight."""
     dtype: Literal["F16", "BF16", "F32", "F64"]
-    """Of the dense weight, as a safetensors dtype name."""
+    """Safetensors dtype name of the dense weight."""
 
 
 class ArtifactMetadata(Schema):
-    """Everything needed to decode an artifact, and where it came from."""
+    """Metadata of an artifact: how to decode it, and what it was made from."""
 
     format_version: Literal[1] = 1
-    """Goes up when a reader of the old would misread the new."""
+    """Version of the format, increased by incompatible changes."""
     weights: dict[str, PalettizedWeight]
-    """Name of the dense weight -> how to read it."""
+    """Palettized weights, by the name of the dense weight."""
     tied: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Name -> the other names that share the tensor."""
+    """Further names of tied tensors, by the tensor's first name."""
     source_sha256: dict[str, str] = Field(default_factory=dict)
-    """Uploaded file name -> hex digest."""
+    """SHA-256 digests of the uploaded files in hexadecimal, by file name."""
     sensitivities_sha256: dict[str, str] = Field(
         default_factory=dict, exclude_if=lambda digests: not digests
     )
-    """Uploaded file of sensitivities -> hex digest; absent when none were given."""
+    """SHA-256 digests of the sensitivity files, by file name; absent if there are none."""
     config_sha256: str
-    """Of the config's canonical JSON."""
+    """SHA-256 digest of the config's canonical JSON."""
     plan_sha256: str
-    """Of the plan's canonical JSON."""
+    """SHA-256 digest of the plan's canonical JSON."""
     software: dict[str, str] = Field(default_factory=dict)
-    """Name -> version."""
+    """Versions of the software that wrote the artifact, by package name."""
 
 
 class StoredWeight(Schema):
-    """A palettized weight and what it takes."""
+    """A palettized weight and its size in the artifact."""
 
     name: str
-    """Of the dense weight."""
+    """Name of the dense weight."""
     weight: PalettizedWeight
-    """How to read it."""
+    """Description of the palettized weight."""
     size_bytes: NonNegativeInt
-    """Indices, LUTs and scales."""
+    """Size of its indices, LUTs and scales."""
 
 
 class ArtifactSummary(Schema):
-    """What an artifact holds."""
+    """Contents of an artifact."""
 
     palettized: tuple[StoredWeight, ...]
-    """Every palettized weight, in order."""
+    """All palettized weights, in the order of the artifact."""
     kept: dict[str, NonNegativeInt]
-    """Untouched tensor -> bytes."""
+    """Sizes in bytes of the unchanged tensors, by name."""
     software: dict[str, str]
-    """What made it: name -> version."""
+    """Versions of the software that wrote the artifact, by package name."""

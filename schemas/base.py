@@ -1,4 +1,4 @@
-"""The model every schema derives from."""
+"""Base class of all schemas."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -1,4 +1,4 @@
-"""What a model file holds, as byte ranges; every upload format is reduced to this."""
+"""Checkpoints as byte ranges: the common form of all upload formats."""
 
 from typing import Literal
 
@@ -11,80 +11,92 @@ ModelFormat = Literal["safetensors", "pytorch_zip", "pytorch_legacy", "pt2"]
 
 
 class StoredFile(Schema):
-    """One file of a checkpoint, as it lies in the object store."""
+    """One file of a checkpoint in the object store."""
 
     name: str
-    """The name the user gave it."""
+    """File name given by the user."""
     path: str
-    """Where it lies in the store."""
+    """Path in the object store."""
     size_bytes: NonNegativeInt
+    """Size of the file."""
     sha256: str | None = None
-    """Hex digest of the whole file; None when the file was read in place."""
+    """SHA-256 digest of the file in hexadecimal; null if the file was read in place."""
 
 
 class StoredTensor(Schema):
     """One tensor as a byte range of one file."""
 
     name: str
-    """The first name it goes by."""
+    """First name of the tensor."""
     aliases: tuple[str, ...] = ()
-    """Every other name that shares these bytes."""
+    """Further names of the same bytes."""
     dtype: str
-    """Its safetensors dtype name: F32, BF16, I64, F8_E4M3 and so on."""
+    """Safetensors dtype name, such as F32, BF16, I64 or F8_E4M3."""
     shape: tuple[NonNegativeInt, ...]
+    """Shape of the tensor."""
     strides: tuple[NonNegativeInt, ...] | None = None
-    """Elements to skip per step of each axis; None for row-major."""
+    """Strides in elements; null for row-major."""
     file: NonNegativeInt
-    """Index into `Checkpoint.files`."""
+    """Index of the file in `Checkpoint.files`."""
     offset: NonNegativeInt
-    """First byte, counted from the start of the file."""
+    """Offset of the first byte in the file."""
     size_bytes: NonNegativeInt
+    """Size of the tensor in the file."""
 
 
 class Module(Schema):
     """One module of the model."""
 
     name: str
-    """Dotted path; empty for the root."""
+    """Dotted path of the module; empty for the root."""
     aliases: tuple[str, ...] = ()
-    """Other paths under which the same module is registered."""
+    """Further paths under which the same module is registered."""
     type: str | None
-    """Fully qualified class name, such as `torch.nn.modules.linear.Linear`; None when unknown."""
+    """Fully qualified class name, such as `torch.nn.modules.linear.Linear`; null if unknown."""
     type_source: TypeSource
+    """Source of the class name: a graph, a Hugging Face config, or the tensor names."""
 
 
 class Op(Schema):
-    """One operation that consumes tensors; without a graph only registered ones are known."""
+    """An operation that reads tensors; without a graph, only known module types have operations."""
 
     name: str
-    """`<module path>.<functional name>`, then `_1`, `_2` for further calls."""
+    """Operation name: `<module path>.<functional name>`, with `_1`, `_2` for further calls."""
     type: str
     """Functional name, such as `linear` or `conv2d`."""
     module: str
-    """Dotted path of the module that runs it."""
+    """Dotted path of the module that runs the operation."""
     states: dict[str, str]
-    """Local parameter name -> tensor name."""
+    """Names of the tensors that the operation reads, by local parameter name."""
 
 
 class Checkpoint(Schema):
-    """A model as byte ranges, its module tree and its ops; no code after it knows formats."""
+    """A model as byte ranges, its module tree and its operations, independent of the format."""
 
     format: ModelFormat
+    """Format of the files."""
     files: tuple[StoredFile, ...]
+    """Files of the checkpoint."""
     tensors: tuple[StoredTensor, ...]
+    """Distinct tensors."""
     modules: tuple[Module, ...]
+    """Modules, parents before children."""
     ops: tuple[Op, ...]
+    """Operations that read tensors."""
     warnings: tuple[str, ...] = ()
-    """What the user should know about how the files were read."""
+    """Warnings for the user about how the files were read."""
 
     def tensor_bytes(self) -> int:
-        """Bytes of all tensors, each counted once."""
+        """Return the size of all tensors, each counted once."""
         return sum(tensor.size_bytes for tensor in self.tensors)
 
 
 class ByteRange(Schema):
-    """Where bytes lie in an object store."""
+    """A byte range of a file in an object store."""
 
     path: str
+    """Path in the object store."""
     offset: NonNegativeInt
+    """Offset of the first byte in the file."""
     size_bytes: PositiveInt
+    """Number of bytes."""

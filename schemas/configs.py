@@ -1,4 +1,4 @@
-"""Named configs, and what validating one tells."""
+"""Named configs, and the results of validating config documents."""
 
 from datetime import datetime
 
@@ -13,47 +13,47 @@ class ConfigSummary(Schema):
     """A version of a named config, without the config."""
 
     name: str
-    """What it is called."""
+    """Name of the config."""
     version: PositiveInt
-    """Counted from 1; a version never changes."""
+    """Version number, counted from 1; a version never changes."""
     reference: str
-    """`name@version`, as jobs may give it; the name alone means the newest version."""
+    """Reference for jobs, `name@version`; the name alone refers to the newest version."""
     sha256: str
-    """Hex digest of the config, every default filled in: equal ones say the same."""
+    """SHA-256 digest of the config with all defaults, in hexadecimal; equal for equal configs."""
     created_at: datetime
-    """When this version was stored."""
+    """Time this version was stored, in UTC."""
     links: dict[str, str]
-    """`self`."""
+    """URLs by relation: `self`."""
 
 
 class NamedConfig(ConfigSummary):
     """A version of a named config."""
 
     config: KMeansPalettizerConfig
-    """The config, every default filled in."""
+    """Config with all defaults."""
 
 
 class ConfigPage(Schema):
-    """One page of named configs, each in its newest version, in the order of their names."""
+    """One page of named configs, each in its newest version, ordered by name."""
 
     items: tuple[ConfigSummary, ...]
     """Configs of this page."""
     next_cursor: str | None = None
-    """Pass as `cursor` to get the next page; null on the last."""
+    """Value of the `cursor` parameter for the next page; null on the last page."""
 
 
 class ValidatedConfig(Schema):
-    """What is to be said of a config document."""
+    """Result of the validation of a config document."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
     is_valid: bool
-    """Whether there are no errors."""
+    """Whether the document is a valid config."""
     errors: tuple[InvalidField, ...] = ()
-    """Every field at fault, with its place in the document."""
+    """Errors of the document, one for each invalid field."""
     config: KMeansPalettizerConfig | None = None
-    """The config, every default filled in; null when it is not valid."""
+    """Config with all defaults; null if the document is not valid."""
     json_text: str | None = Field(default=None, alias="json")
-    """The same as a JSON file, which coreai-opt reads too; null when it is not valid."""
+    """Config as a JSON file, which coreai-opt reads too; null if the document is not valid."""
     yaml_text: str | None = Field(default=None, alias="yaml")
-    """The same as a YAML file; null when it is not valid."""
+    """Config as a YAML file; null if the document is not valid."""

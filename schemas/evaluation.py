@@ -1,4 +1,4 @@
-"""What palettizing a model does to what it computes."""
+"""Effect of palettization on the outputs of a model."""
 
 from pydantic import NonNegativeFloat, NonNegativeInt
 
@@ -6,14 +6,15 @@ from palettery.schemas.base import Schema
 
 
 class ComparedOutput(Schema):
-    """One output of a model, before and after, on the same inputs."""
+    """Comparison of one output of a model before and after palettization, on the same inputs."""
 
     name: str
-    """Where it lies in what the model returns, such as `['out'][0]`; empty for the only one."""
+    """Position in the model's return value, such as `['out'][0]`; empty for a single output."""
     shape: tuple[NonNegativeInt, ...]
+    """Shape of the output."""
     snr_db: float | None
-    """Signal to noise, in decibels; None when nothing differs."""
+    """Signal-to-noise ratio in decibels; null if the outputs are equal."""
     cosine: float
-    """Of the angle between the two, 1 when they point the same way."""
+    """Cosine similarity of the two outputs."""
     max_error: NonNegativeFloat
     """Largest absolute difference."""

@@ -1,4 +1,4 @@
-"""What happened to a job, as the API tells it."""
+"""Log lines and deletions of jobs."""
 
 from datetime import datetime
 from typing import Literal
@@ -14,13 +14,13 @@ class LogLine(Schema):
     """One line of a job's log."""
 
     at: datetime
-    """When it was written."""
+    """Time the line was written, in UTC."""
     level: Level
-    """error: the job failed of it; warning: somebody may want to look; info: all else."""
+    """Severity: `error` if the job failed because of it, `warning`, or `info`."""
     message: str
-    """What happened, in a sentence."""
+    """Message, one sentence."""
     tensor: str | None = None
-    """Name of the tensor that it is about; null when it is about the job."""
+    """Name of the tensor that the message is about; null if it is about the job."""
 
 
 class LogPage(Schema):
@@ -29,11 +29,11 @@ class LogPage(Schema):
     items: tuple[LogLine, ...]
     """Lines of this page."""
     next_after: NonNegativeInt
-    """Pass as `after` to get the lines that follow, now or later."""
+    """Value of the `after` parameter for the lines that follow, also for later ones."""
 
 
 class GoneJob(Schema):
-    """A job that was deleted."""
+    """A deleted job."""
 
     id: str
-    """Its id."""
+    """Id of the job."""

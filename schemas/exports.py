@@ -1,4 +1,4 @@
-"""Forms in which a palettized model goes where it is deployed."""
+"""Export formats of palettized models for deployment."""
 
 from typing import Literal, get_args
 
@@ -7,27 +7,27 @@ from pydantic import Field, NonNegativeInt
 from palettery.schemas.base import Schema
 
 ExportFormat = Literal["dense", "torchao", "coreai", "coreml"]
-"""Beside the packed artifact, which there always is."""
+"""Formats in addition to the packed artifact, which every job writes."""
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 
 
 class PlannedExport(Schema):
-    """A form that a job is asked for."""
+    """An export that a job is requested to write."""
 
     format: ExportFormat
-    """Its name."""
+    """Name of the format."""
     inexpressible: dict[str, str] = Field(default_factory=dict)
-    """Palettized tensor -> what the format lacks for it, so that it would be dense in there."""
+    """Palettized tensors that the export stores dense, with the feature that the format lacks."""
 
 
 class Exported(Schema):
-    """An artifact in another form, read back and compared with LUT[indices]."""
+    """An export, verified by reading it back and comparing it with the palettes."""
 
     format: ExportFormat
-    """Its name."""
+    """Name of the format."""
     sha256: str
-    """Hex digest of its file."""
+    """SHA-256 digest of the file, in hexadecimal."""
     size_bytes: NonNegativeInt
-    """Of its file."""
+    """Size of the file."""
     dense: tuple[str, ...] = ()
-    """Palettized tensors that are dense in it, since the format cannot express them."""
+    """Palettized tensors that are stored dense, since the format cannot express them."""

@@ -1,4 +1,4 @@
-"""JSON Schema of everything that crosses the API."""
+"""JSON Schemas of the models of the API."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,15 +35,15 @@ MODELS: Mapping[str, type[Schema]] = {
         Report,
     )
 }
-"""Models by the name their schema is served under."""
+"""Models by the name of their schema."""
 
 SCHEMA_NAMES = tuple(MODELS)
 
 
 def json_schema(name: str) -> dict[str, Any]:
-    """JSON Schema 2020-12 of the model with this name.
+    """Return the JSON Schema 2020-12 of the model with this name.
 
     Raises:
-        KeyError: there is none.
+        KeyError: there is no such model.
     """
     return {"$schema": DIALECT, **MODELS[name].model_json_schema()}

@@ -1,4 +1,4 @@
-"""API keys, and what their owners may have."""
+"""API keys, and the limits and usage of their owners."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field, NonNegativeInt
 from palettery.schemas.base import Schema
 
 Scope = Literal["read", "write", "admin"]
-"""`read` looks, `write` changes, `admin` makes and revokes keys; none of them implies another."""
+"""Permission of a key: `read`, `write`, or `admin` to manage keys; none implies another."""
 OwnerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
 KeyName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Count = Annotated[NonNegativeInt, Field(le=(1 << 31) - 1)]
@@ -16,68 +16,71 @@ Bytes = Annotated[NonNegativeInt, Field(le=(1 << 63) - 1)]
 
 
 class OwnerLimits(Schema):
-    """The most an owner may have."""
+    """Limits of an owner."""
 
     queued_jobs: Count | None = None
-    """Jobs that have not ended; null for no limit."""
+    """Largest number of unfinished jobs; null for no limit."""
     stored_bytes: Bytes | None = None
-    """Of uploads, models and artifacts; null for no limit."""
+    """Largest total size of uploads, models and artifacts; null for no limit."""
     upload_bytes: Bytes | None = None
-    """Of one upload; null for no limit."""
+    """Largest size of one upload; null for no limit."""
 
 
 class KeyLimits(Schema):
-    """Limits of a key, which beat those of the service."""
+    """Limits of a key, which override those of the service."""
 
     queued_jobs: Count | None = None
-    """Jobs of its owner that have not ended; null for the service's limit."""
+    """Largest number of unfinished jobs of the owner; null for the service's limit."""
     stored_bytes: Bytes | None = None
-    """Of its owner's uploads, models and artifacts; null for the service's limit."""
+    """Largest total size of the owner's uploads, models and artifacts; null for the service's
+    limit."""
     upload_bytes: Bytes | None = None
-    """Of one upload; null for the service's limit."""
+    """Largest size of one upload; null for the service's limit."""
 
 
 class NewKey(KeyLimits):
-    """A key to make."""
+    """A key to create."""
 
     owner: OwnerName
-    """Whose rows it sees; keys of one owner see the same. `local` is who there was before keys."""
+    """Owner of the jobs, models and uploads that the key gives access to. Several keys can have the
+    same owner. `local` owns everything that was created without keys."""
     name: KeyName
-    """What it is for, to tell it from others."""
+    """Name of the key, to distinguish it from others."""
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3)] = ("read", "write")
-    """What it may do."""
+    """Permissions of the key."""
     expires_at: AwareDatetime | None = None
-    """When it stops to be valid, at most a hundred years from now; null for never."""
+    """Expiry time of the key, at most a hundred years from now; null for a key that never
+    expires."""
 
 
 class Key(KeyLimits):
     """A key, without its secret."""
 
     id: str
-    """Names the key in paths."""
+    """Id of the key, used in paths."""
     owner: str
-    """Whose rows it sees."""
+    """Owner of the jobs, models and uploads that the key gives access to."""
     name: str
-    """What it is for."""
+    """Name of the key."""
     prefix: str
-    """How its secret begins."""
+    """First characters of the secret."""
     scopes: tuple[Scope, ...]
-    """What it may do."""
+    """Permissions of the key."""
     created_at: datetime
-    """When it was made."""
+    """Time the key was created, in UTC."""
     expires_at: datetime | None = None
-    """When it stops to be valid; null for never."""
+    """Expiry time of the key, in UTC; null for a key that never expires."""
     revoked_at: datetime | None = None
-    """When it was revoked; null while it is not."""
+    """Time the key was revoked, in UTC; null for a key that is not revoked."""
 
 
 class CreatedKey(Schema):
     """A new key with its secret."""
 
     key: Key
-    """The key."""
+    """Key that was created."""
     secret: str
-    """What callers send, as `Authorization: Bearer <secret>`. It is shown this once."""
+    """Secret to send as `Authorization: Bearer <secret>`. It cannot be retrieved again."""
 
 
 class KeyPage(Schema):
@@ -86,17 +89,17 @@ class KeyPage(Schema):
     items: tuple[Key, ...]
     """Keys of this page."""
     next_cursor: str | None = None
-    """Pass as `cursor` to get the next page; null on the last."""
+    """Value of the `cursor` parameter for the next page; null on the last page."""
 
 
 class Usage(Schema):
-    """What an owner has."""
+    """Current usage of an owner."""
 
     queued_jobs: NonNegativeInt
-    """Jobs that have not ended."""
+    """Number of unfinished jobs."""
     stored_bytes: NonNegativeInt
-    """Of files of its models and jobs, each counted once, its configs, its open uploads, and all
-    that its jobs have stored; a job that has not succeeded counts with what is expected of it."""
+    """Total size of the owner's model files, each counted once, configs, open uploads, and job
+    results; a job that has not succeeded counts with its expected size."""
 
 
 class Me(Schema):
@@ -105,8 +108,8 @@ class Me(Schema):
     owner: str
     """Whose rows are seen."""
     scopes: tuple[Scope, ...]
-    """What may be done."""
+    """Permissions of the caller."""
     limits: OwnerLimits
-    """The most there may be."""
+    """Limits of the caller's owner."""
     used: Usage
-    """What there is."""
+    """Current usage of the caller's owner."""

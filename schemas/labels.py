@@ -1,4 +1,4 @@
-"""Labels: what people call their jobs and models."""
+"""Labels: names that users give to their jobs and models."""
 
 from typing import Annotated
 
@@ -8,14 +8,14 @@ MOST_LABEL_CHARACTERS = 100
 
 
 def check_label(label: str) -> str:
-    """Check that a label is a line of text.
+    """Check that a label is one line of text, and return it.
 
     Raises:
-        ValueError: says what it is and what it may be.
+        ValueError: the label is empty, too long, or not printable.
     """
     if len(label) > MOST_LABEL_CHARACTERS or not label.isprintable() or not label.strip():
         raise ValueError(
-            f"{label[:40]!r} is no label; send one line of 1 to {MOST_LABEL_CHARACTERS} "
+            f"{label[:40]!r} is not a valid label; send one line of 1 to {MOST_LABEL_CHARACTERS} "
             "printable characters"
         )
     return label
@@ -23,6 +23,6 @@ def check_label(label: str) -> str:
 
 Label = Annotated[
     str,
-    AfterValidator(check_label),  # which says more than a limit of pydantic's
+    AfterValidator(check_label),  # its message is clearer than that of a pydantic limit
     Field(json_schema_extra={"minLength": 1, "maxLength": MOST_LABEL_CHARACTERS}),
 ]

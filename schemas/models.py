@@ -1,4 +1,4 @@
-"""Models as the API shows them: uploaded files that were read and are kept."""
+"""Models of the API: uploaded files, their modules and their tensors."""
 
 from datetime import datetime
 
@@ -12,77 +12,77 @@ class ModelFile(Schema):
     """One file of a model."""
 
     name: str
-    """The name the user gave it."""
+    """File name given by the user."""
     size_bytes: NonNegativeInt
-    """Of the whole file."""
+    """Size of the file."""
     sha256: str
-    """Hex digest of the whole file."""
+    """SHA-256 digest of the file, in hexadecimal."""
 
 
 class ModelTensor(Schema):
     """One distinct tensor of a model."""
 
     name: str
-    """The first name it goes by."""
+    """First name of the tensor."""
     aliases: tuple[str, ...] = ()
-    """Every other name of the same tensor."""
+    """Further names of the same tensor."""
     dtype: str
-    """Its safetensors dtype name."""
+    """Safetensors dtype name of the tensor."""
     shape: tuple[NonNegativeInt, ...]
-    """Of the tensor as it is used."""
+    """Shape of the tensor."""
     size_bytes: NonNegativeInt
-    """That it takes in its file."""
+    """Size of the tensor in its file."""
     file: str
-    """Name of that file."""
+    """Name of the file that contains the tensor."""
     module: str
-    """Dotted path of the owning module."""
+    """Dotted path of the module that owns the tensor."""
     module_type: str | None
-    """Fully qualified class name of that module; null when unknown."""
+    """Fully qualified class name of that module; null if unknown."""
     type_source: TypeSource
-    """Where the module type comes from."""
+    """Source of the class name: a graph, a Hugging Face config, or the tensor names."""
 
 
 class ModelSummary(Schema):
-    """One model, without its files and what is in them."""
+    """One model, without its files and their contents."""
 
     id: str
-    """SHA-256 of the names and digests of its files; names the model in every path."""
+    """Id of the model, used in paths: SHA-256 digest of the names and digests of its files."""
     name: str
-    """Name of the first file that holds tensors."""
+    """Name of the first file with tensors."""
     label: str | None = None
-    """What its owner calls it: the label of its latest upload that had one."""
+    """Label of the model's latest upload that had one."""
     format: ModelFormat
-    """Of the files that hold tensors."""
+    """Format of the files with tensors."""
     size_bytes: NonNegativeInt
-    """Of all files together."""
+    """Total size of the files."""
     tensors_total: NonNegativeInt
-    """Distinct tensors."""
+    """Number of distinct tensors."""
     file_count: PositiveInt
-    """Number of its files."""
+    """Number of files."""
     created_at: datetime
-    """When it was completed first."""
+    """Time the model was first completely uploaded, in UTC."""
     expires_at: datetime
-    """When it is removed, unless a job uses it before."""
+    """Time the model will be deleted unless a job uses it before, in UTC."""
     links: dict[str, str]
-    """`self`."""
+    """URLs by relation: `self`."""
 
 
 class ModelDetails(ModelSummary):
-    """One model with its files, without what is in them."""
+    """One model with its files, without their contents."""
 
     files: tuple[ModelFile, ...]
-    """In the order of their names."""
+    """Files of the model, ordered by name."""
 
 
 class ModelContents(Schema):
-    """What is in a model; it depends on nothing but the files, and may be large."""
+    """Contents of a model. They depend only on its files, and can be large."""
 
     warnings: tuple[str, ...]
-    """What the user should know about how the files were read."""
+    """Warnings about how the files were read."""
     modules: tuple[Module, ...]
-    """Parents before children."""
+    """Modules of the model, parents before children."""
     tensors: tuple[ModelTensor, ...]
-    """In the order of the files, and that within each."""
+    """Tensors of the model, in the order of the files and of the tensors within each."""
 
 
 class Model(ModelContents, ModelDetails):
@@ -95,4 +95,4 @@ class ModelPage(Schema):
     items: tuple[ModelSummary, ...]
     """Models of this page."""
     next_cursor: str | None = None
-    """Pass as `cursor` to get the next page; None on the last."""
+    """Value of the `cursor` parameter for the next page; null on the last page."""

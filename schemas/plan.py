@@ -1,4 +1,4 @@
-"""What a job will do with every tensor, and why."""
+"""Plans: what a job will do with every tensor, and why."""
 
 from typing import Literal
 
@@ -11,89 +11,89 @@ from palettery.schemas.exports import PlannedExport
 
 
 class Clustering(Schema):
-    """What a spec leaves open, settled for one tensor."""
+    """Clustering parameters of one tensor that its spec leaves to defaults or to the config."""
 
     axis: Literal[0, 1]
-    """Group axis, the op's default filled in."""
+    """Group axis; the default of the operation if the spec has none."""
     group_size: PositiveInt | None
-    """Channels per palette; None for one palette per tensor."""
+    """Number of channels per palette; null for one palette per tensor."""
     rounding_precision: PositiveInt | None
-    """Decimals to round to before clustering (fast mode); None clusters the values as they are."""
+    """Decimals to which fast mode rounds values before clustering; null if fast mode is off."""
 
 
 class PlannedTensor(Schema):
-    """One distinct tensor and what will happen to it."""
+    """Plan for one distinct tensor."""
 
     name: str
-    """The first name it goes by."""
+    """First name of the tensor."""
     aliases: tuple[str, ...] = ()
-    """Every other name of the same tensor."""
+    """Further names of the same tensor."""
     dtype: str
-    """Its safetensors dtype name."""
+    """Safetensors dtype name of the tensor."""
     shape: tuple[NonNegativeInt, ...]
-    """Of the dense tensor."""
+    """Shape of the dense tensor."""
     size_bytes: NonNegativeInt
-    """Of the dense tensor."""
+    """Size of the dense tensor."""
     module: str
-    """Dotted path of the owning module."""
+    """Dotted path of the module that owns the tensor."""
     module_type: str | None
-    """Fully qualified class name of that module; null when unknown."""
+    """Fully qualified class name of that module; null if unknown."""
     type_source: TypeSource
-    """Where the module type comes from."""
+    """Source of the class name: a graph, a Hugging Face config, or the tensor names."""
     op: str | None = None
-    """Name of the op that consumes it; None when no registered op does."""
+    """Name of the operation that reads the tensor; null if no known operation does."""
     action: Literal["palettize", "keep"]
-    """Whether it is palettized or kept as it is."""
+    """Whether the tensor will be palettized or kept unchanged."""
     rule: str | None
-    """Path into the config of the rule that decided, such as
-    `global_config.op_state_spec["weight"]`; None when no rule reached the tensor."""
+    """Path in the config of the rule that applies, such as
+    `global_config.op_state_spec["weight"]`; null if no rule matches the tensor."""
     reason: str | None = None
-    """Why it is kept; None when it is palettized."""
+    """Reason why the tensor is kept; null if it is palettized."""
     incompatible: bool = False
-    """Whether it is kept though a rule asks for it, since it cannot take what is asked."""
+    """Whether the tensor is kept because it does not support the spec of the matching rule."""
     weighted: bool = False
-    """Whether the upload's sensitivities weigh the errors of its weights."""
+    """Whether uploaded sensitivities weight the errors of the tensor."""
     spec: PalettizationSpec | None = None
-    """What the config asks for; set exactly when it is palettized."""
+    """Palettization spec from the config; null if the tensor is kept."""
     clustering: Clustering | None = None
-    """What the spec leaves open; set exactly when it is palettized."""
+    """Clustering parameters that complete the spec; null if the tensor is kept."""
     groups: NonNegativeInt = 0
-    """LUTs it will get."""
+    """Number of LUTs."""
     predicted_bytes: NonNegativeInt
-    """Bytes in the artifact: indices, LUTs and scales, or the tensor as it is."""
+    """Predicted size in the artifact: indices, LUTs and scales, or the unchanged tensor."""
 
 
 class UnmatchedKey(Schema):
-    """A config key that reached no tensor."""
+    """A config key that matches no tensor."""
 
     path: str
-    """Path into the config."""
+    """Path of the key in the config."""
     reason: str
-    """Why it reached none."""
+    """Reason why the key matches nothing."""
     suggestions: tuple[str, ...] = ()
-    """Keys that would have matched."""
+    """Similar keys that would match."""
 
 
 class Plan(Schema):
-    """Every tensor's fate, computed from the config and the uploaded headers alone."""
+    """Plan of a job, computed from the config and the headers of the uploaded files."""
 
     format_version: Literal[1] = 1
-    """Goes up when a reader of the old would misread the new."""
+    """Version of the format, increased by incompatible changes."""
     tensors: tuple[PlannedTensor, ...]
-    """One entry per distinct tensor."""
+    """Plan for each distinct tensor."""
     unmatched: tuple[UnmatchedKey, ...] = ()
-    """Config keys that reached no tensor."""
+    """Config keys that match no tensor."""
     warnings: tuple[str, ...] = ()
-    """What else the user should know."""
+    """Further warnings."""
     sensitivities_sha256: dict[str, str] = Field(default_factory=dict)
-    """Uploaded file of sensitivities -> hex digest."""
+    """SHA-256 digests of the sensitivity files in hexadecimal, by file name."""
     size_before_bytes: NonNegativeInt
-    """Bytes of all tensors."""
+    """Total size of all tensors."""
     predicted_size_bytes: NonNegativeInt
-    """Bytes of all tensors in the artifact, to be expected."""
+    """Predicted total size of all tensors in the artifact."""
     exports: tuple[PlannedExport, ...] = Field(default=(), exclude_if=lambda exports: not exports)
-    """What other forms can express of it; absent when none was asked for."""
+    """Requested exports; absent if there are none."""
 
     def palettized(self) -> tuple[PlannedTensor, ...]:
-        """The tensors that will be palettized, in order."""
+        """Return the tensors that will be palettized, in order."""
         return tuple(tensor for tensor in self.tensors if tensor.action == "palettize")

@@ -1,4 +1,4 @@
-"""What happened to every tensor of a job."""
+"""Reports: what a job did with every tensor."""
 
 from typing import Literal
 
@@ -11,124 +11,124 @@ from palettery.schemas.plan import Clustering, UnmatchedKey
 
 
 class SliceOutcome(Schema):
-    """What a task did with one slice; stored in the part's metadata."""
+    """Result of a task for one slice, stored in the metadata of the part."""
 
     name: str
     first_row: NonNegativeInt = 0
     action: Literal["palettized", "kept"]
     reason: str | None = None
-    """Why it was kept after all, such as non-finite values; None when palettized."""
+    """Reason why the slice was kept, such as non-finite values; null if it was palettized."""
     notes: tuple[str, ...] = ()
-    """What the kernel did differently from the request, such as leaving fast mode."""
+    """Deviations of the kernel from the request, such as leaving fast mode."""
     weights: NonNegativeInt
-    """Elements of the slice."""
+    """Number of elements of the slice."""
     sse: NonNegativeFloat = 0.0
-    """Sum of squared errors, measured on the part as read back."""
+    """Sum of squared errors, measured on the stored part."""
     signal: NonNegativeFloat = 0.0
     """Sum of squared weights."""
     max_error: NonNegativeFloat = 0.0
     seconds: NonNegativeFloat = 0.0
-    """Kernel time, of whoever computed it."""
+    """Kernel time, of the job that computed the slice."""
     content_sha256: str | None = None
-    """Hex digest of the bytes it was computed from; None when nobody asked for it."""
+    """Digest of the input bytes in hexadecimal; null if not requested."""
     reused: bool = False
-    """Whether it was taken from an earlier job's result."""
+    """Whether the result of an earlier job was reused."""
     statistics_bytes: NonNegativeInt = 0
-    """Of the line of its statistics in the part, behind those of the slices before it."""
+    """Size of the slice's line of statistics in the part."""
     array_digests: dict[str, str] = Field(default_factory=dict)
-    """XXH3 in hex of each of its arrays as stored; empty when made before there were any."""
+    """XXH3 digests of the stored arrays, in hexadecimal; empty in old results."""
 
 
 class TensorReport(Schema):
-    """One tensor's fate."""
+    """Report on one distinct tensor."""
 
     name: str
-    """The first name it goes by."""
+    """First name of the tensor."""
     aliases: tuple[str, ...] = ()
-    """Every other name of the same tensor."""
+    """Further names of the same tensor."""
     module: str
-    """Dotted path of the owning module."""
+    """Dotted path of the module that owns the tensor."""
     module_type: str | None
-    """Fully qualified class name of that module; null when unknown."""
+    """Fully qualified class name of that module; null if unknown."""
     dtype: str
-    """Its safetensors dtype name."""
+    """Safetensors dtype name of the tensor."""
     shape: tuple[NonNegativeInt, ...]
-    """Of the dense tensor."""
+    """Shape of the dense tensor."""
     action: Literal["palettized", "kept"]
-    """Whether it was palettized or kept as it is."""
+    """Whether the tensor was palettized or kept unchanged."""
     rule: str | None
-    """Path into the config of the rule that decided."""
+    """Path in the config of the rule that applied; null if no rule matched."""
     reason: str | None = None
-    """Why it was kept; None when palettized."""
+    """Reason why the tensor was kept; null if it was palettized."""
     notes: tuple[str, ...] = ()
-    """What was done differently from the request, such as leaving fast mode."""
+    """Deviations from the request, such as leaving fast mode."""
     spec: PalettizationSpec | None = None
-    """What the config asked for; null when it is kept."""
+    """Palettization spec from the config; null if the tensor was kept."""
     clustering: Clustering | None = None
-    """What the spec left open; null when it is kept."""
+    """Clustering parameters that complete the spec; null if the tensor was kept."""
     weighted: bool = False
-    """Whether sensitivities weighted the errors that the clustering made small; sse is not."""
+    """Whether sensitivities weighted the errors in the clustering; `sse` is not weighted."""
     groups: NonNegativeInt = 0
-    """LUTs it has."""
+    """Number of LUTs."""
     size_before_bytes: NonNegativeInt
-    """Of the dense tensor."""
+    """Size of the dense tensor."""
     size_after_bytes: NonNegativeInt
-    """In the artifact: indices, LUTs and scales, or the tensor as it is."""
+    """Size in the artifact: indices, LUTs and scales, or the unchanged tensor."""
     bits_per_weight: NonNegativeFloat
     """Bits of indices, LUTs and scales per weight, as coreai-opt's `bits_per_weight` has it."""
     sse: NonNegativeFloat = 0.0
     """Sum of squared errors."""
     snr_db: float | None = None
-    """10 log10(sum of squared weights / sse); None when the reconstruction is exact or kept."""
+    """Signal-to-noise ratio in decibels; null if the tensor was kept or its error is zero."""
     max_error: NonNegativeFloat = 0.0
     """Largest absolute error."""
     seconds: NonNegativeFloat = 0.0
-    """Kernel time; of the job that computed it, where it was reused."""
+    """Kernel time; for a reused result, that of the job that computed it."""
     reused: bool = False
-    """Whether an earlier job had palettized the same bytes by the same spec and kernels."""
+    """Whether the result of an earlier job with the same bytes, spec and kernels was reused."""
 
 
 class ModuleReport(Schema):
-    """A module's own tensors, those of its children not counted."""
+    """Report on the tensors of one module, without those of its children."""
 
     name: str
-    """Its dotted path; empty for the root."""
+    """Dotted path of the module; empty for the root."""
     weights: NonNegativeInt
-    """Elements of its tensors."""
+    """Number of elements of its tensors."""
     size_before_bytes: NonNegativeInt
-    """Of its dense tensors."""
+    """Total size of its dense tensors."""
     size_after_bytes: NonNegativeInt
-    """Of its tensors in the artifact."""
+    """Total size of its tensors in the artifact."""
     bits_per_weight: NonNegativeFloat
-    """Over all its weights, as coreai-opt's `bits_per_weight` counts them."""
+    """Average bits per weight of the module, as defined by coreai-opt's `bits_per_weight`."""
 
 
 class Report(Schema):
-    """The account of a finished job, one entry per distinct tensor."""
+    """Report on a finished job."""
 
     format_version: Literal[1] = 1
-    """Goes up when a reader of the old would misread the new."""
+    """Version of the format, increased by incompatible changes."""
     tensors: tuple[TensorReport, ...]
-    """One entry per distinct tensor."""
+    """Report on each distinct tensor."""
     modules: tuple[ModuleReport, ...] = ()
-    """One entry per module that has tensors, in their order."""
+    """Report on each module that has tensors, in the order of the model."""
     unmatched: tuple[UnmatchedKey, ...] = ()
-    """Config keys that reached no tensor."""
+    """Config keys that match no tensor."""
     warnings: tuple[str, ...] = ()
-    """What else the user should know."""
+    """Further warnings."""
     size_before_bytes: NonNegativeInt
-    """Bytes of all tensors."""
+    """Total size of all tensors."""
     size_after_bytes: NonNegativeInt
-    """Bytes of all tensors in the artifact."""
+    """Total size of all tensors in the artifact."""
     palettized_size_before_bytes: NonNegativeInt
-    """Bytes before, of the palettized tensors alone."""
+    """Total size of the palettized tensors before palettization."""
     palettized_size_after_bytes: NonNegativeInt
-    """Bytes after, of the palettized tensors alone."""
+    """Total size of the palettized tensors in the artifact."""
     bits_per_weight: NonNegativeFloat
-    """Over all weights of the model, as coreai-opt's `bits_per_weight` counts them."""
+    """Average bits per weight of the model, as defined by coreai-opt's `bits_per_weight`."""
     artifact_sha256: dict[str, str]
-    """File name -> hex digest of the artifact's bytes."""
+    """SHA-256 digests of the artifact's files in hexadecimal, by file name."""
     exports: tuple[Exported, ...] = Field(default=(), exclude_if=lambda exports: not exports)
-    """Other forms of the artifact; absent when none was asked for."""
+    """Exports of the artifact; absent if none was requested."""
     software: dict[str, str]
-    """Name -> version."""
+    """Versions of the software that wrote the artifact, by package name."""

@@ -1,4 +1,4 @@
-"""The service as who looks at it sees it: what runs, what waits, what there is room for."""
+"""State of the service: processes, queue, store and limits."""
 
 from datetime import datetime
 from typing import Literal
@@ -10,97 +10,97 @@ from palettery.schemas.keys import OwnerLimits, Usage
 
 
 class WorkerProcess(Schema):
-    """A process that works on one task at a time."""
+    """A worker process, which runs one task at a time."""
 
     state: str
-    """`busy`, `idle`, or what else its scheduler calls it, such as `closing`."""
+    """State of the worker: `busy`, `idle`, or another state of its scheduler, such as `closing`."""
     cpu_percent: NonNegativeFloat | None = None
-    """Of one core, as it said lately; null before it said so."""
+    """Percentage of one core, as last reported; null before the first report."""
     memory_bytes: NonNegativeInt | None = None
-    """That it takes, as it said lately; null before it said so."""
+    """Memory in use, as last reported; null before the first report."""
     memory_limit_bytes: NonNegativeInt | None = None
-    """Past which it is replaced; null for no limit."""
+    """Memory use above which the worker is replaced; null for no limit."""
 
 
 class WorkerPool(Schema):
-    """All workers that this process knows of."""
+    """Workers known to this process."""
 
     count: NonNegativeInt
-    """Workers that can take a task; where this process has none, the most any controller sees."""
+    """Number of workers; if this process has none, the largest number known to any controller."""
     busy: NonNegativeInt | None = None
-    """Those that work on one; null where this process does not know, as with the role `api`."""
+    """Number of workers running a task; null if unknown, as with the role `api`."""
     idle: NonNegativeInt | None = None
-    """Those that wait for one; null where this process does not know."""
+    """Number of workers waiting for a task; null if unknown."""
     processes: tuple[WorkerProcess, ...] | None = None
-    """Each of them, a thousand at most; null where this process does not know."""
+    """Worker processes, at most a thousand; null if unknown."""
 
 
 class Controller(Schema):
     """A process that runs jobs."""
 
     executor_id: str
-    """Its name."""
+    """Name of the controller."""
     version: str
-    """Of Palettery."""
+    """Version of Palettery that it runs."""
     workers: NonNegativeInt
-    """That it sees."""
+    """Number of workers it is connected to."""
     seen_at: datetime
-    """When it last said so."""
+    """Time of its last heartbeat, in UTC."""
 
 
 class Depth(Schema):
-    """Jobs that have not ended."""
+    """Numbers of unfinished jobs."""
 
     queued: NonNegativeInt = 0
-    """Those that wait."""
+    """Number of waiting jobs."""
     running: NonNegativeInt = 0
-    """Those that are worked on."""
+    """Number of running jobs."""
 
 
 class Queue(Schema):
-    """What there is to do."""
+    """Queue of jobs."""
 
     own: Depth
-    """Jobs of the owner that asks."""
+    """Jobs of the caller's owner."""
     all: Depth
     """Jobs of every owner."""
 
 
 class Store(Schema):
-    """Where the bytes lie."""
+    """Object store."""
 
     kind: str
-    """Scheme of its URL: `file` for a folder; else a cloud's, such as `s3`."""
+    """Scheme of the store's URL: `file` for a folder, or that of a cloud, such as `s3`."""
     free_bytes: NonNegativeInt | None = None
-    """Room left on the disk of a folder; null for a cloud."""
+    """Free space on the disk of a folder; null for a cloud."""
     size_bytes: NonNegativeInt | None = None
-    """Of that disk; null for a cloud."""
+    """Size of that disk; null for a cloud."""
 
 
 class Service(Schema):
     """One service, as the process that was asked knows it."""
 
     version: str
-    """Of Palettery."""
+    """Version of Palettery that it runs."""
     software: dict[str, str]
-    """Name -> version, of Palettery, Python, and the packages that do the work."""
+    """Versions of Palettery, Python and the main packages, by name."""
     role: Literal["all", "api", "controller"]
-    """Of the process that was asked."""
+    """Role of the process that answered the request."""
     started_at: datetime
-    """When that process began to answer."""
+    """Time that process started, in UTC."""
     controllers: tuple[Controller, ...]
-    """Processes that run jobs and were heard of lately."""
+    """Controllers with a recent heartbeat."""
     workers: WorkerPool
-    """What works on their tasks."""
+    """Workers that run the tasks of jobs."""
     queue: Queue
-    """What they have to do."""
+    """Numbers of unfinished jobs."""
     store: Store
-    """Where models and artifacts lie."""
+    """Store of models and artifacts."""
     database: str
-    """Its kind: `sqlite` or `postgresql`."""
+    """Kind of database: `sqlite` or `postgresql`."""
     has_keys: bool
-    """Whether every request needs a key."""
+    """Whether requests need an API key."""
     limits: OwnerLimits
-    """The most that the owner which asks may have."""
+    """Limits of the caller's owner."""
     used: Usage
-    """What it has."""
+    """Current usage of the caller's owner."""

@@ -1,4 +1,4 @@
-"""What palettizing did inside a tensor, in a few hundred numbers."""
+"""Statistics of palettized tensors, for charts."""
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -13,31 +13,31 @@ class TensorStatistics(Schema):
     """
 
     name: str
-    """Of the tensor."""
+    """Name of the tensor."""
     sampled: NonNegativeInt
-    """Weights that the histograms count, evenly spread over the tensor; at most some 32,000."""
+    """Number of weights in the histograms, evenly sampled from the tensor; at most about 32,000."""
     cell_exponent: int
-    """Cells are 2**cell_exponent wide, and one begins at zero."""
+    """Exponent of the cell width, 2**cell_exponent; one cell begins at zero."""
     first_cell: int
     """Number of the first cell, counted from the one that begins at zero."""
     weights: tuple[NonNegativeInt, ...]
     """Histogram of the weights; at most 128 cells."""
     reconstructed: tuple[NonNegativeInt, ...]
-    """Histogram of what the artifact has in place of those weights; the same cells."""
+    """Histogram of the reconstructed values of the same weights, with the same cells."""
     palette: tuple[float, ...] | None
-    """Entries of its LUTs; null where there are more than 256, or rows have scales of their own."""
+    """Entries of the LUTs; null if there are more than 256, or if rows are scaled."""
     occupancy: tuple[NonNegativeInt, ...]
-    """Indices that point at each entry of a LUT, over all groups; 2**n_bits numbers."""
+    """Number of indices that point to each LUT entry, over all groups; 2**n_bits numbers."""
     unused: NonNegativeInt
-    """Entries of all its LUTs that no index points at."""
+    """Number of LUT entries that no index points to."""
     groups_each: PositiveInt
-    """Groups that one number of `group_mse` stands for; the last may stand for fewer."""
+    """Number of groups in each number of `group_mse`; the last may have fewer."""
     group_mse: tuple[NonNegativeFloat, ...]
     """Mean squared error of consecutive groups, in their order; at most 256 numbers."""
 
 
 class SliceStatistics(TensorStatistics):
-    """The same of one slice of a tensor: a line of a job's `statistics.jsonl`."""
+    """Statistics of one slice of a tensor: a line of a job's `statistics.jsonl`."""
 
     first_row: NonNegativeInt = 0
-    """Where the slice begins along axis 0."""
+    """First row of the slice along axis 0."""

@@ -1,4 +1,4 @@
-"""Units of work, each small enough to send to a worker as JSON, and what they give back."""
+"""Tasks that are sent to workers as JSON, and their results."""
 
 from pydantic import Field, NonNegativeInt
 
@@ -11,42 +11,42 @@ from palettery.schemas.report import SliceOutcome
 
 
 class StoredRows(Schema):
-    """A whole tensor, or consecutive rows of one, as bytes to fetch."""
+    """A byte range with a whole tensor, or with consecutive rows of one."""
 
     dtype: str
     shape: tuple[NonNegativeInt, ...]
-    """Of these rows."""
+    """Shape of these rows."""
     strides: tuple[NonNegativeInt, ...] | None = None
-    """Of the stored tensor, in elements; None for row-major."""
+    """Strides of the stored tensor in elements; null for row-major."""
     path: str
-    """File in its store."""
+    """Path of the file in its store."""
     offset: NonNegativeInt
     size_bytes: NonNegativeInt
     file_sha256: str | None = None
-    """Hex digest of that whole file; None when it was read in place."""
+    """SHA-256 digest of the file in hexadecimal; null if it was read in place."""
     file_name: str | None = None
-    """What its owner calls it."""
+    """File name given by the user."""
 
 
 class StoredBytes(Schema):
-    """Where some bytes lie."""
+    """A byte range of a file in a store."""
 
     path: str
-    """File in its store."""
+    """Path of the file in its store."""
     offset: NonNegativeInt
     size_bytes: NonNegativeInt
 
 
 class StoredSlice(Schema):
-    """A palettized slice as it lies in the store: in a part, or in an artifact."""
+    """A palettized slice in the store, in a part or in an artifact."""
 
     path: str
-    """The safetensors file that holds its arrays."""
+    """Path of the safetensors file with its arrays."""
     outcome: SliceOutcome
     tensors: dict[str, StoredTensor]
-    """`indices`, `lut` and so on -> where the array lies; empty when the slice was kept."""
+    """Stored arrays by key, such as `indices` and `lut`; empty if the slice was kept."""
     statistics: StoredBytes | None = None
-    """The line of its statistics; None when it was kept, or made before there were any."""
+    """Location of its line of statistics; null if the slice was kept, and in old results."""
 
 
 class TensorSlice(StoredRows):
@@ -54,13 +54,13 @@ class TensorSlice(StoredRows):
 
     name: str
     first_row: NonNegativeInt = 0
-    """Where the slice begins along axis 0 of the whole tensor."""
+    """First row of the slice along axis 0 of the whole tensor."""
     spec: PalettizationSpec
     clustering: Clustering
     sensitivity: StoredRows | None = None
-    """How much the error of each of its weights counts; None counts all alike."""
+    """Weights of the elements' errors; null for equal weights."""
     known: StoredSlice | None = None
-    """The same bytes palettized by the same spec and kernels before; None to compute them."""
+    """Reusable result for the same bytes, spec and kernels; null to compute the slice."""
 
 
 class CompressionTask(Schema):
@@ -68,27 +68,27 @@ class CompressionTask(Schema):
 
     index: NonNegativeInt
     source_url: str
-    """Object store that holds the uploaded model."""
+    """URL of the object store with the uploaded model."""
     store_url: str
-    """Object store that takes the part."""
+    """URL of the object store for the part."""
     sensitivities_url: str | None = None
-    """Object store that holds the sensitivities; None where the model lies."""
+    """URL of the object store with the sensitivities; null for that of the model."""
     part_path: str
-    """Where the part goes; when it exists, the task is done."""
+    """Path of the part; if it exists, the task is done."""
     cancel_path: str | None = None
-    """An object whose existence asks the task to stop."""
+    """Path of an object that cancels the task by its existence."""
     digests: bool = False
-    """Whether the outcomes tell the digests of the bytes that were read."""
+    """Whether the outcomes include the digests of the input bytes."""
     slices: tuple[TensorSlice, ...]
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the weights the task reads."""
+        """Size of the weights that the task reads."""
         return sum(part.size_bytes for part in self.slices)
 
 
 class JobRequest(Schema):
-    """What a job is to do, and with what."""
+    """Config, checkpoint and plan of a job."""
 
     config: KMeansPalettizerConfig
     checkpoint: Checkpoint
@@ -96,30 +96,30 @@ class JobRequest(Schema):
 
 
 class JobTask(Schema):
-    """Work on a whole job, found in its folder."""
+    """A task that processes a whole job in its folder."""
 
     store_url: str
-    """Object store that holds the job."""
+    """URL of the object store with the job."""
     prefix: str
-    """The job's folder."""
+    """Folder of the job."""
     cancel_path: str
-    """An object whose existence asks the task to stop."""
+    """Path of an object that cancels the task by its existence."""
     source_url: str | None = None
-    """Object store that holds the model; None where the job lies."""
+    """URL of the object store with the model; None for that of the job."""
 
 
 class DigestTask(JobTask):
-    """Digest the bytes of some slices; gives a hex digest for each, in their order."""
+    """Compute the digest of the bytes of each slice; returns them in order."""
 
     slices: tuple[TensorSlice, ...]
 
 
 class GatherTask(JobTask):
-    """Lay finished parts out as an artifact; gives its `Layout`."""
+    """Plan the artifact from finished parts; returns its `Layout`."""
 
 
 class WriteTask(JobTask):
-    """Write one file of the artifact; gives its hex digest."""
+    """Write one file of the artifact; returns its digest in hexadecimal."""
 
     shard: str
 
@@ -131,58 +131,58 @@ class VerifyTask(JobTask):
 
 
 class ExportTask(JobTask):
-    """Write a verified artifact in another form, and verify that; gives what is `Exported`."""
+    """Write and verify an export of a verified artifact; returns an `Exported`."""
 
     format: ExportFormat
 
 
 class PublishTask(JobTask):
-    """Write the report of an artifact that was verified; gives what is `Published`."""
+    """Write the report of a verified artifact; returns a `Published`."""
 
     digests: dict[str, str]
-    """File name -> hex digest."""
+    """SHA-256 digests in hexadecimal, by file name."""
     exports: tuple[Exported, ...] = ()
-    """Its other forms."""
+    """Exports of the artifact."""
 
 
 class FinishTask(JobTask):
-    """All of these for a small job in one; gives what is `Published`."""
+    """Finish a small job in one task, from the parts to the report; returns a `Published`."""
 
     first: tuple[CompressionTask, ...] = ()
-    """What is still to be palettized, before that."""
+    """Compression tasks to run first."""
 
 
 class Layout(Schema):
-    """What an artifact will consist of."""
+    """Planned files of an artifact."""
 
     shards: tuple[str, ...]
-    """Names of its files."""
+    """Names of the artifact's files."""
     batches: tuple[tuple[str, ...], ...]
-    """Names of its tensors, in batches of about equal bytes to verify."""
+    """Names of the tensors, in batches of about equal size for verification."""
     formats: tuple[ExportFormat, ...] = ()
-    """Other forms that it is to have."""
+    """Requested export formats."""
 
 
 class Published(Schema):
     """A verified artifact."""
 
     size_bytes: NonNegativeInt
-    """Of all its files."""
+    """Total size of the artifact's files."""
     stored_bytes: NonNegativeInt
-    """Of all that its job keeps."""
+    """Total size of all files of the job."""
     results: tuple["Result", ...] = ()
-    """Its palettized slices, for other jobs to use."""
+    """Palettized slices that other jobs can reuse."""
     kept: dict[str, NonNegativeInt] = Field(default_factory=dict)
-    """Why tensors were kept as they are -> how many were."""
+    """Number of tensors kept unchanged, by reason."""
 
 
 class Result(Schema):
-    """A palettized slice under the keys that it can be found by."""
+    """A palettized slice with the keys of the result cache."""
 
     recipe: str
-    """Digest of everything that decides a result but the bytes: spec, shape, kernels."""
+    """Digest of everything that affects the result except the bytes: spec, shape, kernels."""
     origin_key: str
-    """Digest of the recipe and the place of the bytes in the uploaded file."""
+    """Digest of the recipe and of the location of the bytes in the uploaded file."""
     content_key: str
     """Digest of the recipe and of the bytes."""
     stored: StoredSlice
@@ -202,6 +202,6 @@ KINDS: dict[str, type[Task]] = {
         FinishTask,
     )
 }
-"""Every kind of task by its name."""
+"""Classes of tasks by name."""
 Answer = Layout | Exported | Published | tuple[str, ...] | str | None
-"""What a task gives back; None when its work lies in the store."""
+"""Result of a task; None if it is in the store."""

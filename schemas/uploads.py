@@ -1,4 +1,4 @@
-"""Uploads in parts as the API takes and shows them."""
+"""Uploads of model files in parts."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -12,7 +12,7 @@ from palettery.schemas.labels import Label
 LEAST_PART_BYTES, MOST_PART_BYTES = 8 << 20, 5 << 30
 PART_BYTES = 64 << 20
 MOST_PARTS = 10_000
-"""Of one upload."""
+"""Most parts of one upload."""
 MOST_NAME_CHARACTERS = 255
 MOST_FILE_BYTES = 1 << 50
 EXAMPLE: dict[str, JsonValue] = {
@@ -28,14 +28,14 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class FileToSend(Schema):
-    """A file that is to be sent."""
+    """A file to upload."""
 
     name: str = Field(min_length=1, max_length=MOST_NAME_CHARACTERS)
-    """What it is called, without folders."""
+    """File name, without folders."""
     size_bytes: int = Field(ge=1, le=MOST_FILE_BYTES)
-    """Of the whole file."""
+    """Size of the file."""
     sha256: Digest
-    """Hex digest of the whole file, in lower case."""
+    """SHA-256 digest of the file, in lower-case hexadecimal."""
 
     @field_validator("name")
     @classmethod
@@ -51,25 +51,25 @@ class FileToSend(Schema):
 
 
 class NewUpload(Schema):
-    """Files of one model, announced before they are sent."""
+    """An upload to create: the files of one model."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     files: tuple[FileToSend, ...] = Field(json_schema_extra={"minItems": 1})
-    """All files of the model: its shards, with their index if there are several, its config."""
+    """All files of the model: its shards, their index if there are several, and its config."""
     part_size_bytes: int = Field(default=PART_BYTES, ge=LEAST_PART_BYTES, le=MOST_PART_BYTES)
-    """Of every part but the last of each file; there may be 10,000 parts."""
+    """Size of every part except the last of each file; at most 10,000 parts are allowed."""
     label: Label | None = None
-    """What to call the model, in lists and on the page."""
+    """Label of the model in lists and on the dashboard."""
 
     @field_validator("files")
     @classmethod
     def _check_files(cls, files: tuple[FileToSend, ...]) -> tuple[FileToSend, ...]:
         if not files:
             raise ValueError("there is no file; name those of one model")
-        if (name := _twice(file.name for file in files)) is not None:
+        if (name := _first_duplicate(file.name for file in files)) is not None:
             raise ValueError(f"two files are called {name!r}; each needs a name of its own")
-        if (sha256 := _twice(file.sha256 for file in files)) is not None:
+        if (sha256 := _first_duplicate(file.sha256 for file in files)) is not None:
             raise ValueError(f"two files have the SHA-256 {sha256}; send such bytes once")
         return files
 
@@ -78,60 +78,60 @@ class UploadFile(FileToSend):
     """A file of an upload."""
 
     is_present: bool
-    """Whether its bytes are here already, so that no part of it need be sent."""
+    """Whether the server has the file already, so that none of its parts has to be sent."""
 
 
 class UploadPart(Schema):
-    """A range of one file, sent by one request."""
+    """A byte range of one file, sent in one request."""
 
     number: PositiveInt
-    """Counted from 1 over the parts of all files."""
+    """Number of the part, counted from 1 over all files."""
     file: NonNegativeInt
-    """Index of its file in `files`."""
+    """Index of the file in `files`."""
     offset: NonNegativeInt
-    """First byte, counted from the start of the file."""
+    """Offset of the first byte in the file."""
     size_bytes: PositiveInt
-    """Exactly so many bytes must be sent."""
+    """Exact number of bytes to send."""
     is_received: bool
-    """Whether it need not be sent."""
+    """Whether the part was received and does not have to be sent."""
     url: str
-    """Where to PUT it: a path of this server, or the address of an object in the store."""
+    """URL for the PUT request: a path of this server, or the URL of an object in the store."""
 
 
 class UploadSummary(Schema):
     """One upload, without its files and parts."""
 
     id: str
-    """Names the upload in every path."""
+    """Id of the upload, used in paths."""
     state: Literal["open", "complete"]
-    """open until it has become a model."""
+    """State of the upload: `open` until it has become a model, then `complete`."""
     name: str
-    """Name of the first of its files."""
+    """Name of the first file."""
     file_count: PositiveInt
-    """Number of its files."""
+    """Number of files."""
     size_bytes: NonNegativeInt
-    """Of all files together."""
+    """Total size of the files."""
     part_size_bytes: PositiveInt
-    """Of every part but the last of each file."""
+    """Size of every part except the last of each file."""
     model_id: str | None = None
-    """The model that it has become; null until it is complete."""
+    """Id of the model made from the upload; null until it is complete."""
     label: str | None = None
-    """What the model is to be called."""
+    """Label for the model."""
     created_at: datetime
-    """When it was announced."""
+    """Time the upload was created, in UTC."""
     expires_at: datetime
-    """When what was sent of it is removed, unless more comes in before."""
+    """Time the received parts are deleted unless more arrive before, in UTC."""
     links: dict[str, str]
-    """`self`; `complete` while it is open, then `model`."""
+    """URLs by relation: `self`, and `complete` while the upload is open, then `model`."""
 
 
 class Upload(UploadSummary):
     """One upload with its files and parts."""
 
     files: tuple[UploadFile, ...]
-    """As they were announced."""
+    """Files of the upload."""
     parts: tuple[UploadPart, ...]
-    """Of the files that are not present, in the order of their numbers."""
+    """Parts of the files that the server does not have, ordered by number."""
 
 
 class UploadPage(Schema):
@@ -140,11 +140,11 @@ class UploadPage(Schema):
     items: tuple[UploadSummary, ...]
     """Uploads of this page."""
     next_cursor: str | None = None
-    """Pass as `cursor` to get the next page; None on the last."""
+    """Value of the `cursor` parameter for the next page; null on the last page."""
 
 
-def _twice(values: Iterable[str]) -> str | None:
-    """The first value that comes a second time."""
+def _first_duplicate(values: Iterable[str]) -> str | None:
+    """Return the first value that occurs twice."""
     seen: set[str] = set()
     for value in values:
         if value in seen:

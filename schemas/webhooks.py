@@ -11,18 +11,18 @@ from palettery.schemas.jobs import Job
 
 
 class WebhookMessage(Schema):
-    """The body of a webhook's request."""
+    """Body of a webhook request."""
 
     type: Literal["job.succeeded", "job.failed", "job.cancelled"]
-    """What happened."""
+    """Event that happened."""
     timestamp: datetime
-    """When it happened."""
+    """Time of the event, in UTC."""
     data: Job
-    """The job as it was then."""
+    """Job at the time of the event."""
 
 
 class WebhookSecret(Schema):
-    """What an owner's webhooks are signed with."""
+    """Secret that signs an owner's webhooks."""
 
     secret: str
-    """`whsec_` and 32 random bytes in base64, as the libraries of Standard Webhooks take it."""
+    """Secret in the format of Standard Webhooks: `whsec_` and 32 random bytes in base64."""

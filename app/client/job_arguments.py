@@ -13,7 +13,7 @@ from pydantic import SkipValidation, ValidationError
 from palettery.app.client.requests import Config, Source, document_of
 from palettery.app.client.uploads import Advance
 from palettery.app.errors import BadInput
-from palettery.schemas.config.faults import explained
+from palettery.schemas.config.errors import describe_errors
 from palettery.schemas.job_options import JobOptions
 
 Keywords = ParamSpec("Keywords")
@@ -82,5 +82,5 @@ def _validated(arguments: Callable[..., Arguments], *args: Any, **named: Any) ->
             *args, **{name: value for name, value in named.items() if value is not None}
         )
     except ValidationError as error:
-        faults = explained(error, JobOptions)
+        faults = describe_errors(error, JobOptions)
         raise BadInput("; ".join(fault.detail for fault in faults), faults) from error

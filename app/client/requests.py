@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from palettery.app.errors import BadInput, InvalidConfig
 from palettery.schemas.config import ConfigError, KMeansPalettizerConfig
-from palettery.schemas.config.text import load_text
+from palettery.schemas.config.parsing import load_text
 from palettery.schemas.models import ModelSummary
 
 Paths = str | Path | Sequence[str | Path]

@@ -11,8 +11,8 @@ from palettery.app.planning.pattern_keys import check_patterns
 from palettery.app.planning.patterns import Patterns
 from palettery.app.storage.spooled_content import Content, pieces
 from palettery.schemas.config import ConfigError, KMeansPalettizerConfig, config_of, parse_config
-from palettery.schemas.config.lines import with_lines
-from palettery.schemas.config.text import load_json
+from palettery.schemas.config.line_numbers import with_line_numbers
+from palettery.schemas.config.parsing import load_json
 from palettery.schemas.configs import ValidatedConfig
 from palettery.schemas.problem import InvalidField
 
@@ -103,7 +103,7 @@ def _parsed(document: ConfigDocument) -> KMeansPalettizerConfig:
     try:
         return config_of(data)
     except ConfigError as error:
-        raise with_lines(error, text) from error
+        raise with_line_numbers(error, text) from error
 
 
 def _checked(document: ConfigDocument) -> KMeansPalettizerConfig:
@@ -112,7 +112,7 @@ def _checked(document: ConfigDocument) -> KMeansPalettizerConfig:
     try:
         check_patterns(config, Patterns(math.inf))
     except InvalidConfig as error:
-        raise with_lines(ConfigError(*error.errors), document.content()) from error
+        raise with_line_numbers(ConfigError(*error.errors), document.content()) from error
     return config
 
 

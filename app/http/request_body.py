@@ -15,7 +15,7 @@ from palettery.app.errors import (
 )
 from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.storage.spooled_content import Content, collect, pieces
-from palettery.schemas.config.faults import explained
+from palettery.schemas.config.errors import describe_errors
 
 JSON = "application/json"
 Model = TypeVar("Model", bound=BaseModel)
@@ -84,7 +84,7 @@ def parse_json(kind: type[Model], body: Content) -> Model:
     try:
         return kind.model_validate_json(b"".join(pieces(body)), strict=True)
     except ValidationError as error:
-        faults = explained(error, kind)
+        faults = describe_errors(error, kind)
         raise BadInput("the body is not valid; `errors` names each field", faults) from error
 
 

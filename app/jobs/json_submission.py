@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from palettery.app.errors import BadInput
 from palettery.app.storage.spooled_content import Content, pieces
 from palettery.schemas.config import ConfigError
-from palettery.schemas.config.faults import explained
-from palettery.schemas.config.text import load_json
+from palettery.schemas.config.errors import describe_errors
+from palettery.schemas.config.parsing import load_json
 from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import JobSubmission
 
@@ -47,7 +47,7 @@ def read_submission(body: Content) -> ParsedSubmission:
     try:
         submission = JobSubmission.model_validate(data, strict=True)
     except ValidationError as error:
-        faults = explained(error, JobSubmission)
+        faults = describe_errors(error, JobSubmission)
         raise BadInput("the request is not valid; `errors` names each field", faults) from error
     return ParsedSubmission(
         StoredModels(submission.model_id, submission.sensitivities_id),

@@ -6,7 +6,7 @@ from palettery.app.errors import InvalidConfig
 from palettery.app.planning.paths import pointer
 from palettery.app.planning.patterns import Patterns
 from palettery.schemas.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig
-from palettery.schemas.config.limits import FAULTS
+from palettery.schemas.config.limits import MAX_ERRORS
 from palettery.schemas.problem import InvalidField
 
 
@@ -22,7 +22,7 @@ def check_patterns(config: KMeansPalettizerConfig, patterns: Patterns) -> None:
             patterns.check(pattern, place)
         except InvalidConfig as error:
             faults.extend(error.errors)
-        if len(faults) == FAULTS:
+        if len(faults) == MAX_ERRORS:
             break
     if faults:
         raise InvalidConfig.of(faults)

@@ -1,7 +1,7 @@
 """The palettization language: coreai-opt's config hierarchy as closed, frozen models."""
 
 from palettery.schemas.config.document import config_of, parse_config
-from palettery.schemas.config.faults import ConfigError
+from palettery.schemas.config.errors import ConfigError
 from palettery.schemas.config.granularity import Granularity, PerGroupedChannel, PerTensor
 from palettery.schemas.config.lut import QuantizationSpec
 from palettery.schemas.config.model import KMeansPalettizerConfig

@@ -1,14 +1,14 @@
-"""The most of everything whose size the author of a config document chooses."""
+"""Limits of config documents."""
 
-CONFIG_BYTES = 8 << 20
-"""Of one document."""
-LEVELS = 64
-"""Of nesting."""
-VALUES = 1_000_000
-"""In one document, every YAML alias counted as what it stands for."""
-TEXT_LENGTH = 10_000
-"""Characters of one key or value."""
-FAULTS = 1_000
-"""Told of one document."""
-COUNT = 2**63 - 1
-"""Of any whole number; what a signed 64-bit integer holds."""
+MAX_CONFIG_BYTES = 8 << 20
+"""Largest size of a document."""
+MAX_DEPTH = 64
+"""Deepest nesting."""
+MAX_VALUES = 1_000_000
+"""Most values in a document, with YAML aliases expanded."""
+MAX_TEXT_LENGTH = 10_000
+"""Most characters in a key or a value."""
+MAX_ERRORS = 1_000
+"""Most errors reported for one document."""
+MAX_COUNT = 2**63 - 1
+"""Largest integer: that of a signed 64-bit integer."""

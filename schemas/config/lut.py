@@ -1,4 +1,4 @@
-"""How the entries of a lookup table are themselves quantized."""
+"""Quantization of the entries of lookup tables."""
 
 from typing import Annotated, Literal
 
@@ -7,8 +7,8 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from palettery.schemas.base import Schema
 from palettery.schemas.config.granularity import PerTensor
 
-COMPUTED = frozenset({"n_bits", "target_dtype", "quant_min", "quant_max", "_quant_range"})
-"""Keys that coreai-opt derives and dumps; they carry no choice, so they are dropped."""
+DERIVED_KEYS = frozenset({"n_bits", "target_dtype", "quant_min", "quant_max", "_quant_range"})
+"""Derived keys in dumps of coreai-opt, which are ignored."""
 
 _ALIASES = {"float8_e4m3": "float8_e4m3fn", "float8_e8m0": "float8_e8m0fnu"}
 _CLASSES = {
@@ -20,20 +20,20 @@ _CLASSES = {
     "GlobalMinMaxQParamsCalculator": "global_minmax",
     "MinMaxRangeCalculator": "minmax",
 }
-"""coreai-opt's classes, which its dumps hold -> the names they are registered under."""
+"""Registered names of coreai-opt's classes, by class name."""
 
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
-def _plain_dtype(value: object) -> object:
-    """`float8_e4m3fn` for the torch dtype, its text and its alias."""
+def _dtype_name(value: object) -> object:
+    """Return the name of a dtype, such as `float8_e4m3fn`, from a torch dtype, text or alias."""
     text = str(value)
     name = text.removeprefix("torch.")
     return _ALIASES.get(name, name) if isinstance(value, str) or name != text else value
 
 
-def _registered(value: object) -> object:
-    """`static` for the class, its text and its name."""
+def _registered_name(value: object) -> object:
+    """Return the registered name of a class, such as `static`, from the class or text."""
     path = value.__name__ if isinstance(value, type) else value
     if not isinstance(path, str):
         return value
@@ -45,30 +45,30 @@ class QuantizationSpec(Schema):
 
     dtype: Annotated[
         Literal["int8", "uint8", "float8_e4m3fn", "float8_e5m2"],
-        BeforeValidator(_plain_dtype, json_schema_input_type=str),
+        BeforeValidator(_dtype_name, json_schema_input_type=str),
     ] = "int8"
     """What an entry is stored as: int8, uint8, float8_e4m3fn or float8_e5m2; also understood are
     `torch.int8` and so on, and `float8_e4m3`."""
     qscheme: Literal["symmetric", "symmetric_with_clipping", "asymmetric"] = "symmetric"
-    """Where zero lies and which end of the range is used; float8 takes symmetric only."""
+    """Quantization scheme: how range and zero point are chosen; `symmetric` for float8."""
     qformulation: Literal["zp"] = "zp"
-    """Real value = (stored - zero point) * scale."""
+    """Quantization formula: value = (stored - zero point) * scale."""
     granularity: PerTensor = PerTensor()
     """Always per tensor, which means per palette."""
-    fake_quantize_cls: Annotated[Literal["default"], BeforeValidator(_registered)] = "default"
-    """Used by coreai-opt in training only; carried along."""
+    fake_quantize_cls: Annotated[Literal["default"], BeforeValidator(_registered_name)] = "default"
+    """Training option of coreai-opt, without effect here."""
     qparam_calculator_cls: Annotated[
         Literal["default", "static", "dynamic", "moving_average", "global_minmax"],
-        BeforeValidator(_registered),
+        BeforeValidator(_registered_name),
     ] = "default"
-    """Used by coreai-opt in training only; carried along."""
-    range_calculator_cls: Annotated[Literal["minmax"], BeforeValidator(_registered)] = "minmax"
-    """How the range of a palette is found."""
+    """Training option of coreai-opt, without effect here."""
+    range_calculator_cls: Annotated[Literal["minmax"], BeforeValidator(_registered_name)] = "minmax"
+    """Method that determines the range of a palette."""
     float_range: tuple[Finite | None, Finite | None] = (None, None)
-    """Fixed ends of the real range, 0 included; null takes the palette's own."""
+    """Fixed ends of the range, which includes 0; null for the palette's own."""
     scale_dtype: Annotated[
         Literal["float8_e8m0fnu"] | None,
-        BeforeValidator(_plain_dtype, json_schema_input_type=str | None),
+        BeforeValidator(_dtype_name, json_schema_input_type=str | None),
     ] = None
     """`float8_e8m0fnu` for power-of-two scales, with float8 entries only; null for float32."""
 
@@ -77,7 +77,7 @@ class QuantizationSpec(Schema):
     def _drop_computed(cls, data: object) -> object:
         if not isinstance(data, dict):
             return data
-        return {key: value for key, value in data.items() if key not in COMPUTED}
+        return {key: value for key, value in data.items() if key not in DERIVED_KEYS}
 
     @field_validator("qscheme")
     @classmethod

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from palettery.schemas.base import Schema
 from palettery.schemas.config.module import ModuleKMeansPalettizerConfig
-from palettery.schemas.config.preset_functions import Presets
-from palettery.schemas.config.text import load_text
+from palettery.schemas.config.parsing import load_text
+from palettery.schemas.config.preset_types import Presets
 
 CONFIG_KEY = "kmeans_palettization_config"
 """Where a file holds the config."""
@@ -22,7 +22,7 @@ Target = str | type
 """A regular expression on module names, or a class."""
 
 
-def _named(value: object) -> object:
+def _names_as_keys(value: object) -> object:
     """Classes by their names, as keys."""
     if value is None:
         return {}
@@ -37,7 +37,7 @@ def _type_name(module_type: Target) -> str:
     return f"{module_type.__module__}.{module_type.__qualname__}"
 
 
-def _check_dotted(name: str) -> str:
+def _check_qualified_name(name: str) -> str:
     if "." not in name:
         raise ValueError(
             f"{name!r} is no fully qualified class name; "
@@ -47,7 +47,7 @@ def _check_dotted(name: str) -> str:
 
 
 _Rules = dict[str, ModuleKMeansPalettizerConfig | None]
-_Named = BeforeValidator(_named, json_schema_input_type=_Rules | None)
+_Named = BeforeValidator(_names_as_keys, json_schema_input_type=_Rules | None)
 
 
 class KMeansPalettizerConfig(Schema):
@@ -65,7 +65,7 @@ class KMeansPalettizerConfig(Schema):
     """What applies to every module. Left out: the defaults; null: off."""
     module_type_configs: Annotated[
         dict[
-            Annotated[str, AfterValidator(_check_dotted)],
+            Annotated[str, AfterValidator(_check_qualified_name)],
             ModuleKMeansPalettizerConfig | None,
         ],
         _Named,
@@ -109,7 +109,7 @@ class KMeansPalettizerConfig(Schema):
         Raises:
             ValueError: no targets were given, or there is no global rule.
         """
-        chosen = _flat(targets)
+        chosen = _flatten(targets)
         if not chosen:
             raise ValueError("only_for needs at least one module name or class")
         if self.global_config is None:
@@ -120,7 +120,7 @@ class KMeansPalettizerConfig(Schema):
 
     def without(self, *targets: Target | Sequence[Target]) -> Self:
         """A copy that leaves these module names and classes alone."""
-        return self._overridden(None, _flat(targets))
+        return self._overridden(None, _flatten(targets))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Self:
@@ -178,7 +178,7 @@ class KMeansPalettizerConfig(Schema):
         return self.model_validate({**dict(self), **changes})
 
 
-def _flat(targets: tuple[Target | Sequence[Target], ...]) -> Sequence[Target]:
+def _flatten(targets: tuple[Target | Sequence[Target], ...]) -> Sequence[Target]:
     """Targets given one by one, or all in one list.
 
     Raises:

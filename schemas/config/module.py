@@ -1,4 +1,4 @@
-"""What applies to the operations and parameters of a module."""
+"""Rules for the operations and parameters of a module."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
@@ -7,16 +7,16 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from palettery.schemas.base import Schema
 from palettery.schemas.config.granularity import Count
-from palettery.schemas.config.limits import COUNT
-from palettery.schemas.config.preset_functions import Presets
+from palettery.schemas.config.limits import MAX_COUNT
+from palettery.schemas.config.preset_types import Presets
 from palettery.schemas.config.spec import PalettizationSpec
 
 WEIGHTS = ("weight", "in_proj_weight")
-"""Parameters palettized when a config does not say."""
+"""Parameters that are palettized by default."""
 
 
 def default_state_spec() -> dict[str, PalettizationSpec | None]:
-    """4 bits, one palette a tensor, for `weight` and `in_proj_weight`."""
+    """Return the default specs: 4 bits and one palette per tensor, for `WEIGHTS`."""
     return dict.fromkeys(WEIGHTS, PalettizationSpec())
 
 
@@ -38,7 +38,7 @@ def _check_inactive(value: object, info: ValidationInfo) -> dict[str, None]:
 
 
 StateSpecs = dict[str, PalettizationSpec | None]
-"""Local parameter name or `*` -> spec; None switches off."""
+"""Palettization specs by local parameter name or `*`; None disables."""
 Inactive = Annotated[
     dict[str, None],
     BeforeValidator(_check_inactive, json_schema_input_type=dict[str, None] | None),
@@ -46,7 +46,7 @@ Inactive = Annotated[
 
 
 class OpKMeansPalettizerConfig(Schema):
-    """What applies to one kind of operation, or to operations by name."""
+    """Rules for one type of operation, or for operations by name."""
 
     op_input_spec: Inactive = Field(default_factory=dict)
     """Must be empty."""
@@ -68,8 +68,8 @@ OpConfigs = Annotated[
 class PatSchedule(Schema):
     """When palettization-aware training starts in coreai-opt 0.3; without effect here."""
 
-    enable_fake_palettize: Annotated[int, Field(ge=0, le=COUNT)] = 0
-    """Step of training."""
+    enable_fake_palettize: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
+    """Training step."""
 
 
 class ModuleKMeansPalettizerConfig(Schema):
@@ -90,9 +90,9 @@ class ModuleKMeansPalettizerConfig(Schema):
     """Parameter name or `*` -> spec, for every registered operation. Left out: 4 bits for `weight`
     and `in_proj_weight`; null: off; empty: names nothing."""
     op_type_config: OpConfigs = Field(default_factory=dict)
-    """Operation type, such as `linear` or `conv2d` -> what applies to it; null switches off."""
+    """Rules by operation type, such as `linear` or `conv2d`; null disables."""
     op_name_config: OpConfigs = Field(default_factory=dict)
-    """Regular expression on the operation's whole name -> what applies to it; null switches off."""
+    """Rules by regular expression on the operation's full name; null disables."""
     module_input_spec: Inactive = Field(default_factory=dict)
     """Must be empty."""
     module_output_spec: Inactive = Field(default_factory=dict)
@@ -100,13 +100,13 @@ class ModuleKMeansPalettizerConfig(Schema):
     module_state_spec: Annotated[
         StateSpecs, BeforeValidator(_none_is_empty, json_schema_input_type=StateSpecs | None)
     ] = Field(default_factory=dict)
-    """Parameter name or `*` -> spec, for this module only, whatever operation reads it."""
+    """Specs by parameter name or `*`, for this module only and regardless of operations."""
     enable_fast_kmeans_mode: bool = Field(default=True, validate_default=True)
-    """Round the weights before clustering, as coreai-opt does for speed; scalar palettes only."""
+    """Whether weights are rounded before clustering, as in coreai-opt; scalar palettes only."""
     rounding_precision: Count = 4
-    """Decimals to round to in fast mode."""
+    """Number of decimals for rounding in fast mode."""
     pat_schedule: PatSchedule | None = None
-    """Carried along for coreai-opt 0.3."""
+    """Training schedule of coreai-opt 0.3, without effect here."""
 
     @field_validator("enable_fast_kmeans_mode")
     @classmethod

@@ -1,4 +1,4 @@
-"""Configs that need no thought, under coreai-opt's names."""
+"""Preset configs, with coreai-opt's names."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -6,39 +6,39 @@ from typing import Literal
 from palettery.schemas.config.granularity import Granularity, PerGroupedChannel, PerTensor
 from palettery.schemas.config.model import KMeansPalettizerConfig
 from palettery.schemas.config.module import WEIGHTS, ModuleKMeansPalettizerConfig
-from palettery.schemas.config.preset_functions import Presets
+from palettery.schemas.config.preset_types import Presets
 from palettery.schemas.config.spec import PalettizationSpec
 
 Axis = Literal[0, 1]
 
 
 def w4(axis: Axis = 0, group_size: int = 16) -> KMeansPalettizerConfig:
-    """4 bits, a palette for every `group_size` channels."""
+    """Return a config with 4 bits and one palette per `group_size` channels."""
     return KMeansPalettizerConfig(global_config=module_w4(axis, group_size))
 
 
 def w6(axis: Axis = 0, group_size: int = 16) -> KMeansPalettizerConfig:
-    """6 bits, a palette for every `group_size` channels."""
+    """Return a config with 6 bits and one palette per `group_size` channels."""
     return KMeansPalettizerConfig(global_config=module_w6(axis, group_size))
 
 
 def w8() -> KMeansPalettizerConfig:
-    """8 bits, one palette a tensor."""
+    """Return a config with 8 bits and one palette per tensor."""
     return KMeansPalettizerConfig(global_config=module_w8())
 
 
 def module_w4(axis: Axis = 0, group_size: int = 16) -> ModuleKMeansPalettizerConfig:
-    """`w4` for one module."""
+    """Return the module config of `w4`."""
     return _module(4, PerGroupedChannel(group_size=group_size, axis=axis))
 
 
 def module_w6(axis: Axis = 0, group_size: int = 16) -> ModuleKMeansPalettizerConfig:
-    """`w6` for one module."""
+    """Return the module config of `w6`."""
     return _module(6, PerGroupedChannel(group_size=group_size, axis=axis))
 
 
 def module_w8() -> ModuleKMeansPalettizerConfig:
-    """`w8` for one module."""
+    """Return the module config of `w8`."""
     return _module(8, PerTensor())
 
 
@@ -48,7 +48,7 @@ def _module(n_bits: Literal[4, 6, 8], granularity: Granularity) -> ModuleKMeansP
 
 
 PRESETS: Mapping[str, Callable[[], KMeansPalettizerConfig]] = {"w4": w4, "w6": w6, "w8": w8}
-"""Presets that a request may name."""
+"""Presets by the names that requests can use."""
 
 KMeansPalettizerConfig.presets = Presets(w4, w6, w8)
 ModuleKMeansPalettizerConfig.presets = Presets(module_w4, module_w6, module_w8)

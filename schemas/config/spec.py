@@ -1,4 +1,4 @@
-"""How one tensor is palettized."""
+"""Palettization spec of one tensor."""
 
 from typing import Literal
 
@@ -11,21 +11,21 @@ class DefaultTraining(Schema):
     """The only training strategy coreai-opt 0.3 has; without effect here."""
 
     type: Literal["default"] = "default"
-    """Says which strategy this is."""
+    """Kind of training strategy."""
 
 
 class PalettizationSpec(Schema):
-    """How one tensor is palettized."""
+    """Palettization spec of one tensor."""
 
     n_bits: Literal[1, 2, 3, 4, 6, 8] = 4
     """Bits per index; a palette has 2**n_bits entries."""
     granularity: Granularity = PerTensor()
-    """How many channels share one palette."""
+    """Number of channels that share one palette."""
     cluster_dim: Count = 1
     """Consecutive weights along axis 0 that share one index; above 1, entries are vectors."""
     enable_per_channel_scale: bool = False
-    """Divide each channel of axis 0 by its largest magnitude first, and multiply it back later."""
+    """Whether each channel of axis 0 is divided by its largest magnitude before clustering."""
     lut_qspec: QuantizationSpec | None = None
-    """Quantization of the palette's entries; null keeps the weight's dtype."""
+    """Quantization of the palette's entries; null for the weight's dtype."""
     training_strategy_spec: DefaultTraining = DefaultTraining()
-    """Carried along for coreai-opt 0.3."""
+    """Training strategy of coreai-opt 0.3, without effect here."""

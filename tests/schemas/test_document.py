@@ -3,7 +3,13 @@ import json
 import pytest
 
 from palettery.schemas.config import ConfigError, parse_config, w4, w8
-from palettery.schemas.config.limits import CONFIG_BYTES, FAULTS, LEVELS, TEXT_LENGTH, VALUES
+from palettery.schemas.config.limits import (
+    MAX_CONFIG_BYTES,
+    MAX_DEPTH,
+    MAX_ERRORS,
+    MAX_TEXT_LENGTH,
+    MAX_VALUES,
+)
 
 
 def faults(text):
@@ -162,10 +168,10 @@ def test_the_file_form_misspelt():
 
 
 def test_faults_beyond_many_are_counted():
-    names = {f"name{number}": 0 for number in range(FAULTS + 5)}
+    names = {f"name{number}": 0 for number in range(MAX_ERRORS + 5)}
     told = faults(json.dumps({"module_name_configs": names}))
-    assert len(told) == FAULTS + 1
-    assert told[""] == "and 5 more faults"
+    assert len(told) == MAX_ERRORS + 1
+    assert told[""] == "and 5 more errors"
 
 
 @pytest.mark.parametrize(
@@ -180,9 +186,9 @@ def test_faults_beyond_many_are_counted():
         ),
         ("global_config: *nowhere", "not valid YAML"),
         ('{"global_config": ]', "neither JSON"),
-        ('{"a": 1, "a": 2}', "'a' stands twice"),
-        ("a: 1\na: 2", "'a' stands twice in line 2"),
-        ("a: 1\n'a': 2", "'a' stands twice in line 2"),
+        ('{"a": 1, "a": 2}', "'a' occurs twice"),
+        ("a: 1\na: 2", "'a' occurs twice in line 2"),
+        ("a: 1\n'a': 2", "'a' occurs twice in line 2"),
         ("? [1, 2]\n: 3", "keys must be text"),
         ("a: " + ":".join(["59"] * 1000), "base 60"),
         ("!!python/object/apply:os.system [ls]", "tags are not allowed"),
@@ -194,16 +200,16 @@ def test_faults_beyond_many_are_counted():
         ('{"module_name_configs": {"\\ud800": null}}', "lone surrogate"),
         ('{"a": ' + "1" * 5000 + "}", "too many digits"),
         ("a: " + "1" * 5000, "not valid YAML"),
-        ("a: " + "x" * (TEXT_LENGTH + 1), f"{TEXT_LENGTH:,} are allowed"),
+        ("a: " + "x" * (MAX_TEXT_LENGTH + 1), f"{MAX_TEXT_LENGTH:,} are allowed"),
         ("global_config: {rounding_precision: 0x" + "f" * 5000 + "}", "an integer of 20,000 bits"),
         ('{"a":' * 100_000, "nested deeper"),
         ("a: " + "[" * 300_000, "nested deeper"),
         ("- " * 300_000, "nested deeper"),
         ("{a: " * 100_000, "nested deeper"),
-        ("a: &a {b: *a}", "inside what it refers to"),
-        ("a: &a\n  <<: *a", "inside what it refers to"),
-        ("x" * (CONFIG_BYTES + 1), f"{CONFIG_BYTES:,} are allowed"),
-        (json.dumps({"a": [0] * VALUES}), f"over {VALUES:,} values"),
+        ("a: &a {b: *a}", "inside the node that it refers to"),
+        ("a: &a\n  <<: *a", "inside the node that it refers to"),
+        ("x" * (MAX_CONFIG_BYTES + 1), f"{MAX_CONFIG_BYTES:,} are allowed"),
+        (json.dumps({"a": [0] * MAX_VALUES}), f"over {MAX_VALUES:,} values"),
         ("{1: 2}", "1"),
     ],
 )
@@ -221,8 +227,10 @@ def test_broken_documents(text, expected):
     ],
 )
 def test_the_deepest_documents_allowed(nested):
-    assert "nested deeper" not in str(faults(nested(LEVELS)))
-    assert faults(nested(LEVELS + 1)) == {"": f"the document is nested deeper than {LEVELS} levels"}
+    assert "nested deeper" not in str(faults(nested(MAX_DEPTH)))
+    assert faults(nested(MAX_DEPTH + 1)) == {
+        "": f"the document is nested deeper than {MAX_DEPTH} levels"
+    }
 
 
 def _lists(depth):
@@ -233,7 +241,7 @@ def _lists(depth):
 def test_an_alias_bomb_is_refused_before_it_goes_off(row):
     rows = ["a0: &a0 {k: 1, l: 2}"]
     rows += [f"a{n}: &a{n} " + row.format(", ".join([f"*a{n - 1}"] * 10)) for n in range(1, 12)]
-    assert "aliases written out" in faults("\n".join(rows))[""]
+    assert "with aliases expanded" in faults("\n".join(rows))[""]
 
 
 def test_yaml_merges_override():

@@ -7,7 +7,7 @@ Config = TypeVar("Config")
 
 
 class Presets(NamedTuple, Generic[Config]):
-    """What a config class offers as its `presets`."""
+    """Preset functions of a config class."""
 
     w4: Callable[..., Config]
     w6: Callable[..., Config]

@@ -1,4 +1,4 @@
-"""What is wrong with a config document, in plain words."""
+"""Errors of config documents, as readable messages with JSON pointers."""
 
 import difflib
 import reprlib
@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from palettery.schemas.config.limits import FAULTS
+from palettery.schemas.config.limits import MAX_ERRORS
 from palettery.schemas.problem import InvalidField
 
 Step = int | str
@@ -23,7 +23,7 @@ _BOUNDS = {
     "less_than_equal": ("at most", "le"),
     "too_long": ("a list of", "max_length"),
 }
-_KINDS = {
+_EXPECTED = {
     "bool": "true or false",
     "dict": "a mapping",
     "finite": "a finite number",
@@ -38,48 +38,50 @@ _KINDS = {
 
 
 class ConfigError(ValueError):
-    """A document that is no valid config; `errors` holds every fault."""
+    """A document that is not a valid config; `errors` has one entry for each error."""
 
     def __init__(self, *errors: InvalidField) -> None:
         super().__init__("; ".join(f"{error.pointer or '/'}: {error.detail}" for error in errors))
         self.errors = errors
 
 
-def fault(detail: str, *steps: Step) -> ConfigError:
-    """The error of a document with one fault, at the end of a path into it."""
+def config_error(detail: str, *steps: Step) -> ConfigError:
+    """Return the exception for a document with one error, at a path in it."""
     return ConfigError(InvalidField(pointer=pointer(*steps), detail=detail))
 
 
-def explained(
+def describe_errors(
     error: ValidationError, model: type[BaseModel], *prefix: Step
 ) -> tuple[InvalidField, ...]:
-    """Every fault that pydantic found in data for a model, which lay below `prefix`."""
-    found = error.errors(include_url=False)
-    told = [_explained(details, model, prefix) for details in found[:FAULTS]]
-    if len(found) > FAULTS:
-        told.append(InvalidField(pointer="", detail=f"and {len(found) - FAULTS:,} more faults"))
-    return tuple(told)
+    """Return a message for each error of a pydantic validation, with pointers below `prefix`."""
+    errors = error.errors(include_url=False)
+    fields = [_describe_error(details, model, prefix) for details in errors[:MAX_ERRORS]]
+    if len(errors) > MAX_ERRORS:
+        fields.append(
+            InvalidField(pointer="", detail=f"and {len(errors) - MAX_ERRORS:,} more errors")
+        )
+    return tuple(fields)
 
 
 def unknown_key(key: object, known: Sequence[str]) -> str:
-    """What to say of a key that is none of those known."""
+    """Return the message for an unknown key, with the closest known one."""
     near = difflib.get_close_matches(str(key)[:100], known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(known)}"
-    return f"unknown key {shown(key)}; {hint}"
+    return f"unknown key {short_repr(key)}; {hint}"
 
 
 def pointer(*steps: Step) -> str:
-    """RFC 6901."""
+    """Return the JSON pointer (RFC 6901) of a path."""
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
-def shown(value: object) -> str:
-    """A value as it may stand in a message: short, whatever it is."""
-    return _Short().repr(value)
+def short_repr(value: object) -> str:
+    """Return a short representation of a value for messages."""
+    return _ShortRepr().repr(value)
 
 
-class _Short(reprlib.Repr):
-    """Python refuses to write out very long integers; nobody wants to read them either."""
+class _ShortRepr(reprlib.Repr):
+    """Short representations; those of long integers too, which Python refuses to convert."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,16 +93,16 @@ class _Short(reprlib.Repr):
         return repr(x) if bits <= 128 else f"an integer of {bits:,} bits"
 
 
-def _explained(
+def _describe_error(
     error: ErrorDetails, model: type[BaseModel], prefix: tuple[Step, ...]
 ) -> InvalidField:
-    place, known = _traced(model, error)
-    return InvalidField(pointer=pointer(*prefix, *place), detail=_detail(error, place, known))
+    place, known = _document_path(model, error)
+    return InvalidField(pointer=pointer(*prefix, *place), detail=_error_detail(error, place, known))
 
 
-def _detail(error: ErrorDetails, place: list[Step], known: list[str]) -> str:
-    kind, got, context = error["type"], shown(error["input"]), error.get("ctx", {})
-    field = _field(place)
+def _error_detail(error: ErrorDetails, place: list[Step], known: list[str]) -> str:
+    kind, got, context = error["type"], short_repr(error["input"]), error.get("ctx", {})
+    field = _field_name(place)
     if kind == "extra_forbidden":
         return unknown_key(place[-1], known)
     if kind == "value_error":
@@ -116,25 +118,25 @@ def _detail(error: ErrorDetails, place: list[Step], known: list[str]) -> str:
         words, bound = _BOUNDS[kind]
         return f"{field} must be {words} {context[bound]}; got {got}"
     if kind == "invalid_key" or (place and error["loc"][-1] == KEY != place[-1]):
-        return f"keys must be text; got {shown(place[-1])}, which is text when quoted"
+        return f"keys must be text; got {short_repr(place[-1])}, which is text when quoted"
     if kind.startswith("union_tag"):
         return f"{field} must have type per_tensor or per_grouped_channel; got {got}"
-    wanted = _KINDS.get(kind.partition("_")[0])
-    return f"{field} must be {wanted}; got {got}" if wanted else f"{field}: {error['msg']}"
+    expected = _EXPECTED.get(kind.partition("_")[0])
+    return f"{field} must be {expected}; got {got}" if expected else f"{field}: {error['msg']}"
 
 
-def _field(place: list[Step]) -> str:
-    """The last name of a path, with the index that follows it."""
+def _field_name(place: list[Step]) -> str:
+    """Return the last name of a path, with the index that follows it."""
     if not place:
         return "the config"
     *above, last = place
     return f"{above[-1]}[{last}]" if isinstance(last, int) and above else str(last)
 
 
-def _traced(model: type[BaseModel], error: ErrorDetails) -> tuple[list[Step], list[str]]:
-    """The path into the document that pydantic's path means, and the keys known at its last step.
+def _document_path(model: type[BaseModel], error: ErrorDetails) -> tuple[list[Step], list[str]]:
+    """Return the document path of a pydantic error, and the keys allowed at its last step.
 
-    Pydantic's holds steps that are not in the document: the tag of a union, `[key]` for a key.
+    Pydantic's path has steps that are not in the document: union tags, and `[key]` for keys.
     """
     kinds, place, known, is_entry = [model], list[Step](), list[str](), False
     for step in error["loc"]:
@@ -156,7 +158,7 @@ def _traced(model: type[BaseModel], error: ErrorDetails) -> tuple[list[Step], li
 
 
 def _choices(annotation: Any) -> Iterator[Any]:
-    """Mappings and models that an annotation such as `dict[str, Model] | None` allows."""
+    """Yield the mappings and models in an annotation such as `dict[str, Model] | None`."""
     if get_origin(annotation) is dict or (
         isinstance(annotation, type) and issubclass(annotation, BaseModel)
     ):

@@ -1,42 +1,44 @@
-"""Where in a config document its faults stand."""
+"""Line numbers of the errors in a config document."""
 
 import yaml
 
-from palettery.schemas.config.faults import ConfigError
-from palettery.schemas.config.text import decoded
+from palettery.schemas.config.errors import ConfigError
+from palettery.schemas.config.parsing import decode
 from palettery.schemas.problem import InvalidField
 
 Members = dict[int, dict[str, tuple[int, yaml.Node]]]
-"""What is known of the mappings and lists of a document, by their identity."""
+"""Line and node of each member of the mappings and lists of a document, by node id."""
 
 
-def with_lines(error: ConfigError, text: str | bytes) -> ConfigError:
-    """The same faults, each with the line of the document that it is about.
+def with_line_numbers(error: ConfigError, text: str | bytes) -> ConfigError:
+    """Return the same errors with their line numbers in the document.
 
-    The document has been examined; JSON that is no YAML has no lines, and nor has a document that
-    could not be read at all.
+    The document must have passed the checks of `load_text`. JSON that is not valid YAML gets no
+    line numbers, nor does a document that cannot be parsed.
     """
     if all(not fault.pointer for fault in error.errors):
         return error
     try:
-        root = yaml.compose(decoded(text), yaml.CSafeLoader)
+        root = yaml.compose(decode(text), yaml.CSafeLoader)
     except yaml.YAMLError:
         return error
     members: Members = {}
-    return ConfigError(*(_with_line(fault, root, members) for fault in error.errors))
+    return ConfigError(*(_with_line_number(fault, root, members) for fault in error.errors))
 
 
-def _with_line(fault: InvalidField, root: yaml.Node | None, members: Members) -> InvalidField:
+def _with_line_number(
+    fault: InvalidField, root: yaml.Node | None, members: Members
+) -> InvalidField:
     line = None
     for step in fault.pointer.split("/")[1:]:
-        if root is None or (found := _members(root, members).get(_plain(step))) is None:
+        if root is None or (member := _members(root, members).get(_unescape(step))) is None:
             break
-        line, root = found
+        line, root = member
     return fault if line is None else fault.model_copy(update={"line": line})
 
 
 def _members(node: yaml.Node, members: Members) -> dict[str, tuple[int, yaml.Node]]:
-    """Step -> the line where it stands, and what is there."""
+    """Return line number and node of each member, by key or index."""
     if id(node) not in members:
         pairs = []
         if isinstance(node, yaml.MappingNode):
@@ -49,5 +51,5 @@ def _members(node: yaml.Node, members: Members) -> dict[str, tuple[int, yaml.Nod
     return members[id(node)]
 
 
-def _plain(step: str) -> str:
+def _unescape(step: str) -> str:
     return step.replace("~1", "/").replace("~0", "~")
