@@ -20,7 +20,7 @@ def test_same_content_in_any_order_is_the_same_request():
 @pytest.mark.parametrize("parts", [([1, 2],), ([2], 1), ("[1]", 2), ([1],), (None,), ()])
 def test_other_content_is_another_request(parts):
     request = keyed_request("k", [1], 2)
-    with pytest.raises(IdempotencyConflict, match="the Idempotency-Key 'k' was sent with another"):
+    with pytest.raises(IdempotencyConflict, match="the Idempotency-Key 'k' was used with another"):
         request.check(keyed_request("k", *parts).sha256)
 
 
