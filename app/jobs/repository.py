@@ -175,7 +175,9 @@ class JobRepository:
             if row is None or (row.state, row.attempt) != ("running", attempt):
                 return None
             job = job_from_row(row)
-            changes = [job, lines.taken_up(by)] if started else [lines.taken_up_again(by)]
+            changes: list[Job | Line] = [lines.taken_up_again(by)]
+            if started:
+                changes = [job, lines.taken_up(by)]
             record(session, job_id, self._now(), changes)
             return job
 

@@ -41,9 +41,9 @@ def test_key_with_another_request_is_a_conflict(records):
 
 def test_second_job_under_a_key_leaves_nothing(records, database):
     records.add(new_job(request=keyed("k", 1)))
-    brought = [FileLocation("a" * 64, "files/a", 7)]
+    files = [FileLocation("a" * 64, "files/a", 7)]
     with pytest.raises(KeyTaken):
-        records.add(new_job(request=keyed("k", 2)), brought)
+        records.add(new_job(request=keyed("k", 2)), files)
     assert records.counts() == {"queued": 1}
     assert list(FileRepository(database).paths()) == []
 
@@ -76,7 +76,7 @@ def test_of_many_at_once_one_is_queued(records):
             return records.keyed("local", keyed("k", 1))
 
     with ThreadPoolExecutor(AT_ONCE) as senders:
-        found = {job.id for job in senders.map(ask, range(AT_ONCE))}
-    assert len(found) == 1
+        ids = {job.id for job in senders.map(ask, range(AT_ONCE))}
+    assert len(ids) == 1
     assert records.counts() == {"queued": 1}
     assert len(enqueued) == 1
