@@ -47,8 +47,8 @@ class JobExpiry:
         """Delete folders of deleted jobs, and files that ended jobs do not need."""
         folders: dict[str, set[str]] = defaultdict(set)
         for object_ in self._old(JOBS, self._orphan_age):
-            _, job_id, *names = object_.path.split("/")
-            folders[job_id].update(names[:1])
+            _, job_id, *inside = object_.path.split("/")
+            folders[job_id].update(inside[:1])
         states = self._jobs.states(folders)
         for job_id, present in folders.items():
             folder, state = job_folder(job_id), states.get(job_id)

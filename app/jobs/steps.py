@@ -1,8 +1,7 @@
 """Steps of a job's workflow. Each may be interrupted anywhere and run again."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -28,6 +27,7 @@ from palettery.app.events.log_messages import Line
 from palettery.app.events.repository import EventRepository
 from palettery.app.execution.fair_slots import Share
 from palettery.app.execution.fanout import OnDied, Workers
+from palettery.app.jobs.progress_counter import ProgressCounter, reused_tensors
 from palettery.app.jobs.repository import JobRepository
 from palettery.app.jobs.result_reuse import ResultReuse
 from palettery.app.observability.metrics import Metrics
@@ -55,8 +55,6 @@ SMALL_BYTES = 64 << 20
 """Models up to this size are finished in one task."""
 TINY_BYTES = 4 << 20
 """Work up to this size is done in the same task, too."""
-REPORT_EVERY_S = 0.3
-"""Between two writes of the progress to the row."""
 
 
 class JobSteps:
@@ -92,11 +90,11 @@ class JobSteps:
         missing = [task for task in tasks if task.part_path not in parts]
         if job.reuse:
             missing = await self._reuse.with_results(job, missing, self._task(job), self._workers)
-        cut = lines.cut(len(tasks), len(tasks) - len(missing), sum(map(_reused, missing)))
+        cut = lines.cut(len(tasks), len(tasks) - len(missing), sum(map(reused_tensors, missing)))
         is_tiny = sum(task.size_bytes for task in missing) <= TINY_BYTES
         if not is_tiny:  # a tiny job logs this together with its end
             await self._log(job_id, cut)
-        done = _Progress(job, self._store_progress, self._metrics)
+        done = ProgressCounter(job, self._store_progress, self._metrics)
         for task in tasks:
             if task.part_path in parts:
                 done.add(task)
@@ -254,58 +252,14 @@ class JobSteps:
         return datetime.now(UTC) + timedelta(days=self._settings.retain_days)
 
 
-class _Progress:
-    """Counts finished work, and stores the progress from time to time."""
-
-    def __init__(
-        self, job: Job, store: Callable[[Job, Progress], Awaitable[None]], metrics: Metrics
-    ) -> None:
-        self._job, self._store, self._metrics = job, store, metrics
-        self._last = time.monotonic()
-        total = job.progress
-        self.now = Progress(tensors_total=total.tensors_total, bytes_total=total.bytes_total)
-
-    async def on_done(self, task: Task, _: Answer) -> None:
-        assert isinstance(task, CompressionTask)  # noqa: S101 - there are no others here
-        self.finish(task)
-        if time.monotonic() - self._last > REPORT_EVERY_S:
-            self._last = time.monotonic()
-            await self._store(self._job, self.now)
-
-    def finish(self, task: CompressionTask) -> None:
-        """Count a task that was done now."""
-        self._metrics.palettized(task)
-        self.add(task)
-
-    def add(self, task: CompressionTask) -> None:
-        """Count a task that was done, now or before a crash."""
-        now = self.now
-        self.now = now.model_copy(
-            update={
-                "tensors_done": now.tensors_done + _tensors(task),
-                "tensors_reused": now.tensors_reused + _reused(task),
-                "bytes_done": now.bytes_done + task.size_bytes,
-            }
-        )
-
-
 def _share(job: Job) -> Share:
     return Share(job.owner, job.priority, job.id)
-
-
-def _tensors(task: CompressionTask) -> int:
-    """Return the number of tensors whose first row is in a task."""
-    return sum(part.first_row == 0 for part in task.slices)
 
 
 def _tensor(task: Task) -> str | None:
     """Return the tensor of a task, if it has only one."""
     names = {part.name for part in task.slices} if isinstance(task, CompressionTask) else set()
     return names.pop() if len(names) == 1 else None
-
-
-def _reused(task: CompressionTask) -> int:
-    return sum(part.first_row == 0 and part.known is not None for part in task.slices)
 
 
 def _published(answer: Answer) -> Published:

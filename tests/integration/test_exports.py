@@ -56,7 +56,7 @@ READERS = {"dense": load_file, "torchao": decoded}
 
 @pytest.mark.parametrize("reuse", [False, True], ids=["made", "taken over"])
 def test_each_form_holds_what_the_artifact_does(client, path, tmp_path, reuse):
-    job = client.wait(client.submit(path, preset="w4", formats=READERS, reuse=reuse).id)
+    job = client.wait(client.submit(path, preset="w4", formats=list(READERS), reuse=reuse).id)
     assert job.state == "succeeded", job.error
     client.download(job.id, tmp_path / "packed")
     expected = load(tmp_path / "packed")

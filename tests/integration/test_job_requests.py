@@ -1,4 +1,4 @@
-"""Requests for jobs and plans, in every form and more than once, on real services."""
+"""Requests for jobs and plans, as forms and as JSON, and sent more than once, on real services."""
 
 import csv
 import io
@@ -37,9 +37,9 @@ def model_id(server, weights, tmp_path_factory):
     return add_model(server, path, weights | {"more.weight": more})
 
 
-def ask(server, where="jobs", key=None, **said):
+def post(server, where="jobs", key=None, **fields):
     headers = {} if key is None else {"Idempotency-Key": key}
-    return server.http.post(f"/v1/{where}", json=said, headers=headers)
+    return server.http.post(f"/v1/{where}", json=fields, headers=headers)
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def submit(server, model, request):
 
 def refused(answer, status, code):
     assert answer.status_code == status, answer.text
-    told = Problem.model_validate_json(answer.content)
-    assert (told.status, told.code) == (status, code)
-    return told
+    problem = Problem.model_validate_json(answer.content)
+    assert (problem.status, problem.code) == (status, code)
+    return problem
 
 
 def test_same_key_and_request_give_the_same_job(server, submit):
@@ -85,8 +85,8 @@ def test_same_key_with_another_request_is_refused(server, submit, model):
         submit("a", preset="w4", priority="9"),
         submit("a", model + b" "),
     ):
-        told = refused(other, 409, "idempotency_conflict")
-        assert "send a new key" in told.detail
+        problem = refused(other, 409, "idempotency_conflict")
+        assert "send a new key" in problem.detail
     assert server.leftovers() == []
 
 
@@ -113,12 +113,12 @@ def test_key_that_is_none(server, model, key):
         data={"preset": "w4"},
         headers={"Idempotency-Key": key},
     )
-    told = refused(answer, 422, "bad_input")
-    assert [error.pointer for error in told.errors] == ["/header/Idempotency-Key"]
+    problem = refused(answer, 422, "bad_input")
+    assert [error.pointer for error in problem.errors] == ["/header/Idempotency-Key"]
 
 
 def test_job_of_a_model(server, model_id):
-    answer = ask(server, model_id=model_id, config=w4().model_dump(mode="json"), priority=7)
+    answer = post(server, model_id=model_id, config=w4().model_dump(mode="json"), priority=7)
     assert answer.status_code == 202, answer.text
     job = answer.json()
     assert answer.headers["location"] == job["links"]["self"]
@@ -132,9 +132,9 @@ def test_job_of_a_model(server, model_id):
 
 @pytest.mark.parametrize("how", [{"preset": "w6"}, {"config": PER_TENSOR}])
 def test_job_of_the_config_of_a_job_does_the_same(server, model_id, how):
-    first = ask(server, model_id=model_id, **how).json()
+    first = post(server, model_id=model_id, **how).json()
     config = server.http.get(first["links"]["config"]).json()
-    second = ask(server, model_id=model_id, config=config).json()
+    second = post(server, model_id=model_id, config=config).json()
     assert server.http.get(second["links"]["config"]).json() == config
     digests = [
         server.report(server.succeeded(job["id"])["id"])["artifact_sha256"]
@@ -144,20 +144,20 @@ def test_job_of_the_config_of_a_job_does_the_same(server, model_id, how):
 
 
 def test_config_that_was_not_kept(server, model_id):
-    job = server.succeeded(ask(server, model_id=model_id, preset="w4").json()["id"])
+    job = server.succeeded(post(server, model_id=model_id, preset="w4").json()["id"])
     server.store.delete(f"jobs/{job['id']}/config.json")
-    told = refused(server.http.get(job["links"]["config"]), 404, "not_found")
-    assert "its report has every spec" in told.detail
+    problem = refused(server.http.get(job["links"]["config"]), 404, "not_found")
+    assert "its report has every spec" in problem.detail
 
 
 def test_job_tells_its_preset(server, model_id):
-    job = server.succeeded(ask(server, model_id=model_id, preset="w6").json()["id"])
+    job = server.succeeded(post(server, model_id=model_id, preset="w6").json()["id"])
     assert job["config_name"] == "w6"
 
 
 def test_plan_of_a_model_is_what_its_job_does(server, model_id):
     plans = [
-        ask(server, "plans", model_id=model_id, **how)
+        post(server, "plans", model_id=model_id, **how)
         for how in (
             {"preset": "w4"},
             {"config": w4().to_dict()},
@@ -180,9 +180,9 @@ def test_job_of_a_named_config_keeps_its_version(server, model, model_id):
     first = put(server, name, w4().to_dict())
     second = put(server, name, {"global_config": None})
     assert (first, second) == (f"{name}@1", f"{name}@2")
-    for asked, found, palettized in ((name, second, 0), (first, first, 3)):
-        job = ask(server, model_id=model_id, config_name=asked).json()
-        assert (job["config_name"], job["progress"]["tensors_total"]) == (found, palettized)
+    for requested, reference, palettized in ((name, second, 0), (first, first, 3)):
+        job = post(server, model_id=model_id, config_name=requested).json()
+        assert (job["config_name"], job["progress"]["tensors_total"]) == (reference, palettized)
         server.succeeded(job["id"])
     form = server.http.post(
         "/v1/jobs", files={"model": ("m.safetensors", model)}, data={"config_name": first}
@@ -193,12 +193,12 @@ def test_job_of_a_named_config_keeps_its_version(server, model, model_id):
 
 def test_keys_of_json_requests(server, model_id):
     key = uuid.uuid4().hex
-    first = ask(server, key=key, model_id=model_id, preset="w4")
-    again = ask(server, key=key, preset="w4", priority=5, model_id=model_id)
+    first = post(server, key=key, model_id=model_id, preset="w4")
+    again = post(server, key=key, preset="w4", priority=5, model_id=model_id)
     assert again.headers["idempotent-replayed"] == "true"
     assert again.headers["location"] == first.headers["location"]
     for other in ({"preset": "w6"}, {"preset": "w4", "strict": True}, {"config": {}}):
-        refused(ask(server, key=key, model_id=model_id, **other), 409, "idempotency_conflict")
+        refused(post(server, key=key, model_id=model_id, **other), 409, "idempotency_conflict")
 
 
 def test_replay_needs_neither_the_model_nor_the_config_any_more(server, weights, tmp_path):
@@ -206,13 +206,13 @@ def test_replay_needs_neither_the_model_nor_the_config_any_more(server, weights,
     model_id = add_model(server, tmp_path / "m.safetensors", weights | more)
     name, key = f"c{uuid.uuid4().hex}", uuid.uuid4().hex
     put(server, name, w4().to_dict())
-    said = {"model_id": model_id, "config_name": name}
-    first = ask(server, key=key, **said)
+    fields = {"model_id": model_id, "config_name": name}
+    first = post(server, key=key, **fields)
     server.succeeded(first.json()["id"])
     assert server.http.delete(f"/v1/configs/{name}").status_code == 204
     assert server.http.delete(f"/v1/models/{model_id}").status_code == 204
-    assert ask(server, key=key, **said).json()["id"] == first.json()["id"]
-    refused(ask(server, key=uuid.uuid4().hex, **said), 404, "not_found")
+    assert post(server, key=key, **fields).json()["id"] == first.json()["id"]
+    refused(post(server, key=uuid.uuid4().hex, **fields), 404, "not_found")
     retried = server.http.get(first.headers["location"]).json()
     assert retried["state"] == "succeeded", "the job keeps what it needs"
 
@@ -231,17 +231,17 @@ REFUSED = {
 @pytest.mark.parametrize("where", ["jobs", "plans"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_json_that_is_refused(server, model_id, where, name):
-    said, status, code = REFUSED[name]
-    told = refused(ask(server, where, **({"model_id": model_id} | said)), status, code)
+    fields, status, code = REFUSED[name]
+    problem = refused(post(server, where, **({"model_id": model_id} | fields)), status, code)
     if name == "wrong config":
-        assert [error.pointer for error in told.errors] == ["/config/global_config"]
+        assert [error.pointer for error in problem.errors] == ["/config/global_config"]
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_other_bodies_are_refused(server, kind):
     answer = server.http.post("/v1/jobs", content=b"{}", headers={"Content-Type": kind})
-    told = refused(answer, 415, "unsupported_media_type")
-    assert "application/json with a model_id" in told.detail
+    problem = refused(answer, 415, "unsupported_media_type")
+    assert "application/json with a model_id" in problem.detail
 
 
 def large_config(count):
@@ -252,7 +252,7 @@ def large_config(count):
 
 def test_large_config_in_either_form(server, model, model_id):
     config = large_config(3_000)
-    of_model = ask(server, model_id=model_id, config=config)
+    of_model = post(server, model_id=model_id, config=config)
     of_form = server.http.post(
         "/v1/jobs",
         files={"model": ("m.safetensors", model)},
@@ -263,38 +263,40 @@ def test_large_config_in_either_form(server, model, model_id):
         assert answer.json()["progress"]["tensors_total"] == 2
         server.succeeded(answer.json()["id"])
     config["global_config"] = 1
-    told = refused(ask(server, "plans", model_id=model_id, config=config), 422, "invalid_config")
-    assert [error.pointer for error in told.errors] == ["/config/global_config"]
+    problem = refused(
+        post(server, "plans", model_id=model_id, config=config), 422, "invalid_config"
+    )
+    assert [error.pointer for error in problem.errors] == ["/config/global_config"]
     assert server.leftovers() == []
 
 
 def test_report_as_a_page(server, model_id):
-    job = server.succeeded(ask(server, model_id=model_id, preset="w4").json()["id"])
+    job = server.succeeded(post(server, model_id=model_id, preset="w4").json()["id"])
     answer = server.http.get(job["links"]["report_html"])
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert "sandbox" in answer.headers["content-security-policy"], "it reaches no key and no API"
     embedded = documents_of(answer.content)
     assert embedded["report"] == server.report(job["id"])
     assert embedded["job"]["id"] == job["id"]
-    for told in embedded["statistics"]:
+    for statistics in embedded["statistics"]:
         path = f"/v1/jobs/{job['id']}/statistics"
-        assert server.http.get(path, params={"tensor": told["name"]}).json() == told
+        assert server.http.get(path, params={"tensor": statistics["name"]}).json() == statistics
     refused(server.http.get(f"/v1/jobs/{uuid.uuid4()}/report.html"), 404, "not_found")
 
 
 def test_statistics_of_a_tensor(server, model_id):
-    job = server.succeeded(ask(server, model_id=model_id, preset="w4").json()["id"])
+    job = server.succeeded(post(server, model_id=model_id, preset="w4").json()["id"])
     path = f"/v1/jobs/{job['id']}/statistics"
     for tensor in server.report(job["id"])["tensors"]:
         answer = server.http.get(path, params={"tensor": tensor["name"]})
         if tensor["action"] == "kept":
             assert "which of them were palettized" in refused(answer, 404, "not_found").detail
             continue
-        told = TensorStatistics.model_validate_json(answer.content)
-        assert told.name == tensor["name"]
-        assert sum(told.occupancy) == np.prod(tensor["shape"])
-        assert len(told.group_mse) == tensor["groups"]
-        assert sum(told.group_mse) / tensor["groups"] == pytest.approx(
+        statistics = TensorStatistics.model_validate_json(answer.content)
+        assert statistics.name == tensor["name"]
+        assert sum(statistics.occupancy) == np.prod(tensor["shape"])
+        assert len(statistics.group_mse) == tensor["groups"]
+        assert sum(statistics.group_mse) / tensor["groups"] == pytest.approx(
             tensor["sse"] / np.prod(tensor["shape"]), rel=1e-4
         )
     refused(server.http.get(path, params={"tensor": "no.such"}), 404, "not_found")
@@ -304,17 +306,17 @@ def test_statistics_of_a_tensor(server, model_id):
 
 
 def test_statistics_of_results_taken_over(server, model_id):
-    told = []
+    answers = []
     for _ in range(2):
-        job = server.succeeded(ask(server, model_id=model_id, preset="w6").json()["id"])
+        job = server.succeeded(post(server, model_id=model_id, preset="w6").json()["id"])
         report = server.report(job["id"])
         (name, *_) = (each["name"] for each in report["tensors"] if each["action"] != "kept")
-        told.append(server.http.get(f"/v1/jobs/{job['id']}/statistics", params={"tensor": name}))
-    assert told[0].json() == told[1].json()
+        answers.append(server.http.get(f"/v1/jobs/{job['id']}/statistics", params={"tensor": name}))
+    assert answers[0].json() == answers[1].json()
 
 
 def test_report_as_csv(server, model_id):
-    job = server.succeeded(ask(server, model_id=model_id, preset="w4").json()["id"])
+    job = server.succeeded(post(server, model_id=model_id, preset="w4").json()["id"])
     answer = server.http.get(job["links"]["report_csv"])
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))

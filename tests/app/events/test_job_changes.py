@@ -7,7 +7,7 @@ import pytest
 from palettery.app.events import job_changes as module
 from palettery.app.events.job_changes import JobChangeRepository, note
 from palettery.schemas.jobs import Job, Progress
-from tests.app.jobs.made_jobs import WHY, add, ended
+from tests.app.jobs.sample_jobs import WHY, add, ended
 from tests.databases import KINDS_IN_HEAVY
 
 pytestmark = pytest.mark.databases(*KINDS_IN_HEAVY)

@@ -12,7 +12,7 @@ from palettery.app.events.live_lists import LiveLists
 from palettery.schemas.events import GoneJob
 from palettery.schemas.jobs import Job, Progress
 from tests.app.events.timed import TIMEOUT_S, run, until
-from tests.app.jobs.made_jobs import add, ended
+from tests.app.jobs.sample_jobs import add, ended
 from tests.databases import KINDS_IN_HEAVY
 
 pytestmark = pytest.mark.databases(*KINDS_IN_HEAVY)

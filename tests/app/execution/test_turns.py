@@ -13,7 +13,7 @@ from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Progress
-from tests.app.jobs.made_jobs import NOW, WHY, new_id
+from tests.app.jobs.sample_jobs import NOW, WHY, new_id
 from tests.databases import KINDS
 
 pytestmark = pytest.mark.databases(*KINDS)

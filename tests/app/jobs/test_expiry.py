@@ -100,8 +100,8 @@ def test_uploads_that_were_cut_off_go_once_they_are_old(service):
 
     def cut_off():
         yield b"begun"
-        (found,) = {path for path in service.store.root.rglob("*") if path.is_file()} - before
-        saved.append((found, found.read_bytes()))
+        (path,) = {each for each in service.store.root.rglob("*") if each.is_file()} - before
+        saved.append((path, path.read_bytes()))
         raise KeyboardInterrupt
 
     saved = []

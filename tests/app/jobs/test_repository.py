@@ -11,7 +11,7 @@ from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Progress
-from tests.app.jobs.made_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
+from tests.app.jobs.sample_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
 from tests.databases import KINDS
 
 pytestmark = pytest.mark.databases(*KINDS)
@@ -170,11 +170,11 @@ def test_pages_by_state_and_model(records):
                 for job in jobs
                 if (not states or job.state in states) and model_id in (None, job.model_id)
             ]
-            found, before = [], None
+            listed, before = [], None
             while page := records.page(2, before, "one", states, model_id):
-                found += page
+                listed += page
                 before = page[-1].id
-            assert found == expected
+            assert listed == expected
 
 
 def test_counts_by_state(records):

@@ -67,12 +67,12 @@ def test_what_is_remembered_is_found(results, new_job):
         "local", new_job(), [result(1), result(2, "jobs/1/artifact/n"), result(3, recipe=1)]
     )
     first, second = slice_of(1), slice_of(2, "jobs/1/artifact/n")
-    asked = [1, 2, 9]
-    assert results.by_content("local", [key("c", n) for n in asked]) == {
+    numbers = [1, 2, 9]
+    assert results.by_content("local", [key("c", n) for n in numbers]) == {
         key("c", 1): first,
         key("c", 2): second,
     }
-    assert results.by_origin("local", [key("0", n) for n in asked]) == {
+    assert results.by_origin("local", [key("0", n) for n in numbers]) == {
         key("0", 1): first,
         key("0", 2): second,
     }
@@ -92,9 +92,9 @@ def test_newest_wins(results, new_job):
     results.remember("local", older, [result(1)])
     moved = result(1, "jobs/2/artifact/n", origin_key=key("0", 8))
     results.remember("local", newer, [result(1, "jobs/2/artifact/m"), moved])
-    found = slice_of(1, "jobs/2/artifact/n")
-    assert results.by_content("local", [key("c", 1)]) == {key("c", 1): found}
-    assert results.by_origin("local", [key("0", 1), key("0", 8)]) == {key("0", 8): found}
+    stored = slice_of(1, "jobs/2/artifact/n")
+    assert results.by_content("local", [key("c", 1)]) == {key("c", 1): stored}
+    assert results.by_origin("local", [key("0", 1), key("0", 8)]) == {key("0", 8): stored}
 
 
 def test_newest_of_one_origin_wins(results, new_job):
@@ -148,6 +148,6 @@ def test_threads_that_remember_the_same(results, new_job):
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(remember, range(8)))
-    found = results.by_content("local", [row.content_key for row in rows])
-    assert len(found) == 300
-    assert all(one in [slice_of(number) for number in range(8)] for one in found.values())
+    stored = results.by_content("local", [row.content_key for row in rows])
+    assert len(stored) == 300
+    assert all(one in [slice_of(number) for number in range(8)] for one in stored.values())

@@ -1,4 +1,4 @@
-"""Results of earlier jobs found again, on a real store and SQLite."""
+"""Results of earlier jobs reused, on a real store and SQLite."""
 
 import asyncio
 
@@ -68,8 +68,8 @@ class Service:
     def known(self, job):
         """The job's tasks, with what is known of them."""
         row = self.records.get(job.job_id)
-        asked = self.reuse.with_results(row, job.tasks(), job.task(), self.workers)
-        return asyncio.run(asked)
+        reading = self.reuse.with_results(row, job.tasks(), job.task(), self.workers)
+        return asyncio.run(reading)
 
     def run(self, job):
         """Do a job as the steps do it; the slices that it took from others."""
@@ -204,12 +204,12 @@ def test_twin_is_taken_over(service):
     first, second = service.add(ARRAYS, W4), service.add(ARRAYS, W4)
     service.run(first)
     size = service.copy_twin(second).size_bytes
-    told = [job.store.read(statistics_path(job.prefix)) for job in (first, second)]
-    assert told[0] == told[1] != b""
+    statistics = [job.store.read(statistics_path(job.prefix)) for job in (first, second)]
+    assert statistics[0] == statistics[1] != b""
     assert size == sum(map(len, first.artifact().values()))
     assert second.artifact() == first.artifact()
-    told = Report.model_validate_json(bytes(service.store.read(report_path(second.prefix))))
-    assert {tensor.name: tensor.reused for tensor in told.tensors} == dict.fromkeys(ARRAYS, True)
+    report = Report.model_validate_json(bytes(service.store.read(report_path(second.prefix))))
+    assert {tensor.name: tensor.reused for tensor in report.tensors} == dict.fromkeys(ARRAYS, True)
     service.store.delete_folder(first.prefix)
     assert second.artifact(), "it stands by itself"
 

@@ -9,7 +9,7 @@ from palettery.app.jobs.result_repository import ResultRepository
 from palettery.schemas.job_options import JobOptions
 from palettery.schemas.report import SliceOutcome
 from palettery.schemas.tasks import Result, StoredSlice
-from tests.app.jobs.made_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
+from tests.app.jobs.sample_jobs import ENDS, HOUR, NOW, WHY, WORK, add, ended, new_id
 from tests.databases import KINDS_IN_HEAVY
 
 pytestmark = pytest.mark.databases(*KINDS_IN_HEAVY)
@@ -42,8 +42,8 @@ def test_retry_of_another_state_is_refused(records, state):
     if state == "succeeded":
         assert records.succeed(job_id, 7)
     before = records.get(job_id)
-    said = f"the job is {state}; only failed and cancelled jobs can be retried"
-    with pytest.raises(Conflict, match=said):
+    message = f"the job is {state}; only failed and cancelled jobs can be retried"
+    with pytest.raises(Conflict, match=message):
         records.retry(job_id)
     assert records.get(job_id) == before
 
@@ -51,8 +51,8 @@ def test_retry_of_another_state_is_refused(records, state):
 def note(noted):
     """What takes the engine's place: the transaction that it was called in, and what for."""
 
-    def enqueue(session, *said):
-        noted.append((session.in_transaction(), *said))
+    def enqueue(session, *attempt):
+        noted.append((session.in_transaction(), *attempt))
 
     return enqueue
 
@@ -104,14 +104,14 @@ def test_delete_takes_results_and_the_need_of_files_along(records, database):
     files, results = FileRepository(database), ResultRepository(database)
     job_id = ended(records, "succeeded", files=[FileLocation("a" * 64, "files/a", 7)])
     outcome = SliceOutcome(name="w", action="palettized", weights=1)
-    found = Result(
+    result = Result(
         recipe="3" * 64,
         origin_key="2" * 64,
         content_key="1" * 64,
         stored=StoredSlice(path="jobs/1/artifact/m", outcome=outcome, tensors={}),
     )
-    results.remember("local", job_id, [found])
-    assert results.by_content("local", ["1" * 64]) == {"1" * 64: found.stored}
+    results.remember("local", job_id, [result])
+    assert results.by_content("local", ["1" * 64]) == {"1" * 64: result.stored}
     assert not files.forget("a" * 64)
     records.delete(job_id)
     with pytest.raises(NotFound):

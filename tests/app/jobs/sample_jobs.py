@@ -1,4 +1,4 @@
-"""Jobs in any state, for tests of their rows."""
+"""Jobs in every state, for tests of their rows."""
 
 import itertools
 from datetime import UTC, datetime, timedelta
