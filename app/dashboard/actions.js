@@ -1,6 +1,6 @@
 // Actions on a job.
 
-import { ask } from "./api.js";
+import { fetchJson } from "./api.js";
 import { button, confirmed } from "./dom.js";
 import { hasEnded } from "./progress.js";
 
@@ -13,7 +13,7 @@ export function actions(job, done, failed) {
     const pressed = event.currentTarget;
     pressed.disabled = true;
     try {
-      done(await ask(where, options));
+      done(await fetchJson(where, options));
     } catch (error) {
       pressed.disabled = false;
       failed(error);

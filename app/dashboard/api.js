@@ -19,7 +19,7 @@ export class ApiError extends Error {
 }
 
 /** The server did not respond. */
-export class Away extends Error {
+export class Unavailable extends Error {
   constructor() {
     super("The server does not respond. This page reconnects automatically.");
   }
@@ -70,23 +70,23 @@ export async function request(path, { method = "GET", json, body, headers = {}, 
     answer = await fetch(at(path), { method, headers: sent, body: json === undefined ? body : JSON.stringify(json), signal, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    noteAway();
-    throw new Away();
+    noteUnavailable();
+    throw new Unavailable();
   }
   if (answer.ok) return answer;
   throw await refusal(answer, secret !== undefined);
 }
 
 /** Send a request, and parse the JSON response. */
-export async function ask(path, options) {
+export async function fetchJson(path, options) {
   const answer = await request(path, options);
   if (answer.status === 204) return null;
   try {
     return await answer.json();
   } catch (error) {
     if (error.name === "AbortError" || error instanceof SyntaxError) throw error;
-    noteAway();
-    throw new Away();
+    noteUnavailable();
+    throw new Unavailable();
   }
 }
 
@@ -99,7 +99,7 @@ export async function refusal(answer, isTrial = false) {
 }
 
 /** Note that the server is unavailable, and poll until it is back. */
-export function noteAway() {
+export function noteUnavailable() {
   if (isAway) return;
   isAway = true;
   connection.dispatchEvent(new Event("away"));
@@ -137,7 +137,7 @@ export async function follow(path, { signal, onevent }) {
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof ApiError && error.status < 500 && error.status !== 429) throw error;
-      if (!(error instanceof ApiError)) noteAway();
+      if (!(error instanceof ApiError)) noteUnavailable();
     }
     await pause(wait, signal);
     wait = Math.min(wait * 2, MAX_WAIT_MS);
@@ -186,11 +186,11 @@ function take(event, line) {
 }
 
 /** All items of a paginated list, up to a maximum. */
-export async function all(path, most, signal) {
+export async function fetchAll(path, most, signal) {
   const items = [];
   let cursor = null;
   do {
-    const page = await ask(`${path}?limit=100${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`, { signal });
+    const page = await fetchJson(`${path}?limit=100${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`, { signal });
     items.push(...page.items);
     cursor = page.next_cursor;
   } while (cursor && items.length < most);

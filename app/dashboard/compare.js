@@ -1,6 +1,6 @@
 // Two to five jobs of one model, side by side.
 
-import { ask } from "./api.js";
+import { fetchJson } from "./api.js";
 import { chart, layout, MARKS, plain, series } from "./charts.js";
 import { fill, h } from "./dom.js";
 import { brief, bytes, counted, decibels, fixed, isSameModel, moment, ratio, spec, specBrief } from "./format.js";
@@ -32,7 +32,7 @@ export async function show(root, { query }, signal) {
 async function load(id, signal) {
   const path = `/v1/jobs/${encodeURIComponent(id)}`;
   try {
-    const [job, report] = await Promise.all([ask(path, { signal }), ask(`${path}/report`, { signal })]);
+    const [job, report] = await Promise.all([fetchJson(path, { signal }), fetchJson(`${path}/report`, { signal })]);
     return { job, report, snr: overallSnr(report), tensors: new Map(report.tensors.map((tensor) => [tensor.name, tensor])) };
   } catch (error) {
     if (signal.aborted || error.status === undefined) throw error;
@@ -42,7 +42,7 @@ async function load(id, signal) {
 
 /** Choice of succeeded jobs, by model. */
 async function choice(body, wanted, signal) {
-  const page = await ask("/v1/jobs?limit=200&state=succeeded", { signal });
+  const page = await fetchJson("/v1/jobs?limit=200&state=succeeded", { signal });
   const models = [];
   for (const job of page.items) {
     const same = models.find(([first]) => isSameModel(job, first));
@@ -197,7 +197,7 @@ async function configs(jobs, signal) {
 
 async function texts(jobs, signal) {
   const elements = await Promise.all(jobs.map(async (each) => {
-    const config = await ask(each.job.links.config, { signal }).catch((error) => error);
+    const config = await fetchJson(each.job.links.config, { signal }).catch((error) => error);
     return h("div", null, h("h3", null, labelled(each)), config instanceof Error ? problem(config) : h("pre", { tabindex: 0 }, JSON.stringify(config, null, 1)));
   }));
   return h("details", null, h("summary", null, `Text of ${counted(jobs.length, "config")}`), h("div", { class: "columns" }, elements));

@@ -49,7 +49,7 @@ export function field(label, control, hint) {
 }
 
 /** A checkbox with its label. */
-export function tick(label, props, hint) {
+export function checkbox(label, props, hint) {
   const id = freshId("tick");
   return h(
     "div",

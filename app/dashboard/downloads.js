@@ -2,7 +2,7 @@
 // logs: with a key, the page fetches the bytes itself. They are streamed to disk if the browser supports
 // it, else collected in memory up to a limit; beyond that, the command line is suggested.
 
-import { at, authorization, Away, key, noteAway, refusal } from "./api.js";
+import { at, authorization, Unavailable, key, noteUnavailable, refusal } from "./api.js";
 import { button, fill, h, save } from "./dom.js";
 import { bytes, percent } from "./format.js";
 import { problem } from "./notice.js";
@@ -25,7 +25,7 @@ async function fetchFile({ path, name, size, command, sizeLabel, status, pressed
   try {
     const file = window.showSaveFilePicker && (size ?? 0) > 10_000_000 ? await window.showSaveFilePicker({ suggestedName: name }) : null;
     if (!file && size > MOST_IN_MEMORY) throw new Error(`This browser cannot stream ${bytes(size)} to disk. Use the command line: ${command ?? `curl -H "Authorization: Bearer $PALETTERY_KEY" -o ${name} ${new URL(at(path), document.baseURI)}`}`);
-    const answer = await fetch(at(path), { headers: authorization() }).catch(() => { noteAway(); throw new Away(); });
+    const answer = await fetch(at(path), { headers: authorization() }).catch(() => { noteUnavailable(); throw new Unavailable(); });
     if (!answer.ok) throw await refusal(answer);
     await (file ? saveStream(answer, file, size, sizeLabel) : answer.blob().then((blob) => save(blob, name)));
   } catch (error) {

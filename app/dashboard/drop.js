@@ -1,6 +1,6 @@
 // The drop zone: files are hashed and uploaded as a model.
 
-import { ask, isFinal } from "./api.js";
+import { fetchJson, isFinal } from "./api.js";
 import { button, fill, freshId, h } from "./dom.js";
 import { bytes, counted, duration, percent } from "./format.js";
 import { guard } from "./leave.js";
@@ -76,7 +76,7 @@ async function drawInterrupted(place, signal) {
 
 async function discard(each, place, signal) {
   try {
-    await ask(`/v1/uploads/${each.id}`, { method: "DELETE", signal });
+    await fetchJson(`/v1/uploads/${each.id}`, { method: "DELETE", signal });
     drawInterrupted(place, signal);
   } catch (error) {
     place.append(problem(error));

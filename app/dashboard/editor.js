@@ -1,6 +1,6 @@
 // A config editor; the server validates while typing, and errors are shown at their lines.
 
-import { ask } from "./api.js";
+import { fetchJson } from "./api.js";
 import { button, fill, freshId, h } from "./dom.js";
 import { counted } from "./format.js";
 import { problem } from "./notice.js";
@@ -84,7 +84,7 @@ async function validate(view) {
   const { signal } = state.pending;
   view.signal.addEventListener("abort", () => state.pending.abort(), { once: true });
   try {
-    state.result = await ask("/v1/configs/validate", { method: "POST", body: view.text.value, headers: { "Content-Type": `application/${state.language}` }, signal });
+    state.result = await fetchJson("/v1/configs/validate", { method: "POST", body: view.text.value, headers: { "Content-Type": `application/${state.language}` }, signal });
     state.isStale = false;
     drawFaults(view);
   } catch (error) {

@@ -1,7 +1,7 @@
 // One job: its progress, then its result.
 
 import { actions } from "./actions.js";
-import { ask, follow } from "./api.js";
+import { fetchJson, follow } from "./api.js";
 import { expectCharts } from "./charts.js";
 import { button, fill, h } from "./dom.js";
 import { download } from "./downloads.js";
@@ -20,7 +20,7 @@ export const title = ({ words }) => `Job ${brief(words[0])}`;
 export async function show(root, { words: [id] }, signal) {
   const path = `/v1/jobs/${encodeURIComponent(id)}`;
   expectCharts();
-  const job = await ask(path, { signal });
+  const job = await fetchJson(path, { signal });
   const view = { ...skeleton(job), path, signal, job: null, drawn: "" };
   fill(root, view.head, view.status, view.bar.element, view.facts, view.results, section("Timeline", view.stages.element, view.log));
   draw(view, job);
@@ -96,7 +96,7 @@ function about(job) {
 async function report(view, isLive) {
   fill(view.results, loading(isLive ? "The job has succeeded; loading the report…" : "Loading the report…"));
   try {
-    const loaded = await ask(`${view.path}/report`, { signal: view.signal });
+    const loaded = await fetchJson(`${view.path}/report`, { signal: view.signal });
     fill(view.results, results(view.job, loaded));
   } catch (error) {
     if (!view.signal.aborted) fill(view.results, problem(error, button("Try again", () => report(view, isLive))));

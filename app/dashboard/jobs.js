@@ -1,7 +1,7 @@
 // The list of jobs, live.
 
 import { actions } from "./actions.js";
-import { ask, follow } from "./api.js";
+import { fetchJson, follow } from "./api.js";
 import { button, fill, h, freshId } from "./dom.js";
 import { ago, brief, bytes, count, isSameModel, moment, ratio } from "./format.js";
 import { loading, notice, problem } from "./notice.js";
@@ -47,7 +47,7 @@ async function load(view, cursor = null) {
   if (cursor) query.set("cursor", cursor);
   if (view.state !== "all") query.set("state", view.state);
   const state = view.state;
-  const page = await ask(`/v1/jobs?${query}`, { signal: view.signal });
+  const page = await fetchJson(`/v1/jobs?${query}`, { signal: view.signal });
   if (state !== view.state) return;
   if (!cursor) {
     const ids = new Set(page.items.map((job) => job.id));

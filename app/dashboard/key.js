@@ -1,6 +1,6 @@
 // The dialog that asks for an API key.
 
-import { ask, key, useKey } from "./api.js";
+import { fetchJson, key, useKey } from "./api.js";
 import { button, field, fill, h } from "./dom.js";
 import { problem } from "./notice.js";
 
@@ -31,7 +31,7 @@ async function take(input, status, dialog) {
   const secret = input.value.trim();
   if (!/^[\x21-\x7e]+$/.test(secret)) return void fill(status, problem({ message: "A key has no spaces and only ASCII characters; copy it exactly as shown." }));
   try {
-    await ask("/v1/me", { secret });
+    await fetchJson("/v1/me", { secret });
     useKey(secret);
     dialog.close();
   } catch (error) {

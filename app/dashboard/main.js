@@ -1,6 +1,6 @@
 // The page's frame: routing, focus, and connection state.
 
-import { Away, connection, noteAway } from "./api.js";
+import { Unavailable, connection, noteUnavailable } from "./api.js";
 import { button, fill, h } from "./dom.js";
 import { askForKey, keyButton } from "./key.js";
 import { isBusy, mayLeave } from "./leave.js";
@@ -62,8 +62,8 @@ async function route({ focus = true } = {}) {
   } catch (error) {
     if (signal.aborted) return;
     const isUnloaded = error instanceof TypeError && /module/.test(error.message);
-    if (isUnloaded) noteAway();
-    isFailed = isUnloaded || error instanceof Away;
+    if (isUnloaded) noteUnavailable();
+    isFailed = isUnloaded || error instanceof Unavailable;
     fill(place, h("h1", { tabindex: -1 }, "This page cannot be shown"), problem(error, button("Try again", () => route()), h("a", { class: "button", href: "#/jobs" }, "Go to jobs")));
   }
   if (signal.aborted) return;

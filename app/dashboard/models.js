@@ -1,6 +1,6 @@
 // The list of uploaded models.
 
-import { all, ask } from "./api.js";
+import { fetchAll, fetchJson } from "./api.js";
 import { button, confirmed, fill, h } from "./dom.js";
 import { ago, brief, bytes, count, moment } from "./format.js";
 import { notice, problem } from "./notice.js";
@@ -11,7 +11,7 @@ export const title = () => "Models";
 
 export async function show(root, _, signal) {
   const view = { signal, status: h("div"), list: h("ul", { class: "jobs", "aria-label": "Models, newest first" }) };
-  const models = await all("/v1/models", MOST_LISTED, signal);
+  const models = await fetchAll("/v1/models", MOST_LISTED, signal);
   fill(root, h("div", { class: "pagehead" }, h("h1", { tabindex: -1 }, "Models"), h("a", { class: "button primary", href: "#/new" }, "New job")), view.status, view.list);
   fill(view.list, models.map((model) => row(view, model)));
   tellEmpty(view);
@@ -29,7 +29,7 @@ function row(view, model) {
     if (!(await confirmed("Delete this model?", `The files of ${named} are deleted, unless a job needs them. Its jobs are kept. This cannot be undone.`, "Delete the model"))) return;
     pressed.disabled = true;
     try {
-      await ask(`/v1/models/${model.id}`, { method: "DELETE", signal: view.signal });
+      await fetchJson(`/v1/models/${model.id}`, { method: "DELETE", signal: view.signal });
       element.remove();
       tellEmpty(view);
     } catch (error) {

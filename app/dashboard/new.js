@@ -1,9 +1,9 @@
 // A new job: model, config, options, and plan.
 
-import { all, ask } from "./api.js";
+import { fetchAll, fetchJson } from "./api.js";
 import { dropZone } from "./drop.js";
 import { editor } from "./editor.js";
-import { button, field, fill, freshId, h, tick } from "./dom.js";
+import { button, checkbox, field, fill, freshId, h } from "./dom.js";
 import { brief, bytes, counted } from "./format.js";
 import { loading, notice, problem } from "./notice.js";
 import { planView } from "./plantree.js";
@@ -16,7 +16,7 @@ const FORMATS = { dense: "dense safetensors", torchao: "torchao state dict", cor
 export const title = () => "New job";
 
 export async function show(root, { query }, signal) {
-  const [models, configs, presets] = await Promise.all([all("/v1/models", MOST_LISTED, signal), all("/v1/configs", MOST_LISTED, signal), ask("/v1/presets", { signal })]);
+  const [models, configs, presets] = await Promise.all([fetchAll("/v1/models", MOST_LISTED, signal), fetchAll("/v1/configs", MOST_LISTED, signal), fetchJson("/v1/presets", { signal })]);
   const view = { signal, model: null, isSending: false, choice: "preset", preset: Object.keys(presets)[0], name: configs[0]?.name ?? null, plan: h("div", { class: "stack" }), status: h("div"), timer: null, pending: null, sent: null };
   view.submit = button("Submit the job", () => submit(view), { class: "primary", disabled: true });
   view.editor = editor({ signal, onchange: () => view.choice === "own" && replan(view) });
@@ -30,7 +30,7 @@ export async function show(root, { query }, signal) {
       h("div", { class: "stack" }, h("section", { class: "card plan", "aria-label": "Plan" }, h("div", { class: "pagehead" }, h("h2", null, "Plan"), view.submit), view.status, view.plan))));
   const job = query.get("job") && (await again(view, query.get("job"), config));
   const id = job ? job.model_id : query.get("model");
-  const wanted = models.find((model) => model.id === id) ?? (id && (await ask(`/v1/models/${encodeURIComponent(id)}`, { signal }).catch(() => null)));
+  const wanted = models.find((model) => model.id === id) ?? (id && (await fetchJson(`/v1/models/${encodeURIComponent(id)}`, { signal }).catch(() => null)));
   if (wanted) return chooser.use(wanted);
   if (job) chooser.say(notice("quiet", h("p", null, `The model of that job, ${job.model_name}, is no longer stored: drop its files again, or choose another model.`)));
   return replan(view);
@@ -39,7 +39,7 @@ export async function show(root, { query }, signal) {
 /** Start with the config and options of an existing job. */
 async function again(view, id, config) {
   const path = `/v1/jobs/${encodeURIComponent(id)}`;
-  const [job, document] = await Promise.all([ask(path, { signal: view.signal }), ask(`${path}/config`, { signal: view.signal })]);
+  const [job, document] = await Promise.all([fetchJson(path, { signal: view.signal }), fetchJson(`${path}/config`, { signal: view.signal })]);
   view.options.set(job);
   view.editor.load(JSON.stringify(document, null, 2));
   config.show("own");
@@ -119,7 +119,7 @@ function storing(view) {
   const status = h("div", { role: "status" });
   const put = async () => {
     try {
-      const stored = await ask(`/v1/configs/${encodeURIComponent(name.value.trim())}`, { method: "PUT", body: view.editor.text(), headers: { "Content-Type": view.editor.type() }, signal: view.signal });
+      const stored = await fetchJson(`/v1/configs/${encodeURIComponent(name.value.trim())}`, { method: "PUT", body: view.editor.text(), headers: { "Content-Type": view.editor.type() }, signal: view.signal });
       fill(status, h("p", { class: "fine" }, `Saved as ${stored.reference}.`));
     } catch (error) {
       fill(status, problem(error));
@@ -135,11 +135,11 @@ function optionFields(view, models) {
   const deadline = h("input", { type: "number", min: 1, max: 43_200, placeholder: "none", onchange: changed });
   const webhook = h("input", { type: "url", placeholder: "https://", autocomplete: "off", onchange: changed });
   const weights = h("select", { onchange: changed }, h("option", { value: "" }, "All weights equal"), models.map((model) => option(model)));
-  const formats = Object.entries(FORMATS).map(([format, label]) => tick(label, { value: format, onchange: changed }));
+  const formats = Object.entries(FORMATS).map(([format, label]) => checkbox(label, { value: format, onchange: changed }));
   const flags = {
-    keep_dense: tick("Keep unsupported tensors dense", { onchange: changed }, "Otherwise, a job is rejected if an export format cannot express a tensor."),
-    strict: tick("Strict", { onchange: changed }, "Reject the job if a config key matches nothing, or a rule cannot be applied to a tensor."),
-    reuse: tick("Reuse results of earlier jobs", { checked: true, onchange: changed }, "For tensors with the same bytes and spec."),
+    keep_dense: checkbox("Keep unsupported tensors dense", { onchange: changed }, "Otherwise, a job is rejected if an export format cannot express a tensor."),
+    strict: checkbox("Strict", { onchange: changed }, "Reject the job if a config key matches nothing, or a rule cannot be applied to a tensor."),
+    reuse: checkbox("Reuse results of earlier jobs", { checked: true, onchange: changed }, "For tensors with the same bytes and spec."),
   };
   const isOn = (box) => box.querySelector("input").checked;
   const element = h("div", { class: "stack" },
@@ -191,7 +191,7 @@ async function plan(view) {
   view.signal.addEventListener("abort", () => view.pending.abort(), { once: true });
   if (view.plan.children.length < 2) fill(view.plan, loading("Planning…"));
   try {
-    const result = await ask("/v1/plans", { method: "POST", json: request, signal });
+    const result = await fetchJson("/v1/plans", { method: "POST", json: request, signal });
     fill(view.plan, planView(result));
     view.sent = request;
     view.submit.disabled = false;
@@ -208,7 +208,7 @@ async function submit(view) {
   const text = JSON.stringify(request);
   view.once = view.once?.sent === sent && view.once.text === text ? view.once : { sent, text, key: Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16)).join("-") };
   try {
-    const job = await ask("/v1/jobs", { method: "POST", json: request, headers: { "Idempotency-Key": view.once.key } });
+    const job = await fetchJson("/v1/jobs", { method: "POST", json: request, headers: { "Idempotency-Key": view.once.key } });
     location.hash = `#/jobs/${job.id}`;
   } catch (error) {
     fill(view.status, problem(error));

@@ -1,6 +1,6 @@
 // State of the service: queue, workers, storage, key and versions.
 
-import { ApiError, ask, key, pause, useKey } from "./api.js";
+import { ApiError, fetchJson, key, pause, useKey } from "./api.js";
 import { button, fill, h } from "./dom.js";
 import { ago, bytes, count, fixed, moment, percent } from "./format.js";
 import { askForKey } from "./key.js";
@@ -16,7 +16,7 @@ export async function show(root, _, signal) {
   const head = h("div", { class: "pagehead" }, h("h1", { tabindex: -1 }, "Service"));
   const view = { status: h("div"), parts: Object.fromEntries(["queue", "workers", "storage", "who", "versions"].map((name) => [name, h("div")])), drawn: {} };
   fill(root, head, view.status, loading("Loading…"));
-  const first = await Promise.all([ask("/v1/service", { signal }), ask("/v1/me", { signal })]);
+  const first = await Promise.all([fetchJson("/v1/service", { signal }), fetchJson("/v1/me", { signal })]);
   const { queue, workers, storage, who, versions } = view.parts;
   fill(root, head, view.status, h("div", { class: "halves" }, queue, storage), workers, who, versions);
   draw(view, ...first);
@@ -30,7 +30,7 @@ async function watch(view, signal) {
     if (signal.aborted) return;
     if (document.hidden) continue;
     try {
-      draw(view, ...(await Promise.all([ask("/v1/service", { signal }), ask("/v1/me", { signal })])));
+      draw(view, ...(await Promise.all([fetchJson("/v1/service", { signal }), fetchJson("/v1/me", { signal })])));
       fill(view.status);
     } catch (error) {
       if (error instanceof ApiError) fill(view.status, problem(error));

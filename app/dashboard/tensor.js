@@ -1,6 +1,6 @@
 // One tensor of a job.
 
-import { ApiError, ask } from "./api.js";
+import { ApiError, fetchJson } from "./api.js";
 import { expectCharts } from "./charts.js";
 import { fill, h } from "./dom.js";
 import { brief } from "./format.js";
@@ -13,7 +13,7 @@ export const title = ({ words }) => words[1];
 export async function show(root, { words: [id, name] }, signal) {
   const path = `/v1/jobs/${encodeURIComponent(id)}`;
   expectCharts();
-  const [job, report] = await Promise.all([ask(path, { signal }), ask(`${path}/report`, { signal })]);
+  const [job, report] = await Promise.all([fetchJson(path, { signal }), fetchJson(`${path}/report`, { signal })]);
   const at = report.tensors.findIndex((each) => each.name === name || each.aliases.includes(name));
   const tensor = report.tensors[at];
   const crumb = h("p", { class: "crumb" }, h("a", { href: "#/jobs" }, "Jobs"), " / ", h("a", { href: `#/jobs/${id}` }, `${job.model_name} ${brief(id)}`));
@@ -23,7 +23,7 @@ export async function show(root, { words: [id, name] }, signal) {
   const pictures = h("div", { class: "stack" }, loading("Loading its statistics…"));
   fill(root, head, section("Numbers", numbers(tensor)), pictures);
   try {
-    const statistics = await ask(`${path}/statistics?tensor=${encodeURIComponent(tensor.name)}`, { signal });
+    const statistics = await fetchJson(`${path}/statistics?tensor=${encodeURIComponent(tensor.name)}`, { signal });
     fill(pictures, charts(statistics).map((each) => h("section", { class: "card" }, each.element)));
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;

@@ -1,6 +1,6 @@
 // Resumable uploads: files in parts, several at a time, each with its digest.
 
-import { all, ApiError, ask, at, authorization, Away, isFinal, noteAway, pause, refusal } from "./api.js";
+import { fetchAll, ApiError, fetchJson, at, authorization, Unavailable, isFinal, noteUnavailable, pause, refusal } from "./api.js";
 import { Sha256 } from "./sha256.js";
 
 const LEAST_PART_BYTES = 8 << 20;
@@ -18,14 +18,14 @@ export async function upload(files, { signal, advance }) {
   for (let round = 0; ; round += 1) {
     await send(current, files, announced, whole, signal, advance);
     try {
-      return await ask(`/v1/uploads/${current.id}/complete`, { method: "POST", signal });
+      return await fetchJson(`/v1/uploads/${current.id}/complete`, { method: "POST", signal });
     } catch (error) {
       const mayBeDamaged = error instanceof ApiError && [409, 422].includes(error.status);
-      if (mayBeDamaged) current = await ask(`/v1/uploads/${current.id}`, { signal });
+      if (mayBeDamaged) current = await fetchJson(`/v1/uploads/${current.id}`, { signal });
       // Parts that were damaged in transit are requested again by the server.
       if (mayBeDamaged && round === 0 && current.parts.some((part) => !part.is_received)) continue;
       // A rejected upload is deleted, or it would be listed among the interrupted ones.
-      if (isFinal(error)) await ask(`/v1/uploads/${current.id}`, { method: "DELETE", signal }).catch(() => {});
+      if (isFinal(error)) await fetchJson(`/v1/uploads/${current.id}`, { method: "DELETE", signal }).catch(() => {});
       throw error;
     }
   }
@@ -33,7 +33,7 @@ export async function upload(files, { signal, advance }) {
 
 /** Interrupted uploads, newest first. */
 export async function interrupted(signal) {
-  return (await all("/v1/uploads", 300, signal)).filter((each) => each.state === "open");
+  return (await fetchAll("/v1/uploads", 300, signal)).filter((each) => each.state === "open");
 }
 
 async function digests(files, signal, advance) {
@@ -80,7 +80,7 @@ async function unfinished(announced, signal) {
   const size_bytes = announced.reduce((sum, file) => sum + file.size_bytes, 0);
   for (const each of await interrupted(signal)) {
     if (each.file_count !== announced.length || each.size_bytes !== size_bytes) continue;
-    const candidate = await ask(`/v1/uploads/${each.id}`, { signal }).catch((error) => {
+    const candidate = await fetchJson(`/v1/uploads/${each.id}`, { signal }).catch((error) => {
       if (error instanceof ApiError && [404, 410].includes(error.status)) return null;
       throw error;
     });
@@ -91,7 +91,7 @@ async function unfinished(announced, signal) {
 
 function announce(files, whole, signal) {
   const part_size_bytes = Math.max(LEAST_PART_BYTES, Math.ceil(whole / MOST_PARTS / 1_048_576) * 1_048_576);
-  return ask("/v1/uploads", { method: "POST", json: { files, part_size_bytes }, signal });
+  return fetchJson("/v1/uploads", { method: "POST", json: { files, part_size_bytes }, signal });
 }
 
 /** Send the missing parts. */
@@ -119,7 +119,7 @@ async function sendPart(part, bytes, signal, advance) {
     try {
       return await put(part.url, bytes, { ...authorization(), "Content-Digest": `sha-256=:${digest}:` }, signal, advance);
     } catch (error) {
-      const mayPass = error instanceof Away || (error instanceof ApiError && [408, 429, 500, 502, 503, 504].includes(error.status));
+      const mayPass = error instanceof Unavailable || (error instanceof ApiError && [408, 429, 500, 502, 503, 504].includes(error.status));
       if (!mayPass || attempt === ATTEMPTS || signal.aborted) throw error;
       advance(0);
       await pause(Math.min(2 ** attempt * 250, LONGEST_WAIT_MS), signal);
@@ -139,7 +139,7 @@ function put(url, bytes, headers, signal, advance) {
     sending.open("PUT", at(url));
     for (const [name, value] of Object.entries(headers)) sending.setRequestHeader(name, value);
     sending.upload.addEventListener("progress", (event) => advance(event.loaded));
-    sending.addEventListener("error", () => { noteAway(); reject(new Away()); });
+    sending.addEventListener("error", () => { noteUnavailable(); reject(new Unavailable()); });
     sending.addEventListener("abort", () => reject(signal.reason));
     sending.addEventListener("load", async () => {
       if (sending.status < 300) {

@@ -12,7 +12,6 @@ forked with it, have no memory limit, and it collects every result in the server
 
 import asyncio
 import multiprocessing
-import pickle
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,22 +31,11 @@ from palettery.app.errors import (
     Unavailable,
     WorkerDied,
 )
-from palettery.app.sandbox.document_process import (
-    DOCUMENT,
-    ERROR,
-    FAULT,
-    HEADER,
-    OUT_OF_MEMORY,
-    serve,
-)
+from palettery.app.sandbox.document_process import serve
+from palettery.app.sandbox.document_worker import DocumentWorker, WorkerEnded
 from palettery.app.sandbox.fair_semaphore import FairSemaphore
 from palettery.app.settings import Limits
-from palettery.app.storage.spooled_content import (
-    IN_MEMORY_BYTES,
-    PIECE_BYTES,
-    Content,
-    SpooledContent,
-)
+from palettery.app.storage.spooled_content import PIECE_BYTES, Content
 
 QUICK_PLACES, SLOW_PLACES = 3, 3
 """Documents read at once in each lane."""
@@ -83,14 +71,6 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(PRELOADED)
 
 
-class DocumentFault(RuntimeError):
-    """A bug in our code, hit in another process; the message is its traceback."""
-
-
-class _ProcessEnded(Exception):
-    """A process ended or ran out of memory; the slow lane may succeed."""
-
-
 @dataclass(frozen=True)
 class DocumentClient:
     """The client that waits for a document to be read."""
@@ -106,24 +86,13 @@ class DocumentClient:
             pass
 
 
-@dataclass
-class _Process:
-    """A reading process, and the connection to it."""
-
-    process: BaseProcess
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    is_last: bool = False
-    """Whether it accepts no further task."""
-
-
 class DocumentPool:
     """The processes that read documents for one server process."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._quick, self._slow = FairSemaphore(QUICK_PLACES), FairSemaphore(SLOW_PLACES)
-        self._idle: list[_Process] = []
+        self._idle: list[DocumentWorker] = []
         self._all: set[BaseProcess] = set()
         self._starter = ThreadPoolExecutor(1, "documents")
         self._is_closed = False
@@ -174,8 +143,8 @@ class DocumentPool:
     async def close(self) -> None:
         """End every process."""
         self._is_closed = True
-        for process in self._idle:
-            process.writer.close()
+        for worker in self._idle:
+            worker.writer.close()
         self._idle.clear()
         for running in list(self._all):
             running.kill()
@@ -199,7 +168,7 @@ class DocumentPool:
 
     async def _run_fairly(self, owner: str, size_bytes: int, task: tuple[Any, ...]) -> Any:
         if size_bytes < LARGE_BYTES:
-            with suppress(TimeoutError, _ProcessEnded):
+            with suppress(TimeoutError, WorkerEnded):
                 async with self._turn(self._quick, owner):
                     return await self._run_quick(task)
         async with self._turn(self._slow, owner):
@@ -216,54 +185,54 @@ class DocumentPool:
             yield
 
     async def _run_quick(self, task: tuple[Any, ...]) -> Any:
-        process = self._idle.pop() if self._idle else await self._start(QUICK_BYTES, 0)
+        worker = self._idle.pop() if self._idle else await self._start(QUICK_BYTES, 0)
         try:
             async with asyncio.timeout(QUICK_S):
-                return await _exchange(process, task)
-        except (_ProcessEnded, TimeoutError, asyncio.CancelledError):
-            process.is_last = True
+                return await worker.run(task)
+        except (WorkerEnded, TimeoutError, asyncio.CancelledError):
+            worker.is_last = True
             raise
         finally:
-            if process.is_last or self._is_closed:
-                self._end(process)
+            if worker.is_last or self._is_closed:
+                self._end(worker)
             else:
-                self._idle.append(process)
+                self._idle.append(worker)
 
     async def _run_slow(self, task: tuple[Any, ...]) -> Any:
         limit_bytes, limit_s = self._limits.document_memory_bytes, self._limits.document_timeout_s
-        process = await self._start(limit_bytes, SLOW_NICENESS)
+        worker = await self._start(limit_bytes, SLOW_NICENESS)
         try:
             async with asyncio.timeout(limit_s):
-                return await _exchange(process, task)
+                return await worker.run(task)
         except TimeoutError as error:
             raise TooLarge(
                 f"reading it exceeds the limit of {limit_s:g} s; send a smaller model or config, "
                 "or ask the operator to raise PALETTERY_LIMIT_DOCUMENT_TIMEOUT_S"
             ) from error
-        except _ProcessEnded as error:
-            raise await self._exit_error(process, limit_bytes) from error
+        except WorkerEnded as error:
+            raise await self._exit_error(worker, limit_bytes) from error
         finally:
-            self._end(process)
+            self._end(worker)
 
-    async def _exit_error(self, process: _Process, limit_bytes: int) -> TooLarge | WorkerDied:
+    async def _exit_error(self, worker: DocumentWorker, limit_bytes: int) -> TooLarge | WorkerDied:
         """Return the error for a process that ended without a response."""
         remedy = (
             "send a smaller model or config, or ask the operator to raise "
             "PALETTERY_LIMIT_DOCUMENT_MEMORY_BYTES"
         )
-        if process.is_last:
+        if worker.is_last:
             return TooLarge(
                 f"reading it exceeds the limit of {limit_bytes:,} bytes of memory; {remedy}"
             )
-        await self._in_thread(process.process.join, 1)
-        code = process.process.exitcode or 0
+        await self._in_thread(worker.process.join, 1)
+        code = worker.process.exitcode or 0
         how = signal.Signals(-code).name if code < 0 else f"the exit code {code}"
         return WorkerDied(
             f"the process that read it died with {how}; its limit is {limit_bytes:,} bytes of "
             f"memory: {remedy}"
         )
 
-    async def _start(self, memory_bytes: int, niceness: int) -> _Process:
+    async def _start(self, memory_bytes: int, niceness: int) -> DocumentWorker:
         if self._is_closed:
             raise Unavailable("the server is stopping; send the request again")
         ours, theirs = socket.socketpair()
@@ -279,14 +248,14 @@ class DocumentPool:
                 raise Unavailable(f"cannot start a process to read it: {error}") from error
             raise
         self._all.add(process)
-        return _Process(process, reader, writer)
+        return DocumentWorker(process, reader, writer)
 
-    def _end(self, process: _Process) -> None:
+    def _end(self, worker: DocumentWorker) -> None:
         """Kill a process, and reap it in another thread."""
-        process.writer.close()
-        process.process.kill()
+        worker.writer.close()
+        worker.process.kill()
         if not self._is_closed:
-            self._starter.submit(self._reap, process.process)
+            self._starter.submit(self._reap, worker.process)
 
     def _reap(self, process: BaseProcess) -> None:
         process.join(REAP_S)
@@ -302,50 +271,3 @@ def _start_process(connection: socket.socket, memory_bytes: int, niceness: int) 
         process.daemon = True
         process.start()
     return process
-
-
-async def _exchange(process: _Process, task: tuple[Any, ...]) -> Any:
-    """Send a task to a process, and return its result.
-
-    Raises:
-        _ProcessEnded: there was no response.
-    """
-    try:
-        process.writer.write(await asyncio.to_thread(pickle.dumps, task))
-        await process.writer.drain()
-        head = await process.reader.readexactly(HEADER.size)
-        kind, process.is_last, size_bytes = HEADER.unpack(head)
-        if kind == DOCUMENT and size_bytes > IN_MEMORY_BYTES:
-            return await _read_spooled(process.reader, size_bytes)
-        answer = await process.reader.readexactly(size_bytes)
-    except (OSError, asyncio.IncompleteReadError) as error:
-        raise _ProcessEnded from error
-    if kind == OUT_OF_MEMORY:
-        raise _ProcessEnded
-    if kind == FAULT:
-        raise DocumentFault(answer.decode())
-    if kind == DOCUMENT:
-        return answer
-    value = (
-        await asyncio.to_thread(_unpickled, answer)
-        if size_bytes > IN_MEMORY_BYTES
-        else _unpickled(answer)
-    )
-    if kind == ERROR:
-        raise value
-    return value
-
-
-def _unpickled(answer: bytes) -> Any:
-    return pickle.loads(answer)  # noqa: S301 - written by our own process
-
-
-async def _read_spooled(reader: asyncio.StreamReader, size_bytes: int) -> SpooledContent:
-    """Read so many bytes into a file."""
-    answer = SpooledContent()
-    while len(answer) < size_bytes:
-        piece = await reader.read(min(size_bytes - len(answer), PIECE_BYTES))
-        if not piece:
-            raise _ProcessEnded
-        answer.append(piece)
-    return answer

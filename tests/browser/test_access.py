@@ -76,10 +76,10 @@ def test_no_view_has_barriers(server, look, jobs, model, view, scheme, width):
     settle(page, view)
     page.screenshot(path=shot(model, view, scheme, width), full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width["width"]
-    found = Axe().run(page).response["violations"]
+    violations = Axe().run(page).response["violations"]
     assert [
         (each["id"], each["impact"], [node["html"][:200] for node in each["nodes"]][:3])
-        for each in found
+        for each in violations
         if each["impact"] in ("serious", "critical")
     ] == []
 

@@ -94,8 +94,8 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(tmp_path, look, small):
 def test_a_job_that_vanished_is_said_to_be_gone(server, look, small):
     page = look(server)
     page.goto("/#/jobs/00000000-0000-0000-0000-000000000000")
-    told = server.http.get("/v1/jobs/00000000-0000-0000-0000-000000000000").json()["detail"]
-    expect(page.get_by_role("alert")).to_contain_text(told)
+    shown = server.http.get("/v1/jobs/00000000-0000-0000-0000-000000000000").json()["detail"]
+    expect(page.get_by_role("alert")).to_contain_text(shown)
 
     job_id = server.submit(small.read_bytes(), "vanishing.safetensors")
     server.succeeded(job_id)
@@ -127,10 +127,10 @@ def test_ten_errors_are_shown_each_at_its_line(server, look):
     page.get_by_role("textbox", name="Config").fill(
         json.dumps({"global_config": None, "module_name_configs": faults}, indent=1)
     )
-    told = page.locator(".faults li")
-    expect(told).to_have_count(10)
+    shown = page.locator(".faults li")
+    expect(shown).to_have_count(10)
     expect(page.locator(".gutter .bad")).to_have_count(10)
-    expect(told.first).to_contain_text("/module_name_configs/layer.0/op_state_spec/weight/n_bits")
+    expect(shown.first).to_contain_text("/module_name_configs/layer.0/op_state_spec/weight/n_bits")
 
 
 def test_names_with_markup_are_text(server, look):
@@ -200,29 +200,29 @@ def test_digests_are_those_of_everybody(server, look, size):
     data = np.random.default_rng(size).bytes(size)
     page = look(server)
     page.goto("/")
-    told = page.evaluate(
+    shown = page.evaluate(
         "async (bytes) => { const { Sha256, hex } = await import('/sha256.js');"
         " const data = new Uint8Array(bytes); const cut = Math.floor(data.length / 3);"
         " const hash = new Sha256().update(data.subarray(0, cut)).update(data.subarray(cut));"
         " return hex(hash.digest()); }",
         list(data),
     )
-    assert told == hashlib.sha256(data).hexdigest()
+    assert shown == hashlib.sha256(data).hexdigest()
 
 
 def test_nothing_but_the_api_is_asked(server, look, small):
-    asked: list[str] = []
+    urls: list[str] = []
     page = look(server)
-    page.on("request", lambda each: asked.append(each.url))
+    page.on("request", lambda each: urls.append(each.url))
     for route in ("", "#/new", "#/compare", "#/service"):
         page.goto("/" + route)
         expect(page.get_by_role("heading", level=1)).to_be_visible()
     base = str(server.http.base_url)
     own = re.compile(r"/(v1/.*|livez|[a-z0-9]+\.(js|css|svg)|assets/plotly\.min\.js)?")
-    assert all(each.startswith(base) for each in asked)
+    assert all(each.startswith(base) for each in urls)
     assert [
         each
-        for each in asked
+        for each in urls
         if not own.fullmatch(each.removeprefix(base.rstrip("/")).split("?")[0])
     ] == []
     assert small.exists()

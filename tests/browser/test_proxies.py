@@ -45,8 +45,8 @@ http {{
 
 def example(language: str) -> str:
     """What the page shows, of one kind."""
-    (found,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-    return found
+    (text,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    return text
 
 
 def nginx(folder: Path, port: int, server: str) -> list[str]:
@@ -102,8 +102,8 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module", params=["nginx", "caddy"])
 def address(request, server, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    with proxied(request.param, folder, server.http.base_url.netloc.decode()) as found:
-        yield found
+    with proxied(request.param, folder, server.http.base_url.netloc.decode()) as text:
+        yield text
 
 
 @pytest.fixture

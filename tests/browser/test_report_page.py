@@ -25,8 +25,8 @@ def page_file(server, jobs, tmp_path_factory):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_shows_all_without_a_server(server, look, jobs, model, page_file, scheme, width):
     page = look(None, color_scheme=scheme, viewport=width)
-    asked: list[str] = []
-    page.on("request", lambda each: asked.append(each.url))
+    urls: list[str] = []
+    page.on("request", lambda each: urls.append(each.url))
     page.goto(page_file.as_uri())
     report = server.report(jobs["w4"])
     done = [each for each in report["tensors"] if each["action"] == "palettized"]
@@ -43,11 +43,11 @@ def test_it_shows_all_without_a_server(server, look, jobs, model, page_file, sch
     page.evaluate("scrollTo(0, 0)")
     page.screenshot(path=shot(model, "report", scheme, width), full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width["width"]
-    assert [each for each in asked if not each.startswith(("data:", "blob:"))] == [
+    assert [each for each in urls if not each.startswith(("data:", "blob:"))] == [
         page_file.as_uri()
     ]
-    found = Axe().run(page).response["violations"]
-    assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+    violations = Axe().run(page).response["violations"]
+    assert [each["id"] for each in violations if each["impact"] in ("serious", "critical")] == []
 
 
 def opened(server, look, tmp_path, names):

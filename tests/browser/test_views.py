@@ -80,12 +80,12 @@ def test_a_new_job_is_planned_before_it_is_submitted(server, look, model):
     editor.fill(
         "global_config:\n  op_state_spec:\n    weight: {n_bits: 5}\nmodule_nam_configs: {}\n"
     )
-    told = page.get_by_role("status").filter(has_text="2 errors")
-    expect(told).to_contain_text("line 3")
-    expect(told).to_contain_text("n_bits must be one of 1, 2, 3, 4, 6, 8; got 5")
-    expect(told).to_contain_text("line 4")
+    data = page.get_by_role("status").filter(has_text="2 errors")
+    expect(data).to_contain_text("line 3")
+    expect(data).to_contain_text("n_bits must be one of 1, 2, 3, 4, 6, 8; got 5")
+    expect(data).to_contain_text("line 4")
     expect(page.locator(".gutter .bad")).to_have_text(["3", "4"])
-    told.get_by_role("button", name="line 4").click()
+    data.get_by_role("button", name="line 4").click()
     assert editor.evaluate("(e) => e.value.slice(e.selectionStart, e.selectionEnd)") == (
         "module_nam_configs: {}"
     )
@@ -181,13 +181,13 @@ def test_a_tensor_shows_its_weights_palette_and_errors(server, look, jobs):
     page.get_by_role("link", name=done[0]["name"], exact=True).first.click()
     heading(page, done[0]["name"])
     expect(page.get_by_text("4 bits, one palette per 16 channels of axis 0")).to_be_visible()
-    told = server.http.get(
+    data = server.http.get(
         f"/v1/jobs/{jobs['w4']}/statistics", params={"tensor": done[0]["name"]}
     ).json()
     drawn = {
-        "Weights before and after": len(told["weights"]) * 2,
+        "Weights before and after": len(data["weights"]) * 2,
         "Usage of palette entries": 16,
-        "Error by palette": len(told["group_mse"]),
+        "Error by palette": len(data["group_mse"]),
     }
     for title, bars in drawn.items():
         chart = page.get_by_role("img", name=re.compile(f"^{title}"))
@@ -195,7 +195,7 @@ def test_a_tensor_shows_its_weights_palette_and_errors(server, look, jobs):
         expect(chart.locator(".bars .point")).to_have_count(bars)
     page.locator("figure", has_text="Usage of palette entries").get_by_text("Numbers").click()
     table = page.get_by_role("region", name="Usage of palette entries")
-    expect(table.locator("tbody tr").first).to_contain_text(f"{told['occupancy'][0]:,}")
+    expect(table.locator("tbody tr").first).to_contain_text(f"{data['occupancy'][0]:,}")
     page.get_by_role("link", name="Next tensor").click()
     heading(page, done[1]["name"])
 
@@ -207,16 +207,16 @@ def test_jobs_of_one_model_are_compared(server, look, jobs):
         row_of(page, job_id).get_by_role("checkbox").check()
     page.get_by_role("link", name="Compare 3").click()
     heading(page, "Compare")
-    found = page.get_by_role("region", name="Compared jobs").locator("tbody tr")
-    expect(found).to_have_text([re.compile(f"^{each}") for each in ("A w4", "B w6", "C w8")])
+    rows = page.get_by_role("region", name="Compared jobs").locator("tbody tr")
+    expect(rows).to_have_text([re.compile(f"^{each}") for each in ("A w4", "B w6", "C w8")])
     expect(page.get_by_text("no other job beats in both: A, B, C.")).to_be_visible()
     points = page.get_by_role("img", name=re.compile("^Size vs. error"))
     expect(points.locator("path.point")).to_have_count(3)
     differing = page.get_by_role("region", name="Differences by tensor", exact=True)
     expect(differing.locator("tbody tr").first).to_contain_text("weight")
-    asked = page.get_by_role("region", name="Specs where the configs differ")
-    expect(asked).to_contain_text("4 bits, one palette per 16 channels of axis 0")
-    expect(asked).to_contain_text("8 bits, one palette")
+    specs = page.get_by_role("region", name="Specs where the configs differ")
+    expect(specs).to_contain_text("4 bits, one palette per 16 channels of axis 0")
+    expect(specs).to_contain_text("8 bits, one palette")
     page.get_by_text("Text of 3 configs").click()
     for n_bits in (4, 6, 8):
         expect(page.locator("pre").get_by_text(f'"n_bits": {n_bits}')).to_be_visible()
@@ -228,9 +228,9 @@ def test_the_service_tells_how_it_is(server, look):
     page.goto("/")
     page.get_by_role("link", name="Service").click()
     heading(page, "Service")
-    told = server.http.get("/v1/service").json()
+    data = server.http.get("/v1/service").json()
     expect(page.get_by_role("region", name="Workers").locator("tbody tr")).to_have_count(2)
     expect(page.get_by_role("region", name="Queue")).to_contain_text("Running")
     expect(page.get_by_role("progressbar", name="Disk of the store")).to_be_visible()
-    expect(page.get_by_role("region", name="Software")).to_contain_text(told["software"]["numba"])
+    expect(page.get_by_role("region", name="Software")).to_contain_text(data["software"]["numba"])
     expect(page.get_by_text("not required")).to_be_visible()

@@ -21,15 +21,15 @@ def listed(keys):
 
 def test_keys_are_made_listed_and_revoked(keys):
     assert listed(keys) == []
-    code, secret, told = keys("create", "--owner", "vision", "--name", "ci")
+    code, secret, err = keys("create", "--owner", "vision", "--name", "ci")
     assert (code, secret.count("\n"), len(secret.strip())) == (0, 1, 47)
     (key,) = listed(keys)
-    assert told.startswith(f"{key['id']}: give it to vision")
+    assert err.startswith(f"{key['id']}: give it to vision")
     assert secret.startswith(key["prefix"])
     assert (key["scopes"], key["expires_at"], key["revoked_at"]) == (["read", "write"], None, None)
-    code, out, told = keys("revoke", key["id"])
+    code, out, err = keys("revoke", key["id"])
     assert (code, out) == (0, "")
-    assert "that was the last key" in told
+    assert "that was the last key" in err
     assert listed(keys)[0]["revoked_at"]
     code, table, _ = keys("list")
     assert code == 0
@@ -49,21 +49,21 @@ def test_every_option(keys):
 
 
 def test_what_cannot_be_is_said_field_by_field(keys):
-    code, out, told = keys("create", "--owner", "a b", "--name", "x" * 101, "--days", "0")
+    code, out, err = keys("create", "--owner", "a b", "--name", "x" * 101, "--days", "0")
     assert (code, out) == (2, "")
-    assert told.startswith("palettery: the key is not valid\n  /owner: ")
-    assert "\n  /name: " in told
+    assert err.startswith("palettery: the key is not valid\n  /owner: ")
+    assert "\n  /name: " in err
     assert listed(keys) == []
-    code, _, told = keys("revoke", "nobody")
-    assert (code, told) == (2, "palettery: there is no key 'nobody'; see the list of keys\n")
+    code, _, err = keys("revoke", "nobody")
+    assert (code, err) == (2, "palettery: there is no key 'nobody'; see the list of keys\n")
 
 
 def test_database_that_was_never_migrated_is_left_alone(palettery, tmp_path):
-    code, _, told = palettery("keys", "list", "--data-dir", tmp_path)
+    code, _, err = palettery("keys", "list", "--data-dir", tmp_path)
     assert code == 2
-    assert f"there is no service in {tmp_path.resolve()}; set --data-dir" in told
+    assert f"there is no service in {tmp_path.resolve()}; set --data-dir" in err
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "palettery.db").touch()
-    code, _, told = palettery("keys", "list", "--data-dir", tmp_path)
+    code, _, err = palettery("keys", "list", "--data-dir", tmp_path)
     assert code == 2
-    assert "run `palettery migrate`" in told
+    assert "run `palettery migrate`" in err

@@ -18,9 +18,9 @@ def test_compress_writes_an_artifact_that_plain_safetensors_opens(
     palettery, model, arrays, tmp_path
 ):
     out = tmp_path / "out.safetensors"
-    code, told, _ = palettery("compress", model, "--preset", "w4", "-o", out)
+    code, output, _ = palettery("compress", model, "--preset", "w4", "-o", out)
     assert code == 0
-    assert "encoder.0.weight" in told
+    assert "encoder.0.weight" in output
     stored = load_file(out)
     for name, array in arrays.items():
         if name in PALETTIZED:
@@ -56,10 +56,10 @@ def test_report_accounts_for_every_tensor(palettery, model, arrays, tmp_path):
 
 def test_report_is_a_page_where_its_name_says_so(palettery, model, arrays, tmp_path):
     page = tmp_path / "r.html"
-    code, _, told = palettery(
+    code, _, output = palettery(
         "compress", model, "--preset", "w4", "-o", tmp_path / "out", "--report", page
     )
-    assert code == 0, told
+    assert code == 0, output
     embedded = documents_of(page.read_bytes())
     assert {tensor["name"] for tensor in embedded["report"]["tensors"]} == arrays.keys()
     assert {tensor["name"] for tensor in embedded["statistics"]} == PALETTIZED
@@ -91,17 +91,17 @@ def test_a_tensor_with_nan_is_kept_and_said_so(palettery, arrays, tmp_path):
         "compress", tmp_path / "m.safetensors", "--preset", "w4", "-o", out, "--report", report
     )
     assert code == 0
-    told = {t.name: t for t in Report.model_validate_json(report.read_bytes()).tensors}
-    assert told["encoder.0.weight"].action == "kept"
-    assert "not finite" in told["encoder.0.weight"].reason
+    output = {t.name: t for t in Report.model_validate_json(report.read_bytes()).tensors}
+    assert output["encoder.0.weight"].action == "kept"
+    assert "not finite" in output["encoder.0.weight"].reason
     kept = load_file(out)["encoder.0.weight"]
     assert kept.tobytes() == broken["encoder.0.weight"].tobytes()
 
 
 def test_plan_as_json(palettery, model, arrays):
-    code, told, _ = palettery("plan", model, "--preset", "w4", "--json")
+    code, output, _ = palettery("plan", model, "--preset", "w4", "--json")
     assert code == 0
-    plan = json.loads(told)
+    plan = json.loads(output)
     assert {tensor["name"] for tensor in plan["tensors"]} == arrays.keys()
     chosen = {t["name"]: t for t in plan["tensors"] if t["action"] == "palettize"}
     assert chosen.keys() == PALETTIZED
@@ -122,8 +122,8 @@ def test_predicted_bytes_are_the_bytes_written(palettery, model, tmp_path):
 
 def test_inspect_tells_what_an_artifact_holds(palettery, model, tmp_path):
     palettery("compress", model, "--preset", "w4", "-o", tmp_path / "out")
-    code, told, _ = palettery("inspect", tmp_path / "out", "--json")
-    summary = json.loads(told)
+    code, output, _ = palettery("inspect", tmp_path / "out", "--json")
+    summary = json.loads(output)
     assert code == 0
     assert {stored["name"] for stored in summary["palettized"]} == PALETTIZED
     assert "steps" in summary["kept"]
@@ -149,8 +149,8 @@ def a_pickle(path: Path) -> None:
 def test_a_bad_model_is_one_clear_line(palettery, model, tmp_path, damage):
     damage(model)
     before = set(tmp_path.iterdir())
-    code, told, error = palettery("compress", model, "--preset", "w4", "-o", tmp_path / "out")
-    assert (code, told) == (2, "")
+    code, output, error = palettery("compress", model, "--preset", "w4", "-o", tmp_path / "out")
+    assert (code, output) == (2, "")
     assert error.startswith("palettery: ")
     assert error.count("\n") == 1
     assert model.name in error
@@ -211,10 +211,10 @@ def test_a_name_that_the_artifact_would_need_twice(palettery, tmp_path):
         "a.weight.lut": np.arange(4, dtype=np.int32),
     }
     save_file(arrays, tmp_path / "m.safetensors")
-    _, told, _ = palettery("plan", tmp_path / "m.safetensors", "--preset", "w4", "--json")
-    said = {tensor["name"]: tensor for tensor in json.loads(told)["tensors"]}
-    assert said["a.weight"]["action"] == "keep"
-    assert "a.weight.lut" in said["a.weight"]["reason"]
+    _, output, _ = palettery("plan", tmp_path / "m.safetensors", "--preset", "w4", "--json")
+    tensors = {tensor["name"]: tensor for tensor in json.loads(output)["tensors"]}
+    assert tensors["a.weight"]["action"] == "keep"
+    assert "a.weight.lut" in tensors["a.weight"]["reason"]
     out = tmp_path / "out"
     assert palettery("compress", tmp_path / "m.safetensors", "--preset", "w4", "-o", out)[0] == 0
     np.testing.assert_array_equal(load_file(out)["a.weight.lut"], arrays["a.weight.lut"])

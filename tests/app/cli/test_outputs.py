@@ -84,7 +84,7 @@ def kind(path):
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (block_device, "is a block device"),
         (linked(block_device), "is a block device"),
@@ -95,14 +95,14 @@ def kind(path):
     ],
 )
 def test_what_cannot_be_an_output_is_refused_before_the_work(
-    palettery, model, tmp_path, command, make, said
+    palettery, model, tmp_path, command, make, message
 ):
     out = tmp_path / "out"
     make(out)
     before, files = kind(out), set(tmp_path.iterdir())
-    code, told, error = palettery(*words_of(command, model, model), "-o", out)
-    assert (code, told) == (2, "")
-    assert f"{out} {said}; name a file to write" in error
+    code, out_text, error = palettery(*words_of(command, model, model), "-o", out)
+    assert (code, out_text) == (2, "")
+    assert f"{out} {message}; name a file to write" in error
     assert kind(out) == before
     assert set(tmp_path.iterdir()) == files
 
@@ -125,14 +125,14 @@ def reader():
     threads = []
 
     def read(path):
-        found = []
-        thread = threading.Thread(target=lambda: found.append(path.read_bytes()), daemon=True)
+        chunks = []
+        thread = threading.Thread(target=lambda: chunks.append(path.read_bytes()), daemon=True)
         thread.start()
         threads.append(thread)
 
         def result():
             thread.join(30)
-            return found[0]
+            return chunks[0]
 
         return result
 
@@ -294,13 +294,13 @@ def test_what_cannot_be_written_is_told_before_the_work(
 ):
     folder = tmp_path / "folder"
     folder.mkdir()
-    path, said = make(folder)
+    path, message = make(folder)
     outputs = {"-o": tmp_path / "artifact", "--report": tmp_path / "r.json"} | {option: path}
     words = [str(word) for pair in outputs.items() for word in pair]
     with unprivileged(tmp_path):
-        code, told, error = palettery("compress", model, "--preset", "w4", *words)
-    assert (code, told, error.count("\n")) == (2, "", 1)
-    assert said in error
+        code, out_text, error = palettery("compress", model, "--preset", "w4", *words)
+    assert (code, out_text, error.count("\n")) == (2, "", 1)
+    assert message in error
     assert path.name in error
     assert not (tmp_path / "artifact").exists()
 
@@ -311,7 +311,7 @@ def test_a_file_of_somebody_else_in_a_shared_folder_is_refused(
 ):
     with unprivileged(tmp_path):
         pass  # the folders are theirs
-    path, said = others_file(tmp_path)
+    path, message = others_file(tmp_path)
     os.chown(path, 1, 1)
     os.chown(path.parent, 1, 1)
     os.setegid(65_534)
@@ -321,7 +321,7 @@ def test_a_file_of_somebody_else_in_a_shared_folder_is_refused(
     finally:
         os.seteuid(0)
         os.setegid(0)
-    assert (code, said in error) == (2, True)
+    assert (code, message in error) == (2, True)
     assert path.read_bytes() == b"theirs"
 
 
@@ -403,7 +403,7 @@ def test_outputs_are_no_inputs_and_not_each_other(palettery, model, tmp_path):
     sensitivities = tmp_path / "s.safetensors"
     sensitivities.write_bytes(before)
     given = [model, "--preset", "w4", "--sensitivities", sensitivities]
-    for report, said in [
+    for report, message in [
         (model, "a file of the model"),
         (link, "a file of the model"),
         (sensitivities, "a file of the sensitivities"),
@@ -411,7 +411,7 @@ def test_outputs_are_no_inputs_and_not_each_other(palettery, model, tmp_path):
     ]:
         words = [*given, "-o", tmp_path / "out", "--report", report]
         code, _, error = palettery("compress", *words)
-        assert (code, said in error) == (2, True)
+        assert (code, message in error) == (2, True)
     assert model.read_bytes() == sensitivities.read_bytes() == before
 
 

@@ -30,24 +30,24 @@ def lines(text):
 def test_alike_tensors_share_a_line_and_most_bytes_come_first(palettery, model):
     code, printed, _ = palettery("plan", model, "--preset", "w4")
     assert code == 0
-    found = lines(printed)
-    (shared,) = [line for line in found if line.startswith("layers.*.fc.weight")]
-    (head,) = [line for line in found if line.startswith("head.weight")]
-    assert found.index(shared) < found.index(head)
+    entries = lines(printed)
+    (shared,) = [line for line in entries if line.startswith("layers.*.fc.weight")]
+    (head,) = [line for line in entries if line.startswith("head.weight")]
+    assert entries.index(shared) < entries.index(head)
     assert shared.split()[1:5] == ["12", "Linear,", "inferred", "4"]
     assert "98.3 kB" in shared
-    assert "12 named bias 3.1 kB" in found
-    assert "12 named weight 3.1 kB" in found
-    assert "embed.weight 128.0 kB" in found
-    assert "version 4 bytes" in found
-    assert len(found) < 25
+    assert "12 named bias 3.1 kB" in entries
+    assert "12 named weight 3.1 kB" in entries
+    assert "embed.weight 128.0 kB" in entries
+    assert "version 4 bytes" in entries
+    assert len(entries) < 25
 
 
 def test_every_tensor_has_a_line_where_asked(palettery, model):
-    found = lines(palettery("plan", model, "--preset", "w4", "--all")[1])
+    entries = lines(palettery("plan", model, "--preset", "w4", "--all")[1])
     for number in range(12):
         for name in block(number):
-            assert sum(line.startswith(f"{name} ") for line in found) == 1
+            assert sum(line.startswith(f"{name} ") for line in entries) == 1
 
 
 def test_alike_tensors_under_different_rules_have_their_own_lines(palettery, model, tmp_path):
@@ -57,8 +57,8 @@ module_name_configs:
   layers\.[02]\.fc: {op_state_spec: {weight: {n_bits: 8}}}
   layers\.1\.fc: null
 """)
-    found = lines(palettery("plan", model, "--config", config)[1])
-    rows = [line.split() for line in found if line.startswith("layers.") and "Linear" in line]
+    entries = lines(palettery("plan", model, "--config", config)[1])
+    rows = [line.split() for line in entries if line.startswith("layers.") and "Linear" in line]
     assert sorted(row[1] for row in rows) == ["2", "9"]
     assert {row[row.index("bit") - 1]: row[1] for row in rows} == {"8": "2", "4": "9"}
     assert len({row[0] for row in rows}) == 2

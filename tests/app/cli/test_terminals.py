@@ -63,10 +63,10 @@ def test_output_that_finds_no_room_is_one_line(named, words):
 def test_a_config_that_is_not_utf8_says_what_to_do(palettery, named, tmp_path, content):
     config = tmp_path / "config.yaml"
     config.write_bytes(content)
-    said = f"the config {config} is not UTF-8 text: byte 0x"
+    message = f"the config {config} is not UTF-8 text: byte 0x"
     code, _, err = palettery("plan", named, "--config", config)
     assert code == 2
-    assert said in err
+    assert message in err
     assert "save it as UTF-8" in err
     with pytest.raises(BadInput, match="save it as UTF-8"):
         text_of(config)

@@ -23,7 +23,7 @@ class Answer:
     sent_bytes: int | None = None
 
 
-def told(error: PaletteryError, **headers: str) -> Answer:
+def error_answer(error: PaletteryError, **headers: str) -> Answer:
     """The answer that the service gives for an error."""
     body = problem(error)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -40,7 +40,7 @@ class Scripted:
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     """Request line without the version, and headers, of each request so far."""
 
-    def asked(self) -> list[str]:
+    def request_lines(self) -> list[str]:
         return [line for line, _ in self.requests]
 
     def next(self) -> Answer | Callable[[dict[str, str]], Answer]:

@@ -48,16 +48,16 @@ def test_one_client_for_many_threads(scripted):
     scripted.answers = [FOUND]
     with Client(scripted.url) as client, ThreadPoolExecutor(8) as threads:
         assert list(threads.map(client.job, "abcdefgh")) == [JOB] * 8
-    assert sorted(scripted.asked()) == [f"GET /v1/jobs/{name}" for name in "abcdefgh"]
+    assert sorted(scripted.request_lines()) == [f"GET /v1/jobs/{name}" for name in "abcdefgh"]
 
 
 def test_pages_are_fetched_when_they_are_needed(scripted, client):
     item = JOB.model_dump_json().encode()
     first = b'{"items": [' + item + b'], "next_cursor": "c"}'
     scripted.answers = [Answer(body=first), Answer(body=b'{"items": [' + item + b"]}")]
-    found = client.jobs()
+    jobs = client.jobs()
     assert scripted.requests == []
-    assert next(found) == JOB
+    assert next(jobs) == JOB
     assert len(scripted.requests) == 1
-    assert list(found) == [JOB]
-    assert scripted.asked() == ["GET /v1/jobs?limit=100", "GET /v1/jobs?limit=100&cursor=c"]
+    assert list(jobs) == [JOB]
+    assert scripted.request_lines() == ["GET /v1/jobs?limit=100", "GET /v1/jobs?limit=100&cursor=c"]

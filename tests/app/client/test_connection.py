@@ -4,7 +4,7 @@ from palettery.app.client import Client
 from palettery.app.errors import BadInput, Conflict, NotFound, PaletteryError, Unavailable
 from palettery.schemas.jobs import Job
 from palettery.schemas.problem import InvalidField
-from tests.app.client.conftest import Answer, told
+from tests.app.client.conftest import Answer, error_answer
 
 JOB = Job(
     id="j",
@@ -17,7 +17,7 @@ JOB = Job(
 )
 FOUND = Answer(body=JOB.model_dump_json().encode())
 LOST = Answer(lost=True)
-BUSY = told(Unavailable("busy"), Retry_After="0")
+BUSY = error_answer(Unavailable("busy"), Retry_After="0")
 RAISED = [BUSY, LOST, Answer(502, b"a proxy's page")]
 
 
@@ -26,7 +26,7 @@ def test_what_passes_is_tried_again(scripted, client, failure):
     scripted.answers = [FOUND, failure, failure, failure, FOUND]
     client.job("j")
     assert client.job("j") == JOB
-    assert scripted.asked() == ["GET /v1/jobs/j"] * 5
+    assert scripted.request_lines() == ["GET /v1/jobs/j"] * 5
 
 
 def test_what_does_not_pass_is_raised_in_the_end(scripted, client):
@@ -45,7 +45,7 @@ def test_a_server_that_never_answers_is_given_up_sooner(scripted, client):
 
 
 def test_a_server_that_wants_long_patience_is_believed_at_once(scripted):
-    scripted.answers = [told(Unavailable("come tomorrow"), Retry_After="86400"), FOUND]
+    scripted.answers = [error_answer(Unavailable("come tomorrow"), Retry_After="86400"), FOUND]
     with Client(scripted.url) as client, pytest.raises(Unavailable, match="come tomorrow"):
         client.job("j")
     assert len(scripted.requests) == 1
@@ -56,7 +56,7 @@ def test_a_server_that_wants_long_patience_is_believed_at_once(scripted):
     [NotFound("no job j"), BadInput("no", [InvalidField(pointer="/a", detail="b")])],
 )
 def test_a_problem_is_raised_as_its_error_at_once(scripted, client, error):
-    scripted.answers = [told(error)]
+    scripted.answers = [error_answer(error)]
     with pytest.raises(type(error)) as raised:
         client.job("j")
     assert (raised.value.detail, raised.value.errors) == (error.detail, error.errors)
@@ -64,7 +64,7 @@ def test_a_problem_is_raised_as_its_error_at_once(scripted, client, error):
 
 
 def test_an_error_of_ours_carries_its_request_id(scripted, client):
-    scripted.answers = [told(PaletteryError("oh no"), X_Request_ID="abc")]
+    scripted.answers = [error_answer(PaletteryError("oh no"), X_Request_ID="abc")]
     with pytest.raises(PaletteryError, match="oh no \\(request abc\\)"):
         client.job("j")
 
@@ -89,7 +89,7 @@ def test_what_a_newer_server_adds_is_left_out(scripted, client):
 
 
 def test_a_delete_whose_answer_was_lost_is_done(scripted, client):
-    scripted.answers = [LOST, told(NotFound("no job j"))]
+    scripted.answers = [LOST, error_answer(NotFound("no job j"))]
     client.delete("j")
     with pytest.raises(NotFound):
         client.delete("j")
@@ -97,10 +97,10 @@ def test_a_delete_whose_answer_was_lost_is_done(scripted, client):
 
 def test_a_cancel_whose_answer_was_lost_is_done(scripted, client):
     cancelled = JOB.model_copy(update={"state": "cancelled"})
-    found = Answer(body=cancelled.model_dump_json().encode())
-    scripted.answers = [LOST, told(Conflict("the job is cancelled")), found]
+    answer = Answer(body=cancelled.model_dump_json().encode())
+    scripted.answers = [LOST, error_answer(Conflict("the job is cancelled")), answer]
     assert client.cancel("j") == cancelled
-    scripted.answers = [told(Conflict("the job is succeeded")), FOUND]
+    scripted.answers = [error_answer(Conflict("the job is succeeded")), FOUND]
     with pytest.raises(Conflict):
         client.cancel("j")
 
@@ -109,7 +109,7 @@ def test_what_must_not_be_done_twice_is_sent_once(scripted, client):
     scripted.answers = [LOST, FOUND]
     with pytest.raises(Unavailable):
         client.retry("j")
-    assert scripted.asked() == ["POST /v1/jobs/j/retry"]
+    assert scripted.request_lines() == ["POST /v1/jobs/j/retry"]
     scripted.answers = [BUSY, FOUND]
     assert client.retry("j") == JOB
 

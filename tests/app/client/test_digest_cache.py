@@ -20,14 +20,14 @@ def file(tmp_path):
 
 def test_a_digest_is_remembered_until_the_file_changes(tmp_path, file):
     digests = DigestCache(tmp_path / "cache")
-    told = []
-    digests.of(file, 8, told.append)
-    assert told == [3]
+    sizes = []
+    digests.of(file, 8, sizes.append)
+    assert sizes == [3]
     _alter_what_is_remembered(tmp_path / "cache" / "digests.db")
-    assert DigestCache(tmp_path / "cache").of(file, 8, told.append) == "remembered"
-    assert told == [3, 3]
+    assert DigestCache(tmp_path / "cache").of(file, 8, sizes.append) == "remembered"
+    assert sizes == [3, 3]
     file.write_bytes(b"two")
-    assert digests.of(file, 8, told.append) == hashlib.sha256(b"two").hexdigest()
+    assert digests.of(file, 8, sizes.append) == hashlib.sha256(b"two").hexdigest()
 
 
 def test_a_digest_can_be_forgotten(tmp_path, file):
@@ -104,10 +104,10 @@ def test_a_user_without_a_home_leaves_no_folder_behind(tmp_path, file, monkeypat
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user that is not known
-    told = []
+    sizes = []
     digests = DigestCache()
-    assert {digests.of(file, 8, told.append) for _ in range(2)} == {
+    assert {digests.of(file, 8, sizes.append) for _ in range(2)} == {
         hashlib.sha256(b"one").hexdigest()
     }
-    assert told == [3, 3]
+    assert sizes == [3, 3]
     assert list(tmp_path.iterdir()) == [file]

@@ -36,10 +36,10 @@ def serving(body=BODY, etag=DIGEST, sent_bytes=None):
     """An answer with a file or the range that is asked for, cut after so many bytes."""
 
     def answer(headers):
-        asked = re.fullmatch(r"bytes=(\d+)-", headers.get("Range", ""))
-        if asked is None or headers.get("If-Range") != f'"{etag}"':
+        range_match = re.fullmatch(r"bytes=(\d+)-", headers.get("Range", ""))
+        if range_match is None or headers.get("If-Range") != f'"{etag}"':
             return Answer(200, body, sent_bytes=sent_bytes)
-        first = int(asked[1])
+        first = int(range_match[1])
         if first >= len(body):
             return Answer(416, b"")
         return Answer(206, body[first:], sent_bytes=sent_bytes)
@@ -64,12 +64,12 @@ def ranges(scripted):
 
 def test_a_download_goes_on_where_the_connection_was_lost(scripted, client, out):
     scripted.answers = [reported(m=DIGEST), serving(sent_bytes=300_000)]
-    told = []
-    assert client.download("j", out, advance=lambda *so_far: told.append(so_far)) == (out,)
+    progress = []
+    assert client.download("j", out, advance=lambda *so_far: progress.append(so_far)) == (out,)
     assert out.read_bytes() == BODY
     assert ranges(scripted) == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
-    assert told == sorted(told)
-    assert told[-1] == (len(BODY), len(BODY))
+    assert progress == sorted(progress)
+    assert progress[-1] == (len(BODY), len(BODY))
     assert list(out.parent.iterdir()) == [out]
 
 
@@ -158,15 +158,15 @@ def unix_socket(path):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [(Path.mkdir, "is a folder"), (unix_socket, "is a socket"), (None, "there is no folder")],
 )
-def test_what_cannot_be_an_output_is_refused_at_once(scripted, client, tmp_path, make, said):
+def test_what_cannot_be_an_output_is_refused_at_once(scripted, client, tmp_path, make, message):
     out = tmp_path / "no" / "out" if make is None else tmp_path / "out"
     if make is not None:
         make(out)
     before = set(tmp_path.iterdir())
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         client.download_export("j", "dense", out)
     assert scripted.requests == []
     assert set(tmp_path.iterdir()) == before

@@ -8,7 +8,7 @@ from palettery.app.client.events import JobEvent
 from palettery.app.errors import NotFound, PaletteryError
 from palettery.schemas.events import GoneJob, LogLine
 from palettery.schemas.jobs import Job, JobPage, Progress
-from tests.app.client.conftest import Answer, told
+from tests.app.client.conftest import Answer, error_answer
 
 QUEUED, RUNNING, DONE = (
     Job(
@@ -29,11 +29,11 @@ LINE = LogLine(
 HALF = Progress(bytes_done=4, bytes_total=9)
 
 
-def sent(*told, **headers):
+def sent(*messages, **headers):
     """An answer with events: (number or None, name, data)."""
     text = ": ping\n\n" + "".join(
         (f"id: {number}\n" if number else "") + f"event: {name}\ndata: {data.model_dump_json()}\n\n"
-        for number, name, data in told
+        for number, name, data in messages
     )
     return Answer(body=text.encode(), headers={"Content-Type": "text/event-stream"} | headers)
 
@@ -98,7 +98,7 @@ def test_wait_returns_the_job_that_has_ended(scripted, client, capsys):
 
 
 def test_no_events(scripted, client):
-    scripted.answers = [told(NotFound("no job j"))]
+    scripted.answers = [error_answer(NotFound("no job j"))]
     with pytest.raises(NotFound):
         list(client.events("j"))
     scripted.answers = [Answer(body=b"<html>", headers={"Content-Type": "text/html"})]
@@ -142,8 +142,8 @@ def test_list_of_jobs_is_fetched_anew_after_each_connection(scripted, client):
         page(),
     ]
     watched = client.watch()
-    told = [next(watched) for _ in range(7)]
-    assert told == [QUEUED, RUNNING, other, gone, other, GoneJob(id="k"), DONE]
+    changes = [next(watched) for _ in range(7)]
+    assert changes == [QUEUED, RUNNING, other, gone, other, GoneJob(id="k"), DONE]
     paths = ["GET /v1/events", "GET /v1/jobs?limit=100"]
-    assert scripted.asked() == paths * 4
+    assert scripted.request_lines() == paths * 4
     watched.close()

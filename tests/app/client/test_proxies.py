@@ -34,18 +34,18 @@ def test_a_proxy_that_does_not_answer_is_named(environment, name, host):
         environment.delenv("REQUEST_METHOD", raising=False)
     proxy = f"127.0.0.1:{free_port()}"
     environment.setenv(name, f"http://user:secret@{proxy}")
-    said = refusal(f"http://{host}:8400")
-    assert f"no response from http://{host}:8400" in said
-    assert f"through the proxy http://{proxy} from the environment" in said
-    assert f"add {host} to NO_PROXY" in said
-    assert "secret" not in said
+    message = refusal(f"http://{host}:8400")
+    assert f"no response from http://{host}:8400" in message
+    assert f"through the proxy http://{proxy} from the environment" in message
+    assert f"add {host} to NO_PROXY" in message
+    assert "secret" not in message
 
 
 def test_a_tunnel_that_the_proxy_does_not_make_is_named(environment, scripted):
     environment.setenv("https_proxy", scripted.url)
     scripted.answers = [Answer(403, b"no")]
-    said = refusal("https://127.0.0.1:8400")
-    assert f"through the proxy {scripted.url}, " in said
+    message = refusal("https://127.0.0.1:8400")
+    assert f"through the proxy {scripted.url} from the environment" in message
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_a_tunnel_that_the_proxy_does_not_make_is_named(environment, scripted):
 def test_a_proxy_that_answers_in_the_servers_place_is_named(environment, scripted, answer):
     environment.setenv("http_proxy", scripted.url)
     scripted.answers = [answer]
-    said = refusal("http://127.0.0.1:8400")
-    assert f"through the proxy {scripted.url} from the environment" in said
-    assert scripted.asked()[0] == "GET http://127.0.0.1:8400/v1/me"
+    message = refusal("http://127.0.0.1:8400")
+    assert f"through the proxy {scripted.url} from the environment" in message
+    assert scripted.request_lines()[0] == "GET http://127.0.0.1:8400/v1/me"
 
 
 @pytest.mark.parametrize("bypassed", ["127.0.0.1", "example.com,127.0.0.1", "*"])

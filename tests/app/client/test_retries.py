@@ -38,14 +38,14 @@ def test_waits_grow_are_bounded_and_heed_the_server():
 
 
 @pytest.mark.parametrize(
-    ("asked_s", "told"), [(0, []), (NOTABLE_WAIT_S, ["busy; trying again in"])]
+    ("wait_s", "messages"), [(0, []), (NOTABLE_WAIT_S, ["busy; trying again in"])]
 )
-def test_long_waits_are_told(caplog, asked_s, told):
+def test_long_waits_are_told(caplog, wait_s, messages):
     retry = retrying(lambda: 2, is_repeatable=True)
     slept = []
 
     async def busy():
-        raise Transient(Unavailable("busy"), retry_after_s=asked_s)
+        raise Transient(Unavailable("busy"), retry_after_s=wait_s)
 
     async def sleep(seconds):
         slept.append(seconds)
@@ -54,8 +54,8 @@ def test_long_waits_are_told(caplog, asked_s, told):
     with pytest.raises(Transient):
         asyncio.run(retry(busy))
     assert len(slept) == 1
-    assert slept[0] >= asked_s
-    assert [message.rpartition(" in")[0] + " in" for message in caplog.messages] == told
+    assert slept[0] >= wait_s
+    assert [message.rpartition(" in")[0] + " in" for message in caplog.messages] == messages
 
 
 def test_waits_come_to_an_end():

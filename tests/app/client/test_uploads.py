@@ -71,8 +71,8 @@ def test_the_store_is_not_told_the_key_and_asked_again_for_a_new_address(scripte
     with Client(scripted.url, key="secret") as client:
         assert client.upload(path, direct=True) == MODEL
     begin, put, complete = "POST /v1/uploads?presign=true", "PUT /p", "POST /v1/uploads/u/complete"
-    assert scripted.asked() == [begin, put, begin, put, put, complete]
-    keys = ["Bearer secret" if line != put else None for line in scripted.asked()]
+    assert scripted.request_lines() == [begin, put, begin, put, put, complete]
+    keys = ["Bearer secret" if line != put else None for line in scripted.request_lines()]
     assert [headers.get("Authorization") for _, headers in scripted.requests] == keys
 
 

@@ -17,15 +17,19 @@ def page(**documents):
 
 
 def test_numbers_are_read_back_as_they_were():
-    told = {"report": {"tensors": [{"name": "größe", "sse": 0.1}]}, "statistics": [1, 2], "job": {}}
-    assert documents_of(page(**told)) == told
+    documents = {
+        "report": {"tensors": [{"name": "größe", "sse": 0.1}]},
+        "statistics": [1, 2],
+        "job": {},
+    }
+    assert documents_of(page(**documents)) == documents
 
 
 def test_names_end_no_element():
-    found = page(report={"tensors": [{"name": HOSTILE}]}, job={"model_name": HOSTILE})
-    assert documents_of(found)["report"]["tensors"][0]["name"] == HOSTILE
-    assert len(scripts_of(found)) == len(scripts_of(page(report={}, job={})))
-    assert b"alert(1)</script>" not in found
+    html = page(report={"tensors": [{"name": HOSTILE}]}, job={"model_name": HOSTILE})
+    assert documents_of(html)["report"]["tensors"][0]["name"] == HOSTILE
+    assert len(scripts_of(html)) == len(scripts_of(page(report={}, job={})))
+    assert b"alert(1)</script>" not in html
 
 
 def test_pieces_may_end_anywhere():
@@ -35,17 +39,17 @@ def test_pieces_may_end_anywhere():
 
 
 def test_nothing_is_fetched():
-    found = page(report={})
-    assert not re.search(rb"<(?:script|img|iframe|link)[^>]+(?:src|href)\s*=", found)
-    policy = found.split(b"</head>")[0]
+    html = page(report={})
+    assert not re.search(rb"<(?:script|img|iframe|link)[^>]+(?:src|href)\s*=", html)
+    policy = html.split(b"</head>")[0]
     assert b"http:" not in policy
     assert b"https:" not in policy
 
 
 def test_every_import_has_its_module():
-    found = scripts_of(page(report={}))
-    (table,) = (json.loads(text) for kind, text in found if kind.get("type") == "importmap")
-    (main,) = (text for kind, text in found if kind.get("type") == "module")
+    scripts = scripts_of(page(report={}))
+    (table,) = (json.loads(text) for kind, text in scripts if kind.get("type") == "importmap")
+    (main,) = (text for kind, text in scripts if kind.get("type") == "module")
     texts = [main]
     for address in table["imports"].values():
         kind, _, body = address.partition(",")

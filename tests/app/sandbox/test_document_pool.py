@@ -25,9 +25,9 @@ from palettery.app.sandbox import document_pool
 from palettery.app.sandbox.document_pool import (
     LARGE_BYTES,
     DocumentClient,
-    DocumentFault,
     DocumentPool,
 )
+from palettery.app.sandbox.document_worker import DocumentFault
 from palettery.app.settings import Limits
 from palettery.app.storage.spooled_content import IN_MEMORY_BYTES, SpooledContent
 from palettery.schemas.problem import InvalidField
@@ -37,13 +37,13 @@ SIZES = [0, LARGE_BYTES]
 OWNER = DocumentClient("a")
 
 
-def run(asked, **limits):
+def run(scenario, **limits):
     """What a coroutine function returns, called with a pool that is closed then."""
 
     async def whole():
         pool = DocumentPool(Limits(**limits))
         try:
-            return await asyncio.wait_for(asked(pool), DEADLINE_S)
+            return await asyncio.wait_for(scenario(pool), DEADLINE_S)
         finally:
             await pool.close()
 
@@ -84,10 +84,10 @@ def test_nothing_is_read_in_the_server(size_bytes):
 
 
 def test_small_documents_share_a_warm_process_and_large_ones_have_their_own():
-    async def asked(pool):
+    async def scenario(pool):
         return [await pool.run(OWNER, size, os.getpid) for size in (0, 0, LARGE_BYTES, LARGE_BYTES)]
 
-    first, second, third, fourth = run(asked)
+    first, second, third, fourth = run(scenario)
     assert first == second
     assert len({first, third, fourth}) == 3
 
@@ -98,10 +98,10 @@ def refuse(detail, count=1):
 
 @pytest.mark.parametrize("size_bytes", SIZES)
 def test_error_comes_back_whole(size_bytes):
-    with pytest.raises(InvalidConfig) as told:
+    with pytest.raises(InvalidConfig) as caught:
         call(size_bytes, refuse, "why")
-    assert told.value.detail == "why"
-    assert [fault.pointer for fault in told.value.errors] == ["/a"]
+    assert caught.value.detail == "why"
+    assert [fault.pointer for fault in caught.value.errors] == ["/a"]
 
 
 def break_down():
@@ -172,10 +172,10 @@ grown = []
 
 
 def test_process_that_has_grown_gives_its_memory_back():
-    async def asked(pool):
+    async def scenario(pool):
         return [await pool.run(OWNER, 0, grow, size) for size in (64 << 20, 0, 0)]
 
-    large, after, later = run(asked)
+    large, after, later = run(scenario)
     asyncio.run(until(lambda: not lives(large)))
     assert large != after == later
 
@@ -189,32 +189,32 @@ def test_process_ends_when_its_client_leaves(size_bytes, tmp_path):
             await until(lambda: pid_in(tmp_path / "pid"))
             return {"type": "http.disconnect"}
 
-    async def asked(pool):
+    async def scenario(pool):
         client = DocumentClient("a", Request())
         with pytest.raises(InvalidUpload, match="closed the connection"):
             await pool.run(client, size_bytes, wait_for, tmp_path / "pid")
         assert await pool.run(DocumentClient("b"), size_bytes, str, 1) == "1"
         await until(lambda: not lives(pid_in(tmp_path / "pid")))
 
-    run(asked)
+    run(scenario)
 
 
 def test_process_ends_when_its_caller_is_cancelled(tmp_path):
-    async def asked(pool):
+    async def scenario(pool):
         task = asyncio.create_task(pool.run(OWNER, LARGE_BYTES, wait_for, tmp_path / "pid"))
         await until(lambda: pid_in(tmp_path / "pid"))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await until(lambda: not lives(pid_in(tmp_path / "pid")))
 
-    run(asked)
+    run(scenario)
 
 
 @pytest.mark.parametrize("owners", [1, 2, 7])
 def test_documents_that_take_long_hold_up_nobodys_small_ones(owners, tmp_path):
     """However many owners send them, however they look."""
 
-    async def asked(pool):
+    async def scenario(pool):
         hostile = [
             asyncio.create_task(
                 pool.run(
@@ -234,11 +234,11 @@ def test_documents_that_take_long_hold_up_nobodys_small_ones(owners, tmp_path):
             task.cancel()
         await asyncio.gather(*hostile, return_exceptions=True)
 
-    run(asked)
+    run(scenario)
 
 
 def test_one_owner_leaves_a_place_for_large_documents_of_others(tmp_path):
-    async def asked(pool):
+    async def scenario(pool):
         slow = [
             asyncio.create_task(pool.run(OWNER, LARGE_BYTES, wait_for, tmp_path / str(n)))
             for n in range(9)
@@ -250,13 +250,13 @@ def test_one_owner_leaves_a_place_for_large_documents_of_others(tmp_path):
             task.cancel()
         await asyncio.gather(*slow, return_exceptions=True)
 
-    run(asked)
+    run(scenario)
 
 
 def test_requests_of_one_owner_that_wait_are_limited(monkeypatch, tmp_path):
     monkeypatch.setattr(document_pool, "MAX_WAITING_PER_OWNER", 2)
 
-    async def asked(pool):
+    async def scenario(pool):
         slow = [
             asyncio.create_task(pool.run(OWNER, LARGE_BYTES, wait_for, tmp_path / str(n)))
             for n in range(4)
@@ -269,7 +269,7 @@ def test_requests_of_one_owner_that_wait_are_limited(monkeypatch, tmp_path):
             task.cancel()
         await asyncio.gather(*slow, return_exceptions=True)
 
-    run(asked)
+    run(scenario)
 
 
 def upper(data):
@@ -286,21 +286,21 @@ def test_megabytes_go_through_files(size_bytes):
 
 
 def test_errors_of_a_process_are_as_many_as_are_listed():
-    with pytest.raises(InvalidConfig) as told:
+    with pytest.raises(InvalidConfig) as caught:
         call(0, refuse, "why", 10 * MOST_LISTED)
-    assert len(told.value.errors) == MOST_LISTED
+    assert len(caught.value.errors) == MOST_LISTED
 
 
 SERVER = """
 import asyncio, sys
 from pathlib import Path
-from palettery.app.sandbox.document_pool import Client, DocumentPool
+from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.settings import Limits
 from tests.app.sandbox.test_document_pool import wait_for
 
 async def main():
     pool = DocumentPool(Limits())
-    busy = pool.run(Client("a"), int(sys.argv[2]), wait_for, Path(sys.argv[1]))
+    busy = pool.run(DocumentClient("a"), int(sys.argv[2]), wait_for, Path(sys.argv[1]))
     await pool.check()  # so that one waits for its next task
     await busy
 
@@ -329,18 +329,18 @@ def test_every_process_ends_with_the_server(tmp_path, number, size_bytes):
 
 def group(leader):
     """Live processes of a process group."""
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and os.getpgid(int(entry.name)) == leader:
-                found.append(int(entry.name))
+                pids.append(int(entry.name))
         except ProcessLookupError:
             continue
-    return [pid for pid in found if lives(pid)]
+    return [pid for pid in pids if lives(pid)]
 
 
 def test_a_start_that_is_cancelled_in_the_queue_leaves_no_socket_open():
-    async def asked(pool):
+    async def scenario(pool):
         go_on = threading.Event()
         pool._starter.submit(go_on.wait)
         waiting = asyncio.create_task(pool.run(OWNER, 0, str, 1))
@@ -351,4 +351,4 @@ def test_a_start_that_is_cancelled_in_the_queue_leaves_no_socket_open():
         del waiting
         gc.collect()  # a socket that is not closed is a warning here, hence an error
 
-    run(asked)
+    run(scenario)

@@ -51,7 +51,7 @@ def run(coroutine):
 
 @pytest.mark.parametrize(("places", "most"), [(1, 1), (2, 1), (3, 2), (8, 7)])
 def test_one_owner_leaves_a_place_for_others(places, most):
-    async def asked():
+    async def scenario():
         lane = Lane(places)
         for number in range(3 * places):
             lane.ask("a", number)
@@ -64,11 +64,11 @@ def test_one_owner_leaves_a_place_for_others(places, most):
         assert len(lane.order) == 3 * places + 1
         assert len(lane.semaphore) == 0, "nothing is known of owners that ask no more"
 
-    run(asked())
+    run(scenario())
 
 
 def test_new_owner_is_next_however_much_others_wait_for():
-    async def asked():
+    async def scenario():
         lane = Lane(3)
         for owner in ("a", "b", "c"):
             for number in range(20):
@@ -82,11 +82,11 @@ def test_new_owner_is_next_however_much_others_wait_for():
         assert lane.order[3:] == ["c0", "d0"], "owners that had no turn yet, in their order"
         await lane.leave_all()
 
-    run(asked())
+    run(scenario())
 
 
 def test_waiting_owners_take_turns():
-    async def asked():
+    async def scenario():
         lane = Lane(1)
         for number in range(4):
             lane.ask("a", f"a{number}")
@@ -97,11 +97,11 @@ def test_waiting_owners_take_turns():
         await lane.leave_all()
         assert lane.order == ["a0", "b0", "a1", "b1", "a2", "b2", "a3"]
 
-    run(asked())
+    run(scenario())
 
 
 def test_many_that_give_up_at_once_leave_no_trace():
-    async def asked():
+    async def scenario():
         lane = Lane(2)
         for owner in "abc":
             for number in range(5):
@@ -118,12 +118,12 @@ def test_many_that_give_up_at_once_leave_no_trace():
         assert lane.holders() == {"a": 1, "b": 1}
         await lane.leave_all()
 
-    run(asked())
+    run(scenario())
 
 
 @pytest.mark.parametrize("when", ["waiting", "granted", "holding"])
 def test_request_that_is_given_up_leaves_its_place(when):
-    async def asked():
+    async def scenario():
         lane = Lane(1)
         lane.ask("a", "first")
         await lane.settle()
@@ -136,7 +136,7 @@ def test_request_that_is_given_up_leaves_its_place(when):
             await lane.settle()
         lane.tasks["second"].cancel()
         await asyncio.gather(lane.tasks["second"], return_exceptions=True)
-        lane.inside[:] = [held for held in lane.inside if held[1] != "second"]
+        lane.inside[:] = [entry for entry in lane.inside if entry[1] != "second"]
         lane.ask("c", "third")
         await lane.leave_all()
         await lane.settle()
@@ -144,4 +144,4 @@ def test_request_that_is_given_up_leaves_its_place(when):
         assert lane.order[-1] == "third"
         assert len(lane.semaphore) == 0
 
-    run(asked())
+    run(scenario())

@@ -119,16 +119,16 @@ def attack(command):
 
 
 def test_no_attack_works(attack):
-    found = attack(*hostile.ATTACKS)
-    assert {name for name, gave in found["answer"].items() if gave is not None} == set()
-    assert not found["left"]
+    result = attack(*hostile.ATTACKS)
+    assert {name for name, gave in result["answer"].items() if gave is not None} == set()
+    assert not result["left"]
 
 
 def test_the_same_attacks_work_outside(attack):
     """Else they would show nothing."""
     names = [name for name in hostile.ATTACKS if name not in PRIVILEGED]
-    found = attack(*names, plain=True)["answer"]
-    assert {name for name, gave in found.items() if gave is None} <= {
+    result = attack(*names, plain=True)["answer"]
+    assert {name for name, gave in result.items() if gave is None} <= {
         "leave machine code",  # nobody does not own it
         "look up a name",
         "read a system file",
@@ -149,8 +149,8 @@ def test_kernels_are_not_compiled_anew(attack):
 
 
 def test_it_works_in_a_container_that_forbids_namespaces(attack):
-    found = attack("work", "connect by TCP", "read a system file", outer="container")
-    assert found["answer"] == {
+    result = attack("work", "connect by TCP", "read a system file", outer="container")
+    assert result["answer"] == {
         "work": "abc",
         "connect by TCP": None,
         "read a system file": None,
@@ -160,9 +160,9 @@ def test_it_works_in_a_container_that_forbids_namespaces(attack):
 def test_proc_shows_no_memory_environment_or_descriptors_of_others(attack):
     """As the Core AI runtime gets to read it."""
     names = [name for name in hostile.ATTACKS if "parent" in name or "environment" in name]
-    found = attack(*names, by_name=["/proc"])["answer"]
-    assert len(found) > 10
-    assert {name for name, gave in found.items() if gave is not None} == set()
+    result = attack(*names, by_name=["/proc"])["answer"]
+    assert len(result) > 10
+    assert {name for name, gave in result.items() if gave is not None} == set()
 
 
 ENDS = {
@@ -197,27 +197,27 @@ SLOW = {"spin", "sleep", "small objects", "threads"}
 )
 def test_an_end_is_reported_as_what_it_is(attack, temporary, name):
     code, detail = ENDS[name]
-    found = attack(name, bounds=BOUNDS.get(name, {}), at={"code": "unauthenticated"})
-    assert found.get("code") == code, found
-    assert detail in found["detail"]
-    assert not found["left"]
+    result = attack(name, bounds=BOUNDS.get(name, {}), at={"code": "unauthenticated"})
+    assert result.get("code") == code, result
+    assert detail in result["detail"]
+    assert not result["left"]
     assert list(temporary.glob(f"*{PREFIX}*")) == []
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("user", ["this user"], indirect=True)
 def test_folders_in_folders_in_folders_are_removed(attack, temporary):
-    found = attack("nest")
-    assert found["answer"] == {"nest": "nested"}
-    assert not found["left"]
+    result = attack("nest")
+    assert result["answer"] == {"nest": "nested"}
+    assert not result["left"]
     assert list(temporary.glob(f"*{PREFIX}*")) == []
 
 
 @pytest.mark.parametrize("user", ["this user"], indirect=True)
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="x32 is of x86_64")
 def test_system_calls_of_another_architecture_end_it(attack):
-    found = attack("x32")
-    assert (found["code"], "SIGSYS" in found["detail"]) == ("sandbox_crashed", True)
+    result = attack("x32")
+    assert (result["code"], "SIGSYS" in result["detail"]) == ("sandbox_crashed", True)
 
 
 @pytest.mark.parametrize("user", ["this user"], indirect=True)
@@ -228,27 +228,27 @@ def test_an_error_that_it_may_raise_is_raised_with_its_code_alone(attack):
 @pytest.mark.parametrize("user", ["this user"], indirect=True)
 @pytest.mark.parametrize("outer", ["no landlock", "no seccomp"])
 def test_where_a_protection_is_missing_it_is_refused(attack, outer):
-    found = attack("nothing", outer=outer)
-    assert found["code"] == "sandbox_missing"
-    assert {"no landlock": "files", "no seccomp": "network"}[outer] in found["detail"]
-    assert "PALETTERY_SANDBOX_REQUIRED=false" in found["detail"]
+    result = attack("nothing", outer=outer)
+    assert result["code"] == "sandbox_missing"
+    assert {"no landlock": "files", "no seccomp": "network"}[outer] in result["detail"]
+    assert "PALETTERY_SANDBOX_REQUIRED=false" in result["detail"]
 
 
 @pytest.mark.parametrize("user", ["this user"], indirect=True)
 @pytest.mark.parametrize("outer", ["no landlock", "no seccomp"])
 def test_who_is_alone_is_warned_in_one_line(attack, outer):
-    found = attack("fork", outer=outer, required=None)
-    assert found["answer"]
-    assert len(found["log"].splitlines()) == 1
-    assert "not protected" in found["log"]
+    result = attack("fork", outer=outer, required=None)
+    assert result["answer"]
+    assert len(result["log"].splitlines()) == 1
+    assert "not protected" in result["log"]
 
 
 @pytest.mark.parametrize("user", ["this user"], indirect=True)
 @pytest.mark.parametrize("outer", ["no landlock", "no seccomp"])
 def test_an_operator_who_does_without_hears_nothing(attack, outer):
-    found = attack("nothing", outer=outer, required=False)
-    assert found["answer"]
-    assert found["log"] == ""
+    result = attack("nothing", outer=outer, required=False)
+    assert result["answer"]
+    assert result["log"] == ""
 
 
 @pytest.mark.parametrize("user", ["this user"], indirect=True)

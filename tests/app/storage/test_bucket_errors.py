@@ -35,19 +35,19 @@ def test_refused_or_missing_credentials_name_their_variables(scheme, variable):
         PermissionDeniedError(ANSWER.format(status="403 Forbidden", code="AccessDenied")),
         GenericError("Error performing PUT http://169.254.169.254/latest/api/token in 1ms"),
     ):
-        found = translate(error, "key", f"{scheme}://bucket/prefix")
-        assert type(found) is StorageFailed
-        assert variable in str(found)
+        failure = translate(error, "key", f"{scheme}://bucket/prefix")
+        assert type(failure) is StorageFailed
+        assert variable in str(failure)
         assert not is_transient(error)
 
 
 def test_a_summary_holds_neither_addresses_nor_the_answer():
     error = GenericError(ANSWER.format(status="400 Bad Request", code="InvalidPart"))
-    found = str(translate(error, "key", "s3://bucket"))
-    assert "key" in found
-    assert "400 Bad Request (InvalidPart)" in found
-    assert "s3cr3t" not in found
-    assert "store.example" not in found
+    failure = str(translate(error, "key", "s3://bucket"))
+    assert "key" in failure
+    assert "400 Bad Request (InvalidPart)" in failure
+    assert "s3cr3t" not in failure
+    assert "store.example" not in failure
 
 
 @pytest.mark.parametrize(

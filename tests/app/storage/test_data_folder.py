@@ -81,9 +81,9 @@ def test_the_engine_and_alembic_take_every_name(tmp_path, name):
 
 def test_a_path_that_is_too_long_for_sqlite_is_one_line(palettery, tmp_path):
     folder = tmp_path.joinpath(*["deep" * 10] * 20)
-    code, out, told = palettery("migrate", "--data-dir", folder)
-    assert (code, out, told.count("\n")) == (2, "", 1)
-    assert "SQLite takes 500; choose a shorter --data-dir" in told
+    code, out, err = palettery("migrate", "--data-dir", folder)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "SQLite takes 500; choose a shorter --data-dir" in err
 
 
 def test_relative_folders_are_those_of_now(tmp_path, monkeypatch):
@@ -172,10 +172,10 @@ def test_a_folder_that_cannot_be_used_is_one_line(
     monkeypatch.setattr("signal.signal", lambda *_: None)
     folder = make(tmp_path / "folder")
     with unprivileged(tmp_path):
-        code, out, told = palettery(command, "--data-dir", folder)
-    assert (code, out, told.count("\n")) == (2, "", 1), told
-    assert str(tmp_path / "folder") in told
-    assert "--data-dir" in told
+        code, out, err = palettery(command, "--data-dir", folder)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert str(tmp_path / "folder") in err
+    assert "--data-dir" in err
 
 
 @pytest.mark.heavy

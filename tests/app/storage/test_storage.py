@@ -96,7 +96,7 @@ def test_a_copy_counts_as_modified_when_it_was_made(store):
     if hasattr(store, "root"):
         os.utime(store.root / "a", (0, 0))
     store.copy("a", "b")
-    (copy,) = (found for found in store.listed("") if found.path == "b")
+    (copy,) = (entry for entry in store.listed("") if entry.path == "b")
     assert abs(datetime.now(UTC) - copy.modified_at) < timedelta(minutes=1)
 
 
@@ -122,9 +122,9 @@ def test_a_listing_shows_size_and_time(store):
     store.write("x/a", b"123")
     store.write("x/y/b", b"")
     store.write("xy", b"1")
-    found = {entry.path: entry for entry in store.listed("x")}
-    assert {path: entry.size_bytes for path, entry in found.items()} == {"x/a": 3, "x/y/b": 0}
-    for entry in found.values():
+    entries = {entry.path: entry for entry in store.listed("x")}
+    assert {path: entry.size_bytes for path, entry in entries.items()} == {"x/a": 3, "x/y/b": 0}
+    for entry in entries.values():
         assert abs(datetime.now(UTC) - entry.modified_at) < timedelta(minutes=1)
     assert list(store.listed("z")) == []
     assert sorted(store.list("")) == ["x/a", "x/y/b", "xy"]

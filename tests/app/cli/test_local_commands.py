@@ -23,8 +23,8 @@ def test_strict_fails_before_any_work_and_says_why(palettery, model, tmp_path):
     words = [model, "--config", tmp_path / "c.json"]
     assert palettery("plan", *words)[0] == 0
     before = set(tmp_path.iterdir())
-    code, told, error = palettery("compress", *words, "--strict", "-o", tmp_path / "out")
-    assert (code, told) == (2, "")
+    code, output, error = palettery("compress", *words, "--strict", "-o", tmp_path / "out")
+    assert (code, output) == (2, "")
     first, *entries = error.splitlines()
     assert "1 config key matches nothing, and 3 tensors cannot take" in first
     assert "  /module_name_configs/encodr.0: " in entries[0]
@@ -62,8 +62,8 @@ def test_compress_with_sensitivities(palettery, model, arrays, tmp_path, sensiti
     assert code == 0
     assert "warning: no sensitivities were given" in error
     assert "encoder.1.weight" in error
-    told = Report.model_validate_json(report.read_bytes())
-    weighted = {tensor.name for tensor in told.tensors if tensor.weighted}
+    output = Report.model_validate_json(report.read_bytes())
+    weighted = {tensor.name for tensor in output.tensors if tensor.weighted}
     assert weighted == {"encoder.0.weight", "stem.weight"}
     settings = kernels.PaletteSettings(4, group_size=16, rounding_precision=4)
     for name in weighted:
