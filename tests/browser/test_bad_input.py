@@ -13,6 +13,8 @@ from safetensors.numpy import save, save_file
 from tests.browser.conftest import SLOW
 from tests.integration.embedded import serving
 
+pytestmark = pytest.mark.heavy
+
 ADMIN_KEY = "fedcba9876543210" * 2
 EVIL = "<img src=x onerror=window.hit=1><b>bold</b>"
 

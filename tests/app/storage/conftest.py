@@ -17,7 +17,15 @@ def server(object_store, monkeypatch):
     return object_store
 
 
-@pytest.fixture(params=["folder", "server"])
+@pytest.fixture(params=["folder", pytest.param("server", marks=pytest.mark.heavy)])
 def store(request):
     where = request.getfixturevalue(request.param)
     return open_storage(where.url)
+
+
+@pytest.fixture
+def unfinished(request, store):
+    """Files of the store that are being written: a function."""
+    if hasattr(store, "root"):
+        return lambda: [path.name for path in store.root.rglob("*.aside")]
+    return request.getfixturevalue("object_store").unfinished_uploads

@@ -11,6 +11,8 @@ from palettery.app.storage.open import open_storage
 from tests.fault_proxy import Cut, Pass, Refuse, Slow, Stall, Unavailable
 from tests.object_store import wait_until
 
+pytestmark = pytest.mark.heavy
+
 BODY = bytes(range(256)) * 4096 * 26
 
 
@@ -115,7 +117,6 @@ def test_a_store_that_stays_away_fails_the_work(proxied, fault_proxy, behaviour,
         assert "127.0.0.1" not in str(caught.value)
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("work", WORK, ids=lambda work: work.__name__)
 def test_work_outlives_a_stall_longer_than_the_silence_it_bears(
     proxied, fault_proxy, monkeypatch, work
@@ -125,7 +126,6 @@ def test_work_outlives_a_stall_longer_than_the_silence_it_bears(
     outlives(open_storage(proxied.url), fault_proxy, Stall(), work, faults=3)
 
 
-@pytest.mark.heavy
 def test_twenty_seconds_without_a_store_cost_a_delay(proxied, fault_proxy, faulty_object_store):
     for behaviour in (Unavailable(), Refuse(), Stall()):
         fault_proxy.behave(behaviour)

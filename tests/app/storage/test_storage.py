@@ -141,7 +141,7 @@ def test_deletion(store):
     assert store.list("") == []
 
 
-def test_a_source_that_fails_leaves_nothing(store, object_store):
+def test_a_source_that_fails_leaves_nothing(store, unfinished):
     def failing():
         yield from pieces(BODY)
         raise BadInput("the source failed")
@@ -156,12 +156,12 @@ def test_a_source_that_fails_leaves_nothing(store, object_store):
     with pytest.raises(BadInput, match="the source failed"):
         asyncio.run(store.write_stream("b", failing_stream()))
     assert (store.list(""), store.read("a")) == (["a"], b"before")
-    assert object_store.unfinished_uploads() == []
+    assert unfinished() == []
     if hasattr(store, "root"):
         assert [file.name for file in store.root.rglob("*")] == ["a"]
 
 
-def test_a_cancelled_write_leaves_nothing(store, object_store):
+def test_a_cancelled_write_leaves_nothing(store, unfinished):
     async def run():
         waits = asyncio.Event()
 
@@ -179,7 +179,7 @@ def test_a_cancelled_write_leaves_nothing(store, object_store):
 
     asyncio.run(run())
     assert store.list("") == []
-    assert object_store.unfinished_uploads() == []
+    assert unfinished() == []
     if hasattr(store, "root"):
         assert list(store.root.rglob("*")) == []
 
