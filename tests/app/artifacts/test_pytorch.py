@@ -88,6 +88,7 @@ def test_memory_is_that_of_the_artifact(packed):
     assert held == 512 * 512 // 2 + 16 * 4
 
 
+@pytest.mark.heavy
 def test_a_compiled_module_gives_the_same(packed):
     module = network()
     load_into(module, packed(module, n_bits=3, granularity=grouped(4)))
