@@ -25,7 +25,16 @@ def pairwise(*axes: Sequence[Any]) -> set[tuple[int, ...]]:
 
 def spanning(*axes: Sequence[Any]) -> list[Any]:
     """Every combination, as parameters; those beyond a pairwise selection are heavy."""
-    chosen = pairwise(*axes)
+    return _params(axes, pairwise(*axes))
+
+
+def every_value(*axes: Sequence[Any]) -> list[Any]:
+    """Every combination, as parameters; those beyond one selection with each value are heavy."""
+    longest = max(len(axis) for axis in axes)
+    return _params(axes, {tuple(n % len(axis) for axis in axes) for n in range(longest)})
+
+
+def _params(axes: Sequence[Sequence[Any]], chosen: set[tuple[int, ...]]) -> list[Any]:
     return [
         pytest.param(*values, marks=() if positions in chosen else pytest.mark.heavy)
         for positions, values in zip(

@@ -7,6 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import MINILM, NARROW, WIDE
+from tests.spanning import pairwise
 
 pytestmark = pytest.mark.heavy
 
@@ -65,9 +66,14 @@ def model() -> Path:
     return MINILM.resolve()
 
 
-@pytest.mark.parametrize("width", [WIDE, NARROW], ids=["1280", "390"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(
+    ("view", "scheme", "width"),
+    [
+        (VIEWS[view], ("light", "dark")[scheme], (WIDE, NARROW)[width])
+        for view, scheme, width in sorted(pairwise(VIEWS, "ld", "wn"))
+    ],
+    ids=str,
+)
 def test_no_view_has_barriers(server, look, jobs, model, view, scheme, width):
     page = look(server, color_scheme=scheme, viewport=width)
     tensors = server.report(jobs["w4"])["tensors"]

@@ -11,6 +11,8 @@ from safetensors.numpy import save
 from tests.browser.conftest import NARROW, WIDE
 from tests.browser.test_access import shot
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def page_file(server, jobs, tmp_path_factory):
@@ -21,8 +23,7 @@ def page_file(server, jobs, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("width", [WIDE, NARROW], ids=["1280", "390"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", WIDE), ("dark", NARROW)], ids=str)
 def test_it_shows_all_without_a_server(server, look, jobs, model, page_file, scheme, width):
     page = look(None, color_scheme=scheme, viewport=width)
     urls: list[str] = []

@@ -10,6 +10,8 @@ from safetensors.numpy import load_file
 from palettery.schemas.config import KMeansPalettizerConfig, w4
 from tests.browser.conftest import SLOW
 
+pytestmark = pytest.mark.heavy
+
 WORST = "Error by tensor"
 
 

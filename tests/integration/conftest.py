@@ -47,6 +47,13 @@ def server(request) -> Service:
 @pytest.fixture(scope="module", params=SERVICES)
 def service_of(request, tmp_path_factory) -> Callable[..., AbstractContextManager[Service]]:
     """Start a new service, of each kind: a function of its environment."""
+    return starter(request, tmp_path_factory)
+
+
+def starter(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., AbstractContextManager[Service]]:
+    """A function of the environment that starts a service of the kind that `request` asks for."""
 
     def start(**environment: str) -> AbstractContextManager[Service]:
         folder = tmp_path_factory.mktemp("own")
@@ -74,10 +81,10 @@ class Holder:
     seen: Service
 
 
-@pytest.fixture(scope="module")
-def keyed(service_of) -> Iterator[Service]:
-    """A service with an admin key, of each kind."""
-    with service_of(PALETTERY_ADMIN_KEY=ADMIN_KEY) as running:
+@pytest.fixture(scope="session", params=SERVICES)
+def keyed(request, tmp_path_factory) -> Iterator[Service]:
+    """A service with an admin key, of each kind, that tests share: each has owners of its own."""
+    with starter(request, tmp_path_factory)(PALETTERY_ADMIN_KEY=ADMIN_KEY) as running:
         yield running
 
 

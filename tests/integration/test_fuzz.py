@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.embedded import Embedded, serving
 
-BUDGET_S = 60
+BUDGET_S = 30
 KEY = "plt_" + "k" * 40
 SCHEMATHESIS = Path(sys.executable).with_name("st")
 CHECKS = (

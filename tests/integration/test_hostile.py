@@ -22,6 +22,12 @@ MEMORY_BYTES, CPU_S = 512 << 20, 10
 ROOMY_BYTES = 4 << 30
 """For the search of palettes, which is no reading."""
 ROOT = Path(__file__).parents[2]
+SOME = list(REFUSED)[::8]
+"""What refuses is the same in every service: for the scaled one, a few of each format."""
+ON_SERVERS = [
+    *(("embedded", kind) for kind in REFUSED),
+    *(pytest.param("scaled", kind, marks=pytest.mark.heavy) for kind in SOME),
+]
 TOLD = re.compile(r"palettery: [^\n]{20,1000}\n")
 
 
@@ -116,7 +122,7 @@ def check_problem(server, answer, code, said):
         assert inside not in answer.text
 
 
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize(("server", "kind"), ON_SERVERS, indirect=["server"])
 def test_server_refuses_and_keeps_nothing(server, written, kind):
     case = REFUSED[kind]
     files = written(case.files)

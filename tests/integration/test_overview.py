@@ -65,7 +65,7 @@ def test_api_alone_knows_no_workers_but_how_many_there_are(cluster):
 
 
 def test_queue_is_told_for_the_owner_and_for_all(holder, large_model):
-    ours, theirs = holder("busy"), holder("waiting", queued_jobs=7)
+    ours, theirs = holder("occupied"), holder("waiting", queued_jobs=7)
     job_id = ours.seen.submit(large_model, config=SLOW, reuse="false")
     mine, other = service_of(ours.seen), service_of(theirs.seen)
     assert mine.queue.own.queued + mine.queue.own.running == 1

@@ -8,6 +8,7 @@ from numba import njit
 from numpy.testing import assert_array_equal
 
 from palettery.kernels.scalar.exact_kmeans import find_centroids
+from tests.spanning import pairwise
 
 NONE = np.empty(0)
 DRAWS = {
@@ -24,6 +25,8 @@ DRAWS = {
     "tiny": lambda rng, n: 1e-30 * rng.normal(size=n),
     "huge": lambda rng, n: 1e30 * rng.normal(size=n),
 }
+REAL_DRAWS = ["normal", "laplace", "student", "uniform", "outliers", "halves"]
+REAL_SIZES = [(32768, 16), (32768, 64), (32768, 256), (200_000, 16)]
 MASSES = {
     "none": lambda _, n: np.ones(n),
     "even": lambda rng, n: rng.uniform(0.1, 1, n),
@@ -114,10 +117,15 @@ def least_error_of_many(weights, moments, squares, k):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("draw", ["normal", "laplace", "student", "uniform", "outliers", "halves"])
-@pytest.mark.parametrize(("n", "k"), [(32768, 16), (32768, 64), (32768, 256), (200_000, 16)])
-@pytest.mark.parametrize("masses", ["none", "uneven"])
-def test_error_is_the_least_possible_for_groups_of_real_size(draw, n, k, masses):
+@pytest.mark.parametrize(
+    ("draw", "size", "masses"),
+    [
+        (REAL_DRAWS[draw], REAL_SIZES[size], ("none", "uneven")[masses])
+        for draw, size, masses in sorted(pairwise(REAL_DRAWS, REAL_SIZES, "nu"))
+    ],
+)
+def test_error_is_the_least_possible_for_groups_of_real_size(draw, size, masses):
+    n, k = size
     rng = np.random.default_rng(11)
     points = np.sort(DRAWS[draw](rng, n).astype(np.float32)).astype(np.float64)
     mass = MASSES[masses](rng, n)

@@ -15,6 +15,7 @@ from palettery.app.checkpoints.dtypes import DTYPES
 from palettery.app.cli.offline import compress, export, inspect
 from palettery.app.errors import UnsupportedFormat
 from tests.app.stored_job import config_of
+from tests.spanning import every_value
 from tests.test_readme import block
 
 SHAPES = {"two axes": [4, 8], "one": [8], "none left": [0, 8]}
@@ -59,9 +60,12 @@ class Holder(nn.Module):
         self.register_buffer("kept", kept)
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("dtype", [name for name in DTYPES if DTYPES[name].torch])
-def test_every_dtype_that_torch_has_is_loaded(artifact, dtype, shape):
+@pytest.mark.parametrize(
+    ("dtype", "form"),
+    every_value([name for name in DTYPES if DTYPES[name].torch], list(SHAPES)),
+)
+def test_every_dtype_that_torch_has_is_loaded(artifact, dtype, form):
+    shape = SHAPES[form]
     path, data = artifact(dtype, shape)
     kept = load(path)["kept"]
     assert kept.dtype == getattr(torch, DTYPES[dtype].torch)

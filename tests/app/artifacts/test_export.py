@@ -14,6 +14,7 @@ from palettery.app.errors import ExtraMissing, Inexpressible, InvalidArtifact
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
+from tests.spanning import spanning
 
 JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"
 GRANULARITIES = {
@@ -55,11 +56,12 @@ def assert_same(found, artifact):
         assert tensor.contiguous().view(torch.uint8).numpy().tobytes() == array.tobytes(), name
 
 
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("lut", LUTS.values(), ids=LUTS)
-@pytest.mark.parametrize("cluster_dim", [1, 2])
+@pytest.mark.parametrize(
+    ("cluster_dim", "lut", "dtype"), spanning([1, 2], list(LUTS), list(DTYPES))
+)
 def test_dense_holds_what_the_palettes_give(store, tmp_path, cluster_dim, lut, dtype):
-    artifact = artifact_of(store, dtype, n_bits=3, cluster_dim=cluster_dim, lut_qspec=lut)
+    spec = {"n_bits": 3, "cluster_dim": cluster_dim, "lut_qspec": LUTS[lut]}
+    artifact = artifact_of(store, DTYPES[dtype], **spec)
     assert len(artifact.weights) == 2
     assert not export_artifact(
         ExportRequest(artifact, store, "dense"), "dense", keep_dense=False
@@ -79,11 +81,13 @@ def codebooks(path):
     return decoded, is_codebook
 
 
-@pytest.mark.parametrize("n_bits", [1, 2, 3, 4, 6, 8])
-@pytest.mark.parametrize("granularity", GRANULARITIES.values(), ids=GRANULARITIES)
-@pytest.mark.parametrize("lut", LUTS.values(), ids=LUTS)
+@pytest.mark.parametrize(
+    ("lut", "granularity", "n_bits"),
+    spanning(list(LUTS), list(GRANULARITIES), [1, 2, 3, 4, 6, 8]),
+)
 def test_torchao_decodes_what_the_palettes_give(store, tmp_path, lut, granularity, n_bits):
-    artifact = artifact_of(store, np.float16, n_bits=n_bits, granularity=granularity, lut_qspec=lut)
+    spec = {"granularity": GRANULARITIES[granularity], "lut_qspec": LUTS[lut]}
+    artifact = artifact_of(store, np.float16, n_bits=n_bits, **spec)
     assert not export_artifact(
         ExportRequest(artifact, store, "ao.pt"), "torchao", keep_dense=False
     ).dense

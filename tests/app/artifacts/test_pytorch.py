@@ -11,6 +11,7 @@ from palettery.app.cli.offline import compress
 from palettery.app.errors import InvalidArtifact
 from palettery.app.storage.open import open_storage
 from tests.app.stored_job import StoredJob, config_of, grouped
+from tests.spanning import every_value
 
 JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"
 SPECS = {
@@ -48,11 +49,10 @@ def weights(module):
     return {name: module.get_submodule(name).weight for name in ("0", "2", "3")}
 
 
-@pytest.mark.parametrize("n_bits", [1, 2, 3, 4, 6, 8])
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_weights_looked_up_are_those_decoded(packed, n_bits, spec):
+@pytest.mark.parametrize(("n_bits", "name"), every_value([1, 2, 3, 4, 6, 8], list(SPECS)))
+def test_weights_looked_up_are_those_decoded(packed, n_bits, name):
     module, other = network(), network()
-    artifact = packed(module, n_bits=n_bits, **spec)
+    artifact = packed(module, n_bits=n_bits, **SPECS[name])
     load_into(module, artifact)
     other.load_state_dict(load(artifact))
     for name, weight in weights(module).items():
@@ -88,6 +88,7 @@ def test_memory_is_that_of_the_artifact(packed):
     assert held == 512 * 512 // 2 + 16 * 4
 
 
+@pytest.mark.heavy
 def test_a_compiled_module_gives_the_same(packed):
     module = network()
     load_into(module, packed(module, n_bits=3, granularity=grouped(4)))

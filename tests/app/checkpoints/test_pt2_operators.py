@@ -39,11 +39,14 @@ def declared():
     ]
 
 
-@pytest.mark.parametrize("line", declared(), ids=lambda line: line.partition("(")[0])
-def test_an_operator_is_listed_as_torch_declares_it(line):
-    name = line.partition("(")[0]
-    schema = str(overload(ATEN + name)._schema).removeprefix("aten::")
-    assert line == (f"{name}{schema[schema.index('(') :]}")
+def test_operators_are_listed_as_torch_declares_them():
+    def from_torch(name):
+        schema = str(overload(ATEN + name)._schema).removeprefix("aten::")
+        return f"{name}{schema[schema.index('(') :]}"
+
+    lines = declared()
+    assert lines
+    assert lines == [from_torch(line.partition("(")[0]) for line in lines]
 
 
 def test_no_operator_that_trusts_its_arguments_is_listed():

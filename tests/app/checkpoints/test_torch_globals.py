@@ -111,9 +111,10 @@ def test_what_torch_loads_and_this_does_not_is_named(read, message):
         assert "run code" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(_weights_only_unpickler._get_allowed_globals()))
-def test_no_name_that_torch_allows_is_said_to_run_code(name):
-    assert name in GLOBALS
+def test_no_name_that_torch_allows_is_said_to_run_code():
+    names = _weights_only_unpickler._get_allowed_globals().keys()
+    assert names
+    assert names - GLOBALS.keys() == set()
 
 
 def test_a_storage_beside_tensors_is_left_alone(read):

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from palettery.app.cli.offline import compress
 from palettery.schemas.config import KMeansPalettizerConfig
+from tests.spanning import every_value
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -63,9 +64,11 @@ def quiet():
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_bits_per_weight_are_the_peers(spec, dtype, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "dtype"), every_value(list(SPECS), [torch.float32, torch.float16]), ids=str
+)
+def test_bits_per_weight_are_the_peers(name, dtype, tmp_path):
+    spec = SPECS[name]
     torch.manual_seed(0)
     model = Small().to(dtype).eval()
     save_file(

@@ -14,6 +14,7 @@ from palettery.kernels import streaming as by_rows
 from palettery.kernels.scalar import cpu, large_groups
 from palettery.schemas.statistics import SliceStatistics
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
+from tests.spanning import spanning
 
 JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"
 SHAPE = (301, 57)
@@ -84,9 +85,10 @@ def reads(monkeypatch):
     return counted
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize(
+    ("spec", "weighted", "dtype"),
+    spanning(SPECS, [False, True], [np.float32, np.float16, ml_dtypes.bfloat16]),
+)
 def test_in_blocks_is_as_whole(make, monkeypatch, spec, weighted, dtype):
     arrays = {"a.weight": draws(3, a=SHAPE)["a.weight"].astype(dtype)}
     beside = {"a.weight": np.random.default_rng(4).gamma(0.3, size=SHAPE)} if weighted else None

@@ -247,13 +247,13 @@ def test_reader_of_small_answers_that_stops_reading(impatient):
 @pytest.fixture(scope="module")
 def patient() -> Iterator[Service]:
     """Fast enough for a test that waits for a few of its windows."""
-    with serving(head_timeout_s=2, keep_alive_s=2, stall_timeout_s=2, stall_bytes=2_000) as service:
+    with serving(head_timeout_s=1, keep_alive_s=1, stall_timeout_s=1, stall_bytes=1_000) as service:
         yield service
 
 
 def test_slow_line_passes(patient):
     """A body that takes far longer than the window, at about ten times the least rate."""
-    size, step = 60_000, 1_000
+    size, step = 30_000, 1_000
     began = time.monotonic()
     with connected(patient) as connection:
         connection.sendall(post(b"/echo", size, b"Connection: close\r\n"))
@@ -263,7 +263,7 @@ def test_slow_line_passes(patient):
             with contextlib.suppress(TimeoutError):
                 assert connection.recv(1, socket.MSG_PEEK), "hung up on"
                 break
-        assert rest(connection).endswith(b"\r\n\r\n60000")
+        assert rest(connection).endswith(b"\r\n\r\n30000")
     assert time.monotonic() - began > 2
 
 
@@ -324,7 +324,7 @@ def test_slow_reader_passes(patient):
         connection.settimeout(DEADLINE_S)
         connection.connect(("127.0.0.1", patient.port))
         connection.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
-        end = time.monotonic() + 6
+        end = time.monotonic() + 3
         while time.monotonic() < end:
             assert connection.recv(1 << 13)
             time.sleep(PACE_S)

@@ -1,10 +1,5 @@
 """Roles: missing settings, and databases of another version."""
 
-import os
-import socket
-import subprocess
-import sys
-
 import pytest
 import sqlalchemy as sa
 
@@ -82,25 +77,6 @@ def test_migration_makes_the_tables_of_the_engine_beside_ours(database_url):
     database.close()
 
 
-def serve_api(url, tmp_path):
-    """Run it until it ends by itself."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    environment = {
-        "PALETTERY_DATABASE_URL": url,
-        "PALETTERY_STORAGE_URL": (tmp_path / "store").as_uri(),
-        "PALETTERY_PORT": str(port),
-    }
-    code = "import sys; from palettery.app.cli.main import main; sys.argv[0] = 'palettery'; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, "serve", "--role", "api"],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-
-
 @pytest.mark.databases("postgresql")
 @pytest.mark.parametrize(
     ("revision", "message"),
@@ -110,7 +86,9 @@ def serve_api(url, tmp_path):
         (None, "no revision, and this Palettery needs 0008: run `palettery migrate`"),
     ],
 )
-def test_api_refuses_a_database_of_another_version(database_url, tmp_path, revision, message):
+def test_api_refuses_a_database_of_another_version(
+    palettery, monkeypatch, database_url, tmp_path, revision, message
+):
     database = open_database(database_url)
     if revision is not None:
         with database.engine.begin() as connection:
@@ -118,9 +96,11 @@ def test_api_refuses_a_database_of_another_version(database_url, tmp_path, revis
             connection.execute(
                 sa.text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": revision}
             )
-    ended = serve_api(database_url, tmp_path)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == f"palettery: the database is at {message}\n"
+    monkeypatch.setenv("PALETTERY_DATABASE_URL", database_url)
+    monkeypatch.setenv("PALETTERY_STORAGE_URL", (tmp_path / "store").as_uri())
+    code, out, err = palettery("serve", "--role", "api")
+    assert (code, out) == (2, "")
+    assert err == f"palettery: the database is at {message}\n"
     found = sa.inspect(database.engine).get_table_names()
     assert found == ([] if revision is None else ["alembic_version"]), "nothing was changed"
     database.close()

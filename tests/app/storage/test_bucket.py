@@ -6,6 +6,8 @@ from palettery.app.errors import StorageFailed
 from palettery.app.storage import bucket
 from palettery.app.storage.open import open_storage
 
+pytestmark = pytest.mark.heavy
+
 BODY = bytes(range(256)) * 4096 * 26
 
 

@@ -428,6 +428,7 @@ def test_the_sweep_removes_what_belongs_to_nothing_once_it_is_old(world):
     assert world.left() == set()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sizes", ["small", "large"])
 def test_parts_sent_to_the_store_itself(database, object_store, monkeypatch, request, sizes):
     """What is there counts if it has the right size, and is believed only once it was hashed."""
