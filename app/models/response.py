@@ -25,7 +25,7 @@ class StoredModel:
     """Of the contents."""
 
 
-def respond(
+def model_response(
     store: Storage, model: StoredModel, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> StreamingResponse:
     """JSON of `Model`, without more than a few pieces of it in memory."""
