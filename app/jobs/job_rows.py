@@ -10,7 +10,7 @@ from sqlalchemy import Executable, Row, bindparam, update
 from sqlalchemy.orm import Session
 
 from palettery.app.database.tables import JobRow
-from palettery.app.events.log_messages import Line
+from palettery.app.events.log_messages import LogMessage
 from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest
 from palettery.schemas.jobs import JobState, Progress
@@ -47,7 +47,7 @@ class NewJob:
     """The most that its owner may have, with it."""
     keyed: KeyedRequest | None = None
     """The Idempotency-Key that it was asked for with."""
-    told: tuple[Line, ...] = ()
+    told: tuple[LogMessage, ...] = ()
     """What its log begins with."""
 
 

@@ -12,8 +12,8 @@ from palettery.app.checkpoints.read import read_checkpoint
 from palettery.app.compression.job_folder import write_job
 from palettery.app.compression.result_keys import request_sha256
 from palettery.app.configs.documents import ConfigDocument, read_config
-from palettery.app.events.log_messages import Line, planned
-from palettery.app.models.indexing import model_checkpoint
+from palettery.app.events.log_messages import LogMessage, plan_summary
+from palettery.app.models.indexing import load_checkpoint
 from palettery.app.planning.exports import check_expressible, with_exports
 from palettery.app.planning.job_plan import JobPlan, take_in_checkpoint
 from palettery.app.planning.tasks import cut
@@ -90,7 +90,7 @@ class PreparedJob:
     request_sha256: str
     files: tuple[str, ...]
     """Digests of the files that it needs."""
-    told: Line
+    told: LogMessage
 
 
 def plan(order: JobSpec, store_url: str, limits: Limits) -> bytes:
@@ -137,7 +137,7 @@ def prepare(order: JobSpec, store_url: str, limits: Limits, place: JobLocation) 
         ),
         request_sha256=request_sha256(intake),
         files=tuple(file.sha256 for file in intake.files() if file.sha256),
-        told=planned(intake.plan),
+        told=plan_summary(intake.plan),
     )
 
 
@@ -163,7 +163,7 @@ def _checkpoint(source: ModelSource, store: Storage, limits: Limits) -> Checkpoi
     """What is in the files; of a model, as it was read before."""
     if source.model_id is None:
         return read_checkpoint(store, source.files, limits)
-    return model_checkpoint(store, source.model_id, source.files, limits)
+    return load_checkpoint(store, source.model_id, source.files, limits)
 
 
 def _at(checkpoint: Checkpoint, paths: Mapping[str, str]) -> Checkpoint:

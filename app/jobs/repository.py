@@ -14,12 +14,12 @@ from palettery.app.database.job_rows import job_from_row
 from palettery.app.database.tables import JobRow
 from palettery.app.errors import Conflict, NotFound
 from palettery.app.events import log_messages as lines
-from palettery.app.events.job_changes import note
-from palettery.app.events.log_messages import Line
-from palettery.app.events.repository import record
+from palettery.app.events.job_changes import add_change
+from palettery.app.events.log_messages import LogMessage
+from palettery.app.events.repository import add_events
 from palettery.app.execution.engine import WorkflowCall
 from palettery.app.execution.turns import OwnerTurns
-from palettery.app.files.repository import FileLocation, keep
+from palettery.app.files.repository import FileLocation, add_job_files
 from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest, KeyTaken
 from palettery.app.jobs.callbacks import Enqueue, Notify, OnEnd
@@ -96,7 +96,7 @@ class JobRepository:
                 if new.keyed is None:
                     raise
                 raise KeyTaken from error
-            keep(session, new.id, files, row.created_at)
+            add_job_files(session, new.id, files, row.created_at)
             if enqueue is not None:
                 enqueue(session, new.id, row.attempt, row.turn)
             return self._queued(session, row, new.told)
@@ -198,8 +198,10 @@ class JobRepository:
             row = started or session.get(JobRow, job_id)
             if row is None or (row.state, row.attempt) != ("running", attempt):
                 return None
-            job, again = job_from_row(row), [lines.taken_up_again(by)]
-            record(session, job_id, self._now(), [job, lines.taken_up(by)] if started else again)
+            job, again = job_from_row(row), [lines.resumed_by(by)]
+            add_events(
+                session, job_id, self._now(), [job, lines.started_by(by)] if started else again
+            )
             return job
 
     def advance(self, job_id: str, progress: Progress, attempt: int | None = None) -> bool:
@@ -215,7 +217,7 @@ class JobRepository:
         expires_at: datetime | None = None,
         progress: Progress | None = None,
         attempt: int | None = None,
-        told: Sequence[Line] = (),
+        told: Sequence[LogMessage] = (),
         stored_bytes: int | None = None,
     ) -> bool:
         """Running to succeeded; whether that was so, of that attempt if one is named.
@@ -239,7 +241,7 @@ class JobRepository:
         attempt: int | None = None,
     ) -> bool:
         """Queued or running to failed; whether that was so, of that attempt if one is named."""
-        error, told = json.loads(problem.model_dump_json()), [lines.failed(problem)]
+        error, told = json.loads(problem.model_dump_json()), [lines.failure(problem)]
         return self._end(job_id, "failed", told, attempt, error=error, expires_at=expires_at)
 
     def cancel(self, job_id: str, expires_at: datetime | None = None) -> bool:
@@ -292,7 +294,7 @@ class JobRepository:
         with self._database.transaction() as session:
             is_gone = session.connection().execute(change).rowcount == 1
             if is_gone:
-                note(session, owner, job_id)
+                add_change(session, owner, job_id)
         if not is_gone:
             state = self.get(job_id).state
             raise Conflict(f"the job is {state}; cancel it, then it can be deleted")
@@ -307,19 +309,21 @@ class JobRepository:
         with self._database.transaction() as session:
             return session.scalars(query).all()
 
-    def _queued(self, session: Session, row: JobRow | Row[Any], told: Sequence[Line] = ()) -> Job:
+    def _queued(
+        self, session: Session, row: JobRow | Row[Any], told: Sequence[LogMessage] = ()
+    ) -> Job:
         """A job that has come to be queued; its log tells how many are served before it."""
         asked = {"last": row.turn, "own": row.id}
         behind = session.connection().scalar(_BEFORE, asked) or 0
         job = job_from_row(row)
-        record(session, row.id, self._now(), [job, *told, lines.queued(behind)])
+        add_events(session, row.id, self._now(), [job, *told, lines.queue_position(behind)])
         return job
 
     def _end(
         self,
         job_id: str,
         state: JobState,
-        told: Sequence[Line],
+        told: Sequence[LogMessage],
         attempt: int | None = None,
         **values: object,
     ) -> bool:
@@ -329,7 +333,7 @@ class JobRepository:
             row = change(session, job_id, ACTIVE_STATES, attempt, **ended)
             if row is None:
                 return False
-            newest = record(session, job_id, now, [*told, job_from_row(row)])
+            newest = add_events(session, job_id, now, [*told, job_from_row(row)])
             if self._notify and row.webhook_url is not None and newest is not None:
                 self._notify(session, WorkflowCall(job_id, row.attempt, newest))
         self._on_end(state, row.started_at)

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from palettery.app.checkpoints.read import bytes_to_parse
 from palettery.app.configs.documents import ConfigDocument
-from palettery.app.configs.selection import chosen_document
+from palettery.app.configs.selection import select_document
 from palettery.app.configs.service import ConfigService
 from palettery.app.errors import UnsupportedMediaType
 from palettery.app.http.caller import Caller
@@ -126,7 +126,7 @@ class RequestParser:
             BadInput: the fields do not go together.
         """
         wished = received.wishes()
-        config = chosen_document(
+        config = select_document(
             wished.config,
             wished.preset,
             wished.config_name,

@@ -37,7 +37,7 @@ from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.settings import Settings
 from palettery.app.storage.base import Storage
 from palettery.app.storage.spooled_content import Content
-from palettery.app.webhooks.addresses import checked_url
+from palettery.app.webhooks.addresses import parse_webhook_url
 from palettery.schemas.jobs import Job, JobPage, JobState
 from palettery.schemas.statistics import TensorStatistics
 
@@ -263,7 +263,7 @@ class JobService:
 
     def _check(self, wished: JobOptions) -> None:
         if wished.webhook_url is not None:
-            checked_url(wished.webhook_url, private=self._settings.webhook_private)
+            parse_webhook_url(wished.webhook_url, private=self._settings.webhook_private)
 
     def _succeeded(self, owner: str, job_id: str, what: str) -> Job:
         job = self._records.get(job_id, owner)

@@ -24,9 +24,9 @@ from palettery.app.errors import (
     problem,
 )
 from palettery.app.events import log_messages as lines
-from palettery.app.events.log_messages import Line
+from palettery.app.events.log_messages import LogMessage
 from palettery.app.events.repository import EventRepository
-from palettery.app.execution.fair_slots import Share
+from palettery.app.execution.fair_slots import SlotRequest
 from palettery.app.execution.fanout import OnDied, Workers
 from palettery.app.jobs.repository import JobRepository
 from palettery.app.jobs.result_reuse import ResultReuse
@@ -93,7 +93,7 @@ class JobSteps:
         if job.reuse:
             around = self._task(job)
             missing = await self._reuse.with_known(job, missing, around, self._workers)
-        cut = lines.cut(len(tasks), len(tasks) - len(missing), sum(map(_reused, missing)))
+        cut = lines.task_summary(len(tasks), len(tasks) - len(missing), sum(map(_reused, missing)))
         is_tiny = sum(task.size_bytes for task in missing) <= TINY_BYTES
         if not is_tiny:  # else that and the end are told together
             await self._tell(job_id, cut)
@@ -129,7 +129,7 @@ class JobSteps:
         why = error.detail if isinstance(error, PaletteryError) else "something cannot be reached"
         if isinstance(error, PaletteryError):
             self._metrics.failed(error)
-        await self._tell(job_id, lines.trying_again(why))
+        await self._tell(job_id, lines.retry(why))
 
     def _work(self, job: Job) -> tuple[list[CompressionTask], set[str]]:
         """A job's tasks, and the parts that there are."""
@@ -145,7 +145,7 @@ class JobSteps:
         `first` is what little is to be palettized before.
         """
         prefix, run = job_folder(job.id), self._workers.run_tasks
-        ask, share, died = self._workers.ask, _share(job), self._on_died(job)
+        ask, share, died = self._workers.run_task, _share(job), self._on_died(job)
         if await asyncio.to_thread(self._store.exists, report_path(prefix)):
             return await asyncio.to_thread(self._as_published, prefix)
         if is_small:
@@ -192,7 +192,7 @@ class JobSteps:
             bytes_done=job.progress.bytes_total,
             bytes_total=job.progress.bytes_total,
         )
-        await asyncio.to_thread(self._succeed, job, taken, done, (lines.TAKEN_OVER,))
+        await asyncio.to_thread(self._succeed, job, taken, done, (lines.REUSED,))
         self._metrics.reused(done.tensors_total)
         return True
 
@@ -201,11 +201,15 @@ class JobSteps:
         job: Job,
         published: Published,
         done: Progress,
-        how: Sequence[Line],
+        how: Sequence[LogMessage],
     ) -> None:
         """Note that a job succeeded, unless it was cancelled meanwhile; then tidy up."""
         size, until, stored = published.size_bytes, self._expiry(), published.stored_bytes
-        told = [*how, *lines.kept(published.kept), lines.shrunk(job.size_before_bytes, size)]
+        told = [
+            *how,
+            *lines.kept_tensors(published.kept),
+            lines.size_summary(job.size_before_bytes, size),
+        ]
         if (
             self._records.succeed(job.id, size, until, done, job.attempt, told, stored)
             and job.reuse
@@ -237,7 +241,7 @@ class JobSteps:
         if not await asyncio.to_thread(self._records.advance, job.id, progress, job.attempt):
             raise Cancelled("the job was stopped while it ran")
 
-    async def _tell(self, job_id: str, *told: Line) -> None:
+    async def _tell(self, job_id: str, *told: LogMessage) -> None:
         """Have it in the job's log; what cannot be written there stops no job."""
         with suppress(DatabaseFailed):
             await asyncio.to_thread(self._events.log, job_id, *told)
@@ -245,7 +249,7 @@ class JobSteps:
     def _on_died(self, job: Job) -> OnDied:
         async def on_died(tasks: Sequence[Task]) -> None:
             await self._tell(
-                job.id, *(lines.worker_died(describe(task), _tensor(task)) for task in tasks)
+                job.id, *(lines.worker_death(describe(task), _tensor(task)) for task in tasks)
             )
 
         return on_died
@@ -289,8 +293,8 @@ class _Progress:
         )
 
 
-def _share(job: Job) -> Share:
-    return Share(job.owner, job.priority, job.id)
+def _share(job: Job) -> SlotRequest:
+    return SlotRequest(job.owner, job.priority, job.id)
 
 
 def _tensors(task: CompressionTask) -> int:

@@ -8,10 +8,10 @@ from typing import TypedDict
 from palettery.app.configs.repository import ConfigRepository
 from palettery.app.configs.service import ConfigService
 from palettery.app.database.engine import Database
-from palettery.app.events.live_lists import LiveLists
+from palettery.app.events.job_streams import JobStreams
+from palettery.app.events.list_streams import ListStreams
 from palettery.app.events.repository import EventRepository
 from palettery.app.events.stream_limits import StreamLimits
-from palettery.app.events.streams import EventStreams
 from palettery.app.execution.fanout import Workers
 from palettery.app.jobs.request_parsing import RequestParser
 from palettery.app.jobs.service import JobService
@@ -43,8 +43,8 @@ class ServiceState(TypedDict):
     reserve: Reserve
     store: Storage
     events: EventRepository
-    streams: EventStreams
-    live: LiveLists
+    streams: JobStreams
+    live: ListStreams
     places: StreamLimits
     webhooks: WebhookRepository
     health: Health
@@ -89,8 +89,8 @@ async def answering(
             reserve=of.reserve,
             store=of.store,
             events=of.events,
-            streams=EventStreams(of.events),
-            live=LiveLists(of.changes),
+            streams=JobStreams(of.events),
+            live=ListStreams(of.changes),
             places=StreamLimits(of.settings.clients),
             webhooks=of.webhooks,
             health=health,

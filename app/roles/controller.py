@@ -8,7 +8,7 @@ from datetime import timedelta
 from palettery.app.errors import WorkersLost
 from palettery.app.execution.cluster import local_workers, remote_workers
 from palettery.app.execution.fanout import Workers
-from palettery.app.execution.lease import leased
+from palettery.app.execution.lease import hold_lease
 from palettery.app.jobs.expiry import JobExpiry
 from palettery.app.jobs.result_repository import ResultRepository
 from palettery.app.jobs.result_reuse import ResultReuse
@@ -35,7 +35,7 @@ async def controlling(
     """
     settings, metrics = of.settings, of.metrics
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(leased(of.database, settings.executor_id, stop))
+        await stack.enter_async_context(hold_lease(of.database, settings.executor_id, stop))
         orphan_age = timedelta(seconds=settings.orphan_age_s)
         unused = UploadExpiry(of.files, of.sessions, of.models, of.store, orphan_age)
         if is_alone and settings.storage_url is None:
@@ -44,7 +44,7 @@ async def controlling(
         hire = remote_workers if settings.scheduler_url else local_workers
         workers = await stack.enter_async_context(hire(settings, metrics, traces))
         with suppress(WorkersLost):  # it may come later; jobs wait for it
-            await workers.reach()
+            await workers.connect()
         reuse = ResultReuse(ResultRepository(of.database), of.jobs, of.store, of.documents)
         steps = JobSteps(settings, of.jobs, of.events, of.store, workers, reuse, metrics)
         deliveries = WebhookDeliveries(settings, of.events, of.webhooks, of.engine)

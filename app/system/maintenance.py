@@ -49,7 +49,7 @@ class Maintenance:
         await asyncio.gather(
             _repeat(DEADLINE_EVERY_S, self._end_overdue),
             _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._note)),
-            _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._turns.close_up)),
+            _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._turns.close_gaps)),
             _repeat(NOTE_EVERY_S, partial(asyncio.to_thread, self._reserve.make)),
             _repeat(MEND_EVERY_S, partial(asyncio.to_thread, self._mend)),
             _repeat(self._settings.sweep_every_s, partial(asyncio.to_thread, self._clean_up)),
@@ -64,7 +64,7 @@ class Maintenance:
             self._sweep.run()
 
     def _note(self) -> None:
-        self._controllers.note(self._settings.executor_id, self._workers.count(), VERSION)
+        self._controllers.heartbeat(self._settings.executor_id, self._workers.count(), VERSION)
 
     async def _end_overdue(self) -> None:
         for job_id in await asyncio.to_thread(self._records.overdue, datetime.now(UTC)):
@@ -79,7 +79,7 @@ class Maintenance:
     def _mend(self) -> None:
         """Bring rows and workflows together, should anything have left them apart."""
         jobs = self._records.alive()
-        lives = self._engine.lives([(job.id, job.attempt) for job in jobs])
+        lives = self._engine.workflow_states([(job.id, job.attempt) for job in jobs])
         for job, life in zip(jobs, lives, strict=True):
             if life == "none":
                 self._records.enqueue_again(job.id, self._engine.enqueue)

@@ -108,13 +108,13 @@ def test_delete_takes_results_and_the_need_of_files_along(records, database):
     )
     results.remember("local", job_id, [found])
     assert results.by_content("local", ["1" * 64]) == {"1" * 64: found.stored}
-    assert not files.forget("a" * 64)
+    assert not files.delete_if_unused("a" * 64)
     records.delete(job_id)
     with pytest.raises(NotFound):
         records.get(job_id)
     assert results.by_content("local", ["1" * 64]) == {}
     assert files.find(["a" * 64]) == {"a" * 64: "files/a"}, "its bytes are the sweep's to delete"
-    assert files.forget("a" * 64)
+    assert files.delete_if_unused("a" * 64)
 
 
 @pytest.mark.parametrize(
