@@ -23,7 +23,7 @@ from palettery.schemas.models import ModelContents, ModelTensor
 
 @dataclass(frozen=True)
 class IndexedModel:
-    """What is stored in the row of a model after parsing it."""
+    """Results of parsing that are stored in a model's row."""
 
     name: str
     """Name of the first file that has tensors."""
