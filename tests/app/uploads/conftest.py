@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import hashlib
 from dataclasses import dataclass
@@ -96,6 +97,21 @@ class World:
     def left(self):
         """But for the digests of uploaded files."""
         return {path for path in self.store.list("") if not path.startswith(f"{DIGESTS}/")}
+
+
+def run(work):
+    return asyncio.run(work)
+
+
+def completed(world, upload, owner="a"):
+    return run(world.uploads.complete(owner, upload.id))
+
+
+def check_only_models_are_left(world):
+    stored = set(world.files.paths())
+    assert {path for path in world.left() if not path.startswith("models/")} == stored
+    if hasattr(world.store, "root"):
+        assert [*world.store.root.rglob("*.aside")] == []
 
 
 @pytest.fixture(scope="session")
