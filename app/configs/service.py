@@ -13,7 +13,7 @@ from palettery.app.storage.spooled_content import IN_MEMORY_BYTES, Content, Spoo
 from palettery.schemas.configs import ConfigPage, ConfigSummary
 
 NORMALIZED_FACTOR = 4
-"""How many times longer a config with every default filled in may be than a request's."""
+"""Limit of a config with every default filled in, in multiples of the limit of a request."""
 
 
 class ConfigService:

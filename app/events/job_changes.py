@@ -27,7 +27,7 @@ BATCH = 1_000
 OVERLAP = 200
 """Numbers below the newest among which missing ones are awaited."""
 AWAITED_S = 60.0
-"""How long a missing number is awaited; no transaction takes that long."""
+"""Time after which a missing number is given up; no transaction takes that long."""
 
 _ADD = insert(JobChangeRow)
 _NEWEST = select(JobChangeRow.number).order_by(JobChangeRow.number.desc()).limit(OVERLAP)

@@ -1,4 +1,4 @@
-"""Versions of named configs, on every database that is claimed."""
+"""Versions of named configs, on every supported database."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""What happened to jobs, in rows, on every database that is claimed."""
+"""Rows of events of jobs, on every supported database."""
 
 import itertools
 import json
@@ -46,8 +46,8 @@ def add(records, **chosen):
 
 def texts(events, job_id, after=0):
     """Events as (kind, state or message)."""
-    found = [json.loads(event.data) for event in events.after(job_id, after, ALL)]
-    return [one["state"] if "state" in one else one["message"] for one in found]
+    data = [json.loads(event.data) for event in events.after(job_id, after, ALL)]
+    return [one["state"] if "state" in one else one["message"] for one in data]
 
 
 def states(events, job_id):
@@ -65,8 +65,8 @@ def test_every_change_of_state_is_an_event_with_the_job_as_it_was(records, event
     jobs.append(records.get(job_id))
     records.retry(job_id)
     jobs.append(records.get(job_id))
-    found = [event for event in events.after(job_id, 0, ALL) if event.kind == "state"]
-    assert [json.loads(event.data) for event in found] == [
+    changes = [event for event in events.after(job_id, 0, ALL) if event.kind == "state"]
+    assert [json.loads(event.data) for event in changes] == [
         job.model_dump(mode="json") for job in jobs
     ]
     assert states(events, job_id) == ["queued", "running", "failed", "queued"]
@@ -117,10 +117,10 @@ def test_numbers_have_no_gaps_whoever_writes(records, events):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: events.log(job_id, LogMessage(f"line {n}")), range(40)))
     records.succeed(job_id, 7)
-    found = events.after(job_id, 0, ALL)
-    assert [event.number for event in found] == list(range(1, len(found) + 1))
+    stored = events.after(job_id, 0, ALL)
+    assert [event.number for event in stored] == list(range(1, len(stored) + 1))
     assert {f"line {n}" for n in range(40)} <= set(texts(events, job_id))
-    assert events.snapshots([job_id])[job_id].newest == len(found)
+    assert events.snapshots([job_id])[job_id].newest == len(stored)
 
 
 def test_same_line_is_written_once_between_two_changes_of_state(records, events):
@@ -187,9 +187,9 @@ def test_snapshots_have_progress_and_whether_the_job_has_ended(records, events):
     now = Progress(tensors_done=2, tensors_total=3, bytes_done=5)
     records.advance(running, now)
     records.cancel(ended)
-    found = events.snapshots([running, ended])
-    assert found[running] == JobSnapshot(4, has_ended=False, progress=now)
-    assert found[ended] == JobSnapshot(4, has_ended=True, progress=Progress(tensors_total=3))
+    snapshots = events.snapshots([running, ended])
+    assert snapshots[running] == JobSnapshot(4, has_ended=False, progress=now)
+    assert snapshots[ended] == JobSnapshot(4, has_ended=True, progress=Progress(tensors_total=3))
 
 
 def test_event_and_change_are_one(records, events, database):

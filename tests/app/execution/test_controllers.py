@@ -1,4 +1,4 @@
-"""Signs of life of controllers, on every database that is claimed."""
+"""Heartbeats of controllers, on every supported database."""
 
 from datetime import UTC, datetime, timedelta
 

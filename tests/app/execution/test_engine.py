@@ -1,4 +1,4 @@
-"""Workflows beside rows: both or neither, on every database that is claimed."""
+"""Workflows beside rows: both or neither, on every supported database."""
 
 import asyncio
 import itertools

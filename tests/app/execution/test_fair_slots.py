@@ -1,4 +1,4 @@
-"""Who gets a worker's next free slot."""
+"""The order in which owners get free slots."""
 
 import asyncio
 from collections import Counter

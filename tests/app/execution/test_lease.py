@@ -52,7 +52,7 @@ def kill(database, pid):
 
 
 class Lost:
-    """What is called when the id is lost; how often it was."""
+    """Counts the calls of `on_lost`."""
 
     def __init__(self):
         self.times = 0

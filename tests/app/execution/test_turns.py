@@ -1,4 +1,4 @@
-"""Whose job is served next, as the engine sees it, on every database that is claimed."""
+"""The order in which the engine serves jobs, on every supported database."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor

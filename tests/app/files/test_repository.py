@@ -1,4 +1,4 @@
-"""Rows of stored upload files, on every database that is claimed."""
+"""Rows of stored upload files, on every supported database."""
 
 import itertools
 import threading

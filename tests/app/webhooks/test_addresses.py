@@ -1,4 +1,4 @@
-"""Where webhooks may go, judged by literal address and by what a name stands for."""
+"""Addresses of webhooks, literal ones and those of host names."""
 
 import asyncio
 import ipaddress
@@ -99,7 +99,7 @@ def test_names_of_this_machine_are_refused_when_called(host):
 
 
 def answer(monkeypatch, *rounds):
-    """Have names resolve to these addresses, one list for each time that one is looked up."""
+    """Make names resolve to these addresses, one list per resolution."""
     left = [list(addresses) for addresses in rounds]
     looked_up = []
 
