@@ -154,7 +154,7 @@ def test_private_hosts_are_refused_without_a_word_to_them(database, engine, rece
     service = Service(database, engine, webhook_private=False)
     outcome = service.call(service.ended(receiver.url(host)))
     assert outcome.status == "refused"
-    assert "public" in outcome.why
+    assert "public" in outcome.reason
     assert receiver.calls == []
 
 
