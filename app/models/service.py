@@ -124,7 +124,7 @@ class ModelService:
             )
         except (FileGone, NotFound):
             # Another request that parsed it before may still add it; expiry removes it if not.
-            if is_new and not await asyncio.to_thread(self._repository.known, [id_]):
+            if is_new and not await asyncio.to_thread(self._repository.existing_ids, [id_]):
                 paths = (index_path(id_), contents_path(id_))
                 await asyncio.to_thread(self._store.delete, *paths)
             raise
