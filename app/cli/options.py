@@ -106,6 +106,6 @@ def connected(server: str, key: str | None) -> "Iterator[Client]":
 
 def config_of(config: Path | None, preset: str | None) -> "KMeansPalettizerConfig":
     """Return the config of a file, or of a preset."""
-    from palettery.app.configs.selection import chosen_config
+    from palettery.app.configs.selection import select_config
 
-    return chosen_config(text_of(config), preset)
+    return select_config(text_of(config), preset)

@@ -1,4 +1,4 @@
-"""Config documents as what they say; these functions may take seconds for megabytes."""
+"""Parsing of config documents; it may take seconds for megabytes."""
 
 import hashlib
 import math
@@ -17,19 +17,19 @@ from palettery.schemas.configs import ValidatedConfig
 from palettery.schemas.problem import InvalidField
 
 Language = Literal["json", "yaml"]
-"""JSON is strict; what is called YAML may be JSON."""
+"""`yaml` includes JSON, `json` is strict."""
 
 
 @dataclass(frozen=True)
 class ConfigDocument:
-    """A config that somebody wrote; whether it is valid is not known yet."""
+    """A config as text, not validated yet."""
 
     text: str | Content
     language: Language = "yaml"
     member: str | None = None
-    """The config is this member of the text, which is a JSON object; None if it is all of it."""
+    """Member of the JSON object in `text` that is the config; None if the whole text is."""
     name: str | None = None
-    """`name@version` under which it is stored, or the preset's."""
+    """`name@version` of a stored config, or the name of a preset."""
 
     def content(self) -> str | bytes:
         """Return the text in one piece."""
@@ -37,7 +37,7 @@ class ConfigDocument:
 
 
 SHA256_CHARACTERS = 64
-"""Of a hex digest."""
+"""Length of a hex digest."""
 
 
 @dataclass(frozen=True)
@@ -49,48 +49,51 @@ class NormalizedConfig:
     sha256: str
 
     @classmethod
-    def of(cls, content: bytes) -> Self:
-        """Return what `normalised` has returned, taken apart."""
+    def from_content(cls, content: bytes) -> Self:
+        """Parse the result of `normalize`."""
         digest, text = content[:SHA256_CHARACTERS], content[SHA256_CHARACTERS:]
         return cls(text.decode(), digest.decode())
 
 
 def read_config(document: ConfigDocument) -> KMeansPalettizerConfig:
-    """The config in a document.
+    """Return the config in a document.
 
     Raises:
-        InvalidConfig: every field at fault, at once.
+        InvalidConfig: lists every invalid field.
     """
     return _read(document, _parsed)
 
 
-def normalised(document: ConfigDocument, most_bytes: int) -> bytes:
-    """The one form of all documents that say the same, every default filled in; its digest first.
+def normalize(document: ConfigDocument, most_bytes: int) -> bytes:
+    """Return the config's digest, then the config as JSON with every default filled in.
+
+    Documents that mean the same have the same result.
 
     Raises:
-        InvalidConfig: every field at fault, at once; or every pattern that is none.
-        TooLarge: it has more bytes than may be.
+        InvalidConfig: lists every invalid field, or every invalid pattern.
+        TooLarge: the result has more than `most_bytes`.
     """
     text = _read(document, _checked).model_dump_json().encode()
     if len(text) > most_bytes:
         raise TooLarge(
             f"the config has {len(text):,} bytes once every default is filled in; {most_bytes:,} "
-            "are allowed: have fewer rules, or the operator raise PALETTERY_LIMIT_CONFIG_BYTES"
+            "are allowed: use fewer rules, or ask the operator to raise "
+            "PALETTERY_LIMIT_CONFIG_BYTES"
         )
     return hashlib.sha256(text).hexdigest().encode() + text
 
 
-def validated(document: ConfigDocument) -> bytes:
-    """What is to be said of a document, as JSON of `ValidatedConfig`."""
+def validate(document: ConfigDocument) -> bytes:
+    """Return the `ValidatedConfig` of a document as JSON."""
     try:
         config = _checked(document)
     except ConfigError as error:
-        found = ValidatedConfig(is_valid=False, errors=error.errors)
+        result = ValidatedConfig(is_valid=False, errors=error.errors)
     else:
-        found = ValidatedConfig(
+        result = ValidatedConfig(
             is_valid=True, config=config, json=config.to_json(), yaml=config.to_yaml()
         )
-    return found.model_dump_json().encode()
+    return result.model_dump_json().encode()
 
 
 def _parsed(document: ConfigDocument) -> KMeansPalettizerConfig:
@@ -107,7 +110,7 @@ def _parsed(document: ConfigDocument) -> KMeansPalettizerConfig:
 
 
 def _checked(document: ConfigDocument) -> KMeansPalettizerConfig:
-    """The same, of which every pattern is one; a plan looks by itself."""
+    """Return the config after checking its patterns; planning checks them by itself."""
     config = _parsed(document)
     try:
         check_patterns(config, Patterns(math.inf))
@@ -117,18 +120,18 @@ def _checked(document: ConfigDocument) -> KMeansPalettizerConfig:
 
 
 def _read(
-    document: ConfigDocument, how: Callable[[ConfigDocument], KMeansPalettizerConfig]
+    document: ConfigDocument, parse: Callable[[ConfigDocument], KMeansPalettizerConfig]
 ) -> KMeansPalettizerConfig:
-    """The config, its faults told as those of what was sent."""
+    """Return the config; errors point into the text that was sent."""
     try:
-        return how(document)
+        return parse(document)
     except ConfigError as error:
-        faults = [_below(document.member, fault) for fault in error.errors]
-        raise InvalidConfig.of(faults) from error
+        errors = [_below(document.member, each) for each in error.errors]
+        raise InvalidConfig.of(errors) from error
 
 
-def _below(member: str | None, fault: InvalidField) -> InvalidField:
-    """A fault of a document that was part of another, where its lines are not the same."""
+def _below(member: str | None, error: InvalidField) -> InvalidField:
+    """Return an error with its pointer below `member`, and without its line, which differs."""
     if member is None:
-        return fault
-    return InvalidField(pointer=f"/{member}{fault.pointer}", detail=fault.detail)
+        return error
+    return InvalidField(pointer=f"/{member}{error.pointer}", detail=error.detail)

@@ -25,7 +25,7 @@ LANGUAGES: dict[str, Language] = {
     "text/yaml": "yaml",
     "text/x-yaml": "yaml",
 }
-"""Source: RFC 9512 for the first of YAML; the others were in use before it."""
+"""Source: RFC 9512 for `application/yaml`; the others were in use before it."""
 EXAMPLE = {"global_config": {"op_state_spec": {"weight": {"n_bits": 4}}}}
 EXAMPLE_YAML = "global_config:\n  op_state_spec:\n    weight: {n_bits: 4}\n"
 BODY: dict[str, Any] = {
@@ -40,18 +40,24 @@ BODY: dict[str, Any] = {
         },
     }
 }
-REFUSED = problems(
+INVALID_BODY = problems(
     _413="the document is over a limit", _415="the body is neither JSON nor YAML by its type"
 )
 UNKNOWN = problems(_404="no such config")
 
 
-async def document_of(request: Request, most_bytes: int) -> ConfigDocument:
-    """The config document that is a request's body.
+async def configs_of(request: Request) -> ConfigService:
+    """The service's configs."""
+    found: ConfigService = request.state.configs
+    return found
+
+
+async def read_document(request: Request, most_bytes: int) -> ConfigDocument:
+    """Return the config document in a request's body.
 
     Raises:
-        UnsupportedMediaType: it says that it is neither JSON nor YAML.
-        TooLarge: it is over the limit.
+        UnsupportedMediaType: its type is neither JSON nor YAML.
+        TooLarge: it has more than `most_bytes`.
     """
     kind = media_type(request)
     if kind not in LANGUAGES:
@@ -65,11 +71,11 @@ Service = Annotated[ConfigService, Depends(ServiceLookup(ConfigService))]
 
 
 @router.post(
-    "/configs/validate", openapi_extra=BODY, response_model=ValidatedConfig, responses=REFUSED
+    "/configs/validate", openapi_extra=BODY, response_model=ValidatedConfig, responses=INVALID_BODY
 )
 async def validate(request: Request, configs: Service, caller: Reader) -> Response:
-    """Every fault of a config at once, or the config in full; nothing is stored."""
-    document = await document_of(request, configs.most_bytes)
+    """Return every error of a config, or the config in full; nothing is stored."""
+    document = await read_document(request, configs.most_bytes)
     return json_response(await configs.validate(DocumentClient(caller.owner, request), document))
 
 
@@ -77,15 +83,15 @@ async def validate(request: Request, configs: Service, caller: Reader) -> Respon
     "/configs/{name}",
     openapi_extra=BODY,
     response_model=NamedConfig,
-    responses=REFUSED
+    responses=INVALID_BODY
     | problems(
         _422="the name or the config is not valid", _429="the owner has as many bytes as it may"
     )
     | {201: {"model": NamedConfig, "description": "a new version, at Location"}},
 )
 async def put(name: str, request: Request, configs: Service, caller: Writer) -> Response:
-    """Store a config under a name, as its next version unless the newest says the same."""
-    document = await document_of(request, configs.most_bytes)
+    """Store a config as the next version of a name, unless the newest version is the same."""
+    document = await read_document(request, configs.most_bytes)
     client = DocumentClient(caller.owner, request)
     summary, config, is_new = await configs.put(caller, client, name, document)
     location = {"Location": external_path(request, summary.links["self"])}
@@ -97,29 +103,27 @@ async def put(name: str, request: Request, configs: Service, caller: Writer) -> 
 
 @router.get("/configs", responses=problems(_422="limit or cursor is not valid"))
 def page(configs: Service, caller: Reader, limit: Limit = 100, cursor: Cursor = None) -> ConfigPage:
-    """Configs in their newest versions, in the order of their names."""
+    """List the newest version of each config, in the order of their names."""
     return configs.page(caller.owner, limit, cursor)
 
 
 @router.get("/configs/{name}", response_model=NamedConfig, responses=UNKNOWN)
 async def get(
-    name: Annotated[
-        str, Path(description="`name` for the newest version, or `name@version` for that one.")
-    ],
+    name: Annotated[str, Path(description="`name` for the newest version, or `name@version`.")],
     configs: Service,
     caller: Reader,
 ) -> Response:
-    """The version that `name@version` names, or the newest that `name` does."""
+    """Return one version of a config."""
     summary, config = await configs.get(caller.owner, name)
     return json_response(_head(summary), config, "}")
 
 
 @router.delete("/configs/{name}", status_code=204, responses=UNKNOWN)
 def delete(name: str, configs: Service, caller: Writer) -> None:
-    """Remove a name with all its versions; jobs made of them keep their config."""
+    """Delete a name with all its versions; jobs keep their configs."""
     configs.delete(caller.owner, name)
 
 
 def _head(summary: ConfigSummary) -> str:
-    """A `NamedConfig` as JSON, up to its config."""
+    """Return the JSON of a `NamedConfig` up to its config."""
     return summary.model_dump_json().removesuffix("}") + ',"config":'

@@ -1,4 +1,4 @@
-"""Rows of named configs: versions are added and removed together, and never changed."""
+"""Rows of named configs; a version is never changed, and all versions are deleted together."""
 
 import re
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from palettery.schemas.keys import OwnerLimits
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 REFERENCE = re.compile(rf"({NAME.pattern})(?:@([1-9]\d{{0,8}}))?")
-"""A name, or one of its versions; anything else is not looked for."""
+"""A name or `name@version`."""
 
 WITHOUT_DOCUMENT = load_only(ConfigRow.sha256, ConfigRow.created_at)
-"""It may have megabytes."""
+"""Leaves out the document, which may have megabytes."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class StoredConfig:
 
     summary: ConfigSummary
     document: str
-    """JSON, every default filled in."""
+    """JSON with every default filled in."""
 
 
 class ConfigRepository:
@@ -42,14 +42,16 @@ class ConfigRepository:
     def put(
         self, owner: str, name: str, config: NormalizedConfig, limits: OwnerLimits = UNLIMITED
     ) -> tuple[ConfigSummary, bool]:
-        """The newest version, and whether it is new; the same content makes none.
+        """Store a new version unless the newest has the same content.
+
+        Returns the newest version and whether it is new.
 
         Raises:
-            OverQuota: its owner may not have as many bytes.
+            OverQuota: the owner would have more bytes than it may.
         """
-        stored = limits.model_copy(update={"queued_jobs": None})
-        with self._database.transaction() as session, within_limits(session, owner, stored):
-            _hold(session, owner)
+        byte_limits = limits.model_copy(update={"queued_jobs": None})
+        with self._database.transaction() as session, within_limits(session, owner, byte_limits):
+            _lock(session, owner)
             newest = session.scalar(_newest(owner, name).options(WITHOUT_DOCUMENT))
             if newest is not None and newest.sha256 == config.sha256:
                 return _summary(newest), False
@@ -66,14 +68,14 @@ class ConfigRepository:
             return _summary(row), True
 
     def get(self, owner: str, reference: str) -> StoredConfig:
-        """The version that `name@version` names, or the newest that `name` does.
+        """Return the version `name@version`, or the newest one of `name`.
 
         Raises:
             NotFound: there is none.
         """
-        found = REFERENCE.fullmatch(reference)
-        if found is not None:
-            name, version = found.groups()
+        match = REFERENCE.fullmatch(reference)
+        if match is not None:
+            name, version = match.groups()
             query = _newest(owner, name)
             if version is not None:
                 query = query.where(ConfigRow.version == int(version))
@@ -84,7 +86,7 @@ class ConfigRepository:
         raise NotFound(f"there is no config {reference[:80]!r}; see the list of your configs")
 
     def page(self, owner: str, limit: int, after: str | None) -> Sequence[ConfigSummary]:
-        """The newest version of each name behind this one, in the order of the names."""
+        """Return the newest version of each name that sorts after `after`."""
         newest = (
             select(ConfigRow.name, func.max(ConfigRow.version).label("version"))
             .where(ConfigRow.owner == owner, ConfigRow.name > (after or ""))
@@ -107,21 +109,21 @@ class ConfigRepository:
             return [_summary(row) for row in session.scalars(query)]
 
     def delete(self, owner: str, name: str) -> None:
-        """Remove a name with its versions.
+        """Delete a name with all its versions.
 
         Raises:
             NotFound: there is no such name.
         """
         change = delete(ConfigRow).where(ConfigRow.owner == owner, ConfigRow.name == name)
         with self._database.transaction() as session:
-            _hold(session, owner)
-            gone = session.connection().execute(change).rowcount
-        if not gone:
+            _lock(session, owner)
+            deleted = session.connection().execute(change).rowcount
+        if not deleted:
             raise NotFound(f"there is no config {name[:80]!r}; see the list of your configs")
 
 
-def _hold(session: Session, owner: str) -> None:
-    """Have nobody else change the owner's configs until the transaction ends."""
+def _lock(session: Session, owner: str) -> None:
+    """Lock the owner's configs until the transaction ends."""
     session.execute(insert(session, OwnerRow).on_conflict_do_nothing(), {"name": owner})
     session.execute(select(OwnerRow).where(OwnerRow.name == owner).with_for_update())
 

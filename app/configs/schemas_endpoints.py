@@ -1,4 +1,4 @@
-"""What a client can look up: presets and schemas."""
+"""Presets and JSON Schemas over HTTP."""
 
 import difflib
 from typing import Any
@@ -15,19 +15,19 @@ router = APIRouter(responses=problems(default="an error of another kind"))
 
 @router.get("/v1/presets")
 def presets() -> dict[str, dict[str, Any]]:
-    """Every preset as the config it stands for."""
+    """Return the config of every preset."""
     return {name: make().to_dict() for name, make in PRESETS.items()}
 
 
 @router.get("/v1/schemas")
 def schemas() -> list[str]:
-    """Names of the schemas there are."""
+    """List the names of the schemas."""
     return list(MODELS)
 
 
 @router.get("/v1/schemas/{name}", responses=problems(_404="no such schema"))
 def schema(name: str) -> dict[str, Any]:
-    """JSON Schema of one model."""
+    """Return one JSON Schema."""
     if name not in MODELS:
         near = difflib.get_close_matches(name[:100], MODELS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(MODELS)}"

@@ -1,4 +1,4 @@
-"""The config that a request means: one that it holds, a named one, or a preset."""
+"""Selection of a request's config: its own, a stored one, or a preset."""
 
 import difflib
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from palettery.app.errors import BadInput, UnknownPreset
 from palettery.schemas.config import PRESETS, KMeansPalettizerConfig
 
 
-def chosen_config(text: str | bytes | None, preset: str | None) -> KMeansPalettizerConfig:
-    """The config that a user gave as JSON or YAML text, or by a preset's name.
+def select_config(text: str | bytes | None, preset: str | None) -> KMeansPalettizerConfig:
+    """Return the config in a JSON or YAML text, or a preset.
 
     Raises:
-        BadInput: both were given, or neither.
-        InvalidConfig: every field at fault, at once.
-        UnknownPreset: names the presets there are.
+        BadInput: there are both, or neither.
+        InvalidConfig: lists every invalid field.
+        UnknownPreset: lists the presets.
     """
     if (text is None) == (preset is None):
         got = "neither" if text is None else "both"
@@ -22,29 +22,29 @@ def chosen_config(text: str | bytes | None, preset: str | None) -> KMeansPaletti
     return read_config(_preset(preset) if preset is not None else ConfigDocument(text or ""))
 
 
-def chosen_document(
-    written: ConfigDocument | None,
+def select_document(
+    document: ConfigDocument | None,
     preset: str | None,
     name: str | None,
-    named: Callable[[str], ConfigDocument],
+    load: Callable[[str], ConfigDocument],
 ) -> ConfigDocument:
-    """The config of a request, which may name one that is stored.
+    """Return a request's own config document, the stored one of this name, or a preset.
 
     Raises:
-        BadInput: none was given, or several.
-        UnknownPreset: names the presets there are.
-        NotFound: nothing is stored under the name.
+        BadInput: there is none of them, or several.
+        UnknownPreset: lists the presets.
+        NotFound: no config of this name is stored.
     """
-    given = {"config": written, "config_name": name, "preset": preset}
-    got = [key for key, value in given.items() if value is not None]
+    choices = {"config": document, "config_name": name, "preset": preset}
+    got = [key for key, value in choices.items() if value is not None]
     if len(got) != 1:
         raise BadInput(
             "give a config, a config_name or a preset, one of the three; "
             f"got {' and '.join(got) or 'none'}"
         )
     if name is not None:
-        return named(name)
-    return _preset(preset) if preset is not None else written or ConfigDocument("")
+        return load(name)
+    return _preset(preset) if preset is not None else document or ConfigDocument("")
 
 
 def _preset(name: str) -> ConfigDocument:

@@ -1,8 +1,8 @@
-"""Named configs: what the endpoints ask for."""
+"""Named configs: validation, storage, limits."""
 
 import asyncio
 
-from palettery.app.configs.documents import ConfigDocument, NormalizedConfig, normalised, validated
+from palettery.app.configs.documents import ConfigDocument, NormalizedConfig, normalize, validate
 from palettery.app.configs.repository import NAME, ConfigRepository
 from palettery.app.errors import BadInput
 from palettery.app.http.caller import Caller
@@ -12,50 +12,50 @@ from palettery.app.sandbox.fair_semaphore import FairSemaphore
 from palettery.app.storage.spooled_content import IN_MEMORY_BYTES, Content, SpooledContent, pieces
 from palettery.schemas.configs import ConfigPage, ConfigSummary
 
-NORMALISED = 4
-"""A config with every default filled in may be so many times as long as one that is sent."""
+NORMALIZED_FACTOR = 4
+"""Limit of a config with every default filled in, in multiples of the limit of a request."""
 
 
 class ConfigService:
     """Configs of one service."""
 
-    def __init__(self, records: ConfigRepository, documents: DocumentPool, most_bytes: int) -> None:
-        self._records, self._documents = records, documents
+    def __init__(
+        self, repository: ConfigRepository, documents: DocumentPool, most_bytes: int
+    ) -> None:
+        self._repository, self._documents = repository, documents
         self.most_bytes = most_bytes
-        # They have megabytes, and the database takes and gives them in one piece.
+        # Configs have megabytes, and the database reads and writes them in one piece.
         self._in_memory = FairSemaphore(1)
 
     async def put(
         self, caller: Caller, client: DocumentClient, name: str, document: ConfigDocument
     ) -> tuple[ConfigSummary, Content, bool]:
-        """Store a config as the newest version of a name; whether it was not that already.
+        """Store a config as the newest version of a name.
 
-        The content is the digest of the config, and behind it the config.
+        Returns the version, the content (digest, then config) and whether the version is new.
 
         Raises:
-            BadInput: the name is none.
-            InvalidConfig: every field at fault, at once.
-            OverQuota: the caller has too many bytes.
+            BadInput: the name is invalid.
+            InvalidConfig: lists every invalid field.
+            OverQuota: the owner would have more bytes than it may.
         """
         if not NAME.fullmatch(name):
             raise BadInput(
                 f"{name[:80]!r} cannot be a config's name; write 1 to 64 of a-z, 0-9, '.', '_' and "
                 "'-', and begin with a letter or a digit"
             )
-        most_bytes, size_bytes = NORMALISED * self.most_bytes, len(document.text)
-        config = await self._documents.document(
-            client, size_bytes, normalised, document, most_bytes
-        )
+        most_bytes, size_bytes = NORMALIZED_FACTOR * self.most_bytes, len(document.text)
+        config = await self._documents.document(client, size_bytes, normalize, document, most_bytes)
         async with self._in_memory.turn(caller.owner):
             summary, is_new = await asyncio.to_thread(self._put, caller, name, config)
         return summary, config, is_new
 
     async def validate(self, client: DocumentClient, document: ConfigDocument) -> Content:
-        """What is to be said of a document, as JSON of `ValidatedConfig`."""
-        return await self._documents.document(client, len(document.text), validated, document)
+        """Return the `ValidatedConfig` of a document as JSON."""
+        return await self._documents.document(client, len(document.text), validate, document)
 
     async def get(self, owner: str, reference: str) -> tuple[ConfigSummary, Content]:
-        """The version that `name@version` names, or the newest that `name` does.
+        """Return the version `name@version`, or the newest one of `name`.
 
         Raises:
             NotFound: there is none.
@@ -64,7 +64,7 @@ class ConfigService:
             return await asyncio.to_thread(self._get, owner, reference)
 
     async def document(self, owner: str, reference: str) -> ConfigDocument:
-        """The same, for a job.
+        """Return the same as a document, for a job.
 
         Raises:
             NotFound: there is none.
@@ -73,27 +73,27 @@ class ConfigService:
         return ConfigDocument(content, "json", name=summary.reference)
 
     def page(self, owner: str, limit: int, cursor: str | None) -> ConfigPage:
-        """An owner's configs, in the order of their names."""
-        found = self._records.page(owner, limit + 1, decode_key_cursor(cursor, NAME))
-        items = tuple(found[:limit])
+        """Return a page of an owner's configs, in the order of their names."""
+        rows = self._repository.page(owner, limit + 1, decode_key_cursor(cursor, NAME))
+        items = tuple(rows[:limit])
         return ConfigPage(
-            items=items, next_cursor=encode_key_cursor(items[-1].name) if found[limit:] else None
+            items=items, next_cursor=encode_key_cursor(items[-1].name) if rows[limit:] else None
         )
 
     def delete(self, owner: str, name: str) -> None:
-        """Remove a name with its versions; jobs keep what they were given.
+        """Delete a name with all its versions; jobs keep their configs.
 
         Raises:
             NotFound: there is no such name.
         """
-        self._records.delete(owner, name)
+        self._repository.delete(owner, name)
 
     def _put(self, caller: Caller, name: str, config: Content) -> tuple[ConfigSummary, bool]:
-        parsed = NormalizedConfig.of(b"".join(pieces(config)))
-        return self._records.put(caller.owner, name, parsed, caller.limits)
+        normalized = NormalizedConfig.from_content(b"".join(pieces(config)))
+        return self._repository.put(caller.owner, name, normalized, caller.limits)
 
     def _get(self, owner: str, reference: str) -> tuple[ConfigSummary, Content]:
-        found = self._records.get(owner, reference)
-        content = found.document.encode()
+        stored = self._repository.get(owner, reference)
+        content = stored.document.encode()
         is_large = len(content) > IN_MEMORY_BYTES
-        return found.summary, SpooledContent(content) if is_large else content
+        return stored.summary, SpooledContent(content) if is_large else content

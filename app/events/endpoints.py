@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from palettery.app.events.live_lists import LiveLists
-from palettery.app.events.repository import EventRepository, Standing, StoredEvent
+from palettery.app.events.job_streams import JobStreams
+from palettery.app.events.list_streams import ListStreams
+from palettery.app.events.repository import EventRepository, JobSnapshot, StoredEvent
 from palettery.app.events.stream_limits import StreamLimits
-from palettery.app.events.streams import EventStreams
 from palettery.app.http.caller import Caller
 from palettery.app.http.problems import problems
 from palettery.app.http.services import ServiceLookup
@@ -25,77 +25,77 @@ NUMBER = {"ge": 0, "le": LARGEST}
 UNKNOWN = problems(_404="no such job", _422="not the number of an event")
 FULL = problems(_429="the owner has as many event streams open as it may, or all owners together")
 
-
 Events = Annotated[EventRepository, Depends(ServiceLookup(EventRepository))]
-Streams = Annotated[EventStreams, Depends(ServiceLookup(EventStreams))]
-Lists = Annotated[LiveLists, Depends(ServiceLookup(LiveLists))]
+Streams = Annotated[JobStreams, Depends(ServiceLookup(JobStreams))]
+Lists = Annotated[ListStreams, Depends(ServiceLookup(ListStreams))]
 Limits = Annotated[StreamLimits, Depends(ServiceLookup(StreamLimits))]
 
 
 @dataclass(frozen=True)
-class Position:
-    """Where a reader of a job's events is."""
+class StreamStart:
+    """Job and event after which a stream starts."""
 
     job_id: str
     number: int
-    """Of the last event that it has seen."""
-    standing: Standing | None
-    """Of the job; None if there is nothing left to tell."""
+    """Number of the last event that the client has received."""
+    snapshot: JobSnapshot | None
+    """State of the job; None if no event will follow."""
 
 
-async def follower(limits: Limits, caller: Reader) -> AsyncIterator[Caller]:
-    """Who asks for a stream; it has a place until its answer or its connection has ended."""
-    with limits.taken(caller.owner):
+async def stream_caller(limits: Limits, caller: Reader) -> AsyncIterator[Caller]:
+    """Yield the caller, who holds a stream slot until the response or the connection ends."""
+    with limits.slot(caller.owner):
         yield caller
 
 
-Follower = Annotated[Caller, Depends(follower)]
+StreamCaller = Annotated[Caller, Depends(stream_caller)]
 
 
-def position_of(
+def stream_start(
     job_id: str,
     events: Events,
     response: Response,
-    caller: Follower,
+    caller: StreamCaller,
     after: Annotated[
-        int | None, Query(**NUMBER, description="Number of the last event that was seen.")
+        int | None, Query(**NUMBER, description="Number of the last event that was received.")
     ] = None,
     last_event_id: Annotated[
-        int | None, Header(**NUMBER, description="The same; browsers send it. It wins.")
+        int | None,
+        Header(**NUMBER, description="The same, as browsers send it; it overrides `after`."),
     ] = None,
-) -> Position:
-    """Where to go on; the answer is 204 where nothing will follow, which ends reconnecting."""
+) -> StreamStart:
+    """Return where the stream starts; sets status 204 if no event follows, so no reconnection."""
     events.check_owner(caller.owner, job_id)
-    number = next(seen for seen in (last_event_id, after, 0) if seen is not None)
-    standing = events.standings([job_id]).get(job_id)
-    if standing is None or (standing.has_ended and number >= standing.newest):
+    number = next(n for n in (last_event_id, after, 0) if n is not None)
+    snapshot = events.snapshots([job_id]).get(job_id)
+    if snapshot is None or (snapshot.has_ended and number >= snapshot.newest):
         response.status_code = 204
-        standing = None
-    return Position(job_id, number, standing)
+        snapshot = None
+    return StreamStart(job_id, number, snapshot)
 
 
 @router.get(
     "/jobs/{job_id}/events",
     response_class=EventSourceResponse,
-    responses={204: {"description": "the job has ended, and all was told"}, **UNKNOWN, **FULL},
+    responses={204: {"description": "the job has ended, and no event follows"}, **UNKNOWN, **FULL},
 )
 async def stream(
-    streams: Streams, position: Annotated[Position, Depends(position_of)]
+    streams: Streams, start: Annotated[StreamStart, Depends(stream_start)]
 ) -> AsyncIterator[ServerSentEvent]:
-    """What happens to a job, from its first event on, or from the one after `Last-Event-ID`.
+    """Stream the events of a job from its first one, or from the one after `Last-Event-ID`.
 
     Events are `state` (data: the job as it was then) and `log` (a line of its log), each with an
-    id, and `progress` without one. The stream ends behind the last `state`; after a while, too, to
-    be asked for anew with `Last-Event-ID`. Where nothing will follow, the answer is 204.
+    id, and `progress` without one. The stream ends after the last `state`. It also ends after a
+    while; reconnect with `Last-Event-ID` then. If no event follows, the status is 204.
     """
-    if position.standing is None:
+    if start.snapshot is None:
         return
     yield ServerSentEvent(retry=RECONNECT_AFTER_MS)
-    async for told in streams.follow(position.job_id, position.number, position.standing):
-        if isinstance(told, StoredEvent):
-            yield ServerSentEvent(raw_data=told.data, event=told.kind, id=str(told.number))
+    async for event in streams.follow(start.job_id, start.number, start.snapshot):
+        if isinstance(event, StoredEvent):
+            yield ServerSentEvent(raw_data=event.data, event=event.kind, id=str(event.number))
         else:
-            yield ServerSentEvent(raw_data=told.model_dump_json(), event="progress")
+            yield ServerSentEvent(raw_data=event.model_dump_json(), event="progress")
 
 
 @router.get(
@@ -103,17 +103,17 @@ async def stream(
     response_class=EventSourceResponse,
     responses=FULL,
 )
-async def live(lists: Lists, caller: Follower) -> AsyncIterator[ServerSentEvent]:
-    """What becomes of all jobs of the caller's.
+async def live(lists: Lists, caller: StreamCaller) -> AsyncIterator[ServerSentEvent]:
+    """Stream the changes of all jobs of the caller.
 
-    Events are `open` (nothing is missed from then on: fetch the list of jobs now), then `job`
-    (data: a job as it stands, whenever one was queued, changed its state or made progress) and
-    `gone` (data: the id of one that was deleted). They have no ids: whoever comes back, as it has
-    to when the stream ends after a while, fetches the list again.
+    Events are `open` (no change is missed from then on: fetch the list of jobs now), then `job`
+    (data: the present state of a job that was queued, changed its state or made progress) and
+    `gone` (data: the id of a deleted job). They have no ids: the stream ends after a while, and
+    after reconnecting the list has to be fetched again.
     """
     yield ServerSentEvent(retry=RECONNECT_AFTER_MS)
-    async for told in lists.follow(caller.owner):
-        yield ServerSentEvent(raw_data=told.data, event=told.kind)
+    async for event in lists.follow(caller.owner):
+        yield ServerSentEvent(raw_data=event.data, event=event.kind)
 
 
 @router.get("/jobs/{job_id}/log", responses=UNKNOWN)
@@ -122,10 +122,10 @@ def log(
     events: Events,
     caller: Reader,
     after: Annotated[
-        int, Query(**NUMBER, description="`next_after` of the page before; 0 for the first.")
+        int, Query(**NUMBER, description="`next_after` of the previous page; 0 for the first.")
     ] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Most lines of the page.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of lines.")] = 100,
 ) -> LogPage:
-    """Lines of a job's log, oldest first."""
+    """Return lines of a job's log, oldest first."""
     events.check_owner(caller.owner, job_id)
     return events.lines(job_id, after, limit)

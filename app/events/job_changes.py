@@ -1,7 +1,11 @@
-"""Which jobs were queued, changed their state or are gone, for those who watch lists of them.
+"""Rows of changes to jobs: which were queued, changed their state or were deleted, of all owners.
 
-Numbers are taken in the order of the changes and seen in the order in which transactions end. So
-one that does not show is awaited for a while: it may yet come, or its transaction has failed.
+This feed is not the one of a single job (`events.repository`): a list must learn of jobs that are
+new or deleted, while a job's stream carries log messages too and resumes at a number without gaps.
+
+Numbers are assigned in the order of the changes and become visible in the order in which
+transactions end. So a missing number is awaited for a while: it may yet appear, or its transaction
+has failed.
 """
 
 import time
@@ -16,16 +20,16 @@ from palettery.app.database.engine import Database, chunks
 from palettery.app.database.job_rows import job_from_row
 from palettery.app.database.tables import JobChangeRow, JobRow
 
-KEPT = 10_000
-"""Changes; who has not looked for longer has to begin anew."""
-AT_ONCE = 1_000
-"""Changes that one look takes in."""
+MOST_CHANGES = 10_000
+"""Changes that are stored; a reader that is further behind has to start over."""
+BATCH = 1_000
+"""Changes that are read at once."""
 OVERLAP = 200
-"""Numbers below the newest among which those are awaited that do not show."""
+"""Numbers below the newest among which missing ones are awaited."""
 AWAITED_S = 60.0
-"""For how long; no transaction takes that long to end."""
+"""Time after which a missing number is given up; no transaction takes that long."""
 
-_NOTE = insert(JobChangeRow)
+_ADD = insert(JobChangeRow)
 _NEWEST = select(JobChangeRow.number).order_by(JobChangeRow.number.desc()).limit(OVERLAP)
 _OLDEST = select(func.min(JobChangeRow.number))
 _BEHIND = (
@@ -37,41 +41,41 @@ _BEHIND = (
         )
     )
     .order_by(JobChangeRow.number)
-    .limit(AT_ONCE)
+    .limit(BATCH)
 )
 _JOBS = select(JobRow.__table__).where(JobRow.id.in_(bindparam("ids", expanding=True)))
 _RUNNING = select(JobRow.__table__).where(
     JobRow.owner.in_(bindparam("owners", expanding=True)), JobRow.state == "running"
 )
-_FORGET = delete(JobChangeRow).where(JobChangeRow.number <= bindparam("last"))
+_DELETE = delete(JobChangeRow).where(JobChangeRow.number <= bindparam("last"))
 _LAST = select(func.max(JobChangeRow.number))
 
-News = dict[str, dict[str, str | None]]
-"""Owner -> id of a job -> the job as JSON, None for one that is gone."""
+JobsByOwner = dict[str, dict[str, str | None]]
+"""Owner -> id of a job -> the job as JSON, None for a deleted one."""
 
 
 @dataclass(frozen=True)
-class Position:
-    """Up to where changes were seen."""
+class ChangePosition:
+    """Position of a reader in the sequence of changes."""
 
     newest: int
     missing: Mapping[int, float]
-    """Smaller numbers that did not show yet, and until when they are awaited."""
+    """Smaller numbers that were not visible yet, and the time until which each is awaited."""
 
 
-class Look(NamedTuple):
-    """What was found behind a position."""
+class JobChanges(NamedTuple):
+    """Changes since a position."""
 
-    position: Position
-    changed: News
-    """Jobs as they stand now."""
-    running: News
-    """All of them, a moment later."""
+    position: ChangePosition
+    changed: JobsByOwner
+    """Jobs in their present state."""
+    running: JobsByOwner
+    """All running jobs, read a moment later."""
 
 
-def note(session: Session, owner: str, job_id: str) -> None:
-    """That a job is not what it was."""
-    session.connection().execute(_NOTE, {"owner": owner, "job_id": job_id})
+def add_change(session: Session, owner: str, job_id: str) -> None:
+    """Store that a job has changed, within the session's transaction."""
+    session.connection().execute(_ADD, {"owner": owner, "job_id": job_id})
 
 
 class JobChangeRepository:
@@ -80,51 +84,51 @@ class JobChangeRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def position(self) -> Position:
-        """Where all that has happened by now was seen."""
+    def latest_position(self) -> ChangePosition:
+        """Return the position behind all changes so far."""
         with self._database.reading() as connection:
             numbers = set(connection.scalars(_NEWEST))
-        return _moved(Position(min(numbers, default=0), {}), numbers)
+        return _advance(ChangePosition(min(numbers, default=0), {}), numbers)
 
-    def look(self, since: Position, owners: Collection[str]) -> Look | None:
-        """What these owners' jobs have become since; None if that is not known any more."""
-        asked = {"newest": since.newest, "missing": list(since.missing)}
+    def changes_since(self, position: ChangePosition, owners: Collection[str]) -> JobChanges | None:
+        """Return the changes of these owners' jobs; None if some of them are no longer stored."""
+        parameters = {"newest": position.newest, "missing": list(position.missing)}
         with self._database.reading() as connection:
-            rows = connection.execute(_BEHIND, asked).all()
-            if rows and (connection.scalar(_OLDEST) or 0) > since.newest + 1:
+            rows = connection.execute(_BEHIND, parameters).all()
+            if rows and (connection.scalar(_OLDEST) or 0) > position.newest + 1:
                 return None
         own = {row.job_id: row.owner for row in rows if row.owner in owners}
-        changed: News = {}
+        changed: JobsByOwner = {}
         for job_id, owner in own.items():
             changed.setdefault(owner, {})[job_id] = None
-        for owner, jobs in self._shown("ids", own).items():
+        for owner, jobs in self._jobs("ids", own).items():
             changed[owner] |= jobs
-        position = _moved(since, {row.number for row in rows})
-        return Look(position, changed, self._shown("owners", owners))
+        advanced = _advance(position, {row.number for row in rows})
+        return JobChanges(advanced, changed, self._jobs("owners", owners))
 
-    def forget_old(self) -> None:
-        """Remove all but the newest."""
+    def delete_old(self) -> None:
+        """Delete all but the newest changes."""
         with self._database.transaction() as session:
             last = session.scalar(_LAST) or 0
-            session.connection().execute(_FORGET, {"last": last - KEPT})
+            session.connection().execute(_DELETE, {"last": last - MOST_CHANGES})
 
-    def _shown(self, by: str, among: Collection[str]) -> News:
-        """Jobs with these ids, or the running ones of these owners."""
-        found: News = {}
+    def _jobs(self, by: str, values: Collection[str]) -> JobsByOwner:
+        """Return the jobs with these ids, or the running jobs of these owners."""
+        jobs: JobsByOwner = {}
         query = {"ids": _JOBS, "owners": _RUNNING}[by]
         with self._database.reading() as connection:
-            for chunk in chunks(among):
+            for chunk in chunks(values):
                 for row in connection.execute(query, {by: chunk}):
-                    found.setdefault(row.owner, {})[row.id] = job_from_row(row).model_dump_json()
-        return found
+                    jobs.setdefault(row.owner, {})[row.id] = job_from_row(row).model_dump_json()
+        return jobs
 
 
-def _moved(since: Position, found: Collection[int]) -> Position:
-    """Where somebody is who has seen these numbers too."""
-    now, newest = time.monotonic(), max(found, default=since.newest)
-    newest = max(newest, since.newest)
-    skipped = dict.fromkeys(range(since.newest + 1, newest), now + AWAITED_S)
-    awaited = {**skipped, **since.missing}
-    return Position(
-        newest, {n: until for n, until in awaited.items() if n not in found and until > now}
+def _advance(position: ChangePosition, seen: Collection[int]) -> ChangePosition:
+    """Return the position of a reader that has seen these numbers too."""
+    now, newest = time.monotonic(), max(seen, default=position.newest)
+    newest = max(newest, position.newest)
+    skipped = dict.fromkeys(range(position.newest + 1, newest), now + AWAITED_S)
+    awaited = {**skipped, **position.missing}
+    return ChangePosition(
+        newest, {n: until for n, until in awaited.items() if n not in seen and until > now}
     )

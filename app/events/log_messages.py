@@ -1,4 +1,4 @@
-"""Lines of a job's log: what a user wants to read of its course."""
+"""Messages in a job's log: what its owner wants to read about its progress."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,74 +9,81 @@ from palettery.schemas.problem import Problem
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line, not yet written."""
+class LogMessage:
+    """A log message that is not stored yet."""
 
     message: str
     level: Level = "info"
     tensor: str | None = None
-    """The tensor that it is about; None for the job."""
+    """Name of the tensor that the message is about; None for the whole job."""
 
 
-CANCELLED = Line("cancelled", "warning")
-WRITTEN = Line("the artifact is written")
-VERIFIED = Line("the artifact was read back, and agrees with the model")
-TAKEN_OVER = Line("an earlier job had done the very same; its artifact was taken over")
+CANCELLED = LogMessage("cancelled", "warning")
+WRITTEN = LogMessage("the artifact is written")
+VERIFIED = LogMessage("the artifact was read back, and agrees with the model")
+REUSED = LogMessage("an earlier job did exactly the same; its artifact is reused")
 
 
-def planned(plan: Plan) -> Line:
-    """What is to be done."""
-    chosen, of = len(plan.palettized()), _counted(len(plan.tensors), "tensor")
-    return Line(f"{chosen:,} of {of} to palettize; {plan.size_before_bytes:,} bytes in all")
+def plan_summary(plan: Plan) -> LogMessage:
+    """Return how many tensors the plan palettizes."""
+    chosen, total = len(plan.palettized()), _counted(len(plan.tensors), "tensor")
+    return LogMessage(
+        f"{chosen:,} of {total} to palettize; {plan.size_before_bytes:,} bytes in all"
+    )
 
 
-def queued(behind: int) -> Line:
-    """How many other jobs go first."""
-    return Line(f"queued behind {_counted(behind, 'job')}" if behind else "queued; next in line")
+def queue_position(jobs_ahead: int) -> LogMessage:
+    """Return how many other jobs are served before this one."""
+    return LogMessage(
+        f"queued behind {_counted(jobs_ahead, 'job')}" if jobs_ahead else "queued; next in line"
+    )
 
 
-def taken_up(executor_id: str) -> Line:
-    """Who runs it."""
-    return Line(f"taken up by controller {executor_id}")
+def started_by(executor_id: str) -> LogMessage:
+    """Return which controller started the job."""
+    return LogMessage(f"started by controller {executor_id}")
 
 
-def taken_up_again(executor_id: str) -> Line:
-    """Who goes on with it, after a crash or a stop."""
-    return Line(f"taken up again by controller {executor_id}; what is finished is not done again")
+def resumed_by(executor_id: str) -> LogMessage:
+    """Return which controller resumed the job after a crash or a shutdown."""
+    return LogMessage(f"resumed by controller {executor_id}; finished work is not repeated")
 
 
-def cut(tasks: int, finished: int, reused: int) -> Line:
-    """How the work is shared out."""
-    return Line(
+def task_summary(tasks: int, finished: int, reused: int) -> LogMessage:
+    """Return how the job is divided into tasks."""
+    return LogMessage(
         f"cut into {_counted(tasks, 'task')}; {finished:,} finished before, "
         f"{_counted(reused, 'result')} of earlier jobs reused"
     )
 
 
-def worker_died(doing: str, tensor: str | None) -> Line:
-    """That work has to be done again; with a name if it is about one tensor alone."""
-    message = f"a worker died that was {doing}, or was to; another one tries it"
-    return Line(message, "warning", tensor)
+def worker_death(activity: str, tensor: str | None) -> LogMessage:
+    """Return that a worker died and its task is repeated; `tensor` if it was about one alone."""
+    message = f"a worker died that was {activity}, or was to; another one tries it"
+    return LogMessage(message, "warning", tensor)
 
 
-def trying_again(why: str) -> Line:
-    """That something was away."""
-    return Line(f"{why}; the job goes on once that is over", "warning")
+def retry(reason: str) -> LogMessage:
+    """Return that the job waits for something that is unavailable."""
+    return LogMessage(f"{reason}; the job goes on once that is over", "warning")
 
 
-def kept(reasons: Mapping[str, int]) -> list[Line]:
-    """Tensors that were left as they are, by reason."""
-    return [Line(f"{_counted(count, 'tensor')} kept: {why}") for why, count in reasons.items()]
+def kept_tensors(reasons: Mapping[str, int]) -> list[LogMessage]:
+    """Return how many tensors are not palettized, one message per reason."""
+    return [
+        LogMessage(f"{_counted(count, 'tensor')} kept: {reason}")
+        for reason, count in reasons.items()
+    ]
 
 
-def shrunk(before: int, after: int) -> Line:
-    """What it was good for."""
-    return Line(f"{before:,} bytes of tensors became an artifact of {after:,} bytes")
+def size_summary(before: int, after: int) -> LogMessage:
+    """Return the sizes of the model and of its artifact."""
+    return LogMessage(f"{before:,} bytes of tensors became an artifact of {after:,} bytes")
 
 
-def failed(told: Problem) -> Line:
-    """Why it ended without a result."""
-    return Line(f"failed: {told.detail}", "error")
+def failure(problem: Problem) -> LogMessage:
+    """Return why the job failed."""
+    return LogMessage(f"failed: {problem.detail}", "error")
 
 
 def _counted(count: int, noun: str) -> str:

@@ -1,7 +1,7 @@
-"""Rows of what happened to jobs: changes of state, and lines of their logs.
+"""Rows of the events of jobs: changes of state, and log messages.
 
-A job's row tells the number of its newest event, and is changed by every transaction that adds
-some. So numbers have no gaps, and whoever sees an event can see all before it.
+A job's row holds the number of its newest event, and every transaction that adds events updates
+it. So numbers have no gaps, and a reader that sees an event can see all before it.
 """
 
 import json
@@ -16,20 +16,20 @@ from sqlalchemy.orm import Session
 from palettery.app.database.engine import Clock, Database, chunks, utc_now
 from palettery.app.database.job_rows import find_job
 from palettery.app.database.tables import JobEventRow, JobRow
-from palettery.app.events.job_changes import note
-from palettery.app.events.log_messages import Line
+from palettery.app.events.job_changes import add_change
+from palettery.app.events.log_messages import LogMessage
 from palettery.schemas.events import LogLine, LogPage
 from palettery.schemas.jobs import ENDED, Job, Progress
 
 STATE, LOG = "state", "log"
 MOST_LINES = 1_000
-"""Of one job; the last one says so."""
+"""Log messages of one job; the last one says that later ones are lost."""
 MOST_CHARACTERS = 2_000
-"""Of one line."""
+"""Characters of one log message."""
 OR_LIST = 100
-"""Jobs whose news are asked for in one statement; SQLite nests no more than a thousand."""
-MOST_NEWS = 1_000
-"""Of all of them."""
+"""Jobs in one query for new events; SQLite nests no more than a thousand conditions."""
+MOST_NEW = 1_000
+"""Events that one such query returns."""
 _OWN = JobEventRow.job_id == bindparam("own")
 _RESERVE = (
     update(JobRow)
@@ -40,15 +40,15 @@ _RESERVE = (
 _ADD = insert(JobEventRow)
 _LINES = select(func.count()).where(_OWN, JobEventRow.kind == LOG)
 _CHANGED = select(func.max(JobEventRow.number)).where(_OWN, JobEventRow.kind == STATE)
-_SAID = select(JobEventRow.data).where(
+_MESSAGES = select(JobEventRow.data).where(
     _OWN, JobEventRow.number > func.coalesce(_CHANGED.scalar_subquery(), 0)
 )
-"""Statements that are made once: to put one together takes longer than SQLite does to run it."""
-FULL = Line(f"a log keeps {MOST_LINES:,} lines; what comes after this one is lost", "warning")
+"""Statements are built once: building one takes longer than running it on SQLite."""
+FULL = LogMessage(f"a log keeps {MOST_LINES:,} lines; what comes after this one is lost", "warning")
 
 
 class StoredEvent(NamedTuple):
-    """A stored event, as it is told."""
+    """A stored event, ready to send."""
 
     number: int
     kind: str
@@ -57,37 +57,38 @@ class StoredEvent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a job stands, and the number of its newest event."""
+class JobSnapshot:
+    """State of a job at one moment."""
 
     newest: int
+    """Number of its newest event."""
     has_ended: bool
     progress: Progress
 
 
-class News(NamedTuple):
-    """What a job has become since somebody looked."""
+class JobUpdate(NamedTuple):
+    """A job's present state and its new events."""
 
-    standing: Standing
+    snapshot: JobSnapshot
     events: Sequence[StoredEvent]
 
 
-def record(
-    session: Session, job_id: str, at: datetime, happened: Sequence[Job | Line]
+def add_events(
+    session: Session, job_id: str, at: datetime, items: Sequence[Job | LogMessage]
 ) -> int | None:
-    """Add events to a job, a `Job` as a change of state; the newest number, None without a job.
+    """Add events to a job and return the newest number; None if there is no such job.
 
-    Of lines alone, one that says the same as one since the last change of state is left out, so
-    that work which is done again and again does not tell so again and again.
+    A `Job` is stored as a change of state. Without one, messages equal to a message since the last
+    change of state are left out, so that repeated retries do not fill the log.
     """
-    connection, count = session.connection(), len(happened)
-    # Nobody else adds events until this transaction ends: its row is locked, by any change.
+    connection, count = session.connection(), len(items)
+    # The update locks the job's row: no other transaction adds events until this one ends.
     reserved = {"own": job_id, "more": count}
     newest = connection.execute(_RESERVE, reserved).scalar_one_or_none()
     if newest is None:
         return None
     first = newest - count + 1
-    events = list(_to_keep(session, job_id, happened, first))
+    events = list(_rows(session, job_id, items, first))
     if events:
         rows = [
             {"job_id": job_id, "number": number, "kind": kind, "data": data, "created_at": at}
@@ -97,14 +98,14 @@ def record(
     if len(events) < count:
         newest = first - 1 + len(events)
         connection.execute(_RESERVE, {"own": job_id, "more": len(events) - count})
-    for each in happened:
+    for each in items:
         if isinstance(each, Job):
-            note(session, each.owner, job_id)
+            add_change(session, each.owner, job_id)
     return newest
 
 
 class EventRepository:
-    """Reads of events, and lines of logs added, each in its own transaction."""
+    """Reads of events and writes of log messages, each in its own transaction."""
 
     def __init__(self, database: Database, now: Clock = utc_now) -> None:
         self._database, self._now = database, now
@@ -118,35 +119,35 @@ class EventRepository:
         with self._database.reading() as connection:
             find_job(connection, job_id, owner)
 
-    def log(self, job_id: str, *lines: Line) -> None:
-        """Add lines to a job's log; one that was deleted meanwhile has none."""
+    def log(self, job_id: str, *messages: LogMessage) -> None:
+        """Add messages to a job's log, unless the job was deleted."""
         with self._database.transaction() as session:
-            record(session, job_id, self._now(), lines)
+            add_events(session, job_id, self._now(), messages)
 
     def after(self, job_id: str, number: int, limit: int) -> Sequence[StoredEvent]:
-        """The first events of a job behind that number."""
-        return self._told(job_id, number, limit, (STATE, LOG))
+        """Return the first events of a job after that number."""
+        return self._page(job_id, number, limit, (STATE, LOG))
 
     def lines(self, job_id: str, number: int, limit: int) -> LogPage:
-        """The first lines of a job's log behind the event of that number."""
-        found = self._told(job_id, number, limit, (LOG,))
+        """Return the first lines of a job's log after the event of that number."""
+        events = self._page(job_id, number, limit, (LOG,))
         return LogPage(
-            items=tuple(LogLine.model_validate_json(event.data) for event in found),
-            next_after=found[-1].number if found else number,
+            items=tuple(LogLine.model_validate_json(event.data) for event in events),
+            next_after=events[-1].number if events else number,
         )
 
     def state(self, job_id: str, number: int) -> tuple[datetime, Job] | None:
-        """When a job changed its state by the event of that number, and how it stood then."""
+        """Return the time and the job of a change of state; None if there is no such event."""
         with self._database.transaction() as session:
             row = session.get(JobEventRow, (job_id, number))
             if row is None:
                 return None
             return row.created_at, Job.model_validate_json(row.data)
 
-    def standings(self, ids: Collection[str]) -> dict[str, Standing]:
-        """How each of these jobs stands that there is."""
+    def snapshots(self, ids: Collection[str]) -> dict[str, JobSnapshot]:
+        """Return the present state of each of these jobs that exists."""
         columns = [getattr(JobRow, name) for name in Progress.model_fields]
-        found = {}
+        snapshots = {}
         with self._database.transaction() as session:
             for chunk in chunks(ids):
                 query = select(JobRow.id, JobRow.last_event, JobRow.state, *columns)
@@ -154,27 +155,29 @@ class EventRepository:
                     progress = Progress(
                         **{name: getattr(row, name) for name in Progress.model_fields}
                     )
-                    found[row.id] = Standing(row.last_event, row.state in ENDED, progress)
-        return found
+                    snapshots[row.id] = JobSnapshot(row.last_event, row.state in ENDED, progress)
+        return snapshots
 
-    def news(self, seen: Mapping[str, int]) -> dict[str, News]:
-        """How each of these jobs stands, and its first events behind the number given for it."""
-        standings = self.standings(seen)
+    def updates(self, seen: Mapping[str, int]) -> dict[str, JobUpdate]:
+        """Return the present state of each of these jobs, and its first events after its number."""
+        snapshots = self.snapshots(seen)
         behind = [
             and_(JobEventRow.job_id == job_id, JobEventRow.number > seen[job_id])
-            for job_id, standing in standings.items()
-            if standing.newest > seen[job_id]
+            for job_id, snapshot in snapshots.items()
+            if snapshot.newest > seen[job_id]
         ]
-        events: dict[str, list[StoredEvent]] = {job_id: [] for job_id in standings}
+        events: dict[str, list[StoredEvent]] = {job_id: [] for job_id in snapshots}
         with self._database.transaction() as session:
             for start in range(0, len(behind), OR_LIST):
                 query = select(JobEventRow).where(or_(*behind[start : start + OR_LIST]))
                 ordered = query.order_by(JobEventRow.job_id, JobEventRow.number)
-                for row in session.scalars(ordered.limit(MOST_NEWS)):
+                for row in session.scalars(ordered.limit(MOST_NEW)):
                     events[row.job_id].append(_event(row))
-        return {job_id: News(standing, events[job_id]) for job_id, standing in standings.items()}
+        return {
+            job_id: JobUpdate(snapshot, events[job_id]) for job_id, snapshot in snapshots.items()
+        }
 
-    def _told(
+    def _page(
         self, job_id: str, number: int, limit: int, kinds: Collection[str]
     ) -> Sequence[StoredEvent]:
         own = (JobEventRow.job_id == job_id, JobEventRow.number > number)
@@ -184,30 +187,30 @@ class EventRepository:
             return [_event(row) for row in rows]
 
 
-def _to_keep(
-    session: Session, job_id: str, happened: Sequence[Job | Line], first: int
+def _rows(
+    session: Session, job_id: str, items: Sequence[Job | LogMessage], first: int
 ) -> Iterator[tuple[str, str]]:
-    """Kind and data of the events that become rows, if the first of them has that number."""
-    # Other events count as lines, too, until there are so many that they have to be told apart.
+    """Yield kind and data of the events to store; the first of them has that number."""
+    # Messages are counted only when the number of all events reaches the limit.
     room = MOST_LINES - first + 1
-    if room < len(happened):
+    if room < len(items):
         room = max(0, MOST_LINES - session.scalars(_LINES, {"own": job_id}).one())
-    has_changed = any(isinstance(each, Job) for each in happened)
-    said = set() if has_changed else set(session.scalars(_SAID, {"own": job_id}))
-    for each in happened:
+    has_changed = any(isinstance(each, Job) for each in items)
+    written = set() if has_changed else set(session.scalars(_MESSAGES, {"own": job_id}))
+    for each in items:
         if isinstance(each, Job):
             yield STATE, each.model_dump_json()
-        elif room and (data := _written(each)) not in said:
+        elif room and (data := _message_json(each)) not in written:
             room -= 1
-            said.add(data)
-            yield LOG, data if room else _written(FULL)
+            written.add(data)
+            yield LOG, data if room else _message_json(FULL)
 
 
-def _written(line: Line) -> str:
-    """A line in its row; when it was written, the row tells."""
-    message = line.message[:MOST_CHARACTERS].encode(errors="replace").decode()
-    said = {"level": line.level, "message": message}
-    return json.dumps(said | ({"tensor": line.tensor} if line.tensor else {}))
+def _message_json(message: LogMessage) -> str:
+    """Return a `LogLine` as JSON, without its time, which is a column of the row."""
+    text = message.message[:MOST_CHARACTERS].encode(errors="replace").decode()
+    fields = {"level": message.level, "message": text}
+    return json.dumps(fields | ({"tensor": message.tensor} if message.tensor else {}))
 
 
 def _event(row: JobEventRow) -> StoredEvent:

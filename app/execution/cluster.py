@@ -1,6 +1,7 @@
-"""Worker processes and their scheduler: on this machine, or on many.
+"""Worker processes and their scheduler, on this machine or on many.
 
-Every worker runs one task at a time: there is one per GPU, or else as many as asked for.
+Every worker runs one task at a time. There is one worker per GPU, or without GPUs as many as
+configured.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ DASK = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
-    # Dask has workers give memory back so eagerly that they spend their time fetching it again.
+    # With Dask's defaults, malloc returns memory to the system so eagerly that workers are slow.
     "distributed.nanny.pre-spawn-environ": {
         "MALLOC_TRIM_THRESHOLD_": 256 << 20,
         "MALLOC_MMAP_THRESHOLD_": 32 << 20,
@@ -45,26 +46,26 @@ DASK = {
     "distributed.admin.low-level-log-length": 0,
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "5s",
-    # Dask insists on a web server per process; these serve nothing.
+    # Dask always starts a web server per process; without routes it serves nothing.
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
-QUIET = {
+LOG_LEVELS = {
     "distributed": logging.ERROR,
     "distributed.client": logging.CRITICAL,
     "distributed.nanny": logging.CRITICAL,
 }
-"""What of Dask's own log is let through; failures of tasks, connections and starts reach us.
+"""Levels of Dask's own logs; failures of tasks, connections and starts are raised as errors.
 
-A nanny calls it an error, too, when it is stopped while its worker ends.
+A nanny also logs an error when it is stopped while its worker ends.
 """
 CONNECT_TIMEOUT_S = 10
 WORKER_BYTES = 250 << 20
-"""Of a process without a task."""
+"""Memory of a worker without a task."""
 TASK_COPIES = 5
-"""Of a task's weights that a worker holds at most."""
-AGAIN_AFTER_S = 1.0
-"""Between the end of a worker and the start of the next in its place."""
+"""Copies of a task's weights that a worker has in memory at most."""
+RESTART_AFTER_S = 1.0
+"""Time between the end of a worker and the start of its replacement."""
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +74,13 @@ log = logging.getLogger(__name__)
 async def local_workers(
     settings: Settings, metrics: Metrics, traces: Tracing
 ) -> AsyncIterator[Workers]:
-    """Worker processes of this machine, warm, and a scheduler in this process.
+    """Start worker processes on this machine, and a scheduler in this process.
 
-    Dask's own cluster gives a worker up that takes 15 s to start anew, and never has another.
+    Dask's own `LocalCluster` never replaces a worker whose restart takes 15 s.
     """
-    options, started = _workers(settings), asyncio.Semaphore(0)
+    options, started = _worker_options(settings), asyncio.Semaphore(0)
     async with _configured():
-        # Dask calls a heartbeat cut off by closing an error; those of tasks reach us.
+        # Dask logs errors of heartbeats that closing interrupts; those of tasks are raised.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         async with (
             Scheduler(**_listening("127.0.0.1", 0)) as scheduler,
@@ -95,7 +96,7 @@ async def local_workers(
 async def remote_workers(
     settings: Settings, metrics: Metrics, traces: Tracing
 ) -> AsyncIterator[Workers]:
-    """The workers behind a scheduler elsewhere, which may come and go."""
+    """Connect to the workers of a remote scheduler; their number may change."""
     assert settings.scheduler_url is not None  # noqa: S101 - callers checked
     address = settings.scheduler_url
     async with (
@@ -106,7 +107,7 @@ async def remote_workers(
 
 
 def run_scheduler(host: str, port: int) -> None:
-    """Bring workers and controllers together until SIGTERM or SIGINT."""
+    """Run a scheduler, to which workers and controllers connect, until SIGTERM or SIGINT."""
 
     async def serve() -> None:
         async with _configured(), Scheduler(**_listening(host, port)) as scheduler:
@@ -117,19 +118,19 @@ def run_scheduler(host: str, port: int) -> None:
 
 
 def run_worker(settings: Settings) -> None:
-    """Work for a scheduler until SIGTERM or SIGINT; workers that die are replaced."""
+    """Run workers of a remote scheduler until SIGTERM or SIGINT; dead workers are replaced."""
     assert settings.scheduler_url is not None  # noqa: S101 - callers checked
     address, settings = settings.scheduler_url, settings.with_sandbox(required=True)
 
     async def serve() -> None:
-        async with _configured(), _working(address, _workers(settings), _say_ready):
+        async with _configured(), _working(address, _worker_options(settings), _print_ready):
             await _stopped()
 
     log_missing_protections(settings.limits.sandbox)
     asyncio.run(serve())
 
 
-def _say_ready(address: str) -> None:
+def _print_ready(address: str) -> None:
     print(f"palettery worker is ready at {address}", flush=True)  # noqa: T201
 
 
@@ -137,14 +138,14 @@ def _say_ready(address: str) -> None:
 async def _working(
     address: str, workers: list[dict[str, Any]], on_start: Callable[[str], None]
 ) -> AsyncIterator[None]:
-    """Workers of a scheduler until the block ends; those that die are replaced."""
-    places = [asyncio.create_task(_keep_working(address, each, on_start)) for each in workers]
+    """Run workers of a scheduler until the block ends; dead workers are replaced."""
+    tasks = [asyncio.create_task(_keep_working(address, each, on_start)) for each in workers]
     try:
         yield
     finally:
-        for place in places:
-            place.cancel()
-        await asyncio.gather(*places, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _keep_working(
@@ -156,8 +157,8 @@ async def _keep_working(
                 on_start(nanny.worker_address)
                 await nanny.finished()
         except (OSError, TimeoutError, RuntimeError) as error:
-            log.warning("no work from %s: %s", address, error)
-        await asyncio.sleep(AGAIN_AFTER_S)
+            log.warning("a worker for %s ended: %s", address, error)
+        await asyncio.sleep(RESTART_AFTER_S)
 
 
 async def _stopped() -> None:
@@ -168,15 +169,15 @@ async def _stopped() -> None:
     await stop.wait()
 
 
-def quieten() -> None:
-    """Keep Dask's own log of what comes and goes out of ours."""
-    for name, level in QUIET.items():
+def silence_dask() -> None:
+    """Raise the levels of Dask's own loggers."""
+    for name, level in LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
 
 
 @asynccontextmanager
 async def _configured() -> AsyncIterator[None]:
-    quieten()
+    silence_dask()
     use_steady_clock()
     with dask.config.set(DASK):
         yield
@@ -208,8 +209,8 @@ def _listening(host: str, port: int) -> dict[str, Any]:
     return {"host": host, "port": port, "dashboard": False, "dashboard_address": f"{host}:0"}
 
 
-def _workers(settings: Settings) -> list[dict[str, Any]]:
-    """Options of each worker of this machine."""
+def _worker_options(settings: Settings) -> list[dict[str, Any]]:
+    """Return the options of each worker of this machine."""
     devices = visible_devices()
     count = devices or settings.workers
     threads = settings.task_threads or max(1, available_threads() // count)
@@ -219,8 +220,8 @@ def _workers(settings: Settings) -> list[dict[str, Any]]:
     }
     own: list[dict[str, str]] = [{} for _ in range(count)]
     if devices:
-        given = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(devices))))
-        own = [{"CUDA_VISIBLE_DEVICES": device} for device in given.split(",")]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(devices))))
+        own = [{"CUDA_VISIBLE_DEVICES": device} for device in visible.split(",")]
     return [
         {
             "nthreads": 1,
@@ -234,9 +235,10 @@ def _workers(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _share_of_memory(settings: Settings, workers: int) -> int:
-    """Bytes for each worker of the memory that a cgroup gives this machine's; 0 without a limit.
+    """Return the memory of each worker under a cgroup's limit; 0 without a limit.
 
-    A worker gets what its tasks need in any case; the kernel ends the largest process otherwise.
+    A worker gets at least what its tasks need; without a limit of its own, the operating system
+    would kill the largest process.
     """
     if psutil.virtual_memory().total <= MEMORY_LIMIT:
         return 0

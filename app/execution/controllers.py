@@ -1,4 +1,4 @@
-"""Rows of the processes that run jobs, so that others see whether there are any."""
+"""Rows of controllers, the processes that run jobs, so that other processes can see them."""
 
 from datetime import timedelta
 
@@ -9,24 +9,24 @@ from palettery.app.database.tables import ControllerRow
 from palettery.schemas.service import Controller
 
 SILENT_AFTER = timedelta(seconds=30)
-"""A controller that was not heard of for so long is taken for gone."""
+"""A controller without a heartbeat for so long is taken for dead."""
 
 
 class ControllerRepository:
-    """Signs of life, each in its own transaction."""
+    """Reads and writes of heartbeats, each in its own transaction."""
 
     def __init__(self, database: Database, now: Clock = utc_now) -> None:
         self._database, self._now = database, now
 
-    def note(self, executor_id: str, workers: int, version: str) -> None:
-        """That a controller lives, and how many workers it sees."""
-        seen = {"seen_at": self._now(), "workers": workers, "version": version}
+    def heartbeat(self, executor_id: str, workers: int, version: str) -> None:
+        """Store that a controller is alive, and how many workers it has."""
+        values = {"seen_at": self._now(), "workers": workers, "version": version}
         with self._database.transaction() as session:
-            made = insert(session, ControllerRow).values(executor_id=executor_id, **seen)
-            session.execute(made.on_conflict_do_update(index_elements=["executor_id"], set_=seen))
+            new = insert(session, ControllerRow).values(executor_id=executor_id, **values)
+            session.execute(new.on_conflict_do_update(index_elements=["executor_id"], set_=values))
 
     def alive(self) -> list[Controller]:
-        """Controllers that were heard of lately."""
+        """Return the controllers with a recent heartbeat."""
         since = self._now() - SILENT_AFTER
         query = select(ControllerRow).where(ControllerRow.seen_at > since)
         with self._database.transaction() as session:
@@ -42,5 +42,5 @@ class ControllerRepository:
         ]
 
     def workers(self) -> int:
-        """The most workers that any living controller sees."""
+        """Return the number of workers, as the controller that has most reports it."""
         return max((each.workers for each in self.alive()), default=0)

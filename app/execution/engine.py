@@ -1,6 +1,7 @@
-"""The durable engine: DBOS, set up once, and what the rest of the service asks of it.
+"""The durable workflow engine, DBOS: its configuration, and the operations on its workflows.
 
-Its tables lie beside ours, so that a job's row and its workflow come to be in one transaction.
+Its tables are in the service's database, so that a job's row and its workflow are added in one
+transaction.
 Source: docs.dbos.dev, and the measurements in the engine reference.
 """
 
@@ -18,38 +19,38 @@ APPLICATION = "palettery"
 QUEUE = "jobs"
 WORKFLOW = "job"
 VERSION = "2"
-"""Of the workflow's steps; recovery resumes workflows of its own version only."""
-FIRST, LAST = 1, (1 << 31) - 1
-"""Priorities that the engine takes; it serves low ones first."""
+"""Version of the workflow's steps; only workflows of the same version are resumed."""
+FIRST_PRIORITY, LAST_PRIORITY = 1, (1 << 31) - 1
+"""Range of the engine's priorities; low ones are served first."""
 
 WEBHOOKS = "webhooks"
-"""Queue of the calls of webhooks, and name of their workflow."""
+"""Queue of webhook calls, and name of their workflow."""
 MOST_TRIES = 20
-"""At calling one webhook that `forget` looks for; there are fewer."""
+"""Upper bound of the tries of one webhook, for `delete_workflows`."""
 
-Life = Literal["none", "alive", "ended"]
-"""Of an attempt's workflow."""
+WorkflowState = Literal["none", "alive", "ended"]
+"""State of the workflow of an attempt."""
 
 
 class WorkflowCall(NamedTuple):
-    """A try at calling a webhook."""
+    """One try to call a webhook."""
 
     job_id: str
     attempt: int
-    """That has ended."""
+    """The attempt at the job that has ended."""
     number: int
-    """Of the event that tells so."""
+    """Number of the event of its end."""
     tries: int = 0
-    """That have failed before."""
+    """Tries that have failed before."""
 
     @property
     def workflow_id(self) -> str:
-        """Name of its workflow."""
+        """Id of the call's workflow."""
         return f"{workflow_id(self.job_id, self.attempt)}-webhook-{self.tries}"
 
 
 class Engine:
-    """Workflows of jobs, from any process; attempts at one job are workflows of their own."""
+    """Operations on workflows from any process; each attempt at a job has its own workflow."""
 
     def __init__(self, database: Database) -> None:
         self._client = DBOSClient(
@@ -61,18 +62,18 @@ class Engine:
         )
 
     def enqueue(self, session: Session, job_id: str, attempt: int, turn: int) -> None:
-        """Queue an attempt at a job; it may start once the transaction is through."""
+        """Queue an attempt at a job, within the session's transaction."""
         options = EnqueueOptions(
             workflow_name=WORKFLOW,
             queue_name=QUEUE,
             workflow_id=workflow_id(job_id, attempt),
             app_version=VERSION,
-            priority=min(FIRST + turn, LAST),
+            priority=min(FIRST_PRIORITY + turn, LAST_PRIORITY),
         )
         self._client.enqueue_in_transaction(session, options, job_id, attempt)
 
     def move(self, session: Session, attempts: Sequence[tuple[str, int]], by: int) -> None:
-        """Have queued attempts served so many turns later, once the transaction is through.
+        """Move queued attempts by so many turns, within the session's transaction.
 
         Source: https://docs.dbos.dev/explanations/system-tables.
         """
@@ -85,33 +86,33 @@ class Engine:
             session.connection().execute(change.values(priority=workflows.c.priority + by))
 
     def call_webhook(self, session: Session, call: WorkflowCall) -> None:
-        """Call a webhook once the session's transaction is through."""
+        """Queue a call of a webhook, within the session's transaction."""
         self._client.enqueue_in_transaction(session, _options(call), *call)
 
     def call_webhook_later(self, call: WorkflowCall, wait_s: float) -> None:
-        """Call a webhook in a while; asked for again, it is still called once."""
+        """Queue a call of a webhook after a delay; repeating this queues it only once."""
         options = _options(call)
         options["delay_seconds"] = wait_s
         with translated_errors():
             self._client.enqueue(options, *call)
 
     async def cancel(self, job_id: str, attempt: int) -> None:
-        """Stop an attempt's workflow, queued or running, wherever it runs."""
+        """Cancel an attempt's workflow, queued or running, in whichever process."""
         with translated_errors():
             await self._client.cancel_workflow_async(workflow_id(job_id, attempt))
 
-    def lives(self, attempts: Sequence[tuple[str, int]]) -> list[Life]:
-        """How it stands with the workflow of each attempt."""
+    def workflow_states(self, attempts: Sequence[tuple[str, int]]) -> list[WorkflowState]:
+        """Return the state of each attempt's workflow."""
         names = [workflow_id(*attempt) for attempt in attempts]
         with translated_errors():
-            found = self._client.list_workflows(
+            workflows = self._client.list_workflows(
                 workflow_ids=names, load_input=False, load_output=False
             )
-        states = {workflow.workflow_id: workflow.status for workflow in found}
-        return [_life(states.get(name)) for name in names]
+        states = {workflow.workflow_id: workflow.status for workflow in workflows}
+        return [_state(states.get(name)) for name in names]
 
-    def forget(self, job_id: str, attempts: int) -> None:
-        """Delete the workflows of a job's attempts so far, and the calls of its webhook."""
+    def delete_workflows(self, job_id: str, attempts: int) -> None:
+        """Delete the workflows of all attempts at a job, and those of its webhook calls."""
         calls = (
             WorkflowCall(job_id, attempt, 0, tries).workflow_id
             for attempt in range(attempts + 1)
@@ -122,7 +123,7 @@ class Engine:
             self._client.delete_workflows([*names, *calls])
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the connection to the database."""
         self._client.destroy()
 
 
@@ -136,18 +137,18 @@ def _options(call: WorkflowCall) -> EnqueueOptions:
 
 
 def workflow_id(job_id: str, attempt: int) -> str:
-    """Name of the workflow of an attempt at a job."""
+    """Return the id of the workflow of an attempt at a job."""
     return f"{job_id}-{attempt}"
 
 
 def migrate_engine(database: Database) -> None:
-    """Bring the engine's own tables up to date."""
+    """Migrate the engine's own tables."""
     url = database.engine.url.render_as_string(hide_password=False)
     DBOS.migrate(url)
 
 
 def configure(settings: Settings, database: Database) -> DBOSConfig:
-    """The engine of a process that runs jobs."""
+    """Return the engine's configuration in a process that runs jobs."""
     return DBOSConfig(
         name=APPLICATION,
         system_database_url=database.engine.url.render_as_string(hide_password=False),
@@ -161,7 +162,7 @@ def configure(settings: Settings, database: Database) -> DBOSConfig:
     )
 
 
-def _life(status: str | None) -> Life:
+def _state(status: str | None) -> WorkflowState:
     if status is None:
         return "none"
     return "alive" if status in ("PENDING", "ENQUEUED", "DELAYED") else "ended"

@@ -1,7 +1,8 @@
-"""Spread tasks over workers: the one place where work meets Dask.
+"""Dispatch of tasks to workers; the only module that submits work to Dask.
 
-Source: docs.dask.org and the measurements in the engine reference. Workers get JSON and give small
-values back; held futures would make finished tasks run again when a worker dies, so each is let go.
+Workers receive tasks as JSON and return small values. Every future is released at once: otherwise
+Dask would repeat finished tasks when a worker dies.
+Source: docs.dask.org and the measurements in the engine reference.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from distributed.scheduler import KilledWorker
 from palettery.app.compression.dispatch import describe, perform
 from palettery.app.compression.job_folder import job_in
 from palettery.app.errors import WorkerDied, WorkersLost
-from palettery.app.execution.fair_slots import FairSlots, Share
+from palettery.app.execution.fair_slots import FairSlots, SlotRequest
 from palettery.app.observability import logging as logs
 from palettery.app.observability.metrics import Metrics
 from palettery.app.observability.tracing import Tracing
@@ -28,21 +29,21 @@ from palettery.app.settings import Settings
 from palettery.schemas.service import WorkerProcess
 from palettery.schemas.tasks import KINDS, Answer, CompressionTask, Task
 
-NEWS = "all"
-"""Dask's name of what its scheduler tells of workers and clients."""
-TASKS = "palettery-tasks"
-"""Topic under which workers tell of tasks that have ended, and how long they took."""
+SCHEDULER_EVENTS = "all"
+"""Dask's topic of the scheduler's events about workers and clients."""
+TASK_EVENTS = "palettery-tasks"
+"""Topic of the workers' events about ended tasks and their durations."""
 AWAY = "the scheduler of the workers went away; the job waits"
 PER_WORKER = 3
-"""Tasks that the scheduler is given at once for each worker."""
+"""Tasks per worker that the scheduler has at once."""
 MOST_LANES = 256
-"""Tasks of one job that wait for workers at once."""
-STATES_WITHIN_S = 2.0
-"""How long the scheduler is waited for by somebody who just wants to know."""
+"""Tasks of one job that wait for slots at once."""
+STATES_TIMEOUT_S = 2.0
+"""Timeout of questions to the scheduler about its workers."""
 OnDied = Callable[[Sequence[Task]], Awaitable[None]]
-"""Called with the tasks that a worker had in hand when it died; others do them."""
+"""Called with the unfinished tasks of a worker that died; other workers repeat them."""
 OnDone = Callable[[Task, Answer], Awaitable[None]]
-"""Called with each task and what it gave back, one at a time."""
+"""Called with each task and its result, one at a time."""
 
 
 class Workers:
@@ -57,10 +58,10 @@ class Workers:
     ) -> None:
         self._connect, self._metrics, self._traces = connect, metrics, traces
         self._id = uuid.uuid4().hex
-        """Tells whose task it was that a worker has ended; others hear of it too."""
+        """Marks the tasks of this process in the workers' events, which all clients receive."""
         self._client: Client | None = None
-        self._underway: dict[str, tuple[Task, OnDied]] = {}
-        """Tasks by their keys, and whom to tell of their worker's death."""
+        self._running: dict[str, tuple[Task, OnDied]] = {}
+        """Tasks by their keys, and the callback for their worker's death."""
         self._connecting = asyncio.Lock()
         self._slots = FairSlots(self._most_at_once, weights)
 
@@ -68,47 +69,47 @@ class Workers:
         self,
         tasks: Sequence[Task],
         on_done: OnDone,
-        share: Share | None = None,
+        slot: SlotRequest | None = None,
         on_died: OnDied | None = None,
     ) -> None:
-        """Run every task, telling of each when it is done; owners have workers in turn.
+        """Run every task; `on_done` is called with each result. Slots are shared among owners.
 
         Raises:
-            PaletteryError: what the first failing task raised; the others are given up.
-            WorkerDied: workers died while they ran one of the tasks, again and again.
-            WorkersLost: the scheduler went away; what the tasks stored until then lies there.
+            PaletteryError: the error of the first task that failed; the others are cancelled.
+            WorkerDied: several workers died while they ran the same task.
+            WorkersLost: the scheduler is unavailable; results that are stored already stay.
         """
         if tasks:
             with self._traces.span(type(tasks[0]).__name__, {"tasks": len(tasks)}):
-                await self._spread(tasks, on_done, share or Share(), on_died)
+                await self._dispatch(tasks, on_done, slot or SlotRequest(), on_died)
 
-    async def _spread(
-        self, tasks: Sequence[Task], on_done: OnDone, share: Share, on_died: OnDied | None
+    async def _dispatch(
+        self, tasks: Sequence[Task], on_done: OnDone, slot: SlotRequest, on_died: OnDied | None
     ) -> None:
-        """Run tasks side by side; Dask has few at a time, so that who comes next is ours to say."""
-        client, run, one_by_one = await self._reached(), uuid.uuid4().hex, asyncio.Lock()
+        """Run tasks in parallel; Dask has few at a time, as `FairSlots` decides their order."""
+        client, run, one_by_one = await self._connected(), uuid.uuid4().hex, asyncio.Lock()
         numbered = iter(enumerate(tasks))
 
         async def lane() -> None:
             for number, task in numbered:
-                async with self._slots.one(share):
+                async with self._slots.slot(slot):
                     key = f"{type(task).__name__}-{run}-{number}"
                     answer = await self._run(client, key, task, on_died)
                 async with one_by_one:
                     await on_done(task, answer)
 
-        first: BaseException | None = None
+        first_error: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as lanes:
                 for _ in range(min(len(tasks), max(MOST_LANES, self._most_at_once()))):
                     lanes.create_task(lane())
         except BaseExceptionGroup as failures:
-            first = failures.exceptions[0]
-        if first is not None:
-            raise first
+            first_error = failures.exceptions[0]
+        if first_error is not None:
+            raise first_error
 
     async def _run(self, client: Client, key: str, task: Task, on_died: OnDied | None) -> Answer:
-        """Have Dask run one task; what it gives back."""
+        """Run one task with Dask and return its result."""
         try:
             future = client.submit(
                 _run, type(task).__name__, task.model_dump_json(), self._id, key=key, pure=False
@@ -116,53 +117,53 @@ class Workers:
         except ClosedClientError as error:
             raise WorkersLost(AWAY) from error
         if on_died is not None:
-            self._underway[key] = (task, on_died)
+            self._running[key] = (task, on_died)
         try:
             async for _ in as_completed([future], loop=client.loop):
                 pass
-            # Most give nothing back; fetching that would cost as much as a small task.
-            gives = future.status != "finished" or not isinstance(task, CompressionTask)
-            return await future if gives else None
+            # Most tasks have no result; fetching it would cost as much as a small task.
+            has_result = future.status != "finished" or not isinstance(task, CompressionTask)
+            return await future if has_result else None
         except (FutureCancelledError, ClosedClientError) as error:
             raise WorkersLost(AWAY) from error
         except KilledWorker as error:
-            raise WorkerDied(_died(task, error)) from error
+            raise WorkerDied(_death_message(task, error)) from error
         finally:
-            self._underway.pop(key, None)
+            self._running.pop(key, None)
             if future.status == "pending":
-                # Nothing runs any more for a client that was closed meanwhile.
+                # A client that was closed meanwhile has no running tasks.
                 with contextlib.suppress(OSError, RuntimeError, ClosedClientError):
                     await client.cancel([future])
             future.release()
 
     def _most_at_once(self) -> int:
-        """Tasks that Dask is given at once: workers have the next one before they need it."""
+        """Return how many tasks Dask has at once; each worker has its next ones in advance."""
         return PER_WORKER * max(1, self.count())
 
-    async def ask(
-        self, task: Task, share: Share | None = None, on_died: OnDied | None = None
+    async def run_task(
+        self, task: Task, slot: SlotRequest | None = None, on_died: OnDied | None = None
     ) -> Answer:
-        """Run one task; what it gives back.
+        """Run one task and return its result.
 
         Raises:
-            PaletteryError: as `run_tasks`.
+            PaletteryError: see `run_tasks`.
         """
         answers: list[Answer] = []
 
         async def on_done(_: Task, answer: Answer) -> None:
             answers.append(answer)
 
-        await self.run_tasks([task], on_done, share, on_died)
+        await self.run_tasks([task], on_done, slot, on_died)
         return answers[0]
 
     def count(self) -> int:
-        """Workers that can take a task now."""
+        """Return the number of connected workers."""
         if self._client is None or not self._is_connected():
             return 0
         return int(self._client.scheduler_info().get("n_workers", 0))
 
     def states(self) -> dict[str, int]:
-        """How many workers do what, as they said lately; waits, so not for the event loop.
+        """Return the number of workers in each state; blocks, so not for the event loop.
 
         Raises:
             WorkersLost: the scheduler does not answer.
@@ -172,7 +173,7 @@ class Workers:
         return {"busy": 0, "idle": 0} | Counter(each.state for each in self.processes())
 
     def processes(self) -> list[WorkerProcess]:
-        """Every worker, as it said lately; waits, so not for the event loop.
+        """Return the state of every worker; blocks, so not for the event loop.
 
         Raises:
             WorkersLost: the scheduler does not answer.
@@ -180,11 +181,11 @@ class Workers:
         client: Any = self._client
         if not self._is_connected():
             return []
-        asked = asyncio.run_coroutine_threadsafe(
+        identity = asyncio.run_coroutine_threadsafe(
             client.scheduler.identity(n_workers=-1), client.loop.asyncio_loop
         )
         try:
-            workers = asked.result(STATES_WITHIN_S)["workers"].values()
+            workers = identity.result(STATES_TIMEOUT_S)["workers"].values()
         except (OSError, TimeoutError) as error:
             raise WorkersLost("the scheduler of the workers does not answer") from error
         return [_process(worker) for worker in workers]
@@ -192,54 +193,56 @@ class Workers:
     def _is_connected(self) -> bool:
         return self._client is not None and self._client.status == "running"
 
-    async def reach(self) -> None:
-        """Connect, so that the first job need not wait for it.
+    async def connect(self) -> None:
+        """Connect to the scheduler now instead of at the first task.
 
         Raises:
             WorkersLost: there is no scheduler.
         """
-        await self._reached()
+        await self._connected()
 
     async def close(self) -> None:
-        """Let go of the scheduler."""
+        """Close the connection to the scheduler."""
         if self._client is not None:
             if self._client.status == "running":
-                self._client.unsubscribe_topic(NEWS)  # or it would be sent that it has gone
+                self._client.unsubscribe_topic(
+                    SCHEDULER_EVENTS
+                )  # otherwise it would receive its own removal
             await self._client.close()
 
-    async def _reached(self) -> Client:
-        """The client; a new one when the old one gave its scheduler up."""
+    async def _connected(self) -> Client:
+        """Return the client; a new one if the old one lost its scheduler."""
         async with self._connecting:
             if self._client is None or self._client.status in ("closing", "closed"):
                 try:
                     self._client = await self._connect()
-                    self._client.subscribe_topic(NEWS, self._hear)
-                    self._client.subscribe_topic(TASKS, self._count)
+                    self._client.subscribe_topic(SCHEDULER_EVENTS, self._on_scheduler_event)
+                    self._client.subscribe_topic(TASK_EVENTS, self._on_task_event)
                 except (OSError, TimeoutError, ClosedClientError) as error:
                     raise WorkersLost(f"no scheduler answers: {error}") from error
         return self._client
 
-    def _count(self, event: tuple[float, Mapping[str, Any]]) -> None:
-        """A worker has ended a task."""
-        _, ended = event
-        if ended["by"] == self._id:
-            self._metrics.task_ended(ended["kind"], ended["seconds"])
+    def _on_task_event(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        """Count a task that a worker has ended."""
+        _, task = event
+        if task["by"] == self._id:
+            self._metrics.task_ended(task["kind"], task["seconds"])
 
-    async def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
-        """The scheduler's news of its workers: tell of those that died with work in hand."""
-        _, news = event
-        if news.get("action") != "remove-worker" or news["expected"]:
+    async def _on_scheduler_event(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        """Report the tasks of a worker that died."""
+        _, details = event
+        if details.get("action") != "remove-worker" or details["expected"]:
             return
         lost: dict[OnDied, list[Task]] = {}
-        for key in news["processing-tasks"]:
-            if key in self._underway:
-                task, on_died = self._underway[key]
+        for key in details["processing-tasks"]:
+            if key in self._running:
+                task, on_died = self._running[key]
                 lost.setdefault(on_died, []).append(task)
         for on_died, tasks in lost.items():
             await on_died(tasks)
 
 
-def _died(task: Task, error: KilledWorker) -> str:
+def _death_message(task: Task, error: KilledWorker) -> str:
     return (
         f"{error.allowed_failures + 1} workers died while {describe(task)}, most likely for lack "
         "of memory; use workers with more, a smaller PALETTERY_TASK_BYTES, or a granularity with "
@@ -248,34 +251,34 @@ def _died(task: Task, error: KilledWorker) -> str:
 
 
 def _process(worker: Mapping[str, Any]) -> WorkerProcess:
-    """A worker as its scheduler tells of it; what it said last of itself may lack."""
-    said = worker["metrics"]
+    """Return a worker's state as the scheduler reports it; its metrics may be missing."""
+    metrics = worker["metrics"]
     return WorkerProcess(
-        state=_doing(worker),
-        cpu_percent=said.get("cpu"),
-        memory_bytes=said.get("memory"),
+        state=_state(worker),
+        cpu_percent=metrics.get("cpu"),
+        memory_bytes=metrics.get("memory"),
         memory_limit_bytes=worker["memory_limit"] or None,
     )
 
 
-def _doing(worker: Mapping[str, Any]) -> str:
+def _state(worker: Mapping[str, Any]) -> str:
     if worker["status"] != "running":
         return str(worker["status"])
     return "busy" if worker["metrics"].get("task_counts", {}).get("executing") else "idle"
 
 
 def _run(kind: str, text: str, by: str) -> Answer:
-    """In a worker: do a task. Its kind tells apart those that have the same fields."""
+    """Run a task in a worker; `kind` distinguishes tasks with the same fields."""
     task = KINDS[kind].model_validate_json(text)
-    began = time.perf_counter()
+    start = time.perf_counter()
     try:
         with logs.job_context(
             job_in(task.part_path if isinstance(task, CompressionTask) else task.prefix)
         ):
             return perform(task, _threads())
     finally:
-        seconds = time.perf_counter() - began
-        get_worker().log_event(TASKS, {"by": by, "kind": kind, "seconds": seconds})
+        seconds = time.perf_counter() - start
+        get_worker().log_event(TASK_EVENTS, {"by": by, "kind": kind, "seconds": seconds})
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Run tasks here, one after the other; a kernel uses all cores by itself."""
+"""Running tasks in this process, one after the other; a kernel uses all cores by itself."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,7 @@ from palettery.schemas.tasks import CompressionTask
 
 
 def run_tasks(tasks: Sequence[CompressionTask], on_done: Callable[[CompressionTask], None]) -> None:
-    """Run every task, telling of each when its part exists."""
+    """Run every task; `on_done` is called with each once its part exists."""
     for task in tasks:
         perform(task)
         on_done(task)

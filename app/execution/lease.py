@@ -1,4 +1,4 @@
-"""One process at a time for each executor id: two would run the same jobs."""
+"""Leases of executor ids: two processes with the same one would run the same jobs."""
 
 import asyncio
 import logging
@@ -12,95 +12,97 @@ from sqlalchemy.exc import SQLAlchemyError
 from palettery.app.database.engine import Database, translated_errors
 from palettery.app.errors import BadInput
 
-LOOK_EVERY_S = 2.0
-"""Between two looks whether the lock is still ours."""
-_TAKE = text("SELECT pg_try_advisory_lock(hashtextextended('palettery ' || :name, 0))")
-_GIVE_BACK = text("SELECT pg_advisory_unlock_all()")
+CHECK_INTERVAL_S = 2.0
+"""Time between two checks of the lock."""
+_LOCK = text("SELECT pg_try_advisory_lock(hashtextextended('palettery ' || :name, 0))")
+_UNLOCK = text("SELECT pg_advisory_unlock_all()")
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def leased(
+async def hold_lease(
     database: Database, executor_id: str, on_lost: Callable[[], None]
 ) -> AsyncIterator[None]:
-    """Hold an executor id as long as the block runs; on SQLite the data folder's lock does it.
+    """Lease an executor id until the block ends; with SQLite, the data folder's lock suffices.
 
-    The lock is one of Postgres that ends with our connection, so a dead process holds none. When
-    Postgres was restarted it is taken again; `on_lost` is called if another was quicker.
+    The lease is an advisory lock of Postgres, which ends with the connection, so a dead process has
+    none. After a restart of Postgres it is taken again; if another process was faster, `on_lost` is
+    called.
 
     Raises:
-        BadInput: another process holds it.
+        BadInput: another process has the lease.
     """
     if database.engine.dialect.name != "postgresql":
         yield
         return
     with translated_errors():
-        connection = await asyncio.to_thread(_taken, database, executor_id)
+        connection = await asyncio.to_thread(_lock, database, executor_id)
     if connection is None:
         raise BadInput(
             f"another process runs jobs as {executor_id!r}; stop it, or give this one a "
             "PALETTERY_EXECUTOR_ID of its own"
         )
-    held = _Held(connection)
-    keeping = asyncio.create_task(_keep(held, database, executor_id, on_lost))
+    lease = _Lease(connection)
+    renewal = asyncio.create_task(_keep(lease, database, executor_id, on_lost))
     try:
         yield
     finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
-        await asyncio.to_thread(_give_back, held.connection)
+        renewal.cancel()
+        await asyncio.gather(renewal, return_exceptions=True)
+        await asyncio.to_thread(_unlock, lease.connection)
 
 
 @dataclass
-class _Held:
+class _Lease:
     connection: Connection | None
-    """Whose lock it is; None while it may be lost."""
+    """The connection that has the lock; None while the lock may be lost."""
 
 
 async def _keep(
-    held: _Held, database: Database, executor_id: str, on_lost: Callable[[], None]
+    lease: _Lease, database: Database, executor_id: str, on_lost: Callable[[], None]
 ) -> None:
+    """Check the lock again and again, and take it again when its connection is lost."""
     while True:
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(CHECK_INTERVAL_S)
         try:
-            if held.connection is not None:
-                await asyncio.to_thread(held.connection.execute, text("SELECT 1"))
+            if lease.connection is not None:
+                await asyncio.to_thread(lease.connection.execute, text("SELECT 1"))
                 continue
-            held.connection = await asyncio.to_thread(_taken, database, executor_id)
+            lease.connection = await asyncio.to_thread(_lock, database, executor_id)
         except SQLAlchemyError as error:
             log.warning("the lock of %s may be lost: %s", executor_id, error)
-            _close(held.connection)
-            held.connection = None
+            _close(lease.connection)
+            lease.connection = None
             continue
-        if held.connection is None:
+        if lease.connection is None:
             log.critical("another process took over as %s; stopping", executor_id)
             on_lost()
             return
 
 
-def _taken(database: Database, executor_id: str) -> Connection | None:
-    """A connection that holds the lock; None when another holds it."""
+def _lock(database: Database, executor_id: str) -> Connection | None:
+    """Return a connection that has the lock; None if another process has it."""
     connection = database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-    # So that Postgres soon notices when this machine is gone.
+    # With these Postgres soon detects that this machine is gone.
     for setting in ("idle = 10", "interval = 5", "count = 3"):
         connection.execute(text(f"SET tcp_keepalives_{setting}"))
-    if connection.execute(_TAKE, {"name": executor_id}).scalar():
+    if connection.execute(_LOCK, {"name": executor_id}).scalar():
         return connection
     _close(connection)
     return None
 
 
-def _give_back(connection: Connection | None) -> None:
-    """Release the lock now: Postgres notices some time later that a connection was closed."""
+def _unlock(connection: Connection | None) -> None:
+    """Release the lock now; Postgres detects a closed connection only later."""
     if connection is not None:
         with suppress(SQLAlchemyError):
-            connection.execute(_GIVE_BACK)
+            connection.execute(_UNLOCK)
     _close(connection)
 
 
 def _close(connection: Connection | None) -> None:
-    """Close for good: a connection that went back to the pool would hold the lock on."""
+    """Close the connection; in the pool it would still have the lock."""
     if connection is not None:
         with suppress(SQLAlchemyError):
             connection.invalidate()

@@ -1,8 +1,8 @@
-"""Have Dask's timers follow a clock that nobody sets.
+"""A monotonic clock for Dask's timers.
 
-tornado's timers and Dask's message batches wait until a moment of the wall clock, milliseconds
-ahead. When somebody sets that clock back meanwhile, the moment is as far ahead as it was set back,
-and until then nothing is sent. With a clock that only moves forward this cannot happen.
+tornado's timers and Dask's message batches wait until a time of the wall clock, milliseconds
+ahead. If the clock is set back meanwhile, the wait grows by as much, and nothing is sent until
+then. With a clock that only moves forward this cannot happen.
 Source: tornado 6.6, `IOLoop.time` and `PeriodicCallback`; distributed 2026.8, `BatchedSend`.
 """
 
@@ -15,11 +15,11 @@ _START_S = time.time() - time.monotonic()
 
 
 def steady_time() -> float:
-    """Seconds since 1970 by the wall clock as it was at the start of this process."""
+    """Return seconds since 1970, by the wall clock at the start of this process."""
     return _START_S + time.monotonic()
 
 
 def use_steady_clock(loop: IOLoop | None = None) -> None:
-    """Have a loop's timers, the running one's if none is named, and all batches use it."""
+    """Set the clock of all message batches and of the timers of this or the running loop."""
     vars(loop or IOLoop.current())["time"] = steady_time
     vars(batched)["time"] = steady_time

@@ -1,9 +1,9 @@
-"""The order in which queued jobs are served: owners take turns, priority orders an owner's own.
+"""Fair queueing of jobs: owners take turns, and priorities order the jobs of one owner.
 
-Every queued job has a turn, and the lowest turn is served first. A new job's turn is one step
-behind the last of its owner's queued jobs of its priority or a higher one; with none queued, one
-step behind the owner's last job that was started; but never before the turn that is served now.
-So an owner with a long queue and one with a single job are served alternately.
+Every queued job has a turn, and the lowest turn is served first. A new job's turn is one step after
+the last of its owner's queued jobs of the same or a higher priority; if none is queued, one step
+after the owner's last started job; but never before the turn that is served now. So an owner with a
+long queue and one with a single job are served alternately.
 Source: Goyal, Vin and Cheng, Start-time Fair Queueing, SIGCOMM 1996; a job is a packet of size 1.
 """
 
@@ -17,17 +17,17 @@ from palettery.app.database.engine import Database, insert
 from palettery.app.database.tables import JobRow, OwnerRow
 
 STEP = 100
-"""Between two turns of an owner of weight 1; of one of weight 2, half as much."""
+"""Distance of the turns of an owner of weight 1; for weight 2, half as much."""
 RESTART = 1 << 30
-"""Turns begin anew from here; the engine counts to twice as much."""
+"""Turns start over at this number; the engine counts to twice as much."""
 
 Move = Callable[[Session, Sequence[tuple[str, int]], int], None]
-"""Has the engine serve attempts later, within a transaction: (session, attempts, by how much)."""
+"""Moves attempts in the engine's queue, within a transaction: (session, attempts, turns)."""
 
 _QUEUED = (JobRow.owner == bindparam("by"), JobRow.state == "queued")
 _IS_LOWER = JobRow.priority < bindparam("least")
 _CLOCK = select(func.max(OwnerRow.turn)).scalar_subquery()
-_PLACE = select(
+_POSITION = select(
     _CLOCK,
     select(func.max(JobRow.turn)).where(*_QUEUED, ~_IS_LOWER).scalar_subquery(),
     select(func.min(JobRow.turn)).where(*_QUEUED, _IS_LOWER).scalar_subquery(),
@@ -46,11 +46,11 @@ _START = (
     .values(turn=_TURN)
     .where(OwnerRow.name == _WHOSE, func.coalesce(OwnerRow.turn, -1) < _TURN)
 )
-"""Made once: to put them together takes longer than to run them."""
+"""Statements are built once: building one takes longer than running it."""
 
 
 class OwnerTurns:
-    """Turns of the jobs of one database, with a weight for each owner that has not 1."""
+    """Turns of the jobs in one database; `weights` has the owners whose weight is not 1."""
 
     def __init__(
         self,
@@ -61,28 +61,25 @@ class OwnerTurns:
         self._database, self._weights, self._move = database, weights or {}, move
 
     def take(self, session: Session, owner: str, priority: int) -> int:
-        """The turn of an owner's next job; its queued jobs of a lower priority come behind it.
+        """Return the turn of an owner's new job, and move its jobs of lower priority behind.
 
-        Until the transaction ends nobody else takes one for the same owner.
+        The owner's row is locked until the transaction ends.
         """
         connection, step = session.connection(), self._step(owner)
         started = _lock(session, owner)
-        asked = {"by": owner, "least": priority}
-        clock, before, behind = connection.execute(_PLACE, asked).one()
+        parameters = {"by": owner, "least": priority}
+        clock, before, behind = connection.execute(_POSITION, parameters).one()
         turn = self._first(owner, clock, started) if before is None else int(before) + step
         if behind is not None and behind < turn + step:
             self._shift(session, turn + step - behind, owner, JobRow.priority < priority)
         return turn
 
     def start(self, session: Session, job_id: str, attempt: int) -> None:
-        """Note that a queued job is served now.
-
-        It belongs before everything else that the transaction locks.
-        """
+        """Store that a queued job is served now, before the transaction locks other rows."""
         session.connection().execute(_START, {"own": job_id, "at": attempt})
 
-    def close_up(self) -> None:
-        """Move up the jobs of owners whose next ones were cancelled or deleted."""
+    def close_gaps(self) -> None:
+        """Move the jobs of owners up whose first ones were cancelled or deleted."""
         with self._database.transaction() as session:
             clock = session.scalar(select(_CLOCK)) or 0
             if clock > RESTART:
@@ -92,25 +89,27 @@ class OwnerTurns:
             heads = connection.execute(_HEADS).all()
         for owner, head, started in heads:
             if head > self._first(owner, clock, started):
-                self._close_up(owner)
+                self._close_gap(owner)
 
-    def _close_up(self, owner: str) -> None:
+    def _close_gap(self, owner: str) -> None:
         with self._database.transaction() as session:
             started = _lock(session, owner)
-            clock, head, _ = session.connection().execute(_PLACE, {"by": owner, "least": 0}).one()
+            clock, head, _ = (
+                session.connection().execute(_POSITION, {"by": owner, "least": 0}).one()
+            )
             first = self._first(owner, clock, started)
             if head is not None and head > first:
                 self._shift(session, first - head, owner)
 
     def _first(self, owner: str, clock: int | None, started: int | None) -> int:
-        """The least turn of an owner's jobs, of which the one of turn `started` was served last."""
+        """Return the lowest turn for an owner whose last served job had the turn `started`."""
         return max(clock or 0, 0 if started is None else started + self._step(owner))
 
     def _shift(self, session: Session, by: int, owner: str, *which: ColumnElement[bool]) -> None:
-        """Move an owner's queued jobs."""
+        """Move an owner's queued jobs by so many turns."""
         change = update(JobRow).where(JobRow.owner == owner, JobRow.state == "queued", *which)
-        moved = change.values(turn=JobRow.turn + by).returning(JobRow.id, JobRow.attempt)
-        attempts = [(row.id, row.attempt) for row in session.connection().execute(moved)]
+        shift = change.values(turn=JobRow.turn + by).returning(JobRow.id, JobRow.attempt)
+        attempts = [(row.id, row.attempt) for row in session.connection().execute(shift)]
         if self._move is not None:
             self._move(session, attempts, by)
 
@@ -119,10 +118,10 @@ class OwnerTurns:
 
 
 def _lock(session: Session, owner: str) -> int | None:
-    """Have an owner's row to ourselves until the transaction ends; its last turn served."""
-    made = insert(session, OwnerRow)
-    mine = made.on_conflict_do_update(
-        index_elements=[OwnerRow.name], set_={"name": made.excluded.name}
+    """Add or lock an owner's row until the transaction ends; return its last served turn."""
+    new = insert(session, OwnerRow)
+    upsert = new.on_conflict_do_update(
+        index_elements=[OwnerRow.name], set_={"name": new.excluded.name}
     )
-    row: Any = session.connection().execute(mine.returning(OwnerRow.turn), {"name": owner}).one()
+    row: Any = session.connection().execute(upsert.returning(OwnerRow.turn), {"name": owner}).one()
     return None if row.turn is None else int(row.turn)

@@ -1,4 +1,4 @@
-"""Files that nothing needs any more."""
+"""Removal of stored files that no job or model uses."""
 
 from datetime import UTC, datetime
 
@@ -8,7 +8,7 @@ from palettery.app.storage.checked_reads import digests_path
 
 
 def remove_unused_files(files: FileRepository, store: Storage) -> None:
-    """Files whose last job or model was deleted; the row goes first, so that nobody takes it."""
+    """Remove every unused file; its row goes first, so that no job or model can take it."""
     for file in files.unused(datetime.now(UTC)):
-        if files.forget(file.sha256):
+        if files.delete_if_unused(file.sha256):
             store.delete(file.path, digests_path(file.sha256))

@@ -1,4 +1,4 @@
-"""Rows of stored upload files: the bytes of one digest are kept once, while anything needs them."""
+"""Rows of stored files: one per digest, as long as a job or a model uses it."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,64 +13,64 @@ from palettery.app.database.tables import FileRow, JobFileRow, ModelFileRow
 from palettery.app.errors import FileGone
 
 PAGE = 1_000
-"""Rows read at once when all are gone through."""
+"""Rows read at once when reading all."""
 _PATHS = select(FileRow.sha256, FileRow.path).where(
     FileRow.sha256.in_(bindparam("digests", expanding=True))
 )
-_HELD = _PATHS.order_by(FileRow.sha256).with_for_update(read=True, key_share=True)
-"""Made once: to put them together takes longer than to run them."""
+_LOCKED_PATHS = _PATHS.order_by(FileRow.sha256).with_for_update(read=True, key_share=True)
+"""Statements are built once: building one takes longer than running it."""
 
 
 @dataclass(frozen=True)
 class FileLocation:
-    """One upload file where it is kept."""
+    """Digest, size and path of a stored file."""
 
     sha256: str
     path: str
     size_bytes: int
-    is_known: bool = False
-    """That `find` gave the path; else the caller has brought the bytes there itself."""
+    has_row: bool = False
+    """Whether the path comes from a file row; otherwise the caller has just written the file."""
 
 
 class FileRepository:
-    """Reads and writes of file rows, each in its own transaction; jobs and models add them."""
+    """Reads and writes of file rows, each in its own transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def find(self, digests: Collection[str]) -> dict[str, str]:
-        """Path of each of these that is kept already."""
-        found: dict[str, str] = {}
+        """Return the path of each of these files that is stored."""
+        paths: dict[str, str] = {}
         with self._database.reading() as connection:
             for chunk in chunks(digests):
-                found.update(connection.execute(_PATHS, {"digests": chunk}).all())
-        return found
+                paths.update(connection.execute(_PATHS, {"digests": chunk}).all())
+        return paths
 
     def relocate(self, sha256: str, path: str) -> None:
-        """Note that the bytes of a digest lie elsewhere now."""
+        """Store a new path of a file."""
         change = update(FileRow).where(FileRow.sha256 == sha256).values(path=path)
         with self._database.transaction() as session:
             session.execute(change)
 
     def unused(self, created_before: datetime) -> Iterator[FileLocation]:
-        """Files that nothing needs, of those kept since before this time."""
-        return self._all(FileRow.created_at < created_before, ~_is_needed())
+        """Yield the files that no job or model uses, of those created before this time."""
+        return self._all(FileRow.created_at < created_before, ~_is_used())
 
     def paths(self) -> Iterator[str]:
-        """Where every file lies."""
+        """Yield the path of every file."""
         return (file.path for file in self._all())
 
-    def forget(self, sha256: str) -> bool:
-        """Delete a file's row unless something needs it; whether so, and its bytes may go."""
-        change = delete(FileRow).where(FileRow.sha256 == sha256, ~_is_needed())
+    def delete_if_unused(self, sha256: str) -> bool:
+        """Delete the row of an unused file; return whether it did, so that the bytes may go."""
+        change = delete(FileRow).where(FileRow.sha256 == sha256, ~_is_used())
         try:
             with self._database.transaction() as session:
                 return session.connection().execute(change).rowcount == 1
-        except IntegrityError:  # it was taken while we waited for that transaction
+        except IntegrityError:  # another transaction began to use it meanwhile
             return False
 
     def _all(self, *conditions: ColumnElement[bool]) -> Iterator[FileLocation]:
-        """In order of digest, page by page, so that no transaction outlives one."""
+        """Yield files in order of digest; each page is read in a transaction of its own."""
         query = select(FileRow).where(*conditions).order_by(FileRow.sha256).limit(PAGE)
         last = ""
         while True:
@@ -82,34 +82,34 @@ class FileRepository:
             last = rows[-1].sha256
 
 
-def keep(
+def add_job_files(
     session: Session, job_id: str, files: Sequence[FileLocation], created_at: datetime
 ) -> None:
-    """Have a job need files, within the transaction that adds it.
+    """Store which files a job uses, within the transaction that adds the job.
 
     Raises:
-        FileGone: a file does not lie where the caller says.
+        FileGone: a file is no longer stored at its path.
     """
-    hold(session, files, created_at)
+    lock_files(session, files, created_at)
     uses = [{"job_id": job_id, "sha256": sha256} for sha256 in sorted({f.sha256 for f in files})]
     if uses:
         session.connection().execute(insert(session, JobFileRow), uses)
 
 
-def hold(session: Session, files: Sequence[FileLocation], created_at: datetime) -> None:
-    """See that files have rows, and that these stay until the transaction ends.
+def lock_files(session: Session, files: Sequence[FileLocation], created_at: datetime) -> None:
+    """Add missing rows of files and lock all of them until the transaction ends.
 
     Raises:
-        FileGone: a file does not lie where the caller says.
+        FileGone: a file is no longer stored at its path.
     """
     by_digest = {file.sha256: file for file in files}
-    in_order = [by_digest[digest] for digest in sorted(by_digest)]  # so that nobody deadlocks
-    brought = [_values(file, created_at) for file in in_order if not file.is_known]
-    if brought:
-        session.connection().execute(insert(session, FileRow).on_conflict_do_nothing(), brought)
+    in_order = [by_digest[digest] for digest in sorted(by_digest)]  # prevents deadlocks
+    new = [_values(file, created_at) for file in in_order if not file.has_row]
+    if new:
+        session.connection().execute(insert(session, FileRow).on_conflict_do_nothing(), new)
     paths: dict[str, str] = {}
     for chunk in chunks(list(by_digest)):
-        paths.update(session.connection().execute(_HELD, {"digests": chunk}).all())
+        paths.update(session.connection().execute(_LOCKED_PATHS, {"digests": chunk}).all())
     for file in files:
         if paths.get(file.sha256) != file.path:
             raise FileGone(f"the stored file {file.sha256} was removed or replaced; send it again")
@@ -124,7 +124,7 @@ def _values(file: FileLocation, created_at: datetime) -> dict[str, object]:
     }
 
 
-def _is_needed() -> ColumnElement[bool]:
+def _is_used() -> ColumnElement[bool]:
     return or_(
         exists().where(JobFileRow.sha256 == FileRow.sha256),
         exists().where(ModelFileRow.sha256 == FileRow.sha256),

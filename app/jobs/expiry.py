@@ -38,7 +38,7 @@ class JobExpiry:
                 self._delete(job_id)
             except (Conflict, NotFound):
                 continue  # retried or deleted meanwhile
-        self._changes.forget_old()
+        self._changes.delete_old()
         self._uploads.run()
         self._tidy_folders()
         self._store.delete_unfinished(JOBS, datetime.now(UTC) - self._orphan_age)

@@ -9,7 +9,7 @@ from sqlalchemy import Executable, Row, bindparam, update
 from sqlalchemy.orm import Session
 
 from palettery.app.database.tables import JobRow
-from palettery.app.events.log_messages import Line
+from palettery.app.events.log_messages import LogMessage
 from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest
 from palettery.schemas.job_options import JobOptions
@@ -41,7 +41,7 @@ class NewJob:
     """Limits of the owner, which hold with this job."""
     request: KeyedRequest | None = None
     """The request under its Idempotency-Key, if it has one."""
-    first_lines: tuple[Line, ...] = ()
+    first_lines: tuple[LogMessage, ...] = ()
     """First lines of its log."""
 
 

@@ -70,7 +70,7 @@ class JobLifecycle:
         """
         job = self._jobs.get(job_id)
         self._jobs.delete(job_id)
-        self._engine.forget(job_id, job.attempt)
+        self._engine.delete_workflows(job_id, job.attempt)
         self._store.delete_folder(job_folder(job_id))
         remove_unused_files(self._files, self._store)
 

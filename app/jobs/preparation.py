@@ -12,8 +12,8 @@ from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.compression.job_folder import write_job
 from palettery.app.compression.result_keys import request_sha256
 from palettery.app.configs.documents import ConfigDocument, read_config
-from palettery.app.events.log_messages import Line, planned
-from palettery.app.models.indexing import model_checkpoint
+from palettery.app.events.log_messages import LogMessage, plan_summary
+from palettery.app.models.indexing import load_checkpoint
 from palettery.app.planning.exports import check_expressible, plan_exports
 from palettery.app.planning.job_plan import JobPlan, plan_checkpoint
 from palettery.app.planning.tasks import cut_tasks
@@ -85,7 +85,7 @@ class PreparedJob:
     request_sha256: str
     files: tuple[str, ...]
     """Digests of the files that it needs."""
-    first_line: Line
+    first_line: LogMessage
     """First line of its log."""
 
 
@@ -133,7 +133,7 @@ def prepare(spec: JobSpec, store_url: str, limits: Limits, storage: JobStorage) 
         ),
         request_sha256=request_sha256(job),
         files=tuple(file.sha256 for file in job.files() if file.sha256),
-        first_line=planned(job.plan),
+        first_line=plan_summary(job.plan),
     )
 
 
@@ -159,7 +159,7 @@ def _checkpoint(source: ModelSource, store: Storage, limits: Limits) -> Checkpoi
     """Return the contents of the files; a stored model was parsed when it was uploaded."""
     if source.model_id is None:
         return read_checkpoint(store, source.files, limits)
-    return model_checkpoint(store, source.model_id, source.files, limits)
+    return load_checkpoint(store, source.model_id, source.files, limits)
 
 
 def _relocated(checkpoint: Checkpoint, paths: Mapping[str, str]) -> Checkpoint:

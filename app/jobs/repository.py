@@ -13,12 +13,12 @@ from palettery.app.database.job_rows import find_job, job_from_row
 from palettery.app.database.tables import JobRow
 from palettery.app.errors import Conflict
 from palettery.app.events import log_messages as lines
-from palettery.app.events.job_changes import note
-from palettery.app.events.log_messages import Line
-from palettery.app.events.repository import record
+from palettery.app.events.job_changes import add_change
+from palettery.app.events.log_messages import LogMessage
+from palettery.app.events.repository import add_events
 from palettery.app.execution.engine import WorkflowCall
 from palettery.app.execution.turns import OwnerTurns
-from palettery.app.files.repository import FileLocation, keep
+from palettery.app.files.repository import FileLocation, add_job_files
 from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest, KeyTaken
 from palettery.app.jobs.callbacks import Enqueue, Notify, OnEnd
@@ -71,7 +71,7 @@ class JobRepository:
                 if new.request is None:
                     raise
                 raise KeyTaken from error
-            keep(session, new.id, files, row.created_at)
+            add_job_files(session, new.id, files, row.created_at)
             if enqueue is not None:
                 enqueue(session, new.id, row.attempt, row.turn)
             return self._queued(session, row, new.first_lines)
@@ -170,8 +170,8 @@ class JobRepository:
             if row is None or (row.state, row.attempt) != ("running", attempt):
                 return None
             job = job_from_row(row)
-            line = lines.taken_up(by) if started else lines.taken_up_again(by)
-            record(session, job_id, self._now(), [job, line] if started else [line])
+            line = lines.started_by(by) if started else lines.resumed_by(by)
+            add_events(session, job_id, self._now(), [job, line] if started else [line])
             return job
 
     def advance(self, job_id: str, progress: Progress, attempt: int | None = None) -> bool:
@@ -187,7 +187,7 @@ class JobRepository:
         expires_at: datetime | None = None,
         progress: Progress | None = None,
         attempt: int | None = None,
-        log: Sequence[Line] = (),
+        log: Sequence[LogMessage] = (),
         stored_bytes: int | None = None,
     ) -> bool:
         """Change active to succeeded; return whether the job, or that attempt, was active.
@@ -210,7 +210,7 @@ class JobRepository:
         attempt: int | None = None,
     ) -> bool:
         """Change active to failed; return whether the job, or that attempt, was active."""
-        error, log = problem.model_dump(mode="json"), [lines.failed(problem)]
+        error, log = problem.model_dump(mode="json"), [lines.failure(problem)]
         return self._end(job_id, "failed", log, attempt, error=error, expires_at=expires_at)
 
     def cancel(self, job_id: str, expires_at: datetime | None = None) -> bool:
@@ -260,7 +260,7 @@ class JobRepository:
         with self._database.transaction() as session:
             is_deleted = session.connection().execute(statement).rowcount == 1
             if is_deleted:
-                note(session, owner, job_id)
+                add_change(session, owner, job_id)
         if not is_deleted:
             state = self.get(job_id).state
             raise Conflict(f"the job is {state}; cancel it, then it can be deleted")
@@ -275,19 +275,21 @@ class JobRepository:
         with self._database.transaction() as session:
             return session.scalars(query).all()
 
-    def _queued(self, session: Session, row: JobRow | Row[Any], log: Sequence[Line] = ()) -> Job:
+    def _queued(
+        self, session: Session, row: JobRow | Row[Any], log: Sequence[LogMessage] = ()
+    ) -> Job:
         """Record that a job was queued, and how many run before it."""
         parameters = {"last": row.turn, "own": row.id}
         before = session.connection().scalar(QUEUED_BEFORE, parameters) or 0
         job = job_from_row(row)
-        record(session, row.id, self._now(), [job, *log, lines.queued(before)])
+        add_events(session, row.id, self._now(), [job, *log, lines.queue_position(before)])
         return job
 
     def _end(
         self,
         job_id: str,
         state: JobState,
-        log: Sequence[Line],
+        log: Sequence[LogMessage],
         attempt: int | None = None,
         **values: object,
     ) -> bool:
@@ -297,7 +299,7 @@ class JobRepository:
             row = change(session, job_id, ACTIVE_STATES, attempt, **values)
             if row is None:
                 return False
-            newest = record(session, job_id, now, [*log, job_from_row(row)])
+            newest = add_events(session, job_id, now, [*log, job_from_row(row)])
             if self._notify and row.webhook_url is not None and newest is not None:
                 self._notify(session, WorkflowCall(job_id, row.attempt, newest))
         self._on_end(state, row.started_at)

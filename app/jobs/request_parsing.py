@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from palettery.app.checkpoints.reader import bytes_to_parse
 from palettery.app.configs.documents import ConfigDocument
-from palettery.app.configs.selection import chosen_document
+from palettery.app.configs.selection import select_document
 from palettery.app.configs.service import ConfigService
 from palettery.app.errors import InvalidUpload, UnsupportedMediaType
 from palettery.app.http.caller import Caller
@@ -111,7 +111,7 @@ class RequestParser:
             BadInput: the fields do not go together.
         """
         options = parsed.options
-        config = chosen_document(
+        config = select_document(
             parsed.config,
             options.preset,
             options.config_name,

@@ -8,7 +8,7 @@ from palettery.app.compression.palettize import content_sha256
 from palettery.app.compression.result_keys import content_key, origin_key, recipe
 from palettery.app.compression.task import checked_reads
 from palettery.app.errors import NotFound, ObjectMissing, TooLarge, WorkerDied
-from palettery.app.execution.fair_slots import Share
+from palettery.app.execution.fair_slots import SlotRequest
 from palettery.app.execution.fanout import Workers
 from palettery.app.jobs.repository import JobRepository
 from palettery.app.jobs.result_copy import copy_results
@@ -123,7 +123,7 @@ class ResultReuse:
             assert isinstance(answer, tuple)  # noqa: S101 - the result of a DigestTask
             digests[id(task)] = answer
 
-        await workers.run_tasks(tasks, on_done, Share(job.owner, job.priority, job.id))
+        await workers.run_tasks(tasks, on_done, SlotRequest(job.owner, job.priority, job.id))
         return [digest for task in tasks for digest in digests[id(task)]]
 
     def _digested(self, items: Sequence[TensorSlice]) -> list[str]:

@@ -38,7 +38,7 @@ from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.settings import Settings
 from palettery.app.storage.base import Storage
 from palettery.app.storage.spooled_content import Content
-from palettery.app.webhooks.addresses import checked_url
+from palettery.app.webhooks.addresses import parse_webhook_url
 from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Job, JobPage, JobState
 from palettery.schemas.statistics import TensorStatistics
@@ -269,7 +269,7 @@ class JobService:
 
     def _check(self, options: JobOptions) -> None:
         if options.webhook_url is not None:
-            checked_url(options.webhook_url, private=self._settings.webhook_private)
+            parse_webhook_url(options.webhook_url, private=self._settings.webhook_private)
 
     def _succeeded(self, owner: str, job_id: str, what: str) -> Job:
         job = self._jobs.get(job_id, owner)

@@ -23,9 +23,9 @@ from palettery.app.errors import (
     problem,
 )
 from palettery.app.events import log_messages as lines
-from palettery.app.events.log_messages import Line
+from palettery.app.events.log_messages import LogMessage
 from palettery.app.events.repository import EventRepository
-from palettery.app.execution.fair_slots import Share
+from palettery.app.execution.fair_slots import SlotRequest
 from palettery.app.execution.fanout import OnDied, Workers
 from palettery.app.jobs.progress_counter import ProgressCounter, reused_tensors
 from palettery.app.jobs.repository import JobRepository
@@ -90,7 +90,9 @@ class JobSteps:
         missing = [task for task in tasks if task.part_path not in parts]
         if job.reuse:
             missing = await self._reuse.with_results(job, missing, self._task(job), self._workers)
-        cut = lines.cut(len(tasks), len(tasks) - len(missing), sum(map(reused_tensors, missing)))
+        cut = lines.task_summary(
+            len(tasks), len(tasks) - len(missing), sum(map(reused_tensors, missing))
+        )
         is_tiny = sum(task.size_bytes for task in missing) <= TINY_BYTES
         if not is_tiny:  # a tiny job logs this together with its end
             await self._log(job_id, cut)
@@ -127,7 +129,7 @@ class JobSteps:
         if isinstance(error, PaletteryError):
             reason = error.detail
             self._metrics.failed(error)
-        await self._log(job_id, lines.trying_again(reason))
+        await self._log(job_id, lines.retry(reason))
 
     def _read_tasks(self, job: Job) -> tuple[list[CompressionTask], set[str]]:
         """Return a job's tasks, and the paths of the parts that exist."""
@@ -143,7 +145,7 @@ class JobSteps:
         `first` are the tasks to run before, if they are few.
         """
         prefix, run = job_folder(job.id), self._workers.run_tasks
-        ask, share, died = self._workers.ask, _share(job), self._on_died(job)
+        ask, share, died = self._workers.run_task, _share(job), self._on_died(job)
         if await asyncio.to_thread(self._store.exists, report_path(prefix)):
             return await asyncio.to_thread(self._as_published, prefix)
         if is_small:
@@ -190,7 +192,7 @@ class JobSteps:
             bytes_done=job.progress.bytes_total,
             bytes_total=job.progress.bytes_total,
         )
-        await asyncio.to_thread(self._succeed, job, copied, done, (lines.TAKEN_OVER,))
+        await asyncio.to_thread(self._succeed, job, copied, done, (lines.REUSED,))
         self._metrics.reused(done.tensors_total)
         return True
 
@@ -199,11 +201,15 @@ class JobSteps:
         job: Job,
         published: Published,
         done: Progress,
-        log: Sequence[Line],
+        log: Sequence[LogMessage],
     ) -> None:
         """Record that a job succeeded, unless it was cancelled meanwhile; then tidy up."""
         size, until, stored = published.size_bytes, self._expiry(), published.stored_bytes
-        log = [*log, *lines.kept(published.kept), lines.shrunk(job.size_before_bytes, size)]
+        log = [
+            *log,
+            *lines.kept_tensors(published.kept),
+            lines.size_summary(job.size_before_bytes, size),
+        ]
         if (
             self._jobs.succeed(job.id, size, until, done, job.attempt, log, stored)
             and job.reuse
@@ -235,7 +241,7 @@ class JobSteps:
         if not await asyncio.to_thread(self._jobs.advance, job.id, progress, job.attempt):
             raise Cancelled("the job was stopped while it ran")
 
-    async def _log(self, job_id: str, *log_lines: Line) -> None:
+    async def _log(self, job_id: str, *log_lines: LogMessage) -> None:
         """Write to the job's log; the job goes on if that fails."""
         with suppress(DatabaseFailed):
             await asyncio.to_thread(self._events.log, job_id, *log_lines)
@@ -243,7 +249,7 @@ class JobSteps:
     def _on_died(self, job: Job) -> OnDied:
         async def on_died(tasks: Sequence[Task]) -> None:
             await self._log(
-                job.id, *(lines.worker_died(describe(task), _tensor(task)) for task in tasks)
+                job.id, *(lines.worker_death(describe(task), _tensor(task)) for task in tasks)
             )
 
         return on_died
@@ -252,8 +258,8 @@ class JobSteps:
         return datetime.now(UTC) + timedelta(days=self._settings.retain_days)
 
 
-def _share(job: Job) -> Share:
-    return Share(job.owner, job.priority, job.id)
+def _share(job: Job) -> SlotRequest:
+    return SlotRequest(job.owner, job.priority, job.id)
 
 
 def _tensor(task: Task) -> str | None:

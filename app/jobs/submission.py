@@ -174,7 +174,7 @@ class JobSubmitter:
                 sha256,
                 known.get(sha256, file.path),
                 file.size_bytes,
-                is_known=sha256 in known or sha256 not in uploaded,
+                has_row=sha256 in known or sha256 not in uploaded,
             )
             for sha256, file in files.items()
         }

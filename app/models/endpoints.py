@@ -8,7 +8,7 @@ from palettery.app.http.pagination import Cursor, Limit
 from palettery.app.http.problems import problems
 from palettery.app.http.services import ServiceLookup, Store
 from palettery.app.keys.authentication import Reader, Writer
-from palettery.app.models.response import respond
+from palettery.app.models.response import model_response
 from palettery.app.models.service import ModelService
 from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.schemas.models import Model, ModelPage
@@ -27,7 +27,7 @@ def page(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> ModelPage:
-    """Models, newest first, without their files."""
+    """List models, newest first, without their files."""
     return models.page(caller.owner, limit, cursor)
 
 
@@ -39,12 +39,12 @@ def page(
 async def get(
     request: Request, model_id: str, models: Service, store: Store, caller: Reader
 ) -> Response:
-    """One model with its module tree and its tensors."""
+    """Return one model with its module tree and its tensors."""
     model = await models.get(DocumentClient(caller.owner, request), model_id)
-    return respond(store, model)
+    return model_response(store, model)
 
 
 @router.delete("/models/{model_id}", status_code=204, responses=UNKNOWN)
 def delete(model_id: str, models: Service, caller: Writer) -> None:
-    """Remove a model, and its files unless a job or another model needs them."""
+    """Delete a model, and its files unless a job or another model uses them."""
     models.delete(caller.owner, model_id)

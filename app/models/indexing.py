@@ -1,6 +1,6 @@
-"""Read a model, and keep what is in it.
+"""Parsing of models: their files are parsed once, and the results are stored.
 
-Arguments and results of these functions are pickled: the processes of `document_pool` run them.
+The processes of `document_pool` run these functions, so arguments and results are pickled.
 """
 
 from collections.abc import Sequence
@@ -23,50 +23,51 @@ from palettery.schemas.models import ModelContents, ModelTensor
 
 @dataclass(frozen=True)
 class IndexedModel:
-    """What a model's row says of what is in it."""
+    """Results of parsing that are stored in a model's row."""
 
     name: str
-    """Of the first file that holds tensors."""
+    """Name of the first file that has tensors."""
     format: ModelFormat
     tensors: int
 
 
-def read_model(
+def index_model(
     store_url: str, model_id: str, files: Sequence[StoredFile], limits: Limits
 ) -> IndexedModel:
-    """Read the files of a model, in the order of their names, and store what is in them.
+    """Parse the files of a model, in the order of their names, and store the results.
 
     Raises:
         InvalidModel, UnsupportedFormat, TooLarge: see `read_checkpoint`.
     """
-    checkpoint = _read(shared_storage(store_url), model_id, files, limits)
+    checkpoint = _parse(shared_storage(store_url), model_id, files, limits)
     first = checkpoint.files[checkpoint.tensors[0].file]
     return IndexedModel(first.name, checkpoint.format, len(checkpoint.tensors))
 
 
-def make_contents(
+def write_missing_contents(
     store_url: str, model_id: str, files: Sequence[StoredFile], limits: Limits
 ) -> None:
-    """Store what the API shows of a model that an older version has read, unless it is there."""
+    """Store the contents of a model unless they are stored, as after an upgrade."""
     store = shared_storage(store_url)
     if store.exists(contents_path(model_id)):
         return
-    known = read_index(store, model_id, files)
-    if known is None:
-        _read(store, model_id, files, limits)
+    index = read_index(store, model_id, files)
+    if index is None:
+        _parse(store, model_id, files, limits)
     else:
-        write_contents(store, model_id, _contents(known))
+        write_contents(store, model_id, _contents(index))
 
 
-def model_checkpoint(
+def load_checkpoint(
     store: Storage, model_id: str, files: Sequence[StoredFile], limits: Limits
 ) -> Checkpoint:
-    """What is in a model, as it was read before, with its files where they lie now."""
-    known = read_index(store, model_id, files)
-    return known or _read(store, model_id, files, limits)
+    """Return the checkpoint of a model, parsed only if it is not stored, with these files."""
+    return read_index(store, model_id, files) or _parse(store, model_id, files, limits)
 
 
-def _read(store: Storage, model_id: str, files: Sequence[StoredFile], limits: Limits) -> Checkpoint:
+def _parse(
+    store: Storage, model_id: str, files: Sequence[StoredFile], limits: Limits
+) -> Checkpoint:
     checkpoint = read_checkpoint(store, files, limits)
     write_index(store, model_id, checkpoint)
     write_contents(store, model_id, _contents(checkpoint))
@@ -78,11 +79,11 @@ def _contents(checkpoint: Checkpoint) -> ModelContents:
     return ModelContents(
         warnings=checkpoint.warnings,
         modules=checkpoint.modules,
-        tensors=tuple(_shown(tensor, checkpoint, tree) for tensor in checkpoint.tensors),
+        tensors=tuple(_tensor(tensor, checkpoint, tree) for tensor in checkpoint.tensors),
     )
 
 
-def _shown(tensor: StoredTensor, checkpoint: Checkpoint, tree: ModuleTree) -> ModelTensor:
+def _tensor(tensor: StoredTensor, checkpoint: Checkpoint, tree: ModuleTree) -> ModelTensor:
     owner = tree.owner(tensor.name)
     return ModelTensor(
         name=tensor.name,

@@ -1,4 +1,4 @@
-"""Rows of models: each belongs to an owner, and needs files that others may need too."""
+"""Rows of models; each belongs to an owner, and several models may use the same files."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -12,29 +12,29 @@ from sqlalchemy.orm import Session
 from palettery.app.database.engine import Clock, Database, chunks, insert, utc_now
 from palettery.app.database.tables import FileRow, JobFileRow, JobRow, ModelFileRow, ModelRow
 from palettery.app.errors import NotFound
-from palettery.app.files.repository import FileLocation, hold
+from palettery.app.files.repository import FileLocation, lock_files
 from palettery.schemas.checkpoint import ModelFormat, StoredFile
 from palettery.schemas.models import ModelDetails, ModelFile, ModelSummary
 
 ID = re.compile(r"[0-9a-f]{64}")
-"""Anything else is no model's id, and some databases choke on it."""
-Settle = Callable[[Session], None]
-"""What is to happen within the same transaction, or not at all."""
+"""Other texts are no ids, and some databases fail on them."""
+InTransaction = Callable[[Session], None]
+"""A change to make within the same transaction."""
 
 
 @dataclass(frozen=True)
 class NewModel:
-    """A model that was read and found sound."""
+    """A parsed model."""
 
     id: str
     name: str
-    """Of the first file that holds tensors."""
+    """Name of the first file that has tensors."""
     format: ModelFormat
     tensors: int
     files: Sequence[StoredFile]
-    """With digests, in the order of their names."""
+    """Files with digests, in the order of their names."""
     label: str | None = None
-    """None keeps the one that the model has already."""
+    """None leaves the label of an existing model as it is."""
 
 
 class ModelRepository:
@@ -44,12 +44,16 @@ class ModelRepository:
         self._database, self._retain, self._now = database, retain, now
 
     def add(
-        self, owner: str, model: NewModel, files: Sequence[FileLocation], settle: Settle
+        self,
+        owner: str,
+        model: NewModel,
+        files: Sequence[FileLocation],
+        in_transaction: InTransaction,
     ) -> ModelDetails:
-        """A model of an owner's, or the one of this id that it has already.
+        """Add a model of an owner, or renew the one of this id that the owner has already.
 
         Raises:
-            FileGone: a file does not lie where the caller says. Ask `FileRecords.find` again.
+            FileGone: a file is no longer stored at its path; call `FileRepository.find` again.
         """
         now = self._now()
         values = {
@@ -66,7 +70,7 @@ class ModelRepository:
         changed = {"expires_at": values["expires_at"]}
         if model.label is not None:
             changed["label"] = model.label
-        needs = [
+        model_files = [
             {
                 "owner": owner,
                 "model_id": model.id,
@@ -81,14 +85,14 @@ class ModelRepository:
                 index_elements=["owner", "id"], set_=changed
             )
             session.connection().execute(added, values)
-            hold(session, files, now)
+            lock_files(session, files, now)
             used = insert(session, ModelFileRow).on_conflict_do_nothing()
-            session.connection().execute(used, needs)
-            settle(session)
+            session.connection().execute(used, model_files)
+            in_transaction(session)
         return self.get(owner, model.id)
 
     def get(self, owner: str, model_id: str) -> ModelDetails:
-        """One model of an owner's.
+        """Return one model of an owner.
 
         Raises:
             NotFound: there is no such model.
@@ -98,14 +102,14 @@ class ModelRepository:
             row = session.get(ModelRow, (owner, model_id))
         if row is None:
             raise _unknown(model_id)
-        shown = tuple(
+        model_files = tuple(
             ModelFile(name=file.name, size_bytes=file.size_bytes, sha256=file.sha256 or "")
             for file in files
         )
-        return ModelDetails(**_summary(row, len(files)), files=shown)
+        return ModelDetails(**_summary(row, len(files)), files=model_files)
 
     def files(self, owner: str, model_id: str) -> list[StoredFile]:
-        """The files of a model where they are kept now, in the order of their names.
+        """Return the files of a model with their present paths, in the order of their names.
 
         Raises:
             NotFound: there is no such model.
@@ -125,7 +129,7 @@ class ModelRepository:
     def page(
         self, owner: str, limit: int, before: tuple[datetime, str] | None
     ) -> Sequence[ModelSummary]:
-        """An owner's models, newest first, older than the one of this time and id."""
+        """Return an owner's models, newest first, that are older than this time and id."""
         query = select(ModelRow).where(ModelRow.owner == owner)
         if before is not None:
             at, id_ = before
@@ -141,8 +145,8 @@ class ModelRepository:
                 counts.update(session.execute(own).all())
         return [ModelSummary(**_summary(row, counts[row.id])) for row in rows]
 
-    def owned(self, owner: str, digests: Collection[str]) -> dict[str, FileLocation]:
-        """Those of these files that a model or a job of the owner's needs."""
+    def owned_files(self, owner: str, digests: Collection[str]) -> dict[str, FileLocation]:
+        """Return those of these files that a model or a job of the owner uses."""
         of_a_model = exists().where(
             ModelFileRow.sha256 == FileRow.sha256, ModelFileRow.owner == owner
         )
@@ -152,21 +156,21 @@ class ModelRepository:
             JobRow.owner == owner,
         )
         query = select(FileRow).where(or_(of_a_model, of_a_job))
-        found: dict[str, FileLocation] = {}
+        files: dict[str, FileLocation] = {}
         with self._database.transaction() as session:
             for chunk in chunks(digests):
                 for row in session.scalars(query.where(FileRow.sha256.in_(chunk))):
-                    found[row.sha256] = FileLocation(row.sha256, row.path, row.size_bytes, True)
-        return found
+                    files[row.sha256] = FileLocation(row.sha256, row.path, row.size_bytes, True)
+        return files
 
     def touch(self, owner: str, model_id: str) -> None:
-        """Note that a model is used, so that it is kept for longer."""
+        """Postpone the expiry of a model."""
         later = update(ModelRow).where(_is(owner, model_id))
         with self._database.transaction() as session:
             session.execute(later.values(expires_at=self._now() + self._retain))
 
     def delete(self, owner: str, model_id: str) -> None:
-        """Remove a model's row, with its need of files.
+        """Delete a model's row, and with it its use of files.
 
         Raises:
             NotFound: there is no such model.
@@ -177,18 +181,18 @@ class ModelRepository:
                 raise _unknown(model_id)
 
     def delete_expired(self) -> list[str]:
-        """Remove the rows of models that are kept no longer; their ids."""
+        """Delete the rows of expired models and return their ids."""
         change = delete(ModelRow).where(ModelRow.expires_at < self._now()).returning(ModelRow.id)
         with self._database.transaction() as session:
             return list(session.connection().execute(change).scalars())
 
-    def known(self, ids: Iterable[str]) -> set[str]:
-        """Those of these models that any owner has."""
-        found: set[str] = set()
+    def existing_ids(self, ids: Iterable[str]) -> set[str]:
+        """Return those of these ids that any owner has a model of."""
+        existing: set[str] = set()
         with self._database.transaction() as session:
             for chunk in chunks([id_ for id_ in ids if ID.fullmatch(id_)]):
-                found.update(session.scalars(select(ModelRow.id).where(ModelRow.id.in_(chunk))))
-        return found
+                existing.update(session.scalars(select(ModelRow.id).where(ModelRow.id.in_(chunk))))
+        return existing
 
 
 def _is(owner: str, model_id: str) -> ColumnElement[bool]:
@@ -206,7 +210,7 @@ def _unknown(model_id: str) -> NotFound:
 
 
 def _summary(row: ModelRow, file_count: int) -> dict[str, Any]:
-    """The fields of a `ModelSummary`."""
+    """Return the fields of a `ModelSummary`."""
     return {
         "id": row.id,
         "name": row.name,

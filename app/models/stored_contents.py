@@ -1,4 +1,4 @@
-"""What is in a model, as it was read from its files: kept, so that they are read once."""
+"""Stored results of parsing a model: the checkpoint, and the contents that the API returns."""
 
 from collections.abc import Sequence
 
@@ -9,38 +9,38 @@ from palettery.schemas.checkpoint import Checkpoint, StoredFile
 from palettery.schemas.models import ModelContents
 
 MODELS = "models"
-"""Folder of what is in each model."""
+"""Folder of the results of all models."""
 CONTENTS_VERSION = 1
-"""Goes up when the API shows something else of the same checkpoint than before."""
+"""Raised whenever the API returns other contents of the same checkpoint."""
 
 
 def index_path(model_id: str) -> str:
-    """Where the checkpoint of a model lies, as this version reads it."""
+    """Return the path of a model's checkpoint, for this version of the readers."""
     return f"{index_folder(model_id)}/checkpoint-{READER_VERSION}.json"
 
 
 def contents_path(model_id: str) -> str:
-    """Where that lies which the API shows of it, as this version does."""
+    """Return the path of a model's contents, for this version of the API."""
     return f"{index_folder(model_id)}/contents-{READER_VERSION}.{CONTENTS_VERSION}.json"
 
 
 def index_folder(model_id: str) -> str:
-    """Where everything lies that is kept of a model beside its files."""
+    """Return the folder of everything that is stored of a model besides its files."""
     return f"{MODELS}/{model_id}"
 
 
 def write_index(store: Storage, model_id: str, checkpoint: Checkpoint) -> None:
-    """Keep a model's checkpoint; owners of the same files share it."""
+    """Store a model's checkpoint; owners of the same files share it."""
     store.write(index_path(model_id), checkpoint.model_dump_json().encode())
 
 
 def write_contents(store: Storage, model_id: str, contents: ModelContents) -> None:
-    """Keep what the API shows of a model, so that it is only handed out when asked for."""
+    """Store a model's contents in the form in which the API returns them."""
     store.write(contents_path(model_id), contents.model_dump_json().encode())
 
 
 def read_index(store: Storage, model_id: str, files: Sequence[StoredFile]) -> Checkpoint | None:
-    """A model's checkpoint with its files where they lie now; None if this version has none."""
+    """Return a model's stored checkpoint with these files; None if there is none."""
     try:
         data = store.read(index_path(model_id))
     except ObjectMissing:
@@ -49,7 +49,7 @@ def read_index(store: Storage, model_id: str, files: Sequence[StoredFile]) -> Ch
 
 
 def index_bytes(store: Storage, model_id: str, files: Sequence[StoredFile]) -> int:
-    """About what is parsed for a model's checkpoint: the one that is kept, or else its files."""
+    """Return about how many bytes are parsed for a model's checkpoint, stored or not."""
     try:
         return store.size_bytes(index_path(model_id))
     except ObjectMissing:

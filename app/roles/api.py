@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from palettery.app.configs.repository import ConfigRepository
 from palettery.app.configs.service import ConfigService
-from palettery.app.events.live_lists import LiveLists
+from palettery.app.events.job_streams import JobStreams
+from palettery.app.events.list_streams import ListStreams
 from palettery.app.events.repository import EventRepository
 from palettery.app.events.stream_limits import StreamLimits
-from palettery.app.events.streams import EventStreams
 from palettery.app.execution.fanout import Workers
 from palettery.app.jobs.request_parsing import RequestParser
 from palettery.app.jobs.service import JobService
@@ -42,8 +42,8 @@ class ServiceState:
     reserve: DiskReserve
     store: Storage
     events: EventRepository
-    streams: EventStreams
-    live_lists: LiveLists
+    streams: JobStreams
+    live_lists: ListStreams
     stream_limits: StreamLimits
     webhooks: WebhookRepository
     health: Health
@@ -100,8 +100,8 @@ async def api_services(
             reserve=shared.reserve,
             store=shared.store,
             events=shared.events,
-            streams=EventStreams(shared.events),
-            live_lists=LiveLists(shared.changes),
+            streams=JobStreams(shared.events),
+            live_lists=ListStreams(shared.changes),
             stream_limits=StreamLimits(shared.settings.clients),
             webhooks=shared.webhooks,
             health=health,

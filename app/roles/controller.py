@@ -8,7 +8,7 @@ from datetime import timedelta
 from palettery.app.errors import WorkersLost
 from palettery.app.execution.cluster import local_workers, remote_workers
 from palettery.app.execution.fanout import Workers
-from palettery.app.execution.lease import leased
+from palettery.app.execution.lease import hold_lease
 from palettery.app.jobs.expiry import JobExpiry
 from palettery.app.jobs.result_repository import ResultRepository
 from palettery.app.jobs.result_reuse import ResultReuse
@@ -37,7 +37,7 @@ async def run_controller(
     """
     settings, metrics = shared.settings, shared.metrics
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(leased(shared.database, settings.executor_id, stop))
+        await stack.enter_async_context(hold_lease(shared.database, settings.executor_id, stop))
         orphan_age = timedelta(seconds=settings.orphan_age_s)
         uploads = UploadExpiry(
             shared.files, shared.sessions, shared.models, shared.store, orphan_age
@@ -48,7 +48,7 @@ async def run_controller(
         start_workers = remote_workers if settings.scheduler_url else local_workers
         workers = await stack.enter_async_context(start_workers(settings, metrics, traces))
         with suppress(WorkersLost):  # jobs wait until it is reachable
-            await workers.reach()
+            await workers.connect()
         reuse = ResultReuse(
             ResultRepository(shared.database), shared.jobs, shared.store, shared.documents
         )

@@ -55,7 +55,7 @@ class ControllerMaintenance:
         await asyncio.gather(
             _repeat(DEADLINES_EVERY_S, self._fail_overdue_jobs),
             _repeat_in_thread(HEARTBEAT_EVERY_S, self._send_heartbeat),
-            _repeat_in_thread(QUEUE_EVERY_S, self._turns.close_up),
+            _repeat_in_thread(QUEUE_EVERY_S, self._turns.close_gaps),
             _repeat_in_thread(RESERVE_EVERY_S, self._reserve.create),
             _repeat_in_thread(REPAIR_EVERY_S, self._repair),
             _repeat_in_thread(self._settings.sweep_every_s, self._delete_expired),
@@ -70,7 +70,7 @@ class ControllerMaintenance:
             self._expiry.run()
 
     def _send_heartbeat(self) -> None:
-        self._controllers.note(self._settings.executor_id, self._workers.count(), VERSION)
+        self._controllers.heartbeat(self._settings.executor_id, self._workers.count(), VERSION)
 
     async def _fail_overdue_jobs(self) -> None:
         for job_id in await asyncio.to_thread(self._jobs.overdue, datetime.now(UTC)):
@@ -82,7 +82,7 @@ class ControllerMaintenance:
     def _repair(self) -> None:
         """Repair jobs whose row and workflow disagree, such as after a crash."""
         jobs = self._jobs.alive()
-        lives = self._engine.lives([(job.id, job.attempt) for job in jobs])
+        lives = self._engine.workflow_states([(job.id, job.attempt) for job in jobs])
         for job, life in zip(jobs, lives, strict=True):
             if life == "none":
                 self._jobs.enqueue_again(job.id, self._engine.enqueue)

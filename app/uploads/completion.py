@@ -1,7 +1,7 @@
-"""From the parts of an upload to a model.
+"""Completion of uploads: parts become files, and files become a model.
 
-Every step may be cut off and done again, also by two processes at once: files are joined under
-paths of their own, one transaction makes them a model, and only then the parts go.
+Every step may be interrupted and repeated, also by two processes at once: files are joined at new
+paths, one transaction adds the model, and only then the parts are deleted.
 """
 
 import asyncio
@@ -26,179 +26,187 @@ from palettery.app.sandbox.fair_semaphore import FairSemaphore
 from palettery.app.storage.base import Storage
 from palettery.app.storage.checked_reads import store_digests
 from palettery.app.uploads.parts import Part, part_path, parts_folder, parts_of
-from palettery.app.uploads.received_files import check_sizes, kept_once, owned_files, received_parts
-from palettery.app.uploads.repository import UploadRepository, UploadSession, settle
+from palettery.app.uploads.received_files import (
+    check_sizes,
+    file_locations,
+    owned_files,
+    received_parts,
+)
+from palettery.app.uploads.repository import UploadRepository, set_model
+from palettery.app.uploads.stored_upload import StoredUpload
 from palettery.schemas.checkpoint import StoredFile
 from palettery.schemas.problem import InvalidField
 
-AT_ONCE = 2
-"""Uploads whose parts are joined at once; the others wait without holding a thread."""
+JOINED_AT_ONCE = 2
+"""Uploads whose parts are joined at once; the others wait without a thread."""
 TRIES = 5
-"""At adding a model whose bytes we had already, while others remove them."""
+"""Attempts to add a model while other requests delete files that it shares."""
 
 
 class UploadCompletion:
-    """Completes uploads; who asks again while one is at work waits for that."""
+    """Completes uploads; concurrent requests for one upload share a task."""
 
     def __init__(
         self,
-        sessions: UploadRepository,
+        uploads: UploadRepository,
         models: ModelService,
-        model_records: ModelRepository,
+        model_repository: ModelRepository,
         files: FileRepository,
         store: Storage,
     ) -> None:
-        self._sessions, self._models, self._model_records = sessions, models, model_records
+        self._uploads, self._models, self._model_repository = uploads, models, model_repository
         self._files, self._store = files, store
         self._running: dict[str, asyncio.Task[str]] = {}
-        self._joining = FairSemaphore(AT_ONCE)
+        self._joining = FairSemaphore(JOINED_AT_ONCE)
 
-    async def of(self, session: UploadSession) -> str:
-        """The id of the model that an upload becomes.
+    async def complete(self, upload: StoredUpload) -> str:
+        """Make an upload a model and return the model's id.
 
         Raises:
-            PartsMissing: names the parts that have not come in.
-            InvalidUpload: a file is not what was announced; its parts must be sent again, or its
-                size announced as it is.
-            InvalidModel, UnsupportedFormat, TooLarge: see `read_checkpoint`; the parts are kept.
-            NotFound: the upload was removed meanwhile.
+            PartsMissing: lists the missing parts.
+            InvalidUpload: a file has another digest or size than announced.
+            InvalidModel, UnsupportedFormat, TooLarge: see `read_checkpoint`; the parts stay.
+            NotFound: the upload was deleted meanwhile.
         """
-        task = self._running.get(session.id)
+        task = self._running.get(upload.id)
         if task is None:
-            task = asyncio.create_task(self._complete(session))
-            self._running[session.id] = task
-            task.add_done_callback(lambda done: self._ended(session.id, done))
+            task = asyncio.create_task(self._complete(upload))
+            self._running[upload.id] = task
+            task.add_done_callback(lambda done: self._on_done(upload.id, done))
         return await asyncio.shield(task)
 
     async def stop(self) -> None:
-        """Cut off what is at work; it is done again when somebody asks."""
+        """Cancel all tasks; clients may ask for completion again."""
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ended(self, upload_id: str, task: "asyncio.Task[str]") -> None:
+    def _on_done(self, upload_id: str, task: "asyncio.Task[str]") -> None:
         del self._running[upload_id]
         if not task.cancelled():
-            task.exception()  # which nobody may be waiting for any more
+            task.exception()  # retrieved here, as no request may be waiting any more
 
-    async def _complete(self, session: UploadSession) -> str:
-        brought: list[str] = []
-        kept: Collection[str] = ()
+    async def _complete(self, upload: StoredUpload) -> str:
+        new_paths: list[str] = []
+        kept_paths: Collection[str] = ()
         try:
-            async with self._joining.turn(session.owner):
-                files = await self._joined(session, brought)
-            model_id, kept = await self._publish(session, files, brought)
+            async with self._joining.turn(upload.owner):
+                files = await self._join_files(upload, new_paths)
+            model_id, kept_paths = await self._add_model(upload, files, new_paths)
         except (DatabaseFailed, asyncio.CancelledError):
-            kept = brought  # it may be a model by now; if not, the sweep finds them
+            kept_paths = new_paths  # a model may use them; if not, they expire
             raise
         except (ObjectMissing, NotFound):
-            now = await asyncio.to_thread(self._sessions.get, session.owner, session.id)
+            now = await asyncio.to_thread(self._uploads.get, upload.owner, upload.id)
             if now.model_id is not None:
                 return now.model_id  # completed by another process
-            await asyncio.to_thread(self._check_parts, session)
+            await asyncio.to_thread(self._check_parts, upload)
             raise
         finally:
-            unused = [path for path in brought if path not in kept]
+            unused = [path for path in new_paths if path not in kept_paths]
             await asyncio.to_thread(self._store.delete, *unused)
-        await asyncio.to_thread(self._store.delete_folder, parts_folder(session.id))
+        await asyncio.to_thread(self._store.delete_folder, parts_folder(upload.id))
         return model_id
 
-    async def _joined(self, session: UploadSession, brought: list[str]) -> list[StoredFile]:
-        """The files, whole and right; `brought` gets the paths of those that we made."""
-        owned = await asyncio.to_thread(self._owned, session)
-        check_sizes(session.files, owned)
+    async def _join_files(self, upload: StoredUpload, new_paths: list[str]) -> list[StoredFile]:
+        """Join and verify the files; `new_paths` receives the paths of those that are written."""
+        owned = await asyncio.to_thread(self._owned, upload)
+        check_sizes(upload.files, owned)
         of_file: dict[int, list[Part]] = defaultdict(list)
-        for part in parts_of(session.files, session.part_size_bytes):
+        for part in parts_of(upload.files, upload.part_size_bytes):
             of_file[part.file].append(part)
-        needed = [n for n, file in enumerate(session.files) if file.sha256 not in owned]
-        received = await asyncio.to_thread(received_parts, self._sessions, self._store, session)
+        needed = [n for n, file in enumerate(upload.files) if file.sha256 not in owned]
+        received = await asyncio.to_thread(received_parts, self._uploads, self._store, upload)
         missing = [p for n in needed for p in of_file[n] if p.number not in received]
         if missing:
-            raise _missing(session, missing)
+            raise _missing(upload, missing)
         files = []
-        for number, file in enumerate(session.files):
+        for number, file in enumerate(upload.files):
             if number in needed:
                 path = f"{UPLOADS}/{uuid.uuid4().hex}"
-                brought.append(path)
-                await self._join(session, of_file[number], path)
+                new_paths.append(path)
+                await self._join_file(upload, of_file[number], path)
             else:
                 path = owned[file.sha256].path
             files.append(StoredFile(path=path, **dict(file)))
         return files
 
-    async def _join(self, session: UploadSession, parts: Sequence[Part], path: str) -> None:
-        """Make one file of its parts."""
-        file = session.files[parts[0].file]
+    async def _join_file(self, upload: StoredUpload, parts: Sequence[Part], path: str) -> None:
+        """Join the parts of one file."""
+        file = upload.files[parts[0].file]
         if len(parts) == 1 and not self._store.supports_presigned_urls:
-            # Its digest was the file's when it came in, and nobody else has touched it since.
-            await asyncio.to_thread(self._store.copy, part_path(session.id, parts[0].number), path)
+            # Its digest was checked when it was received, and no one else can have changed it.
+            await asyncio.to_thread(self._store.copy, part_path(upload.id, parts[0].number), path)
             return
-        paths = [part_path(session.id, part.number) for part in parts]
+        paths = [part_path(upload.id, part.number) for part in parts]
         digest = await self._store.join(paths, path)
         sha256 = digest.hexdigest()
         if sha256 != file.sha256:
-            await asyncio.to_thread(self._drop, session, parts)
+            await asyncio.to_thread(self._discard, upload, parts)
             raise InvalidUpload(
                 f"{file.name} has the SHA-256 {sha256}, and {file.sha256} was announced; its "
                 f"parts, {parts[0].number:,} to {parts[-1].number:,}, were removed: send them again"
             )
         await asyncio.to_thread(store_digests, self._store, digest)
 
-    async def _publish(
-        self, session: UploadSession, files: Sequence[StoredFile], brought: Collection[str]
+    async def _add_model(
+        self, upload: StoredUpload, files: Sequence[StoredFile], new_paths: Collection[str]
     ) -> tuple[str, Collection[str]]:
-        """Read the files and make them a model; its id, and where its files are kept."""
+        """Parse the files and add them as a model; return its id and the paths of its files."""
         for _ in range(TRIES - 1):
-            with suppress(FileGone):  # bytes that we had already were removed meanwhile
-                return await self._add(session, files, brought)
-        return await self._add(session, files, brought)
+            with suppress(FileGone):  # a file that was stored before was deleted meanwhile
+                return await self._try_add_model(upload, files, new_paths)
+        return await self._try_add_model(upload, files, new_paths)
 
-    async def _add(
-        self, session: UploadSession, files: Sequence[StoredFile], brought: Collection[str]
+    async def _try_add_model(
+        self, upload: StoredUpload, files: Sequence[StoredFile], new_paths: Collection[str]
     ) -> tuple[str, Collection[str]]:
-        kept = await asyncio.to_thread(kept_once, self._files, self._store, files, brought)
-        at = [file.model_copy(update={"path": kept[file.sha256 or ""].path}) for file in files]
+        locations = await asyncio.to_thread(
+            file_locations, self._files, self._store, files, new_paths
+        )
+        stored = [
+            file.model_copy(update={"path": locations[file.sha256 or ""].path}) for file in files
+        ]
         id_ = model_id((file.name, file.sha256 or "") for file in files)
         await self._models.add(
-            session.owner,
-            at,
-            list(kept.values()),
-            lambda rows: settle(rows, session.id, id_),
-            session.label,
+            upload.owner,
+            stored,
+            list(locations.values()),
+            lambda rows: set_model(rows, upload.id, id_),
+            upload.label,
         )
-        return id_, {file.path for file in at}
+        return id_, {file.path for file in stored}
 
-    def _owned(self, session: UploadSession) -> Mapping[str, FileLocation]:
-        digests = [file.sha256 for file in session.files]
-        return owned_files(self._model_records, self._store, session.owner, digests)
+    def _owned(self, upload: StoredUpload) -> Mapping[str, FileLocation]:
+        digests = [file.sha256 for file in upload.files]
+        return owned_files(self._model_repository, self._store, upload.owner, digests)
 
-    def _drop(self, session: UploadSession, parts: Sequence[Part]) -> None:
-        """Have parts sent again."""
-        self._sessions.drop(session.id, [part.number for part in parts])
-        self._store.delete(*(part_path(session.id, part.number) for part in parts))
+    def _discard(self, upload: StoredUpload, parts: Sequence[Part]) -> None:
+        """Delete parts, which must be sent again then."""
+        self._uploads.delete_parts(upload.id, [part.number for part in parts])
+        self._store.delete(*(part_path(upload.id, part.number) for part in parts))
 
-    def _check_parts(self, session: UploadSession) -> None:
-        """Have those parts sent again that somebody removed behind our back."""
-        received = self._sessions.received(session.id)
+    def _check_parts(self, upload: StoredUpload) -> None:
+        """Check that the received parts are in the store; those that are not must be sent again."""
+        received = self._uploads.part_digests(upload.id)
         lost = [
             part
-            for part in parts_of(session.files, session.part_size_bytes)
-            if part.number in received
-            and not self._store.exists(part_path(session.id, part.number))
+            for part in parts_of(upload.files, upload.part_size_bytes)
+            if part.number in received and not self._store.exists(part_path(upload.id, part.number))
         ]
         if lost:
-            self._drop(session, lost)
-            raise _missing(session, lost)
+            self._discard(upload, lost)
+            raise _missing(upload, lost)
 
 
-def _missing(session: UploadSession, parts: Sequence[Part]) -> PartsMissing:
+def _missing(upload: StoredUpload, parts: Sequence[Part]) -> PartsMissing:
     errors = [
         InvalidField(
             pointer=f"/parts/{part.number}",
             detail=f"bytes {part.offset:,} to {part.offset + part.size_bytes - 1:,} of "
-            f"{session.files[part.file].name} have not come in; PUT "
-            f"/v1/uploads/{session.id}/parts/{part.number}",
+            f"{upload.files[part.file].name} have not come in; PUT "
+            f"/v1/uploads/{upload.id}/parts/{part.number}",
         )
         for part in parts
     ]

@@ -13,7 +13,7 @@ from palettery.app.http.services import Documents, ServiceLookup, Store
 from palettery.app.http.streamed_json import external_path
 from palettery.app.keys.authentication import Reader, Writer
 from palettery.app.models.endpoints import Service as ModelService
-from palettery.app.models.response import respond
+from palettery.app.models.response import model_response
 from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.app.uploads.service import UploadService
 from palettery.schemas.models import Model
@@ -22,14 +22,14 @@ from palettery.schemas.uploads import MOST_PARTS, NewUpload, Upload, UploadPage
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
 ANNOUNCEMENT_BYTES = 2 << 20
-"""Of an announcement; a thousand files with names as long as can be have fewer."""
+"""Maximum size of an announcement; a thousand files with the longest names have fewer bytes."""
 ANNOUNCEMENT: dict[str, Any] = {
     "requestBody": {"required": True, "content": {JSON: {"schema": inlined_schema(NewUpload)}}}
 }
 PART: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "The bytes of the part, as they are.",
+        "description": "The bytes of the part.",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     },
     "parameters": [
@@ -37,7 +37,7 @@ PART: dict[str, Any] = {
             "in": "header",
             "name": "Content-Digest",
             "required": True,
-            "description": "SHA-256 of the body (RFC 9530); `Repr-Digest` is taken too.",
+            "description": "SHA-256 of the body (RFC 9530); `Repr-Digest` is accepted too.",
             "schema": {"type": "string"},
             "example": "sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:",
         }
@@ -50,7 +50,7 @@ STORE = problems(_503="the store or the database is away", _507="the store is fu
 Service = Annotated[UploadService, Depends(ServiceLookup(UploadService))]
 Presign = Annotated[
     bool,
-    Query(description="Give missing parts addresses in the store itself; with S3 alone."),
+    Query(description="Return presigned URLs of missing parts in the store; S3 only."),
 ]
 
 
@@ -59,10 +59,10 @@ Presign = Annotated[
     status_code=201,
     openapi_extra=ANNOUNCEMENT,
     responses=problems(
-        _409="the Idempotency-Key stands for another request",
+        _409="the Idempotency-Key belongs to another request",
         _413="over a limit",
         _415="the body is no JSON",
-        _422="the announcement is not as it must be, or the store signs nothing",
+        _422="the announcement is invalid, or the store has no presigned URLs",
         _429="the owner would have more bytes, open uploads or announced files than it may",
     ),
 )
@@ -75,10 +75,10 @@ async def start(
     key: IdempotencyKey = None,
     presign: Presign = False,
 ) -> Upload:
-    """Announce the files of a model; what is here of them already need not be sent."""
+    """Announce the files of a model; files that are stored already need not be sent."""
     new = await read_json(request, documents, caller.owner, NewUpload, ANNOUNCEMENT_BYTES)
-    asked = keyed_request(key, "POST /v1/uploads", new.model_dump(mode="json", exclude_none=True))
-    upload, is_new = await run_in_threadpool(uploads.start, caller, new, asked, presign=presign)
+    keyed = keyed_request(key, "POST /v1/uploads", new.model_dump(mode="json", exclude_none=True))
+    upload, is_new = await run_in_threadpool(uploads.start, caller, new, keyed, presign=presign)
     response.headers["Location"] = external_path(request, f"/v1/uploads/{upload.id}")
     if not is_new:
         response.headers.update(REPLAYED)
@@ -92,7 +92,7 @@ def page(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> UploadPage:
-    """Uploads that have not expired, newest first, without their files."""
+    """List uploads that have not expired, newest first, without their files."""
     return uploads.page(caller.owner, limit, cursor)
 
 
@@ -101,12 +101,12 @@ def page(
     responses=UNKNOWN
     | STORE
     | problems(
-        _422="the store signs nothing",
-        _429="the owner would have more bytes than it may, were the addresses used",
+        _422="the store has no presigned URLs",
+        _429="with the parts of the presigned URLs, the owner would have more bytes than it may",
     ),
 )
 def get(upload_id: str, uploads: Service, caller: Reader, presign: Presign = False) -> Upload:
-    """One upload, with the parts that are missing still."""
+    """Return one upload with its missing parts."""
     return uploads.get(caller, upload_id, presign=presign)
 
 
@@ -122,8 +122,8 @@ def get(upload_id: str, uploads: Service, caller: Reader, presign: Presign = Fal
         _409="the upload is complete",
         _413="the body is larger than the part",
         _415="the body has a Content-Encoding",
-        _422="the digest is missing or another, or the body is too small",
-        _429="what the owner had of it is gone, and with it there would be too many bytes",
+        _422="the digest is missing or wrong, or the body is too small",
+        _429="with this part, the owner would have more bytes than it may",
     ),
 )
 async def put(
@@ -133,22 +133,22 @@ async def put(
     uploads: Service,
     caller: Writer,
 ) -> None:
-    """Send a part, in any order, beside others, and again if need be."""
-    await uploads.receive(caller, upload_id, number, request.headers, request.stream())
+    """Send a part; parts may be sent in any order, in parallel and repeatedly."""
+    await uploads.receive_part(caller, upload_id, number, request.headers, request.stream())
 
 
 @router.post(
     "/uploads/{upload_id}/complete",
     status_code=201,
     response_model=Model,
-    responses={200: {"model": Model, "description": "It was complete already."}}
+    responses={200: {"model": Model, "description": "The upload was complete already."}}
     | UNKNOWN
     | STORE
     | problems(
         _409="parts are missing; `errors` names them",
         _413="the model is over a limit",
-        _415="a file of a kind that is not accepted",
-        _422="a file is not what was announced, and must be sent again; or no model that we read",
+        _415="a file has an unsupported format",
+        _422="a file is not what was announced and must be sent again, or the model is invalid",
     ),
 )
 async def complete(
@@ -159,14 +159,14 @@ async def complete(
     store: Store,
     caller: Writer,
 ) -> Response:
-    """Make an upload a model, once all its parts are here; asking again does no harm."""
+    """Make an upload a model once all its parts are received; repeating the request is safe."""
     model_id, is_new = await uploads.complete(caller.owner, upload_id)
     model = await models.get(DocumentClient(caller.owner, request), model_id)
-    where = {"Location": external_path(request, f"/v1/models/{model_id}")}
-    return respond(store, model, 201 if is_new else 200, where)
+    location = {"Location": external_path(request, f"/v1/models/{model_id}")}
+    return model_response(store, model, 201 if is_new else 200, location)
 
 
 @router.delete("/uploads/{upload_id}", status_code=204, responses=UNKNOWN)
 def delete(upload_id: str, uploads: Service, caller: Writer) -> None:
-    """Give an upload up; a model that it has become stays."""
+    """Delete an upload; a model that it has become stays."""
     uploads.delete(caller.owner, upload_id)

@@ -1,4 +1,4 @@
-"""One part of an upload: streamed into the store, and noted once it is there and right."""
+"""Receiving one part of an upload: streamed into the store, and added once it is verified."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -20,71 +20,72 @@ from palettery.app.storage.base import Storage
 from palettery.app.storage.checked_reads import store_digests
 from palettery.app.storage.streams import AsyncPieces, HashingStream, coalesce
 from palettery.app.uploads.parts import Part, count_parts, part_path, parts_of
-from palettery.app.uploads.repository import UploadRepository, UploadSession, completed
+from palettery.app.uploads.repository import UploadRepository, already_complete
+from palettery.app.uploads.stored_upload import StoredUpload
 
 
-async def receive(
-    sessions: UploadRepository,
+async def receive_part(
+    uploads: UploadRepository,
     store: Storage,
-    session: UploadSession,
+    upload: StoredUpload,
     number: int,
     headers: Headers,
     body: AsyncIterator[bytes],
-    count: Callable[[], None],
+    check_quota: Callable[[], None],
 ) -> None:
-    """Take in a part that counts as stored; one that is here already is not read again.
+    """Receive a part; the body of a part that is stored already is not read.
 
     Raises:
-        NotFound: the upload has no such part, or was removed meanwhile.
+        NotFound: the upload has no such part, or was deleted meanwhile.
         Conflict: the upload is complete.
-        UnsupportedContentEncoding: it is compressed.
-        InvalidUpload: no digest, another one than announced, too few bytes.
-        TooLarge: more bytes than the part has.
-        OverQuota: see `count`.
+        UnsupportedContentEncoding: the body is compressed.
+        InvalidUpload: the digest is missing or wrong, or the body is too small.
+        TooLarge: the body is larger than the part.
+        OverQuota: see `check_quota`.
     """
-    if session.model_id is not None:
-        raise completed()
-    part = _part(session, number)
+    if upload.model_id is not None:
+        raise already_complete()
+    part = _part(upload, number)
     sha256 = announced_sha256(headers)
-    _check(session, part, sha256, headers)
-    path = part_path(session.id, number)
-    is_known = await asyncio.to_thread(sessions.digest_of, session.id, number) == sha256
-    if is_known and await asyncio.to_thread(store.exists, path):
+    _check(upload, part, sha256, headers)
+    path = part_path(upload.id, number)
+    is_received = await asyncio.to_thread(uploads.part_digest, upload.id, number) == sha256
+    if is_received and await asyncio.to_thread(store.exists, path):
         return
-    await asyncio.to_thread(count)
+    await asyncio.to_thread(check_quota)
     try:
         hashed = HashingStream(coalesce(_limited(body, part)))
         await store.write_stream(path, _checked(hashed, part, sha256))
-        if part.size_bytes == session.files[part.file].size_bytes:
+        if part.size_bytes == upload.files[part.file].size_bytes:
             await asyncio.to_thread(store_digests, store, hashed.digest)
-        await asyncio.to_thread(sessions.receive, session.id, number, sha256)
-        await asyncio.to_thread(count)  # the owner may have lost or got files meanwhile
+        await asyncio.to_thread(uploads.add_part, upload.id, number, sha256)
+        await asyncio.to_thread(check_quota)  # the owner's files may have changed meanwhile
     except OverQuota:
-        await asyncio.to_thread(sessions.drop, session.id, [number])
+        await asyncio.to_thread(uploads.delete_parts, upload.id, [number])
         await asyncio.to_thread(store.delete, path)
         raise
-    except ObjectMissing:  # the folder went while we wrote
-        now = await asyncio.to_thread(sessions.get, session.owner, session.id)
+    except ObjectMissing:  # the folder was deleted meanwhile
+        now = await asyncio.to_thread(uploads.get, upload.owner, upload.id)
         if now.model_id is None:
             raise
-        raise completed() from None
+        raise already_complete() from None
     except (NotFound, Conflict):
         await asyncio.to_thread(store.delete, path)
         raise
 
 
-def _part(session: UploadSession, number: int) -> Part:
-    for part in parts_of(session.files, session.part_size_bytes):
+def _part(upload: StoredUpload, number: int) -> Part:
+    for part in parts_of(upload.files, upload.part_size_bytes):
         if part.number == number:
             return part
-    total = count_parts(session.files, session.part_size_bytes)
+    total = count_parts(upload.files, upload.part_size_bytes)
     raise NotFound(f"the upload has no part {number:,}; its parts are 1 to {total:,}")
 
 
-def _check(session: UploadSession, part: Part, sha256: str, headers: Headers) -> None:
-    """Check that what is announced fits, before any of it is read."""
+def _check(upload: StoredUpload, part: Part, sha256: str, headers: Headers) -> None:
+    """Check the headers before the body is read."""
     check_encoding(headers)
-    file = session.files[part.file]
+    file = upload.files[part.file]
     if part.size_bytes == file.size_bytes and sha256 != file.sha256:
         raise InvalidUpload(
             f"part {part.number:,} is all of {file.name}, and its digest is not the file's; send "
@@ -98,7 +99,7 @@ def _check(session: UploadSession, part: Part, sha256: str, headers: Headers) ->
 
 
 async def _checked(hashed: HashingStream, part: Part, sha256: str) -> AsyncPieces:
-    """The body, which fails before its end if it is not the part."""
+    """Yield the body; raises before its end if its size or digest is wrong."""
     async for piece in hashed.pieces():
         yield piece
     if hashed.size_bytes < part.size_bytes:
@@ -119,7 +120,7 @@ async def _limited(body: AsyncIterator[bytes], part: Part) -> AsyncIterator[byte
                 raise _too_large(part)
             yield piece
     except ClientDisconnect as error:
-        raise InvalidUpload("the connection broke off within the part; send it again") from error
+        raise InvalidUpload("the connection was closed within the part; send it again") from error
 
 
 def _too_large(part: Part) -> TooLarge:

@@ -1,4 +1,4 @@
-"""How the files of an upload are cut into parts, and where these lie in the store."""
+"""Parts of uploads: which ranges of the files they are, and their paths in the store."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Part:
 
 
 def parts_of(files: Sequence[FileToSend], part_size_bytes: int) -> Iterator[Part]:
-    """All parts of files, in the order of their numbers."""
+    """Yield all parts of files, in the order of their numbers."""
     number = 0
     for index, file in enumerate(files):
         for offset in range(0, file.size_bytes, part_size_bytes):
@@ -32,20 +32,20 @@ def parts_of(files: Sequence[FileToSend], part_size_bytes: int) -> Iterator[Part
 
 
 def count_parts(files: Sequence[FileToSend], part_size_bytes: int) -> int:
-    """How many parts files have."""
+    """Return the number of parts."""
     return sum(-(-file.size_bytes // part_size_bytes) for file in files)
 
 
 def parts_folder(upload_id: str) -> str:
-    """Where the parts of an upload lie."""
+    """Return the folder of the parts of an upload."""
     return f"{PARTS}/{upload_id}"
 
 
 def part_path(upload_id: str, number: int) -> str:
-    """Where a part lies."""
+    """Return the path of a part."""
     return f"{parts_folder(upload_id)}/{number}"
 
 
 def upload_of(path: str) -> str | None:
-    """The id of the upload whose part lies at a path; None if that is no part's path."""
+    """Return the id of the upload whose part has this path; None for other paths."""
     return path[len(PARTS) + 1 :].partition("/")[0] if path.startswith(f"{PARTS}/") else None

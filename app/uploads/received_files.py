@@ -1,4 +1,4 @@
-"""What is here already of the files of an upload."""
+"""Files and parts of an upload that are stored already."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -7,7 +7,8 @@ from palettery.app.files.repository import FileLocation, FileRepository
 from palettery.app.models.repository import ModelRepository
 from palettery.app.storage.base import Storage
 from palettery.app.uploads.parts import parts_folder, parts_of
-from palettery.app.uploads.repository import UploadRepository, UploadSession
+from palettery.app.uploads.repository import UploadRepository
+from palettery.app.uploads.stored_upload import StoredUpload
 from palettery.schemas.checkpoint import StoredFile
 from palettery.schemas.problem import InvalidField
 from palettery.schemas.uploads import FileToSend
@@ -16,19 +17,19 @@ from palettery.schemas.uploads import FileToSend
 def owned_files(
     models: ModelRepository, store: Storage, owner: str, digests: Collection[str]
 ) -> dict[str, FileLocation]:
-    """Those of these files that the owner has; of what others have nothing is told.
+    """Return those of these files that the owner has; files of other owners are not revealed.
 
-    A file that somebody removed behind our back must be sent again, whatever its row says.
+    A file that is missing in the store must be sent again, even if it has a row.
     """
-    owned = models.owned(owner, digests)
+    owned = models.owned_files(owner, digests)
     return {sha256: file for sha256, file in owned.items() if store.exists(file.path)}
 
 
 def check_sizes(files: Sequence[FileToSend], owned: Mapping[str, FileLocation]) -> None:
-    """Have files that the owner has announced with the sizes that they have.
+    """Check that files which the owner has are announced with their right sizes.
 
     Raises:
-        InvalidUpload: names those that have others.
+        InvalidUpload: lists those with other sizes.
     """
     errors = [
         InvalidField(
@@ -43,53 +44,53 @@ def check_sizes(files: Sequence[FileToSend], owned: Mapping[str, FileLocation]) 
         raise InvalidUpload.about(f"{errors[0].detail}; announce the right size", errors)
 
 
-def kept_once(
-    files: FileRepository, store: Storage, sent: Sequence[StoredFile], brought: Collection[str]
+def file_locations(
+    files: FileRepository, store: Storage, sent: Sequence[StoredFile], new_paths: Collection[str]
 ) -> dict[str, FileLocation]:
-    """Digest -> where its bytes are kept: where they were before, or where they were brought.
+    """Return digest -> location of each file: the stored one if there is one, else the new one.
 
     Raises:
-        FileGone: a file that nobody brought is kept no longer.
+        FileGone: a file that was stored before is stored no longer.
     """
-    known = files.find([file.sha256 or "" for file in sent])
-    kept = {}
+    stored_paths = files.find([file.sha256 or "" for file in sent])
+    locations = {}
     for file in sent:
         sha256, path = file.sha256 or "", file.path
-        is_known = sha256 in known
-        if path in brought and is_known and not store.exists(known[sha256]):
-            files.relocate(sha256, path)  # somebody removed it behind our back
-        elif is_known:
-            path = known[sha256]
-        elif path not in brought:
+        has_row = sha256 in stored_paths
+        if path in new_paths and has_row and not store.exists(stored_paths[sha256]):
+            files.relocate(sha256, path)  # the stored one is missing in the store
+        elif has_row:
+            path = stored_paths[sha256]
+        elif path not in new_paths:
             raise FileGone(f"the stored file {sha256} was removed meanwhile; send it again")
-        kept[sha256] = FileLocation(sha256, path, file.size_bytes, is_known)
-    return kept
+        locations[sha256] = FileLocation(sha256, path, file.size_bytes, has_row)
+    return locations
 
 
 def received_parts(
-    sessions: UploadRepository, store: Storage, session: UploadSession
+    uploads: UploadRepository, store: Storage, upload: StoredUpload
 ) -> Collection[int]:
-    """Numbers of the parts that have come in.
+    """Return the numbers of the received parts.
 
-    What was sent to the store itself has no row; such an object counts if its size is right.
+    A part that was sent to a presigned URL has no row; its object counts if its size is right.
     """
-    received = set(sessions.received(session.id))
+    received = set(uploads.part_digests(upload.id))
     if not store.supports_presigned_urls:
         return received
-    lying = {found.path: found.size_bytes for found in store.listed(parts_folder(session.id))}
+    sizes = {part.path: part.size_bytes for part in store.listed(parts_folder(upload.id))}
     return {
         part.number
-        for part in parts_of(session.files, session.part_size_bytes)
-        if lying.get(f"{parts_folder(session.id)}/{part.number}") == part.size_bytes
+        for part in parts_of(upload.files, upload.part_size_bytes)
+        if sizes.get(f"{parts_folder(upload.id)}/{part.number}") == part.size_bytes
     }
 
 
-def held_bytes(session: UploadSession, owned: Collection[str], received: Collection[int]) -> int:
-    """Bytes of the files of an upload that the owner has not, or that parts have come in of."""
-    parts = parts_of(session.files, session.part_size_bytes)
+def counted_bytes(upload: StoredUpload, owned: Collection[str], received: Collection[int]) -> int:
+    """Return the bytes of those files that the owner does not have, or that have received parts."""
+    parts = parts_of(upload.files, upload.part_size_bytes)
     begun = {part.file for part in parts if part.number in received}
     return sum(
         file.size_bytes
-        for number, file in enumerate(session.files)
+        for number, file in enumerate(upload.files)
         if number in begun or file.sha256 not in owned
     )

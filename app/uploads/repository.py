@@ -1,13 +1,10 @@
-"""Rows of uploads: what was announced, and which of its parts have come in."""
+"""Rows of uploads and of their received parts."""
 
 import re
 import uuid
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
@@ -19,42 +16,13 @@ from palettery.app.http.caller import Caller
 from palettery.app.http.idempotency import KeyedRequest
 from palettery.app.keys.quota import within_limits
 from palettery.app.settings import Limits
-from palettery.schemas.uploads import FileToSend, NewUpload
+from palettery.app.uploads.stored_upload import StoredUpload, UploadMetadata, files_json
+from palettery.schemas.uploads import NewUpload
 
 ID = re.compile(r"[0-9a-f-]{36}")
-"""Anything else is no upload's id, and some databases choke on it."""
+"""Other texts are no ids, and some databases fail on them."""
 WITHOUT_FILES = defer(UploadRow.files, raiseload=True)
-"""A page of them may have many megabytes."""
-_FILES = TypeAdapter(tuple[FileToSend, ...])
-
-
-@dataclass(frozen=True)
-class UploadRecord:
-    """An upload, without its files."""
-
-    id: str
-    owner: str
-    file_count: int
-    name: str
-    """Of the first file."""
-    size_bytes: int
-    """Of all files together."""
-    counted_bytes: int
-    """Of its files, as far as they count as stored by their owner."""
-    part_size_bytes: int
-    created_at: datetime
-    expires_at: datetime
-    model_id: str | None
-    """What it has become; None while it is open."""
-    label: str | None
-    """Of the model that it will be."""
-
-
-@dataclass(frozen=True)
-class UploadSession(UploadRecord):
-    """An upload as it was announced."""
-
-    files: tuple[FileToSend, ...]
+"""Leaves out the lists of files; those of a page may have many megabytes."""
 
 
 class UploadRepository:
@@ -76,19 +44,21 @@ class UploadRepository:
         new: NewUpload,
         missing_bytes: int,
         keyed: KeyedRequest | None = None,
-    ) -> tuple[UploadSession, bool]:
-        """A new upload, or the one that this key stands for; whether it is new.
+    ) -> tuple[StoredUpload, bool]:
+        """Add an upload, unless there is one of the same idempotency key.
+
+        Returns the upload and whether it is new.
 
         Raises:
-            IdempotencyConflict: the key stands for another request.
-            OverQuota: the owner would have more bytes, uploads or files of them than it may.
+            IdempotencyConflict: the key belongs to another request.
+            OverQuota: the owner would have more bytes, uploads or announced files than it may.
         """
         owner = caller.owner
         now = self._now()
         row = UploadRow(
             id=str(uuid.uuid4()),
             owner=owner,
-            files=_FILES.dump_json(new.files).decode(),
+            files=files_json(new.files),
             file_count=len(new.files),
             name=new.files[0].name,
             size_bytes=sum(file.size_bytes for file in new.files),
@@ -106,19 +76,21 @@ class UploadRepository:
                 within_limits(session, owner, caller.limits),
             ):
                 if keyed is not None:
-                    session.execute(delete(UploadRow).where(_has_key(owner, keyed), self._past()))
+                    session.execute(
+                        delete(UploadRow).where(_has_key(owner, keyed), self._is_expired())
+                    )
                 session.add(row)
                 session.flush()
-                self._check_announced(session, owner)
+                self._check_limits(session, owner)
         except IntegrityError:
             if keyed is None:
                 raise
-            known = self._of_key(owner, keyed)
-            return (known, False) if known else self.add(caller, new, missing_bytes, keyed)
-        return _session(row), True
+            existing = self._with_key(owner, keyed)
+            return (existing, False) if existing else self.add(caller, new, missing_bytes, keyed)
+        return StoredUpload.from_row(row), True
 
-    def count(self, caller: Caller, upload_id: str, missing_bytes: int) -> None:
-        """Count more bytes of an upload as stored, if fewer were counted.
+    def raise_counted_bytes(self, caller: Caller, upload_id: str, missing_bytes: int) -> None:
+        """Count so many bytes of an upload toward the owner's quota, unless it counts more.
 
         Raises:
             OverQuota: the owner would have more bytes than it may.
@@ -132,8 +104,8 @@ class UploadRepository:
         ):
             session.execute(more.values(missing_bytes=missing_bytes))
 
-    def get(self, owner: str, upload_id: str) -> UploadSession:
-        """One upload of an owner's.
+    def get(self, owner: str, upload_id: str) -> StoredUpload:
+        """Return one upload of an owner.
 
         Raises:
             NotFound: there is no such upload.
@@ -148,14 +120,16 @@ class UploadRepository:
                 f"the upload expired at {row.expires_at:%Y-%m-%d %H:%M:%S} UTC, and what was sent "
                 "of it is removed; POST /v1/uploads starts another"
             )
-        return _session(row)
+        return StoredUpload.from_row(row)
 
     def page(
         self, owner: str, limit: int, before: tuple[datetime, str] | None
-    ) -> Sequence[UploadRecord]:
-        """An owner's uploads that have not expired, newest first, older than this time and id."""
+    ) -> Sequence[UploadMetadata]:
+        """Return an owner's unexpired uploads, newest first, older than this time and id."""
         query = (
-            select(UploadRow).options(WITHOUT_FILES).where(UploadRow.owner == owner, ~self._past())
+            select(UploadRow)
+            .options(WITHOUT_FILES)
+            .where(UploadRow.owner == owner, ~self._is_expired())
         )
         if before is not None:
             at, id_ = before
@@ -164,46 +138,46 @@ class UploadRepository:
         newest_first = query.order_by(UploadRow.created_at.desc(), UploadRow.id.desc())
         with self._database.transaction() as session:
             return [
-                UploadRecord(**_record(row)) for row in session.scalars(newest_first.limit(limit))
+                UploadMetadata.from_row(row) for row in session.scalars(newest_first.limit(limit))
             ]
 
-    def received(self, upload_id: str) -> dict[int, str]:
-        """The parts that have come in: number -> SHA-256."""
+    def part_digests(self, upload_id: str) -> dict[int, str]:
+        """Return the received parts: number -> SHA-256."""
         query = select(UploadPartRow.number, UploadPartRow.sha256)
         with self._database.transaction() as session:
-            found = session.execute(query.where(UploadPartRow.upload_id == upload_id))
-            return dict(found.all())
+            rows = session.execute(query.where(UploadPartRow.upload_id == upload_id))
+            return dict(rows.all())
 
-    def digest_of(self, upload_id: str, number: int) -> str | None:
-        """The SHA-256 of a part that has come in; None if it has not."""
+    def part_digest(self, upload_id: str, number: int) -> str | None:
+        """Return the SHA-256 of a received part; None if it was not received."""
         with self._database.transaction() as session:
             row = session.get(UploadPartRow, (upload_id, number))
         return None if row is None else row.sha256
 
-    def receive(self, upload_id: str, number: int, sha256: str) -> None:
-        """Note that a part lies in the store, whole; the upload stays open for longer.
+    def add_part(self, upload_id: str, number: int, sha256: str) -> None:
+        """Add a part that is in the store, and postpone the upload's expiry.
 
         Raises:
-            NotFound: the upload was removed meanwhile.
-            Conflict: it was completed meanwhile.
+            NotFound: the upload was deleted meanwhile.
+            Conflict: the upload was completed meanwhile.
         """
-        longer = (
+        postpone = (
             update(UploadRow)
             .where(UploadRow.id == upload_id, UploadRow.model_id.is_(None))
             .values(expires_at=self._now() + self._open_for)
         )
         with self._database.transaction() as session:
-            if session.connection().execute(longer).rowcount == 0:
+            if session.connection().execute(postpone).rowcount == 0:
                 row = session.get(UploadRow, upload_id)
-                raise _unknown(upload_id) if row is None else completed()
-            noted = insert(session, UploadPartRow).on_conflict_do_update(
+                raise _unknown(upload_id) if row is None else already_complete()
+            added = insert(session, UploadPartRow).on_conflict_do_update(
                 index_elements=["upload_id", "number"], set_={"sha256": sha256}
             )
             values = {"upload_id": upload_id, "number": number, "sha256": sha256}
-            session.connection().execute(noted, values)
+            session.connection().execute(added, values)
 
-    def drop(self, upload_id: str, numbers: Sequence[int]) -> None:
-        """Note that parts must be sent again."""
+    def delete_parts(self, upload_id: str, numbers: Sequence[int]) -> None:
+        """Delete the rows of parts, which must be sent again then."""
         change = delete(UploadPartRow).where(
             UploadPartRow.upload_id == upload_id, UploadPartRow.number.in_(numbers)
         )
@@ -211,67 +185,67 @@ class UploadRepository:
             session.execute(change)
 
     def delete(self, upload_id: str) -> None:
-        """Remove an upload's row."""
+        """Delete an upload's row."""
         with self._database.transaction() as session:
             session.execute(delete(UploadRow).where(UploadRow.id == upload_id))
 
     def delete_expired(self) -> Sequence[str]:
-        """Remove the rows of uploads whose time is up; their ids."""
-        change = delete(UploadRow).where(self._past()).returning(UploadRow.id)
+        """Delete the rows of expired uploads and return their ids."""
+        change = delete(UploadRow).where(self._is_expired()).returning(UploadRow.id)
         with self._database.transaction() as session:
             return session.connection().execute(change).scalars().all()
 
-    def open(self, ids: Collection[str]) -> set[str]:
-        """Those of these uploads that parts may still be sent for."""
-        found: set[str] = set()
+    def open_ids(self, ids: Collection[str]) -> set[str]:
+        """Return those of these ids that belong to open uploads."""
+        open_ids: set[str] = set()
         query = select(UploadRow.id).where(UploadRow.model_id.is_(None))
         with self._database.transaction() as session:
             for chunk in chunks([id_ for id_ in ids if ID.fullmatch(id_)]):
-                found.update(session.scalars(query.where(UploadRow.id.in_(chunk))))
-        return found
+                open_ids.update(session.scalars(query.where(UploadRow.id.in_(chunk))))
+        return open_ids
 
-    def _of_key(self, owner: str, keyed: KeyedRequest) -> UploadSession | None:
+    def _with_key(self, owner: str, keyed: KeyedRequest) -> StoredUpload | None:
         with self._database.transaction() as session:
             row = session.scalars(select(UploadRow).where(_has_key(owner, keyed))).one_or_none()
         if row is None:
-            return None  # removed meanwhile
+            return None  # deleted meanwhile
         keyed.check(row.idempotency_sha256)
-        return _session(row)
+        return StoredUpload.from_row(row)
 
-    def _check_announced(self, session: Session, owner: str) -> None:
-        """See that an owner has no more uploads and files of uploads than it may."""
-        mine = (UploadRow.owner == owner, ~self._past())
+    def _check_limits(self, session: Session, owner: str) -> None:
+        """Check the limits of open uploads and announced files of an owner."""
+        own = (UploadRow.owner == owner, ~self._is_expired())
         is_open = UploadRow.model_id.is_(None)
         for count, allowed, unit, setting in (
             (
-                select(func.count()).where(*mine, is_open),
+                select(func.count()).where(*own, is_open),
                 self._limits.open_uploads,
                 "uploads that are not complete",
                 "OPEN_UPLOADS",
             ),
             (
-                select(func.sum(UploadRow.file_count)).where(*mine),
+                select(func.sum(UploadRow.file_count)).where(*own),
                 self._limits.announced_files,
                 "files in uploads that have not expired",
                 "ANNOUNCED_FILES",
             ),
         ):
-            if (found := int(session.scalar(count) or 0)) > allowed:
+            if (total := int(session.scalar(count) or 0)) > allowed:
                 raise OverQuota(
-                    f"{owner} would have {found:,} {unit}; {allowed:,} are allowed: complete or "
-                    "delete some (GET /v1/uploads lists them), or have the operator raise "
+                    f"{owner} would have {total:,} {unit}; {allowed:,} are allowed: complete or "
+                    "delete some (GET /v1/uploads lists them), or ask the operator to raise "
                     f"PALETTERY_LIMIT_{setting}"
                 )
 
-    def _past(self) -> ColumnElement[bool]:
+    def _is_expired(self) -> ColumnElement[bool]:
         return UploadRow.expires_at < self._now()
 
 
-def settle(session: Session, upload_id: str, model_id: str) -> None:
-    """Note what an upload has become, within the transaction that adds the model.
+def set_model(session: Session, upload_id: str, model_id: str) -> None:
+    """Store which model an upload has become, within the transaction that adds the model.
 
     Raises:
-        NotFound: the upload was removed meanwhile.
+        NotFound: the upload was deleted meanwhile.
     """
     is_open = or_(UploadRow.model_id.is_(None), UploadRow.model_id == model_id)
     change = update(UploadRow).where(UploadRow.id == upload_id, is_open)
@@ -280,8 +254,8 @@ def settle(session: Session, upload_id: str, model_id: str) -> None:
     session.execute(delete(UploadPartRow).where(UploadPartRow.upload_id == upload_id))
 
 
-def completed() -> Conflict:
-    """That an upload takes no parts any more."""
+def already_complete() -> Conflict:
+    """Return the error for a part of a complete upload."""
     return Conflict("the upload is complete, and takes no more parts")
 
 
@@ -291,24 +265,3 @@ def _has_key(owner: str, keyed: KeyedRequest) -> ColumnElement[bool]:
 
 def _unknown(upload_id: str) -> NotFound:
     return NotFound(f"there is no upload {upload_id[:64]!r}; see the list of your uploads")
-
-
-def _session(row: UploadRow) -> UploadSession:
-    return UploadSession(**_record(row), files=_FILES.validate_json(row.files))
-
-
-def _record(row: UploadRow) -> dict[str, Any]:
-    """The fields of an `UploadRecord`."""
-    return {
-        "id": row.id,
-        "owner": row.owner,
-        "file_count": row.file_count,
-        "name": row.name,
-        "size_bytes": row.size_bytes,
-        "counted_bytes": row.missing_bytes,
-        "part_size_bytes": row.part_size_bytes,
-        "created_at": row.created_at,
-        "expires_at": row.expires_at,
-        "model_id": row.model_id,
-        "label": row.label,
-    }

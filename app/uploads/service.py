@@ -17,15 +17,16 @@ from palettery.app.models.repository import ModelRepository
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.app.uploads.completion import UploadCompletion
-from palettery.app.uploads.part_upload import receive
+from palettery.app.uploads.part_upload import receive_part
 from palettery.app.uploads.parts import Part, count_parts, part_path, parts_folder, parts_of
 from palettery.app.uploads.received_files import (
     check_sizes,
-    held_bytes,
+    counted_bytes,
     owned_files,
     received_parts,
 )
-from palettery.app.uploads.repository import UploadRecord, UploadRepository, UploadSession
+from palettery.app.uploads.repository import UploadRepository
+from palettery.app.uploads.stored_upload import StoredUpload, UploadMetadata
 from palettery.schemas.uploads import (
     MOST_PARTS,
     NewUpload,
@@ -36,8 +37,8 @@ from palettery.schemas.uploads import (
     UploadSummary,
 )
 
-SIGNED_FOR = timedelta(hours=1)
-"""How long a presigned address takes a part."""
+PRESIGNED_FOR = timedelta(hours=1)
+"""Validity of a presigned URL."""
 
 
 class UploadService:
@@ -46,52 +47,54 @@ class UploadService:
     def __init__(
         self,
         limits: Limits,
-        sessions: UploadRepository,
+        uploads: UploadRepository,
         models: ModelRepository,
         store: Storage,
         completion: UploadCompletion,
     ) -> None:
-        self._limits, self._sessions, self._models = limits, sessions, models
+        self._limits, self._uploads, self._models = limits, uploads, models
         self._store, self._completion = store, completion
 
     def start(
         self, caller: Caller, new: NewUpload, keyed: KeyedRequest | None, *, presign: bool
     ) -> tuple[Upload, bool]:
-        """Announce an upload; whether it is new.
+        """Announce an upload; return it and whether it is new.
 
         Raises:
-            TooLarge: over a limit, which it names.
-            BadInput: too many parts.
-            InvalidUpload: a file that the owner has is of another size.
+            TooLarge: the announcement is over a limit; the message names it.
+            BadInput: there are too many parts.
+            InvalidUpload: a file that the owner has is announced with another size.
             OverQuota, IdempotencyConflict: see `UploadRepository.add`.
         """
         _check(new, caller.limits.upload_bytes, self._limits)
         owned = self._owned(caller.owner, new)
         check_sizes(new.files, owned)
         missing_bytes = sum(file.size_bytes for file in new.files if file.sha256 not in owned)
-        session, is_new = self._sessions.add(caller, new, missing_bytes, keyed)
-        return self._shown(caller, session, presign=presign), is_new
+        upload, is_new = self._uploads.add(caller, new, missing_bytes, keyed)
+        return self._response(caller, upload, presign=presign), is_new
 
     def get(self, caller: Caller, upload_id: str, *, presign: bool) -> Upload:
-        """One upload, with what is missing of it.
+        """Return one upload with its missing parts.
 
         Raises:
-            OverQuota: what addresses are asked for would be more bytes than the owner may have.
+            OverQuota: with the parts of the presigned URLs, the owner would have too many bytes.
         """
-        session = self._sessions.get(caller.owner, upload_id)
-        return self._shown(caller, session, presign=presign)
+        upload = self._uploads.get(caller.owner, upload_id)
+        return self._response(caller, upload, presign=presign)
 
     def page(self, owner: str, limit: int, cursor: str | None) -> UploadPage:
-        """An owner's uploads, newest first."""
-        found = self._sessions.page(
+        """Return a page of an owner's uploads, newest first."""
+        rows = self._uploads.page(
             owner, limit + 1, None if cursor is None else decode_cursor(cursor)
         )
-        shown = found[:limit]
-        following = encode_cursor(shown[-1].created_at, shown[-1].id) if found[limit:] else None
-        items = tuple(UploadSummary(**_summary(upload)) for upload in shown)
-        return UploadPage(items=items, next_cursor=following)
+        uploads = rows[:limit]
+        next_cursor = (
+            encode_cursor(uploads[-1].created_at, uploads[-1].id) if rows[limit:] else None
+        )
+        items = tuple(UploadSummary(**_summary(upload)) for upload in uploads)
+        return UploadPage(items=items, next_cursor=next_cursor)
 
-    async def receive(
+    async def receive_part(
         self,
         caller: Caller,
         upload_id: str,
@@ -99,60 +102,62 @@ class UploadService:
         headers: Headers,
         body: AsyncIterator[bytes],
     ) -> None:
-        """Take in a part; see `receive`."""
-        session = await asyncio.to_thread(self._sessions.get, caller.owner, upload_id)
-        count = partial(self._count, caller, session, {number})
-        await receive(self._sessions, self._store, session, number, headers, body, count)
+        """Receive a part; see `part_upload.receive_part`."""
+        upload = await asyncio.to_thread(self._uploads.get, caller.owner, upload_id)
+        check_quota = partial(self._check_quota, caller, upload, {number})
+        await receive_part(self._uploads, self._store, upload, number, headers, body, check_quota)
 
     async def complete(self, owner: str, upload_id: str) -> tuple[str, bool]:
-        """Make an upload a model; its id, and whether that is new."""
-        session = await asyncio.to_thread(self._sessions.get, owner, upload_id)
-        if session.model_id is not None:
-            return session.model_id, False
-        return await self._completion.of(session), True
+        """Make an upload a model; return its id and whether it is new."""
+        upload = await asyncio.to_thread(self._uploads.get, owner, upload_id)
+        if upload.model_id is not None:
+            return upload.model_id, False
+        return await self._completion.complete(upload), True
 
     def delete(self, owner: str, upload_id: str) -> None:
-        """Give an upload up, and remove what was sent of it."""
-        session = self._sessions.get(owner, upload_id)
-        self._sessions.delete(session.id)
-        self._store.delete_folder(parts_folder(session.id))
+        """Delete an upload and its parts."""
+        upload = self._uploads.get(owner, upload_id)
+        self._uploads.delete(upload.id)
+        self._store.delete_folder(parts_folder(upload.id))
 
-    def _owned(self, owner: str, *sent: NewUpload | UploadSession) -> Mapping[str, FileLocation]:
-        digests = [file.sha256 for one in sent for file in one.files]
+    def _owned(self, owner: str, upload: NewUpload | StoredUpload) -> Mapping[str, FileLocation]:
+        digests = [file.sha256 for file in upload.files]
         return owned_files(self._models, self._store, owner, digests)
 
-    def _count(self, caller: Caller, session: UploadSession, coming: Collection[int]) -> None:
-        """See that all that is stored of an upload counts, and what comes in now.
+    def _check_quota(
+        self, caller: Caller, upload: StoredUpload, next_parts: Collection[int]
+    ) -> None:
+        """Count the stored bytes of an upload and its next parts toward the owner's quota.
 
-        What the owner had when it was announced may be gone, and does not count elsewhere then.
+        They may have grown: files that the owner had at the announcement may be deleted by now.
 
         Raises:
             OverQuota: the owner would have more bytes than it may.
         """
-        if session.counted_bytes == sum(file.size_bytes for file in session.files):
+        if upload.counted_bytes == sum(file.size_bytes for file in upload.files):
             return
-        owned = self._models.owned(caller.owner, [file.sha256 for file in session.files])
-        received = {*received_parts(self._sessions, self._store, session), *coming}
-        missing_bytes = held_bytes(session, owned, received)
-        if missing_bytes > session.counted_bytes:
-            self._sessions.count(caller, session.id, missing_bytes)
+        owned = self._models.owned_files(caller.owner, [file.sha256 for file in upload.files])
+        received = {*received_parts(self._uploads, self._store, upload), *next_parts}
+        missing_bytes = counted_bytes(upload, owned, received)
+        if missing_bytes > upload.counted_bytes:
+            self._uploads.raise_counted_bytes(caller, upload.id, missing_bytes)
 
-    def _shown(self, caller: Caller, session: UploadSession, *, presign: bool) -> Upload:
-        owned = self._owned(session.owner, session)
-        if session.model_id is not None:
-            return Upload(**_summary(session), files=_files(session, owned), parts=())
-        if presign:  # what is signed may be written, and we are not asked then
-            self._count(caller, session, ())
-        received = received_parts(self._sessions, self._store, session)
+    def _response(self, caller: Caller, upload: StoredUpload, *, presign: bool) -> Upload:
+        owned = self._owned(upload.owner, upload)
+        if upload.model_id is not None:
+            return Upload(**_summary(upload), files=_files(upload, owned), parts=())
+        if presign:  # parts at presigned URLs are written without another check
+            self._check_quota(caller, upload, ())
+        received = received_parts(self._uploads, self._store, upload)
         parts = [
             part
-            for part in parts_of(session.files, session.part_size_bytes)
-            if session.files[part.file].sha256 not in owned
+            for part in parts_of(upload.files, upload.part_size_bytes)
+            if upload.files[part.file].sha256 not in owned
         ]
-        urls = self._urls(session, [p for p in parts if p.number not in received], presign)
+        urls = self._urls(upload, [p for p in parts if p.number not in received], presign)
         return Upload(
-            **_summary(session),
-            files=_files(session, owned),
+            **_summary(upload),
+            files=_files(upload, owned),
             parts=tuple(
                 UploadPart(
                     number=part.number,
@@ -160,20 +165,20 @@ class UploadService:
                     offset=part.offset,
                     size_bytes=part.size_bytes,
                     is_received=part.number in received,
-                    url=urls.get(part.number, _url(session, part)),
+                    url=urls.get(part.number, _url(upload, part)),
                 )
                 for part in parts
             ),
         )
 
     def _urls(
-        self, session: UploadSession, missing: Collection[Part], presign: bool
+        self, upload: StoredUpload, missing: Collection[Part], presign: bool
     ) -> dict[int, str]:
-        """Presigned addresses of parts, if they are asked for."""
+        """Return number -> presigned URL of these parts, if `presign`."""
         if not presign:
             return {}
-        valid_for = min(SIGNED_FOR, session.expires_at - datetime.now(UTC))
-        paths = [part_path(session.id, part.number) for part in missing]
+        valid_for = min(PRESIGNED_FOR, upload.expires_at - datetime.now(UTC))
+        paths = [part_path(upload.id, part.number) for part in missing]
         signed = self._store.presigned_put_urls(paths, max(valid_for, timedelta(seconds=1)))
         return {part.number: url for part, url in zip(missing, signed, strict=True)}
 
@@ -192,13 +197,13 @@ def _check(new: NewUpload, most_bytes: int | None, limits: Limits) -> None:
         )
 
 
-def _summary(upload: UploadRecord) -> dict[str, Any]:
-    """The fields of an `UploadSummary`."""
-    here, is_complete = f"/v1/uploads/{upload.id}", upload.model_id is not None
-    following = (
+def _summary(upload: UploadMetadata) -> dict[str, Any]:
+    """Return the fields of an `UploadSummary`."""
+    self_link, is_complete = f"/v1/uploads/{upload.id}", upload.model_id is not None
+    next_link = (
         {"model": f"/v1/models/{upload.model_id}"}
         if is_complete
-        else {"complete": f"{here}/complete"}
+        else {"complete": f"{self_link}/complete"}
     )
     return {
         "id": upload.id,
@@ -211,16 +216,14 @@ def _summary(upload: UploadRecord) -> dict[str, Any]:
         "label": upload.label,
         "created_at": upload.created_at,
         "expires_at": upload.expires_at,
-        "links": {"self": here} | following,
+        "links": {"self": self_link} | next_link,
     }
 
 
-def _files(session: UploadSession, owned: Collection[str]) -> tuple[UploadFile, ...]:
-    """Files as they were announced, and whether they are here."""
-    return tuple(
-        UploadFile(**dict(file), is_present=file.sha256 in owned) for file in session.files
-    )
+def _files(upload: StoredUpload, owned: Collection[str]) -> tuple[UploadFile, ...]:
+    """Return the announced files and whether each is present."""
+    return tuple(UploadFile(**dict(file), is_present=file.sha256 in owned) for file in upload.files)
 
 
-def _url(session: UploadSession, part: Part) -> str:
-    return f"/v1/uploads/{session.id}/parts/{part.number}"
+def _url(upload: StoredUpload, part: Part) -> str:
+    return f"/v1/uploads/{upload.id}/parts/{part.number}"

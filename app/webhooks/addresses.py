@@ -1,7 +1,8 @@
-"""Where webhooks may go: nowhere that this server reaches and strangers do not.
+"""Addresses of webhooks: public ones only, against server-side request forgery.
 
-A name is resolved, and its addresses judged, when a connection is made, which is then made to the
-address that was judged: a name that changes its mind in between gains nothing.
+A host name is resolved and its addresses are checked when a connection is made, and the connection
+goes to a checked address. So a name that resolves to another address later (DNS rebinding) gains
+nothing.
 """
 
 import asyncio
@@ -23,28 +24,28 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 RESERVED = tuple(
     map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20"))
 )
-"""For special purposes, of which not every version of Python knows.
+"""Special-purpose networks that not every version of Python knows.
 
 Source: IANA's registries of special-purpose addresses.
 """
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
-"""IPv4 addresses as NAT64 shows them.
+"""IPv4 addresses as NAT64 embeds them.
 
 Source: RFC 6052.
 """
 
 
-class AddressRefused(Exception):
-    """A host is not public, in part or as a whole."""
+class PrivateAddressError(Exception):
+    """An address of the host is not public."""
 
 
-def checked_url(text: str, *, private: bool) -> httpx.URL:
-    """A webhook's URL; `private` lets it be one of this network.
+def parse_webhook_url(text: str, *, private: bool) -> httpx.URL:
+    """Return a webhook's URL; `private` allows private addresses.
 
     Raises:
-        InvalidWebhook: it is no http or https URL, holds credentials, or a literal address that is
-            not public. What a name stands for is looked at when it is called.
+        InvalidWebhook: it is no http or https URL, has credentials, or an address that is not
+            public. Host names are resolved and checked later, at each call.
     """
     if len(text) > MOST_CHARACTERS:
         raise _invalid(f"it has {len(text):,} characters; {MOST_CHARACTERS:,} are allowed")
@@ -58,16 +59,16 @@ def checked_url(text: str, *, private: bool) -> httpx.URL:
     if address is None and not NAME.fullmatch(url.raw_host):
         raise _invalid(f"{url.host[:64]!r} is neither the name of a host nor an address")
     if url.port is not None and not 1 <= url.port <= 65_535:
-        raise _invalid(f"{url.port} is no port; there are those from 1 to 65,535")
+        raise _invalid(f"{url.port} is no port; ports are 1 to 65,535")
     if url.userinfo:
-        raise _invalid("it holds credentials; leave them out, and verify the signature instead")
+        raise _invalid("it has credentials; leave them out, and verify the signature instead")
     if address is not None and not private and not is_public(address):
-        raise _invalid(f"{url.host} is not a public address; send one that anybody could reach")
+        raise _invalid(f"{url.host} is not a public address; send a public one")
     return url
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the whole internet's, and of a single machine."""
+    """Return whether an address is public and unicast."""
     if any(address in network for network in RESERVED):
         return False
     if isinstance(address, ipaddress.IPv4Address):
@@ -81,7 +82,7 @@ def is_public(address: Address) -> bool:
 
 
 class CheckedNetwork(httpcore.AsyncNetworkBackend):
-    """Connects to public hosts only; to any if `private`."""
+    """Connects to public hosts only, or to any if `private`."""
 
     def __init__(self, *, private: bool) -> None:
         self._private, self._network = private, httpcore.AnyIOBackend()
@@ -94,36 +95,36 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """A connection to the first address of a host that takes one.
+        """Connect to the first address of a host that accepts the connection.
 
         Raises:
             AddressRefused: one of its addresses is not public.
         """
-        addresses = await _resolved(host, port)
+        addresses = await _resolve(host, port)
         if not self._private and not all(map(is_public, addresses)):
-            raise AddressRefused(host)
-        failed: Exception = httpcore.ConnectError(f"{host} has no address")
+            raise PrivateAddressError(host)
+        last_error: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in addresses:
             try:
                 return await self._network.connect_tcp(
                     str(address), port, timeout, local_address, socket_options
                 )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failed = error
-        raise failed
+                last_error = error
+        raise last_error
 
 
-async def _resolved(host: str, port: int) -> Sequence[Address]:
+async def _resolve(host: str, port: int) -> Sequence[Address]:
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return [ipaddress.ip_address(str(address[0])) for *_, address in found]
+        entries = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return [ipaddress.ip_address(str(address[0])) for *_, address in entries]
     except (OSError, ValueError) as error:
         raise httpcore.ConnectError(f"{host} has no address: {error}") from error
 
 
 def _literal(host: str) -> Address | None:
-    """The address that a host is in itself, in one of the forms that resolvers take."""
+    """Return the address that a host is, in any form that resolvers accept; None for a name."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -133,6 +134,6 @@ def _literal(host: str) -> Address | None:
             return None
 
 
-def _invalid(why: str) -> InvalidWebhook:
-    detail = f"the webhook cannot be called: {why}"
-    return InvalidWebhook(detail, [InvalidField(pointer=POINTER, detail=why)])
+def _invalid(reason: str) -> InvalidWebhook:
+    detail = f"the webhook cannot be called: {reason}"
+    return InvalidWebhook(detail, [InvalidField(pointer=POINTER, detail=reason)])

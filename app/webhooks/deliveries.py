@@ -1,4 +1,4 @@
-"""Call webhooks: signed, again after a while where that fails, and told in the job's log.
+"""Delivery of webhooks: signed, retried with backoff, and logged in the job's log.
 
 Source: Standard Webhooks, https://www.standardwebhooks.com.
 """
@@ -12,37 +12,37 @@ import httpx
 from standardwebhooks import Webhook
 
 from palettery.app.errors import InvalidWebhook
-from palettery.app.events.log_messages import Line
+from palettery.app.events.log_messages import LogMessage
 from palettery.app.events.repository import EventRepository
 from palettery.app.execution.engine import Engine, WorkflowCall
 from palettery.app.settings import Settings
 from palettery.app.version import VERSION
-from palettery.app.webhooks.addresses import AddressRefused, CheckedNetwork, checked_url
+from palettery.app.webhooks.addresses import CheckedNetwork, PrivateAddressError, parse_webhook_url
 from palettery.app.webhooks.repository import WebhookRepository, WebhookTarget
 from palettery.schemas.webhooks import WebhookMessage
 
 TRIES = 9
-SLOWER, LONGEST_S = 4.0, 57_600.0
-"""Each wait is so many times the one before, up to 16 hours: nine tries take a day."""
+BACKOFF, LONGEST_WAIT_S = 4.0, 57_600.0
+"""Factor between two waits, and the longest one, 16 hours: nine tries take a day."""
 TIMEOUT_S = 10.0
-"""For everything from the name's resolution to the end of the answer."""
-ANSWER_BYTES = 4 << 10
-"""That are read of an answer, out of politeness."""
+"""Time for a whole call, from the resolution of the name to the end of the response."""
+RESPONSE_BYTES = 4 << 10
+"""Bytes of a response that are read before the connection is closed."""
 GONE = 410
 
-Verdict = Literal["delivered", "refused", "failed"]
-"""`refused` is for good; what `failed` is tried again."""
+DeliveryStatus = Literal["delivered", "refused", "failed"]
+"""`refused` is final, `failed` is retried."""
 
 
 class DeliveryOutcome(NamedTuple):
-    """What a call came to."""
+    """Result of one call."""
 
-    verdict: Verdict
-    why: str
+    status: DeliveryStatus
+    reason: str
 
 
 class WebhookDeliveries:
-    """Calls of this service's webhooks."""
+    """Calls webhooks."""
 
     def __init__(
         self,
@@ -55,17 +55,17 @@ class WebhookDeliveries:
         self._webhooks, self._engine = webhooks, engine
 
     async def call(self, call: WorkflowCall) -> DeliveryOutcome | None:
-        """Send the message about a job's end once; None if the job was deleted meanwhile."""
-        found = await asyncio.to_thread(self._found, call)
-        if found is None:
+        """Send the message about the end of a job once; None if the job was deleted."""
+        delivery = await asyncio.to_thread(self._delivery, call)
+        if delivery is None:
             return None
-        target, message = found
+        target, message = delivery
         try:
-            url = checked_url(target.url, private=self._settings.webhook_private)
+            url = parse_webhook_url(target.url, private=self._settings.webhook_private)
             status = await self._post(url, message, _headers(call, target.secret, message))
         except InvalidWebhook as error:
             return DeliveryOutcome("refused", error.detail)
-        except AddressRefused:
+        except PrivateAddressError:
             return DeliveryOutcome("refused", "its host has an address that is not public")
         except (TimeoutError, httpcore.TimeoutException):
             return DeliveryOutcome("failed", f"no answer within {TIMEOUT_S:g} s")
@@ -76,29 +76,29 @@ class WebhookDeliveries:
         return DeliveryOutcome("refused" if status == GONE else "failed", f"HTTP {status}")
 
     async def conclude(self, call: WorkflowCall, outcome: DeliveryOutcome) -> None:
-        """Have it tried again, or tell the job's log how it went in the end."""
-        tried = call.tries + 1
-        if outcome.verdict == "failed" and tried < TRIES:
-            wait_s = min(self._settings.webhook_retry_s * SLOWER**call.tries, LONGEST_S)
-            again = call._replace(tries=tried)
-            await asyncio.to_thread(self._engine.call_webhook_later, again, wait_s)
+        """Schedule a retry, or log the final outcome in the job's log."""
+        tries = call.tries + 1
+        if outcome.status == "failed" and tries < TRIES:
+            wait_s = min(self._settings.webhook_retry_s * BACKOFF**call.tries, LONGEST_WAIT_S)
+            retry = call._replace(tries=tries)
+            await asyncio.to_thread(self._engine.call_webhook_later, retry, wait_s)
             return
         ends = {"delivered": "was called", "refused": "is not called", "failed": "was given up"}
-        told = f"the webhook {ends[outcome.verdict]}: {outcome.why} at try {tried} of {TRIES}"
-        line = Line(told, "info" if outcome.verdict == "delivered" else "warning")
-        await asyncio.to_thread(self._events.log, call.job_id, line)
+        text = f"the webhook {ends[outcome.status]}: {outcome.reason} at try {tries} of {TRIES}"
+        message = LogMessage(text, "info" if outcome.status == "delivered" else "warning")
+        await asyncio.to_thread(self._events.log, call.job_id, message)
 
-    def _found(self, call: WorkflowCall) -> tuple[WebhookTarget, bytes] | None:
+    def _delivery(self, call: WorkflowCall) -> tuple[WebhookTarget, bytes] | None:
         target = self._webhooks.target(call.job_id)
-        ended = self._events.state(call.job_id, call.number)
-        if target is None or ended is None:
+        state = self._events.state(call.job_id, call.number)
+        if target is None or state is None:
             return None
-        at, job = ended
+        at, job = state
         message = WebhookMessage(type=f"job.{job.state}", timestamp=at, data=job)
         return target, message.model_dump_json().encode()
 
     async def _post(self, url: httpx.URL, body: bytes, headers: dict[str, str]) -> int:
-        """The status of the answer, whatever becomes of the rest of it; no redirect is followed."""
+        """Send the message and return the status of the response; redirects are not followed."""
         status: int | None = None
         address = httpcore.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
@@ -108,12 +108,14 @@ class WebhookDeliveries:
             async with (
                 asyncio.timeout(TIMEOUT_S),
                 httpcore.AsyncConnectionPool(network_backend=network) as pool,
-                pool.stream("POST", address, headers=list(headers.items()), content=body) as answer,
+                pool.stream(
+                    "POST", address, headers=list(headers.items()), content=body
+                ) as response,
             ):
-                status, read = answer.status, 0
-                async for chunk in answer.aiter_stream():
-                    read += len(chunk)
-                    if read > ANSWER_BYTES:
+                status, size_bytes = response.status, 0
+                async for chunk in response.aiter_stream():
+                    size_bytes += len(chunk)
+                    if size_bytes > RESPONSE_BYTES:
                         break
         except (OSError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
             if status is None:
@@ -123,7 +125,7 @@ class WebhookDeliveries:
 
 
 def _headers(call: WorkflowCall, secret: str, message: bytes) -> dict[str, str]:
-    """Of one try: the id stays, and the time is that of the try."""
+    """Return the headers of one try: all tries have the same id, and each its own time."""
     now, name = datetime.now(UTC), f"msg_{call.job_id}-{call.attempt}"
     return {
         "content-type": "application/json",

@@ -18,11 +18,11 @@ Webhooks = Annotated[WebhookRepository, Depends(ServiceLookup(WebhookRepository)
 
 @router.get("/webhook-secret")
 def get_secret(webhooks: Webhooks, caller: Writer) -> WebhookSecret:
-    """What your webhooks are signed with; who has it can forge them, so it takes `write`."""
+    """Return the secret that signs your webhooks; needs `write`, as it allows forging them."""
     return WebhookSecret(secret=webhooks.secret(caller.owner))
 
 
 @router.post("/webhook-secret/rotate")
 def rotate_secret(webhooks: Webhooks, caller: Writer) -> WebhookSecret:
-    """A new secret in place of the old one, which signs nothing from now on."""
+    """Replace the secret by a new one; the old one is not used from now on."""
     return WebhookSecret(secret=webhooks.rotate(caller.owner))

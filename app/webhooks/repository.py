@@ -1,4 +1,4 @@
-"""Rows of webhooks: where a job's goes, and the secrets that sign them."""
+"""Rows of webhooks: their URLs, and the secrets that sign them."""
 
 import base64
 import secrets
@@ -13,7 +13,7 @@ SECRET_BYTES = 32
 
 
 class WebhookTarget(NamedTuple):
-    """Whom to call."""
+    """URL to call, and the secret that signs the call."""
 
     url: str
     secret: str
@@ -26,30 +26,30 @@ class WebhookRepository:
         self._database = database
 
     def secret(self, owner: str) -> str:
-        """What an owner's webhooks are signed with; made when it is first asked for."""
+        """Return the secret of an owner, which is created at the first call."""
         with self._database.transaction() as session:
-            made = insert(session, WebhookSecretRow).values(owner=owner, secret=_new_secret())
-            session.execute(made.on_conflict_do_nothing())
+            new = insert(session, WebhookSecretRow).values(owner=owner, secret=_new_secret())
+            session.execute(new.on_conflict_do_nothing())
             query = select(WebhookSecretRow.secret).where(WebhookSecretRow.owner == owner)
             return session.scalars(query).one()
 
     def rotate(self, owner: str) -> str:
-        """A new secret, by which all webhooks are signed from now on."""
+        """Replace the secret of an owner and return the new one."""
         secret = _new_secret()
         with self._database.transaction() as session:
-            made = insert(session, WebhookSecretRow).values(owner=owner, secret=secret)
-            changed = made.on_conflict_do_update(index_elements=["owner"], set_={"secret": secret})
+            new = insert(session, WebhookSecretRow).values(owner=owner, secret=secret)
+            changed = new.on_conflict_do_update(index_elements=["owner"], set_={"secret": secret})
             session.execute(changed)
         return secret
 
     def target(self, job_id: str) -> WebhookTarget | None:
-        """Whom to call about a job; None if nobody, or if the job was deleted."""
+        """Return the target of a job's webhook; None without one, or if the job was deleted."""
         query = select(JobRow.owner, JobRow.webhook_url).where(JobRow.id == job_id)
         with self._database.transaction() as session:
-            found = session.execute(query).one_or_none()
-        if found is None or found.webhook_url is None:
+            row = session.execute(query).one_or_none()
+        if row is None or row.webhook_url is None:
             return None
-        return WebhookTarget(found.webhook_url, self.secret(found.owner))
+        return WebhookTarget(row.webhook_url, self.secret(row.owner))
 
 
 def _new_secret() -> str:

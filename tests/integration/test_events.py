@@ -101,7 +101,7 @@ def test_events_of_a_job_from_queued_to_succeeded(server, model):
     assert reader.events[-1][2] == server.job(job_id)
     told = " | ".join(reader.messages())
     first, last = "2 of 3 tensors to palettize", "the artifact was read back, and agrees"
-    for said in (first, "taken up by controller", "cut into 1 task;", "1 tensor kept: ", last):
+    for said in (first, "started by controller", "cut into 1 task;", "1 tensor kept: ", last):
         assert said in told
     page = LogPage.model_validate_json(server.http.get(f"/v1/jobs/{job_id}/log").content)
     assert [line.message for line in page.items] == reader.messages()
@@ -153,7 +153,7 @@ def test_readers_come_back_over_kills_and_lose_nothing(serve, tmp_path, large_mo
         assert reader.streams >= 2
         assert reader.ids() == list(range(1, len(reader.events) + 1))
         assert reader.states() == ["queued", "running", "succeeded"]
-        assert any("taken up again" in message for message in reader.messages())
+        assert any("resumed by" in message for message in reader.messages())
         assert reader.progress
 
 

@@ -1,4 +1,4 @@
-"""Versions of named configs, on every database that is claimed."""
+"""Versions of named configs, on every supported database."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,7 @@ from threading import Barrier
 
 import pytest
 
-from palettery.app.configs.documents import ConfigDocument, NormalizedConfig, normalised
+from palettery.app.configs.documents import ConfigDocument, NormalizedConfig, normalize
 from palettery.app.configs.repository import ConfigRepository
 from palettery.app.errors import NotFound
 from palettery.schemas.config import PRESETS
@@ -28,7 +28,7 @@ def config(n_bits):
 
 
 def normal_form(text):
-    return NormalizedConfig.of(normalised(ConfigDocument(text), 1 << 20))
+    return NormalizedConfig.from_content(normalize(ConfigDocument(text), 1 << 20))
 
 
 def put(records, n_bits, name="a", owner="local"):
@@ -77,8 +77,8 @@ def test_pages_go_by_name_with_the_newest_version_of_each(records):
         put(records, 4, name)
     put(records, 6, "b-1")
     first = records.page("local", 2, None)
-    assert [found.reference for found in first] == ["a@1", "b-1@2"]
-    assert [found.reference for found in records.page("local", 2, "b-1")] == ["c@1"]
+    assert [config.reference for config in first] == ["a@1", "b-1@2"]
+    assert [config.reference for config in records.page("local", 2, "b-1")] == ["c@1"]
 
 
 def test_deleting_removes_every_version(records):
@@ -107,14 +107,14 @@ def at_once(function, arguments):
 def test_versions_have_no_gaps_however_many_are_stored_at_once(records):
     names = itertools.cycle(["w4", "w6", "w8"])
     documents = [normal_form(PRESETS[next(names)]().to_json()) for _ in range(AT_ONCE)]
-    found = at_once(lambda document: records.put("local", "a", document), documents)
-    new = sorted(summary.version for summary, is_new in found if is_new)
+    results = at_once(lambda document: records.put("local", "a", document), documents)
+    new = sorted(summary.version for summary, is_new in results if is_new)
     assert new == list(range(1, len(new) + 1))
     assert records.get("local", "a").summary.version == len(new)
-    for document, (summary, _) in zip(documents, found, strict=True):
+    for document, (summary, _) in zip(documents, results, strict=True):
         assert records.get("local", summary.reference).document == document.document
 
 
 def test_same_content_at_once_is_one_version(records):
-    found = at_once(lambda _: put(records, 4), range(AT_ONCE))
-    assert sorted(found) == [(1, False)] * (AT_ONCE - 1) + [(1, True)]
+    results = at_once(lambda _: put(records, 4), range(AT_ONCE))
+    assert sorted(results) == [(1, False)] * (AT_ONCE - 1) + [(1, True)]

@@ -3,7 +3,7 @@
 import pytest
 
 from palettery.app.configs.documents import ConfigDocument, read_config
-from palettery.app.configs.selection import chosen_config, chosen_document
+from palettery.app.configs.selection import select_config, select_document
 from palettery.app.errors import BadInput, InvalidConfig, UnknownPreset
 from palettery.schemas.config import w4
 
@@ -12,7 +12,7 @@ WRITTEN = ConfigDocument("{}")
 
 
 def choose(written=None, preset=None, name=None):
-    return chosen_document(written, preset, name, {"a": STORED}.__getitem__)
+    return select_document(written, preset, name, {"a": STORED}.__getitem__)
 
 
 def test_each_of_the_three():
@@ -22,7 +22,7 @@ def test_each_of_the_three():
 
 
 @pytest.mark.parametrize(
-    ("given", "got"),
+    ("arguments", "got"),
     [
         ({}, "none"),
         ({"preset": "w4", "name": "a"}, "config_name and preset"),
@@ -30,10 +30,10 @@ def test_each_of_the_three():
         ({"written": WRITTEN, "name": "a", "preset": ""}, "config and config_name and preset"),
     ],
 )
-def test_none_or_several(given, got):
-    with pytest.raises(BadInput) as told:
-        choose(**given)
-    assert told.value.detail.endswith(f"one of the three; got {got}")
+def test_none_or_several(arguments, got):
+    with pytest.raises(BadInput) as caught:
+        choose(**arguments)
+    assert caught.value.detail.endswith(f"one of the three; got {got}")
 
 
 def test_preset_that_there_is_not():
@@ -42,9 +42,9 @@ def test_preset_that_there_is_not():
 
 
 def test_text_or_preset_of_a_command():
-    assert chosen_config(w4().to_yaml(), None) == chosen_config(None, "w4") == w4()
+    assert select_config(w4().to_yaml(), None) == select_config(None, "w4") == w4()
     for both in (("{}", "w4"), (None, None)):
         with pytest.raises(BadInput, match="one of the two"):
-            chosen_config(*both)
+            select_config(*both)
     with pytest.raises(InvalidConfig):
-        chosen_config("", None)
+        select_config("", None)

@@ -11,15 +11,15 @@ from palettery.app.settings import Settings
 
 SHOW = (
     "from palettery.app.settings import Settings;"
-    "from palettery.app.execution.cluster import _workers;"
+    "from palettery.app.execution.cluster import _worker_options;"
     "from palettery.kernels.threads import available_threads;"
-    "workers = _workers(Settings());"
+    "workers = _worker_options(Settings());"
     "print(len(workers), available_threads(), workers[0]['env']['PALETTERY_TASK_THREADS'],"
     " workers[0]['memory_limit'])"
 )
 
 
-def shown(script, *words):
+def printed(script, *words):
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", *words, sys.executable, "-c", SHOW],
         check=False,
@@ -64,7 +64,7 @@ shift 2 && exec "$@"
 def test_workers_threads_and_memory_follow_a_cgroup(version):
     """Its files as a container sees them, over those of this machine."""
     limit = 2 << 30
-    count, cores, threads, memory = shown(version, "50000", str(limit))
+    count, cores, threads, memory = printed(version, "50000", str(limit))
     assert (count, cores, threads) == (1, 1, 1)
     assert memory == limit - cluster.WORKER_BYTES
 
@@ -73,7 +73,7 @@ def test_workers_threads_and_memory_follow_a_cgroup(version):
 @pytest.mark.parametrize(("version", "none"), [(V1, "-1"), (V2, "max")], ids=["v1", "v2"])
 def test_a_cgroup_without_limits_sets_none(version, none):
     most = "max" if none == "max" else str((1 << 63) - 4096)
-    count, cores, _, memory = shown(version, none, most)
+    count, cores, _, memory = printed(version, none, most)
     assert (count, cores, memory) == (len(os.sched_getaffinity(0)),) * 2 + (0,)
 
 
@@ -81,7 +81,7 @@ def test_a_cgroup_without_limits_sets_none(version, none):
 def test_memory_is_shared_out_down_to_what_a_task_needs(monkeypatch, workers):
     monkeypatch.setattr(cluster, "MEMORY_LIMIT", 4 << 30)
     settings = Settings(workers=workers)
-    (share,) = {each["memory_limit"] for each in cluster._workers(settings)}
+    (share,) = {each["memory_limit"] for each in cluster._worker_options(settings)}
     least = cluster.WORKER_BYTES + cluster.TASK_COPIES * settings.task_bytes
     assert share == max(least, ((4 << 30) - cluster.WORKER_BYTES) // workers)
     assert (share == least) == (workers == 8)
@@ -90,4 +90,4 @@ def test_memory_is_shared_out_down_to_what_a_task_needs(monkeypatch, workers):
 def test_memory_that_is_set_goes_before_the_cgroup(monkeypatch):
     monkeypatch.setattr(cluster, "MEMORY_LIMIT", 4 << 30)
     settings = Settings(workers=2, worker_memory_bytes=123)
-    assert {each["memory_limit"] for each in cluster._workers(settings)} == {123}
+    assert {each["memory_limit"] for each in cluster._worker_options(settings)} == {123}

@@ -1,4 +1,4 @@
-"""Signs of life of controllers, on every database that is claimed."""
+"""Heartbeats of controllers, on every supported database."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -25,29 +25,29 @@ def test_nobody_is_there(at):
 
 def test_most_workers_that_any_sees(at):
     for name, workers in (("one", 2), ("two", 5), ("three", 0)):
-        at(0 * SECOND).note(name, workers, "1.0")
+        at(0 * SECOND).heartbeat(name, workers, "1.0")
     assert at(SECOND).workers() == 5
 
 
 def test_last_word_counts(at):
-    at(0 * SECOND).note("one", 5, "1.0")
-    at(SECOND).note("one", 1, "1.1")
+    at(0 * SECOND).heartbeat("one", 5, "1.0")
+    at(SECOND).heartbeat("one", 1, "1.1")
     assert at(2 * SECOND).workers() == 1
 
 
 def test_silent_ones_are_taken_for_gone(at):
-    at(0 * SECOND).note("one", 5, "1.0")
-    at(10 * SECOND).note("two", 2, "1.0")
+    at(0 * SECOND).heartbeat("one", 5, "1.0")
+    at(10 * SECOND).heartbeat("two", 2, "1.0")
     assert at(SILENT_AFTER - SECOND).workers() == 5
     assert at(SILENT_AFTER + SECOND).workers() == 2
     assert at(SILENT_AFTER + 11 * SECOND).workers() == 0
-    at(SILENT_AFTER + 11 * SECOND).note("one", 5, "1.0")
+    at(SILENT_AFTER + 11 * SECOND).heartbeat("one", 5, "1.0")
     assert at(SILENT_AFTER + 12 * SECOND).workers() == 5
 
 
 def test_living_ones_are_named(at):
-    at(0 * SECOND).note("two", 5, "1.0")
-    at(SECOND).note("one", 2, "1.1")
+    at(0 * SECOND).heartbeat("two", 5, "1.0")
+    at(SECOND).heartbeat("one", 2, "1.1")
     first, second = at(SILENT_AFTER - SECOND).alive()
     assert (first.executor_id, first.version, first.workers) == ("one", "1.1", 2)
     assert (first.seen_at, second.executor_id) == (NOW + SECOND, "two")
@@ -55,5 +55,5 @@ def test_living_ones_are_named(at):
 
 
 def test_names_as_long_as_settings_allow(at):
-    at(0 * SECOND).note("x" * 64, 1, "1.0")
+    at(0 * SECOND).heartbeat("x" * 64, 1, "1.0")
     assert at(0 * SECOND).workers() == 1

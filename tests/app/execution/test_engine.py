@@ -1,4 +1,4 @@
-"""Workflows beside rows: both or neither, on every database that is claimed."""
+"""Workflows beside rows: both or neither, on every supported database."""
 
 import asyncio
 import itertools
@@ -6,9 +6,8 @@ import itertools
 import pytest
 
 from palettery.app.errors import Conflict, DeadlineExceeded, problem
-from palettery.app.execution.engine import FIRST, QUEUE, VERSION, WORKFLOW, workflow_id
+from palettery.app.execution.engine import FIRST_PRIORITY, QUEUE, VERSION, WORKFLOW, workflow_id
 from palettery.app.jobs.job_rows import NewJob
-from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Progress
 from tests.databases import KINDS
 
@@ -26,28 +25,32 @@ def add(jobs, enqueue, **chosen):
     return jobs.add(NewJob(new_id(), "m", 1, Progress(), **chosen), enqueue=enqueue).id
 
 
-def lives(engine, job_id):
-    return engine.lives([(job_id, attempt) for attempt in range(3)])
+def states(engine, job_id):
+    return engine.workflow_states([(job_id, attempt) for attempt in range(3)])
 
 
 def refusing(engine):
     """Has the engine start an attempt, then fails within the same transaction."""
 
-    def enqueue(session, *said):
-        engine.enqueue(session, *said)
+    def enqueue(session, *arguments):
+        engine.enqueue(session, *arguments)
         raise LookupError
 
     return enqueue
 
 
 def test_job_and_its_workflow_come_to_be_together(engine, jobs):
-    job_id = add(jobs, engine.enqueue, options=JobOptions(priority=9))
-    assert lives(engine, job_id) == ["alive", "none", "none"]
-    (found,) = engine._client.list_workflows()
-    assert (found.workflow_id, found.name, found.queue_name) == (f"{job_id}-0", WORKFLOW, QUEUE)
-    assert (found.app_version, found.status) == (VERSION, "ENQUEUED")
-    assert list(found.input["args"]) == [job_id, 0]
-    assert found.priority == FIRST
+    job_id = add(jobs, engine.enqueue, priority=9)
+    assert states(engine, job_id) == ["alive", "none", "none"]
+    (workflow,) = engine._client.list_workflows()
+    assert (workflow.workflow_id, workflow.name, workflow.queue_name) == (
+        f"{job_id}-0",
+        WORKFLOW,
+        QUEUE,
+    )
+    assert (workflow.app_version, workflow.status) == (VERSION, "ENQUEUED")
+    assert list(workflow.input["args"]) == [job_id, 0]
+    assert workflow.priority == FIRST_PRIORITY
 
 
 def test_rollback_leaves_neither_row_nor_workflow(engine, jobs):
@@ -64,7 +67,7 @@ def test_rollback_of_a_retry_leaves_the_job_as_it_was(engine, jobs):
     with pytest.raises(LookupError):
         jobs.retry(job_id, refusing(engine))
     assert jobs.get(job_id) == before
-    assert lives(engine, job_id) == ["alive", "none", "none"]
+    assert states(engine, job_id) == ["alive", "none", "none"]
 
 
 def test_each_retry_is_a_workflow_of_its_own(engine, jobs):
@@ -73,7 +76,7 @@ def test_each_retry_is_a_workflow_of_its_own(engine, jobs):
         asyncio.run(engine.cancel(job_id, attempt))
         jobs.fail(job_id, WHY)
         assert jobs.retry(job_id, engine.enqueue) == attempt + 1
-    assert lives(engine, job_id) == ["ended", "ended", "alive"]
+    assert states(engine, job_id) == ["ended", "ended", "alive"]
     named = {workflow.workflow_id for workflow in engine._client.list_workflows()}
     assert named == {f"{job_id}-0", f"{job_id}-1", f"{job_id}-2"}
     assert workflow_id(job_id, 1) in named
@@ -84,26 +87,26 @@ def test_each_retry_is_a_workflow_of_its_own(engine, jobs):
 def test_lives_come_in_the_order_asked_for(engine, jobs):
     first, second, third = (add(jobs, engine.enqueue) for _ in range(3))
     asyncio.run(engine.cancel(second, 0))
-    asked = [(third, 0), (second, 0), (new_id(), 0), (first, 0), (first, 1)]
-    assert engine.lives(asked) == ["alive", "ended", "none", "alive", "none"]
-    assert engine.lives([]) == []
+    attempts = [(third, 0), (second, 0), (new_id(), 0), (first, 0), (first, 1)]
+    assert engine.workflow_states(attempts) == ["alive", "ended", "none", "alive", "none"]
+    assert engine.workflow_states([]) == []
 
 
 def test_forget_deletes_the_workflows_of_all_attempts(engine, jobs):
-    kept, job_id = (add(jobs, engine.enqueue) for _ in range(2))
+    other, job_id = (add(jobs, engine.enqueue) for _ in range(2))
     asyncio.run(engine.cancel(job_id, 0))
     jobs.fail(job_id, WHY)
     jobs.retry(job_id, engine.enqueue)
-    engine.forget(job_id, 1)
-    assert lives(engine, job_id) == ["none"] * 3
-    assert lives(engine, kept) == ["alive", "none", "none"]
-    engine.forget(job_id, 1)
+    engine.delete_workflows(job_id, 1)
+    assert states(engine, job_id) == ["none"] * 3
+    assert states(engine, other) == ["alive", "none", "none"]
+    engine.delete_workflows(job_id, 1)
 
 
 def test_enqueue_again_of_a_workflow_that_was_lost(engine, jobs):
     job_id = add(jobs, engine.enqueue)
     jobs.enqueue_again(job_id, engine.enqueue)
-    engine.forget(job_id, 0)
-    assert lives(engine, job_id) == ["none"] * 3
+    engine.delete_workflows(job_id, 0)
+    assert states(engine, job_id) == ["none"] * 3
     jobs.enqueue_again(job_id, engine.enqueue)
-    assert lives(engine, job_id) == ["alive", "none", "none"]
+    assert states(engine, job_id) == ["alive", "none", "none"]

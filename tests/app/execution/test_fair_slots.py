@@ -1,4 +1,4 @@
-"""Who gets a worker's next free slot."""
+"""The order in which owners get free slots."""
 
 import asyncio
 from collections import Counter
@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from palettery.app.execution.fair_slots import FairSlots, Share
+from palettery.app.execution.fair_slots import FairSlots, SlotRequest
 
 
 class Work:
@@ -19,11 +19,11 @@ class Work:
 
     def add(self, name, owner, count=1, **more):
         for _ in range(count):
-            share = Share(owner, **more)
-            self._tasks.append(asyncio.create_task(self._run(name, share)))
+            request = SlotRequest(owner, **more)
+            self._tasks.append(asyncio.create_task(self._run(name, request)))
 
-    async def _run(self, name, share):
-        async with self._fair.one(share):
+    async def _run(self, name, request):
+        async with self._fair.slot(request):
             ends = asyncio.Event()
             self._ends.setdefault(name, []).append(ends)
             self.started.append(name)

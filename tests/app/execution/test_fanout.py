@@ -25,10 +25,10 @@ def test_connection_that_was_given_up_loses_the_workers_and_no_more(until):
 
             workers = Workers(connect, Metrics(), Tracing())
             for _ in range(2):  # the second time over a new connection
-                asked = asyncio.create_task(workers.ask(TASK))
-                await until(lambda: scheduler.tasks, "the task is known to the scheduler")
+                running = asyncio.create_task(workers.run_task(TASK))
+                await until(lambda: scheduler.tasks, "the scheduler has the task")
                 await workers.close()
                 with pytest.raises(WorkersLost, match="the job waits"):
-                    await asked
+                    await running
 
     asyncio.run(lose())

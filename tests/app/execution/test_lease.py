@@ -10,7 +10,7 @@ from sqlalchemy import text
 from palettery.app.database.engine import open_database
 from palettery.app.errors import BadInput, DatabaseFailed
 from palettery.app.execution import lease
-from palettery.app.execution.lease import leased
+from palettery.app.execution.lease import hold_lease
 from tests.databases import KINDS
 
 pytestmark = pytest.mark.databases(*KINDS)
@@ -26,22 +26,22 @@ LOCK = text("SELECT pg_advisory_lock(hashtextextended('palettery ' || 'one', 0))
 
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch):
-    monkeypatch.setattr(lease, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(lease, "CHECK_INTERVAL_S", 0.05)
 
 
 @pytest.fixture
 def one(database_url):
-    made = open_database(database_url)
-    yield made
-    made.close()
+    opened = open_database(database_url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
 def another(database_url):
     """The same database, as another process has it."""
-    made = open_database(database_url)
-    yield made
-    made.close()
+    opened = open_database(database_url)
+    yield opened
+    opened.close()
 
 
 def holders(database):
@@ -55,7 +55,7 @@ def kill(database, pid):
 
 
 class Lost:
-    """What is called when the id is lost; how often it was."""
+    """Counts the calls of `on_lost`."""
 
     def __init__(self):
         self.times = 0
@@ -66,19 +66,19 @@ class Lost:
 
 async def assert_taken(database, name):
     with pytest.raises(BadInput, match=f"another process runs jobs as '{name}'; stop it, or give"):
-        async with leased(database, name, Lost()):
+        async with hold_lease(database, name, Lost()):
             pass
 
 
 @on_postgres
 def test_second_is_refused_until_the_first_is_through(one, another):
     async def run():
-        async with leased(one, "one", lost):
+        async with hold_lease(one, "one", lost):
             await assert_taken(another, "one")
             await assert_taken(one, "one")
             assert len(holders(another)) == 1
         assert holders(another) == []
-        async with leased(another, "one", lost):
+        async with hold_lease(another, "one", lost):
             await assert_taken(one, "one")
 
     lost = Lost()
@@ -90,9 +90,9 @@ def test_second_is_refused_until_the_first_is_through(one, another):
 def test_it_is_released_when_the_block_fails(one, another):
     async def run():
         with pytest.raises(LookupError):
-            async with leased(one, "one", Lost()):
+            async with hold_lease(one, "one", Lost()):
                 raise LookupError
-        async with leased(another, "one", Lost()):
+        async with hold_lease(another, "one", Lost()):
             pass
 
     asyncio.run(run())
@@ -101,7 +101,7 @@ def test_it_is_released_when_the_block_fails(one, another):
 @on_postgres
 def test_other_names_are_free(one, another):
     async def run():
-        async with leased(one, "one", Lost()), leased(another, "two", Lost()):
+        async with hold_lease(one, "one", Lost()), hold_lease(another, "two", Lost()):
             assert len(holders(one)) == 2
 
     asyncio.run(run())
@@ -110,10 +110,10 @@ def test_other_names_are_free(one, another):
 @on_postgres
 def test_it_is_taken_again_after_its_connection_was_ended(one, another, until):
     async def run():
-        async with leased(one, "one", lost):
+        async with hold_lease(one, "one", lost):
             (first,) = holders(another)
             kill(another, first)
-            await until(lambda: set(holders(another)) - {first}, "the lock is held again")
+            await until(lambda: set(holders(another)) - {first}, "the lock is taken again")
             await assert_taken(another, "one")
         assert holders(another) == []
 
@@ -134,13 +134,13 @@ def test_who_lost_it_to_another_is_told(one, another, until):
             through.wait(60)
 
     async def run():
-        async with leased(one, "one", lost):
+        async with hold_lease(one, "one", lost):
             (first,) = holders(one)
             waiting = asyncio.create_task(asyncio.to_thread(rival))
             await until(lambda: is_waiting(one), "the other waits")
             kill(one, first)
             await until(taken.is_set, "the other has it")
-            await until(lambda: lost.times, "we were told")
+            await until(lambda: lost.times, "the loss was reported")
         through.set()
         await waiting
 
@@ -158,7 +158,7 @@ def is_waiting(database):
 @pytest.mark.databases("sqlite")
 def test_on_sqlite_the_data_folder_is_what_is_locked(one, another):
     async def run():
-        async with leased(one, "one", Lost()), leased(another, "one", Lost()):
+        async with hold_lease(one, "one", Lost()), hold_lease(another, "one", Lost()):
             pass
 
     asyncio.run(run())
@@ -170,7 +170,7 @@ def test_database_that_is_away_is_told():
     database = open_database(f"postgresql://palettery@127.0.0.1:{port}/postgres")
 
     async def run():
-        async with leased(database, "one", Lost()):
+        async with hold_lease(database, "one", Lost()):
             pass
 
     with pytest.raises(DatabaseFailed):

@@ -1,4 +1,4 @@
-"""Whose job is served next, as the engine sees it, on every database that is claimed."""
+"""The order in which the engine serves jobs, on every supported database."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -42,8 +42,8 @@ class Queue:
 
     def waiting(self):
         """Names of queued jobs as the engine would take them, by DBOS's own order."""
-        found = self._engine._client.list_workflows(status="ENQUEUED")
-        in_order = sorted(found, key=lambda each: (each.priority, each.created_at))
+        workflows = self._engine._client.list_workflows(status="ENQUEUED")
+        in_order = sorted(workflows, key=lambda each: (each.priority, each.created_at))
         return [self._names[each.workflow_id[:36]] for each in in_order]
 
     def serve(self, count=1):
@@ -67,7 +67,7 @@ class Queue:
         self._engine._client.cancel_workflow(f"{job_id}-{self.jobs.get(job_id).attempt}")
 
     def id(self, name):
-        return next(job_id for job_id, known in self._names.items() if known == name)
+        return next(job_id for job_id, each in self._names.items() if each == name)
 
 
 @pytest.fixture
@@ -147,17 +147,17 @@ def test_who_cancels_most_jobs_is_served_like_others(queue, turns):
     for number in (*range(1, 20, 2), *range(18, 0, -2)):
         queue.cancel(f"a{number}")
     queue.add("b", 10)
-    turns.close_up()
+    turns.close_gaps()
     queue.serve(1)
     assert "a20" in queue.serve(2)
-    turns.close_up()
+    turns.close_gaps()
 
 
-def test_close_up_changes_nothing_that_is_in_order(queue, turns):
+def test_close_gaps_changes_nothing_that_is_in_order(queue, turns):
     queue.add("a", 5)
     queue.add("b", 5)
     before = queue.waiting()
-    turns.close_up()
+    turns.close_gaps()
     assert queue.waiting() == before
 
 
@@ -188,8 +188,8 @@ def test_turns_begin_anew_before_the_engine_cannot_count_them(queue, turns, whol
     with whole_database.transaction() as session:
         session.execute(update(OwnerRow).values(turn=RESTART + 7))
     queue.add("b", 3)
-    turns.close_up()
-    turns.close_up()
+    turns.close_gaps()
+    turns.close_gaps()
     priorities = [each.priority for each in queue._engine._client.list_workflows(status="ENQUEUED")]
     assert max(priorities) < RESTART // 2
     served = queue.serve(5)

@@ -1,4 +1,4 @@
-"""Rows of stored upload files, on every database that is claimed."""
+"""Rows of stored upload files, on every supported database."""
 
 import itertools
 import threading
@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from palettery.app.errors import FileGone
 from palettery.app.files import repository as module
-from palettery.app.files.repository import FileLocation, FileRepository, keep
+from palettery.app.files.repository import FileLocation, FileRepository, add_job_files
 from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
 from palettery.schemas.jobs import Progress
@@ -37,10 +37,10 @@ def stored(letter, **how):
 
 
 def add(database, letters, now=NOW, **how):
-    kept = [stored(letter, **how) for letter in letters]
+    locations = [stored(letter, **how) for letter in letters]
     return (
         JobRepository(database, lambda: now)
-        .add(NewJob(new_id(), "m", 1, Progress()), files=kept)
+        .add(NewJob(new_id(), "m", 1, Progress()), files=locations)
         .id
     )
 
@@ -52,11 +52,11 @@ def remove(database, job_id):
 
 
 def test_files_are_kept_once(database, files):
-    kept = [stored("b"), stored("a"), stored("a")]
+    locations = [stored("b"), stored("a"), stored("a")]
     records = JobRepository(database)
-    records.add(NewJob(new_id(), "m", 1, Progress()), files=kept)
+    records.add(NewJob(new_id(), "m", 1, Progress()), files=locations)
     records.add(
-        NewJob(new_id(), "m", 1, Progress()), files=[stored("a", is_known=True), stored("c")]
+        NewJob(new_id(), "m", 1, Progress()), files=[stored("a", has_row=True), stored("c")]
     )
     assert files.find([letter * 64 for letter in "abcd"]) == {
         letter * 64: f"files/{letter}" for letter in "abc"
@@ -67,8 +67,8 @@ def test_files_are_kept_once(database, files):
     "planned",
     [
         FileLocation("a" * 64, "files/other", 7),
-        FileLocation("a" * 64, "files/other", 7, is_known=True),
-        FileLocation("c" * 64, "files/c", 7, is_known=True),
+        FileLocation("a" * 64, "files/other", 7, has_row=True),
+        FileLocation("c" * 64, "files/c", 7, has_row=True),
     ],
     ids=["kept elsewhere", "moved", "removed"],
 )
@@ -82,20 +82,20 @@ def test_job_whose_files_lie_elsewhere_is_not_added(database, files, planned):
 
 
 def test_threads_that_add_jobs_with_the_same_new_files(database, files):
-    """Each brings the bytes to paths of its own; all but one learn of the winner's paths."""
+    """Each writes the bytes to paths of its own; all but one use the winner's paths."""
     records = JobRepository(database)
     start = threading.Barrier(4)
 
     def submit(number, digests):
         ordered = digests if number % 2 else digests[::-1]
-        brought = [FileLocation(digest, f"files/{number}/{digest}", 7) for digest in ordered]
+        new = [FileLocation(digest, f"files/{number}/{digest}", 7) for digest in ordered]
         start.wait()
         try:
-            return records.add(NewJob(new_id(), "m", 1, Progress()), files=brought).id
+            return records.add(NewJob(new_id(), "m", 1, Progress()), files=new).id
         except FileGone:
-            found = files.find(digests)
-            known = [FileLocation(digest, found[digest], 7, is_known=True) for digest in ordered]
-            return records.add(NewJob(new_id(), "m", 1, Progress()), files=known).id
+            paths = files.find(digests)
+            existing = [FileLocation(digest, paths[digest], 7, has_row=True) for digest in ordered]
+            return records.add(NewJob(new_id(), "m", 1, Progress()), files=existing).id
 
     with ThreadPoolExecutor(4) as pool:
         for turn in range(10):
@@ -109,8 +109,8 @@ def test_threads_that_add_jobs_with_the_same_new_files(database, files):
 
 def test_find_tens_of_thousands(database, files):
     add(database, "ab")
-    asked = [f"{number:064x}" for number in range(40_000)]
-    assert files.find([*asked, "a" * 64]) == {"a" * 64: "files/a"}
+    digests = [f"{number:064x}" for number in range(40_000)]
+    assert files.find([*digests, "a" * 64]) == {"a" * 64: "files/a"}
     assert files.find([]) == {}
 
 
@@ -136,47 +136,47 @@ def test_paths_of_all_page_by_page(database, files, monkeypatch):
     assert len(seen) == 6
 
 
-def test_forget_only_what_no_job_needs(database, files):
+def test_delete_only_what_no_job_uses(database, files):
     job_id = add(database, "ab")
-    assert not files.forget("a" * 64)
+    assert not files.delete_if_unused("a" * 64)
     remove(database, job_id)
-    assert files.forget("a" * 64)
-    assert not files.forget("a" * 64), "it is gone already"
+    assert files.delete_if_unused("a" * 64)
+    assert not files.delete_if_unused("a" * 64), "it is gone already"
     assert list(files.paths()) == ["files/b"]
 
 
 def test_known_file_that_was_forgotten_is_noticed(database, files):
     remove(database, add(database, "a"))
-    assert files.forget("a" * 64)
+    assert files.delete_if_unused("a" * 64)
     with pytest.raises(FileGone):
-        add(database, "a", is_known=True)
+        add(database, "a", has_row=True)
     assert JobRepository(database).counts() == {}
 
 
-def test_forget_and_add_at_once(database, files):
+def test_delete_and_add_at_once(database, files):
     """Whoever wins: a job's file has a row, and a forgotten file has no job."""
     for _ in range(20):
         remove(database, add(database, "a"))
         start = threading.Barrier(2)
 
-        def forget(start=start):
+        def delete(start=start):
             start.wait()
-            return files.forget("a" * 64)
+            return files.delete_if_unused("a" * 64)
 
         def take(start=start):
             start.wait()
             try:
-                return add(database, "a", is_known=True)
+                return add(database, "a", has_row=True)
             except FileGone:
                 return None
 
         with ThreadPoolExecutor(2) as pool:
-            is_forgotten, taken = pool.submit(forget), pool.submit(take)
-        assert is_forgotten.result() == (taken.result() is None)
-        assert files.find(["a" * 64]) == ({} if is_forgotten.result() else {"a" * 64: "files/a"})
+            is_deleted, taken = pool.submit(delete), pool.submit(take)
+        assert is_deleted.result() == (taken.result() is None)
+        assert files.find(["a" * 64]) == ({} if is_deleted.result() else {"a" * 64: "files/a"})
         if taken.result():
             remove(database, taken.result())
-            assert files.forget("a" * 64)
+            assert files.delete_if_unused("a" * 64)
 
 
 def wait_until_blocked(database):
@@ -193,31 +193,31 @@ def wait_until_blocked(database):
     raise AssertionError("nothing waits")
 
 
-@pytest.mark.databases("postgresql")
-def test_forget_waits_for_the_job_that_takes_the_file(database, files):
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_deletion_waits_for_the_job_that_takes_the_file(database, files):
     remove(database, add(database, "a"))
     job_id = add(database, "b")
     with ThreadPoolExecutor(1) as pool:
         with database.transaction() as session:
-            keep(session, job_id, [stored("a", is_known=True)], NOW)
-            is_forgotten = pool.submit(files.forget, "a" * 64)
+            add_job_files(session, job_id, [stored("a", has_row=True)], NOW)
+            is_deleted = pool.submit(files.delete_if_unused, "a" * 64)
             wait_until_blocked(database)
-        assert not is_forgotten.result()
+        assert not is_deleted.result()
     assert files.find(["a" * 64]) == {"a" * 64: "files/a"}
 
 
-@pytest.mark.databases("postgresql")
-@pytest.mark.parametrize("is_known", [True, False])
-def test_job_waits_for_the_sweep_that_forgets_its_file(database, files, is_known):
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("has_row", [True, False])
+def test_job_waits_for_the_deletion_of_its_file(database, files, has_row):
     remove(database, add(database, "a"))
     with ThreadPoolExecutor(1) as pool:
         with database.transaction() as session:
             session.execute(text("DELETE FROM files"))
-            added = pool.submit(add, database, "a", is_known=is_known)
+            added = pool.submit(add, database, "a", has_row=has_row)
             wait_until_blocked(database)
-        if is_known:
+        if has_row:
             with pytest.raises(FileGone):
                 added.result()
         else:
             added.result()
-    assert files.find(["a" * 64]) == ({} if is_known else {"a" * 64: "files/a"})
+    assert files.find(["a" * 64]) == ({} if has_row else {"a" * 64: "files/a"})

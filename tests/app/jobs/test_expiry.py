@@ -181,7 +181,7 @@ def test_files_that_a_cut_off_delete_left_go(service):
     again = service.add("a", days=2)
     service.records.cancel(again)
     service.records.delete(again)
-    assert service.files.forget("a" * 64)
+    assert service.files.delete_if_unused("a" * 64)
     service.sweep.run()
     assert service.left() == set()
 

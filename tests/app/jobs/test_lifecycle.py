@@ -47,7 +47,7 @@ class Service:
         return self.store.exists(stop_path(job_folder(job_id), attempt))
 
     def life(self, job_id, attempt=0):
-        (life,) = self.engine.lives([(job_id, attempt)])
+        (life,) = self.engine.workflow_states([(job_id, attempt)])
         return life
 
 

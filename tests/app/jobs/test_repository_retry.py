@@ -118,7 +118,7 @@ def test_delete_takes_results_and_the_need_of_files_along(records, database):
         records.get(job_id)
     assert results.by_content("local", ["1" * 64]) == {}
     assert files.find(["a" * 64]) == {"a" * 64: "files/a"}, "its bytes are the sweep's to delete"
-    assert files.forget("a" * 64)
+    assert files.delete_if_unused("a" * 64)
 
 
 @pytest.mark.parametrize(

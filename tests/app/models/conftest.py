@@ -8,9 +8,9 @@ from safetensors.numpy import save
 
 from palettery.app.database.engine import Database
 from palettery.app.files.repository import FileLocation, FileRepository
-from palettery.app.models.indexing import model_checkpoint
+from palettery.app.models.indexing import load_checkpoint
 from palettery.app.models.repository import ModelRepository
-from palettery.app.models.response import respond
+from palettery.app.models.response import model_response
 from palettery.app.models.service import ModelService
 from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.app.settings import Limits
@@ -24,7 +24,7 @@ from tests.document_pools import PoolPerCall
 
 @dataclass
 class World:
-    """Models in a folder and a database, whose time the test tells."""
+    """Models in a folder and a database, with a clock that the test sets."""
 
     database: Database
     store: Storage
@@ -36,7 +36,7 @@ class World:
 
     @property
     def models(self):
-        """Of a process of its own."""
+        """The service of another process."""
         return ModelService(Limits(), self.records, self.files, self.store, PoolPerCall())
 
     def put(self, name, data):
@@ -45,20 +45,24 @@ class World:
         self.store.write(path, data)
         return StoredFile(name=name, path=path, size_bytes=len(data), sha256=sha256)
 
-    def add(self, owner="a", settle=lambda _: None, **files):
+    def add(self, owner="a", in_transaction=lambda _: None, **files):
         """A model of files, as `name=bytes`; without any, a small one."""
         named = files or {"m": save(draws(x=(4, 8)))}
         stored = [self.put(f"{name}.safetensors", data) for name, data in named.items()]
         digests = {file.sha256: file for file in stored}
-        known = self.files.find(digests)
-        kept = [FileLocation(f.sha256, f.path, f.size_bytes, f.sha256 in known) for f in stored]
-        return asyncio.run(self.models.add(owner, stored, kept, settle))
+        paths = self.files.find(digests)
+        locations = [
+            FileLocation(f.sha256, f.path, f.size_bytes, f.sha256 in paths) for f in stored
+        ]
+        return asyncio.run(self.models.add(owner, stored, locations, in_transaction))
 
-    def shown(self, owner, model_id):
-        """A model as the API answers."""
+    def response(self, owner, model_id):
+        """A model as the API returns it."""
 
         async def body():
-            sent = respond(self.store, await self.models.get(DocumentClient(owner), model_id))
+            sent = model_response(
+                self.store, await self.models.get(DocumentClient(owner), model_id)
+            )
             data = b"".join([bytes(piece) async for piece in sent.body_iterator])
             assert int(sent.headers["content-length"]) == len(data)
             return data
@@ -68,7 +72,7 @@ class World:
     def checkpoint(self, owner, model_id):
         """A model as a job gets it."""
         files = self.records.files(owner, model_id)
-        return model_checkpoint(self.store, model_id, files, Limits())
+        return load_checkpoint(self.store, model_id, files, Limits())
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Rows of models, on every database that is claimed."""
+"""Rows of models, on every supported database."""
 
 import asyncio
 import hashlib
@@ -53,7 +53,7 @@ def test_owners_see_their_own(world):
 
 
 @pytest.mark.parametrize("id_", ["", "0" * 63, "A" * 64, "\0" * 64, "../" * 21 + "x"])
-def test_an_id_that_is_none(world, id_):
+def test_invalid_id(world, id_):
     for ask in (world.records.get, world.records.files, world.records.delete):
         with pytest.raises(NotFound):
             ask("a", id_)
@@ -85,18 +85,18 @@ def test_files_are_where_they_are_kept_now(world):
 
 def test_a_file_that_is_gone_adds_nothing(world):
     stored = world.put("m.safetensors", save(draws(x=(2, 2))))
-    kept = [FileLocation(stored.sha256, stored.path, stored.size_bytes, is_known=True)]
+    locations = [FileLocation(stored.sha256, stored.path, stored.size_bytes, has_row=True)]
     with pytest.raises(FileGone):
-        asyncio.run(world.models.add("a", [stored], kept, lambda _: None))
+        asyncio.run(world.models.add("a", [stored], locations, lambda _: None))
     assert rows(world.database) == 0
 
 
-def test_what_is_settled_with_it_fails_with_it(world):
+def test_failure_within_the_transaction_adds_nothing(world):
     def fails(_):
         raise BadInput("no")
 
     with pytest.raises(BadInput):
-        world.add(settle=fails)
+        world.add(in_transaction=fails)
     assert rows(world.database) == 0
 
 
@@ -107,12 +107,12 @@ def test_owned_are_files_of_the_owners_models_and_jobs(world):
     JobRepository(world.database).add(NewJob(job_id, "m", 1, Progress(), owner="x"), by_job)
     model = world.add("x")
     (file,) = world.records.files("x", model.id)
-    found = world.records.owned("x", [a, b, file.sha256])
-    assert found == {
+    owned = world.records.owned_files("x", [a, b, file.sha256])
+    assert owned == {
         a: FileLocation(a, "uploads/a", 5, True),
         file.sha256: FileLocation(file.sha256, file.path, file.size_bytes, True),
     }
-    assert world.records.owned("y", [a, b, c, d, file.sha256]) == {}
+    assert world.records.owned_files("y", [a, b, c, d, file.sha256]) == {}
 
 
 def test_expired_go_unless_they_were_used(world):
@@ -123,7 +123,7 @@ def test_expired_go_unless_they_were_used(world):
     assert world.records.delete_expired() == []
     world.clock[0] += 2 * DAY
     assert world.records.delete_expired() == [unused]
-    assert world.records.known([used, unused, "nothing"]) == {used}
+    assert world.records.existing_ids([used, unused, "nothing"]) == {used}
     assert counted(world.database, "model_files") == 1
 
 
@@ -139,8 +139,8 @@ def test_threads_that_add_the_same_model(world):
 def test_pages_have_numbers_of_files_and_no_files(world):
     one = world.add(a=save(draws(x=(4, 8))))
     two = world.add(a=save(draws(1, x=(4, 8))), b=save(draws(1, y=(4, 8))))
-    found = {model.id: model.file_count for model in world.records.page("a", 9, None)}
-    assert found == {one.id: 1, two.id: 2}
+    counts = {model.id: model.file_count for model in world.records.page("a", 9, None)}
+    assert counts == {one.id: 1, two.id: 2}
     assert [file.name for file in world.records.get("a", two.id).files] == [
         "a.safetensors",
         "b.safetensors",

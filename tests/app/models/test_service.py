@@ -1,4 +1,4 @@
-"""Models are read once, and leave nothing behind."""
+"""Models are parsed once, and leave nothing behind."""
 
 import hashlib
 import json
@@ -15,16 +15,16 @@ from tests.app.stored_job import draws
 
 def test_the_id_is_that_of_names_and_digests_in_any_order():
     a, b = ("ä.safetensors", "0" * 64), ("b", "1" * 64)
-    said = '[["b","' + "1" * 64 + '"],["ä.safetensors","' + "0" * 64 + '"]]'
-    assert json.loads(said) == [list(b), list(a)]
-    expected = hashlib.sha256(said.encode()).hexdigest()
+    text = '[["b","' + "1" * 64 + '"],["ä.safetensors","' + "0" * 64 + '"]]'
+    assert json.loads(text) == [list(b), list(a)]
+    expected = hashlib.sha256(text.encode()).hexdigest()
     assert model_id([a, b]) == model_id([b, a]) == expected
     assert model_id([a]) != model_id([b])
 
 
-def test_a_model_tells_what_is_in_it(world):
+def test_response_has_tensors_and_modules(world):
     summary = world.add(b=save(draws(one=(4, 8))), a=save(draws(two=(2, 2, 3, 3))))
-    model = world.shown("a", summary.id)
+    model = world.response("a", summary.id)
     assert [file.name for file in model.files] == ["a.safetensors", "b.safetensors"]
     assert (model.name, model.tensors_total) == ("a.safetensors", 2)
     assert model.size_bytes == sum(file.size_bytes for file in model.files)
@@ -41,7 +41,7 @@ def test_a_model_tells_what_is_in_it(world):
     assert listed.model_dump() == summary.model_dump(exclude={"files"})
 
 
-def test_files_are_read_once(world):
+def test_files_are_parsed_once(world):
     id_ = world.add().id
     first = world.checkpoint("a", id_)
     for path in world.store.list("uploads"):
@@ -50,7 +50,7 @@ def test_files_are_read_once(world):
 
 
 @pytest.mark.parametrize("how", ["newer reader", "gone"])
-def test_files_are_read_again_where_need_be(world, monkeypatch, how):
+def test_files_are_parsed_again_after_an_upgrade(world, monkeypatch, how):
     id_ = world.add().id
     first = world.checkpoint("a", id_)
     if how == "gone":
@@ -63,18 +63,18 @@ def test_files_are_read_again_where_need_be(world, monkeypatch, how):
 
 
 @pytest.mark.parametrize("gone", ["the contents", "all that was read"])
-def test_contents_that_are_missing_are_made_when_asked_for(world, gone):
+def test_missing_contents_are_written_on_request(world, gone):
     id_ = world.add(b=save(draws(one=(4, 8))), a=save(draws(two=(2, 2, 3, 3)))).id
-    first, kept = world.shown("a", id_), world.store.list("models")
-    assert len(kept) == 2
+    first, stored = world.response("a", id_), world.store.list("models")
+    assert len(stored) == 2
     if gone == "the contents":
         world.store.delete(index.contents_path(id_))
         for path in world.store.list("uploads"):
             world.store.delete(path)  # the files need not be read again
     else:
         world.store.delete_folder("models")
-    assert world.shown("a", id_) == first
-    assert sorted(world.store.list("models")) == sorted(kept)
+    assert world.response("a", id_) == first
+    assert sorted(world.store.list("models")) == sorted(stored)
     world.models.delete("a", id_)
     assert world.store.list("") == []
 
@@ -84,7 +84,7 @@ def test_contents_are_those_of_the_checkpoint(world):
     tensors = draws(**{f"part{number}": (2, 2) for number in range(6_000)})
     id_ = world.add(m=save(tensors)).id
     assert world.store.size_bytes(index.contents_path(id_)) > PIECE_BYTES
-    model, checkpoint = world.shown("a", id_), world.checkpoint("a", id_)
+    model, checkpoint = world.response("a", id_), world.checkpoint("a", id_)
     assert model.modules == checkpoint.modules
     assert model.warnings == checkpoint.warnings
     assert [(one.name, one.shape, one.size_bytes) for one in model.tensors] == [
@@ -101,7 +101,7 @@ def test_a_checkpoint_has_its_files_where_they_are_now(world):
     assert moved == file.model_copy(update={"path": "uploads/elsewhere"})
 
 
-def test_what_is_no_model_becomes_none(world):
+def test_invalid_files_store_nothing(world):
     with pytest.raises(InvalidModel):
         world.add(m=b"not a model at all")
     assert world.store.list("models") == []
@@ -114,16 +114,16 @@ def refuse(_):
 
 def test_a_model_that_could_not_be_added_leaves_nothing(world):
     with pytest.raises(NotFound, match="removed meanwhile"):
-        world.add(settle=refuse)
+        world.add(in_transaction=refuse)
     assert world.store.list("models") == []
 
 
 def test_what_another_owner_has_of_a_model_stays_when_one_cannot_add_it(world):
     id_ = world.add("b").id
     with pytest.raises(NotFound):
-        world.add("a", settle=refuse)
-    made = {index.index_path(id_), index.contents_path(id_)}
-    assert set(world.store.list("models")) == made
+        world.add("a", in_transaction=refuse)
+    paths = {index.index_path(id_), index.contents_path(id_)}
+    assert set(world.store.list("models")) == paths
 
 
 def test_what_somebody_reads_of_a_model_stays_when_another_cannot_add_it(world):
@@ -132,7 +132,7 @@ def test_what_somebody_reads_of_a_model_stays_when_another_cannot_add_it(world):
     path = index.index_path(model_id([(file.name, file.sha256)]))
     world.store.write(path, b"{}")
     with pytest.raises(NotFound):
-        world.add("a", settle=refuse)
+        world.add("a", in_transaction=refuse)
     assert path in world.store.list("models")
 
 
@@ -161,6 +161,6 @@ def test_pages(world):
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "é", "e30=", "WzEsMl0=", "bnVsbA==", "W" * 400])
-def test_a_cursor_that_is_none_of_ours(world, cursor):
-    with pytest.raises(BadInput, match="the cursor is not valid"):
+def test_invalid_cursor(world, cursor):
+    with pytest.raises(BadInput, match="not one this server gave"):
         world.models.page("a", 10, cursor)

@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import hashlib
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ async def streamed(data):
 
 @dataclass
 class World:
-    """Uploads into a store and a database, whose time the test tells."""
+    """Uploads into a store and a database, with a clock that the test sets."""
 
     database: Database
     store: Storage
@@ -56,20 +57,24 @@ class World:
     def __post_init__(self):
         self.now = datetime.now(UTC)
         self.files = FileRepository(self.database)
-        self.sessions = UploadRepository(self.database, DAY, lambda: self.now)
-        self.records = ModelRepository(self.database, 30 * DAY, lambda: self.now)
-        self.models = ModelService(Limits(), self.records, self.files, self.store, PoolPerCall())
+        self.upload_repository = UploadRepository(self.database, DAY, lambda: self.now)
+        self.model_repository = ModelRepository(self.database, 30 * DAY, lambda: self.now)
+        self.models = ModelService(
+            Limits(), self.model_repository, self.files, self.store, PoolPerCall()
+        )
         self.completion, self.uploads = self.process()
-        self.sweep = UploadExpiry(self.files, self.sessions, self.records, self.store, DAY)
+        self.expiry = UploadExpiry(
+            self.files, self.upload_repository, self.model_repository, self.store, DAY
+        )
 
     def process(self):
         """As another process of the service has them."""
         completion = UploadCompletion(
-            self.sessions, self.models, self.records, self.files, self.store
+            self.upload_repository, self.models, self.model_repository, self.files, self.store
         )
         limits = Limits(upload_files=5)
         return completion, UploadService(
-            limits, self.sessions, self.records, self.store, completion
+            limits, self.upload_repository, self.model_repository, self.store, completion
         )
 
     def start(self, owner="a", **files):
@@ -78,7 +83,7 @@ class World:
     async def put(self, upload, number, data, owner="a", limits=UNLIMITED, **headers):
         """Send a part."""
         sent = Headers(digest_header(data) | headers)
-        await self.uploads.receive(
+        await self.uploads.receive_part(
             Caller(owner, limits=limits), upload.id, number, sent, streamed(data)
         )
 
@@ -92,6 +97,21 @@ class World:
     def left(self):
         """But for the digests of uploaded files."""
         return {path for path in self.store.list("") if not path.startswith(f"{DIGESTS}/")}
+
+
+def run(work):
+    return asyncio.run(work)
+
+
+def completed(world, upload, owner="a"):
+    return run(world.uploads.complete(owner, upload.id))
+
+
+def check_only_models_are_left(world):
+    stored = set(world.files.paths())
+    assert {path for path in world.left() if not path.startswith("models/")} == stored
+    if hasattr(world.store, "root"):
+        assert [*world.store.root.rglob("*.aside")] == []
 
 
 @pytest.fixture(scope="session")

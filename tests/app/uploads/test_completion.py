@@ -1,13 +1,10 @@
-"""From parts to a model: whole or not at all, whoever asks and how often."""
+"""Completion of uploads: a model or nothing, however many requests there are."""
 
 import asyncio
-import os
-from datetime import UTC, datetime
 
 import httpx
 import pytest
 from safetensors.numpy import save
-from starlette.datastructures import Headers
 
 from palettery.app.errors import (
     BadInput,
@@ -17,7 +14,6 @@ from palettery.app.errors import (
     NotFound,
     PartsMissing,
     TooLarge,
-    UnsupportedContentEncoding,
     UploadExpired,
 )
 from palettery.app.http.caller import Caller
@@ -27,22 +23,19 @@ from palettery.app.uploads.parts import part_path
 from palettery.schemas.keys import OwnerLimits
 from palettery.schemas.uploads import LEAST_PART_BYTES, FileToSend, NewUpload
 from tests.app.stored_job import draws
-from tests.app.uploads.conftest import DAY, World, announced, digest_header, streamed
+from tests.app.uploads.conftest import (
+    DAY,
+    World,
+    announced,
+    check_only_models_are_left,
+    completed,
+    run,
+)
 
 
-def run(work):
-    return asyncio.run(work)
-
-
-def completed(world, upload, owner="a"):
-    return run(world.uploads.complete(owner, upload.id))
-
-
-def check_only_models_are_left(world):
-    kept = set(world.files.paths())
-    assert {path for path in world.left() if not path.startswith("models/")} == kept
-    if hasattr(world.store, "root"):
-        assert [*world.store.root.rglob("*.aside")] == []
+@pytest.fixture
+def database_url(tmp_path):
+    return f"sqlite:///{tmp_path / 'palettery.db'}"
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3, 4), (4, 3, 2, 1), (2, 4, 1, 3)])
@@ -53,7 +46,7 @@ def test_parts_in_any_order_make_a_model(world, large, order):
         run(world.send(upload, large, {number}))
     id_, is_new = completed(world, upload)
     assert is_new
-    (file,) = world.records.files("a", id_)
+    (file,) = world.model_repository.files("a", id_)
     assert world.store.read(file.path) == large
     assert id_ == model_id([("m", file.sha256)])
     assert completed(world, upload) == (id_, False)
@@ -67,7 +60,7 @@ def test_parts_at_once_and_again(world, large):
         await asyncio.gather(*(world.send(upload, large) for _ in range(3)))
         return await world.uploads.complete("a", upload.id)
 
-    (file,) = world.records.files("a", run(send())[0])
+    (file,) = world.model_repository.files("a", run(send())[0])
     assert world.store.read(file.path) == large
     check_only_models_are_left(world)
 
@@ -75,17 +68,17 @@ def test_parts_at_once_and_again(world, large):
 def test_missing_parts_are_named(world, large, small):
     upload = world.start(m=large, n=small)
     run(world.send(upload, large, {2, 4}))
-    with pytest.raises(PartsMissing, match="3 parts have not come in") as told:
+    with pytest.raises(PartsMissing, match="3 parts have not come in") as caught:
         completed(world, upload)
-    assert [error.pointer for error in told.value.errors] == ["/parts/1", "/parts/3", "/parts/5"]
-    assert "bytes 0 to 8,388,607 of m have not come in; PUT /v1/" in told.value.errors[0].detail
+    assert [error.pointer for error in caught.value.errors] == ["/parts/1", "/parts/3", "/parts/5"]
+    assert "bytes 0 to 8,388,607 of m have not come in; PUT /v1/" in caught.value.errors[0].detail
     received = [
         part.is_received for part in world.uploads.get(Caller("a"), upload.id, presign=False).parts
     ]
     assert received == [False, True, False, True, False]
 
 
-def test_a_file_that_is_not_what_was_announced_is_sent_again(world, large):
+def test_file_with_another_digest_must_be_sent_again(world, large):
     upload = world.start(m=large, n=save(draws(1, w=(4, 8))))
     wrong = b"\0" * LEAST_PART_BYTES
     run(world.put(upload, 2, wrong))
@@ -103,7 +96,7 @@ def test_a_file_that_is_not_what_was_announced_is_sent_again(world, large):
     check_only_models_are_left(world)
 
 
-def test_what_is_no_model_leaves_the_upload_open(world):
+def test_invalid_model_leaves_the_upload_open(world):
     upload = world.start(m=b"no model at all")
     run(world.put(upload, 1, b"no model at all"))
     for _ in range(2):
@@ -114,81 +107,7 @@ def test_what_is_no_model_leaves_the_upload_open(world):
     assert world.left() == set()
 
 
-@pytest.mark.parametrize(
-    ("body", "headers", "kind", "said"),
-    [
-        (b"123", {}, InvalidUpload, "the body has 3 bytes, and part 2 has 8,388,608"),
-        (b"1" * 9_000_000, {}, TooLarge, "larger than part 2, which has 8,388,608 bytes"),
-        (b"", {"content-length": "9000000"}, TooLarge, "larger than part 2"),
-        (b"", {"content-length": "7"}, InvalidUpload, "the body has 7 bytes"),
-        (b"1" * LEAST_PART_BYTES, digest_header(b"2"), InvalidUpload, "bytes of part 2 have the"),
-        (
-            b"1" * LEAST_PART_BYTES,
-            {"content-encoding": "gzip"},
-            UnsupportedContentEncoding,
-            "Content-Encoding 'gzip'",
-        ),
-    ],
-)
-def test_a_wrong_part_leaves_nothing(world, large, body, headers, kind, said):
-    upload = world.start(m=large)
-    with pytest.raises(kind, match=said):
-        run(world.put(upload, 2, body, **headers))
-    assert world.left() == set()
-    assert world.sessions.received(upload.id) == {}
-
-
-def test_a_body_that_goes_on_is_not_read(world, large):
-    read = 0
-
-    async def endless():
-        nonlocal read
-        while True:
-            read += 1 << 20
-            yield bytes(1 << 20)
-
-    upload = world.start(m=large)
-    with pytest.raises(TooLarge):
-        run(
-            world.uploads.receive(Caller("a"), upload.id, 1, Headers(digest_header(b"")), endless())
-        )
-    assert read == LEAST_PART_BYTES + (1 << 20)
-    assert world.left() == set()
-
-
-def test_a_part_that_is_all_of_a_file_has_its_digest(world, small):
-    upload = world.start(m=small)
-    with pytest.raises(InvalidUpload, match="part 1 is all of m, and its digest is not the file's"):
-        run(world.put(upload, 1, b"?" * len(small)))
-
-
-@pytest.mark.parametrize("number", [0, 5, 10_000])
-def test_a_part_out_of_range(world, large, number):
-    upload = world.start(m=large)
-    with pytest.raises(NotFound, match=f"no part {number:,}; its parts are 1 to 4"):
-        run(world.put(upload, number, b""))
-
-
-def test_the_same_part_is_not_read_again(world, large):
-    upload = world.start(m=large)
-    run(world.send(upload, large, {1}))
-
-    async def unread():
-        raise AssertionError("it was read")
-        yield b""
-
-    headers = Headers(digest_header(large[:LEAST_PART_BYTES]))
-    run(world.uploads.receive(Caller("a"), upload.id, 1, headers, unread()))
-    world.store.delete(part_path(upload.id, 1))
-    run(
-        world.uploads.receive(
-            Caller("a"), upload.id, 1, headers, streamed(large[:LEAST_PART_BYTES])
-        )
-    )
-    assert world.left() == {part_path(upload.id, 1)}
-
-
-def test_what_the_owner_has_need_not_be_sent(world, large):
+def test_files_that_the_owner_has_need_not_be_sent(world, large):
     first = world.start(m=large)
     run(world.send(first, large))
     id_, _ = completed(world, first)
@@ -201,12 +120,12 @@ def test_what_the_owner_has_need_not_be_sent(world, large):
     same = world.start(m=large)
     assert same.parts == ()
     assert completed(world, same) == (id_, True)
-    paths = {file.path for file in world.records.files("a", both)}
-    assert {file.path for file in world.records.files("a", id_)} < paths
+    paths = {file.path for file in world.model_repository.files("a", both)}
+    assert {file.path for file in world.model_repository.files("a", id_)} < paths
     check_only_models_are_left(world)
 
 
-def test_what_others_have_must_be_sent_and_is_kept_once(world, large):
+def test_files_of_other_owners_must_be_sent_and_are_stored_once(world, large):
     upload = world.start(m=large)
     run(world.send(upload, large))
     id_, _ = completed(world, upload)
@@ -216,25 +135,25 @@ def test_what_others_have_must_be_sent_and_is_kept_once(world, large):
         completed(world, other, "b")
     run(world.send(other, large, owner="b"))
     assert completed(world, other, "b") == (id_, True)
-    assert world.records.files("a", id_) == world.records.files("b", id_)
+    assert world.model_repository.files("a", id_) == world.model_repository.files("b", id_)
     check_only_models_are_left(world)
 
 
-def test_a_kept_file_that_somebody_removed_is_sent_again(world, large):
+def test_stored_file_that_is_missing_must_be_sent_again(world, large):
     upload = world.start(m=large)
     run(world.send(upload, large))
     id_, _ = completed(world, upload)
-    (file,) = world.records.files("a", id_)
+    (file,) = world.model_repository.files("a", id_)
     world.store.delete(file.path)
     again = world.start(m=large)
     run(world.send(again, large))
     assert completed(world, again) == (id_, True)
-    (moved,) = world.records.files("a", id_)
+    (moved,) = world.model_repository.files("a", id_)
     assert world.store.read(moved.path) == large
     check_only_models_are_left(world)
 
 
-def test_a_part_that_somebody_removed_is_sent_again(world, large):
+def test_part_that_is_missing_must_be_sent_again(world, large):
     upload = world.start(m=large)
     run(world.send(upload, large))
     world.store.delete(part_path(upload.id, 2))
@@ -244,15 +163,15 @@ def test_a_part_that_somebody_removed_is_sent_again(world, large):
     assert completed(world, upload)[1]
 
 
-def test_all_who_complete_at_once_get_the_model(world, large):
-    """Of one process, and of another, which knows nothing of the first."""
+def test_concurrent_completions_return_the_same_model(world, large):
+    """Requests of two processes."""
     _, elsewhere = world.process()
 
     async def work():
         upload = world.start(m=large)
         await world.send(upload, large)
-        asked = [one.complete("a", upload.id) for one in (world.uploads, elsewhere) * 3]
-        return await asyncio.gather(*asked)
+        requests = [one.complete("a", upload.id) for one in (world.uploads, elsewhere) * 3]
+        return await asyncio.gather(*requests)
 
     for _ in range(3):
         ids = {id_ for id_, _ in run(work())}
@@ -262,32 +181,32 @@ def test_all_who_complete_at_once_get_the_model(world, large):
         assert world.left() == set()
 
 
-def test_completion_that_is_cut_off_is_done_again(world, large):
+def test_cancelled_completion_can_be_repeated(world, large):
     async def work():
         upload = world.start(m=large)
         await world.send(upload, large)
-        asked = asyncio.create_task(world.uploads.complete("a", upload.id))
+        request = asyncio.create_task(world.uploads.complete("a", upload.id))
         while not world.completion._running:
             await asyncio.sleep(0)
         await world.completion.stop()
         with pytest.raises(asyncio.CancelledError):
-            await asked
+            await request
         return await world.uploads.complete("a", upload.id)
 
     id_, _ = run(work())
-    world.sweep.remove_orphans(DAY * 0)
+    world.expiry.remove_orphans(DAY * 0)
     check_only_models_are_left(world)
-    assert world.store.read(world.records.files("a", id_)[0].path) == large
+    assert world.store.read(world.model_repository.files("a", id_)[0].path) == large
 
 
-def test_an_asker_who_leaves_does_not_stop_it(world, large):
+def test_cancelled_request_does_not_stop_the_completion(world, large):
     async def work():
         upload = world.start(m=large)
         await world.send(upload, large)
-        asked = asyncio.create_task(world.uploads.complete("a", upload.id))
+        request = asyncio.create_task(world.uploads.complete("a", upload.id))
         while not world.completion._running:
             await asyncio.sleep(0)
-        asked.cancel()
+        request.cancel()
         return await world.uploads.complete("a", upload.id)
 
     assert run(work())[0] == world.models.page("a", 1, None).items[0].id
@@ -315,33 +234,19 @@ def test_an_upload_that_is_deleted_or_expired_or_complete(world, small):
         completed(world, third)
 
 
-def test_an_upload_that_is_deleted_while_a_part_comes_in(world, large):
-    upload = world.start(m=large)
-
-    async def body():
-        yield large[: LEAST_PART_BYTES - 1]
-        world.uploads.delete("a", upload.id)
-        yield large[LEAST_PART_BYTES - 1 : LEAST_PART_BYTES]
-
-    headers = Headers(digest_header(large[:LEAST_PART_BYTES]))
-    with pytest.raises(NotFound):
-        run(world.uploads.receive(Caller("a"), upload.id, 1, headers, body()))
-    assert world.left() == set()
-
-
 def test_an_upload_that_is_deleted_while_it_is_completed(world, small):
     first = world.start(m=small)
     run(world.put(first, 1, small))
     completed(world, first)
     before = world.left()
-    renamed = world.sessions.get("a", world.start(n=small).id)
+    renamed = world.upload_repository.get("a", world.start(n=small).id)
 
     async def work():
-        asked = asyncio.create_task(world.completion.of(renamed))
+        request = asyncio.create_task(world.completion.complete(renamed))
         while not world.completion._running:
             await asyncio.sleep(0)
         world.uploads.delete("a", renamed.id)
-        return await asked
+        return await request
 
     with pytest.raises(NotFound):
         run(work())
@@ -354,21 +259,23 @@ def announced_as(size_bytes, data):
     return NewUpload(files=[wrong], part_size_bytes=LEAST_PART_BYTES)
 
 
-def test_the_size_of_a_file_that_the_owner_has_is_known(world, small):
+def test_wrong_size_of_a_file_that_the_owner_has(world, small):
     wrong = announced_as(5_000_000, small)
     early, _ = world.uploads.start(Caller("a"), wrong, None, presign=False)
     first = world.start(m=small)
     run(world.put(first, 1, small))
     completed(world, first)
-    said = f"^m was announced with 5,000,000 bytes, and .* has {len(small):,}; announce the right"
-    with pytest.raises(InvalidUpload, match=said) as told:
+    message = (
+        f"^m was announced with 5,000,000 bytes, and .* has {len(small):,}; announce the right"
+    )
+    with pytest.raises(InvalidUpload, match=message) as caught:
         world.uploads.start(Caller("a"), wrong, None, presign=False)
-    assert [error.pointer for error in told.value.errors] == ["/files/0/size_bytes"]
-    with pytest.raises(InvalidUpload, match=said):
+    assert [error.pointer for error in caught.value.errors] == ["/files/0/size_bytes"]
+    with pytest.raises(InvalidUpload, match=message):
         completed(world, early)
     assert world.uploads.get(Caller("a"), early.id, presign=False).state == "open"
     other, _ = world.uploads.start(Caller("b"), wrong, None, presign=False)
-    assert not other.files[0].is_present  # of what others have nothing is told
+    assert not other.files[0].is_present  # files of other owners are not revealed
 
 
 def test_limits_are_named(world, small):
@@ -385,53 +292,9 @@ def test_limits_are_named(world, small):
         world.uploads.start(Caller("a"), announced(m=small), None, presign=True)
 
 
-def aged(world, path, days):
-    when = (datetime.now(UTC) - days * DAY).timestamp()
-    os.utime(world.store.root / path, (when, when))
-
-
-def test_the_sweep_leaves_open_uploads_alone_however_old(world, large):
-    upload = world.start(m=large)
-    run(world.send(upload, large, {1, 2}))
-    aged(world, part_path(upload.id, 1), 10)
-    world.sweep.run()
-    world.sweep.remove_orphans(DAY * 0)
-    assert world.left() == {part_path(upload.id, number) for number in (1, 2)}
-
-
-def test_the_sweep_removes_what_has_expired(world, large, small):
-    upload = world.start(m=large)
-    run(world.send(upload, large, {1, 2}))
-    done = world.start(m=small)
-    run(world.put(done, 1, small))
-    completed(world, done)
-    world.now += 2 * DAY
-    world.sweep.run()
-    check_only_models_are_left(world)
-    assert len(world.left()) == 3
-    world.now += 30 * DAY
-    world.sweep.run()
-    assert world.left() == set()
-    assert world.models.page("a", 9, None).items == ()
-
-
-def test_the_sweep_removes_what_belongs_to_nothing_once_it_is_old(world):
-    paths = [part_path("0" * 36, 1), part_path("no id", 1), "uploads/x", f"models/{'0' * 64}/c"]
-    for path in paths:
-        world.store.write(path, b"1")
-        aged(world, path, 0.9)
-    world.sweep.run()
-    assert world.left() == set(paths)
-    for path in paths:
-        aged(world, path, 1.1)
-    world.sweep.run()
-    assert world.left() == set()
-
-
-@pytest.mark.heavy
 @pytest.mark.parametrize("sizes", ["small", "large"])
 def test_parts_sent_to_the_store_itself(database, object_store, monkeypatch, request, sizes):
-    """What is there counts if it has the right size, and is believed only once it was hashed."""
+    """Objects of the right size count; completion verifies their digests."""
     for name, value in object_store.environment.items():
         monkeypatch.setenv(name, value)
     world, data = World(database, open_storage(object_store.url)), request.getfixturevalue(sizes)
@@ -443,8 +306,8 @@ def test_parts_sent_to_the_store_itself(database, object_store, monkeypatch, req
         assert httpx.put(forged, content=body).status_code == 403
         wrong = b"?" * len(body) if part.number == 1 else body
         httpx.put(part.url, content=wrong).raise_for_status()
-    shown = world.uploads.get(Caller("a"), upload.id, presign=True)
-    assert all(part.is_received for part in shown.parts)
+    response = world.uploads.get(Caller("a"), upload.id, presign=True)
+    assert all(part.is_received for part in response.parts)
     with pytest.raises(InvalidUpload, match="were removed: send them again"):
         completed(world, upload)
     assert world.left() == set()
@@ -452,5 +315,5 @@ def test_parts_sent_to_the_store_itself(database, object_store, monkeypatch, req
         body = data[part.offset : part.offset + part.size_bytes]
         httpx.put(part.url, content=body).raise_for_status()
     id_, _ = completed(world, upload)
-    assert world.store.read(world.records.files("a", id_)[0].path) == data
+    assert world.store.read(world.model_repository.files("a", id_)[0].path) == data
     check_only_models_are_left(world)

@@ -1,4 +1,4 @@
-"""Parts of files, and where they lie."""
+"""Parts of uploads and their paths."""
 
 import pytest
 

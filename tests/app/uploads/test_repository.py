@@ -1,4 +1,4 @@
-"""Rows of uploads, on every database that is claimed."""
+"""Rows of uploads, on every supported database."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -10,7 +10,7 @@ from palettery.app.errors import Conflict, IdempotencyConflict, NotFound, OverQu
 from palettery.app.http.caller import Caller
 from palettery.app.http.idempotency import keyed_request
 from palettery.app.settings import Limits
-from palettery.app.uploads.repository import UploadRepository, settle
+from palettery.app.uploads.repository import UploadRepository, set_model
 from palettery.schemas.keys import OwnerLimits
 from tests.app.uploads.conftest import DAY, announced
 from tests.databases import KINDS
@@ -24,9 +24,9 @@ LIMITED = Caller("a", limits=OwnerLimits(queued_jobs=1))
 
 
 def add(world, owner="a", key=None, data=b"123", limits=None, missing_bytes=3):
-    asked = keyed_request(key, data.decode())
+    request = keyed_request(key, data.decode())
     caller = Caller(owner, limits=limits or OwnerLimits())
-    return world.sessions.add(caller, announced(m=data), missing_bytes, asked)
+    return world.upload_repository.add(caller, announced(m=data), missing_bytes, request)
 
 
 def counted(world, table):
@@ -36,66 +36,66 @@ def counted(world, table):
 
 def complete(world, upload_id):
     with world.database.transaction() as session:
-        settle(session, upload_id, MODEL)
+        set_model(session, upload_id, MODEL)
 
 
 def test_an_upload_is_its_owners(world):
-    session, is_new = add(world)
+    upload, is_new = add(world)
     assert is_new
-    assert world.sessions.get("a", session.id) == session
-    for owner, upload_id in (("b", session.id), ("a", "x"), ("a", "\0"), ("a", "0" * 36)):
+    assert world.upload_repository.get("a", upload.id) == upload
+    for owner, upload_id in (("b", upload.id), ("a", "x"), ("a", "\0"), ("a", "0" * 36)):
         with pytest.raises(NotFound, match="there is no upload"):
-            world.sessions.get(owner, upload_id)
-    assert [found.id for found in world.sessions.page("a", 9, None)] == [session.id]
-    assert world.sessions.page("b", 9, None) == []
+            world.upload_repository.get(owner, upload_id)
+    assert [upload.id for upload in world.upload_repository.page("a", 9, None)] == [upload.id]
+    assert world.upload_repository.page("b", 9, None) == []
 
 
 def test_it_stays_open_after_the_last_part(world):
-    session, _ = add(world)
+    upload, _ = add(world)
     world.now += DAY - MINUTE
-    world.sessions.receive(session.id, 1, HEX)
+    world.upload_repository.add_part(upload.id, 1, HEX)
     world.now += DAY - MINUTE
-    assert world.sessions.get("a", session.id).model_id is None
-    assert world.sessions.delete_expired() == []
+    assert world.upload_repository.get("a", upload.id).model_id is None
+    assert world.upload_repository.delete_expired() == []
     world.now += 2 * MINUTE
     with pytest.raises(UploadExpired, match="expired at 20"):
-        world.sessions.get("a", session.id)
-    assert world.sessions.page("a", 9, None) == []
-    assert world.sessions.delete_expired() == [session.id]
+        world.upload_repository.get("a", upload.id)
+    assert world.upload_repository.page("a", 9, None) == []
+    assert world.upload_repository.delete_expired() == [upload.id]
     with pytest.raises(NotFound):
-        world.sessions.get("a", session.id)
+        world.upload_repository.get("a", upload.id)
     assert counted(world, "upload_parts") == 0
 
 
 def test_parts_come_and_go(world):
-    session, _ = add(world)
+    upload, _ = add(world)
     for number, digest in ((3, HEX), (1, HEX), (3, MODEL), (2, HEX)):
-        world.sessions.receive(session.id, number, digest)
-    assert world.sessions.received(session.id) == {1: HEX, 2: HEX, 3: MODEL}
-    assert world.sessions.digest_of(session.id, 3) == MODEL
-    world.sessions.drop(session.id, [1, 3])
-    assert world.sessions.received(session.id) == {2: HEX}
-    assert world.sessions.digest_of(session.id, 3) is None
+        world.upload_repository.add_part(upload.id, number, digest)
+    assert world.upload_repository.part_digests(upload.id) == {1: HEX, 2: HEX, 3: MODEL}
+    assert world.upload_repository.part_digest(upload.id, 3) == MODEL
+    world.upload_repository.delete_parts(upload.id, [1, 3])
+    assert world.upload_repository.part_digests(upload.id) == {2: HEX}
+    assert world.upload_repository.part_digest(upload.id, 3) is None
 
 
 def test_a_part_of_an_upload_that_is_no_more(world):
-    session, _ = add(world)
-    world.sessions.delete(session.id)
+    upload, _ = add(world)
+    world.upload_repository.delete(upload.id)
     with pytest.raises(NotFound):
-        world.sessions.receive(session.id, 1, HEX)
+        world.upload_repository.add_part(upload.id, 1, HEX)
 
 
 def test_a_complete_upload_takes_no_parts(world):
-    session, _ = add(world)
-    world.sessions.receive(session.id, 1, HEX)
-    assert world.sessions.open([session.id, "x", "0" * 36]) == {session.id}
-    complete(world, session.id)
-    complete(world, session.id)
-    assert world.sessions.get("a", session.id).model_id == MODEL
-    assert world.sessions.open([session.id]) == set()
-    assert world.sessions.received(session.id) == {}
+    upload, _ = add(world)
+    world.upload_repository.add_part(upload.id, 1, HEX)
+    assert world.upload_repository.open_ids([upload.id, "x", "0" * 36]) == {upload.id}
+    complete(world, upload.id)
+    complete(world, upload.id)
+    assert world.upload_repository.get("a", upload.id).model_id == MODEL
+    assert world.upload_repository.open_ids([upload.id]) == set()
+    assert world.upload_repository.part_digests(upload.id) == {}
     with pytest.raises(Conflict, match="takes no more parts"):
-        world.sessions.receive(session.id, 1, HEX)
+        world.upload_repository.add_part(upload.id, 1, HEX)
 
 
 def test_what_was_removed_cannot_be_completed(world):
@@ -118,7 +118,7 @@ def test_the_same_key_gives_the_same_upload(world):
 def test_threads_with_the_same_key(world):
     with ThreadPoolExecutor(4) as pool:
         added = list(pool.map(lambda _: add(world, key="k"), range(8)))
-    assert len({session.id for session, _ in added}) == 1
+    assert len({upload.id for upload, _ in added}) == 1
     assert sum(is_new for _, is_new in added) == 1
 
 
@@ -129,7 +129,7 @@ def test_what_is_announced_counts_until_it_is_complete(world):
         add(world, limits=limits)
     add(world, limits=limits, missing_bytes=0)
     add(world, "b", limits=limits)
-    world.sessions.delete(first.id)
+    world.upload_repository.delete(first.id)
     add(world, limits=limits)
 
 
@@ -138,19 +138,24 @@ def test_pages_newest_first_also_of_the_same_moment(world):
         world.now += MINUTE * (number % 2)
         add(world)
     seen, before = [], None
-    while page := world.sessions.page("a", 2, before):
+    while page := world.upload_repository.page("a", 2, before):
         seen += page
         before = (page[-1].created_at, page[-1].id)
-    keys = [(session.created_at, session.id) for session in seen]
+    keys = [(upload.created_at, upload.id) for upload in seen]
     assert len(keys) == 6
     assert keys == sorted(set(keys), reverse=True)
 
 
 def test_pages_have_summaries_that_read_no_files(world):
-    session = world.sessions.add(Caller("a"), announced(x=b"1", y=b"23"), 3)[0]
-    (shown,) = world.sessions.page("a", 2, None)
-    assert (shown.id, shown.name, shown.file_count, shown.size_bytes) == (session.id, "x", 2, 3)
-    assert not hasattr(shown, "files")
+    upload = world.upload_repository.add(Caller("a"), announced(x=b"1", y=b"23"), 3)[0]
+    (response,) = world.upload_repository.page("a", 2, None)
+    assert (response.id, response.name, response.file_count, response.size_bytes) == (
+        upload.id,
+        "x",
+        2,
+        3,
+    )
+    assert not hasattr(response, "files")
 
 
 def limited(world, **limits):
@@ -158,37 +163,37 @@ def limited(world, **limits):
 
 
 def test_open_uploads_of_an_owner_are_limited_by_number(world):
-    sessions = limited(world, open_uploads=2)
-    made = [sessions.add(Caller("a"), announced(x=bytes([n])), 1)[0] for n in range(2)]
-    said = r"a would have 3 uploads .* 2 are allowed: .*PALETTERY_LIMIT_OPEN_UPLOADS"
-    with pytest.raises(OverQuota, match=said):
-        sessions.add(Caller("a"), announced(x=b"3"), 1)
-    assert len(sessions.page("a", 10, None)) == 2, "nothing was added"
-    assert sessions.add(Caller("b"), announced(x=b"3"), 1)[1]
-    sessions.delete(made[0].id)
-    complete(world, made[1].id)
+    repository = limited(world, open_uploads=2)
+    uploads = [repository.add(Caller("a"), announced(x=bytes([n])), 1)[0] for n in range(2)]
+    message = r"a would have 3 uploads .* 2 are allowed: .*PALETTERY_LIMIT_OPEN_UPLOADS"
+    with pytest.raises(OverQuota, match=message):
+        repository.add(Caller("a"), announced(x=b"3"), 1)
+    assert len(repository.page("a", 10, None)) == 2, "nothing was added"
+    assert repository.add(Caller("b"), announced(x=b"3"), 1)[1]
+    repository.delete(uploads[0].id)
+    complete(world, uploads[1].id)
     for n in range(2):
-        assert sessions.add(Caller("a"), announced(x=bytes([9, n])), 1)[1]
+        assert repository.add(Caller("a"), announced(x=bytes([9, n])), 1)[1]
 
 
 def test_announced_files_of_an_owner_are_limited_those_of_complete_uploads_too(world):
-    sessions = limited(world, announced_files=3)
-    first = sessions.add(Caller("a"), announced(x=b"1", y=b"2"), 2)[0]
+    repository = limited(world, announced_files=3)
+    first = repository.add(Caller("a"), announced(x=b"1", y=b"2"), 2)[0]
     complete(world, first.id)
-    said = r"a would have 4 files .* 3 are allowed: .*PALETTERY_LIMIT_ANNOUNCED_FILES"
-    with pytest.raises(OverQuota, match=said):
-        sessions.add(Caller("a"), announced(x=b"3", y=b"4"), 2)
-    assert sessions.add(Caller("a"), announced(x=b"3"), 1)[1]
+    message = r"a would have 4 files .* 3 are allowed: .*PALETTERY_LIMIT_ANNOUNCED_FILES"
+    with pytest.raises(OverQuota, match=message):
+        repository.add(Caller("a"), announced(x=b"3", y=b"4"), 2)
+    assert repository.add(Caller("a"), announced(x=b"3"), 1)[1]
     world.now += 2 * DAY
-    assert sessions.add(Caller("a"), announced(x=b"5", y=b"6"), 2)[1], "those have expired"
+    assert repository.add(Caller("a"), announced(x=b"5", y=b"6"), 2)[1], "those have expired"
 
 
 def test_limits_hold_for_uploads_that_are_announced_at_once(world):
-    sessions = limited(world, open_uploads=3)
+    repository = limited(world, open_uploads=3)
 
     def add(number):
         try:
-            return sessions.add(LIMITED, announced(x=bytes([number])), 1)[1]
+            return repository.add(LIMITED, announced(x=bytes([number])), 1)[1]
         except OverQuota:
             return False
 

@@ -1,4 +1,4 @@
-"""Where webhooks may go, judged by literal address and by what a name stands for."""
+"""Addresses of webhooks, literal ones and those of host names."""
 
 import asyncio
 import ipaddress
@@ -8,7 +8,12 @@ import httpcore
 import pytest
 
 from palettery.app.errors import InvalidWebhook
-from palettery.app.webhooks.addresses import AddressRefused, CheckedNetwork, checked_url, is_public
+from palettery.app.webhooks.addresses import (
+    CheckedNetwork,
+    PrivateAddressError,
+    is_public,
+    parse_webhook_url,
+)
 from tests.receiver import receiving
 
 PUBLIC = ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
@@ -46,7 +51,7 @@ def test_not_public(address):
     ],
 )
 def test_urls_that_are_taken(url):
-    assert checked_url(url, private=False).host
+    assert parse_webhook_url(url, private=False).host
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,7 @@ def test_urls_that_are_taken(url):
 @pytest.mark.parametrize("private", [True, False])
 def test_urls_that_are_none(url, private):
     with pytest.raises(InvalidWebhook) as caught:
-        checked_url(url, private=private)
+        parse_webhook_url(url, private=private)
     assert [field.pointer for field in caught.value.errors] == ["/webhook_url"]
 
 
@@ -69,9 +74,9 @@ def test_urls_that_are_none(url, private):
 def test_literal_addresses_that_are_not_public(host):
     host = f"[{host}]" if ":" in host else host
     with pytest.raises(InvalidWebhook):
-        checked_url(f"http://{host}:80/", private=False)
+        parse_webhook_url(f"http://{host}:80/", private=False)
     if "%" not in host:
-        assert checked_url(f"http://{host}:80/", private=True)
+        assert parse_webhook_url(f"http://{host}:80/", private=True)
 
 
 def connect(host, port, *, private):
@@ -87,14 +92,14 @@ def connect(host, port, *, private):
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "2130706433", "::ffff:127.0.0.1"])
 def test_names_of_this_machine_are_refused_when_called(host):
     with receiving() as receiver:
-        with pytest.raises(AddressRefused):
+        with pytest.raises(PrivateAddressError):
             connect(host, receiver.port, private=False)
         if ":" not in host:
             assert connect(host, receiver.port, private=True) == "127.0.0.1"
 
 
 def answer(monkeypatch, *rounds):
-    """Have names resolve to these addresses, one list for each time that one is looked up."""
+    """Make names resolve to these addresses, one list per resolution."""
     left = [list(addresses) for addresses in rounds]
     looked_up = []
 
@@ -109,7 +114,7 @@ def answer(monkeypatch, *rounds):
 
 def test_one_private_address_among_many_is_enough(monkeypatch):
     answer(monkeypatch, ["8.8.8.8", "10.0.0.1"])
-    with pytest.raises(AddressRefused):
+    with pytest.raises(PrivateAddressError):
         connect("mixed.example", 80, private=False)
 
 

@@ -33,8 +33,8 @@ class Service:
         self.engine = engine
         self.records = JobRepository(database, notify=engine.call_webhook)
         self.events, self.webhooks = EventRepository(database), WebhookRepository(database)
-        given = {"webhook_private": True, "webhook_retry_s": 1.0} | settings
-        self.deliveries = WebhookDeliveries(Settings(**given), self.events, self.webhooks, engine)
+        values = {"webhook_private": True, "webhook_retry_s": 1.0} | settings
+        self.deliveries = WebhookDeliveries(Settings(**values), self.events, self.webhooks, engine)
 
     def ended(self, url, owner="me"):
         """The call that the end of a new job asks for."""
@@ -46,9 +46,9 @@ class Service:
         return call
 
     def queued(self, job_id):
-        """Calls that the engine has been asked for."""
-        found = self.engine._client.list_workflows()
-        mine = [each for each in found if each.workflow_id.startswith(f"{job_id}-")]
+        """Calls that the engine has queued."""
+        workflows = self.engine._client.list_workflows()
+        mine = [each for each in workflows if each.workflow_id.startswith(f"{job_id}-")]
         return [WorkflowCall(*each.input["args"]) for each in mine if "webhook" in each.workflow_id]
 
     def call(self, call):
@@ -73,13 +73,13 @@ def service(database, engine):
 
 def test_message_is_the_job_at_its_end_and_signed(service, receiver):
     call = service.ended(receiver.url())
-    told = service.records.get(call.job_id)
+    job = service.records.get(call.job_id)
     assert service.call(call) == DeliveryOutcome("delivered", "HTTP 204")
     service.records.retry(call.job_id)
     service.call(call)
     for headers, body in receiver.calls:
-        said = Webhook(service.webhooks.secret("me")).verify(body, headers)
-        assert (said["type"], Job.model_validate(said["data"])) == ("job.failed", told)
+        message = Webhook(service.webhooks.secret("me")).verify(body, headers)
+        assert (message["type"], Job.model_validate(message["data"])) == ("job.failed", job)
         assert headers["content-type"] == "application/json"
     first, second = receiver.calls
     assert first[0]["webhook-id"] == second[0]["webhook-id"]
@@ -112,13 +112,13 @@ def test_secrets_are_an_owners_own_and_change_when_asked(service, receiver):
 
 
 @pytest.mark.parametrize(
-    ("status", "verdict"),
+    ("status", "outcome"),
     [(200, "delivered"), (299, "delivered"), (410, "refused"), (301, "failed"), (302, "failed"),
      (400, "failed"), (404, "failed"), (500, "failed"), (503, "failed")],
 )  # fmt: skip
-def test_status_decides(service, receiver, status, verdict):
+def test_status_decides(service, receiver, status, outcome):
     receiver.answers, receiver.headers = [status], {"Location": receiver.url(path="/elsewhere")}
-    assert service.call(service.ended(receiver.url())) == DeliveryOutcome(verdict, f"HTTP {status}")
+    assert service.call(service.ended(receiver.url())) == DeliveryOutcome(outcome, f"HTTP {status}")
     assert len(receiver.calls) == 1, "redirects are not followed"
 
 
@@ -145,8 +145,8 @@ def test_silent_and_odd_servers(service, monkeypatch):
 def test_private_hosts_are_refused_without_a_word_to_them(database, engine, receiver, host):
     service = Service(database, engine, webhook_private=False)
     outcome = service.call(service.ended(receiver.url(host)))
-    assert outcome.verdict == "refused"
-    assert "public" in outcome.why
+    assert outcome.status == "refused"
+    assert "public" in outcome.reason
     assert receiver.calls == []
 
 
@@ -201,7 +201,7 @@ def test_deleted_job_is_not_told_of(service, receiver):
     call = service.ended(receiver.url())
     service.conclude(call, DeliveryOutcome("failed", "HTTP 500"))
     service.records.delete(call.job_id)
-    service.engine.forget(call.job_id, 0)
+    service.engine.delete_workflows(call.job_id, 0)
     assert service.queued(call.job_id) == []
     assert service.call(call) is None
     assert receiver.calls == []

@@ -1,4 +1,4 @@
-"""What is stored of an upload counts, whatever its owner had when it was announced."""
+"""All stored bytes of an upload count toward the quota, whatever its owner had when it began."""
 
 import asyncio
 
@@ -56,7 +56,11 @@ def test_files_that_are_gone_count_once_they_are_sent(world, small):
     caller = Caller("a", limits=limits)
     for upload in uploads[2:]:
         with pytest.raises(OverQuota, match=f"{3 * len(small):,} stored bytes"):
-            run(world.uploads.receive(caller, upload.id, 1, Headers(digest_header(small)), body()))
+            run(
+                world.uploads.receive_part(
+                    caller, upload.id, 1, Headers(digest_header(small)), body()
+                )
+            )
     assert read == []
     assert len(parts(world)) == 2
     assert stored(world) == 2 * len(small)
@@ -108,9 +112,9 @@ def test_two_files_of_one_upload_at_once(world, small):
     headers = Headers(digest_header(other))
     caller = Caller("a", limits=limits)
     with pytest.raises(OverQuota):
-        run(world.uploads.receive(caller, upload.id, 2, headers, body()))
+        run(world.uploads.receive_part(caller, upload.id, 2, headers, body()))
     assert parts(world) == [part_path(upload.id, 1)]
-    assert world.sessions.received(upload.id).keys() == {1}
+    assert world.upload_repository.part_digests(upload.id).keys() == {1}
 
 
 def test_nothing_more_is_written_for_what_counts_already(world, small):
@@ -122,7 +126,7 @@ def test_nothing_more_is_written_for_what_counts_already(world, small):
     def note(_connection, _cursor, statement, *_):
         written.extend([statement] if "owners" in statement or "missing" in statement else [])
 
-    world.sessions.get("a", upload.id)
+    world.upload_repository.get("a", upload.id)
     event.listen(world.database.engine, "before_cursor_execute", note)
     run(world.put(upload, 2, OTHER, limits=limits))
     assert [each for each in written if not each.startswith("SELECT")] == []

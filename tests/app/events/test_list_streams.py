@@ -1,4 +1,4 @@
-"""A list of jobs as it changes, on every database that is claimed."""
+"""Streams of the changes in lists of jobs, on every supported database."""
 
 import asyncio
 import json
@@ -6,9 +6,9 @@ import json
 import pytest
 
 from palettery.app.errors import DatabaseFailed
-from palettery.app.events import live_lists as module
+from palettery.app.events import list_streams as module
 from palettery.app.events.job_changes import JobChangeRepository
-from palettery.app.events.live_lists import LiveLists
+from palettery.app.events.list_streams import ListStreams
 from palettery.schemas.events import GoneJob
 from palettery.schemas.jobs import Job, Progress
 from tests.app.events.timed import TIMEOUT_S, run, until
@@ -19,35 +19,35 @@ pytestmark = pytest.mark.databases(*KINDS_IN_HEAVY)
 
 
 class Faulty(JobChangeRepository):
-    """Changes of a database that is away when it is said to be."""
+    """Changes of a database that is unavailable while `is_away`."""
 
     is_away = False
-    looks = 0
+    polls = 0
 
-    def look(self, since, owners):
-        self.looks += 1
+    def changes_since(self, since, owners):
+        self.polls += 1
         if self.is_away:
             raise DatabaseFailed("the database is away")
-        return super().look(since, owners)
+        return super().changes_since(since, owners)
 
 
 @pytest.fixture
 def changes(database, monkeypatch):
-    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(module, "POLL_INTERVAL_S", 0.02)
     return Faulty(database)
 
 
 class Page:
-    """Does what a page does: fetches the list once the stream is open, then takes what is told."""
+    """Does what a page does: fetches the list once the stream is open, then applies its events."""
 
     def __init__(self, live, records, owner="local"):
         self._records, self._owner = records, owner
-        self._told = live.follow(owner)
-        self.jobs, self.opened, self.told = None, 0, []
+        self._stream = live.follow(owner)
+        self.jobs, self.opened, self.received = None, 0, []
         self.task = asyncio.create_task(self._follow())
 
     async def _follow(self):
-        async for kind, data in self._told:
+        async for kind, data in self._stream:
             if kind == "open":
                 self.opened += 1
                 page = await asyncio.to_thread(self._records.page, 1000, None, self._owner)
@@ -55,7 +55,7 @@ class Page:
             elif kind == "job":
                 job = Job.model_validate_json(data)
                 self.jobs[job.id] = job
-                self.told.append(job)
+                self.received.append(job)
             else:
                 self.jobs.pop(GoneJob.model_validate_json(data).id, None)
 
@@ -75,7 +75,7 @@ async def opened(live, records):
 
 def test_pages_show_what_there_is_whatever_happens(records, changes):
     async def main():
-        live, old = LiveLists(changes), ended(records, "succeeded")
+        live, old = ListStreams(changes), ended(records, "succeeded")
         first = await opened(live, records)
         assert first.jobs.keys() == {old}
         done, failed, running = add(records), add(records), add(records)
@@ -93,7 +93,7 @@ def test_pages_show_what_there_is_whatever_happens(records, changes):
         assert first.jobs.keys() == {done, failed, running}
         assert first.jobs[running].progress.tensors_done == 2
         assert other.jobs.keys() == {theirs}
-        assert {job.owner for job in other.told} == {"other"}
+        assert {job.owner for job in other.received} == {"other"}
         await live.close()
         for page in pages:
             await page.ended()
@@ -102,49 +102,49 @@ def test_pages_show_what_there_is_whatever_happens(records, changes):
     run(main)
 
 
-def test_nothing_is_said_of_what_has_not_changed(records, changes):
+def test_unchanged_jobs_are_not_sent(records, changes):
     async def main():
-        live, job_id = LiveLists(changes), add(records)
+        live, job_id = ListStreams(changes), add(records)
         records.start(job_id)
         page = await opened(live, records)
-        looks = changes.looks
-        await until(lambda: changes.looks > looks + 5)
-        assert len(page.told) <= 1, "at most how it stood when somebody began to look"
+        polls = changes.polls
+        await until(lambda: changes.polls > polls + 5)
+        assert len(page.received) <= 1, "at most its state at the first poll"
         records.advance(job_id, Progress(tensors_done=1))
         await until(lambda: page.shows(records))
-        assert len(page.told) <= 2
+        assert len(page.received) <= 2
         await live.close()
 
     run(main)
 
 
-def test_job_that_lives_between_two_looks_is_told(records, changes):
+def test_job_that_ends_between_two_polls_is_sent(records, changes):
     async def main():
-        live = LiveLists(changes)
+        live = ListStreams(changes)
         page = await opened(live, records)
         changes.is_away = True
         short, gone = ended(records, "failed"), ended(records, "cancelled")
         records.delete(gone)
         changes.is_away = False
-        await until(lambda: page.told)
-        assert [job.state for job in page.told] == ["failed"]
+        await until(lambda: page.received)
+        assert [job.state for job in page.received] == ["failed"]
         assert page.jobs.keys() == {short}
         await live.close()
 
     run(main)
 
 
-def test_database_that_is_away_is_waited_for(records, changes):
+def test_streams_wait_while_the_database_is_unavailable(records, changes):
     async def main():
-        live = LiveLists(changes)
+        live = ListStreams(changes)
         early = await opened(live, records)
         changes.is_away = True
-        looks = changes.looks
-        await until(lambda: changes.looks > looks + 2)
-        fresh = LiveLists(changes)
+        polls = changes.polls
+        await until(lambda: changes.polls > polls + 2)
+        fresh = ListStreams(changes)
         late = Page(fresh, records)
         job_id = add(records)
-        assert late.jobs is None, "not open before it is known from when on"
+        assert late.jobs is None, "not open before the first poll"
         changes.is_away = False
         await until(lambda: early.jobs and late.jobs)
         assert early.jobs.keys() == late.jobs.keys() == {job_id}
@@ -156,7 +156,7 @@ def test_database_that_is_away_is_waited_for(records, changes):
 
 def test_reader_that_does_not_read_gets_the_latest_alone(records, changes, monkeypatch):
     async def main():
-        live = LiveLists(changes)
+        live = ListStreams(changes)
         slow, quick = live.follow("local"), Page(live, records)
         assert (await anext(slow)).kind == "open"
         first, second = add(records), add(records)
@@ -167,35 +167,35 @@ def test_reader_that_does_not_read_gets_the_latest_alone(records, changes, monke
         records.cancel(second)
         records.delete(second)
         await until(lambda: quick.shows(records))
-        told = {}
-        while len(told) < 2:
+        last = {}
+        while len(last) < 2:
             kind, data = await anext(slow)
-            assert told.setdefault(json.loads(data)["id"], kind) == kind
-        assert told == {first: "job", second: "gone"}
-        monkeypatch.setattr(module, "MOST_UNTOLD", 3)
+            assert last.setdefault(json.loads(data)["id"], kind) == kind
+        assert last == {first: "job", second: "gone"}
+        monkeypatch.setattr(module, "MOST_PENDING", 3)
         for _ in range(4):
             add(records)
             await until(lambda: quick.shows(records))
-        assert [told async for told in slow] == [], "it has to come again"
+        assert [event async for event in slow] == [], "it has to reconnect"
         await live.close()
 
     run(main)
 
 
-def test_streams_end_where_too_much_was_missed_and_after_a_while(records, changes, monkeypatch):
+def test_streams_end_when_too_far_behind_and_after_a_while(records, changes, monkeypatch):
     async def main():
-        live = LiveLists(changes)
+        live = ListStreams(changes)
         page = await opened(live, records)
         changes.is_away = True
-        monkeypatch.setattr("palettery.app.events.job_changes.KEPT", 1)
+        monkeypatch.setattr("palettery.app.events.job_changes.MOST_CHANGES", 1)
         for _ in range(3):
             add(records)
-        changes.forget_old()
+        changes.delete_old()
         changes.is_away = False
         await page.ended()
         again = await opened(live, records)
         assert len(again.jobs) == 3
-        monkeypatch.setattr(module, "STAYS_S", 0.05)
+        monkeypatch.setattr(module, "STREAM_LIFETIME_S", 0.05)
         await Page(live, records).ended()
         assert not again.task.done()
         await live.close()
@@ -204,9 +204,9 @@ def test_streams_end_where_too_much_was_missed_and_after_a_while(records, change
     run(main)
 
 
-def test_closing_ends_every_stream_and_the_looking(records, changes):
+def test_closing_ends_every_stream_and_the_polling(records, changes):
     async def main():
-        live = LiveLists(changes)
+        live = ListStreams(changes)
         pages = [Page(live, records) for _ in range(3)]
         await until(lambda: all(page.jobs is not None for page in pages))
         await live.close()
@@ -219,9 +219,9 @@ def test_closing_ends_every_stream_and_the_looking(records, changes):
     run(main)
 
 
-def test_nobody_looks_where_nobody_watches(records, changes):
+def test_nothing_is_polled_without_readers(records, changes):
     async def main():
-        live = LiveLists(changes)
+        live = ListStreams(changes)
         for _ in range(2):
             page = await opened(live, records)
             page.task.cancel()
@@ -232,13 +232,13 @@ def test_nobody_looks_where_nobody_watches(records, changes):
     run(main)
 
 
-def test_many_readers_cost_one_look_a_tick(records, changes):
+def test_many_readers_share_one_poll(records, changes):
     async def main():
-        live = LiveLists(changes)
+        live = ListStreams(changes)
         pages = [Page(live, records) for _ in range(50)]
         await until(lambda: all(page.jobs is not None for page in pages))
-        seen, look = [], changes._shown
-        changes._shown = lambda by, among: seen.append((by, set(among))) or look(by, among)
+        seen, jobs = [], changes._jobs
+        changes._jobs = lambda by, among: seen.append((by, set(among))) or jobs(by, among)
         job_id = add(records)
         await until(lambda: all(job_id in page.jobs for page in pages))
         fetched = [among for by, among in seen if by == "ids" and among]

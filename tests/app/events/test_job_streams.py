@@ -7,10 +7,10 @@ import json
 import pytest
 
 from palettery.app.errors import DatabaseFailed, StorageFull, problem
-from palettery.app.events import streams as module
-from palettery.app.events.log_messages import Line
+from palettery.app.events import job_streams as module
+from palettery.app.events.job_streams import PAGE, RECENT, JobStreams
+from palettery.app.events.log_messages import LogMessage
 from palettery.app.events.repository import EventRepository
-from palettery.app.events.streams import PAGE, RECENT, EventStreams
 from palettery.app.jobs.job_rows import NewJob
 from palettery.schemas.jobs import Progress
 from tests.app.events.timed import TIMEOUT_S, run, until
@@ -23,19 +23,19 @@ WHY = problem(StorageFull("the store is full"))
 
 
 class Faulty(EventRepository):
-    """Events of a database that is away when it is said to be."""
+    """Events of a database that is unavailable while `is_away`."""
 
     is_away = False
-    looks = 0
+    polls = 0
 
-    def news(self, seen):
-        self.looks += 1
+    def updates(self, seen):
+        self.polls += 1
         self._check()
-        return super().news(seen)
+        return super().updates(seen)
 
-    def after(self, *said):
+    def after(self, *arguments):
         self._check()
-        return super().after(*said)
+        return super().after(*arguments)
 
     def _check(self):
         if self.is_away:
@@ -53,21 +53,21 @@ def add(records):
 
 
 class Reader:
-    """Follows a job, and keeps what it was told."""
+    """Follows a job, and collects its events."""
 
     def __init__(self, streams, events, job_id, number=0):
         self.ids, self.kinds, self.progress = [], [], []
-        self._told = streams.follow(job_id, number, events.standings([job_id])[job_id])
+        self._stream = streams.follow(job_id, number, events.snapshots([job_id])[job_id])
         self.task = None
 
     async def __call__(self):
-        async for told in self._told:
-            if isinstance(told, Progress):
-                self.progress.append(told.tensors_done)
+        async for event in self._stream:
+            if isinstance(event, Progress):
+                self.progress.append(event.tensors_done)
             else:
-                self.ids.append(told.number)
-                said = json.loads(told.data)
-                self.kinds.append(said.get("state") or said["message"])
+                self.ids.append(event.number)
+                data = json.loads(event.data)
+                self.kinds.append(data.get("state") or data["message"])
 
     def start(self):
         self.task = asyncio.create_task(self())
@@ -80,7 +80,7 @@ class Reader:
 
 def test_readers_see_all_that_was_and_all_that_comes(records, events):
     async def main():
-        streams, job_id = EventStreams(events), add(records)
+        streams, job_id = JobStreams(events), add(records)
         first = Reader(streams, events, job_id).start()
         await until(lambda: first.progress)
         records.start(job_id)
@@ -100,9 +100,9 @@ def test_readers_see_all_that_was_and_all_that_comes(records, events):
     run(main)
 
 
-def test_end_is_told_after_a_failure_that_was_retried(records, events):
+def test_end_is_sent_after_a_failure_that_was_retried(records, events):
     async def main():
-        streams, job_id = EventStreams(events), add(records)
+        streams, job_id = JobStreams(events), add(records)
         records.fail(job_id, WHY)
         records.retry(job_id)
         reader = Reader(streams, events, job_id).start()
@@ -119,32 +119,32 @@ def test_end_is_told_after_a_failure_that_was_retried(records, events):
 
 def test_slow_reader_misses_nothing(records, events):
     async def main():
-        streams, job_id = EventStreams(events), add(records)
-        follow = streams.follow(job_id, 0, events.standings([job_id])[job_id])
+        streams, job_id = JobStreams(events), add(records)
+        follow = streams.follow(job_id, 0, events.snapshots([job_id])[job_id])
         quick = Reader(streams, events, job_id).start()
         seen = [(await anext(follow)).number]
-        for batch in range(5):  # more than is held, and more than is fetched at once
-            events.log(job_id, *(Line(f"{batch} {n}") for n in range(RECENT)))
+        for batch in range(5):  # more than is cached, and more than is fetched at once
+            events.log(job_id, *(LogMessage(f"{batch} {n}") for n in range(RECENT)))
             await until(lambda: len(quick.ids) == 2 + RECENT * (batch + 1))  # noqa: B023
         assert RECENT * 5 > PAGE
         records.cancel(job_id)
         await quick.ended()
-        seen += [told.number async for told in follow if not isinstance(told, Progress)]
+        seen += [event.number async for event in follow if not isinstance(event, Progress)]
         assert seen == quick.ids == list(range(1, len(seen) + 1))
 
     run(main)
 
 
-def test_database_that_is_away_is_waited_for(records, events):
+def test_streams_wait_while_the_database_is_unavailable(records, events):
     async def main():
-        streams, job_id = EventStreams(events), add(records)
+        streams, job_id = JobStreams(events), add(records)
         early = Reader(streams, events, job_id).start()
         late = Reader(streams, events, job_id)
         await until(lambda: early.progress)
         events.is_away = True
         late.start()
-        looks = events.looks
-        await until(lambda: events.looks > looks + 2)
+        polls = events.polls
+        await until(lambda: events.polls > polls + 2)
         records.start(job_id)
         records.cancel(job_id)
         events.is_away = False
@@ -157,7 +157,7 @@ def test_database_that_is_away_is_waited_for(records, events):
 
 def test_deleted_job_ends_its_streams(records, events):
     async def main():
-        streams, job_id, other = EventStreams(events), add(records), add(records)
+        streams, job_id, other = JobStreams(events), add(records), add(records)
         staying = Reader(streams, events, other).start()
         reader = Reader(streams, events, job_id).start()
         await until(lambda: reader.progress and staying.progress)
@@ -173,65 +173,65 @@ def test_deleted_job_ends_its_streams(records, events):
     run(main)
 
 
-def test_closing_ends_every_stream_at_once_and_the_looking(records, events):
+def test_closing_ends_every_stream_at_once_and_the_polling(records, events):
     async def main():
-        streams, jobs = EventStreams(events), [add(records) for _ in range(3)]
+        streams, jobs = JobStreams(events), [add(records) for _ in range(3)]
         readers = [Reader(streams, events, job_id).start() for job_id in jobs * 2]
         await until(lambda: all(reader.progress for reader in readers))
         await streams.close()
         for reader in readers:
             await reader.ended()
-        assert streams._looking.done()
+        assert streams._polling.done()
         late = await Reader(streams, events, jobs[0]).start().ended()
         assert late.ids == []
 
     run(main)
 
 
-def test_nobody_looks_where_nobody_watches(records, events):
+def test_nothing_is_polled_without_readers(records, events):
     async def main():
-        streams, job_id = EventStreams(events), add(records)
-        assert streams._looking is None
+        streams, job_id = JobStreams(events), add(records)
+        assert streams._polling is None
         for _ in range(2):
             reader = Reader(streams, events, job_id).start()
             await until(lambda: reader.progress)  # noqa: B023
             reader.task.cancel()
             await asyncio.wait([reader.task])
-            await until(streams._looking.done)
+            await until(streams._polling.done)
         assert streams._watched == {}
 
     run(main)
 
 
-def test_many_readers_cost_one_look_a_tick(records, events):
+def test_many_readers_share_one_poll(records, events):
     async def main():
-        streams, jobs = EventStreams(events), [add(records) for _ in range(20)]
+        streams, jobs = JobStreams(events), [add(records) for _ in range(20)]
         readers = [Reader(streams, events, job_id).start() for job_id in jobs * 10]
         await until(lambda: all(reader.progress for reader in readers))
         fetched, after = [], events.after
-        events.after = lambda *said: fetched.append(said) or after(*said)
+        events.after = lambda *arguments: fetched.append(arguments) or after(*arguments)
         for job_id in jobs:
             records.cancel(job_id)
         for reader in readers:
             await reader.ended()
             assert reader.ids == [1, 2, 3, 4]
-        assert fetched == [], "what is new comes with the look"
+        assert fetched == [], "what is new comes with the poll"
 
     run(main)
 
 
-def test_readers_have_to_come_again_after_a_while_and_miss_nothing(records, events, monkeypatch):
+def test_streams_end_after_a_while_and_reconnecting_misses_nothing(records, events, monkeypatch):
     async def main():
-        streams, job_id = EventStreams(events), add(records)
+        streams, job_id = JobStreams(events), add(records)
         staying = Reader(streams, events, job_id).start()
         await until(lambda: staying.progress)
-        monkeypatch.setattr(module, "STAYS_S", 0.3)
+        monkeypatch.setattr(module, "STREAM_LIFETIME_S", 0.3)
         first = await Reader(streams, events, job_id).start().ended()
         assert first.kinds[-1] != "cancelled", "the job goes on"
         assert not staying.task.done()
         records.start(job_id)
         second = await Reader(streams, events, job_id, first.ids[-1]).start().ended()
-        monkeypatch.setattr(module, "STAYS_S", TIMEOUT_S)
+        monkeypatch.setattr(module, "STREAM_LIFETIME_S", TIMEOUT_S)
         records.cancel(job_id)
         last = await Reader(streams, events, job_id, second.ids[-1]).start().ended()
         await staying.ended()
@@ -242,17 +242,17 @@ def test_readers_have_to_come_again_after_a_while_and_miss_nothing(records, even
     run(main)
 
 
-def test_reader_with_much_to_read_has_to_come_again_too(records, events, monkeypatch):
+def test_stream_of_a_reader_with_much_to_read_ends_too(records, events, monkeypatch):
     async def main():
-        streams, job_id = EventStreams(events), add(records)
-        events.log(job_id, *(Line(f"{n}") for n in range(PAGE * 3)))
-        monkeypatch.setattr(module, "STAYS_S", 0.2)
-        follow = streams.follow(job_id, 0, events.standings([job_id])[job_id])
+        streams, job_id = JobStreams(events), add(records)
+        events.log(job_id, *(LogMessage(f"{n}") for n in range(PAGE * 3)))
+        monkeypatch.setattr(module, "STREAM_LIFETIME_S", 0.2)
+        follow = streams.follow(job_id, 0, events.snapshots([job_id])[job_id])
         seen = [(await anext(follow)).number]
         time = asyncio.get_running_loop().time
         end = time() + 0.2
         await until(lambda: time() > end)
-        seen += [told.number async for told in follow]
+        seen += [event.number async for event in follow]
         assert seen == list(range(1, PAGE + 1)), "what was fetched already, and no more"
 
     run(main)
