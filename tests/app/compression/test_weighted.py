@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load, save_file
 
 from palettery import kernels
-from palettery.app.checkpoints.read import read_checkpoint
+from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.compression.dispatch import perform
 from palettery.app.compression.job_folder import read_report, stop_path, write_job
 from palettery.app.errors import InvalidSensitivities

@@ -193,7 +193,7 @@ def wait_until_blocked(database):
     raise AssertionError("nothing waits")
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.databases("postgresql")
 def test_deletion_waits_for_the_job_that_takes_the_file(database, files):
     remove(database, add(database, "a"))
     job_id = add(database, "b")
@@ -206,7 +206,7 @@ def test_deletion_waits_for_the_job_that_takes_the_file(database, files):
     assert files.find(["a" * 64]) == {"a" * 64: "files/a"}
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.databases("postgresql")
 @pytest.mark.parametrize("has_row", [True, False])
 def test_job_waits_for_the_deletion_of_its_file(database, files, has_row):
     remove(database, add(database, "a"))

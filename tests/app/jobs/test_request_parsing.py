@@ -6,7 +6,7 @@ import json
 import pytest
 
 from palettery.app.configs.documents import ConfigDocument
-from palettery.app.http.idempotency import keyed
+from palettery.app.http.idempotency import keyed_request
 from palettery.app.http.multipart import Form
 from palettery.app.jobs.form_options import read_form_options
 from palettery.app.jobs.json_submission import read_submission
@@ -73,4 +73,4 @@ def of_json(fields):
     ],
 )
 def test_digests_of_the_first_version(request_, digest):
-    assert keyed("key", *request_.identity()).sha256 == digest
+    assert keyed_request("key", *request_.identity()).sha256 == digest

@@ -4,7 +4,7 @@ import pytest
 
 from palettery.app.jobs.repository import JobRepository
 from palettery.app.webhooks.repository import WebhookRepository
-from tests.app.jobs.made_jobs import add
+from tests.app.jobs.sample_jobs import add
 
 URL = "https://example.com/hook"
 
