@@ -94,7 +94,7 @@ def test_a_device_that_is_not_known_is_named(name):
 
 def test_a_device_that_is_not_there_is_named():
     name = f"cuda:{torch.cuda.device_count()}"
-    with pytest.raises(DeviceError, match=r"devices? (is|are) here; use 'cpu' or 'auto'"):
+    with pytest.raises(DeviceError, match=r"devices? (is|are) available; use 'cpu' or 'auto'"):
         palettize(np.ones((4, 4), np.float32), PaletteSettings(1), device=name)
 
 

@@ -75,7 +75,7 @@ def test_without_a_place_there_is_a_temporary_one_and_one_line(installation):
     assert folder.parent == installation.temporary
     assert list(folder.rglob("*.nbi"))
     assert told.count("\n") == 1
-    assert f"kept in {folder}, since neither the installation nor a home folder can" in told
+    assert f"cached in {folder}, because neither the installation nor a home folder is" in told
     assert installation.temporary.stat().st_mode & 0o077 == 0
     again, _ = installation.run(IMPORT)
     assert again == folder
@@ -135,7 +135,7 @@ def test_what_was_compiled_before_is_copied_where_it_cannot_be_written(installat
     words = {"NUMBA_CACHE_DIR": str(built), "KERNELS_CACHE_DIR": str(tmp_path / "data")}
     folder, told = installation.run(IMPORT, **words)
     assert folder.parent == tmp_path / "data"
-    assert f"since {built} cannot be written" in told
+    assert f"because {built} is not writable" in told
     names = {path.relative_to(built) for path in built.rglob("*.nb?")}
     assert names
     assert {path.relative_to(folder) for path in folder.rglob("*.nb?")} == names
@@ -186,4 +186,4 @@ def test_a_processor_that_has_less_than_the_named_one_gets_kernels_of_its_own(in
     )
     name, told = installation.run(program, **named)
     assert name == Path("None")
-    assert "this processor is not of the level x86-64-v3" in told
+    assert "this processor does not support x86-64-v3" in told

@@ -180,7 +180,7 @@ def test_what_the_rows_lack_is_named():
         def read(self, first, count):
             return super().read(first, min(count, self.shape[0] - first - 1))
 
-    with pytest.raises(WeightError, match=r"came as float32 .* expected"):
+    with pytest.raises(WeightError, match=r"are float32 .* expected"):
         palettize_rows(Short(weight), PaletteSettings(4))
 
 
