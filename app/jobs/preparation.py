@@ -154,7 +154,7 @@ def _intake(order: JobSpec, store: Storage, limits: Limits) -> JobPlan:
         beside = _checkpoint(order.sensitivities, store, limits)
     intake = plan_checkpoint(config, model, beside, limits, strict=order.strict)
     has_graph = model.format == "pt2"
-    if has_graph and any(FORMATS[to].runs for to in order.formats):
+    if has_graph and any(FORMATS[to].needs_graph for to in order.formats):
         read_runnable(store, model.files[0], limits)
     return replace(intake, plan=plan_exports(intake.plan, order.formats, has_graph=has_graph))
 

@@ -123,7 +123,7 @@ def test_what_torchao_lacks_is_told_or_kept_dense(store, tmp_path, spec, dtype, 
     assert not any(is_codebook.values())
 
 
-@pytest.mark.parametrize("to", [name for name, form in FORMATS.items() if not form.runs])
+@pytest.mark.parametrize("to", [name for name, form in FORMATS.items() if not form.needs_graph])
 def test_an_export_of_something_else_is_refused(store, to):
     """What was written is read back: of other palettes, with a tensor more, with one less."""
     artifact = artifact_of(store, n_bits=2)
