@@ -1,12 +1,24 @@
 """Models of known architectures, small and with random weights, each with inputs that it takes."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
-import transformers as hf
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - as everybody calls it
+
+
+class _Transformers:
+    """The package, imported once a model is built: importing it takes seconds."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *args, **options: getattr(import_module("transformers"), name)(
+            *args, **options
+        )
+
+
+hf: Any = _Transformers()
 
 Built = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 """A model, and the arguments of a call."""

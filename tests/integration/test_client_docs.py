@@ -43,6 +43,7 @@ def test_every_method_of_the_client_is_shown():
     assert {name for name in public if not re.search(rf"\b{name}\b", PAGE)} == set()
 
 
+@pytest.mark.heavy
 def test_commands(here):
     (script,) = [block for block in blocks("sh") if "palettery " in block]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

@@ -68,6 +68,7 @@ def refused(answer, status, said):
     assert said in told.detail
 
 
+@pytest.mark.heavy
 def test_cancelled_work_stops_and_the_next_job_runs(service, long_model, model):
     job_id = service.submit(long_model, config=SLOW)
     is_being_worked_on(service, job_id)
@@ -112,6 +113,7 @@ def test_retry_goes_on_from_the_parts_there_are(service, medium_model):
     refused(change(service, job_id, "cancel"), 409, "the job is succeeded")
 
 
+@pytest.mark.heavy
 def test_urgent_job_overtakes_those_that_wait(service, medium_model, model):
     first = service.submit(medium_model, config=SLOW)
     service.wait_until(lambda: service.job(first)["state"] == "running", "the first runs")

@@ -12,6 +12,7 @@ from tests.integration.service import DEADLINE_S, LONG, PALETTERY, SLOW, cpu_tic
 from tests.ports import free_port
 
 
+@pytest.mark.heavy
 def test_killed_job_finishes_after_a_restart_and_keeps_its_parts(serve, tmp_path, large_model):
     with serve(tmp_path / "data") as first:
         job_id = first.submit(large_model, config=LONG)
@@ -117,7 +118,7 @@ def test_cancelled_job_stops(serve, tmp_path, large_model):
 
 def test_artifact_of_an_unfinished_job_says_the_state(embedded, large_model):
     job_id = embedded.submit(large_model, config=SLOW, reuse="false")
-    embedded.some_parts(job_id)
+    embedded.wait_until(lambda: embedded.job(job_id)["state"] == "running", "the job runs")
     for what in ("artifact", "artifact/model.safetensors", "report"):
         answer = embedded.http.get(f"/v1/jobs/{job_id}/{what}")
         assert answer.status_code == 409

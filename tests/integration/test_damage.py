@@ -12,6 +12,8 @@ from safetensors.numpy import load, save
 
 from palettery.app.client import Client
 
+pytestmark = pytest.mark.heavy
+
 MIB = 1 << 20
 
 

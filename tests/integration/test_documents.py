@@ -13,6 +13,8 @@ from palettery.app.sandbox.document_pool import SLOW_NICENESS
 from tests.integration.embedded import serving
 from tests.integration.service import wait_until
 
+pytestmark = pytest.mark.heavy
+
 GROWS = json.dumps({"module_name_configs": {f"{number:x}": {} for number in range(40_000)}})
 """A config that takes a minute to validate, as all of it is defaults."""
 JSON = {"Content-Type": "application/json"}

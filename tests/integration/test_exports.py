@@ -10,6 +10,8 @@ from palettery.app.artifacts import load
 from palettery.app.client import Client
 from palettery.app.errors import Inexpressible, NotFound
 
+pytestmark = pytest.mark.heavy  # a service of its own, whose workers load torch
+
 SPEC = {"op_state_spec": {"weight": {"n_bits": 2, "cluster_dim": 2}}}
 VECTORS = json.dumps({"global_config": SPEC | {"enable_fast_kmeans_mode": False}})
 

@@ -145,6 +145,7 @@ def test_thousands_of_idle_connections_stop_nobody(serve, tmp_path, model):
                 connection.close()
 
 
+@pytest.mark.heavy
 def test_numbers_move_with_a_job(service_of, model):
     """A job, the same again, and one that is cancelled; each role tells its share."""
     with service_of() as service:

@@ -1,27 +1,26 @@
-"""Commands that talk to a server, as a shell runs them."""
+"""Commands that talk to a server."""
 
 import json
-import os
-import subprocess
+import sys
 
 import pytest
 
-from tests.integration.service import PALETTERY
+from palettery.app.cli import main as cli
 
 INVALID = "global_confg: null"
 
 
 @pytest.fixture
-def palettery(embedded):
-    """Run a command; gives (exit code, stdout, stderr)."""
-    environment = os.environ | {"PALETTERY_SERVER": str(embedded.http.base_url)}
+def palettery(embedded, monkeypatch, capsys):
+    """Run a command in this process; gives (exit code, stdout, stderr)."""
+    monkeypatch.setenv("PALETTERY_SERVER", str(embedded.http.base_url))
 
     def run(*words):
-        command = [PALETTERY, *map(str, words)]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=300
-        )
-        return done.returncode, done.stdout.strip(), done.stderr.strip()
+        monkeypatch.setattr(sys, "argv", ["palettery", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        return ended.value.code or 0, shown.out.strip(), shown.err.strip()
 
     return run
 

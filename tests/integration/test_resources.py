@@ -55,12 +55,11 @@ def test_upload_is_streamed(embedded, size):
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
-def test_no_process_of_the_service_loads_torch(service_of, model):
+def test_no_process_of_the_service_loads_torch(server, model):
     """Only whoever asks for a form that needs it has a worker load it."""
-    with service_of() as service:
-        done = service.ended(post(service, load(model)).json()["id"])
-        assert done["state"] == "succeeded"
-        maps = [Path(f"/proc/{pid}/maps").read_text() for pid in service.processes()]
+    done = server.ended(post(server, load(model)).json()["id"])
+    assert done["state"] == "succeeded"
+    maps = [Path(f"/proc/{pid}/maps").read_text() for pid in server.processes()]
     assert any("numpy" in loaded for loaded in maps)
     assert not any("libtorch" in loaded for loaded in maps)
 

@@ -14,6 +14,8 @@ from tests.integration.conftest import ADMIN_KEY
 from tests.integration.embedded import serving
 from tests.integration.service import DEADLINE_S
 
+pytestmark = pytest.mark.heavy
+
 OF_OWNER, CONNECTIONS = 3, 10
 LIVE = "/v1/events"
 MANY = 120

@@ -16,6 +16,8 @@ from palettery.app.errors import BadInput, Inexpressible, UnsupportedFormat
 from palettery.schemas.config import KMeansPalettizerConfig, PalettizationSpec
 from tests.forged import export as exported
 
+pytestmark = pytest.mark.heavy  # the model takes long to export
+
 SIDE = 16
 GRANULARITIES = (
     {"type": "per_tensor"},
@@ -94,7 +96,6 @@ def made(tmp_path_factory):
     return model, artifact
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("to", ["coreai", "coreml"])
 def test_every_palette_that_a_target_takes(made, tmp_path, to):
     """The process that writes it reads it back, and runs what can be run here."""
@@ -114,7 +115,6 @@ def test_every_palette_that_a_target_takes(made, tmp_path, to):
     assert folder == {{"coreai": "model.aimodel", "coreml": "model.mlpackage"}[to]}
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize(("to", "suffix"), [("coreai", "aimodel"), ("coreml", "mlpackage")])
 def test_a_name_of_a_package_gets_the_folder_that_its_library_opens(made, tmp_path, to, suffix):
     model, artifact = made
@@ -138,7 +138,6 @@ class Half(nn.Module):
         return self.layer(x)
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("to", ["coreai", "coreml"])
 def test_weights_of_two_bytes(tmp_path, to):
     model, artifact = tmp_path / "half.pt2", tmp_path / "artifact"
@@ -165,7 +164,6 @@ def test_a_model_that_runs_takes_its_graph(made, tmp_path, to):
         offline.export([artifact], to, tmp_path / "out", keep_dense=True)
 
 
-@pytest.mark.heavy
 def test_the_graph_of_another_model_is_refused(made, tmp_path):
     _, artifact = made
     other = tmp_path / "other.pt2"
