@@ -294,13 +294,13 @@ def test_errors_of_a_process_are_as_many_as_are_listed():
 SERVER = """
 import asyncio, sys
 from pathlib import Path
-from palettery.app.sandbox.document_pool import Client, DocumentPool
+from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.settings import Limits
 from tests.app.sandbox.test_document_pool import wait_for
 
 async def main():
     pool = DocumentPool(Limits())
-    busy = pool.run(Client("a"), int(sys.argv[2]), wait_for, Path(sys.argv[1]))
+    busy = pool.run(DocumentClient("a"), int(sys.argv[2]), wait_for, Path(sys.argv[1]))
     await pool.check()  # so that one waits for its next task
     await busy
 
