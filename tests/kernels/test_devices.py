@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,13 +14,10 @@ from palettery.kernels.errors import DeviceError, NonFiniteError
 from palettery.kernels.palettize import palettize_on
 from palettery.kernels.scalar import torch_backend
 from tests.devices import on_devices
+from tests.spanning import spanning
 
-DTYPES = [
-    torch.float32,
-    torch.bfloat16,
-    pytest.param(torch.float16, marks=pytest.mark.heavy),
-    pytest.param(torch.float64, marks=pytest.mark.heavy),
-]
+DTYPES = [torch.float32, torch.bfloat16]
+OTHERS = [torch.float16, torch.float64]
 SETTINGS = {
     "per tensor": PaletteSettings(4),
     "groups": PaletteSettings(3, group_size=8),
@@ -38,9 +36,16 @@ def weight(dtype=torch.float32, rows=48, columns=36):
 
 
 @on_devices
-@pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("name", "weighted", "dtype"),
+    [
+        *spanning(list(SETTINGS), [False, True], DTYPES),
+        *(
+            pytest.param(*case, marks=pytest.mark.heavy)
+            for case in product(SETTINGS, [False, True], OTHERS)
+        ),
+    ],
+)
 def test_error_is_that_of_the_cpu_path(name, weighted, dtype, device):
     given = weight(dtype)
     sensitivity = torch.rand(given.shape, dtype=torch.float64) + 0.01 if weighted else None

@@ -11,7 +11,7 @@ from palettery.kernels.scalar.assign import cell_thresholds
 from palettery.kernels.scalar.exact_kmeans import find_centroids
 from palettery.kernels.scalar.torch_kernels import assign, cluster
 from tests.devices import on_devices
-from tests.spanning import spanning
+from tests.spanning import every_value
 
 Doubles = NDArray[np.float64]
 NAMES = [
@@ -50,7 +50,7 @@ def error(values: NDArray[np.float32], mass: Doubles, centroids: Doubles) -> flo
 @on_devices
 @pytest.mark.parametrize(
     ("name", "weighted", "size"),
-    spanning(NAMES, [False, True], [(3, 4), (50, 4), (3000, 16), (1500, 64)]),
+    every_value(NAMES, [False, True], [(3, 4), (50, 4), (3000, 16), (1500, 64)]),
 )
 def test_same_error_as_the_cpu_path(
     name: str, weighted: bool, size: tuple[int, int], device: str

@@ -1,6 +1,7 @@
 """Transactions and errors on every supported database."""
 
 import re
+import shutil
 import socket
 import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
@@ -176,18 +177,29 @@ def test_long_lists_are_cut_and_repeats_left_out():
     assert list(chunks([])) == []
 
 
+@pytest.fixture(scope="module")
+def many_jobs(tmp_path_factory):
+    """The file of a sound database of many jobs."""
+    path = tmp_path_factory.mktemp("sound") / "palettery.db"
+    database = open_database(f"sqlite:///{path}")
+    migrate(database)
+    records = JobRepository(database)
+    for number in range(300):
+        records.add(NewJob(f"01890a5d-ac96-774b-bcce-{number:012x}", "m" * 500, 1, Progress()))
+    database.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    return path
+
+
 @pytest.fixture
-def damaged(tmp_path):
-    """A function: a sound database of many jobs, of which a page is overwritten then."""
+def damaged(tmp_path, many_jobs):
+    """A function: a copy of that database, of which a page is overwritten."""
     path = tmp_path / "palettery.db"
 
     def make(find):
-        database = open_database(f"sqlite:///{path}")
-        migrate(database)
-        records = JobRepository(database)
-        for number in range(300):
-            records.add(NewJob(f"01890a5d-ac96-774b-bcce-{number:012x}", "m" * 500, 1, Progress()))
-        database.close()
+        shutil.copyfile(many_jobs, path)
         with sqlite3.connect(path) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             size = connection.execute("PRAGMA page_size").fetchone()[0]
