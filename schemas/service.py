@@ -78,7 +78,7 @@ class Store(Schema):
 
 
 class Service(Schema):
-    """One service, as the process that was asked knows it."""
+    """One service, as the process that answers sees it."""
 
     version: str
     """Version of Palettery that it runs."""

@@ -46,12 +46,6 @@ INVALID_BODY = problems(
 UNKNOWN = problems(_404="no such config")
 
 
-async def configs_of(request: Request) -> ConfigService:
-    """The service's configs."""
-    found: ConfigService = request.state.configs
-    return found
-
-
 async def read_document(request: Request, most_bytes: int) -> ConfigDocument:
     """Return the config document in a request's body.
 

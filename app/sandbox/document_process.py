@@ -35,7 +35,7 @@ RECYCLE_BYTES = 32 << 20
 def serve(connection: socket, memory_bytes: int, niceness: int) -> None:
     """Run functions and send their results, until the connection is closed."""
     end_with_parent(os.getppid())
-    # One of them tells the parent that the server has ended; held open here, it never would.
+    # One of them tells the parent that the server has ended; kept open here, it never would.
     os.closerange(FIRST_FILE, connection.fileno())
     os.closerange(connection.fileno() + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     signal.signal(

@@ -117,7 +117,7 @@ class ModuleKMeansPalettizerConfig(Schema):
         if value and vectors:
             got = ", ".join(f"{dim} for {name!r}" for name, dim in vectors.items())
             raise ValueError(
-                "enable_fast_kmeans_mode must be false (it is true unless said otherwise) where "
+                "enable_fast_kmeans_mode must be false (the default is true) where "
                 f"cluster_dim is above 1; got cluster_dim {got}"
             )
         return value

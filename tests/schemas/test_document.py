@@ -134,7 +134,7 @@ def test_faults_of_different_levels_are_told_together():
             "unknown key 'palettization_specs'; did you mean 'palettization_spec'?"
         ),
         f"{config}/global_config/enable_fast_kmeans_mode": (
-            "enable_fast_kmeans_mode must be false (it is true unless said otherwise) where "
+            "enable_fast_kmeans_mode must be false (the default is true) where "
             "cluster_dim is above 1; got cluster_dim 2 for 'weight', 4 for 'bias'"
         ),
         f"{config}/global_config/op_input_spec": (

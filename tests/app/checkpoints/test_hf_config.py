@@ -259,7 +259,7 @@ def test_a_worker_that_does_not_end_is_killed(read, shim):
     files = {"m": MATRIX, "config.json": json.dumps(BERT).encode()}
     before = {child.pid for child in psutil.Process().children()}
     [warning] = read(files, Limits(hf_timeout_s=3)).warnings
-    assert "over the 3 s allowed (PALETTERY_LIMIT_HF_TIMEOUT_S)" in warning
+    assert "exceeded the limit of 3 s (PALETTERY_LIMIT_HF_TIMEOUT_S)" in warning
     assert {child.pid for child in psutil.Process().children()} <= before
 
 

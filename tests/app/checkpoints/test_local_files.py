@@ -262,7 +262,7 @@ def test_a_name_that_is_not_utf8_is_one_line(palettery, tmp_path):
     shutil.move(tmp_path / "m.safetensors", path)
     code, _, output = palettery("plan", path, "--preset", "w4")
     assert (code, output.count("\n")) == (2, 1)
-    assert "is not UTF-8; give the file another one, or a link" in output
+    assert "is not UTF-8; rename the file, or pass a link to it" in output
 
 
 def test_a_folder_whose_name_is_not_utf8_can_be_read(tmp_path):
