@@ -117,6 +117,7 @@ def _palettize(
         source_url=model.storage.url,
     )
     perform(finish)
+    store.delete_folder(f"{JOB}/parts")
     return read_report(store, JOB)
 
 
