@@ -108,7 +108,9 @@ def test_unknown_format(text):
 
 
 def test_label_and_text_that_are_too_long():
-    with pytest.raises(InvalidUpload, match=r"the field 'label': .* is no label; send one line of"):
+    with pytest.raises(
+        InvalidUpload, match=r"the field 'label': .* is not a valid label; send one line of"
+    ):
         read(label=b"a\nb")
     with pytest.raises(InvalidUpload, match=r"the field 'webhook_url' .* at most 2,048 characters"):
         read(webhook_url=b"x" * 2049)

@@ -112,7 +112,7 @@ def test_delete_takes_results_and_the_need_of_files_along(records, database):
     )
     results.remember("local", job_id, [result])
     assert results.by_content("local", ["1" * 64]) == {"1" * 64: result.stored}
-    assert not files.forget("a" * 64)
+    assert not files.delete_if_unused("a" * 64)
     records.delete(job_id)
     with pytest.raises(NotFound):
         records.get(job_id)

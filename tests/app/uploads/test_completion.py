@@ -33,11 +33,6 @@ from tests.app.uploads.conftest import (
 )
 
 
-@pytest.fixture
-def database_url(tmp_path):
-    return f"sqlite:///{tmp_path / 'palettery.db'}"
-
-
 @pytest.mark.parametrize("order", [(1, 2, 3, 4), (4, 3, 2, 1), (2, 4, 1, 3)])
 def test_parts_in_any_order_make_a_model(world, large, order):
     upload = world.start(m=large)

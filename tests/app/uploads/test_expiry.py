@@ -3,8 +3,6 @@
 import os
 from datetime import UTC, datetime
 
-import pytest
-
 from palettery.app.uploads.parts import part_path
 from tests.app.uploads.conftest import (
     DAY,
@@ -12,11 +10,6 @@ from tests.app.uploads.conftest import (
     completed,
     run,
 )
-
-
-@pytest.fixture
-def database_url(tmp_path):
-    return f"sqlite:///{tmp_path / 'palettery.db'}"
 
 
 def aged(world, path, days):

@@ -15,11 +15,6 @@ from palettery.schemas.uploads import LEAST_PART_BYTES
 from tests.app.uploads.conftest import digest_header, run, streamed
 
 
-@pytest.fixture
-def database_url(tmp_path):
-    return f"sqlite:///{tmp_path / 'palettery.db'}"
-
-
 @pytest.mark.parametrize(
     ("body", "headers", "kind", "message"),
     [
