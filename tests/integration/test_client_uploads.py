@@ -88,6 +88,7 @@ def parts_taken_in(http):
     )
 
 
+@pytest.mark.heavy
 def test_upload_past_the_server_to_its_store(cluster, tmp_path):
     path, before = weights_file(tmp_path / "m.safetensors", 21, 20), parts_taken_in(cluster.http)
     with Client(url_of(cluster)) as client:

@@ -247,7 +247,7 @@ def test_reader_of_small_answers_that_stops_reading(impatient):
 @pytest.fixture(scope="module")
 def patient() -> Iterator[Service]:
     """Fast enough for a test that waits for a few of its windows."""
-    with serving(head_timeout_s=1, keep_alive_s=1, stall_timeout_s=1, stall_bytes=1_000) as service:
+    with serving(head_timeout_s=2, keep_alive_s=2, stall_timeout_s=2, stall_bytes=2_000) as service:
         yield service
 
 
@@ -324,7 +324,7 @@ def test_slow_reader_passes(patient):
         connection.settimeout(DEADLINE_S)
         connection.connect(("127.0.0.1", patient.port))
         connection.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
-        end = time.monotonic() + 3
+        end = time.monotonic() + 6
         while time.monotonic() < end:
             assert connection.recv(1 << 13)
             time.sleep(PACE_S)

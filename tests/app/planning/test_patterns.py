@@ -28,7 +28,7 @@ def found(pattern):
     return patterns.matching(pattern, TEXTS, "/p")
 
 
-@settings(max_examples=200)
+@settings(max_examples=500)
 @given(st.lists(st.sampled_from(PIECES), max_size=7).map("".join))
 def test_same_as_re_fullmatch(pattern):
     try:
