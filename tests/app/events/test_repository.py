@@ -207,7 +207,7 @@ def test_event_and_change_are_one(records, events, database):
         raise LookupError
 
     noticed = JobRepository(database, notify=refuse)
-    job_id = add(records, webhook_url=HOOK)
+    job_id = add(records, options=JobOptions(webhook_url=HOOK))
     before = texts(events, job_id)
     with pytest.raises(LookupError):
         noticed.cancel(job_id)

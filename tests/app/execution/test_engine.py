@@ -8,6 +8,7 @@ import pytest
 from palettery.app.errors import Conflict, DeadlineExceeded, problem
 from palettery.app.execution.engine import FIRST_PRIORITY, QUEUE, VERSION, WORKFLOW, workflow_id
 from palettery.app.jobs.job_rows import NewJob
+from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Progress
 from tests.databases import KINDS
 
@@ -40,7 +41,7 @@ def refusing(engine):
 
 
 def test_job_and_its_workflow_come_to_be_together(engine, jobs):
-    job_id = add(jobs, engine.enqueue, priority=9)
+    job_id = add(jobs, engine.enqueue, options=JobOptions(priority=9))
     assert states(engine, job_id) == ["alive", "none", "none"]
     (workflow,) = engine._client.list_workflows()
     assert (workflow.workflow_id, workflow.name, workflow.queue_name) == (

@@ -162,5 +162,5 @@ def test_pages(world):
 
 @pytest.mark.parametrize("cursor", ["", "x", "é", "e30=", "WzEsMl0=", "bnVsbA==", "W" * 400])
 def test_invalid_cursor(world, cursor):
-    with pytest.raises(BadInput, match="not one this server gave"):
+    with pytest.raises(BadInput, match="the cursor is not valid; start again without it"):
         world.models.page("a", 10, cursor)

@@ -4,6 +4,7 @@ import pytest
 
 from palettery.app.jobs.repository import JobRepository
 from palettery.app.webhooks.repository import WebhookRepository
+from palettery.schemas.job_options import JobOptions
 from tests.app.jobs.sample_jobs import add
 
 URL = "https://example.com/hook"
@@ -26,7 +27,7 @@ def test_each_owner_has_a_secret_until_it_is_replaced(webhooks):
 
 def test_target_of_a_job(database, webhooks):
     jobs = JobRepository(database)
-    with_hook, without = add(jobs, webhook_url=URL, owner="a"), add(jobs)
+    with_hook, without = add(jobs, options=JobOptions(webhook_url=URL), owner="a"), add(jobs)
     assert webhooks.target(with_hook) == (URL, webhooks.secret("a"))
     assert webhooks.target(without) is None
     jobs.cancel(with_hook)
