@@ -83,7 +83,7 @@ def test_a_path_that_is_too_long_for_sqlite_is_one_line(palettery, tmp_path):
     folder = tmp_path.joinpath(*["deep" * 10] * 20)
     code, out, err = palettery("migrate", "--data-dir", folder)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "SQLite takes 500; choose a shorter --data-dir" in err
+    assert "SQLite allows 500; choose a shorter --data-dir" in err
 
 
 def test_relative_folders_are_those_of_now(tmp_path, monkeypatch):
