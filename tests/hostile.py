@@ -476,7 +476,7 @@ REFUSED: Mapping[str, Refused] = {
             )
         },
         "unsupported_format",
-        "did not write",
+        "a zip archive, but not of PyTorch",
     ),
     # Other
     "ONNX": Refused(one(b"\x08\x08\x12\x07pytorch\x1a\x052.0.0"), "unsupported_format", "ONNX"),

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 HTTP_CODES = {
     400: "bad_request",
-    405: "method_method_not_allowed",
+    405: "method_not_allowed",
     412: "precondition_failed",
     413: "too_large",
     414: "uri_too_long",

@@ -258,7 +258,7 @@ class Service:
         """Where the parts lie of uploads that are open."""
         found = {path: upload_of(path) for path in self.store.list(PARTS)}
         with self.database() as database:
-            still_open = UploadRepository(database, timedelta(0)).open(set(found.values()))
+            still_open = UploadRepository(database, timedelta(0)).open_ids(set(found.values()))
         return [path for path, upload_id in found.items() if upload_id in still_open]
 
     def leftovers(self) -> list[str]:

@@ -99,7 +99,7 @@ def test_a_form_that_takes_a_graph_is_refused_without_one(server, tmp_path, mode
     path.write_bytes(model)
     with Client(str(server.http.base_url)) as client:
         for ask in (client.plan, client.submit):
-            with pytest.raises(UnsupportedFormat, match="coreai is a model that runs"):
+            with pytest.raises(UnsupportedFormat, match="coreai is a runnable model"):
                 ask(path, preset="w4", formats=["coreai"])
 
 
