@@ -55,7 +55,7 @@ class Artifact:
     kept: Mapping[str, LocatedTensor]
     """Untouched tensors by name."""
     check: Check = no_check
-    """Called regularly during decoding; raises to cancel it."""
+    """Function that is called regularly during decoding; it raises to cancel."""
 
     def array(self, stored: LocatedTensor) -> NDArray[np.generic]:
         """Return one stored tensor, of a dtype that numpy has."""

@@ -32,7 +32,7 @@ class Header:
     """Tensors and metadata of a safetensors file."""
 
     tensors: tuple[StoredTensor, ...]
-    """In the order of their bytes."""
+    """Tensors in the order of their bytes."""
     metadata: Mapping[str, str]
 
 

@@ -39,7 +39,7 @@ from palettery.schemas.tasks import CompressionTask, FinishTask, JobRequest
 JOB = "job"
 """Folder of the job, in the temporary folder of its output."""
 Advance = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
+"""Progress callback, called with (bytes done, total bytes)."""
 
 
 def plan(

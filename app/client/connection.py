@@ -68,7 +68,7 @@ class Connection:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         try:
             self.external = httpx.AsyncClient(timeout=TIMEOUT, limits=limits)
-            """For presigned URLs of the object store, which must not receive the key."""
+            """Client for presigned URLs of the object store, which must not receive the key."""
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             raise BadInput(
                 f"a proxy of the environment cannot be used ({error}); correct or unset "
