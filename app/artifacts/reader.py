@@ -36,7 +36,7 @@ NAME_CHARACTERS = MODEL_NAME_CHARACTERS + 1 + max(map(len, PALETTE_KEYS))
 
 @dataclass(frozen=True)
 class LocatedTensor:
-    """A tensor of an artifact and the file it lies in."""
+    """A tensor of an artifact, and the path of its file."""
 
     path: str
     tensor: StoredTensor
@@ -51,7 +51,7 @@ class Artifact:
     """One per file."""
     weights: Mapping[str, PalettizedWeight]
     palettes: Mapping[str, Mapping[str, LocatedTensor]]
-    """Palettized name -> `indices`, `lut` and so on."""
+    """Name of a palettized weight -> its arrays `indices`, `lut` and so on."""
     kept: Mapping[str, LocatedTensor]
     """Untouched tensors by name."""
     check: Check = no_check
@@ -110,7 +110,7 @@ class Artifact:
         return {key: self.array(stored) for key, stored in parts.items() if key != "indices"}
 
     def tied(self) -> dict[str, str]:
-        """Return every other name of a tensor -> its first name."""
+        """Return a map of every other name of a tensor to its first name."""
         return {
             alias: name
             for metadata in self.metadata
@@ -119,7 +119,7 @@ class Artifact:
         }
 
     def firsts(self) -> dict[str, str]:
-        """Return every name of a tensor -> its first name."""
+        """Return a map of every name of a tensor to its first name."""
         return {name: name for name in (*self.weights, *self.kept)} | self.tied()
 
     def dense_bytes(self, name: str) -> int:

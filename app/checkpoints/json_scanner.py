@@ -9,7 +9,7 @@ from palettery.app.errors import InvalidModel, TooLarge
 from palettery.app.settings import Limits
 
 VALUES_PER_TENSOR, SPARE_VALUES = 16, 10_000
-"""Maximum number of values in a document: so many for each allowed tensor, and some more."""
+"""Maximum number of values in a document: for each allowed tensor, plus a constant."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 

@@ -22,7 +22,7 @@ FUNCTIONS = frozenset(
 """Functions that an expression may call."""
 SYMBOL = re.compile(r"(s|u|zuf|zf)\d{1,9}")
 ASSUMPTIONS = frozenset(("integer", "positive", "nonnegative", "real"))
-"""Keywords of a symbol."""
+"""Allowed keyword arguments of a symbol."""
 
 
 def check_expression(text: str) -> str:

@@ -34,7 +34,7 @@ class FunctionCall:
     module: str
     """Path of the calling module."""
     instance: str
-    """Identity of the pass through the module."""
+    """Identity of one execution of the module, which may run several times."""
     function: str
     """Name of the function, such as `linear`."""
     reads: dict[str, None] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class GraphSummary:
     """The modules, states and function calls of a graph."""
 
     modules: Sequence[str]
-    """Paths of all modules as `named_modules(remove_duplicate=False)` lists them, if present."""
+    """Paths of all modules as `named_modules(remove_duplicate=False)` lists them; may be empty."""
     types: Mapping[str, str]
     """Path -> fully qualified type, of the modules that ran."""
     states: Sequence[str]
@@ -176,7 +176,7 @@ class _GraphWalker:
             self._by_pass.setdefault((instance, torch_fn or ""), call).reads.update(reads)
 
     def _innermost(self, stack: object, what: str) -> tuple[str, str]:
-        """Return the pass and the path of a node's module; record the types of its parents."""
+        """Return the execution and the path of a node's module; record the types of its parents."""
         if stack is not None and not isinstance(stack, str):
             raise InvalidModel(f"{what}: 'nn_module_stack' must be a string; {EXPORT_AGAIN}")
         instance, module = "", ""

@@ -19,7 +19,7 @@ def check_numbers(graph: Graph, what: str) -> None:
     """Check that no number in a graph can have over `MAX_BITS` bits.
 
     Raises:
-        UnsupportedFormat: it can, or an exponent is no small constant.
+        UnsupportedFormat: a number can have more, or an exponent is no small constant.
     """
     bits: dict[str, int] = {}
     for node in graph.nodes:

@@ -89,7 +89,7 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
 
 
 def _check_single_format(files: Sequence[StoredFile], shards: Mapping[int, FileFormat]) -> None:
-    """Check that no safetensors lie among checkpoints of torch.save: they would be two models."""
+    """Check that safetensors are not mixed with checkpoints of torch.save: those are two models."""
     one = next((number for number, format_ in shards.items() if format_ == "safetensors"), None)
     other = next((number for number, format_ in shards.items() if format_ != "safetensors"), None)
     if one is not None and other is not None:

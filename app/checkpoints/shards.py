@@ -105,10 +105,10 @@ def select_files(
 def check_index(
     selection: ShardSelection, files: Sequence[StoredFile], tensors: Iterable[StoredTensor]
 ) -> None:
-    """Check that every tensor lies in the shard that the index names.
+    """Check that every tensor is in the shard that the index names.
 
     Raises:
-        InvalidModel: a tensor lies elsewhere, or is missing.
+        InvalidModel: a tensor is in another shard, or is missing.
     """
     if selection.index is None:
         return

@@ -17,7 +17,7 @@ from palettery.app.storage.base import Storage
 SPARE_MEMBERS = 64
 """Members that an archive may have in addition to one per tensor."""
 ZIP64_MARKER = 0xFFFFFFFF
-"""Placeholder of a number that is too large for its field and lies in a zip64 field."""
+"""Placeholder of a number that is too large for its field; a zip64 field has its value."""
 SAVE_AGAIN = "save the model again with torch.save or torch.export.save, without changes"
 FETCH_AGAIN = "fetch or write the file again"
 JOIN_SHARDS = (

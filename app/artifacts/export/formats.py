@@ -19,9 +19,9 @@ EXTRA = "export"
 DTYPES = {"F64": "float64", "BF16": "bfloat16", "F16": "float16"}
 """Names, for messages, of dtypes that a format may lack."""
 Write = Callable[[ExportRequest], str]
-"""Writes an export, and returns its SHA-256."""
+"""Function that writes an export and returns its SHA-256."""
 Check = Callable[[ExportRequest], None]
-"""Raises InvalidArtifact if the export is not LUT[indices]."""
+"""Function that raises InvalidArtifact if the export is not LUT[indices]."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,14 @@ class Format:
     write: Write
     check: Check
     unsupported_feature: Callable[[PalettizedWeight, bool], str | None]
-    """Feature that a weight needs and the format lacks; the flag: it has a per-channel scale."""
+    """Function that returns the feature that a weight needs and the format lacks; the second argument
+    is whether the weight has a per-channel scale."""
     suffix: str
-    """Suffix of its file's name."""
+    """Suffix of the file name."""
     package: str | None = None
-    """Package that it needs beyond the required ones."""
+    """Optional package that writing it needs."""
     needs_graph: bool = False
-    """Whether it is a runnable model, which needs a graph: a `.pt2`."""
+    """Whether the format is of runnable models, which need the graph of a `.pt2`."""
 
 
 def _torchao() -> ModuleType:

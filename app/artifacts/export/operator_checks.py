@@ -1,7 +1,7 @@
 """Checks of arguments that some operators of torch do not validate, when they are called.
 
 A few common operators read or write out of bounds, or never end, if shapes or sizes are not what
-they expect. These are known for certain only while the graph runs.
+they expect. Only while the graph runs are these certain.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,8 +23,8 @@ class CheckedOperators(TorchFunctionMode):
     """Context in which the arguments of operators are checked before each call.
 
     Raises:
-        ValueError: the arguments of an operator are invalid, and it would not check them itself;
-            it has not run.
+        ValueError: the arguments of an operator are invalid, and it does not check them itself; the
+            operator was not called.
     """
 
     def __torch_function__(
