@@ -54,7 +54,7 @@ class JsonScanner:
         check_value_count(text, limits, what)
         self._text, self._what, self._at = text, what, 0
 
-    def members(self) -> Iterator[str]:
+    def object_keys(self) -> Iterator[str]:
         """Enter an object and yield its keys.
 
         Raises:

@@ -256,8 +256,8 @@ _FUNCTIONS: Mapping[str, object] = {
         "a storage without its tensor", f"make it a tensor {_SAVE_AGAIN}"
     ),
     **{
-        f"torch.{place}sparse.{kind}Tensor": _SPARSE
-        for place in ("", "cuda.")
+        f"torch.{submodule}sparse.{kind}Tensor": _SPARSE
+        for submodule in ("", "cuda.")
         for kind in _TENSOR_CLASSES
     },
     "torch._utils._rebuild_nested_tensor": _unreadable(
@@ -275,15 +275,15 @@ GLOBALS: Mapping[str, object] = {
     **dict.fromkeys(("torch.Tensor", "torch.nn.parameter.Parameter"), TensorClass()),
     "torch.nn.parameter.Buffer": TensorClass(),
     **{
-        f"torch.{place}{kind}Tensor": TensorClass()
-        for place in ("", "cuda.")
+        f"torch.{submodule}{kind}Tensor": TensorClass()
+        for submodule in ("", "cuda.")
         for kind in _TENSOR_CLASSES
     },
     "torch.storage.UntypedStorage": StorageType(None),
     "torch.UntypedStorage": StorageType(None),
     **{
-        f"torch.{place}{name}": StorageType(dtype)
-        for place in ("", "cuda.")
+        f"torch.{submodule}{name}": StorageType(dtype)
+        for submodule in ("", "cuda.")
         for name, dtype in _STORAGE_DTYPES.items()
     },
     **{f"torch.{dtype}": TorchDtype(dtype) for dtype in _TORCH_DTYPES},

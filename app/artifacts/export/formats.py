@@ -31,8 +31,8 @@ class Format:
     write: Write
     check: Check
     unsupported_feature: Callable[[PalettizedWeight, bool], str | None]
-    """Function that returns the feature that a weight needs and the format lacks; the second argument
-    is whether the weight has a per-channel scale."""
+    """Function that returns the feature that a weight needs and the format lacks; the second
+    argument is whether the weight has a per-channel scale."""
     suffix: str
     """Suffix of the file name."""
     package: str | None = None
@@ -46,11 +46,11 @@ def _torchao() -> ModuleType:
     return importlib.import_module("palettery.app.artifacts.export.torchao")
 
 
-def _checked_in_sandbox(_: ExportRequest) -> None:
+def _skip_check(_: ExportRequest) -> None:
     """Do nothing: the process that wrote the export has checked it."""
 
 
-def _none_in_dense(_: PalettizedWeight, __: bool) -> None:
+def _unsupported_by_dense(_: PalettizedWeight, __: bool) -> None:
     """Return None: dense tensors express everything."""
 
 
@@ -77,7 +77,7 @@ def _unsupported_by_coreml(weight: PalettizedWeight, is_scaled: bool) -> str | N
 
 
 FORMATS: Mapping[ExportFormat, Format] = {
-    "dense": Format(write_dense, check_dense, _none_in_dense, ".safetensors"),
+    "dense": Format(write_dense, check_dense, _unsupported_by_dense, ".safetensors"),
     "torchao": Format(
         lambda request: _torchao().write_torchao(request),
         lambda request: _torchao().check_torchao(request),
@@ -87,7 +87,7 @@ FORMATS: Mapping[ExportFormat, Format] = {
     ),
     "coreai": Format(
         partial(convert_in_sandbox, "coreai"),
-        _checked_in_sandbox,
+        _skip_check,
         _unsupported_by_coreai,
         ".aimodel.zip",
         "coreai_torch",
@@ -95,7 +95,7 @@ FORMATS: Mapping[ExportFormat, Format] = {
     ),
     "coreml": Format(
         partial(convert_in_sandbox, "coreml"),
-        _checked_in_sandbox,
+        _skip_check,
         _unsupported_by_coreml,
         ".mlpackage.zip",
         "coremltools",

@@ -63,12 +63,12 @@ class StateDict:
 def artifact_state_dict(artifact: Artifact) -> StateDict:
     """Return an artifact's tensors, decoded."""
     palettized = [
-        StateTensor(name, weight.dtype, weight.shape, partial(_decoded, artifact, name))
+        StateTensor(name, weight.dtype, weight.shape, partial(_decode_weight, artifact, name))
         for name, weight in artifact.weights.items()
     ]
     kept = [
         StateTensor(
-            name, stored.tensor.dtype, stored.tensor.shape, partial(_kept, artifact, stored)
+            name, stored.tensor.dtype, stored.tensor.shape, partial(_read_kept, artifact, stored)
         )
         for name, stored in artifact.kept.items()
     ]
@@ -164,11 +164,11 @@ def _write(to: Path, runnable: Runnable, tensors: StateDict, source: ExportSourc
         _write_config(archive, "constants", constants)
 
 
-def _decoded(artifact: Artifact, name: str) -> bytes:
+def _decode_weight(artifact: Artifact, name: str) -> bytes:
     return artifact.dense(name).tobytes()
 
 
-def _kept(artifact: Artifact, stored: LocatedTensor) -> bytes:
+def _read_kept(artifact: Artifact, stored: LocatedTensor) -> bytes:
     return bytes(artifact.data(stored))
 
 
