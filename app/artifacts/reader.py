@@ -52,7 +52,7 @@ class Artifact:
     weights: Mapping[str, PalettizedWeight]
     palettes: Mapping[str, Mapping[str, LocatedTensor]]
     """Name of a palettized weight -> its arrays `indices`, `lut` and so on."""
-    kept: Mapping[str, LocatedTensor]
+    kept_tensors: Mapping[str, LocatedTensor]
     """Untouched tensors by name."""
     check: Check = no_check
     """Function that is called regularly during decoding; it raises to cancel."""
@@ -109,7 +109,7 @@ class Artifact:
         parts = self.palettes[name]
         return {key: self.array(stored) for key, stored in parts.items() if key != "indices"}
 
-    def tied(self) -> dict[str, str]:
+    def tied_names(self) -> dict[str, str]:
         """Return a map of every other name of a tensor to its first name."""
         return {
             alias: name
@@ -118,9 +118,9 @@ class Artifact:
             for alias in aliases
         }
 
-    def firsts(self) -> dict[str, str]:
+    def first_names(self) -> dict[str, str]:
         """Return a map of every name of a tensor to its first name."""
-        return {name: name for name in (*self.weights, *self.kept)} | self.tied()
+        return {name: name for name in (*self.weights, *self.kept_tensors)} | self.tied_names()
 
     def dense_bytes(self, name: str) -> int:
         """Return the size of a palettized weight after decoding."""

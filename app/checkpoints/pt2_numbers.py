@@ -32,8 +32,8 @@ def check_numbers(graph: Graph, what: str) -> None:
             raise UnsupportedFormat(
                 f"{what} cannot be passed to torch, and nothing of it was run: its node "
                 f"{node.label()[:100]!r} ({node.target}) computes a number of up to {needed:,} "
-                f"bits; {MAX_BITS:,} are allowed, and powers up to {MAX_EXPONENT}: export the model "
-                "with smaller computations of sizes"
+                f"bits; {MAX_BITS:,} are allowed, and powers up to {MAX_EXPONENT}: export the "
+                "model with smaller computations of sizes"
             )
         bits |= dict.fromkeys(node.output_names(), needed)
 

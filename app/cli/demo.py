@@ -101,12 +101,12 @@ def _check(artifact: Path, dense: Path, model: Path) -> str:
     for name in packed.weights:
         if not np.array_equal(decoded[name], packed.dense(name)):
             raise PaletteryError(f"{name}: decompressed differs from LUT[indices]")
-    for name in packed.kept:
+    for name in packed.kept_tensors:
         if decoded[name].tobytes() != original[name].tobytes():
             raise PaletteryError(f"{name}: an untouched tensor changed")
     return (
         f"{len(packed.weights)} tensors equal LUT[indices], "
-        f"{len(packed.kept)} untouched ones are byte-identical to the upload"
+        f"{len(packed.kept_tensors)} untouched ones are byte-identical to the upload"
     )
 
 

@@ -132,7 +132,7 @@ def inspect(paths: Sequence[Path]) -> ArtifactSummary:
         )
         for name, weight in artifact.weights.items()
     )
-    kept = {name: stored.tensor.size_bytes for name, stored in artifact.kept.items()}
+    kept = {name: stored.tensor.size_bytes for name, stored in artifact.kept_tensors.items()}
     return ArtifactSummary(palettized=palettized, kept=kept, software=artifact.metadata[0].software)
 
 

@@ -20,7 +20,7 @@ def write_dense(request: ExportRequest) -> str:
     """
     artifact = request.artifact
     entries = sort_entries([*_decoded_entries(artifact), *_kept_entries(artifact)])
-    return request.write(stream(entries, {"format": "pt"} | artifact.tied()))
+    return request.write(stream(entries, {"format": "pt"} | artifact.tied_names()))
 
 
 def check_dense(request: ExportRequest) -> None:
@@ -56,7 +56,7 @@ def _decoded_entries(artifact: Artifact) -> Iterator[TensorEntry]:
 
 
 def _kept_entries(artifact: Artifact) -> Iterator[TensorEntry]:
-    for name, stored in artifact.kept.items():
+    for name, stored in artifact.kept_tensors.items():
         tensor, path = stored.tensor, stored.path
 
         def chunks(

@@ -70,9 +70,9 @@ def artifact_state_dict(artifact: Artifact) -> StateDict:
         StateTensor(
             name, stored.tensor.dtype, stored.tensor.shape, partial(_read_kept, artifact, stored)
         )
-        for name, stored in artifact.kept.items()
+        for name, stored in artifact.kept_tensors.items()
     ]
-    return StateDict([*palettized, *kept], artifact.tied())
+    return StateDict([*palettized, *kept], artifact.tied_names())
 
 
 def uploaded_state_dict(checkpoint: Checkpoint, storage: Storage) -> StateDict:
@@ -116,14 +116,14 @@ def palettized_inputs(
     program: ExportedProgram, artifact: Artifact, dense: Collection[str]
 ) -> dict[str, str]:
     """Return graph input -> palettized weight, for the inputs that the outputs depend on."""
-    firsts = artifact.firsts()
+    first_names = artifact.first_names()
     signature = program.graph_signature
     states = signature.inputs_to_parameters | signature.inputs_to_buffers
     needed = {node.name for node in _needed(program.graph)}
     return {
         argument: name
         for argument, state in states.items()
-        if (name := firsts.get(state, "")) in artifact.weights
+        if (name := first_names.get(state, "")) in artifact.weights
         and name not in dense
         and argument in needed
     }
