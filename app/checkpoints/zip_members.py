@@ -79,7 +79,7 @@ def read_member(
 
 
 def strip_root_folder(members: Mapping[str, ZipMember], name: str) -> Mapping[str, ZipMember]:
-    """Return the members by their names without the folder that all of them lie in.
+    """Return the members by their names without the folder that contains all of them.
 
     Raises:
         InvalidModel: there is no common folder.

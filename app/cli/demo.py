@@ -26,7 +26,7 @@ from palettery.app.storage.open import open_storage
 
 PRESET = "w4"
 START_DEADLINE_S = 600
-"""The first start compiles the kernels, about a minute on two cores."""
+"""Deadline of the start; the first one compiles the kernels, about a minute on two cores."""
 
 
 def main(model: Path) -> None:

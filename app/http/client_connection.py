@@ -38,11 +38,11 @@ class Phase(Enum):
     """Part of a request or response that a connection is waiting for."""
 
     IDLE = auto()
-    """The next request."""
+    """Start of the next request."""
     HEAD = auto()
-    """The rest of the request line and headers."""
+    """Rest of the request line and headers."""
     BODY = auto()
-    """The rest of the body."""
+    """Rest of the request's body."""
     RESPONSE = auto()
     """The application's response."""
 

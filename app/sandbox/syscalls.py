@@ -51,7 +51,7 @@ NETWORK: Sequence[str] = (
     *("socket", "connect", "bind", "listen", "accept", "accept4", "sendmsg", "recvmsg"),
     *("sendmmsg", "recvmmsg", "setsockopt", "getpeername"),
 )
-"""Allowed in addition with network access."""
+"""Calls that are allowed in addition with network access."""
 REFUSED: Sequence[str] = (
     *("fork", "vfork", "execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev"),
     *("truncate", "link", "linkat", "symlink", "symlinkat", "mount", "unshare", "setns"),
