@@ -1,4 +1,4 @@
-"""What made a result."""
+"""Version of Palettery, as results record it."""
 
 from importlib.metadata import version
 

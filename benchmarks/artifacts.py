@@ -75,7 +75,7 @@ def _saved(arrays: dict[str, NDArray[Any]], path: Path) -> None:
 
 
 def _read(artifact: Artifact) -> None:
-    for parts in (artifact.kept, *artifact.palettes.values()):
+    for parts in (artifact.kept_tensors, *artifact.palettes.values()):
         for stored in parts.values():
             artifact.array(stored)
 

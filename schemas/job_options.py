@@ -15,7 +15,7 @@ from palettery.schemas.labels import Label
 
 
 class JobOptions(Schema):
-    """How a job is run.
+    """Options of a job.
 
     Its config is given as `config`, `config_name` or `preset`: exactly one of the three.
     """

@@ -23,9 +23,9 @@ class JobSubmission(JobOptions):
     """
 
     model_id: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """The model."""
+    """Id of the model."""
     sensitivities_id: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """A model whose tensors weight the error of each weight; null: all weights count alike."""
+    """Id of a model whose tensors weight the errors; null: all weights count alike."""
     config: KMeansPalettizerConfig | None = None
     """The config, in this form or in that of coreai-opt's files."""
 
@@ -98,6 +98,6 @@ class JobPage(Schema):
     """One page of jobs, newest first."""
 
     items: tuple[Job, ...]
-    """The jobs."""
+    """Jobs of this page."""
     next_cursor: str | None = None
     """Value of `cursor` for the next page; null on the last."""

@@ -103,10 +103,10 @@ class Usage(Schema):
 
 
 class Me(Schema):
-    """Who is asking."""
+    """The caller of the request."""
 
     owner: str
-    """Whose rows are seen."""
+    """Owner whose jobs, models and uploads the caller sees."""
     scopes: tuple[Scope, ...]
     """Permissions of the caller."""
     limits: OwnerLimits

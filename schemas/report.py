@@ -28,7 +28,7 @@ class SliceOutcome(Schema):
     """Sum of squared weights."""
     max_error: NonNegativeFloat = 0.0
     seconds: NonNegativeFloat = 0.0
-    """Kernel time, of the job that computed the slice."""
+    """Kernel time in the job that computed the slice."""
     content_sha256: str | None = None
     """Digest of the input bytes in hexadecimal; null if not requested."""
     reused: bool = False
@@ -75,7 +75,7 @@ class TensorReport(Schema):
     size_after_bytes: NonNegativeInt
     """Size in the artifact: indices, LUTs and scales, or the unchanged tensor."""
     bits_per_weight: NonNegativeFloat
-    """Bits of indices, LUTs and scales per weight, as coreai-opt's `bits_per_weight` has it."""
+    """Bits of indices, LUTs and scales per weight, as defined by coreai-opt's `bits_per_weight`."""
     sse: NonNegativeFloat = 0.0
     """Sum of squared errors."""
     snr_db: float | None = None

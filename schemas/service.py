@@ -78,7 +78,7 @@ class Store(Schema):
 
 
 class Service(Schema):
-    """One service, as the process that answers sees it."""
+    """State of the service, as seen by the process that answers."""
 
     version: str
     """Version of Palettery that it runs."""

@@ -6,10 +6,10 @@ from palettery.schemas.base import Schema
 
 
 class TensorStatistics(Schema):
-    """A palettized tensor's weights, its palette and its error, each as far as a picture shows it.
+    """Weights, palette and error of a palettized tensor, summarized for charts.
 
-    Cell `i` of a histogram counts values from `(first_cell + i) * 2**cell_exponent` up to where the
-    next one begins.
+    Cell `i` of a histogram counts values from `(first_cell + i) * 2**cell_exponent` up to the
+    beginning of the next cell.
     """
 
     name: str
@@ -31,7 +31,7 @@ class TensorStatistics(Schema):
     unused: NonNegativeInt
     """Number of LUT entries that no index points to."""
     groups_each: PositiveInt
-    """Number of groups in each number of `group_mse`; the last may have fewer."""
+    """Number of groups averaged in each entry of `group_mse`; the last entry may have fewer."""
     group_mse: tuple[NonNegativeFloat, ...]
     """Mean squared error of consecutive groups, in their order; at most 256 numbers."""
 

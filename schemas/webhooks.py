@@ -1,4 +1,4 @@
-"""What a webhook sends, and the secret that signs it.
+"""Payloads of webhooks, and the secret that signs them.
 
 Source: Standard Webhooks, https://www.standardwebhooks.com.
 """

@@ -14,7 +14,7 @@ def open_files(paths: Sequence[Path]) -> Artifact:
 
     Raises:
         InvalidArtifact: see `open_artifact`.
-        BadInput: a file cannot be read, or the files lie in several folders.
+        BadInput: a file cannot be read, or the files are in several folders.
     """
     stored = stored_files(paths, digests=False)
     shards = [file.path for file in stored.files if not file.name.endswith(".json")]

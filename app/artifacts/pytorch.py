@@ -34,9 +34,9 @@ def load(artifact: Files) -> dict[str, torch.Tensor]:
         UnsupportedFormat: torch has no dtype for a tensor.
     """
     opened = _open(artifact)
-    state = {name: read_kept_tensor(opened, name) for name in opened.kept}
+    state = {name: read_kept_tensor(opened, name) for name in opened.kept_tensors}
     state |= {name: to_tensor(opened.dense(name)) for name in opened.weights}
-    return state | {alias: state[name] for alias, name in opened.tied().items()}
+    return state | {alias: state[name] for alias, name in opened.tied_names().items()}
 
 
 class IncompatibleKeys(NamedTuple):
@@ -63,15 +63,18 @@ def load_into(module: nn.Module, artifact: Files, *, strict: bool = True) -> Inc
         UnsupportedFormat: torch has no dtype for a tensor.
     """
     opened = _open(artifact)
-    firsts = opened.firsts()
+    first_names = opened.first_names()
     state = module.state_dict(keep_vars=True)
     incompatible = IncompatibleKeys(
-        sorted(state.keys() - firsts.keys()), sorted(firsts.keys() - state.keys())
+        sorted(state.keys() - first_names.keys()), sorted(first_names.keys() - state.keys())
     )
     if strict:
         _check_names(incompatible)
-    shared = {name: first for name, first in firsts.items() if name in state}
-    kept = {first: read_kept_tensor(opened, first) for first in {*shared.values()} & {*opened.kept}}
+    shared = {name: first for name, first in first_names.items() if name in state}
+    kept = {
+        first: read_kept_tensor(opened, first)
+        for first in {*shared.values()} & {*opened.kept_tensors}
+    }
     _check_shapes(state, opened, shared, kept)
     module.load_state_dict(
         {name: kept[first] for name, first in shared.items() if first in kept}, strict=False
@@ -138,7 +141,7 @@ def read_kept_tensor(artifact: Artifact, name: str) -> torch.Tensor:
     Raises:
         UnsupportedFormat: torch has no dtype for it.
     """
-    stored = artifact.kept[name].tensor
+    stored = artifact.kept_tensors[name].tensor
     dtype, shape = DTYPES[stored.dtype], list(stored.shape)
     if dtype.bits == 4 and shape:  # two values in each element
         shape[-1], odd = divmod(shape[-1], 2)
@@ -148,7 +151,7 @@ def read_kept_tensor(artifact: Artifact, name: str) -> torch.Tensor:
             "hold; read its bytes with the safetensors library, or leave it out of the model"
         )
     raw = torch.empty(stored.size_bytes, dtype=torch.uint8)
-    raw.numpy()[:] = np.frombuffer(artifact.data(artifact.kept[name]), np.uint8)
+    raw.numpy()[:] = np.frombuffer(artifact.data(artifact.kept_tensors[name]), np.uint8)
     tensor: torch.Tensor = raw.view(getattr(torch, dtype.torch)).reshape(shape)
     return tensor
 

@@ -36,7 +36,7 @@ NAME_CHARACTERS = MODEL_NAME_CHARACTERS + 1 + max(map(len, PALETTE_KEYS))
 
 @dataclass(frozen=True)
 class LocatedTensor:
-    """A tensor of an artifact and the file it lies in."""
+    """A tensor of an artifact, and the path of its file."""
 
     path: str
     tensor: StoredTensor
@@ -51,11 +51,11 @@ class Artifact:
     """One per file."""
     weights: Mapping[str, PalettizedWeight]
     palettes: Mapping[str, Mapping[str, LocatedTensor]]
-    """Palettized name -> `indices`, `lut` and so on."""
-    kept: Mapping[str, LocatedTensor]
+    """Name of a palettized weight -> its arrays `indices`, `lut` and so on."""
+    kept_tensors: Mapping[str, LocatedTensor]
     """Untouched tensors by name."""
     check: Check = no_check
-    """Called regularly during decoding; raises to cancel it."""
+    """Function that is called regularly during decoding; it raises to cancel."""
 
     def array(self, stored: LocatedTensor) -> NDArray[np.generic]:
         """Return one stored tensor, of a dtype that numpy has."""
@@ -109,8 +109,8 @@ class Artifact:
         parts = self.palettes[name]
         return {key: self.array(stored) for key, stored in parts.items() if key != "indices"}
 
-    def tied(self) -> dict[str, str]:
-        """Return every other name of a tensor -> its first name."""
+    def tied_names(self) -> dict[str, str]:
+        """Return a map of every other name of a tensor to its first name."""
         return {
             alias: name
             for metadata in self.metadata
@@ -118,9 +118,9 @@ class Artifact:
             for alias in aliases
         }
 
-    def firsts(self) -> dict[str, str]:
-        """Return every name of a tensor -> its first name."""
-        return {name: name for name in (*self.weights, *self.kept)} | self.tied()
+    def first_names(self) -> dict[str, str]:
+        """Return a map of every name of a tensor to its first name."""
+        return {name: name for name in (*self.weights, *self.kept_tensors)} | self.tied_names()
 
     def dense_bytes(self, name: str) -> int:
         """Return the size of a palettized weight after decoding."""

@@ -62,7 +62,7 @@ class ConfigModules:
     """Modules and tensors of a checkpoint, according to its config.json."""
 
     modules: tuple[Module, ...]
-    """Under the checkpoint's names, parents before children."""
+    """Modules under the checkpoint's names, parents before children."""
     tensors: tuple[StoredTensor, ...]
     """The checkpoint's tensors; names that the model ties to them are aliases."""
 

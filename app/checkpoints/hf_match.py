@@ -26,7 +26,7 @@ class BuiltModel(Schema):
     name: str
     """Its class."""
     prefix: str
-    """Path of the base model in models with a head; this one may be the base model itself."""
+    """Path of the base model in models with a head; this model may be the base model itself."""
     modules: tuple[BuiltModule, ...]
     """The root first, parents before children."""
     parameters: dict[str, tuple[NonNegativeInt, ...]]
@@ -37,7 +37,7 @@ class BuiltModel(Schema):
 
 @dataclass(frozen=True)
 class Renaming:
-    """A mapping of a model's names to a checkpoint's: one prefix less, or one more."""
+    """A mapping of a model's names to a checkpoint's, which removes or adds one prefix."""
 
     removed: str = ""
     added: str = ""
@@ -70,7 +70,7 @@ class ModelMatch:
 
 
 def best_match(models: Sequence[BuiltModel], tensors: Sequence[StoredTensor]) -> ModelMatch:
-    """Return the model and renaming with most of the checkpoint's weights; the first of equals."""
+    """Return the model and renaming that match most weights of the checkpoint; ties: the first."""
     weights = [tensor for tensor in tensors if is_weight(tensor)]
     common = _common_prefix(tensors)
     candidates = (

@@ -9,7 +9,7 @@ from palettery.app.errors import InvalidModel, TooLarge
 from palettery.app.settings import Limits
 
 VALUES_PER_TENSOR, SPARE_VALUES = 16, 10_000
-"""Maximum number of values in a document: so many for each allowed tensor, and some more."""
+"""Maximum number of values in a document: for each allowed tensor, plus a constant."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -54,7 +54,7 @@ class JsonScanner:
         check_value_count(text, limits, what)
         self._text, self._what, self._at = text, what, 0
 
-    def members(self) -> Iterator[str]:
+    def object_keys(self) -> Iterator[str]:
         """Enter an object and yield its keys.
 
         Raises:

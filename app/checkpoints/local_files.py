@@ -20,7 +20,7 @@ def stored_files(paths: Sequence[Path], *, digests: bool) -> StoredFiles:
     A link keeps its own name and folder; its target is read.
 
     Raises:
-        BadInput: a file cannot be read, or the files lie in several folders.
+        BadInput: a file cannot be read, or the files are in several folders.
     """
     files = [file for path in paths for file in expand_path(path)]
     folders = {_identity(file.parent): file.parent.absolute() for file in files}
@@ -81,7 +81,7 @@ def _is_model_config(config: Path) -> bool:
 
 
 def _describe_missing_model(folder: Path) -> str:
-    """Return why a folder is no model, and what to do."""
+    """Return the message for a folder without a model, with advice."""
     if _glob(folder, "*.distcp"):
         return f"{folder} is a checkpoint of torch.distributed.checkpoint (.distcp); {JOIN_SHARDS}"
     return (

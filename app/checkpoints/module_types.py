@@ -18,7 +18,7 @@ Shapes = Mapping[str, Shape]
 """Local parameter name -> shape."""
 
 MODULES_PER_NAME, SPARE_MODULES = 4, 1_000
-"""Maximum number of modules: so many for each name of a tensor or module, and some more."""
+"""Maximum number of modules: for each name of a tensor or module, plus a constant."""
 
 _NN = "torch.nn.modules"
 _LINEAR = f"{_NN}.linear.Linear"
@@ -34,9 +34,11 @@ _EMBEDDING = re.compile(
 _NO_CONVOLUTION = re.compile(r"linear|expert|(?<![a-z])moe(?![a-z])|bilin|biaffine", re.IGNORECASE)
 """Paths of modules that have weights with three axes and are not convolutions."""
 _CONVOLUTION = re.compile(r"conv|cnn", re.IGNORECASE)
+"""Paths of convolutions."""
 _TRANSPOSED = re.compile(r"deconv|transpos|conv_?tr(?![a-z])", re.IGNORECASE)
 _KERNEL_LENGTH = 11
-"""Longest kernel of a Conv1d without such a name; a longer axis may be one of features."""
+"""Longest kernel of a Conv1d whose path does not match `_CONVOLUTION`; a longer axis may be one of
+features."""
 _GATES = {1: "RNN", 3: "GRU", 4: "LSTM"}
 _ATTENTION = f"{_NN}.activation.MultiheadAttention"
 _OUT_PROJECTION = f"{_NN}.linear.NonDynamicallyQuantizableLinear"
@@ -146,7 +148,7 @@ def _convolution_type(path: str, weight: Shape, bias: Shape | None) -> str | Non
 
 
 def _may_be_conv1d(path: str, weight: Shape) -> bool:
-    """Return whether three axes are likelier a kernel's than those of experts or a bilinear map."""
+    """Return whether three axes look like a kernel, and not like experts or a bilinear map."""
     if _NO_CONVOLUTION.search(path):
         return False
     is_short = weight[2] <= _KERNEL_LENGTH or weight[1] == 1

@@ -35,8 +35,8 @@ from palettery.app.errors import TooLarge
 from palettery.app.settings import Limits
 
 OPCODES_PER_TENSOR, SPARE_OPCODES = 20, 10_000
-"""Maximum number of opcodes: so many for each allowed tensor, and some more. A tensor takes about
-40, so one pickle may describe half as many tensors as all shards together."""
+"""Maximum number of opcodes: for each allowed tensor, plus a constant. A tensor takes about 40, so
+one pickle may describe half as many tensors as all shards together."""
 
 _DOTTED = re.compile(r"[A-Za-z_][\w.]{0,199}", re.ASCII)
 _NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}

@@ -1,7 +1,7 @@
 """Reader of `.pt2` files of torch.export.save: a graph as JSON, weights as zip members.
 
-Nothing is unpickled and no expression is evaluated: parts that only code can read are rejected by
-name.
+Nothing is unpickled and no expression is evaluated: parts that only code can read are rejected,
+and named in the message.
 
 Source: torch 2.13, `torch/export/pt2_archive/_package.py`.
 """
@@ -188,7 +188,7 @@ class Pt2Archive:
             yield key, path, entry
 
     def _config(self, name: str) -> Mapping[str, object]:
-        """Return the one field of a config of weights or constants."""
+        """Return the only field of a config document of weights or constants."""
         what = f"{self.name}, {name}"
         return pt2_json.field(
             pt2_json.parse(self._text(name), what, self.limits), "config", dict, what

@@ -7,7 +7,7 @@ import ast
 import re
 
 EXPRESSION_CHARACTERS = 1_000
-POWERS = 16
+MAX_EXPONENT = 16
 """Highest exponent; nested powers would take too long to evaluate."""
 FUNCTIONS = frozenset(
     (
@@ -22,7 +22,7 @@ FUNCTIONS = frozenset(
 """Functions that an expression may call."""
 SYMBOL = re.compile(r"(s|u|zuf|zf)\d{1,9}")
 ASSUMPTIONS = frozenset(("integer", "positive", "nonnegative", "real"))
-"""Keywords of a symbol."""
+"""Allowed keyword arguments of a symbol."""
 
 
 def check_expression(text: str) -> str:
@@ -65,13 +65,13 @@ def _is_plain(node: ast.AST) -> bool:
         case ast.Call(
             func=ast.Name(id="Pow"), args=[_, ast.Call(args=[ast.Constant(value=power)])]
         ):
-            return power in range(POWERS + 1)
+            return power in range(MAX_EXPONENT + 1)
         case ast.Call(func=ast.Name(id=name), keywords=[]):
             return name in FUNCTIONS - {"Pow"}
         case ast.keyword(arg=name, value=ast.Constant(value=value)):
             return name in ASSUMPTIONS and type(value) is bool
         case ast.BinOp(op=ast.Pow(), right=power):
-            return isinstance(power, ast.Constant) and power.value in range(POWERS + 1)
+            return isinstance(power, ast.Constant) and power.value in range(MAX_EXPONENT + 1)
         case ast.BinOp(op=operator):
             return isinstance(operator, ast.Add | ast.Sub | ast.Mult | ast.Div | ast.FloorDiv)
         case ast.UnaryOp(op=operator):

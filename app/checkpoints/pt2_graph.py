@@ -34,7 +34,7 @@ class FunctionCall:
     module: str
     """Path of the calling module."""
     instance: str
-    """Identity of the pass through the module."""
+    """Identity of one execution of the module, which may run several times."""
     function: str
     """Name of the function, such as `linear`."""
     reads: dict[str, None] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class GraphSummary:
     """The modules, states and function calls of a graph."""
 
     modules: Sequence[str]
-    """Paths of all modules as `named_modules(remove_duplicate=False)` lists them, if present."""
+    """Paths of all modules as `named_modules(remove_duplicate=False)` lists them; may be empty."""
     types: Mapping[str, str]
     """Path -> fully qualified type, of the modules that ran."""
     states: Sequence[str]
@@ -112,7 +112,7 @@ class _GraphWalker:
     def __init__(self, modules: Mapping[str, None], what: str) -> None:
         self._modules, self._what = modules, what
         self.types: dict[str, str] = {}
-        self._by_pass: dict[tuple[str, str], FunctionCall] = {}
+        self._by_instance: dict[tuple[str, str], FunctionCall] = {}
         self._overloads: list[tuple[str, str, FunctionCall]] = []
 
     def walk(self, graph: Mapping[str, object], names: Mapping[str, str], depth: int = 0) -> None:
@@ -140,8 +140,8 @@ class _GraphWalker:
         A graph that was traced from a graph has overloads instead of functions: then each node is
         a call, except that all nodes of an attention module are calls of its one function.
         """
-        if any(call.function for call in self._by_pass.values()) or not self._overloads:
-            return [call for call in self._by_pass.values() if call.function]
+        if any(call.function for call in self._by_instance.values()) or not self._overloads:
+            return [call for call in self._by_instance.values() if call.function]
         calls: dict[tuple[str, str], FunctionCall] = {}
         for number, (target, type_name, call) in enumerate(self._overloads):
             is_attention = OP_OF_MODULE.get(type_name) == MULTI_HEAD_ATTENTION
@@ -158,7 +158,7 @@ class _GraphWalker:
         what: str,
     ) -> None:
         metadata: Mapping[str, object] = pt2_json.field(node, "metadata", dict, what)
-        instance, module = self._innermost(metadata.get("nn_module_stack"), what)
+        instance, module = self._innermost_module(metadata.get("nn_module_stack"), what)
         torch_fn = metadata.get("torch_fn")
         if torch_fn is not None and not isinstance(torch_fn, str):
             raise InvalidModel(f"{what}: 'torch_fn' must be a string; {EXPORT_AGAIN}")
@@ -173,10 +173,10 @@ class _GraphWalker:
             self._overloads.append((target.partition(".")[0], self.types.get(module, ""), call))
         else:
             call = FunctionCall(module, instance, function)
-            self._by_pass.setdefault((instance, torch_fn or ""), call).reads.update(reads)
+            self._by_instance.setdefault((instance, torch_fn or ""), call).reads.update(reads)
 
-    def _innermost(self, stack: object, what: str) -> tuple[str, str]:
-        """Return the pass and the path of a node's module; record the types of its parents."""
+    def _innermost_module(self, stack: object, what: str) -> tuple[str, str]:
+        """Return the execution and the path of a node's module; record the types of its parents."""
         if stack is not None and not isinstance(stack, str):
             raise InvalidModel(f"{what}: 'nn_module_stack' must be a string; {EXPORT_AGAIN}")
         instance, module = "", ""

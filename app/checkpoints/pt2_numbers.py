@@ -5,7 +5,7 @@ Python's integers have any number of digits: forty squares in a row fill any mem
 
 from collections.abc import Mapping, Sequence
 
-from palettery.app.checkpoints.pt2_expressions import POWERS
+from palettery.app.checkpoints.pt2_expressions import MAX_EXPONENT
 from palettery.app.checkpoints.pt2_operators import NUMERIC
 from palettery.app.checkpoints.pt2_schema import Argument, Graph, Node
 from palettery.app.errors import UnsupportedFormat
@@ -19,7 +19,7 @@ def check_numbers(graph: Graph, what: str) -> None:
     """Check that no number in a graph can have over `MAX_BITS` bits.
 
     Raises:
-        UnsupportedFormat: it can, or an exponent is no small constant.
+        UnsupportedFormat: a number can have more, or an exponent is no small constant.
     """
     bits: dict[str, int] = {}
     for node in graph.nodes:
@@ -32,8 +32,8 @@ def check_numbers(graph: Graph, what: str) -> None:
             raise UnsupportedFormat(
                 f"{what} cannot be passed to torch, and nothing of it was run: its node "
                 f"{node.label()[:100]!r} ({node.target}) computes a number of up to {needed:,} "
-                f"bits; {MAX_BITS:,} are allowed, and powers up to {POWERS}: export the model with "
-                "smaller computations of sizes"
+                f"bits; {MAX_BITS:,} are allowed, and powers up to {MAX_EXPONENT}: export the "
+                "model with smaller computations of sizes"
             )
         bits |= dict.fromkeys(node.output_names(), needed)
 
@@ -57,7 +57,7 @@ def _bits(node: Node, bits: Mapping[str, int]) -> int:
 def _power(arguments: Sequence[Argument]) -> int:
     """Return the exponent; one over the limit if it is not a small constant."""
     exponent = arguments[1].value() if len(arguments) == 2 else None
-    if isinstance(exponent, int | float) and abs(exponent) <= POWERS:
+    if isinstance(exponent, int | float) and abs(exponent) <= MAX_EXPONENT:
         return max(1, round(abs(exponent)))
     return MAX_BITS + 1
 

@@ -29,7 +29,7 @@ StateName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_l
 
 
 class UserInput(ClosedModel):
-    """An input or output of the user."""
+    """An input that the model's caller passes, or an output that it receives."""
 
     arg: Argument
 
@@ -171,7 +171,7 @@ class RunnableProgram(ClosedModel):
         return frozenset(spec.parameter.parameter_name for spec in specs if spec.parameter)
 
     def fixed_values(self) -> frozenset[str]:
-        """Return the inputs that no node may change: those of the user, parameters, constants."""
+        """Return the inputs that no node may change: all but buffers."""
         inputs, specs = self.graph_module.graph.inputs, self.graph_module.signature.input_specs
         pairs = zip(inputs, specs, strict=False)
         return frozenset(name for arg, spec in pairs if not spec.buffer for name in arg.names())

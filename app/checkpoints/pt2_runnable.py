@@ -1,4 +1,4 @@
-"""Validation of a graph before it is passed to torch: all fields are known, and none names code.
+"""Validation of a graph before it is passed to torch: no unknown fields, and none that names code.
 
 `torch.export.load` evaluates expressions, imports the classes that a pytree names, and looks up
 functions by path. So a graph is parsed into closed models without metadata, dead nodes are removed,
@@ -35,7 +35,8 @@ def read_runnable(storage: Storage, file: StoredFile, limits: Limits) -> Runnabl
 
     Raises:
         InvalidModel, TooLarge: see `read_pt2`.
-        UnsupportedFormat: it contains something that must not be passed to torch, which is named.
+        UnsupportedFormat: it contains something that must not be passed to torch; the message
+            names it.
     """
     archive = Pt2Archive(storage, file, limits)
     model = archive.model_name()

@@ -18,6 +18,7 @@ DTYPE_OF_NUMBER: Mapping[int, str] = {
 """Number of a dtype in the graph schema -> safetensors name."""
 
 _STRIDED = 7
+"""Number of the strided layout in the graph schema."""
 
 
 def locate_tensor(
@@ -70,7 +71,7 @@ def _dtype(meta: Mapping[str, object], what: str) -> str:
 
 
 def _counts(values: Sequence[object], key: str, what: str) -> tuple[int, ...]:
-    """Return whole numbers from 0, each of which is written as {"as_int": n}."""
+    """Return non-negative whole numbers, each of which is written as {"as_int": n}."""
     numbers = []
     for value in values:
         number = value.get("as_int") if isinstance(value, dict) and len(value) == 1 else None

@@ -8,7 +8,7 @@ from itertools import pairwise
 from palettery.app.storage.base import Storage
 
 GAP_BYTES = 64 << 10
-"""Ranges with a smaller gap between them are read with one request."""
+"""Gap between two ranges below which they are read with one request."""
 WINDOW_BYTES = 1 << 20
 """Maximum size of a request for several ranges, gaps included."""
 CONCURRENT_READS = 8

@@ -70,8 +70,8 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
     selection = select_files(files, [*formats], indexes)
     shards = {number: formats[number] for number in selection.files}
     archives = [files[number] for number, format_ in shards.items() if format_ == "zip"]
-    if archives and _is_exported(storage, archives, limits):
-        return _read_exported(storage, files, limits)
+    if archives and _has_exported_program(storage, archives, limits):
+        return _read_exported_program(storage, files, limits)
     _check_single_format(files, shards)
     reader_warnings: list[str] = []
     stored = _merge_shards(storage, files, shards, limits, reader_warnings.append)
@@ -89,7 +89,7 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
 
 
 def _check_single_format(files: Sequence[StoredFile], shards: Mapping[int, FileFormat]) -> None:
-    """Check that no safetensors lie among checkpoints of torch.save: they would be two models."""
+    """Check that safetensors are not mixed with checkpoints of torch.save: those are two models."""
     one = next((number for number, format_ in shards.items() if format_ == "safetensors"), None)
     other = next((number for number, format_ in shards.items() if format_ != "safetensors"), None)
     if one is not None and other is not None:
@@ -130,7 +130,7 @@ def _modules(
     return tensors, infer_modules(copies, limits), tuple(warnings)
 
 
-def _is_exported(storage: Storage, archives: Sequence[StoredFile], limits: Limits) -> bool:
+def _has_exported_program(storage: Storage, archives: Sequence[StoredFile], limits: Limits) -> bool:
     """Return whether one of the zip archives is a torch.export program."""
     return any(
         detect_archive(read_members(storage, file.path, limits, name=file.name), file.name) == "pt2"
@@ -138,7 +138,9 @@ def _is_exported(storage: Storage, archives: Sequence[StoredFile], limits: Limit
     )
 
 
-def _read_exported(storage: Storage, files: Sequence[StoredFile], limits: Limits) -> Checkpoint:
+def _read_exported_program(
+    storage: Storage, files: Sequence[StoredFile], limits: Limits
+) -> Checkpoint:
     if len(files) > 1:
         raise InvalidModel(
             f"the upload holds a torch.export program among {len(files)} files, but such a program "

@@ -22,7 +22,7 @@ MAX_RANK = 64
 NAME_CHARACTERS = 1_000
 """Maximum length of a tensor's name."""
 _KEYS = frozenset(("dtype", "shape", "data_offsets"))
-_END = 1 << 63
+_NUMBER_LIMIT = 1 << 63
 LENGTH_BYTES = 8
 """Size of the header's length, at the start of the file."""
 
@@ -32,7 +32,7 @@ class Header:
     """Tensors and metadata of a safetensors file."""
 
     tensors: tuple[StoredTensor, ...]
-    """In the order of their bytes."""
+    """Tensors in the order of their bytes."""
     metadata: Mapping[str, str]
 
 
@@ -60,7 +60,7 @@ def read_header(
     scanner = JsonScanner(text, f"the header of {what}", limits)
     metadata: Mapping[str, str] = {}
     tensors: list[StoredTensor] = []
-    for key in scanner.members():
+    for key in scanner.object_keys():
         if key == "__metadata__":
             metadata = _metadata(scanner.value(), what)
             continue
@@ -143,26 +143,28 @@ def _metadata(entry: object, what: str) -> Mapping[str, str]:
 def _tensor(name: str, entry: object, what: str, data_start: int, file: int) -> StoredTensor:
     """Return the tensor of an entry; unknown keys are ignored."""
 
-    def broken(problem: str) -> InvalidModel:
+    def entry_error(problem: str) -> InvalidModel:
         return InvalidModel(f"{what}: tensor {quote_text(name)} {problem}; write the file again")
 
     if not isinstance(entry, dict):
-        raise broken("is not described by an object")
+        raise entry_error("is not described by an object")
     if not entry.keys() >= _KEYS:
-        raise broken(f"is described by {_listed(entry)}, but must be by {', '.join(sorted(_KEYS))}")
+        raise entry_error(
+            f"is described by {_join_keys(entry)}, but must be by {', '.join(sorted(_KEYS))}"
+        )
     dtype = entry["dtype"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise broken(f"has dtype {quote_text(str(dtype))}; known are {', '.join(DTYPE_BITS)}")
+        raise entry_error(f"has dtype {quote_text(str(dtype))}; known are {', '.join(DTYPE_BITS)}")
     shape, offsets = _counts(entry["shape"]), _counts(entry["data_offsets"])
     if shape is None:
-        raise broken("has a shape that is not a list of whole numbers from 0 to 2**63")
+        raise entry_error("has a shape that is not a list of whole numbers from 0 to 2**63")
     if len(shape) > MAX_RANK:
-        raise broken(f"has {len(shape)} axes; {MAX_RANK} are allowed")
+        raise entry_error(f"has {len(shape)} axes; {MAX_RANK} are allowed")
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise broken("has data_offsets that are not [begin, end] with 0 <= begin <= end")
+        raise entry_error("has data_offsets that are not [begin, end] with 0 <= begin <= end")
     size, bits = offsets[1] - offsets[0], math.prod(shape) * DTYPE_BITS[dtype]
     if bits != 8 * size:
-        raise broken(
+        raise entry_error(
             f"of shape {format_shape(shape)} and dtype {dtype} takes {_bytes(bits)} bytes, "
             f"but its data_offsets span {_bytes(8 * size)}"
         )
@@ -203,7 +205,7 @@ def _counts(value: object) -> tuple[int, ...] | None:
     """Return a JSON list of whole numbers from 0 to 2**63, or None; booleans are no numbers."""
     if not isinstance(value, list):
         return None
-    if not all(type(item) is int and 0 <= item < _END for item in value):
+    if not all(type(item) is int and 0 <= item < _NUMBER_LIMIT for item in value):
         return None
     return tuple(value)
 
@@ -212,5 +214,5 @@ def _bytes(bits: int) -> str:
     return f"{bits / 8:,.12g}" if bits < 1 << 60 else "more than 2**57"
 
 
-def _listed(keys: Mapping[str, object]) -> str:
+def _join_keys(keys: Mapping[str, object]) -> str:
     return ", ".join(quote_text(key) for key in list(keys)[:5]) or "nothing"

@@ -16,7 +16,7 @@ from palettery.app.settings import Limits
 from palettery.schemas.checkpoint import StoredFile, StoredTensor
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d{1,6})-of-(?P<total>\d{1,6})(?P<rest>\D.*|)")
-_LISTED = 5
+_MAX_LISTED = 5
 """Maximum number of files or shards that a message lists."""
 
 
@@ -51,12 +51,12 @@ def read_index(text: str, name: str, limits: Limits) -> ShardIndex | None:
     """
     scanner = JsonScanner(text, name, limits)
     weight_map: dict[str, str] | None = None
-    for key in scanner.members():
+    for key in scanner.object_keys():
         if key != "weight_map":
             scanner.value()
             continue
         weight_map = {}
-        for tensor in scanner.members():
+        for tensor in scanner.object_keys():
             if len(weight_map) == limits.tensors:
                 raise TooLarge(
                     f"{name} names over {limits.tensors:,} tensors; {limits.allowed('tensors')}"
@@ -105,17 +105,17 @@ def select_files(
 def check_index(
     selection: ShardSelection, files: Sequence[StoredFile], tensors: Iterable[StoredTensor]
 ) -> None:
-    """Check that every tensor lies in the shard that the index names.
+    """Check that every tensor is in the shard that the index names.
 
     Raises:
-        InvalidModel: a tensor lies elsewhere, or is missing.
+        InvalidModel: a tensor is in another shard, or is missing.
     """
     if selection.index is None:
         return
-    lies_in = {name: tensor.file for tensor in tensors for name in (tensor.name, *tensor.aliases)}
+    file_of = {name: tensor.file for tensor in tensors for name in (tensor.name, *tensor.aliases)}
     for name, shard in selection.index.weight_map.items():
         number = selection.shards[shard]
-        if lies_in.get(name) != number:
+        if file_of.get(name) != number:
             raise InvalidModel(
                 f"the index says that tensor {quote_text(name)} is in {files[number].name}, but it "
                 "is not; send shards and index of the same model"
@@ -126,15 +126,15 @@ def _shards(
     index: ShardIndex, files: Sequence[StoredFile], numbers: Sequence[int]
 ) -> dict[str, int | None]:
     """Map each shard of an index to the number of its file, up to the first missing one (None)."""
-    whole = {_parts(files[number].name): number for number in numbers}
-    last: dict[str, int | None] = {}
-    for parts, number in whole.items():
-        last[parts[-1]] = None if parts[-1] in last else number
+    by_path = {_parts(files[number].name): number for number in numbers}
+    by_name: dict[str, int | None] = {}
+    for parts, number in by_path.items():
+        by_name[parts[-1]] = None if parts[-1] in by_name else number
     shards: dict[str, int | None] = {}
     for shard in dict.fromkeys(index.weight_map.values()):
         parts = _parts(shard)
         is_inside = bool(parts) and ".." not in parts and not shard.startswith("/")
-        shards[shard] = whole.get(parts, last.get(parts[-1])) if is_inside else None
+        shards[shard] = by_path.get(parts, by_name.get(parts[-1])) if is_inside else None
         if shards[shard] is None:
             break
     return shards
@@ -156,12 +156,14 @@ def _check_numbers(names: Sequence[str]) -> Iterable[str]:
             shards[match["stem"], int(match["total"]), match["rest"]].add(int(match["number"]))
     for (stem, total, rest), numbers in shards.items():
         first = 0 if 0 in numbers else 1
-        missing = [*islice((n for n in range(first, first + total) if n not in numbers), _LISTED)]
+        missing = [
+            *islice((n for n in range(first, first + total) if n not in numbers), _MAX_LISTED)
+        ]
         if missing:
             raise InvalidModel(
                 f"the upload holds {len(numbers):,} of the {total:,} shards {stem}…-of-{total}"
                 f"{rest}; it lacks number {', '.join(map(str, missing))}"
-                f"{' and more' if len(missing) == _LISTED else ''}: send all of them"
+                f"{' and more' if len(missing) == _MAX_LISTED else ''}: send all of them"
             )
     if shards and len(shards) + len(others) > 1:
         sets = [f"{stem}…-of-{total}{rest}" for stem, total, rest in shards]
@@ -173,5 +175,5 @@ def _check_numbers(names: Sequence[str]) -> Iterable[str]:
 
 def _join_names(names: Iterable[str]) -> str:
     listed = [*names]
-    more = f" and {len(listed) - _LISTED:,} more" if len(listed) > _LISTED else ""
-    return ", ".join(listed[:_LISTED]) + more
+    more = f" and {len(listed) - _MAX_LISTED:,} more" if len(listed) > _MAX_LISTED else ""
+    return ", ".join(listed[:_MAX_LISTED]) + more

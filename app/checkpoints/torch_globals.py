@@ -70,7 +70,7 @@ def build_parameter(arguments: tuple[object, ...]) -> object:
     """Return the tensor that a tensor class is called with.
 
     Raises:
-        UnsupportedPickleError: without one, as PyTorch pickled tensors before version 0.2.
+        UnsupportedPickleError: there is no tensor, as in pickles of PyTorch before version 0.2.
     """
     match arguments:
         case (TensorRef() | Unreadable() as tensor, *_):
@@ -218,7 +218,7 @@ def _unreadable(what: str, advice: str) -> Builder:
 
 
 FROM_TYPE = object()
-"""Replacement of `torch._tensor._rebuild_from_type_v2`, which calls another function."""
+"""Replacement of `torch._tensor._rebuild_from_type_v2`, which calls its first argument."""
 
 _SPARSE = _unreadable("a sparse tensor", f"call .to_dense() on it {_SAVE_AGAIN}")
 _TENSOR_BUILDERS = (Builder(_tensor), Builder(_tensor_v3), Builder(build_parameter), _SPARSE)
@@ -256,8 +256,8 @@ _FUNCTIONS: Mapping[str, object] = {
         "a storage without its tensor", f"make it a tensor {_SAVE_AGAIN}"
     ),
     **{
-        f"torch.{place}sparse.{kind}Tensor": _SPARSE
-        for place in ("", "cuda.")
+        f"torch.{submodule}sparse.{kind}Tensor": _SPARSE
+        for submodule in ("", "cuda.")
         for kind in _TENSOR_CLASSES
     },
     "torch._utils._rebuild_nested_tensor": _unreadable(
@@ -275,21 +275,21 @@ GLOBALS: Mapping[str, object] = {
     **dict.fromkeys(("torch.Tensor", "torch.nn.parameter.Parameter"), TensorClass()),
     "torch.nn.parameter.Buffer": TensorClass(),
     **{
-        f"torch.{place}{kind}Tensor": TensorClass()
-        for place in ("", "cuda.")
+        f"torch.{submodule}{kind}Tensor": TensorClass()
+        for submodule in ("", "cuda.")
         for kind in _TENSOR_CLASSES
     },
     "torch.storage.UntypedStorage": StorageType(None),
     "torch.UntypedStorage": StorageType(None),
     **{
-        f"torch.{place}{name}": StorageType(dtype)
-        for place in ("", "cuda.")
+        f"torch.{submodule}{name}": StorageType(dtype)
+        for submodule in ("", "cuda.")
         for name, dtype in _STORAGE_DTYPES.items()
     },
     **{f"torch.{dtype}": TorchDtype(dtype) for dtype in _TORCH_DTYPES},
     **{f"torch.per_{name}": None for name in (*_QSCHEMES, "channel_affine_float_qparams")},
 }
-"""Fully qualified name -> its replacement, of every name that may occur."""
+"""Every allowed name, fully qualified -> its replacement."""
 
 _ADVICE: Mapping[str, str] = {
     "numpy": f"make tensors or plain numbers of numpy's {_SAVE_AGAIN}, or {SAVE_STATE_DICT}",

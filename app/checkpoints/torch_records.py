@@ -77,7 +77,7 @@ class TensorRef:
     dtype: str
     """Its name in torch."""
     offset: int
-    """From the beginning of the storage."""
+    """Offset from the beginning of the storage."""
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 

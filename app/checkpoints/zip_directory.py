@@ -17,7 +17,7 @@ from palettery.app.storage.base import Storage
 SPARE_MEMBERS = 64
 """Members that an archive may have in addition to one per tensor."""
 ZIP64_MARKER = 0xFFFFFFFF
-"""Placeholder of a number that is too large for its field and lies in a zip64 field."""
+"""Placeholder of a number that is too large for its field; a zip64 field has its value."""
 SAVE_AGAIN = "save the model again with torch.save or torch.export.save, without changes"
 FETCH_AGAIN = "fetch or write the file again"
 JOIN_SHARDS = (
@@ -41,7 +41,7 @@ class DirectoryEntry:
     name: str
     raw_name: bytes
     size_bytes: int
-    header: int
+    header_offset: int
     """Offset of its local header."""
 
 
@@ -57,7 +57,7 @@ def read_directory(
     """
     start, size, count = _find_directory(storage, path, limits, name)
     directory = bytes(storage.read(path, start, size))
-    return sorted(_entries(directory, count, name), key=lambda entry: entry.header), start
+    return sorted(_entries(directory, count, name), key=lambda entry: entry.header_offset), start
 
 
 def check_stored(flags: int, method: int, text: str, name: str) -> None:
@@ -82,21 +82,21 @@ def _find_directory(storage: Storage, path: str, limits: Limits, name: str) -> t
             f"were appended; {FETCH_AGAIN}"
         )
     end = file_bytes - _END.size
-    _, disk, first_disk, here, count, size, start, _ = _END.unpack(tail[-_END.size :])
+    _, disk, first_disk, count_on_disk, count, size, start, _ = _END.unpack(tail[-_END.size :])
     locator = tail[: -_END.size][-_LOCATOR64.size :]
     if locator[:4] == b"PK\x06\x07":
         end -= _LOCATOR64.size + _END64.size
         wide = _read_end64(locator, tail[: _END64.size], end, name)
         for narrow, value, sentinel in zip(
-            (disk, first_disk, here, count, size, start),
+            (disk, first_disk, count_on_disk, count, size, start),
             wide,
             (_SHORT, _SHORT, _SHORT, _SHORT, ZIP64_MARKER, ZIP64_MARKER),
             strict=True,
         ):
             if narrow not in (sentinel, value):
                 raise InvalidModel(f"{name}: its two directory ends disagree; {FETCH_AGAIN}")
-        disk, first_disk, here, count, size, start = wide
-    if disk or first_disk or here != count:
+        disk, first_disk, count_on_disk, count, size, start = wide
+    if disk or first_disk or count_on_disk != count:
         raise UnsupportedFormat(f"{name} is one part of a split zip archive; {SAVE_AGAIN}")
     _check_limits(size, count, limits, name)
     if start + size < end and size >= count * _ENTRY.size:

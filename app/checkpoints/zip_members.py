@@ -47,10 +47,12 @@ def read_members(
     """
     entries, start = read_directory(storage, path, limits, name)
     _check_order(entries, start, name)
-    headers = [FileRange(entry.header, _LOCAL.size + len(entry.raw_name)) for entry in entries]
+    headers = [
+        FileRange(entry.header_offset, _LOCAL.size + len(entry.raw_name)) for entry in entries
+    ]
     contents = read_ranges(storage, path, headers)
     members = [_member(entry, local, name) for entry, local in zip(entries, contents, strict=True)]
-    bounds = [*(entry.header for entry in entries[1:]), start]
+    bounds = [*(entry.header_offset for entry in entries[1:]), start]
     for member, bound in zip(members, bounds, strict=True):
         if member.offset + member.size_bytes > bound:
             raise InvalidModel(
@@ -77,7 +79,7 @@ def read_member(
 
 
 def strip_root_folder(members: Mapping[str, ZipMember], name: str) -> Mapping[str, ZipMember]:
-    """Return the members by their names without the folder that all of them lie in.
+    """Return the members by their names without the folder that contains all of them.
 
     Raises:
         InvalidModel: there is no common folder.
@@ -95,14 +97,14 @@ def _check_order(entries: Sequence[DirectoryEntry], end: int, name: str) -> None
     """Check that local headers and data do not overlap and lie in the file, by the directory."""
     if not entries:
         raise InvalidModel(f"{name} is a zip archive without members; {SAVE_AGAIN}")
-    if entries[0].header:
+    if entries[0].header_offset:
         raise InvalidModel(
-            f"{name} begins with {entries[0].header:,} bytes that belong to no member; "
+            f"{name} begins with {entries[0].header_offset:,} bytes that belong to no member; "
             f"{FETCH_AGAIN}"
         )
-    bounds = [*(entry.header for entry in entries[1:]), end]
+    bounds = [*(entry.header_offset for entry in entries[1:]), end]
     for entry, bound in zip(entries, bounds, strict=True):
-        if entry.header + _LOCAL.size + len(entry.raw_name) + entry.size_bytes > bound:
+        if entry.header_offset + _LOCAL.size + len(entry.raw_name) + entry.size_bytes > bound:
             raise InvalidModel(
                 f"{name}: the member {quote_text(entry.name)} overlaps another, or exceeds the "
                 f"file; {FETCH_AGAIN}"
@@ -122,4 +124,4 @@ def _member(entry: DirectoryEntry, local: bytes, name: str) -> ZipMember:
             f"{FETCH_AGAIN}"
         )
     check_stored(flags, method, entry.name, name)
-    return ZipMember(entry.name, entry.header + _LOCAL.size + n + extra_n, entry.size_bytes)
+    return ZipMember(entry.name, entry.header_offset + _LOCAL.size + n + extra_n, entry.size_bytes)

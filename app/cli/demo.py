@@ -26,7 +26,7 @@ from palettery.app.storage.open import open_storage
 
 PRESET = "w4"
 START_DEADLINE_S = 600
-"""The first start compiles the kernels, about a minute on two cores."""
+"""Deadline of the start; the first one compiles the kernels, about a minute on two cores."""
 
 
 def main(model: Path) -> None:
@@ -101,12 +101,12 @@ def _check(artifact: Path, dense: Path, model: Path) -> str:
     for name in packed.weights:
         if not np.array_equal(decoded[name], packed.dense(name)):
             raise PaletteryError(f"{name}: decompressed differs from LUT[indices]")
-    for name in packed.kept:
+    for name in packed.kept_tensors:
         if decoded[name].tobytes() != original[name].tobytes():
             raise PaletteryError(f"{name}: an untouched tensor changed")
     return (
         f"{len(packed.weights)} tensors equal LUT[indices], "
-        f"{len(packed.kept)} untouched ones are byte-identical to the upload"
+        f"{len(packed.kept_tensors)} untouched ones are byte-identical to the upload"
     )
 
 

@@ -10,7 +10,7 @@ import typer
 from palettery.schemas.job_options import option_schemas
 
 SHORT_NAMES = {"deadline_s": "deadline", "webhook_url": "webhook", "formats": "export"}
-"""Flags that are not called as their field."""
+"""Field -> its flag, where the names differ."""
 
 
 def with_job_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -22,7 +22,7 @@ PAGE = 1_000
 
 
 class Scope(StrEnum):
-    """What a key may do."""
+    """Permission of a key."""
 
     READ = "read"
     WRITE = "write"

@@ -39,7 +39,7 @@ from palettery.schemas.tasks import CompressionTask, FinishTask, JobRequest
 JOB = "job"
 """Folder of the job, in the temporary folder of its output."""
 Advance = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
+"""Progress callback, called with (bytes done, total bytes)."""
 
 
 def plan(
@@ -132,7 +132,7 @@ def inspect(paths: Sequence[Path]) -> ArtifactSummary:
         )
         for name, weight in artifact.weights.items()
     )
-    kept = {name: stored.tensor.size_bytes for name, stored in artifact.kept.items()}
+    kept = {name: stored.tensor.size_bytes for name, stored in artifact.kept_tensors.items()}
     return ArtifactSummary(palettized=palettized, kept=kept, software=artifact.metadata[0].software)
 
 

@@ -25,7 +25,7 @@ from palettery.schemas.report import Report
 OUT = Console(width=max(100, Console().width))
 MAX_WIDTH = 10_000
 MIN_SHARE = 0.01
-"""SlotRequest of the kept bytes from which on a kept tensor has its own line."""
+"""Share of the kept bytes from which on a kept tensor has its own line."""
 NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 """A numeric part of a dotted name."""
 

@@ -35,9 +35,9 @@ Typed = TypeVar("Typed", bound=BaseModel)
 Page = TypeVar("Page", bound=ConfigPage | JobPage | KeyPage | ModelPage)
 
 TIMEOUT = httpx.Timeout(300, connect=10)
-"""The server may take minutes to verify a large upload."""
+"""Timeouts of a request: the server may take minutes to verify a large upload."""
 STREAM_TIMEOUT = httpx.Timeout(60, connect=10)
-"""Servers send something on every stream more often than this."""
+"""Timeouts of a stream: servers send something on every stream more often than this."""
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 RUNNING_HINT = "is `palettery serve` running there?"
 REACHABLE_HINT = "is it reachable from here?"
@@ -68,7 +68,7 @@ class Connection:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         try:
             self.external = httpx.AsyncClient(timeout=TIMEOUT, limits=limits)
-            """For presigned URLs of the object store, which must not receive the key."""
+            """Client for presigned URLs of the object store, which must not receive the key."""
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             raise BadInput(
                 f"a proxy of the environment cannot be used ({error}); correct or unset "

@@ -23,14 +23,14 @@ Result = TypeVar("Result")
 
 
 class PlanArguments(JobOptions):
-    """Keyword arguments of `plan`: options of a job, and what only a client has."""
+    """Keyword arguments of `plan`: options of a job, and arguments that only the client has."""
 
     config: SkipValidation[Config | None] = None
     """Config as text, a file, a mapping or an object."""
     sensitivities: SkipValidation[Source | None] = None
     """Model whose tensors weight the error of each weight."""
     advance: SkipValidation[Advance] = lambda *_: None
-    """Called while files are uploaded, as by `upload`."""
+    """Progress callback of the upload of files, as in `upload`."""
 
     def body(self) -> dict[str, object]:
         """Return the members of the request that are not models."""

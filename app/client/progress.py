@@ -8,7 +8,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 CONSOLE = Console(stderr=True)
 Advance = Callable[[int, int], None]
-"""Called with (bytes done, total bytes)."""
+"""Progress callback, called with (bytes done, total bytes)."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a user asks for, as the server takes it."""
+"""Arguments of users as parts of requests: models, configs, and their paths."""
 
 import json
 import re
@@ -15,19 +15,19 @@ from palettery.schemas.models import ModelSummary
 Paths = str | Path | Sequence[str | Path]
 """One file, or all files of one model."""
 Source = ModelSummary | Paths
-"""A model on the server, or its id, or files that are to become one."""
+"""A model on the server, its id, or files to upload."""
 Config = str | Path | Mapping[str, object] | KMeansPalettizerConfig
-"""Text, a file of it, what such text stands for, or that as a typed object."""
+"""A config as text, as a file, as parsed data, or as a typed object."""
 MODEL_ID = re.compile(r"[0-9a-f]{64}")
 
 
 def paths_of(paths: Paths) -> list[Path]:
-    """Files, however they are given."""
+    """Return one path or several as a list."""
     return [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
 
 
 def model_id_of(source: Source) -> str | None:
-    """The id of a model that is on the server; None if its files are given."""
+    """Return the id of a model that is on the server; None if the source is files."""
     if isinstance(source, ModelSummary):
         return source.id
     named = paths_of(source)
@@ -36,7 +36,7 @@ def model_id_of(source: Source) -> str | None:
 
 
 def text_of(config: Config) -> str:
-    """A config as text, which the server judges.
+    """Return a config as text, which the server validates.
 
     Raises:
         BadInput: it cannot be read, or is no text at all.
@@ -59,7 +59,7 @@ def text_of(config: Config) -> str:
 
 
 def document_of(config: Config) -> dict[str, object]:
-    """A config as JSON's kinds of values.
+    """Return a config as parsed data.
 
     Raises:
         BadInput: see `text_of`.
@@ -72,7 +72,7 @@ def document_of(config: Config) -> dict[str, object]:
 
 
 def document_request(config: Config) -> dict[str, Any]:
-    """A config as the body of a request; JSON is YAML too, and the server reads it as such."""
+    """Return the body and header of a request with a config; JSON is sent as YAML, too."""
     return {
         "content": text_of(config).encode(errors="surrogatepass"),
         "headers": {"Content-Type": "application/yaml"},
@@ -80,5 +80,5 @@ def document_request(config: Config) -> dict[str, Any]:
 
 
 def config_path(reference: str) -> str:
-    """Where a named config is."""
+    """Return the URL path of a named config."""
     return f"/v1/configs/{quote(reference, safe='@')}"

@@ -18,7 +18,7 @@ from palettery.app.errors import PaletteryError
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 15
-"""A minute and a half in total: longer than a server takes to restart."""
+"""Attempts of a request, a minute and a half in total: a server restarts in less."""
 FIRST_ATTEMPTS = 3
 """Attempts while the server has never responded: there is probably none."""
 MAX_WAIT_S = 120

@@ -33,7 +33,7 @@ COMPLETE_ATTEMPTS = 3
 """Attempts to complete an upload when the server has lost parts."""
 Stage = Literal["reading", "sending"]
 Advance = Callable[[Stage, int, int], None]
-"""Called with (stage, bytes done, total bytes)."""
+"""Progress callback, called with (stage, bytes done, total bytes)."""
 
 
 class FilesUpload:

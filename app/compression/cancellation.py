@@ -10,7 +10,7 @@ CHECK_INTERVAL_S = 0.25
 
 
 class CancellationCheck:
-    """Called regularly by running work; raises once the job's cancel marker is in the store.
+    """Check of running work, called regularly; raises once the job's cancel marker is in the store.
 
     Calls are cheap: the store is read a few times a second at most.
     """

@@ -17,7 +17,7 @@ from palettery.schemas.plan import Plan, PlannedTensor
 from palettery.schemas.tasks import StoredSlice
 
 SHARD_BYTES = 5_000_000_000
-"""Above this, the artifact becomes several files with an index."""
+"""Size above which an artifact becomes several files with an index."""
 BATCH_BYTES = 128 << 20
 """Dense bytes that one task verifies, unless a single tensor has more."""
 INDEX = "model.safetensors.index.json"

@@ -68,7 +68,7 @@ def palettize(
             f"{item.name}: {error}; correct its sensitivities, or leave them out, and submit again"
         ) from error
     except NonFiniteError as error:
-        return Palettized(outcome=_kept(item, str(error)))
+        return Palettized(outcome=_kept_outcome(item, str(error)))
 
 
 def content_sha256(source: Reads, sensitivities: Reads, item: TensorSlice) -> str:
@@ -204,7 +204,7 @@ def kernel_settings(spec: PalettizationSpec, clustering: Clustering) -> PaletteS
     )
 
 
-def _kept(item: TensorSlice, reason: str) -> SliceOutcome:
+def _kept_outcome(item: TensorSlice, reason: str) -> SliceOutcome:
     return SliceOutcome(
         name=item.name,
         first_row=item.first_row,

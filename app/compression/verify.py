@@ -63,7 +63,7 @@ def _check_bytes(
     tensor: StoredTensor,
     check: Callable[[], None],
 ) -> None:
-    written: LocatedTensor | None = artifact.kept.get(name)
+    written: LocatedTensor | None = artifact.kept_tensors.get(name)
     if written is None or written.tensor.size_bytes != dense_size_bytes(tensor):
         raise InvalidArtifact(f"{name}: the artifact as read back lacks it")
     offset = written.tensor.offset

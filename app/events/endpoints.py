@@ -1,4 +1,7 @@
-"""Events and logs of jobs over HTTP."""
+"""Events and logs of jobs over HTTP.
+
+FastAPI sends a comment as a heartbeat on streams that are silent for 15 seconds.
+"""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass

@@ -47,10 +47,10 @@ class _Reader:
         self.woken = asyncio.Event()
         self._is_open = False
         self._pending: dict[str, ListEvent] = {}
-        """By the job's id; the key of the `open` event is empty."""
+        """Pending events by the job's id; the key of the `open` event is empty."""
 
     def open(self) -> None:
-        """Send once that no change is missed from now on."""
+        """Queue the `open` event, once: no change is missed from now on."""
         if not self._is_open:
             self._is_open = True
             self._pending[""] = OPEN

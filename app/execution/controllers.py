@@ -9,7 +9,7 @@ from palettery.app.database.tables import ControllerRow
 from palettery.schemas.service import Controller
 
 SILENT_AFTER = timedelta(seconds=30)
-"""A controller without a heartbeat for so long is taken for dead."""
+"""Time without a heartbeat after which a controller counts as dead."""
 
 
 class ControllerRepository:

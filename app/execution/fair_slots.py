@@ -36,7 +36,7 @@ class FairSlots:
         self._waiting: dict[str, list[tuple[int, str, int, asyncio.Future[None]]]] = {}
         self._taken: Counter[str] = Counter()
         self._last: dict[str, int] = {}
-        """When each owner that has slots or waits for some got its last one."""
+        """Owner that has slots or waits for some -> order number of its last slot."""
         self._order = count()
 
     @asynccontextmanager

@@ -41,9 +41,9 @@ MOST_LANES = 256
 STATES_TIMEOUT_S = 2.0
 """Timeout of questions to the scheduler about its workers."""
 OnDied = Callable[[Sequence[Task]], Awaitable[None]]
-"""Called with the unfinished tasks of a worker that died; other workers repeat them."""
+"""Callback for the unfinished tasks of a worker that died; other workers repeat them."""
 OnDone = Callable[[Task, Answer], Awaitable[None]]
-"""Called with each task and its result, one at a time."""
+"""Callback for each task and its result, called for one at a time."""
 
 
 class Workers:

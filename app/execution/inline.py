@@ -1,4 +1,4 @@
-"""Running tasks in this process, one after the other; a kernel uses all cores by itself."""
+"""Execution of tasks in this process, one after the other; a kernel uses all cores by itself."""
 
 from collections.abc import Callable, Sequence
 

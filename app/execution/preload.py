@@ -13,7 +13,7 @@ from palettery.app.observability import logging as logs
 from palettery.app.settings import Settings
 
 NICENESS = 10
-"""Server processes on the same machine go first; workers use the rest of the CPU time."""
+"""Niceness of workers: server processes on the same machine go first."""
 
 
 def dask_setup(worker: Worker) -> None:

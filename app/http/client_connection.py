@@ -28,21 +28,21 @@ MINIMAL_LINE_BYTES = len("GET  HTTP/1.1\r\n")
 LINGER_S, LINGER_BYTES = 2.0, 4 << 20
 """Time and bytes for which a client may still send after its request was rejected."""
 EVICTED_FRACTION = 8
-"""One in so many idle connections is evicted at once, so that evictions are rare."""
+"""Divisor: this fraction of the idle connections is evicted at once, so that it happens rarely."""
 
 Reason = Literal["head", "body", "idle", "unread", "full"]
 """Reason for which the server closed a connection."""
 
 
 class Phase(Enum):
-    """What a connection is waiting for."""
+    """Part of a request or response that a connection is waiting for."""
 
     IDLE = auto()
-    """The next request."""
+    """Start of the next request."""
     HEAD = auto()
-    """The rest of the request line and headers."""
+    """Rest of the request line and headers."""
     BODY = auto()
-    """The rest of the body."""
+    """Rest of the request's body."""
     RESPONSE = auto()
     """The application's response."""
 

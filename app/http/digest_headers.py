@@ -13,7 +13,7 @@ from palettery.app.errors import InvalidUpload
 
 CONTENT, REPR = "Content-Digest", "Repr-Digest"
 _MEMBER = re.compile(r"[ \t]*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/]*={0,2}):[ \t]*")
-_HOW = f"send {CONTENT}: sha-256=:<the digest's 32 bytes in base64>:"
+_ADVICE = f"send {CONTENT}: sha-256=:<the digest's 32 bytes in base64>:"
 
 
 def announced_sha256(headers: Headers) -> str:
@@ -24,7 +24,7 @@ def announced_sha256(headers: Headers) -> str:
     """
     values = {name: ",".join(headers.getlist(name)) for name in (CONTENT, REPR) if name in headers}
     if not values:
-        raise InvalidUpload(f"the part has no {CONTENT} header; {_HOW}")
+        raise InvalidUpload(f"the part has no {CONTENT} header; {_ADVICE}")
     digests = {_sha256(name, value) for name, value in values.items()}
     if len(digests) > 1:
         raise InvalidUpload(f"{CONTENT} and {REPR} have different digests; send one of them")
@@ -36,14 +36,14 @@ def _sha256(header: str, value: str) -> str:
     for member in value.split(","):
         match = _MEMBER.fullmatch(member)
         if match is None or match[1] in digests:
-            raise InvalidUpload(f"the {header} header is {value[:100]!r}; {_HOW}")
+            raise InvalidUpload(f"the {header} header is {value[:100]!r}; {_ADVICE}")
         digests[match[1]] = match[2]
     if "sha-256" not in digests:
-        raise InvalidUpload(f"the {header} header has no sha-256; {_HOW}")
+        raise InvalidUpload(f"the {header} header has no sha-256; {_ADVICE}")
     try:
         digest = base64.b64decode(digests["sha-256"], validate=True)
     except binascii.Error:
         digest = b""
     if len(digest) != 32:
-        raise InvalidUpload(f"the {header} header has a sha-256 of another length; {_HOW}")
+        raise InvalidUpload(f"the {header} header has a sha-256 of another length; {_ADVICE}")
     return digest.hex()

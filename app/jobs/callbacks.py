@@ -13,4 +13,4 @@ Enqueue = Callable[[Session, str, int, int], None]
 Notify = Callable[[Session, WorkflowCall], None]
 """Enqueues the call of a webhook in a transaction."""
 OnEnd = Callable[[JobState, datetime | None], None]
-"""Called when a job ends, with its last state and its start."""
+"""Callback for the end of a job, called with its last state and its start."""

@@ -1,4 +1,4 @@
-"""Create and change the row of a job."""
+"""Creation and changes of the row of a job."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,7 +29,7 @@ class NewJob:
     options: JobOptions = field(default_factory=JobOptions)
     deadline_at: datetime | None = None
     request_sha256: str | None = None
-    """Jobs with equal ones have equal artifacts."""
+    """Digest of the request; jobs with equal digests have equal artifacts."""
     model_id: str | None = None
     model_sha256: str | None = None
     """SHA-256 of the model's bytes."""
@@ -38,7 +38,7 @@ class NewJob:
     stored_bytes: int = 0
     """Expected size of all that the job stores."""
     limits: OwnerLimits = UNLIMITED
-    """Limits of the owner, which hold with this job."""
+    """Limits of the owner, checked with this job included."""
     request: KeyedRequest | None = None
     """The request under its Idempotency-Key, if it has one."""
     first_lines: tuple[LogMessage, ...] = ()

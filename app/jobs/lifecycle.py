@@ -47,7 +47,7 @@ class JobLifecycle:
         return await asyncio.to_thread(self._jobs.get, job_id)
 
     async def fail(self, job_id: str, problem: Problem) -> None:
-        """Let a job fail that has not ended."""
+        """Mark a job as failed, unless it has ended."""
         job = await asyncio.to_thread(self._jobs.get, job_id)
         if await asyncio.to_thread(self._jobs.fail, job_id, problem, self._expiry()):
             await self._stop(job)

@@ -1,4 +1,4 @@
-"""Plan a request, or store all that its job needs.
+"""Preparation of jobs: planning, and storing all that a job needs.
 
 Arguments and results of these functions are pickled: the processes of `document_pool` run them.
 """
@@ -62,7 +62,7 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class JobStorage:
-    """Where a job's documents and files lie in the store, and how its work is cut into tasks."""
+    """Locations of a job's documents and files in the store, and the size of its tasks."""
 
     prefix: str
     """Folder of the job."""

@@ -8,7 +8,7 @@ from palettery.schemas.jobs import Job, Progress
 from palettery.schemas.tasks import Answer, CompressionTask, Task
 
 STORE_EVERY_S = 0.3
-"""Between two writes of the progress to the row."""
+"""Interval between two writes of the progress to the row."""
 
 
 class ProgressCounter:

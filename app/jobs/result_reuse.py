@@ -29,9 +29,9 @@ from palettery.schemas.tasks import (
 )
 
 FEW_BYTES = 4 << 20
-"""Digested in this process, up to this size."""
+"""Total size up to which inputs are digested in this process."""
 DIGEST_BYTES = 64 << 20
-"""Read by one task that digests, or one slice if it has more."""
+"""Bytes that one digest task reads, unless a single slice has more."""
 
 
 class ResultReuse:

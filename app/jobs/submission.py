@@ -1,4 +1,4 @@
-"""Queue jobs: all that a job needs is stored before its row exists."""
+"""Queueing of jobs: all that a job needs is stored before its row exists."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -23,7 +23,7 @@ from palettery.app.storage.base import Storage
 from palettery.schemas.jobs import Job
 
 ATTEMPTS = 5
-"""At queuing a job whose files were stored before, while others remove them."""
+"""Attempts to queue a job while other requests remove stored files that it uses."""
 
 
 @dataclass(frozen=True)

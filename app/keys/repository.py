@@ -23,7 +23,7 @@ U = TypeVar("U")
 
 _ANY = select(KeyRow.__table__.c.id).where(KeyRow.revoked_at.is_(None)).limit(1)
 _OF = select(KeyRow.__table__).where(KeyRow.sha256 == bindparam("sha256"))
-"""Prepared once, because every request executes one of them."""
+"""Statements that every request executes; they are built once."""
 
 
 class KeyRepository:

@@ -34,7 +34,7 @@ def page(
 @router.get(
     "/models/{model_id}",
     response_model=Model,
-    responses=UNKNOWN | problems(_503="the store is away"),
+    responses=UNKNOWN | problems(_503="the store is unavailable"),
 )
 async def get(
     request: Request, model_id: str, models: Service, store: Store, caller: Reader

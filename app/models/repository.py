@@ -17,7 +17,7 @@ from palettery.schemas.checkpoint import ModelFormat, StoredFile
 from palettery.schemas.models import ModelDetails, ModelFile, ModelSummary
 
 ID = re.compile(r"[0-9a-f]{64}")
-"""Other texts are no ids, and some databases fail on them."""
+"""Form of a model's id. Other texts are not looked up: some databases fail on them."""
 InTransaction = Callable[[Session], None]
 """A change to make within the same transaction."""
 

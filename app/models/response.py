@@ -21,7 +21,7 @@ PIECE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model whose contents lie in the store as JSON of `ModelContents`."""
+    """A model whose contents are in the store as JSON of `ModelContents`."""
 
     details: ModelDetails
     path: str

@@ -1,4 +1,4 @@
-"""Whether a spec is compatible with a tensor, and the size of the palettized tensor."""
+"""Compatibility of specs with tensors, and the size of palettized tensors."""
 
 import math
 from collections.abc import Sequence

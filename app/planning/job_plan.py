@@ -20,7 +20,7 @@ class JobPlan:
     config: KMeansPalettizerConfig
     checkpoint: Checkpoint
     sensitivities: Checkpoint | None
-    """Under the names of the model's tensors; None if the user sent none."""
+    """Sensitivities under the names of the model's tensors; None if the user sent none."""
     plan: Plan
 
     def files(self) -> tuple[StoredFile, ...]:

@@ -21,7 +21,7 @@ class ModuleRule:
     config: ModuleKMeansPalettizerConfig | None
     """None turns palettization off."""
     own: bool
-    """Whether it names the module itself; if only an ancestor, module_state_spec does not apply."""
+    """Whether the rule is the module's own; module_state_spec does not apply to descendants."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ _CHUNK: Final = 64
 _CHUNK_STEPS: Final = 10**8
 """Most steps that a chunk may take in `re`, which cannot be stopped: about a second."""
 _LONGEST: Final = 10_000
-"""Characters of a pattern."""
+"""Most characters of a pattern."""
 _UNROLLED: Final = 100_000
-"""Items that `regex`, which repeats what `{n}` follows n times when it compiles, may make."""
+"""Most items of a compiled pattern; `regex` copies the item before `{n}` n times."""
 _AT_LEAST = re.compile(r"\{(\d+)")
 _REPEATED_GROUP = re.compile(r"\)\s*\{|#")
 """A group that braces repeat, or a comment that may hide one."""

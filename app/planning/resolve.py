@@ -1,4 +1,4 @@
-"""Resolve a config and a checkpoint to a plan: the outcome of every tensor, and its rule."""
+"""Resolution of a config and a checkpoint to a plan: outcome and rule of every tensor."""
 
 from collections.abc import Set
 from dataclasses import dataclass, replace

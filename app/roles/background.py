@@ -1,4 +1,4 @@
-"""Tasks in the background of a role."""
+"""Background tasks of a role."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine

@@ -52,7 +52,7 @@ NO_CALLS = (
 OPEN_FILES = 512
 """Most open descriptors."""
 _AFTER_SIGNAL_S = 5
-"""From SIGXCPU, when the CPU time is over, to SIGKILL."""
+"""Time from SIGXCPU, when the CPU time is over, to SIGKILL."""
 _PR_SET_PDEATHSIG = 1
 _CAPABILITY_VERSION = 0x20080522
 _UNKNOWN_CALL = -1

@@ -45,7 +45,7 @@ QUICK_S, QUICK_BYTES = 1.0, 256 << 20
 """Time and memory limits of a small document."""
 SLOW_NICENESS = 10
 REAP_S = 10
-"""How long to wait for a killed process."""
+"""Timeout for reaping a killed process."""
 CHECK_S = 10
 """Timeout of a health check from another thread."""
 MAX_WAITING_PER_OWNER = 256

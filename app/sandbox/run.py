@@ -1,4 +1,4 @@
-"""Run a function on a folder in a sandboxed process."""
+"""Execution of a function in a sandboxed process, with access to one folder."""
 
 import contextlib
 import functools

@@ -51,7 +51,7 @@ NETWORK: Sequence[str] = (
     *("socket", "connect", "bind", "listen", "accept", "accept4", "sendmsg", "recvmsg"),
     *("sendmmsg", "recvmmsg", "setsockopt", "getpeername"),
 )
-"""Allowed in addition with network access."""
+"""Calls that are allowed in addition with network access."""
 REFUSED: Sequence[str] = (
     *("fork", "vfork", "execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev"),
     *("truncate", "link", "linkat", "symlink", "symlinkat", "mount", "unshare", "setns"),
@@ -79,7 +79,7 @@ _FCNTL = (
     *(fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW, _F_GETPIPE_SZ, _F_ADD_SEALS, _F_GET_SEALS),
     *(36, 37, 38),  # F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW
 )
-"""Without commands that make the kernel send signals."""
+"""Commands of fcntl that are allowed: none that makes the kernel send signals."""
 
 
 def conditional() -> Sequence[tuple[str, Sequence[Condition]]]:

@@ -32,7 +32,7 @@ class Capacity(NamedTuple):
 
 
 class Reads(Protocol):
-    """Something that reads bytes of objects."""
+    """Reader of byte ranges of objects: a `Storage`, or one that verifies them."""
 
     def read(self, path: str, offset: int = 0, size_bytes: int | None = None) -> memoryview:
         """See `Storage.read`."""

@@ -34,17 +34,17 @@ Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html.
 DELETE_BATCH = 1_000
 """Objects per delete request."""
 RETRY_S = 60.0
-"""How long a request is retried while the store is unavailable."""
+"""Time for which a request is retried while the store is unavailable."""
 READ_TIMEOUT_S = 30.0
 """Read timeout of a request; a part must be sent within it."""
 COPY_READ_TIMEOUT_S = 300.0
 """Read timeout of a copy: some stores answer only once it is complete."""
 CONNECT_TIMEOUT_S, PROBE_TIMEOUT_S, REQUEST_TIMEOUT_S = 5.0, 1.5, 3_600.0
 MAX_RETRIES = 1_000
-"""High enough that `RETRY_S` is the limit."""
+"""Maximum number of retries, high enough that `RETRY_S` is the limit."""
 PAUSE_S, MAX_PAUSE_S = 0.1, 2.0
 ABORT_S = 5.0
-"""How long a cancelled write may take to abort its multipart upload."""
+"""Timeout for aborting the multipart upload of a cancelled write."""
 CLIENT_VARIABLES = ("ALLOW_HTTP", "ALLOW_INVALID_CERTIFICATES", "PROXY_URL")
 """Variables, without the cloud's prefix, that obstore ignores when given client options."""
 VARIABLE_PREFIXES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}

@@ -1,4 +1,4 @@
-"""Open an object store: a local folder, S3, GCS or Azure behind one URL."""
+"""Opening of object stores by URL: a local folder, S3, GCS or Azure."""
 
 from functools import cache
 from urllib.parse import urlsplit

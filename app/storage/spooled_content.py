@@ -6,7 +6,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 
 IN_MEMORY_BYTES = 256 << 10
-"""Larger content is spooled to a file."""
+"""Size above which content is spooled to a file."""
 PIECE_BYTES = 256 << 10
 
 

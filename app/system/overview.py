@@ -44,7 +44,7 @@ _OWN = _ALL.where(JobRow.owner == bindparam("owner"))
 
 
 class Overview:
-    """Overview of the service, collect from its components."""
+    """Overview of the service, collected from its components."""
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ PART: dict[str, Any] = {
     ],
 }
 UNKNOWN = problems(_404="no such upload", _410="the upload has expired")
-STORE = problems(_503="the store or the database is away", _507="the store is full")
+STORE = problems(_503="the store or the database is unavailable", _507="the store is full")
 
 
 Service = Annotated[UploadService, Depends(ServiceLookup(UploadService))]

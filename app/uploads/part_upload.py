@@ -1,4 +1,4 @@
-"""Receiving one part of an upload: streamed into the store, and added once it is verified."""
+"""Reception of one part of an upload: streamed into the store, and added once it is verified."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

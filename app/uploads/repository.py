@@ -20,7 +20,7 @@ from palettery.app.uploads.stored_upload import StoredUpload, UploadMetadata, fi
 from palettery.schemas.uploads import NewUpload
 
 ID = re.compile(r"[0-9a-f-]{36}")
-"""Other texts are no ids, and some databases fail on them."""
+"""Form of an upload's id. Other texts are not looked up: some databases fail on them."""
 WITHOUT_FILES = defer(UploadRow.files, raiseload=True)
 """Leaves out the lists of files; those of a page may have many megabytes."""
 

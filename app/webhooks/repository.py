@@ -20,7 +20,7 @@ class WebhookTarget(NamedTuple):
 
 
 class WebhookRepository:
-    """Reads and writes, each in its own transaction."""
+    """Reads and writes of URLs and secrets of webhooks, each in its own transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -36,15 +36,15 @@ def config_of(data: object, *prefix: str) -> KMeansPalettizerConfig:
     """
     if not isinstance(data, dict) or not _is_file_form(data):
         return _validate(data, *prefix)
-    strays = tuple(
+    unknown_keys = tuple(
         InvalidField(pointer=pointer(*prefix, str(key)), detail=unknown_key(key, FILE_KEYS))
         for key in data
         if key not in FILE_KEYS
     )
     if CONFIG_KEY in data:
-        return _validate(data[CONFIG_KEY], *prefix, CONFIG_KEY, strays=strays)
+        return _validate(data[CONFIG_KEY], *prefix, CONFIG_KEY, unknown_keys=unknown_keys)
     missing = InvalidField(pointer=pointer(*prefix), detail=f"{CONFIG_KEY} is missing")
-    raise ConfigError(*(strays or (missing,)))
+    raise ConfigError(*(unknown_keys or (missing,)))
 
 
 def _is_file_form(data: dict[object, object]) -> bool:
@@ -57,13 +57,13 @@ def _is_file_form(data: dict[object, object]) -> bool:
 
 
 def _validate(
-    data: object, *prefix: str, strays: tuple[InvalidField, ...] = ()
+    data: object, *prefix: str, unknown_keys: tuple[InvalidField, ...] = ()
 ) -> KMeansPalettizerConfig:
     try:
         config = KMeansPalettizerConfig.model_validate(data)
     except ValidationError as error:
         faults = describe_errors(error, KMeansPalettizerConfig, *prefix)
-        raise ConfigError(*strays, *faults) from error
-    if strays:
-        raise ConfigError(*strays)
+        raise ConfigError(*unknown_keys, *faults) from error
+    if unknown_keys:
+        raise ConfigError(*unknown_keys)
     return config

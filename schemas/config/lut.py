@@ -47,8 +47,8 @@ class QuantizationSpec(Schema):
         Literal["int8", "uint8", "float8_e4m3fn", "float8_e5m2"],
         BeforeValidator(_dtype_name, json_schema_input_type=str),
     ] = "int8"
-    """What an entry is stored as: int8, uint8, float8_e4m3fn or float8_e5m2; also understood are
-    `torch.int8` and so on, and `float8_e4m3`."""
+    """Dtype of the stored entries: int8, uint8, float8_e4m3fn or float8_e5m2; `torch.int8` and so
+    on, and `float8_e4m3`, are accepted, too."""
     qscheme: Literal["symmetric", "symmetric_with_clipping", "asymmetric"] = "symmetric"
     """Quantization scheme: how range and zero point are chosen; `symmetric` for float8."""
     qformulation: Literal["zp"] = "zp"

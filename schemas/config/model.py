@@ -1,4 +1,4 @@
-"""The whole config: what applies to which module of a model."""
+"""The whole config: the rules for the modules of a model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from palettery.schemas.config.parsing import load_text
 from palettery.schemas.config.preset_types import Presets
 
 CONFIG_KEY = "kmeans_palettization_config"
-"""Where a file holds the config."""
+"""Top-level key of the config in a file."""
 ANCHORS_KEY = "palettization_spec"
-"""A key beside it, for YAML anchors; its value is not looked at."""
+"""Optional key beside it, for YAML anchors; its value is ignored."""
 
 Target = str | type
 """A regular expression on module names, or a class."""
 
 
 def _names_as_keys(value: object) -> object:
-    """Classes by their names, as keys."""
+    """Return a mapping in which classes as keys are replaced with their names."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -51,7 +51,7 @@ _Named = BeforeValidator(_names_as_keys, json_schema_input_type=_Rules | None)
 
 
 class KMeansPalettizerConfig(Schema):
-    """What is palettized and how. A module's name beats its type, its type beats the global rule.
+    """Rules for palettizing a model: by module name, else by module type, else global.
 
     Among several matches of one level the one defined later wins. The builders return a new config.
     """
@@ -62,7 +62,7 @@ class KMeansPalettizerConfig(Schema):
     global_config: ModuleKMeansPalettizerConfig | None = Field(
         default_factory=ModuleKMeansPalettizerConfig
     )
-    """What applies to every module. Left out: the defaults; null: off."""
+    """Rule for every module. Left out: the defaults; null: off."""
     module_type_configs: Annotated[
         dict[
             Annotated[str, AfterValidator(_check_qualified_name)],
@@ -70,9 +70,9 @@ class KMeansPalettizerConfig(Schema):
         ],
         _Named,
     ] = Field(default_factory=dict)
-    """Fully qualified class name (`torch.nn.modules.linear.Linear`) -> what applies to it."""
+    """Fully qualified class name (`torch.nn.modules.linear.Linear`) -> its rule."""
     module_name_configs: Annotated[_Rules, _Named] = Field(default_factory=dict)
-    """Regular expression on the module's whole dotted name -> what applies to it."""
+    """Regular expression on the module's whole dotted name -> its rule."""
 
     @field_validator("global_config")
     @classmethod
@@ -179,7 +179,7 @@ class KMeansPalettizerConfig(Schema):
 
 
 def _flatten(targets: tuple[Target | Sequence[Target], ...]) -> Sequence[Target]:
-    """Targets given one by one, or all in one list.
+    """Return targets that are passed one by one, or all in one list.
 
     Raises:
         TypeError: one is neither text nor a class.

@@ -25,7 +25,7 @@ def _none_is_empty(value: object) -> object:
 
 
 def _check_inactive(value: object, info: ValidationInfo) -> dict[str, None]:
-    """Activations are not palettized; what says nothing is accepted for coreai-opt's dumps."""
+    """Check that a spec for activations is empty: coreai-opt's dumps have empty ones."""
     silent = value is None or (
         isinstance(value, Mapping) and all(spec is None for spec in value.values())
     )
@@ -66,14 +66,14 @@ OpConfigs = Annotated[
 
 
 class PatSchedule(Schema):
-    """When palettization-aware training starts in coreai-opt 0.3; without effect here."""
+    """Start of palettization-aware training in coreai-opt 0.3; without effect here."""
 
     enable_fake_palettize: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
     """Training step."""
 
 
 class ModuleKMeansPalettizerConfig(Schema):
-    """What applies to a module and its descendants.
+    """Rules for a module and its descendants.
 
     For one tensor `module_state_spec` beats `op_name_config`, which beats `op_type_config`, which
     beats `op_state_spec`.

@@ -33,9 +33,9 @@ Array = NDArray[Any]
 def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str], to: Path) -> None:
     """Write a model whose weights are LUT[indices], palettized except for the `dense` ones."""
     buffers = {"_COREML_/metadata_version": torch.tensor(1)}
-    firsts = artifact.firsts()
+    first_names = artifact.first_names()
     for name in program.state_dict:
-        first = firsts.get(name, "")
+        first = first_names.get(name, "")
         if first in artifact.weights and first not in dense:
             path, _, own = name.rpartition(".")
             for key, tensor in _palette(artifact, first):

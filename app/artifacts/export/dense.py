@@ -19,8 +19,8 @@ def write_dense(request: ExportRequest) -> str:
     `safetensors.torch.save_model` writes them.
     """
     artifact = request.artifact
-    entries = sort_entries([*_decoded(artifact), *_kept(artifact)])
-    return request.write(stream(entries, {"format": "pt"} | artifact.tied()))
+    entries = sort_entries([*_decoded_entries(artifact), *_kept_entries(artifact)])
+    return request.write(stream(entries, {"format": "pt"} | artifact.tied_names()))
 
 
 def check_dense(request: ExportRequest) -> None:
@@ -31,21 +31,21 @@ def check_dense(request: ExportRequest) -> None:
     """
     artifact, store, path = request.artifact, request.store, request.path
     tensors = {tensor.name: tensor for tensor in read_header(store, path, Limits()).tensors}
-    entries = [*_decoded(artifact), *_kept(artifact)]
+    entries = [*_decoded_entries(artifact), *_kept_entries(artifact)]
     if tensors.keys() != {entry.name for entry in entries}:
         raise InvalidArtifact("the dense export as read back has other tensors than the artifact")
     for entry in entries:
         tensor = tensors[entry.name]
-        place, is_same = tensor.offset, (tensor.dtype, tensor.shape) == (entry.dtype, entry.shape)
+        offset, is_same = tensor.offset, (tensor.dtype, tensor.shape) == (entry.dtype, entry.shape)
         for piece in entry.chunks():
             size_bytes = memoryview(piece).nbytes
-            is_same = is_same and store.read(path, place, size_bytes) == piece
-            place += size_bytes
+            is_same = is_same and store.read(path, offset, size_bytes) == piece
+            offset += size_bytes
         if not is_same:
             raise InvalidArtifact(f"{entry.name}: the dense export as read back differs")
 
 
-def _decoded(artifact: Artifact) -> Iterator[TensorEntry]:
+def _decoded_entries(artifact: Artifact) -> Iterator[TensorEntry]:
     for name, weight in artifact.weights.items():
 
         def chunks(name: str = name) -> Chunks:
@@ -55,8 +55,8 @@ def _decoded(artifact: Artifact) -> Iterator[TensorEntry]:
         yield TensorEntry(name, weight.dtype, weight.shape, artifact.dense_bytes(name), chunks)
 
 
-def _kept(artifact: Artifact) -> Iterator[TensorEntry]:
-    for name, stored in artifact.kept.items():
+def _kept_entries(artifact: Artifact) -> Iterator[TensorEntry]:
+    for name, stored in artifact.kept_tensors.items():
         tensor, path = stored.tensor, stored.path
 
         def chunks(

@@ -19,9 +19,9 @@ EXTRA = "export"
 DTYPES = {"F64": "float64", "BF16": "bfloat16", "F16": "float16"}
 """Names, for messages, of dtypes that a format may lack."""
 Write = Callable[[ExportRequest], str]
-"""Writes an export, and returns its SHA-256."""
+"""Function that writes an export and returns its SHA-256."""
 Check = Callable[[ExportRequest], None]
-"""Raises InvalidArtifact if the export is not LUT[indices]."""
+"""Function that raises InvalidArtifact if the export is not LUT[indices]."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,14 @@ class Format:
     write: Write
     check: Check
     unsupported_feature: Callable[[PalettizedWeight, bool], str | None]
-    """Feature that a weight needs and the format lacks; the flag: it has a per-channel scale."""
+    """Function that returns the feature that a weight needs and the format lacks; the second
+    argument is whether the weight has a per-channel scale."""
     suffix: str
-    """Suffix of its file's name."""
+    """Suffix of the file name."""
     package: str | None = None
-    """Package that it needs beyond the required ones."""
+    """Optional package that writing it needs."""
     needs_graph: bool = False
-    """Whether it is a runnable model, which needs a graph: a `.pt2`."""
+    """Whether the format is of runnable models, which need the graph of a `.pt2`."""
 
 
 def _torchao() -> ModuleType:
@@ -45,11 +46,11 @@ def _torchao() -> ModuleType:
     return importlib.import_module("palettery.app.artifacts.export.torchao")
 
 
-def _checked_in_sandbox(_: ExportRequest) -> None:
+def _skip_check(_: ExportRequest) -> None:
     """Do nothing: the process that wrote the export has checked it."""
 
 
-def _none_in_dense(_: PalettizedWeight, __: bool) -> None:
+def _unsupported_by_dense(_: PalettizedWeight, __: bool) -> None:
     """Return None: dense tensors express everything."""
 
 
@@ -76,7 +77,7 @@ def _unsupported_by_coreml(weight: PalettizedWeight, is_scaled: bool) -> str | N
 
 
 FORMATS: Mapping[ExportFormat, Format] = {
-    "dense": Format(write_dense, check_dense, _none_in_dense, ".safetensors"),
+    "dense": Format(write_dense, check_dense, _unsupported_by_dense, ".safetensors"),
     "torchao": Format(
         lambda request: _torchao().write_torchao(request),
         lambda request: _torchao().check_torchao(request),
@@ -86,7 +87,7 @@ FORMATS: Mapping[ExportFormat, Format] = {
     ),
     "coreai": Format(
         partial(convert_in_sandbox, "coreai"),
-        _checked_in_sandbox,
+        _skip_check,
         _unsupported_by_coreai,
         ".aimodel.zip",
         "coreai_torch",
@@ -94,7 +95,7 @@ FORMATS: Mapping[ExportFormat, Format] = {
     ),
     "coreml": Format(
         partial(convert_in_sandbox, "coreml"),
-        _checked_in_sandbox,
+        _skip_check,
         _unsupported_by_coreml,
         ".mlpackage.zip",
         "coremltools",

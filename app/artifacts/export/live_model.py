@@ -63,16 +63,16 @@ class StateDict:
 def artifact_state_dict(artifact: Artifact) -> StateDict:
     """Return an artifact's tensors, decoded."""
     palettized = [
-        StateTensor(name, weight.dtype, weight.shape, partial(_decoded, artifact, name))
+        StateTensor(name, weight.dtype, weight.shape, partial(_decode_weight, artifact, name))
         for name, weight in artifact.weights.items()
     ]
     kept = [
         StateTensor(
-            name, stored.tensor.dtype, stored.tensor.shape, partial(_kept, artifact, stored)
+            name, stored.tensor.dtype, stored.tensor.shape, partial(_read_kept, artifact, stored)
         )
-        for name, stored in artifact.kept.items()
+        for name, stored in artifact.kept_tensors.items()
     ]
-    return StateDict([*palettized, *kept], artifact.tied())
+    return StateDict([*palettized, *kept], artifact.tied_names())
 
 
 def uploaded_state_dict(checkpoint: Checkpoint, storage: Storage) -> StateDict:
@@ -116,14 +116,14 @@ def palettized_inputs(
     program: ExportedProgram, artifact: Artifact, dense: Collection[str]
 ) -> dict[str, str]:
     """Return graph input -> palettized weight, for the inputs that the outputs depend on."""
-    firsts = artifact.firsts()
+    first_names = artifact.first_names()
     signature = program.graph_signature
     states = signature.inputs_to_parameters | signature.inputs_to_buffers
     needed = {node.name for node in _needed(program.graph)}
     return {
         argument: name
         for argument, state in states.items()
-        if (name := firsts.get(state, "")) in artifact.weights
+        if (name := first_names.get(state, "")) in artifact.weights
         and name not in dense
         and argument in needed
     }
@@ -164,11 +164,11 @@ def _write(to: Path, runnable: Runnable, tensors: StateDict, source: ExportSourc
         _write_config(archive, "constants", constants)
 
 
-def _decoded(artifact: Artifact, name: str) -> bytes:
+def _decode_weight(artifact: Artifact, name: str) -> bytes:
     return artifact.dense(name).tobytes()
 
 
-def _kept(artifact: Artifact, stored: LocatedTensor) -> bytes:
+def _read_kept(artifact: Artifact, stored: LocatedTensor) -> bytes:
     return bytes(artifact.data(stored))
 
 

@@ -1,7 +1,7 @@
 """Checks of arguments that some operators of torch do not validate, when they are called.
 
 A few common operators read or write out of bounds, or never end, if shapes or sizes are not what
-they expect. These are known for certain only while the graph runs.
+they expect. Only while the graph runs are these certain.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,8 +23,8 @@ class CheckedOperators(TorchFunctionMode):
     """Context in which the arguments of operators are checked before each call.
 
     Raises:
-        ValueError: the arguments of an operator are invalid, and it would not check them itself;
-            it has not run.
+        ValueError: the arguments of an operator are invalid, and it does not check them itself; the
+            operator was not called.
     """
 
     def __torch_function__(
@@ -32,7 +32,7 @@ class CheckedOperators(TorchFunctionMode):
     ) -> Any:
         """Call a function of torch."""
         kwargs = kwargs or {}
-        if isinstance(func, OpOverload) and (check := _check_of(func)) is not None:
+        if isinstance(func, OpOverload) and (check := _find_check(func)) is not None:
             arguments = dict(zip(_names(func), args, strict=False)) | kwargs
             try:
                 check(arguments)
@@ -47,7 +47,7 @@ def _names(operator: OpOverload) -> Sequence[str]:
 
 
 @cache
-def _check_of(operator: OpOverload) -> Callable[[Mapping[str, Any]], None] | None:
+def _find_check(operator: OpOverload) -> Callable[[Mapping[str, Any]], None] | None:
     if (check := CHECKS.get(operator)) is not None:
         return check
     names = _names(operator)
@@ -141,23 +141,27 @@ def _check_recurrent(gates: int, arguments: Mapping[str, Any]) -> None:
     _check(data.dim() == 3, f"an input of {data.dim()} dimensions; it must have three")
     directions, layers = 1 + bool(arguments["bidirectional"]), arguments["num_layers"]
     _check(0 < layers * directions <= len(weights), f"{layers} layers and {len(weights)} weights")
-    own = len(weights) // (layers * directions)
-    _check(own * layers * directions == len(weights), f"{len(weights)} weights")
+    per_layer = len(weights) // (layers * directions)
+    _check(per_layer * layers * directions == len(weights), f"{len(weights)} weights")
     biases = 2 * bool(arguments["has_biases"])
-    projections = own - 2 - biases
-    _check(projections in ((0, 1) if gates == 4 else (0,)), f"{own} weights per layer")
+    projections = per_layer - 2 - biases
+    _check(projections in ((0, 1) if gates == 4 else (0,)), f"{per_layer} weights per layer")
     _check(weights[1].dim() == 2, f"weights of {weights[1].dim()} dimensions")
     size = weights[1].shape[0] // gates
-    out = weights[own - 1].shape[0] if projections else size
+    output_size = weights[per_layer - 1].shape[0] if projections else size
     batch = data.shape[0 if arguments["batch_first"] else 1]
-    _check_shape("hx", hidden, (layers * directions, batch, out))
+    _check_shape("hx", hidden, (layers * directions, batch, output_size))
     for cell in cells:
         _check_shape("cx", cell, (layers * directions, batch, size))
-    for number in range(0, len(weights), own):
-        taken = data.shape[2] if number < own * directions else out * directions
-        shapes = [(gates * size, taken), (gates * size, out), *[(gates * size,)] * biases]
-        shapes += [(out, size)] * projections
-        for weight, shape in zip(weights[number : number + own], shapes, strict=True):
+    for number in range(0, len(weights), per_layer):
+        input_size = data.shape[2] if number < per_layer * directions else output_size * directions
+        shapes = [
+            (gates * size, input_size),
+            (gates * size, output_size),
+            *[(gates * size,)] * biases,
+        ]
+        shapes += [(output_size, size)] * projections
+        for weight, shape in zip(weights[number : number + per_layer], shapes, strict=True):
             _check_shape("a weight", weight, shape)
     dtypes = {each.dtype for each in (data, hidden, *cells, *weights)}
     _check(len(dtypes) == 1, f"several dtypes ({', '.join(map(str, dtypes))}); they must be one")

@@ -38,7 +38,7 @@ def copy_to_sandbox(artifact: Artifact, source: ExportSource, folder: Path) -> S
     """Copy an artifact and its model into a sandbox's folder."""
     paths = dict.fromkeys(
         stored.path
-        for parts in (artifact.kept, *artifact.palettes.values())
+        for parts in (artifact.kept_tensors, *artifact.palettes.values())
         for stored in parts.values()
     )
     (folder / ARTIFACT).mkdir()
@@ -47,7 +47,7 @@ def copy_to_sandbox(artifact: Artifact, source: ExportSource, folder: Path) -> S
         _copy(artifact.storage, path, folder / ARTIFACT / name, artifact)
     _copy(source.storage, source.file.path, folder / UPLOAD, artifact)
     sizes = [artifact.dense_bytes(name) for name in artifact.weights]
-    sizes += [kept.tensor.size_bytes for kept in artifact.kept.values()]
+    sizes += [kept.tensor.size_bytes for kept in artifact.kept_tensors.values()]
     return SandboxFiles(files=tuple(files), name=source.file.name, dense_bytes=sum(sizes))
 
 

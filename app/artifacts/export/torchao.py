@@ -31,8 +31,8 @@ def write_torchao(request: ExportRequest) -> str:
         else _codebook(artifact, name)
         for name in artifact.weights
     }
-    state |= {name: read_kept_tensor(artifact, name) for name in artifact.kept}
-    for alias, name in artifact.tied().items():
+    state |= {name: read_kept_tensor(artifact, name) for name in artifact.kept_tensors}
+    for alias, name in artifact.tied_names().items():
         state[alias] = state[name]
     with tempfile.TemporaryFile() as file:
         torch.save(state, file)
@@ -47,12 +47,12 @@ def check_torchao(request: ExportRequest) -> None:
         InvalidArtifact: names the tensor that differs.
     """
     artifact, state = request.artifact, _load(request.store, request.path)
-    for alias, name in artifact.tied().items():
+    for alias, name in artifact.tied_names().items():
         _check(alias, _is_same(state.pop(alias, None), state.get(name)))
     for name in artifact.weights:
         is_right = _is_dense if name in request.dense else _is_decoded
         _check(name, is_right(artifact, name, state.pop(name, None)))
-    for name in artifact.kept:
+    for name in artifact.kept_tensors:
         _check(name, _is_same(state.pop(name, None), read_kept_tensor(artifact, name)))
     _check(next(iter(state), ""), not state)
 

@@ -43,7 +43,7 @@ def artifact_of(store, dtype=np.float32, **spec):
 def dense(artifact):
     """What every format has to hold."""
     return {name: artifact.dense(name) for name in artifact.weights} | {
-        name: artifact.array(kept) for name, kept in artifact.kept.items()
+        name: artifact.array(kept) for name, kept in artifact.kept_tensors.items()
     }
 
 

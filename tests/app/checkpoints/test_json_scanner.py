@@ -10,7 +10,7 @@ from palettery.app.settings import Limits
 
 def parse(text):
     scanner = JsonScanner(text, "the file", Limits())
-    fields = {key: scanner.value() for key in scanner.members()}
+    fields = {key: scanner.value() for key in scanner.object_keys()}
     scanner.end()
     return fields
 
