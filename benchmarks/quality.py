@@ -63,8 +63,11 @@ def every_weight(spec: PalettizationSpec) -> KMeansPalettizerConfig:
     linears = ModuleKMeansPalettizerConfig(
         op_state_spec={"weight": spec}, enable_fast_kmeans_mode=False
     )
+    columns = PerGroupedChannel(group_size=16, axis=1)  # 16 does not divide the 30,522 rows
+    grouped = isinstance(spec.granularity, PerGroupedChannel)
+    table = spec.model_copy(update={"granularity": columns}) if grouped else spec
     embeddings = ModuleKMeansPalettizerConfig(
-        module_state_spec={"weight": spec}, enable_fast_kmeans_mode=False
+        module_state_spec={"weight": table}, enable_fast_kmeans_mode=False
     )
     return KMeansPalettizerConfig(
         global_config=linears, module_type_configs={"torch.nn.modules.sparse.Embedding": embeddings}

@@ -146,4 +146,4 @@ def test_a_port_that_is_none_is_still_told(monkeypatch, value):
 
 def test_a_mistake_that_looks_like_a_service_is_told():
     messages = list(unknown_settings({"PALETTERY_SERVICE_PORT": "1", "PALETTERY_PORTS": "1"}))
-    assert [line.split()[0] for line in messages] == ["PALETTERY_PORTS", "PALETTERY_SERVICE_PORT"]
+    assert [line.split()[3] for line in messages] == ["PALETTERY_PORTS", "PALETTERY_SERVICE_PORT"]
