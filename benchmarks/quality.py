@@ -29,7 +29,6 @@ CHOICES = [
     ("6 bit, 16 channels a palette", 6, PerGroupedChannel(group_size=16, axis=0)),
     ("4 bit, 16 channels a palette", 4, PerGroupedChannel(group_size=16, axis=0)),
     ("3 bit, 16 channels a palette", 3, PerGroupedChannel(group_size=16, axis=0)),
-    ("2 bit, 16 channels a palette", 2, PerGroupedChannel(group_size=16, axis=0)),
 ]
 
 
