@@ -107,7 +107,7 @@ def test_without_a_sandbox_a_line_warns(evaluation):
 def test_without_a_sandbox_nothing_runs_where_one_is_required(evaluation):
     done = evaluation(PALETTERY_SANDBOX_REQUIRED="true")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("palettery: running the model takes a sandbox")
+    assert done.stderr.startswith("palettery: running the model needs a sandbox")
 
 
 def test_a_model_that_takes_too_long_is_reported_as_that(made, palettery, tmp_path, monkeypatch):
