@@ -38,7 +38,11 @@ SLOW = _vectors(8, 4)
 LONG = _vectors(4, 2)
 """One that takes a tenth of a second for a million weights, for jobs that are interrupted."""
 SAID = (
-    "does not respond within",  # nor does a process that starts while both processors are busy" is ready at ", "there are no keys", "workers is unavailable: there are no workers")
+    " is ready at ",
+    "there are no keys",
+    "workers is unavailable: there are no workers",
+    "does not respond within",  # nor does what starts while both processors are busy
+)
 POLL_EVERY_S = 0.05
 """Rarely enough that those who look on leave the processor to what they look at."""
 PALETTERY = str(Path(sys.executable).with_name("palettery"))
