@@ -44,10 +44,15 @@ def imported(path: Path, known: dict[str, Path]) -> set[str]:
     return names & known.keys()
 
 
-def test_no_modules_form_a_cycle():
+@pytest.fixture(scope="module")
+def graph():
+    """Module -> those of ours that it imports."""
     known = modules()
-    assert len(known) > 300
-    graph = {name: imported(path, known) - {name} for name, path in known.items()}
+    return {name: imported(path, known) - {name} for name, path in known.items()}
+
+
+def test_no_modules_form_a_cycle(graph):
+    assert len(graph) > 300
     assert "palettery.app.errors" in graph["palettery.app.settings"]
     try:
         TopologicalSorter(graph).prepare()
@@ -55,14 +60,13 @@ def test_no_modules_form_a_cycle():
         pytest.fail(f"a cycle: {error.args[1]}")
 
 
-def test_no_packages_of_the_service_form_a_cycle():
-    known = modules()
-    graph: dict[str, set[str]] = {}
-    for name, path in known.items():
+def test_no_packages_of_the_service_form_a_cycle(graph):
+    packages: dict[str, set[str]] = {}
+    for name, imports in graph.items():
         package = ".".join(name.split(".")[:3])
-        others = {".".join(other.split(".")[:3]) for other in imported(path, known)}
-        graph.setdefault(package, set()).update(others - {package, "palettery.app"})
-    TopologicalSorter(graph).prepare()
+        others = {".".join(other.split(".")[:3]) for other in imports}
+        packages.setdefault(package, set()).update(others - {package, "palettery.app"})
+    TopologicalSorter(packages).prepare()
 
 
 def test_the_public_names_work_beside_packages_that_are_called_like_ours(tmp_path):

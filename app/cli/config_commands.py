@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from palettery.app.cli.options import LOCAL_SERVER, ApiKey, JobId, Json, Server, connected
+from palettery.app.cli.options import (
+    LOCAL_SERVER,
+    ApiKey,
+    JobId,
+    Json,
+    Server,
+    connected,
+    print_json,
+)
 
 BAD_INPUT = 2
 
@@ -56,7 +64,7 @@ def list_(server: Server = LOCAL_SERVER, key: ApiKey = None, as_json: Json = Fal
     with connected(server, key) as client:
         entries = list(client.configs())
     if as_json:
-        typer.echo("[" + ",\n".join(config.model_dump_json() for config in entries) + "]")
+        print_json(entries)
     else:
         print_configs(entries)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palettery.app.cli.options import Json, settings_of
+from palettery.app.cli.options import Json, print_json, settings_of
 
 if TYPE_CHECKING:
     from palettery.app.keys.service import KeyService
@@ -103,7 +103,7 @@ def list_(data_dir: DataDir = None, as_json: Json = False) -> None:
             if cursor is None:
                 break
     if as_json:
-        typer.echo("[" + ",\n".join(key.model_dump_json() for key in items) + "]")
+        print_json(items)
     else:
         print_keys(items)
 

@@ -1,6 +1,6 @@
 """Arguments and options shared by several commands."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from palettery.app.client import Client
     from palettery.app.settings import Settings
     from palettery.schemas.config import KMeansPalettizerConfig
@@ -109,3 +111,8 @@ def config_of(config: Path | None, preset: str | None) -> "KMeansPalettizerConfi
     from palettery.app.configs.selection import select_config
 
     return select_config(text_of(config), preset)
+
+
+def print_json(items: "Iterable[BaseModel]") -> None:
+    """Print a list as JSON, one item per line."""
+    typer.echo("[" + ",\n".join(item.model_dump_json() for item in items) + "]")

@@ -20,6 +20,7 @@ from palettery.app.cli.options import (
     Sensitivities,
     Server,
     connected,
+    print_json,
 )
 from palettery.schemas.exports import ExportFormat
 
@@ -53,7 +54,7 @@ def models(server: Server = LOCAL_SERVER, key: ApiKey = None, as_json: Json = Fa
     with connected(server, key) as client:
         items = list(client.models())
     if as_json:
-        typer.echo("[" + ",\n".join(model.model_dump_json() for model in items) + "]")
+        print_json(items)
     else:
         print_models(items)
 
@@ -106,7 +107,7 @@ def jobs(server: Server = LOCAL_SERVER, key: ApiKey = None, as_json: Json = Fals
     with connected(server, key) as client:
         items = list(client.jobs())
     if as_json:
-        typer.echo("[" + ",\n".join(job.model_dump_json() for job in items) + "]")
+        print_json(items)
     else:
         print_jobs(items)
 
