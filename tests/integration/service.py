@@ -41,7 +41,7 @@ SAID = (
     " is ready at ",
     "there are no keys",
     "workers is unavailable: there are no workers",
-    "does not respond within",  # nor does what starts while both processors are busy
+    "documents is unavailable: does not respond within",  # while both processors are busy
 )
 POLL_EVERY_S = 0.05
 """Rarely enough that those who look on leave the processor to what they look at."""
