@@ -17,7 +17,7 @@ from sqlalchemy import bindparam, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from palettery.app.database.engine import Database, chunks
-from palettery.app.database.job_rows import job_from_row
+from palettery.app.database.job_lookup import job_from_row
 from palettery.app.database.tables import JobChangeRow, JobRow
 
 MOST_CHANGES = 10_000

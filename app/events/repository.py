@@ -14,7 +14,7 @@ from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from palettery.app.database.engine import Clock, Database, chunks, utc_now
-from palettery.app.database.job_rows import find_job
+from palettery.app.database.job_lookup import find_job
 from palettery.app.database.tables import JobEventRow, JobRow
 from palettery.app.events.job_changes import add_change
 from palettery.app.events.log_messages import LogMessage

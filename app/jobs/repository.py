@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from palettery.app.database.engine import Clock, Database, chunks, utc_now
-from palettery.app.database.job_rows import find_job, job_from_row
+from palettery.app.database.job_lookup import find_job, job_from_row
 from palettery.app.database.tables import JobRow
 from palettery.app.errors import Conflict
 from palettery.app.events import log_messages as lines

@@ -19,7 +19,7 @@ from palettery.app.compression.job_folder import (
 )
 from palettery.app.compression.statistics import find_statistics
 from palettery.app.dashboard.report_page import report_page
-from palettery.app.database.job_rows import ID
+from palettery.app.database.job_lookup import ID
 from palettery.app.errors import Conflict, DatabaseFailed, NotFound, ObjectMissing
 from palettery.app.execution.engine import Engine
 from palettery.app.files.repository import FileRepository

@@ -1,4 +1,4 @@
-"""The row of a job, as the API shows it."""
+"""Look up a job by its id, and show its row as the API does."""
 
 import re
 from typing import Any
