@@ -36,9 +36,9 @@ bench: $(VENV)/installed-dev $(MINILM)
 clean:
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# Machine code of the kernels, on disk for every process of the tests.
+# Machine code of the kernels, on disk for every process of the tests; compiled in two processes.
 kernels: $(VENV)/installed-dev
-	$(BIN)/python -m tests.warm
+	$(BIN)/python -m tests.warm vectors & $(BIN)/python -m tests.warm scalars && wait $$!
 
 # Compiled kernels that an edited one may be inlined in.
 clean-kernels:

@@ -28,6 +28,7 @@ PaletteryError
 ├── RequestTimeout           the client sent its request too slowly
 ├── Cancelled                the job was cancelled while it ran
 ├── DeadlineExceeded         the job did not end before its deadline
+├── QualityNotReached        the artifact's outputs lack the required quality; it is kept
 ├── UploadDamaged            a stored file has a wrong checksum
 ├── OutOfMemory              a task needs more memory than a worker has
 ├── WorkerDied               a task crashed several workers
@@ -58,14 +59,14 @@ class PaletteryError(Exception):
     def __init__(self, detail: str, errors: Sequence[InvalidField] = ()) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.errors = tuple(errors[:MOST_LISTED])
+        self.errors = tuple(errors[:MAX_LISTED])
 
     @classmethod
     def about(cls, detail: str, errors: Sequence[InvalidField]) -> Self:
-        """Return an error that lists the first `MOST_LISTED` of many problems."""
-        more = len(errors) - MOST_LISTED
+        """Return an error that lists the first `MAX_LISTED` of many problems."""
+        more = len(errors) - MAX_LISTED
         counted = f"{detail}; {more:,} more are not listed" if more > 0 else detail
-        return cls(counted, errors[:MOST_LISTED])
+        return cls(counted, errors[:MAX_LISTED])
 
     def __reduce__(self) -> tuple[type["PaletteryError"], tuple[str, tuple[InvalidField, ...]]]:
         return type(self), (self.detail, self.errors)  # so that errors cross process boundaries
@@ -266,6 +267,13 @@ class DeadlineExceeded(PaletteryError):
     title = "The job's deadline has passed"
 
 
+class QualityNotReached(PaletteryError):
+    """The artifact's outputs do not have the quality that the job requires."""
+
+    code = "quality_not_reached"
+    title = "The required quality was not reached"
+
+
 class UploadDamaged(PaletteryError):
     """A stored file no longer has the checksum of the upload."""
 
@@ -386,6 +394,7 @@ STATUS: dict[str, int] = {
     "request_timeout": 408,
     "cancelled": 409,
     "deadline_exceeded": 504,
+    "quality_not_reached": 422,
     "upload_damaged": 500,
     "out_of_memory": 500,
     "worker_died": 500,
@@ -408,7 +417,7 @@ def _with_subclasses(root: type[PaletteryError]) -> list[type[PaletteryError]]:
     return [root, *(kind for child in children for kind in _with_subclasses(child))]
 
 
-MOST_LISTED = 1_000
+MAX_LISTED = 1_000
 """Most entries in the `errors` of one problem; its detail tells how many more there are."""
 
 ERRORS: dict[str, type[PaletteryError]] = {

@@ -13,14 +13,16 @@ import uvloop
 from fastapi import Depends, FastAPI, Request
 from filelock import FileLock, Timeout
 
+from palettery.app.calibrations import endpoints as calibrations
 from palettery.app.configs import endpoints as configs
 from palettery.app.configs import schemas_endpoints as schemas
 from palettery.app.dashboard import endpoints as dashboard
 from palettery.app.errors import BadInput
+from palettery.app.evaluations import endpoints as evaluations
 from palettery.app.events import endpoints as events
 from palettery.app.http.head_requests import HeadAsGet
 from palettery.app.http.problems import add_problem_handlers, problems
-from palettery.app.http.server import build_server, limit_to_open_files
+from palettery.app.http.server import build_server, cap_connections
 from palettery.app.http.services import ServiceLookup, lifespan_state
 from palettery.app.jobs import endpoints as jobs
 from palettery.app.keys import endpoints as keys
@@ -40,7 +42,9 @@ PROTECTED = {
     "uploads": uploads.router,
     "models": models.router,
     "configs": configs.router,
+    "calibrations": calibrations.router,
     "jobs": jobs.router,
+    "evaluations": evaluations.router,
     "events": events.router,
     "keys": keys.router,
     "webhooks": webhooks.router,
@@ -98,7 +102,7 @@ def serve(settings: Settings, role: Role = "all") -> None:
             folder or the executor id, or the database has another version.
     """
     check_role_settings(settings, role)
-    settings = settings.model_copy(update={"clients": limit_to_open_files(settings.clients)})
+    settings = settings.model_copy(update={"clients": cap_connections(settings.clients)})
     # Requests must not wait for threads that compute, such as the engine's when it polls its queue.
     sys.setswitchinterval(SWITCH_S)
     limit_arenas()

@@ -43,13 +43,6 @@ def names_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _usable_cores() -> int:
-    """Return how many cores this process may use, by its affinity and its cgroup's quota."""
-    from dask.system import CPU_COUNT  # slow to import
-
-    return CPU_COUNT
-
-
 def _ignore_service_address(port: object) -> object:
     """Return the port; the default if the variable is a service address that Kubernetes set."""
     return PORT if isinstance(port, str) and SERVICE_ADDRESS.fullmatch(port) else port
@@ -127,6 +120,9 @@ class Limits(BaseSettings):
     """Most incomplete uploads of one owner that have not expired."""
     announced_files: PositiveInt = 100_000
     """Most files in all uploads of one owner that have not expired, complete ones included."""
+    output_bytes: PositiveInt = 4 << 30
+    """Most bytes of a model's outputs that an evaluation stores; beyond that, each evaluation runs
+    the model again."""
     sandbox: Sandbox = Field(default_factory=Sandbox)
     """Limits of the processes that run users' models."""
 
@@ -186,9 +182,9 @@ class Settings(BaseSettings):
     admin_key: Annotated[SecretStr, AfterValidator(_check_admin_key)] | None = None
     """API key of the owner `admin` with all scopes, to create other keys with; while it is set,
     every request needs a key."""
-    workers: PositiveInt = Field(default_factory=_usable_cores)
-    """Worker processes, each with one task at a time. The default is one per core that this process
-    may use (affinity, cgroup); with GPUs, there is one worker per GPU."""
+    workers: PositiveInt | None = None
+    """Worker processes, each with one task at a time. None is one per core that this process may
+    use (affinity, cgroup); with GPUs, there is one worker per GPU."""
     worker_memory_bytes: PositiveInt | None = None
     """Memory limit of a worker; a worker above it is replaced, and its task is retried. None
     divides the limit of this process's cgroup among the workers; no limit without a cgroup."""

@@ -6,6 +6,7 @@ import sys
 COMMANDS = (
     ["benchmarks.compress", *sys.argv[1:]],
     ["benchmarks.planning"],
+    ["benchmarks.targets", *sys.argv[1:]],
     ["benchmarks.reading"],
     ["benchmarks.parsers"],
     ["benchmarks.artifacts"],
@@ -13,6 +14,9 @@ COMMANDS = (
     ["benchmarks.kernels"],
     ["benchmarks.scaling"],
     ["benchmarks.vector"],
+    ["benchmarks.vector_small"],
+    ["benchmarks.sparse"],
+    ["benchmarks.inference"],
     ["benchmarks.service"],
     ["benchmarks.events"],
     ["benchmarks.api"],

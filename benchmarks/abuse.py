@@ -1,8 +1,7 @@
-"""What strangers' files and many requests cost a server and its other users.
+"""Cost of hostile files and floods of requests for a server and its other users.
 
 Run as `python -m benchmarks.abuse [--only WORD ...]`. Needs Linux and 8 GB of memory. Each attack
-goes on ten times at once, by several owners; meanwhile somebody else plans a small model, again
-and again.
+runs in ten threads, as several owners; meanwhile another owner plans a small model repeatedly.
 """
 
 import argparse
@@ -26,28 +25,28 @@ import numpy as np
 from safetensors.numpy import save
 
 from benchmarks import hostile_files
-from benchmarks.serving import Service, embedded, held_bytes
+from benchmarks.serving import Service, embedded, pss_bytes
 
-AT_ONCE, HOSTILE_OWNERS = 10, 3
-ATTACK_S, BACK_WITHIN_S = 45.0, 60.0
-SETTLES_S = 8.0
-"""For which a server is left alone before its memory is measured."""
-LOOK_EVERY_S = 0.1
+THREADS, HOSTILE_OWNERS = 10, 3
+ATTACK_S, RECOVERY_S = 45.0, 60.0
+IDLE_S = 8.0
+"""Time without requests before the memory of a server is measured."""
+SAMPLE_EVERY_S = 0.1
 ADMIN_KEY = "abuse-" * 8
-PEAK_GOAL_MB, KEPT_GOAL_MB, PLAN_GOAL_S = 600, 100, 2.0
+PEAK_GOAL_MB, GROWTH_GOAL_MB, PLAN_GOAL_S = 600, 100, 2.0
 SESSIONS, SESSION_FILES = 300, 1_000
 FORM = {"preset": "w4"}
 JSON = {"Content-Type": "application/json"}
 
 Attack = Callable[[httpx.Client], None]
-"""Does harm once."""
+"""One round of an attack, with a client of the attacker."""
 
 
 def _plans(file: str, content: bytes) -> Attack:
-    return lambda http: _sent(http, "/v1/plans", files={"model": (file, content)}, data=FORM)
+    return lambda http: _post(http, "/v1/plans", files={"model": (file, content)}, data=FORM)
 
 
-def _leaving(file: str, content: bytes) -> Attack:
+def _abandoned_plans(file: str, content: bytes) -> Attack:
     def attack(http: httpx.Client) -> None:
         with suppress(httpx.TimeoutException):
             http.post("/v1/plans", files={"model": (file, content)}, data=FORM, timeout=1.0)
@@ -56,12 +55,12 @@ def _leaving(file: str, content: bytes) -> Attack:
 
 
 def _configs(method: str, path: str) -> Attack:
-    """Rules that say nothing, so that all of the config is defaults."""
+    """Send a config of empty rules, all of whose fields are defaults."""
     text = json.dumps({"module_name_configs": {f"{number:x}": {} for number in range(20_000)}})
 
     def attack(http: httpx.Client) -> None:
-        with http.stream(method, path, content=text, headers=JSON) as answer:
-            for _ in answer.iter_raw():
+        with http.stream(method, path, content=text, headers=JSON) as response:
+            for _ in response.iter_raw():
                 pass
         if method == "PUT":
             http.get(path)
@@ -70,8 +69,8 @@ def _configs(method: str, path: str) -> Attack:
 
 
 def _many_uploads(http: httpx.Client) -> None:
-    """As many files as may be in as many uploads, and pages of them as long as may be."""
-    for session in range(SESSIONS // AT_ONCE):
+    """Open uploads with the most files allowed, and list them in the longest pages allowed."""
+    for session in range(SESSIONS // THREADS):
         files = [
             {"name": f"{n}-{'x' * 240}", "size_bytes": 1, "sha256": _digest(session, n)}
             for n in range(SESSION_FILES)
@@ -85,14 +84,14 @@ def _digest(*parts: int) -> str:
     return hashlib.sha256(f"{threading.get_ident()} {parts}".encode()).hexdigest()
 
 
-def _wrong_announcements(http: httpx.Client) -> None:
+def _invalid_uploads(http: httpx.Client) -> None:
     body = json.dumps({"files": [1] * 600_000}).encode()
-    _sent(http, "/v1/uploads", content=body, headers=JSON)
+    _post(http, "/v1/uploads", content=body, headers=JSON)
 
 
-def _sent(http: httpx.Client, path: str, **body: object) -> None:
-    with http.stream("POST", path, **body) as answer:  # type: ignore[arg-type] # as httpx has them
-        for _ in answer.iter_raw():
+def _post(http: httpx.Client, path: str, **body: object) -> None:
+    with http.stream("POST", path, **body) as response:  # type: ignore[arg-type]
+        for _ in response.iter_raw():
             pass
 
 
@@ -105,18 +104,20 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     ),
     "a .pt2 with 40,000 keys in its JSON": lambda: _plans("m.pt2", hostile_files.repeated_keys()),
     "300 uploads of 1,000 files each, listed": lambda: _many_uploads,
-    "announcements of 2 MB that are wrong everywhere": lambda: _wrong_announcements,
+    "upload requests of 2 MB with an error in every file": lambda: _invalid_uploads,
     "a header of 60 MB": lambda: _plans("m.safetensors", hostile_files.wide_header()),
     "configs of 200 KB that become 12 MB, validated": lambda: _configs(
         "POST", "/v1/configs/validate"
     ),
     "the same, stored and fetched": lambda: _configs("PUT", "/v1/configs/large"),
-    "a 2.1 MB pickle whose clients leave": lambda: _leaving("m.pt", hostile_files.shared_list()),
+    "a 2.1 MB pickle whose clients leave": lambda: _abandoned_plans(
+        "m.pt", hostile_files.shared_list()
+    ),
 }
 
 
 def main() -> None:
-    """Run each attack against a server of its own, and print a row."""
+    """Run each attack against a new server, and print a row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="words in the names of attacks")
     words = parser.parse_args().only
@@ -137,20 +138,20 @@ def _measure(folder: Path, name: str) -> None:
         with httpx.Client(
             base_url=service.url, headers=_key(service, "other"), timeout=120
         ) as http:
-            for _ in range(20):  # all that is made once is there before
+            for _ in range(20):  # fill caches first
                 _plan_s(http, small)
-            time.sleep(SETTLES_S)
+            time.sleep(IDLE_S)
             before = _server_bytes(service)
-            with _peak(service) as peak, _under_attack(name, service.url, keys) as is_on:
+            with _peak(service) as peak, _under_attack(name, service.url, keys) as goes_on:
                 times = []
-                while is_on():
+                while goes_on():
                     times.append(_plan_s(http, small))
-                    time.sleep(LOOK_EVERY_S)
-            time.sleep(BACK_WITHIN_S)
+                    time.sleep(SAMPLE_EVERY_S)
+            time.sleep(RECOVERY_S)
             after = _server_bytes(service)
     goals = {
         "peak": peak.server < PEAK_GOAL_MB << 20,
-        "memory back": after - before < KEPT_GOAL_MB << 20,
+        "memory back": after - before < GROWTH_GOAL_MB << 20,
         "others": max(times) < PLAN_GOAL_S,
     }
     missed = ", ".join(goal for goal, is_met in goals.items() if not is_met)
@@ -163,10 +164,10 @@ def _measure(folder: Path, name: str) -> None:
 
 
 def _key(service: Service, owner: str) -> dict[str, str]:
-    """Headers of a new key of an owner."""
+    """Return request headers with a new key of an owner."""
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-    answer = service.http.post("/v1/keys", json={"owner": owner, "name": "a"}, headers=headers)
-    return {"Authorization": f"Bearer {answer.raise_for_status().json()['secret']}"}
+    response = service.http.post("/v1/keys", json={"owner": owner, "name": "a"}, headers=headers)
+    return {"Authorization": f"Bearer {response.raise_for_status().json()['secret']}"}
 
 
 def _plan_s(http: httpx.Client, model: bytes) -> float:
@@ -179,7 +180,7 @@ def _plan_s(http: httpx.Client, model: bytes) -> float:
 def _under_attack(
     name: str, url: str, keys: Sequence[dict[str, str]]
 ) -> Iterator[Callable[[], bool]]:
-    """Attackers in a process of their own; whether they are at it."""
+    """Run attackers in another process; yields a function that tells whether time is left."""
     attacking = multiprocessing.get_context("spawn").Process(
         target=_attack, args=(name, url, keys), daemon=True
     )
@@ -188,31 +189,31 @@ def _under_attack(
     try:
         yield lambda: time.monotonic() < until
     finally:
-        attacking.kill()  # and with it every connection
+        attacking.kill()  # closes every connection
         attacking.join()
 
 
 def _attack(name: str, url: str, keys: Sequence[dict[str, str]]) -> None:
-    os.nice(10)  # they stand for other machines
+    os.nice(10)  # attackers would run on other machines
     attack = ATTACKS[name]()
 
-    def go_on(number: int) -> None:
+    def repeat(number: int) -> None:
         with httpx.Client(base_url=url, headers=keys[number % len(keys)], timeout=600) as http:
             while True:
                 attack(http)
 
-    with ThreadPoolExecutor(AT_ONCE) as attackers:
-        list(attackers.map(go_on, range(AT_ONCE)))
+    with ThreadPoolExecutor(THREADS) as attackers:
+        list(attackers.map(repeat, range(THREADS)))
 
 
 @dataclass
 class Peak:
-    """Most bytes that were seen."""
+    """Highest memory use in bytes."""
 
     server: int = 0
     """Of the server's process."""
     all: int = 0
-    """With the processes that it reads documents in; memory that they share counts once."""
+    """Including the processes that read documents; shared memory counts once."""
 
 
 @contextmanager
@@ -220,11 +221,11 @@ def _peak(service: Service) -> Iterator[Peak]:
     peak, stop = Peak(), threading.Event()
 
     def sample() -> None:
-        while not stop.wait(LOOK_EVERY_S):
+        while not stop.wait(SAMPLE_EVERY_S):
             workers = set(service.workers())
             ours = [pid for pid in service.processes() if pid not in workers]
             peak.server = max(peak.server, _server_bytes(service))
-            peak.all = max(peak.all, sum(map(held_bytes, ours)))
+            peak.all = max(peak.all, sum(map(pss_bytes, ours)))
 
     sampler = threading.Thread(target=sample)
     sampler.start()

@@ -1,4 +1,4 @@
-"""Packed artifacts: written, read and decoded, beside plain safetensors of the same bytes.
+"""Writing, reading and decoding packed artifacts, against plain safetensors of the same bytes.
 
 Run as `python -m benchmarks.artifacts`.
 """
@@ -30,7 +30,7 @@ from palettery.schemas.config import w4
 from palettery.schemas.statistics import SliceStatistics
 
 TENSORS, SIDE = 32, 2_048
-"""256 MB of float16, four bits of which are kept."""
+"""256 MB of float16, palettized to four bits."""
 ROUNDS = 5
 DECODED_GOAL = 500e6
 REPORTED = 1_000
@@ -38,7 +38,7 @@ PAGE_GOAL_S, PAGE_GOAL_BYTES = 3, 5e6
 
 
 def main() -> None:
-    """Measure, and print each row as it is known."""
+    """Measure, and print each row as soon as it is known."""
     print("| what | measured | ratio | goal |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory(prefix="palettery-bench-") as name:
         folder = Path(name)
@@ -59,7 +59,7 @@ def _write_and_read(folder: Path, packed: Path) -> None:
     arrays, store = load_file(packed), open_storage(folder.as_uri())
     entries = sort_entries(array_entry(name, array) for name, array in arrays.items())
     size = f"{packed.stat().st_size / 1e6:.0f} MB"
-    theirs = _best_s(lambda: _saved(arrays, folder / "plain.safetensors"))
+    theirs = _best_s(lambda: _save_synced(arrays, folder / "plain.safetensors"))
     ours = _best_s(lambda: store.write("ours.safetensors", stream(entries, {"format": "pt"})))
     row(f"packed, {size} written and synced to disk", f"{ours:.2f} s", ours / theirs, "2x")
     theirs = _best_s(lambda: load_file(packed))
@@ -67,8 +67,8 @@ def _write_and_read(folder: Path, packed: Path) -> None:
     row(f"packed, {size} opened, checked and read", f"{ours:.2f} s", ours / theirs, "2x")
 
 
-def _saved(arrays: dict[str, NDArray[Any]], path: Path) -> None:
-    """What a power cut does not take: ours outlive one, too."""
+def _save_synced(arrays: dict[str, NDArray[Any]], path: Path) -> None:
+    """Write a file and sync it to disk, as the service does."""
     save_file(arrays, path)
     with path.open("rb+") as file:
         os.fsync(file.fileno())
@@ -94,7 +94,7 @@ def _decode(packed: Path) -> None:
 
 
 def _report(folder: Path) -> None:
-    """The page of a job with many tensors, from what the job left."""
+    """Render the report page of a job with many tensors, from its stored report."""
     rng = np.random.default_rng(0)
     weights = {
         f"layers.{n}.weight": rng.normal(0, 0.02, (64, 64)).astype(np.float32)
@@ -105,27 +105,32 @@ def _report(folder: Path) -> None:
     report = offline.compress(
         [folder / "many.safetensors"], w4(), folder / "out", lambda *_: None, report=page
     )
-    told = re.search(rb'id="statistics">(.*?)</script>', page.read_bytes(), re.DOTALL)
-    assert told is not None  # noqa: S101 - the page has them
-    slices = [SliceStatistics(first_row=0, **each) for each in json.loads(told[1])]
+    embedded = re.search(rb'id="statistics">(.*?)</script>', page.read_bytes(), re.DOTALL)
+    assert embedded is not None  # noqa: S101 - every page has them
+    slices = [SliceStatistics(first_row=0, **each) for each in json.loads(embedded[1])]
     store = open_storage(folder.as_uri())
     store.write(report_path("job"), report.model_dump_json().encode())
     store.write(statistics_path("job"), b"".join(map(encode_line, slices)))
     seconds = _best_s(lambda: b"".join(report_page(report_documents(store, "job"))))
-    own = len(page.read_bytes()) - len(PLOTLY.read_bytes())
+    without_plotly = len(page.read_bytes()) - len(PLOTLY.read_bytes())
     what = f"report of {REPORTED:,} tensors as a page"
     row(what, f"{seconds:.2f} s", seconds / PAGE_GOAL_S, f"{PAGE_GOAL_S} s")
-    row("bytes of it beside plotly.js", f"{own / 1e6:.2f} MB", own / PAGE_GOAL_BYTES, "5 MB")
+    row(
+        "its bytes, without plotly.js",
+        f"{without_plotly / 1e6:.2f} MB",
+        without_plotly / PAGE_GOAL_BYTES,
+        "5 MB",
+    )
 
 
 def _best_s(run: Callable[[], object]) -> float:
-    """Seconds of the fastest round: the others waited for something else."""
-    found = []
+    """Return the seconds of the fastest round, the one least disturbed by other processes."""
+    times = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
         run()
-        found.append(time.perf_counter() - started)
-    return min(found)
+        times.append(time.perf_counter() - started)
+    return min(times)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Model files that cost a naive reader far more than their bytes, of any size, and honest ones.
+"""Hostile model files that exhaust a naive reader, of any size, and honest files to compare with.
 
-Each function gives a file of about so many bytes; tests count the steps that reading it takes, and
-`benchmarks.parsers` the seconds. No file needs more than 64 bytes for what it attacks to be there.
+Each builder returns a file of about `size` bytes; tests count the steps of reading it, and
+`benchmarks.parsers` measures the seconds.
 """
 
 import json
@@ -20,17 +20,17 @@ _ORDERED = b"ccollections\nOrderedDict\n"
 _ENCODE = b"c_codecs\nencode\n"
 _SIZE = b"ctorch\nSize\n"
 _COLLISION = (1 << 61) - 1
-"""Whole numbers this far apart have the same hash."""
+"""Integers this far apart have the same hash."""
 
 
 def text(value: str) -> bytes:
-    """A text in a pickle."""
+    """Return a pickled text."""
     data = value.encode()
     return b"X" + struct.pack("<I", len(data)) + data
 
 
 def number(value: int) -> bytes:
-    """A whole number in a pickle."""
+    """Return a pickled integer."""
     if 0 <= value < 256:
         return b"K%c" % value
     if 0 <= value < 1 << 31:
@@ -40,62 +40,62 @@ def number(value: int) -> bytes:
 
 
 def put(at: int) -> bytes:
-    """Remembers the top of the stack."""
+    """Return the opcode that stores the top of the stack in the memo."""
     return b"r" + struct.pack("<I", at)
 
 
 def get(at: int) -> bytes:
-    """Pushes what was remembered."""
+    """Return the opcode that pushes an entry of the memo."""
     return b"j" + struct.pack("<I", at)
 
 
 def storage(key: str, numel: int) -> bytes:
-    """A reference to a storage of float32."""
-    called = text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu") + number(numel)
-    return b"(" + called + b"NtQ"
+    """Return a pickled reference to a storage of float32."""
+    fields = text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu") + number(numel)
+    return b"(" + fields + b"NtQ"
 
 
 def tensor(key: str, shape: bytes, strides: bytes, numel: int = 1) -> bytes:
-    """A tensor, its shape and strides given as pickled tuples."""
+    """Return a pickled tensor; shape and strides are pickled tuples."""
     return _TENSOR + b"(" + storage(key, numel) + b"K\0" + shape + strides + b"\x89}tR"
 
 
 def legacy(body: bytes, *keys: str, numel: int = 1) -> bytes:
-    """A legacy checkpoint: this is what was saved, and the storages that it refers to."""
+    """Return a legacy checkpoint of a pickled object and its storages."""
     pickles = [number(MAGIC), number(1001), b"}", body, b"](" + b"".join(map(text, keys)) + b"e"]
     stored = struct.pack("<q", numel) + bytes(4 * numel)
     return b"".join(b"\x80\x02" + pickle + b"." for pickle in pickles) + stored * len(keys)
 
 
 def state_dict(*items: tuple[str, bytes]) -> bytes:
-    """A pickled dict."""
+    """Return a pickled dict."""
     return b"}(" + b"".join(text(key) + value for key, value in items) + b"u"
 
 
 ONE = ("w", tensor("0", b"K\1\x85", b"K\1\x85"))
-"""A tensor, for a state dict that is one."""
+"""A tensor, without which no file is a state dict."""
 
 
-def among(values: bytes) -> bytes:
-    """A state dict of one tensor, and of these values."""
+def with_values(values: bytes) -> bytes:
+    """Return a legacy checkpoint of one tensor and these pickled values."""
     return legacy(state_dict(ONE, ("x", values)), "0")
 
 
 def honest_legacy(size: int) -> bytes:
-    """As torch writes it, which remembers what it writes again."""
+    """Return a legacy checkpoint as torch writes it, with repeated objects in the memo."""
     first = [text("storage"), b"ctorch\nFloatStorage\n", text("cpu"), _TENSOR, _ORDERED]
     items = [value + put(at) + b"0" for at, value in enumerate(first)]
     keys: list[str] = []
     items.append(get(4) + b")R" + put(5) + b"(")
-    at, taken = count(6), 0
-    while taken < size:
+    at, used = count(6), 0
+    while used < size:
         keys.append(f"94082243{len(keys):06}")
         name = f"model.layers.{len(keys) // 4}.self_attn.{'qkvo'[len(keys) % 4]}_proj.weight"
         items += [text(name) + put(next(at)), get(3), b"(("]
         items += [get(0), get(1), text(keys[-1]) + put(next(at)), get(2), b"K\1Nt"]
         items += [put(next(at)), b"QK\0K\1K\1\x86", put(next(at)), b"K\1K\1\x86", put(next(at))]
         items += [b"\x89", get(4), b")R", put(next(at)), b"t", put(next(at)), b"R", put(next(at))]
-        taken += sum(map(len, items[-20:])) + 30
+        used += sum(map(len, items[-20:])) + 30
     return legacy(b"".join(items) + b"u", *keys)
 
 
@@ -104,32 +104,32 @@ def _repeated(piece: bytes, size: int) -> bytes:
 
 
 def shared_lists(size: int) -> bytes:
-    """Lists of lists, all of them in every value of the state dict."""
+    """Nested lists, shared by all values of the state dict."""
     lists = b"](" + _repeated(b"]", size // 2) + b"e" + put(0) + b"0"
     items = [(f"{n:06}", get(0)) for n in range(size // 32)]
     return legacy(lists + state_dict(ONE, *items), "0")
 
 
-def called_again(arguments: bytes, function: bytes) -> Build:
-    """A function is called again and again with arguments that were made once."""
+def repeated_call(arguments: bytes, function: bytes) -> Build:
+    """Repeated calls of a function with the same arguments."""
 
     def build(size: int) -> bytes:
-        made = _repeated(arguments, size // 2)
+        pickled = _repeated(arguments, size // 2)
         if arguments == b"a":
-            made = text(made.decode()) + text("latin1") + b"\x86"
+            pickled = text(pickled.decode()) + text("latin1") + b"\x86"
         elif arguments == b"K\1":
-            made = b"(" + made[:128] + b"t\x85"
+            pickled = b"(" + pickled[:128] + b"t\x85"
         else:
-            made = b"](" + made + b"e\x85"
+            pickled = b"](" + pickled + b"e\x85"
         calls = _repeated(b"h\1h\2R", size // 2)
-        return among(function + b"q\x010" + made + b"q\x020](" + calls + b"e")
+        return with_values(function + b"q\x010" + pickled + b"q\x020](" + calls + b"e")
 
     return build
 
 
 def wide_tensors(size: int) -> bytes:
-    """Tensors of 64 axes, whose shape was made once, behind as many bytes as that takes."""
-    made = (
+    """Tensors of 64 axes that share one shape, behind a long text that makes the file large."""
+    prefix = (
         text("a" * (size * 9 // 10))
         + b"0("
         + b"K\1" * 64
@@ -141,22 +141,22 @@ def wide_tensors(size: int) -> bytes:
     )
     entry = b"h\3(h\2K\0h\1h\1\x89}tR"
     items = [(f"{n:06}", entry) for n in range(size * 9 // 10 // 140)]
-    return legacy(made + state_dict(*items), "0")
+    return legacy(prefix + state_dict(*items), "0")
 
 
-def metadata_again(size: int) -> bytes:
+def shared_metadata(size: int) -> bytes:
     """Tensors that share a large dict of metadata."""
-    made = state_dict(*((f"{n:06}", b"\x89") for n in range(size // 24))) + b"q\x010"
-    made += storage("0", 1) + b"q\x020" + _TENSOR + b"q\x030)q\x040"
+    prefix = state_dict(*((f"{n:06}", b"\x89") for n in range(size // 24))) + b"q\x010"
+    prefix += storage("0", 1) + b"q\x020" + _TENSOR + b"q\x030)q\x040"
     entry = b"h\3(h\2K\0h\4h\4\x89}h\1tR"
     items = [(f"{n:06}", entry) for n in range(size // 2 // (len(entry) + 11))]
-    return legacy(made + state_dict(*items), "0")
+    return legacy(prefix + state_dict(*items), "0")
 
 
 def one_tensor_many_names(size: int) -> bytes:
-    """One tensor under as many short names as there is room for, each in a module of its own."""
-    made = ONE[1] + b"q\x010"
-    return legacy(made + state_dict(*((f"{n:x}.w", b"h\1") for n in range(size // 13))), "0")
+    """One tensor under as many short names as fit, each in a module of its own."""
+    prefix = ONE[1] + b"q\x010"
+    return legacy(prefix + state_dict(*((f"{n:x}.w", b"h\1") for n in range(size // 13))), "0")
 
 
 def colliding_shapes(size: int) -> bytes:
@@ -167,58 +167,58 @@ def colliding_shapes(size: int) -> bytes:
 
 
 def _chain(bits: int) -> tuple[int, list[int]]:
-    """A number, and numbers that fill the places in which a dict of 2**bits looks for it.
+    """Return a number, and numbers that fill all slots a dict of 2**bits probes for it.
 
-    Source: `lookdict` in CPython's `Objects/dictobject.c`; a small whole number is its own hash.
+    Source: `lookdict` in CPython's `Objects/dictobject.c`; a small integer is its own hash.
     """
-    wanted = (1 << bits) + 7
-    at, perturb, filled = wanted, wanted, dict.fromkeys([wanted & ((1 << bits) - 1)])
-    while len(filled) < (1 << bits) * 5 // 8:
+    missing = (1 << bits) + 7
+    slot, perturb, slots = missing, missing, dict.fromkeys([missing & ((1 << bits) - 1)])
+    while len(slots) < (1 << bits) * 5 // 8:
         perturb >>= 5
-        at = (5 * at + perturb + 1) & ((1 << bits) - 1)
-        filled[at] = None
-    return wanted, [*filled]
+        slot = (5 * slot + perturb + 1) & ((1 << bits) - 1)
+        slots[slot] = None
+    return missing, [*slots]
 
 
 def colliding_keys(size: int) -> bytes:
-    """A dict of numbers, searched through from one end to the other for each further one."""
-    wanted, filled = _chain(max((size // 16).bit_length(), 4))
-    numbers = b"}(" + b"".join(number(n) + b"N" for n in filled) + b"u"
-    return among(numbers + _repeated(number(wanted) + b"Ns", size // 2))
+    """A dict whose keys collide, so that each lookup probes all of them."""
+    missing, slots = _chain(max((size // 16).bit_length(), 4))
+    numbers = b"}(" + b"".join(number(n) + b"N" for n in slots) + b"u"
+    return with_values(numbers + _repeated(number(missing) + b"Ns", size // 2))
 
 
 def far_memo(size: int) -> bytes:
-    """Numbers of what is remembered, searched through in the same way."""
-    wanted, filled = _chain(max((size // 16).bit_length(), 4))
-    puts = b"".join(map(put, [*filled, wanted]))
-    return among(b"N" + puts + _repeated(get(wanted) + b"0", size // 2))
+    """Memo indices that collide, so that each lookup probes all of them."""
+    missing, slots = _chain(max((size // 16).bit_length(), 4))
+    puts = b"".join(map(put, [*slots, missing]))
+    return with_values(b"N" + puts + _repeated(get(missing) + b"0", size // 2))
 
 
 def equal_keys(size: int) -> bytes:
-    """Two long texts, equal and not the same, in turn the key of a dict."""
+    """Two equal long texts, distinct objects, in turn the key of a dict."""
     long = text("a" * (size // 4))
-    made = long + b"q\x010" + long + b"q\x020"
-    return among(made + b"}" + _repeated(b"h\1Nsh\2Ns", size // 2))
+    prefix = long + b"q\x010" + long + b"q\x020"
+    return with_values(prefix + b"}" + _repeated(b"h\1Nsh\2Ns", size // 2))
 
 
 def opcodes(piece: bytes, end: bytes = b"") -> Build:
-    """The same few opcodes again and again."""
-    return lambda size: among(b"](" + _repeated(piece, size) + b"e" + end)
+    """The same few opcodes, repeated."""
+    return lambda size: with_values(b"](" + _repeated(piece, size) + b"e" + end)
 
 
-def _fitting(text_of: Callable[[int], str], size: int) -> list[str]:
-    """As many texts as there is room for."""
-    found, taken = [], 0
+def _texts(text_of: Callable[[int], str], size: int) -> list[str]:
+    """Return as many texts as fit into `size` bytes."""
+    texts, used = [], 0
     for n in count():
-        found.append(text_of(n))
-        taken += len(found[-1]) + 2
-        if taken >= size:
-            return found
+        texts.append(text_of(n))
+        used += len(texts[-1]) + 2
+        if used >= size:
+            return texts
     raise AssertionError  # pragma: no cover - `count` has no end
 
 
 def safetensors(entries: list[str], data_bytes: int = 0) -> bytes:
-    """A safetensors file with these members of its header."""
+    """Return a safetensors file with these header entries."""
     header = ("{" + ",".join(entries) + "}").encode()
     return len(header).to_bytes(8, "little") + header + bytes(data_bytes)
 
@@ -229,23 +229,23 @@ def _entry(name: str, begin: int = 0, end: int = 0, shape: str = "0") -> str:
 
 
 def honest_safetensors(size: int) -> bytes:
-    """Tensors of one number each."""
+    """Return a safetensors file of tensors with one element each."""
 
     def entry(n: int) -> str:
         name = f"model.layers.{n // 4}.self_attn.{'qkvo'[n % 4]}_proj.weight"
         return _entry(name, 4 * n, 4 * n + 4, "1,1")
 
-    entries = _fitting(entry, size)
+    entries = _texts(entry, size)
     return safetensors(entries, 4 * len(entries))
 
 
 def empty_tensors(name: str, shape: str = "0") -> Build:
-    """Tensors without elements, of such names: `{n}` is a number."""
-    return lambda size: safetensors(_fitting(lambda n: _entry(name.format(n=n), shape=shape), size))
+    """Tensors without elements; `{n}` in the name is a running number."""
+    return lambda size: safetensors(_texts(lambda n: _entry(name.format(n=n), shape=shape), size))
 
 
 def unknown_keys(piece: str) -> Build:
-    """A member that no reader needs, made of the same piece again and again."""
+    """A header entry that no reader needs, of one piece repeated."""
 
     def build(size: int) -> bytes:
         inner = ",".join([piece] * (size // (len(piece) + 1)))
@@ -255,13 +255,13 @@ def unknown_keys(piece: str) -> Build:
 
 
 def metadata(size: int) -> bytes:
-    """As many short texts as there is room for."""
-    texts = _fitting(lambda n: f'"{n:x}":""', size)
+    """As many short metadata texts as fit."""
+    texts = _texts(lambda n: f'"{n:x}":""', size)
     return safetensors([f'"__metadata__":{{{",".join(texts)}}}', _entry("x")])
 
 
 def archive(members: Mapping[str, bytes]) -> bytes:
-    """A zip archive as PyTorch writes it."""
+    """Return a zip archive as PyTorch writes it."""
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name, content in members.items():
@@ -270,14 +270,14 @@ def archive(members: Mapping[str, bytes]) -> bytes:
 
 
 def honest_zip(size: int) -> bytes:
-    """A state dict of a single tensor among members that are not read."""
+    """A state dict of a single tensor with_values members that are not read."""
     body = b"\x80\x02" + state_dict(ONE).replace(b"K\1NtQ", b"K\1tQ") + b"."
     rest = {f"data/{n}": bytes(4) for n in range(size // 118)}
     return archive({"data.pkl": body, **rest})
 
 
 def extra_fields(size: int) -> bytes:
-    """Members with as many fields beside their names as there is room for."""
+    """Members with as many extra fields as fit."""
     buffer = BytesIO()
     body = b"\x80\x02" + state_dict(ONE).replace(b"K\1NtQ", b"K\1tQ") + b"."
     with zipfile.ZipFile(buffer, "w") as file:
@@ -291,29 +291,29 @@ def extra_fields(size: int) -> bytes:
 
 
 def long_names(size: int) -> bytes:
-    """Members with names of many parts."""
+    """Members with long paths."""
     body = b"\x80\x02" + state_dict(ONE).replace(b"K\1NtQ", b"K\1tQ") + b"."
     rest = {f"data/{n}" + "/a" * 1_000: b"" for n in range(size // 4_100)}
     return archive({"data.pkl": body, "data/0": bytes(4), **rest})
 
 
 def index(entries: list[str], rest: str = "") -> bytes:
-    """An index of shards."""
+    """Return an index of shards."""
     return f'{{"weight_map":{{{",".join(entries)}}}{rest}}}'.encode()
 
 
 def honest_index(size: int) -> bytes:
-    """Tensors in a single shard."""
-    return index(_fitting(lambda n: f'"model.layers.{n}.self_attn.q_proj.weight":"model"', size))
+    """Return an index of tensors in a single shard."""
+    return index(_texts(lambda n: f'"model.layers.{n}.self_attn.q_proj.weight":"model"', size))
 
 
 def many_shards(size: int) -> bytes:
     """Each tensor in a shard of its own, in many folders."""
-    return index(_fitting(lambda n: f'"{n}":"a/b/../{n}"', size))
+    return index(_texts(lambda n: f'"{n}":"a/b/../{n}"', size))
 
 
 def other_members(piece: str) -> Build:
-    """An index with much beside it."""
+    """An index with a large entry that no reader needs, of one piece repeated."""
 
     def build(size: int) -> bytes:
         inner = ",".join([piece] * (size // (len(piece) + 1)))
@@ -324,12 +324,12 @@ def other_members(piece: str) -> Build:
 
 LEGACY: Mapping[str, Build] = {
     "shared lists": shared_lists,
-    "OrderedDict called again": called_again(b"K\0K\1\x86", _ORDERED),
-    "encode called again": called_again(b"a", _ENCODE),
-    "Size called again": called_again(b"K\1", _SIZE),
-    "set called again": called_again(b"N", b"c__builtin__\nset\n"),
+    "OrderedDict called again": repeated_call(b"K\0K\1\x86", _ORDERED),
+    "encode called again": repeated_call(b"a", _ENCODE),
+    "Size called again": repeated_call(b"K\1", _SIZE),
+    "set called again": repeated_call(b"N", b"c__builtin__\nset\n"),
     "tensors of 64 axes": wide_tensors,
-    "metadata of all tensors": metadata_again,
+    "metadata of all tensors": shared_metadata,
     "one tensor of many names": one_tensor_many_names,
     "shapes of the same hash": colliding_shapes,
     "numbers that collide as keys": colliding_keys,
@@ -337,19 +337,19 @@ LEGACY: Mapping[str, Build] = {
     "long keys, equal and not the same": equal_keys,
     "lists": opcodes(b"]"),
     "dicts": opcodes(b"}"),
-    "tuples in each other": lambda size: among(b"N" + b"\x85" * size),
-    "marks": lambda size: among(b"(" * size + b"N"),
+    "tuples in each other": lambda size: with_values(b"N" + b"\x85" * size),
+    "marks": lambda size: with_values(b"(" * size + b"N"),
     "numbers": opcodes(b"K\1"),
-    "short texts": lambda size: among(
+    "short texts": lambda size: with_values(
         b"](" + b"".join(b"\x8c\x03%03x" % (n % 4096) for n in range(size // 5)) + b"e"
     ),
     "None pushed and popped": opcodes(b"N0"),
-    "storages": lambda size: among(
+    "storages": lambda size: with_values(
         b"](" + storage("0", 1).replace(b"tQ", b"tq\1Q") + _repeated(b"h\1Q", size) + b"e"
     ),
-    "names": lambda size: among(b"](" + _ORDERED + b"0" + _repeated(_SIZE, size) + b"e"),
+    "names": lambda size: with_values(b"](" + _ORDERED + b"0" + _repeated(_SIZE, size) + b"e"),
 }
-"""What a legacy checkpoint attacks -> its build."""
+"""Attack by a legacy checkpoint -> builder."""
 
 SAFETENSORS: Mapping[str, Build] = {
     "deep names": empty_tensors("{n}" + ".a" * 200),
@@ -365,10 +365,10 @@ SAFETENSORS: Mapping[str, Build] = {
     "short texts": unknown_keys('"a"'),
     "metadata": metadata,
 }
-"""What a safetensors header attacks -> its build."""
+"""Attack by a safetensors header -> builder."""
 
 ZIP: Mapping[str, Build] = {"extra fields": extra_fields, "names of many parts": long_names}
-"""What a zip directory attacks -> its build."""
+"""Attack by a zip directory -> builder."""
 
 INDEX: Mapping[str, Build] = {
     "a shard for each tensor": many_shards,
@@ -376,11 +376,11 @@ INDEX: Mapping[str, Build] = {
     "zeros": other_members("0"),
     "long numbers": other_members("9" * 4_000),
 }
-"""What an index of shards attacks -> its build."""
+"""Attack by an index of shards -> builder."""
 
 
 def graph(nodes: list[str], weights: str = "") -> bytes:
-    """A `.pt2` with these nodes."""
+    """Return a `.pt2` with these nodes."""
     module = {
         "signature": {"input_specs": []},
         "module_call_graph": [],
@@ -406,19 +406,21 @@ def graph(nodes: list[str], weights: str = "") -> bytes:
 
 
 def node(inputs: str = "", stack: str = "", rest: str = "") -> str:
-    """A node of a graph."""
-    said = f'"nn_module_stack":"{stack}","torch_fn":"linear_1;builtin_function_or_method.linear"'
+    """Return a node of a graph."""
+    metadata = (
+        f'"nn_module_stack":"{stack}","torch_fn":"linear_1;builtin_function_or_method.linear"'
+    )
     target = '"target":"torch.ops.aten.linear.default"'
-    return f'{{{target},"inputs":[{inputs}],"outputs":[],"metadata":{{{said}}}{rest}}}'
+    return f'{{{target},"inputs":[{inputs}],"outputs":[],"metadata":{{{metadata}}}{rest}}}'
 
 
 def argument(value: str) -> str:
-    """An argument of a node."""
+    """Return an argument of a node."""
     return f'{{"name":"a","arg":{value},"kind":1}}'
 
 
 def honest_graph(size: int) -> bytes:
-    """Linear layers, with the metadata that torch writes."""
+    """Return a graph of Linear layers, with the metadata that torch writes."""
 
     def one(n: int) -> str:
         inputs = ",".join(
@@ -428,41 +430,41 @@ def honest_graph(size: int) -> bytes:
         trace = ',"stack_trace":"File \\"model.py\\", line 10, in forward"'
         return node(inputs, stack).replace("}}", f"{trace}}}}}") if not n else node(inputs, stack)
 
-    return graph(_fitting(one, size))
+    return graph(_texts(one, size))
 
 
 def graphs_and_operands(size: int) -> bytes:
-    """A node with many graphs, and many operands for each."""
+    """A node with many subgraphs, and many operands for each."""
     inner = argument('{"as_graph":{"name":"g","graph":{"nodes":[],"inputs":[]}}}')
     operand = argument('{"as_tensor":{"name":"x"}}')
     inputs = [inner] * (size // 2 // len(inner)) + [operand] * (size // 2 // len(operand))
     return graph([node(",".join(inputs))])
 
 
-def keys_twice(size: int) -> bytes:
-    """An object with very many keys, the last of them twice."""
-    keys = _fitting(lambda n: f'"{n:x}":0', size)
+def repeated_key(size: int) -> bytes:
+    """An object with very many keys, the last one twice."""
+    keys = _texts(lambda n: f'"{n:x}":0', size)
     return graph(["{" + ",".join([*keys, keys[-1]]) + "}"])
 
 
-def weights_of_one(size: int) -> bytes:
-    """A weights config in which the last key is there twice."""
-    keys = _fitting(lambda n: f'"{n:x}":0', size)
+def repeated_weight(size: int) -> bytes:
+    """A weights config with very many keys, the last one twice."""
+    keys = _texts(lambda n: f'"{n:x}":0', size)
     return graph([], "," + ",".join([*keys, keys[-1]]))
 
 
 def brackets(size: int) -> bytes:
-    """Names of modules that are hard to cut at commas."""
-    return graph(_fitting(lambda _: node(stack=",," + "[," * 1_000 + "],]" * 1_000), size))
+    """Module names that are hard to split at commas."""
+    return graph(_texts(lambda _: node(stack=",," + "[," * 1_000 + "],]" * 1_000), size))
 
 
 def many_entries(size: int) -> bytes:
-    """Names of modules in one text."""
-    return graph(_fitting(lambda n: node(stack=";".join([f"{n},a.b,c"] * 500)), size))
+    """Many modules in one text."""
+    return graph(_texts(lambda n: node(stack=";".join([f"{n},a.b,c"] * 500)), size))
 
 
 def graph_of(piece: str) -> Build:
-    """A node with a field that no reader needs, made of the same piece again and again."""
+    """A node with a field that no reader needs, of one piece repeated."""
 
     def build(size: int) -> bytes:
         inner = ",".join([piece] * (size // (len(piece) + 1)))
@@ -473,12 +475,12 @@ def graph_of(piece: str) -> Build:
 
 GRAPH: Mapping[str, Build] = {
     "graphs and operands": graphs_and_operands,
-    "a key twice": keys_twice,
-    "a weight twice": weights_of_one,
+    "a key twice": repeated_key,
+    "a weight twice": repeated_weight,
     "brackets": brackets,
     "many modules of a node": many_entries,
     "empty objects": graph_of("{}"),
     "zeros": graph_of("0"),
     "graphs in each other": lambda size: graph([node("[" * size)]),
 }
-"""What the graph of a `.pt2` attacks -> its build."""
+"""Attack by the graph of a `.pt2` -> builder."""

@@ -1,7 +1,7 @@
-"""The least that a server can do with files: an ASGI app to measure ours beside.
+"""A minimal ASGI app for files, as a reference for the service.
 
-Run by `uvicorn benchmarks.bare:app`; it writes what is PUT, hashed, and hands out what is asked for
-by name, in the folder `BARE_FOLDER`.
+Run by `uvicorn benchmarks.bare:app`; PUT hashes and writes a file of the folder `BARE_FOLDER`, GET
+returns one.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ FOLDER = Path(os.environ.get("BARE_FOLDER", "."))
 
 
 async def put(request: Request) -> Response:
-    """Hash and write the body as it comes in; its digest."""
+    """Hash and write the body while it arrives; return its SHA-256."""
     digest = hashlib.sha256()
     with (FOLDER / request.path_params["name"]).open("wb") as file:
         async for piece in request.stream():
@@ -29,7 +29,7 @@ async def put(request: Request) -> Response:
 
 
 async def get(request: Request) -> Response:
-    """A file."""
+    """Return a file."""
     return FileResponse(FOLDER / request.path_params["name"])
 
 

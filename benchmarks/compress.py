@@ -1,4 +1,4 @@
-"""The demo's compress step against coreai-opt on the same weights, as whole processes.
+"""`palettery compress` of the demo's model against coreai-opt, each as a whole process.
 
 Run as `python -m benchmarks.compress MODEL.safetensors`.
 """
@@ -22,9 +22,9 @@ def main(model: Path) -> None:
         peer = process_seconds(
             [sys.executable, "-m", "benchmarks.peer_compress", model, Path(folder, "peer.pt")]
         )
-        told = Report.model_validate_json(report.read_bytes())
+        result = Report.model_validate_json(report.read_bytes())
     help_s = process_seconds([palettery, "--help"])
-    share = told.palettized_size_after_bytes / told.palettized_size_before_bytes
+    share = result.palettized_size_after_bytes / result.palettized_size_before_bytes
     print("| whole process | seconds | |")
     print("| --- | --- | --- |")
     print(f"| coreai-opt: load, prepare (w4), save | {peer:.2f} | 1x |")

@@ -1,6 +1,6 @@
-"""The page in a browser: its first view with many jobs, a job of many tensors, and its weight.
+"""The dashboard in a browser: first view with many jobs, a job of many tensors, size of its files.
 
-Run as `python -m benchmarks.dashboard`. Needs Chromium; without it, says so and measures nothing.
+Run as `python -m benchmarks.dashboard`. Without Chromium, prints that and ends.
 """
 
 import shutil
@@ -25,7 +25,7 @@ from palettery.schemas.jobs import Progress
 
 JOBS, TENSORS, TURNS = 1_000, 2_000, 5
 WORKERS = 2
-FIRST_GOAL_MS, JOB_GOAL_MS, WEIGHT_GOAL_KB = 1_000, 2_000, 150
+FIRST_GOAL_MS, JOB_GOAL_MS, SIZE_GOAL_KB = 1_000, 2_000, 150
 VIEWS = ("#/jobs", "#/new", "#/compare", "#/service")
 WAIT_MS = 120_000
 WATCH = """
@@ -35,7 +35,7 @@ new PerformanceObserver((list) => {
   for (const task of list.getEntries()) slowest = Math.max(slowest, task.duration);
 }).observe({ type: "longtask", buffered: true });
 const marks = { list: ".job", table: ".tabled tbody tr", charts: ".plot[data-drawn]" };
-const look = () => {
+const recordPaints = () => {
   for (const [name, mark] of Object.entries(marks)) {
     if (!(name in seen) && document.querySelector(mark)) {
       seen[name] = null;
@@ -43,15 +43,15 @@ const look = () => {
     }
   }
 };
-new MutationObserver(look).observe(document, {
+new MutationObserver(recordPaints).observe(document, {
   childList: true, subtree: true, attributeFilter: ["data-drawn"],
 });
 """
-"""Notes when each of these was painted first, from the navigation's start, and the longest task."""
+"""Records when each mark was first painted, from the start of navigation, and the longest task."""
 
 
 def main() -> None:
-    """Measure, and print each row as it is known."""
+    """Measure, and print each row as soon as it is known."""
     program = shutil.which("chromium")
     if program is None:
         print("chromium is not installed: `apt-get install chromium`")
@@ -67,32 +67,32 @@ def main() -> None:
         _many_jobs(Path(folder))
         first_view(browser, service)
         job_view(browser, service, job_id)
-        weight(browser, service)
+        page_size(browser, service)
         browser.close()
 
 
 def first_view(browser: Browser, service: Service) -> None:
-    """From the address being entered to the list being painted; nothing is cached."""
-    found = sorted(_painted(browser, service, "", "list")[0] for _ in range(TURNS))
-    middle = statistics.median(found)
+    """Time from navigation to the first paint of the list, with an empty cache."""
+    times = sorted(_painted(browser, service, "", "list")[0] for _ in range(TURNS))
+    middle = statistics.median(times)
     what = f"first view with {JOBS:,} jobs, median of {TURNS}"
-    shown = f"{middle:.0f} ms; worst {found[-1]:.0f} ms"
+    shown = f"{middle:.0f} ms; worst {times[-1]:.0f} ms"
     row(what, shown, middle / FIRST_GOAL_MS, f"{FIRST_GOAL_MS / 1e3:.0f} s")
 
 
 def job_view(browser: Browser, service: Service, job_id: str) -> None:
-    """The same of a job's view: its table can be used, its charts are drawn."""
-    for name, what in {"table": "its table can be used", "charts": "a chart is drawn"}.items():
+    """The same for the view of a job: until its table is usable, until a chart is drawn."""
+    for name, what in {"table": "its table is usable", "charts": "a chart is drawn"}.items():
         turns = [_painted(browser, service, f"#/jobs/{job_id}", name) for _ in range(TURNS)]
-        found, slowest = sorted(each for each, _ in turns), max(each for _, each in turns)
-        middle = statistics.median(found)
-        shown = f"{middle:.0f} ms; worst {found[-1]:.0f} ms; longest task {slowest:.0f} ms"
+        times, slowest = sorted(each for each, _ in turns), max(each for _, each in turns)
+        middle = statistics.median(times)
+        shown = f"{middle:.0f} ms; worst {times[-1]:.0f} ms; longest task {slowest:.0f} ms"
         what = f"job of {TENSORS:,} tensors: {what}, median of {TURNS}"
         row(what, shown, middle / JOB_GOAL_MS, f"{JOB_GOAL_MS / 1e3:.0f} s")
 
 
-def weight(browser: Browser, service: Service) -> None:
-    """Bytes of all files that a visit to every view fetches, without plotly.js and the API."""
+def page_size(browser: Browser, service: Service) -> None:
+    """Size of all files fetched by a visit to every view, without plotly.js and the API."""
     with _page(browser) as page:
         for view in VIEWS:
             page.goto(service.url + "/" + view)
@@ -102,15 +102,20 @@ def weight(browser: Browser, service: Service) -> None:
             " && !/v1|plotly|livez/.test(each.name))"
             ".map((each) => [each.encodedBodySize, each.decodedBodySize])"
         )
-    sent, whole = (sum(column) / 1e3 for column in zip(*sizes, strict=True))
-    goal = f"{WEIGHT_GOAL_KB} kB"
-    row(f"page of {len(sizes)} files as sent", f"{sent:.0f} kB", sent / WEIGHT_GOAL_KB, goal)
-    row("the same, unpacked", f"{whole:.0f} kB", whole / WEIGHT_GOAL_KB, goal)
+    compressed_kb, decoded_kb = (sum(column) / 1e3 for column in zip(*sizes, strict=True))
+    goal = f"{SIZE_GOAL_KB} kB"
+    row(
+        f"page of {len(sizes)} files as sent",
+        f"{compressed_kb:.0f} kB",
+        compressed_kb / SIZE_GOAL_KB,
+        goal,
+    )
+    row("the same, decompressed", f"{decoded_kb:.0f} kB", decoded_kb / SIZE_GOAL_KB, goal)
 
 
 @contextmanager
 def _page(browser: Browser) -> Iterator[Page]:
-    """A page with an empty cache."""
+    """Open a page with an empty cache."""
     context = browser.new_context(viewport={"width": 1280, "height": 1400})
     context.set_default_timeout(WAIT_MS)
     context.add_init_script(WATCH)
@@ -119,7 +124,7 @@ def _page(browser: Browser) -> Iterator[Page]:
 
 
 def _painted(browser: Browser, service: Service, view: str, name: str) -> tuple[float, float]:
-    """Milliseconds to the first sight of something; the longest task until then."""
+    """Return the milliseconds to the first paint of a mark, and the longest task until then."""
     with _page(browser) as page:
         page.goto(f"{service.url}/{view}")
         page.wait_for_function("(name) => seen[name]", arg=name)
@@ -128,7 +133,7 @@ def _painted(browser: Browser, service: Service, view: str, name: str) -> tuple[
 
 
 def _many_tensors(service: Service) -> str:
-    """A job of a model of many small tensors, which has succeeded."""
+    """Run a job of a model of many small tensors; return its ID."""
     rng = np.random.default_rng(0)
     model = save(
         {
@@ -138,22 +143,22 @@ def _many_tensors(service: Service) -> str:
             for number in range(TENSORS)
         }
     )
-    answer = service.http.post(
+    response = service.http.post(
         "/v1/jobs", files={"model": ("many.safetensors", model)}, data={"preset": "w4"}
     )
-    job = service.client.wait(answer.raise_for_status().json()["id"])
+    job = service.client.wait(response.raise_for_status().json()["id"])
     assert job.state == "succeeded"  # noqa: S101
     return job.id
 
 
 def _many_jobs(folder: Path) -> None:
-    """Rows of jobs that have ended, as the service would have written them."""
+    """Store rows of succeeded jobs, as the service would."""
     with closing(open_database(sqlite_url(folder / "data" / "palettery.db"))) as database:
-        records = JobRepository(database)
+        jobs = JobRepository(database)
         for number in range(JOBS):
             new = NewJob(str(uuid4()), f"model-{number}.safetensors", 1 << 30, Progress())
-            records.start(records.add(new).id)
-            records.succeed(new.id, 1 << 27)
+            jobs.start(jobs.add(new).id)
+            jobs.succeed(new.id, 1 << 27)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Open event streams of one server: how soon all hear of an end, and what they cost it.
+"""Event streams of one server: the latency of the last event, and the cost of each stream.
 
 Run as `python -m benchmarks.events [STREAMS]`. Needs Linux.
 """
@@ -16,14 +16,14 @@ from urllib.parse import urlsplit
 import numpy as np
 from safetensors.numpy import save
 
-from benchmarks.serving import Service, embedded
+from benchmarks.serving import Service, embedded, pss_bytes
 
 STREAMS = 500
 POLL_S = 3_600
-"""The queue is looked at so rarely that the job waits as long as it must."""
+"""The queue is polled so rarely that the job stays queued."""
 GETS = 100
 WORKERS = 1
-"""The other core is the server's, and ours."""
+"""On a machine of two cores, this leaves one to the server and the readers."""
 WITHIN_S = 120.0
 
 
@@ -42,31 +42,34 @@ def main() -> None:
 
 
 async def measure(service: Service, streams: int) -> None:
-    """Open streams of a job that waits, then end it."""
+    """Open streams of a queued job, then cancel it."""
     server = service.leaders[0]
     job = await asyncio.to_thread(submit, service)
-    before, gets_before = held_bytes(server), await asyncio.to_thread(get_ms, service, job)
+    before, gets_before = pss_bytes(server), await asyncio.to_thread(get_ms, service, job)
     started, used = time.perf_counter(), cpu_s(server)
     running = [Stream(service.url, job) for _ in range(streams)]
     tasks = [asyncio.create_task(stream.read()) for stream in running]
     await asyncio.gather(*(stream.opened.wait() for stream in running))
     opened_s = time.perf_counter() - started
-    row(f"{streams} streams opened and told of all so far", f"{opened_s:.2f} s")
-    row("processor time of the server for each", f"{(cpu_s(server) - used) / streams * 1e3:.1f} ms")
-    row("memory of the server for each", f"{(held_bytes(server) - before) / streams / 1e3:.0f} kB")
+    row(f"{streams} streams opened, all past events read", f"{opened_s:.2f} s")
+    row(
+        "processor time of the server per stream",
+        f"{(cpu_s(server) - used) / streams * 1e3:.1f} ms",
+    )
+    row("memory of the server per stream", f"{(pss_bytes(server) - before) / streams / 1e3:.0f} kB")
     row("GET of the job, median, without streams", f"{gets_before:.1f} ms")
     row("the same, with streams open", f"{await asyncio.to_thread(get_ms, service, job):.1f} ms")
-    asked = time.perf_counter()
+    cancelled_at = time.perf_counter()
     await asyncio.to_thread(service.http.post, f"/v1/jobs/{job}/cancel")
     await asyncio.gather(*tasks)
-    late = sorted(stream.ended_at - asked for stream in running)
-    row("cancel to the first that hears of it", f"{late[0] * 1e3:.0f} ms")
-    row("to the median", f"{statistics.median(late) * 1e3:.0f} ms")
-    row("to the last", f"{late[-1] * 1e3:.0f} ms")
+    latencies = sorted(stream.ended_at - cancelled_at for stream in running)
+    row("cancellation to the first last event", f"{latencies[0] * 1e3:.0f} ms")
+    row("to the median", f"{statistics.median(latencies) * 1e3:.0f} ms")
+    row("to the last", f"{latencies[-1] * 1e3:.0f} ms")
 
 
 class Stream:
-    """One reader, as light as can be: it looks for the end alone."""
+    """A minimal reader, which looks only for the last event."""
 
     def __init__(self, url: str, job: str) -> None:
         self._address, self._job = urlsplit(url), job
@@ -88,14 +91,14 @@ class Stream:
 
 
 def submit(service: Service) -> str:
-    """A job that stays queued."""
+    """Submit a job that stays queued, and return its ID."""
     files = {"model": ("model.safetensors", save({"weight": np.zeros((64, 64), "f4")}))}
-    answer = service.http.post("/v1/jobs", files=files, data={"preset": "w4"})
-    return str(answer.raise_for_status().json()["id"])
+    response = service.http.post("/v1/jobs", files=files, data={"preset": "w4"})
+    return str(response.raise_for_status().json()["id"])
 
 
 def get_ms(service: Service, job: str) -> float:
-    """Median time of a request for the job."""
+    """Return the median latency of `GET` of the job, in milliseconds."""
     times = []
     for _ in range(GETS):
         started = time.perf_counter()
@@ -104,20 +107,14 @@ def get_ms(service: Service, job: str) -> float:
     return statistics.median(times) * 1e3
 
 
-def held_bytes(pid: int) -> int:
-    """Memory that a process has for itself."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
-
-
 def cpu_s(pid: int) -> float:
-    """Processor time that a process has used."""
+    """Return the processor time that a process has used, in seconds."""
     ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
     return sum(map(int, ticks)) / 100
 
 
 def row(what: str, measured: str) -> None:
-    """One line of the table."""
+    """Print one row of the table."""
     print(f"| {what} | {measured} |", flush=True)
 
 

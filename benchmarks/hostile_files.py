@@ -1,4 +1,4 @@
-"""Model files that cost a reader more than they weigh: none of them is run, all are refused."""
+"""Small model files that are expensive to read; the service must refuse them all."""
 
 import io
 import json
@@ -8,7 +8,7 @@ TENSOR_BYTES = 24
 
 
 def shared_list(size_bytes: int = 2_100_000) -> bytes:
-    """A checkpoint with one long list under very many keys, to be walked for each of them."""
+    """Return a checkpoint with one long list under very many keys."""
     items = size_bytes // 4
     keys = (size_bytes - 2 * items) // 14
     first = _text("0") + b"]q\x00(" + b"K\x01" * items + b"e"
@@ -17,7 +17,7 @@ def shared_list(size_bytes: int = 2_100_000) -> bytes:
 
 
 def repeated_call(size_bytes: int = 58_000) -> bytes:
-    """A checkpoint that makes a dict of the same arguments, again and again."""
+    """Return a checkpoint that builds a dict from the same arguments repeatedly."""
     pairs = size_bytes // 10
     arguments = b"".join(b"M" + n.to_bytes(2, "little") + b"N\x86" for n in range(pairs))
     calls = b"h\x01h\x03R" * (size_bytes // 10)
@@ -28,23 +28,23 @@ def repeated_call(size_bytes: int = 58_000) -> bytes:
 
 
 def repeated_keys(keys: int = 40_000) -> bytes:
-    """A `torch.export` program whose JSON has so many keys, of which the last one stands twice."""
+    """Return a `torch.export` program whose JSON has many keys, the last of them twice."""
     members = ",".join(f'"k{number}":0' for number in [*range(keys), keys - 1])
-    said = b"{" + members.encode() + b"}"
+    document = b"{" + members.encode() + b"}"
     names = ("models/model.json", "data/weights/model_weights_config.json")
     return _archive(
         {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
-        | dict.fromkeys(names, said)
+        | dict.fromkeys(names, document)
     )
 
 
 def wide_header(size_bytes: int = 60 << 20) -> bytes:
-    """A safetensors file whose header has as many tensors as may be, with long names."""
-    said: dict[str, object] = {}
+    """Return a safetensors file whose header has the most tensors allowed, with long names."""
+    header: dict[str, object] = {}
     each = len(json.dumps({f"{0:0300d}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}))
     for number in range(min(size_bytes // each, 249_000)):
-        said[f"{number:0300d}"] = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    text = json.dumps(said).encode()
+        header[f"{number:0300d}"] = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text
 
 
@@ -53,7 +53,7 @@ def _text(value: str) -> bytes:
 
 
 def _checkpoint(items: bytes) -> bytes:
-    """What torch.save writes of a dict with one tensor and these pickled items."""
+    """Return a file of torch.save: a dict of one tensor and these pickled items."""
     storage = b"((" + _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu")
     tensor = storage + b"K\x06tQK\x00K\x06\x85K\x01\x85\x89}tR"
     pickled = b"\x80\x02}(" + _text("w") + b"ctorch._utils\n_rebuild_tensor_v2\n" + tensor

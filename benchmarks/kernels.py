@@ -38,7 +38,7 @@ FIRST_CALL = (
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison and how many times faster than the peer it is meant to be."""
+    """One comparison; `goal` is the intended speedup over the peer."""
 
     n_bits: int
     group_size: int | None
@@ -78,7 +78,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     compared = _against_peer(full=options.full)
-    _two_bytes()
+    _half_precision()
     limits = _against_memory() | {"first call, warm disk cache, s": _first_call()}
     for name, value in limits.items():
         print(f"| {name} | {value:.3g} |")
@@ -120,11 +120,11 @@ def _against_peer(*, full: bool) -> list[dict[str, object]]:
 
 
 def _peer(case: Case, weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    """What coreai-opt makes of a Linear with this weight, and the seconds it takes."""
-    each: dict[str, object] = {"type": "per_tensor"}
+    """Palettize a Linear with coreai-opt; return its weight and the seconds taken."""
+    granularity: dict[str, object] = {"type": "per_tensor"}
     if case.group_size is not None:
-        each = {"type": "per_grouped_channel", "group_size": case.group_size, "axis": 0}
-    spec = {"n_bits": case.n_bits, "granularity": each, "cluster_dim": case.cluster_dim}
+        granularity = {"type": "per_grouped_channel", "group_size": case.group_size, "axis": 0}
+    spec = {"n_bits": case.n_bits, "granularity": granularity, "cluster_dim": case.cluster_dim}
     module = {"op_state_spec": {"weight": spec}, "enable_fast_kmeans_mode": case.fast}
     config = KMeansPalettizerConfig.from_dict(
         {"kmeans_palettization_config": {"global_config": module}}
@@ -142,7 +142,7 @@ def _peer(case: Case, weight: NDArray[np.float32]) -> tuple[NDArray[np.float32],
 
 
 def _against_memory() -> dict[str, float]:
-    """A 256 MB tensor beside a copy of it, and bytes per second of packing and look-up."""
+    """Time of a 256 MB tensor against a copy of it, and rates of packing and lookup."""
     weight = np.random.default_rng(0).normal(0, 0.02, (8192, 8192)).astype(np.float32)
     other = np.empty_like(weight)
     copy_s = _median(lambda: np.copyto(other, weight))
@@ -160,8 +160,8 @@ def _against_memory() -> dict[str, float]:
     }
 
 
-def _two_bytes() -> None:
-    """Two-byte weights and the errors of their palettes, on one thread and on two."""
+def _half_precision() -> None:
+    """Rates for float16 and bfloat16 weights, on one thread and on two."""
     print("| 4096x4096, 4 bit, million weights a second | 1 thread | 2 threads |")
     print("| --- | --- | --- |")
     drawn = np.random.default_rng(0).normal(0, 0.02, (4096, 4096)).astype(np.float32)

@@ -1,7 +1,7 @@
-"""Seconds that hostile files take to read, beside honest ones of as many bytes.
+"""Time to read hostile files, against honest ones of the same size.
 
 `python -m benchmarks.parsers [KILOBYTES]` prints, for each parser and attack, the seconds at one,
-two and four times the size, what doubling it costs, and the ratio to an honest file (goal: 3).
+two and four times the size, the growth of time per byte, and the ratio to an honest file (goal: 3).
 """
 
 import sys
@@ -30,11 +30,11 @@ PARSERS: Mapping[str, tuple[Build, Mapping[str, Build]]] = {
     "index": (attacks.honest_index, attacks.INDEX),
     "graph": (attacks.honest_graph, attacks.GRAPH),
 }
-"""Parser -> an honest file for it, and the hostile ones."""
+"""Parser -> builder of an honest file, and builders of hostile ones."""
 
 
 def stored(folder: Path, **files: bytes) -> Sequence[StoredFile]:
-    """Files of an upload, in a folder."""
+    """Write the files of an upload into a folder."""
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return [
@@ -43,7 +43,7 @@ def stored(folder: Path, **files: bytes) -> Sequence[StoredFile]:
 
 
 def read_seconds(folder: Path, parser: str, content: bytes) -> float:
-    """The best of three, refused or not."""
+    """Return the least seconds of three reads; a refusal counts as a read."""
     files = {"model": attacks.honest_safetensors(100)} if parser == "index" else {}
     upload = stored(folder, **files, file=content)
     storage = open_storage(folder.as_uri())
@@ -63,15 +63,15 @@ def main() -> None:
     worst = 0.0
     with tempfile.TemporaryDirectory() as name:
         for parser, (honest, hostile) in PARSERS.items():
-            fair = [_measured(Path(name), parser, honest, base * n) for n in SIZES]
-            _print(parser, "honest", fair, fair)
+            honest_times = [_measure(Path(name), parser, honest, base * n) for n in SIZES]
+            _print(parser, "honest", honest_times, honest_times)
             for attack, build in hostile.items():
-                times = [_measured(Path(name), parser, build, base * n) for n in SIZES]
-                worst = max(worst, _print(parser, attack, times, fair))
+                times = [_measure(Path(name), parser, build, base * n) for n in SIZES]
+                worst = max(worst, _print(parser, attack, times, honest_times))
     print(f"worst ratio: {worst:.1f} (goal {GOAL:g})")
 
 
-def _measured(folder: Path, parser: str, build: Build, size: int) -> tuple[float, int]:
+def _measure(folder: Path, parser: str, build: Build, size: int) -> tuple[float, int]:
     content = build(size)
     return read_seconds(folder, parser, content), len(content)
 
@@ -80,12 +80,12 @@ def _print(
     parser: str,
     attack: str,
     times: Sequence[tuple[float, int]],
-    fair: Sequence[tuple[float, int]],
+    honest_times: Sequence[tuple[float, int]],
 ) -> float:
-    """A line of the table; the ratio at the largest size, per byte."""
+    """Print a row of the table; return the ratio of times per byte at the largest size."""
     seconds = " ".join(f"{taken:7.3f}" for taken, _ in times)
     growth = times[-1][0] / times[0][0] / (times[-1][1] / times[0][1])
-    ratio = (times[-1][0] / times[-1][1]) / (fair[-1][0] / fair[-1][1])
+    ratio = (times[-1][0] / times[-1][1]) / (honest_times[-1][0] / honest_times[-1][1])
     megabytes = times[-1][1] / 1e6
     print(
         f"{parser:12} {attack:36} {megabytes:6.2f} MB {seconds} s, growth {growth:5.2f}, "

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 
 class Linears(torch.nn.Module):
-    """Every Linear of a model, run once each; coreai-opt only sees ops that run."""
+    """Every Linear of a model, run once each, since coreai-opt only palettizes ops that run."""
 
     def __init__(self, weights: dict[str, torch.Tensor]) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""How long planning takes: `python -m benchmarks.planning`.
+"""Time of planning: `python -m benchmarks.planning`.
 
-Prints a table and writes JSON; the goals are those of the formats and resolution issue.
+Prints a table, and writes JSON on request.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from palettery.app.checkpoints.module_types import infer_modules
-from palettery.app.checkpoints.ops import derive_ops
+from palettery.app.checkpoints.op_types import derive_ops
 from palettery.app.planning.resolve import resolve
 from palettery.app.planning.tasks import cut_tasks
 from palettery.app.settings import Limits
@@ -21,7 +21,7 @@ KEYS = 50
 
 
 def checkpoint(count: int) -> Checkpoint:
-    """A decoder of `count` tensors: per layer four attention weights, three of the MLP, biases."""
+    """Return a decoder of `count` tensors: seven weights, their biases and a norm per layer."""
     linears = [f"self_attn.{part}_proj" for part in "qkvo"]
     linears += [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
     shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (1024, 1024) for name in linears}
@@ -50,7 +50,7 @@ def checkpoint(count: int) -> Checkpoint:
 
 
 def config() -> KMeansPalettizerConfig:
-    """Fifty keys as users write them: layers by name, parts by pattern, types, one for an op."""
+    """Return a config of fifty keys as users write them: names, patterns, types, an op."""
     rule = ModuleKMeansPalettizerConfig.model_validate(
         {
             "op_state_spec": {"weight": {"n_bits": 6}},
@@ -70,16 +70,16 @@ def config() -> KMeansPalettizerConfig:
 
 
 def seconds(count: int, repeats: int) -> tuple[float, float]:
-    """Least time of `resolve` and of `cut_tasks`."""
-    given, wanted = checkpoint(count), config()
+    """Return the least seconds of `resolve` and of `cut_tasks`."""
+    model, rules = checkpoint(count), config()
     planning, cutting = [], []
     for _ in range(repeats):
         started = time.perf_counter()
-        plan = resolve(wanted, given, Limits())
+        plan = resolve(rules, model, Limits())
         planned = time.perf_counter()
         cut_tasks(
             plan,
-            given,
+            model,
             source_url="file:///in",
             store_url="file:///out",
             parts_prefix="p",

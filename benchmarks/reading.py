@@ -1,8 +1,8 @@
-"""How long it takes to index a checkpoint, and to read it by range: `python -m benchmarks.reading`.
+"""Time to index a checkpoint, and to read it by range: `python -m benchmarks.reading`.
 
-Indexing is of 10 GB in shards, mostly holes, since only headers are read. Reading is of real bytes,
-a tensor at a time through the store, beside a plain sequential read of the same file; the page
-cache is dropped before each.
+The index is of 10 GB in sparse shards, since only headers are read. Tensors are read through the
+store one at a time, against a plain sequential read of the same file; the page cache is dropped
+before each run.
 """
 
 import json
@@ -25,7 +25,7 @@ PIECE_BYTES = 8 << 20
 
 
 def write_shard(path: Path, prefix: str, tensors: int, *, holes: bool) -> StoredFile:
-    """A safetensors file of float32 matrices."""
+    """Write a safetensors file of float32 matrices; with `holes`, its data is sparse."""
     header = {
         f"model.layers.{prefix}.{number}.weight": {
             "dtype": "F32",
@@ -48,7 +48,7 @@ def write_shard(path: Path, prefix: str, tensors: int, *, holes: bool) -> Stored
 
 
 def index_seconds(folder: Path) -> tuple[float, float]:
-    """Seconds to index 10 GB, and MiB that the process grew by."""
+    """Return the seconds to index 10 GB, and the growth of the process in MiB."""
     files = [
         write_shard(folder / f"{shard}.safetensors", str(shard), TENSORS, holes=True)
         for shard in range(SHARDS)
@@ -62,7 +62,7 @@ def index_seconds(folder: Path) -> tuple[float, float]:
 
 
 def reading_ratio(folder: Path) -> float:
-    """Speed of reading tensors by range, as a share of that of a sequential read."""
+    """Return the speed of reading tensors by range, relative to a sequential read."""
     path = folder / "real.safetensors"
     file = write_shard(path, "0", READ_TENSORS, holes=False)
     storage = open_storage(folder.as_uri())
@@ -73,16 +73,16 @@ def reading_ratio(folder: Path) -> float:
             storage.read(file.path, tensor.offset, tensor.size_bytes)
 
     def sequential() -> None:
-        held = bytearray(PIECE_BYTES)
+        buffer = bytearray(PIECE_BYTES)
         with path.open("rb", buffering=0) as raw:
-            while raw.readinto(held):
+            while raw.readinto(buffer):
                 pass
 
-    pairs = [(_cold(sequential, path), _cold(by_range, path)) for _ in range(RUNS)]
+    pairs = [(_cold_s(sequential, path), _cold_s(by_range, path)) for _ in range(RUNS)]
     return statistics.median(plain / ranged for plain, ranged in pairs)
 
 
-def _cold(work: Callable[[], None], path: Path) -> float:
+def _cold_s(work: Callable[[], None], path: Path) -> float:
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     started = time.perf_counter()
@@ -97,8 +97,8 @@ def main() -> None:
         seconds, grown = index_seconds(folder)
         size = SHARDS * TENSORS * TENSOR_BYTES / 1e9
         print(f"index {size:.0f} GB, {SHARDS * TENSORS:,} tensors: {seconds:.3f} s (goal 1 s)")
-        print(f"memory grown by: {grown:.0f} MiB (goal 100 MB)")
-        print(f"reading by range, of a sequential read: {reading_ratio(folder):.2f} (goal 0.8)")
+        print(f"growth of memory: {grown:.0f} MiB (goal 100 MB)")
+        print(f"reading by range, relative to sequential: {reading_ratio(folder):.2f} (goal 0.8)")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How time and memory grow with the number of weights.
+"""Growth of time and memory with the number of weights.
 
-Run as `python -m benchmarks.scaling [--full]`; `--full` goes on to 2^28 weights. Each size runs in
-a process of its own, so that its peak memory is its own.
+Run as `python -m benchmarks.scaling [--full]`; `--full` adds 2^28 weights. Each size runs in
+a new process, so that peaks of memory are independent.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from palettery.kernels import PaletteSettings, palettize
 
-def held(name):
+def memory_bytes(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
 
 rows = 2 ** (int(sys.argv[1]) // 2)
@@ -32,21 +32,21 @@ for _ in range(3):
     start = time.perf_counter(); np.copyto(copy, weight)
     copies.append(time.perf_counter() - start)
 del copy
-before = held("VmRSS")
+before = memory_bytes("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
 for _ in range(2):
     start = time.perf_counter(); palette = palettize(weight, settings)
     times.append(time.perf_counter() - start)
     output = palette.indices.nbytes + palette.lut.nbytes
-    peak = held("VmHWM") - before
+    peak = memory_bytes("VmHWM") - before
     del palette
-found = {"s": min(times), "copies": min(times) / min(copies), "extra": (peak - output) / 2**20}
-print(json.dumps(found))
+result = {"s": min(times), "copies": min(times) / min(copies), "extra": (peak - output) / 2**20}
+print(json.dumps(result))
 """
 
 
 def main() -> None:
-    """Print one row a size."""
+    """Print one row per size."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--full", action="store_true", help="up to 2^28 weights")
     sizes = (*SIZES, LARGEST) if parser.parse_args().full else SIZES
@@ -57,11 +57,11 @@ def main() -> None:
     for group_size in (16, 0):
         for size in sizes:
             command = [sys.executable, "-c", CODE, str(size), str(group_size)]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+            result = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
             where = f"group {group_size}" if group_size else "per tensor"
             print(
-                f"| 2^{size} | {where} | {found['s'] / 2**size * 1e9:.1f} "
-                f"| {found['copies']:.1f} | {found['extra']:.0f} |",
+                f"| 2^{size} | {where} | {result['s'] / 2**size * 1e9:.1f} "
+                f"| {result['copies']:.1f} | {result['extra']:.0f} |",
                 flush=True,
             )
 

@@ -1,4 +1,4 @@
-"""The service end to end over HTTP on loopback, beside what the same bytes cost without it.
+"""The service end to end over HTTP on loopback, compared with `cp`, `sha256sum` and bare kernels.
 
 Run as `python -m benchmarks.service [--large] [--only NAME ...]`. Needs Linux, 8 GB of
 memory, and 4 GB of disk in the temporary folder (`--large`: 40 GB).
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from benchmarks.serving import Service, apart, embedded, peak_memory
+from benchmarks.serving import Service, distributed, embedded, peak_memory
 from palettery.app.artifacts.writer import TensorEntry, header
 from palettery.kernels import PaletteSettings, palettize
 from palettery.schemas.jobs import ENDED, Job
@@ -28,13 +28,13 @@ CORES = 2
 SHAPE = (2048, 2048)
 GB = 1_000_000_000
 TOUCHED_BYTES = 6 * GB
-"""More than a model of 1 GB takes anywhere, on its way and back."""
+"""More memory than a model of 1 GB needs in all steps together."""
 SMALL_SHAPE, SMALL_TENSORS = (128, 128), 2
 LATENCY_JOBS, DRAIN_JOBS, SENDERS = 30, 200, 4
 PAUSE_S = 0.13
-"""Between two jobs, so that they meet the queue's look at every phase."""
+"""Pause between two jobs, so that they arrive at every phase of the queue's polling."""
 IDLE_S = 0.3
-"""Without processor time of any worker: then they have stopped."""
+"""Workers have stopped when none has used processor time for this long."""
 VECTOR = (
     '{"global_config": {"enable_fast_kmeans_mode": false,'
     '"op_state_spec": {"weight": {"n_bits": 8, "cluster_dim": 4}}}}'
@@ -43,7 +43,7 @@ VECTOR_4 = VECTOR.replace('"n_bits": 8, "cluster_dim": 4', '"n_bits": 4, "cluste
 
 
 def main() -> None:
-    """Measure what is asked for, and print each row as it is known."""
+    """Run the chosen measurements, and print each row as soon as it is known."""
     measures: dict[str, Callable[[Path], None]] = {
         "latency": latency,
         "drain": drain,
@@ -65,45 +65,45 @@ def main() -> None:
 
 
 def row(what: str, measured: str, ratio: float | None = None, goal: str = "") -> None:
-    """One line of the table."""
+    """Print one row of the table."""
     shown = "" if ratio is None else f"{ratio:.2f}x"
     print(f"| {what} | {measured} | {shown} | {goal} |", flush=True)
 
 
 def latency(folder: Path) -> None:
-    """From sending a small job to its first task having run, on an idle, warm server.
+    """Time from sending a small job to the end of its first task, on an idle, warm server.
 
-    A task that ran has a part in the store, which is looked for every millisecond; it took less
-    than the few milliseconds that such a task computes, so this is an upper bound.
+    A task that has ended has a part in the store, which is polled every millisecond. The time
+    includes the few milliseconds that the task computes, so it is an upper bound of the latency.
     """
     with embedded(folder, CORES) as service:
-        found = [_latency_s(service, seed) for seed in range(LATENCY_JOBS + 3)][3:]
-    seen, to_started = zip(*found, strict=True)
-    to_part = statistics.median(each for each in seen if each is not None) * 1e3
+        latencies = [_latency_s(service, seed) for seed in range(LATENCY_JOBS + 3)][3:]
+    to_first_part, to_started = zip(*latencies, strict=True)
+    to_part = statistics.median(each for each in to_first_part if each is not None) * 1e3
     to_row = statistics.median(to_started) * 1e3
     row("submit to first part, median", f"{to_part:.0f} ms", to_part / 150, "150 ms")
     row("created_at to started_at, median", f"{to_row:.0f} ms")
 
 
 def _latency_s(service: Service, seed: int) -> tuple[float | None, float]:
-    """Seconds to the first part, if it was seen while it lay there, and to the row's start."""
-    jobs, seen = service.store / "jobs", threading.Event()
+    """Return the seconds to the first part (None if polling missed it) and to `started_at`."""
+    jobs, ended = service.store / "jobs", threading.Event()
     known = set(jobs.iterdir()) if jobs.exists() else set()
     first: list[float] = []
 
-    def look() -> None:
-        while not first and not seen.wait(0.001):
+    def poll() -> None:
+        while not first and not ended.wait(0.001):
             new = set(jobs.iterdir()) - known if jobs.exists() else set()
             if any(next((job / "parts").glob("*"), None) for job in new):
                 first.append(time.perf_counter())
 
     body = _small_model(seed)
-    looking = threading.Thread(target=look)
-    looking.start()
+    polling = threading.Thread(target=poll)
+    polling.start()
     sent = time.perf_counter()
-    job = _ended(service, _submit(service, body))
-    seen.set()
-    looking.join()
+    job = _wait(service, _submit(service, body))
+    ended.set()
+    polling.join()
     time.sleep(PAUSE_S)
     assert job.started_at is not None  # noqa: S101 - it succeeded
     to_part = first[0] - sent if first else None
@@ -111,7 +111,7 @@ def _latency_s(service: Service, seed: int) -> tuple[float | None, float]:
 
 
 def drain(folder: Path) -> None:
-    """What the service adds to each of many small jobs, sent as fast as four senders can."""
+    """Overhead of the service per job, for many small jobs from four concurrent senders."""
     bodies = [_small_model(seed) for seed in range(DRAIN_JOBS)]
     weight = np.random.default_rng(0).normal(0, 0.02, SMALL_SHAPE).astype(np.float32)
     settings = PaletteSettings(4, group_size=16, rounding_precision=4)
@@ -121,58 +121,58 @@ def drain(folder: Path) -> None:
         palettize(weight, settings, threads=1)
     kernels_s = (time.perf_counter() - started) / CORES
     with embedded(folder, CORES) as service:
-        _ended(service, _submit(service, bodies[0]))
+        _wait(service, _submit(service, bodies[0]))
         started = time.perf_counter()
         with ThreadPoolExecutor(SENDERS) as senders:
             jobs = list(senders.map(lambda body: _submit(service, body), bodies))
         sent_s = time.perf_counter() - started
-        for job in jobs:  # one at a time: listing them all would be most of the server's work
+        for job in jobs:  # one at a time, since listing them all would dominate the server's load
             while service.client.job(job.id).state not in ENDED:
                 time.sleep(0.1)
         wall_s = time.perf_counter() - started
         assert all(service.client.job(job.id).state == "succeeded" for job in jobs)  # noqa: S101
     each_ms = (wall_s - kernels_s) / DRAIN_JOBS * 1e3
-    row(f"overhead a job of {DRAIN_JOBS}", f"{each_ms:.1f} ms", each_ms / 40, "40 ms")
+    row(f"overhead per job, {DRAIN_JOBS} jobs", f"{each_ms:.1f} ms", each_ms / 40, "40 ms")
     row("of which sending", f"{sent_s:.1f} of {wall_s:.1f} s; kernels {kernels_s:.2f} s")
 
 
 def one_gigabyte(folder: Path) -> None:
-    """A model of 1 GB there and its artifact back, beside `cp` and `sha256sum` of such a file.
+    """Upload of 1 GB, job, and download of the artifact, against `cp` and `sha256sum` of the file.
 
-    Once in one form, as curl sends it, and once in parts that can be resumed, as the client does.
+    Once in one form, as curl sends it, and once in resumable parts, as the client does.
     """
-    ways = {"in one form": _post, "in parts": _upload}
+    senders = {"in one form": _post, "in parts": _upload}
     with embedded(folder, CORES) as service:
-        _through(service, _post, _new_model(folder, 0), folder / "warm")
-        beside = _new_model(folder, 1)
+        _stages_s(service, _post, _new_model(folder, 0), folder / "warm")
+        model = _new_model(folder, 1)
         _touch_memory()
-        copied_s = _process_s("cp", beside, folder / "copy") + _process_s("sha256sum", beside)
+        copied_s = _process_s("cp", model, folder / "copy") + _process_s("sha256sum", model)
         row("`cp` and `sha256sum` of 1 GB", f"{copied_s:.1f} s")
-        for seed, (way, send) in enumerate(ways.items(), 2):
+        for seed, (how, send) in enumerate(senders.items(), 2):
             model = _new_model(folder, seed)
             _touch_memory()
-            stages = _through(service, send, model, folder / f"out{seed}")
+            stages = _stages_s(service, send, model, folder / f"out{seed}")
             total_s = sum(stages.values())
-            what = f"1 GB float16, w4, end to end, sent {way}"
+            what = f"1 GB float16, w4, end to end, sent {how}"
             row(what, f"{total_s:.1f} s", total_s / copied_s, "3x")
             for stage, seconds in stages.items():
                 row(f"of which {stage}", f"{seconds:.2f} s")
         with peak_memory(service) as peak:
-            _through(service, _upload, _new_model(folder, 4), folder / "out")
+            _stages_s(service, _upload, _new_model(folder, 4), folder / "out")
     row("peak memory (PSS of all processes)", f"{peak[0] / 1e9:.2f} GB", None, "1.5 GB")
 
 
 def twenty_gigabytes(folder: Path) -> None:
-    """A checkpoint of 20 GB in ten shards that are made while they are sent."""
+    """A checkpoint of 20 GB in ten shards that are generated while they are sent."""
     with embedded(folder, CORES) as service, peak_memory(service) as peak:
         started = time.perf_counter()
-        answer = service.http.post(
+        response = service.http.post(
             "/v1/jobs",
             content=_form([(number, 2 * GB) for number in range(10)]),
             headers={"Content-Type": "multipart/form-data; boundary=palettery-benchmark-form"},
         )
         sent_s = time.perf_counter() - started
-        job = _ended(service, Job.model_validate_json(answer.read()), look_every_s=1)
+        job = _wait(service, Job.model_validate_json(response.read()), poll_every_s=1)
         total_s = time.perf_counter() - started
     assert job.size_after_bytes is not None  # noqa: S101 - it succeeded
     row("20 GB float16, w4", f"{total_s:.0f} s, of which sending {sent_s:.0f} s")
@@ -181,22 +181,22 @@ def twenty_gigabytes(folder: Path) -> None:
 
 
 def speed_up(folder: Path) -> None:
-    """One and two single-thread workers beside server and scheduler, at nearly nothing but kernels.
+    """Time of a job that is nearly all kernels, with one and with two single-thread workers.
 
-    One has the other core for everything else, two share both.
+    On two cores, one worker leaves a core to server and scheduler; two workers share theirs.
     """
     rng = np.random.default_rng(0)
     model = save({f"{n}.weight": rng.standard_normal(SHAPE, np.float32) for n in range(32)})
     times = {}
     for workers in (1, 2):
-        place = folder / str(workers)
-        place.mkdir()
-        with apart(place, workers) as service:
+        data_folder = folder / str(workers)
+        data_folder.mkdir()
+        with distributed(data_folder, workers) as service:
             while len(service.workers()) < workers:
                 time.sleep(0.1)
             for _ in range(2):  # the first one may compile
-                asked = _submit(service, model, config=VECTOR_4, reuse="false")
-                job = _ended(service, asked, look_every_s=0.02)
+                submitted = _submit(service, model, config=VECTOR_4, reuse="false")
+                job = _wait(service, submitted, poll_every_s=0.02)
             assert job.started_at is not None  # noqa: S101 - it succeeded
             assert job.ended_at is not None  # noqa: S101
             times[workers] = (job.ended_at - job.started_at).total_seconds()
@@ -205,7 +205,7 @@ def speed_up(folder: Path) -> None:
 
 
 def cancel(folder: Path) -> None:
-    """From asking for the end of a job of slow tasks until no worker works on it any more."""
+    """Time from the cancellation of a job with slow tasks until its workers are idle."""
     rng = np.random.default_rng(0)
     model = save({f"{n}.weight": rng.standard_normal((4096, 4096), np.float32) for n in range(2)})
     with embedded(folder, CORES) as service:
@@ -213,25 +213,26 @@ def cancel(folder: Path) -> None:
         while service.client.job(job.id).state != "running":
             time.sleep(0.01)
         time.sleep(2)
-        asked = busy = time.perf_counter()
+        cancelled_at = busy_at = time.perf_counter()
         service.client.cancel(job.id)
         spent = _ticks(service)
-        while time.perf_counter() - busy < IDLE_S:
+        while time.perf_counter() - busy_at < IDLE_S:
             time.sleep(0.02)
             now = _ticks(service)
             if now > spent:
-                spent, busy = now, time.perf_counter()
-    row("cancel to the last work", f"{busy - asked:.2f} s", (busy - asked) / 2, "2 s")
+                spent, busy_at = now, time.perf_counter()
+    cancel_s = busy_at - cancelled_at
+    row("cancellation to idle workers", f"{cancel_s:.2f} s", cancel_s / 2, "2 s")
 
 
 def _ticks(service: Service) -> int:
-    """Processor time of the workers so far, in hundredths of a second, rounded to tenths."""
+    """Return the processor time of the workers so far, in tenths of a second."""
     stats = [Path(f"/proc/{pid}/stat").read_text() for pid in service.workers()]
     return sum(int(stat.rsplit(")", 1)[1].split()[11]) // 10 for stat in stats)
 
 
 def _new_model(folder: Path, seed: int) -> Path:
-    """A model of 1 GB that was never sent, in the place of the one before."""
+    """Write a model of 1 GB that differs from all others, over the previous one."""
     model = folder / "model.safetensors"
     with model.open("wb") as file:
         file.writelines(_checkpoint(seed, GB))
@@ -239,32 +240,32 @@ def _new_model(folder: Path, seed: int) -> Path:
 
 
 def _touch_memory() -> None:
-    """Have the memory that is about to be used, by `cp` as by us.
+    """Make the machine allocate the memory that the next measurement uses.
 
-    A virtual machine that gave free memory back to its host gets it again page by page: the first
-    to write a file there waits 2.4 s for each GB of it, which tells nothing of who that is.
+    A virtual machine that has returned free memory to its host gets it back page by page, which
+    costs whoever writes first 2.4 s per GB, and would be counted against `cp` or the service.
     """
     np.ones(TOUCHED_BYTES, np.uint8)
 
 
 def _post(service: Service, model: Path) -> Job:
     with model.open("rb") as file:
-        answer = service.http.post(
+        response = service.http.post(
             "/v1/jobs",
             files={"model": (model.name, file)},
             data={"preset": "w4", "reuse": "false"},
         )
-    return Job.model_validate_json(answer.raise_for_status().content)
+    return Job.model_validate_json(response.raise_for_status().content)
 
 
 def _upload(service: Service, model: Path) -> Job:
     return service.client.submit([model], preset="w4", reuse=False)
 
 
-def _through(
+def _stages_s(
     service: Service, send: Callable[[Service, Path], Job], model: Path, out: Path
 ) -> dict[str, float]:
-    """Seconds of each stage of one job that computes everything."""
+    """Return the seconds of each stage of one job without reuse."""
     moments = [time.perf_counter()]
     job = send(service, model)
     moments.append(time.perf_counter())
@@ -280,15 +281,15 @@ def _through(
 
 
 def _submit(service: Service, body: bytes, **fields: str) -> Job:
-    answer = service.http.post(
+    response = service.http.post(
         "/v1/jobs", files={"model": ("m.safetensors", body)}, data=fields or {"preset": "w4"}
     )
-    return Job.model_validate_json(answer.raise_for_status().content)
+    return Job.model_validate_json(response.raise_for_status().content)
 
 
-def _ended(service: Service, job: Job, look_every_s: float = 0.005) -> Job:
+def _wait(service: Service, job: Job, poll_every_s: float = 0.005) -> Job:
     while (job := service.client.job(job.id)).state not in ENDED:
-        time.sleep(look_every_s)
+        time.sleep(poll_every_s)
     if job.state != "succeeded":
         raise SystemExit(f"the job {job.state}: {job.error}")
     return job
@@ -305,10 +306,10 @@ def _small_model(seed: int) -> bytes:
 
 
 def _checkpoint(seed: int, size_bytes: int) -> Iterator[bytes | memoryview]:
-    """A safetensors file of float16 matrices, no two of them alike, a matrix at a time."""
-    each = 2 * math.prod(SHAPE)
-    names = [f"model.layers.{seed}_{n:03d}.mlp.weight" for n in range(size_bytes // each)]
-    yield header([TensorEntry(name, "F16", SHAPE, each, tuple) for name in names], {})
+    """Yield a safetensors file of float16 matrices, all different, one matrix at a time."""
+    matrix_bytes = 2 * math.prod(SHAPE)
+    names = [f"model.layers.{seed}_{n:03d}.mlp.weight" for n in range(size_bytes // matrix_bytes)]
+    yield header([TensorEntry(name, "F16", SHAPE, matrix_bytes, tuple) for name in names], {})
     rng = np.random.default_rng(seed)
     base = (rng.standard_normal(SHAPE, np.float32) * np.float32(0.02)).astype(np.float16)
     for number in range(len(names)):
@@ -316,15 +317,15 @@ def _checkpoint(seed: int, size_bytes: int) -> Iterator[bytes | memoryview]:
 
 
 def _form(shards: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-    """A multipart form of shards (seed, bytes), made while it is sent."""
-    line = b"--palettery-benchmark-form"
-    said = b'%s\r\nContent-Disposition: form-data; name="%s"'
-    yield said % (line, b"preset") + b"\r\n\r\nw4\r\n"
+    """Yield a multipart form of shards (seed, bytes), generated while it is sent."""
+    boundary = b"--palettery-benchmark-form"
+    part_head = b'%s\r\nContent-Disposition: form-data; name="%s"'
+    yield part_head % (boundary, b"preset") + b"\r\n\r\nw4\r\n"
     for seed, size_bytes in shards:
-        yield said % (line, b"model") + b'; filename="%02d.safetensors"\r\n\r\n' % seed
+        yield part_head % (boundary, b"model") + b'; filename="%02d.safetensors"\r\n\r\n' % seed
         yield from map(bytes, _checkpoint(seed, size_bytes))
         yield b"\r\n"
-    yield line + b"--\r\n"
+    yield boundary + b"--\r\n"
 
 
 def _process_s(*command: str | Path) -> float:

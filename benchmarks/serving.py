@@ -1,4 +1,4 @@
-"""Real servers as processes in a group of their own: started, watched, stopped."""
+"""Start, watch and stop real servers, each in a process group of its own."""
 
 import os
 import signal
@@ -22,13 +22,13 @@ READY_WITHIN_S = 120
 
 @dataclass
 class Service:
-    """A service that takes jobs."""
+    """A running service."""
 
     url: str
     store: Path
     """Folder of its object store."""
     leaders: list[int]
-    """Process groups, one for each command that it was started by."""
+    """Process groups, one for each command of the service."""
     client: Client = field(init=False)
     http: httpx.Client = field(init=False)
 
@@ -53,29 +53,29 @@ class Service:
 
 @contextmanager
 def embedded(folder: Path, workers: int, **environment: str) -> Iterator[Service]:
-    """All in one: `palettery serve`, on SQLite and a folder."""
+    """Run `palettery serve` in one process group, on SQLite and a folder."""
     port, data_dir = free_port(), folder / "data"
     command = ["serve", "--port", port, "--data-dir", data_dir, "--workers", workers]
-    with _started([command], folder, **environment) as leaders:
+    with _run([command], folder, **environment) as leaders:
         service = Service(f"http://127.0.0.1:{port}", data_dir / "store", leaders)
         _wait_until(service.client.ready, service.url)
         yield service
 
 
 @contextmanager
-def apart(folder: Path, workers: int) -> Iterator[Service]:
-    """Server, scheduler and single-thread workers as processes that meet over TCP."""
-    port, meeting, data_dir = free_port(), free_port(), folder / "data"
+def distributed(folder: Path, workers: int) -> Iterator[Service]:
+    """Run server, scheduler and single-thread workers that communicate over TCP."""
+    port, scheduler_port, data_dir = free_port(), free_port(), folder / "data"
     commands = [
-        ["scheduler", "--port", meeting],
+        ["scheduler", "--port", scheduler_port],
         ["worker", "--workers", workers],
         ["serve", "--port", port, "--data-dir", data_dir],
     ]
     environment = {
-        "PALETTERY_SCHEDULER_URL": f"tcp://127.0.0.1:{meeting}",
+        "PALETTERY_SCHEDULER_URL": f"tcp://127.0.0.1:{scheduler_port}",
         "PALETTERY_TASK_THREADS": "1",
     }
-    with _started(commands, folder, **environment) as leaders:
+    with _run(commands, folder, **environment) as leaders:
         service = Service(f"http://127.0.0.1:{port}", data_dir / "store", leaders)
         _wait_until(service.client.ready, service.url)
         yield service
@@ -83,16 +83,23 @@ def apart(folder: Path, workers: int) -> Iterator[Service]:
 
 @contextmanager
 def bare(folder: Path) -> Iterator[httpx.Client]:
-    """The app of `benchmarks.bare`, on files in a folder; to measure ours beside."""
+    """Serve the files of a folder by the reference app of `benchmarks.bare`."""
     port = free_port()
-    words = ["benchmarks.bare:app", "--port", str(port), "--http", "httptools", "--no-access-log"]
+    arguments = [
+        "benchmarks.bare:app",
+        "--port",
+        str(port),
+        "--http",
+        "httptools",
+        "--no-access-log",
+    ]
     program = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", *words, "--log-level", "warning"],
+        [sys.executable, "-m", "uvicorn", *arguments, "--log-level", "warning"],
         env=os.environ | {"BARE_FOLDER": str(folder)},
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as http:
-            _wait_until(lambda: _answers(http), "the bare app")
+            _wait_until(lambda: _responds(http), "the bare app")
             yield http
     finally:
         program.terminate()
@@ -101,37 +108,37 @@ def bare(folder: Path) -> Iterator[httpx.Client]:
 
 @contextmanager
 def peak_memory(service: Service) -> Iterator[list[int]]:
-    """Most bytes that all processes of the service held at one time, in the list at the end.
+    """Measure the peak memory of all processes of the service; the list has the bytes at the end.
 
     Sums proportional set sizes, so memory that processes share counts once.
     """
-    found, stop = [0], threading.Event()
+    peak, stop = [0], threading.Event()
 
     def sample() -> None:
         while not stop.wait(SAMPLE_EVERY_S):
-            found[0] = max(found[0], sum(map(held_bytes, service.processes())))
+            peak[0] = max(peak[0], sum(map(pss_bytes, service.processes())))
 
     sampler = threading.Thread(target=sample)
     sampler.start()
     try:
-        yield found
+        yield peak
     finally:
         stop.set()
         sampler.join()
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    """Return a free TCP port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @contextmanager
-def _started(
+def _run(
     commands: Sequence[Sequence[object]], folder: Path, **environment: str
 ) -> Iterator[list[int]]:
-    """Commands of `palettery`, each the leader of a group; all of them are gone afterwards."""
+    """Run commands of `palettery`, each as leader of a process group, and stop them at the end."""
     program = Path(sys.executable).with_name("palettery")
     running: list[subprocess.Popen[bytes]] = []
     try:
@@ -154,15 +161,15 @@ def _started(
             process.wait(timeout=60)
 
 
-def _wait_until(is_there: Callable[[], bool], what: str) -> None:
+def _wait_until(is_ready: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + READY_WITHIN_S
-    while not is_there():
+    while not is_ready():
         if time.monotonic() > end:
             raise SystemExit(f"{what} is not ready within {READY_WITHIN_S} s")
         time.sleep(0.05)
 
 
-def _answers(http: httpx.Client) -> bool:
+def _responds(http: httpx.Client) -> bool:
     try:
         http.get("/")
     except httpx.TransportError:
@@ -177,8 +184,8 @@ def _command(pid: int) -> bytes:
         return b""
 
 
-def held_bytes(pid: int) -> int:
-    """Proportional set size of a process."""
+def pss_bytes(pid: int) -> int:
+    """Return the proportional set size (PSS) of a process; 0 once it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The operating system beside obstore's local store: `python -m benchmarks.storage`.
+"""Our local storage against that of obstore: `python -m benchmarks.storage`.
 
 Reads are of a file in the page cache, in ranges of one size; writes are of pieces of 1 MiB from an
 async stream, synced. The two sides take turns; figures are medians, ratios those of the turns.
@@ -23,13 +23,13 @@ RANGES = {"64 MiB": 64 << 20, "8 MiB": 8 << 20, "64 KiB": 64 << 10}
 
 
 def read_ours(storage: Storage, size_bytes: int, count: int) -> None:
-    """The file in ranges, through `Storage`."""
+    """Read the file in ranges, through `Storage`."""
     for number in range(count):
         storage.read("file", number * size_bytes, size_bytes)
 
 
 def read_theirs(store: LocalStore, size_bytes: int, count: int) -> None:
-    """The same through obstore."""
+    """Read the file in ranges, through obstore."""
     for number in range(count):
         memoryview(obstore.get_range(store, "file", start=number * size_bytes, length=size_bytes))
 
@@ -41,12 +41,12 @@ async def _pieces() -> AsyncIterator[bytes]:
 
 
 def write_ours(storage: Storage) -> None:
-    """The stream, through `Storage`."""
+    """Write the stream, through `Storage`."""
     asyncio.run(storage.write_stream("ours", _pieces()))
 
 
 def write_theirs(store: LocalStore, folder: Path) -> None:
-    """The same through obstore, then synced as `Storage` does."""
+    """Write the stream through obstore, then sync as `Storage` does."""
 
     async def put() -> None:
         await obstore.put_async(
@@ -54,8 +54,8 @@ def write_theirs(store: LocalStore, folder: Path) -> None:
         )
 
     asyncio.run(put())
-    for place, how in ((folder / "theirs", os.O_RDWR), (folder, os.O_RDONLY)):
-        descriptor = os.open(place, how)
+    for path, flags in ((folder / "theirs", os.O_RDWR), (folder, os.O_RDONLY)):
+        descriptor = os.open(path, flags)
         os.fsync(descriptor)
         os.close(descriptor)
 

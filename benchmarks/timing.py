@@ -1,4 +1,4 @@
-"""Time whole processes."""
+"""Wall time of whole processes."""
 
 import statistics
 import subprocess
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def process_seconds(command: Sequence[str | Path], runs: int = 5) -> float:
-    """Median wall time of a whole process, after one run to warm caches."""
-    return statistics.median([_once(command) for _ in range(runs + 1)][1:])
+    """Return the median wall time of a process, after one run to warm caches."""
+    return statistics.median([_run_s(command) for _ in range(runs + 1)][1:])
 
 
-def _once(command: Sequence[str | Path]) -> float:
+def _run_s(command: Sequence[str | Path]) -> float:
     started = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Rates of uploads and downloads over loopback, beside a bare ASGI app under the same uvicorn.
+"""Rates of uploads and downloads over loopback, against a bare ASGI app under the same uvicorn.
 
 Run as `python -m benchmarks.transfer`. Needs 4 GB of disk in the temporary folder.
 """
@@ -30,7 +30,7 @@ GOAL = 0.5
 
 
 class Model:
-    """A model of 512 MiB of its own, with all its digests: those are the sender's work."""
+    """A random model of 512 MiB, and its digests, whose computation is not measured."""
 
     def __init__(self, seed: int) -> None:
         self.body = save({"weight": np.random.default_rng(seed).random(SHAPE, np.float32)})
@@ -41,7 +41,7 @@ class Model:
 
 
 def main() -> None:
-    """Measure, and print each row as it is known; times are medians of three, taken in turns."""
+    """Measure, and print each row as soon as it is known; times are medians of three, in turns."""
     print("| what | measured | ratio | goal |\n| --- | --- | --- | --- |")
     models = [Model(seed) for seed in range(RUNS)]
     with (
@@ -54,29 +54,31 @@ def main() -> None:
 
 
 def uploads(service: Service, peer: httpx.Client, models: Sequence[Model]) -> None:
-    """A model until it can be used, beside one PUT of its bytes."""
-    of_peer, of_form = [], []
-    of_parts: dict[int, list[float]] = {1: [], 2: []}
+    """Upload of a model until it is ready for jobs, against one PUT of its bytes."""
+    peer_times, form_times = [], []
+    part_times: dict[int, list[float]] = {1: [], 2: []}
     for model in models:
-        of_peer.append(_put(peer, model))
-        for at_once, found in of_parts.items():
-            found.append(_send(service, model, at_once))
-        of_form.append(_post_form(service, model))
+        peer_times.append(_put(peer, model))
+        for at_once, times in part_times.items():
+            times.append(_send(service, model, at_once))
+        form_times.append(_post_form(service, model))
     size_bytes = len(models[0].body)
-    least = _tell("PUT to a bare app that hashes and writes", size_bytes, of_peer)
-    for at_once, found in of_parts.items():
-        _tell(f"upload in parts, {at_once} at a time, and complete", size_bytes, found, least)
-    _tell("upload in one form, with a job's plan", size_bytes, of_form, least)
+    peer_s = _print_rate("PUT to a bare app that hashes and writes", size_bytes, peer_times)
+    for at_once, times in part_times.items():
+        _print_rate(
+            f"upload in parts, {at_once} at a time, and complete", size_bytes, times, peer_s
+        )
+    _print_rate("upload in one form, with a job's plan", size_bytes, form_times, peer_s)
 
 
 def downloads(service: Service, peer: httpx.Client, folder: Path, model: Model) -> None:
-    """An artifact of all a model's bytes, beside the same as a static file."""
-    answer = service.http.post(
+    """Download of an artifact as large as its model, against the same bytes as a static file."""
+    response = service.http.post(
         "/v1/jobs",
         files={"model": ("m.safetensors", model.body)},
         data={"config": KEEP_ALL, "reuse": "false"},
     )
-    job = service.client.job(answer.raise_for_status().json()["id"])
+    job = service.client.job(response.raise_for_status().json()["id"])
     while (job := service.client.job(job.id)).state not in ENDED:
         time.sleep(0.02)
     path = f"/v1/jobs/{job.id}/artifact"
@@ -86,8 +88,8 @@ def downloads(service: Service, peer: httpx.Client, folder: Path, model: Model) 
     for _ in range(RUNS):
         theirs.append(_fetch(peer, "/static"))
         ours.append(_fetch(service.http, path))
-    least = _tell("GET of a static file (Starlette)", len(artifact), theirs)
-    _tell("GET of an artifact", len(artifact), ours, least)
+    peer_s = _print_rate("GET of a static file (Starlette)", len(artifact), theirs)
+    _print_rate("GET of an artifact", len(artifact), ours, peer_s)
 
 
 def _put(peer: httpx.Client, model: Model) -> float:
@@ -99,8 +101,8 @@ def _put(peer: httpx.Client, model: Model) -> float:
 def _send(service: Service, model: Model, at_once: int) -> float:
     file = {"name": "m.safetensors", "size_bytes": len(model.body), "sha256": model.sha256}
     started = time.perf_counter()
-    answer = service.http.post("/v1/uploads", json={"files": [file]}).raise_for_status()
-    upload = Upload.model_validate_json(answer.content)
+    response = service.http.post("/v1/uploads", json={"files": [file]}).raise_for_status()
+    upload = Upload.model_validate_json(response.content)
 
     def put(number: int) -> None:
         piece, digest = model.parts[number - 1]
@@ -109,9 +111,9 @@ def _send(service: Service, model: Model, at_once: int) -> float:
 
     with ThreadPoolExecutor(at_once) as senders:
         list(senders.map(put, range(1, len(model.parts) + 1)))
-    made = service.http.post(f"/v1/uploads/{upload.id}/complete").raise_for_status().json()
+    model_json = service.http.post(f"/v1/uploads/{upload.id}/complete").raise_for_status().json()
     seconds = time.perf_counter() - started
-    service.http.delete(f"/v1/models/{made['id']}").raise_for_status()
+    service.http.delete(f"/v1/models/{model_json['id']}").raise_for_status()
     return seconds
 
 
@@ -126,7 +128,7 @@ def _post_form(service: Service, model: Model) -> float:
 
 
 def _streamed(data: bytes, digest: str = "") -> dict[str, Any]:
-    """How httpx sends bytes a piece at a time; of all at once it copies the rest over and over."""
+    """Return arguments of httpx to send bytes in pieces; it sends one large `bytes` slowly."""
     starts = range(0, len(data), PIECE_BYTES)
     return {
         "content": (data[start : start + PIECE_BYTES] for start in starts),
@@ -136,14 +138,16 @@ def _streamed(data: bytes, digest: str = "") -> dict[str, Any]:
 
 def _fetch(http: httpx.Client, path: str) -> float:
     started = time.perf_counter()
-    with http.stream("GET", path) as answer:
-        for _ in answer.raise_for_status().iter_raw(1 << 20):
+    with http.stream("GET", path) as response:
+        for _ in response.raise_for_status().iter_raw(1 << 20):
             pass
     return time.perf_counter() - started
 
 
-def _tell(what: str, size_bytes: int, times: Sequence[float], peer_s: float | None = None) -> float:
-    """A row; the median of the times."""
+def _print_rate(
+    what: str, size_bytes: int, times: Sequence[float], peer_s: float | None = None
+) -> float:
+    """Print a row; return the median of the times."""
     median_s = statistics.median(times)
     ratio, goal = (None, "") if peer_s is None else (peer_s / median_s, f"at least {GOAL}x")
     row(what, f"{size_bytes / median_s / 1e6:.0f} MB/s", ratio, goal)

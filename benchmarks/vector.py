@@ -1,7 +1,7 @@
 """Vector K-means of a 1024 x 1024 weight: coreai-opt, scikit-learn and ours in one run.
 
 `python -m benchmarks.vector [OUT.json]` prints a table and writes it as JSON. The peers take
-minutes on the larger cases and are timed once; ours is the median of five calls after a first.
+minutes on the larger cases and are timed once; ours is the median of five calls after one warm-up.
 """
 
 import json
@@ -41,7 +41,7 @@ class Row:
 
 
 def main(out: Path | None) -> None:
-    """Measure every case, print as they come, write all."""
+    """Measure and print every case; write all as JSON."""
     weight = np.random.default_rng(0).normal(0, 0.02, SHAPE).astype(np.float32)
     print("bits dim | coreai-opt   sklearn      ours |  faster than both |  MSE / ours of both")
     rows = []
@@ -89,8 +89,8 @@ def _coreai(weight: NDArray[np.float32], n_bits: int, cluster_dim: int) -> NDArr
 def _sklearn(weight: NDArray[np.float32], n_bits: int, cluster_dim: int) -> NDArray[np.float32]:
     rows, columns = weight.shape
     points = weight.T.reshape(-1, cluster_dim)
-    found = KMeans(2**n_bits, n_init=1, random_state=0).fit(points)
-    dense: NDArray[np.float32] = found.cluster_centers_[found.labels_].reshape(columns, rows).T
+    fit = KMeans(2**n_bits, n_init=1, random_state=0).fit(points)
+    dense: NDArray[np.float32] = fit.cluster_centers_[fit.labels_].reshape(columns, rows).T
     return dense
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from palettery.kernels.errors import WeightError
 from palettery.kernels.float16 import BFLOAT16, FLOAT16, upcast_float16
 
-Number = TypeVar("Number", bound=np.generic)
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 FLOAT_DTYPES = (FLOAT16, BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
 _TORCH_TO_NUMPY = {
     "bfloat16": BFLOAT16,
@@ -79,7 +79,13 @@ def check_weight(weight: NDArray[Any]) -> None:
         )
 
 
-def read_only(values: NDArray[Number]) -> NDArray[Number]:
+def contiguous(array: NDArray[ScalarT]) -> NDArray[ScalarT]:
+    """Return the array itself if it is C-contiguous and aligned, otherwise a copy that is."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else array.copy()
+
+
+def read_only(values: NDArray[ScalarT]) -> NDArray[ScalarT]:
     """Return a read-only view.
 
     Numba compiles a kernel once for writable and once for read-only arrays. Values from a

@@ -1,17 +1,22 @@
 """Histograms of a sample of a tensor's weights, before and after palettization."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, frexp, gcd, prod
+from math import ceil, frexp, gcd, ldexp, prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from palettery.kernels.arrays import upcast
-from palettery.kernels.groups import GroupLayout
+from palettery.kernels.arrays import contiguous, read_only, upcast
+from palettery.kernels.jit import compiled
+from palettery.kernels.sparsity import Mask
+from palettery.kernels.weight_reader import WeightReader
 
+SampleReconstruction = Callable[[int, int], NDArray[Any]]
+"""Function (first, step) that returns the reconstruction of weights first, first + step, ..."""
 CELLS = 128
-"""Cells of a histogram, half of them below zero."""
+"""Number of cells of a histogram, half of them below zero."""
 SAMPLE = 1 << 15
 """Largest number of weights in a sample."""
 
@@ -20,7 +25,7 @@ SAMPLE = 1 << 15
 class Distribution:
     """Two histograms with the same cells, each 2**exponent wide; zero separates the middle two.
 
-    Two adjacent cells make one cell of twice the width, so histograms can be added exactly.
+    Two adjacent cells make one of twice the width, so histograms of different widths can be added.
 
     Shapes: (CELLS,) both.
     """
@@ -49,8 +54,8 @@ class Distribution:
         cells = ((np.arange(CELLS) - CELLS // 2) >> shift) + CELLS // 2
         return Distribution(
             max(self.exponent, exponent),
-            _add_by_cell(cells, self.weights),
-            _add_by_cell(cells, self.reconstructed),
+            _merge_cells(cells, self.weights),
+            _merge_cells(cells, self.reconstructed),
         )
 
 
@@ -66,40 +71,132 @@ def sampling_step(shape: tuple[int, ...]) -> int:
 
 
 def sample_distribution(
-    weight: NDArray[Any],
-    indices: NDArray[np.uint8],
-    lut: NDArray[Any],
-    scale: NDArray[np.float32] | None,
-    layout: GroupLayout,
-    sampling: tuple[int, int] | None = None,
+    weight: NDArray[Any], reconstructed: SampleReconstruction, grid: tuple[int, int] | None = None
 ) -> Distribution:
-    """Return the histograms of a sample of a tensor, or of the part of the sample in some rows.
+    """Return the histograms of a sample of a tensor, or of the sampled weights in some of its rows.
 
-    `sampling` is the position of the first weight in the whole tensor and the sampling step of the
-    whole tensor; None means that `weight` is the whole tensor.
-
-    Shapes: weight, indices, lut in the weight's dtype, and scale as in `Palette`.
+    `grid` has the position of the first weight of these rows in the tensor, and the sampling step
+    of the tensor; None means that `weight` is the whole tensor.
     """
-    start, step = sampling or (0, sampling_step(weight.shape))
-    entries, dim = lut.shape[-2:]
-    at = np.unravel_index(np.arange(-start % step, weight.size, step), weight.shape)
-    cells = indices[(at[0] // dim, *at[1:])]
-    groups = at[layout.axis] // layout.size
-    dense = upcast(lut.reshape(-1, entries, dim)[groups, cells, at[0] % dim])
-    if scale is not None:
-        dense = upcast((dense * scale.reshape(-1)[at[0]]).astype(weight.dtype))
-    values = upcast(weight[at]).astype(np.float64), dense.astype(np.float64)
-    largest = max((float(np.abs(each).max()) for each in values if each.size), default=0.0)
-    exponent = frexp(largest)[1] - (CELLS // 2).bit_length() + 1
-    return Distribution(exponent, *(_histogram(each, exponent) for each in values))
+    offset, step = grid or (0, sampling_step(weight.shape))
+    first = -offset % step
+    if weight.flags.c_contiguous:
+        values = upcast(weight.reshape(-1)[first::step])
+    else:
+        indices = np.unravel_index(np.arange(first, weight.size, step), weight.shape)
+        values = upcast(weight[indices])
+    values = read_only(contiguous(values))
+    decoded = read_only(contiguous(upcast(reconstructed(first, step))))
+    exponent = frexp(max(_largest(values), _largest(decoded)))[1] - (CELLS // 2).bit_length() + 1
+    return Distribution(exponent, _histogram(values, exponent), _histogram(decoded, exponent))
 
 
-def _histogram(values: NDArray[np.float64], exponent: int) -> NDArray[np.int64]:
-    cells = np.floor(np.ldexp(values, -exponent)).astype(np.int64) + CELLS // 2
-    return np.bincount(cells, minlength=CELLS)
+def sample_dense(dense: NDArray[Any]) -> SampleReconstruction:
+    """Return a function that samples a weight that is reconstructed already."""
+    return lambda first, step: dense.reshape(-1)[first::step]
 
 
-def _add_by_cell(cells: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def sample_scalars(
+    reader: WeightReader, indices: NDArray[np.uint8], lut: NDArray[Any]
+) -> SampleReconstruction:
+    """Return a function that looks up the scalar palette entries of a sample.
+
+    Shapes: indices and lut as in `Palette`, the latter in the weight's dtype.
+    """
+    shape, layout = reader.weight.shape, reader.layout
+
+    def look_up(first: int, step: int) -> NDArray[Any]:
+        inner = prod(shape[1:]) if layout.axis == 0 else prod(shape[2:])
+        entries = upcast(lut).reshape(-1, *lut.shape[-2:])
+        sampled = np.arange(first, prod(shape), step)
+        values = np.empty(sampled.size, entries.dtype)
+        if reader.mask is None:
+            group_indices = contiguous(indices).reshape(shape[0], -1)
+            group_layout = (layout.axis, layout.size, inner)
+            _look_up_sample(group_indices, entries, (first, step), group_layout, values)
+        else:
+            group = sampled // (inner * layout.size) % layout.groups
+            positions = _stored_positions(
+                read_only(reader.mask.reshape(-1)), first, step, sampled.size
+            )
+            present = np.flatnonzero(positions >= 0)
+            values[:] = 0
+            values[present] = entries[group[present], indices[positions[present]], 0]
+        if reader.scale is not None:
+            values = (values * reader.scale.reshape(-1)[sampled // prod(shape[1:])]).astype(
+                lut.dtype
+            )
+        return values
+
+    return look_up
+
+
+@compiled
+def _stored_positions(mask: Mask, first: int, step: int, size: int) -> NDArray[np.int64]:
+    """Return the position of each sampled weight among the stored ones; -1 if it is not stored.
+
+    Shapes: (n,) -> (size,).
+    """
+    positions, next_index, count = np.empty(size, np.int64), 0, 0
+    for sample in range(size):
+        skipped = mask[next_index : first + sample * step]
+        for i in range(skipped.size):
+            count += int(skipped[i])
+        next_index += skipped.size
+        positions[sample] = count if mask[next_index] else -1
+    return positions
+
+
+@compiled
+def _look_up_sample(
+    indices: NDArray[np.uint8],
+    lut: NDArray[np.floating],
+    grid: tuple[int, int],
+    layout: tuple[int, int, int],
+    dense: NDArray[np.floating],
+) -> None:
+    """Fill the reconstructed values of every `step`-th weight.
+
+    Shapes: indices (rows / dim, columns), lut (groups, K, dim) -> dense (n,).
+    """
+    (first, step), (axis, size, inner) = grid, layout
+    columns, dim = indices.shape[1], lut.shape[2]
+    row, column = divmod(first, columns)
+    more_rows, more_columns = divmod(step, columns)
+    cell_row, lane = divmod(row, dim)
+    group = row // size if axis == 0 else 0
+    for i in range(dense.size):
+        if axis == 1:
+            group = np.int64(np.uint32(column) // np.uint32(inner * size))
+        dense[i] = lut[group, indices[cell_row, column], lane]
+        column += more_columns
+        carry = int(column >= columns)
+        if more_rows + carry > 0:
+            column -= carry * columns
+            row += more_rows + carry
+            cell_row, lane = divmod(row, dim)
+            group = row // size if axis == 0 else 0
+
+
+@compiled
+def _largest(values: NDArray[np.floating]) -> float:
+    largest = 0.0
+    for i in range(values.size):
+        largest = max(largest, abs(np.float64(values[i])))
+    return largest
+
+
+@compiled
+def _histogram(values: NDArray[np.floating], exponent: int) -> NDArray[np.int64]:
+    counts = np.zeros(CELLS, np.int64)
+    half_exponent = -exponent // 2  # in two factors, since 2**-exponent may overflow
+    scale, other_scale = ldexp(1.0, half_exponent), ldexp(1.0, -exponent - half_exponent)
+    for i in range(values.size):
+        counts[int(np.floor(np.float64(values[i]) * scale * other_scale)) + CELLS // 2] += 1
+    return counts
+
+
+def _merge_cells(cells: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
     sums = np.zeros(CELLS, np.int64)
     np.add.at(sums, cells, counts)
     return sums

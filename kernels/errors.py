@@ -6,6 +6,7 @@ PaletteError (ValueError)
 │   ├── DivisibilityError  group_size or cluster_dim does not divide
 │   └── NonFiniteError     NaN or Inf among the weights
 ├── SensitivityError       wrong shape, negative or NaN
+├── SecondMomentError      wrong shape, not symmetric, not finite or not positive semidefinite
 └── DeviceError            a device that is not available
 """
 
@@ -32,6 +33,10 @@ class NonFiniteError(WeightError):
 
 class SensitivityError(PaletteError):
     """The sensitivity has a wrong shape or a value that is negative or not finite."""
+
+
+class SecondMomentError(PaletteError):
+    """The second moment has a wrong shape, or is not finite, symmetric or positive semidefinite."""
 
 
 class DeviceError(PaletteError):

@@ -1,4 +1,4 @@
-"""float16 and bfloat16 values by their 65,536 bit patterns (codes)."""
+"""float16 and bfloat16 values, and their 65,536 bit patterns (codes)."""
 
 from functools import cache
 from typing import Any
@@ -14,7 +14,7 @@ FLOAT16 = np.dtype(np.float16)
 CODES = 1 << 16
 """Number of bit patterns of a two-byte float."""
 _BLOCK = 512
-_TO_FLOAT32 = np.float32(2.0**112)
+_EXPONENT_FACTOR = np.float32(2.0**112)
 """Factor that corrects the exponent bias of float16 bits placed in a float32."""
 
 
@@ -61,7 +61,7 @@ def upcast_codes(
             bits[i] = np.uint32(part[i] & np.uint16(0x7FFF)) << np.uint32(13)
         scaled = values[start : start + _BLOCK]
         for i in range(part.size):
-            scaled[i] *= _TO_FLOAT32
+            scaled[i] *= _EXPONENT_FACTOR
         for i in range(part.size):
             code = np.uint32(part[i])
             non_finite = np.uint32((code & np.uint32(0x7C00)) == np.uint32(0x7C00))

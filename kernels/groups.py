@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from palettery.kernels.arrays import contiguous
 from palettery.kernels.errors import DivisibilityError, WeightError
 from palettery.kernels.settings import PaletteSettings
-from palettery.kernels.threads import Check, no_check
+from palettery.kernels.threads import CancellationCheck, never_cancel
 
 _ALL = slice(None)
-_PIECE = 1 << 20
+_PIECE_ELEMENTS = 1 << 20
 
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """Groups of a tensor: `size` consecutive channels along `axis` each.
+    """Division of a tensor into groups, each of `size` consecutive channels along `axis`.
 
     The order of the weights within a group does not matter for clustering, but it must be the same
     wherever the group is read or written.
@@ -46,7 +47,7 @@ class GroupLayout:
 
     @property
     def height(self) -> int:
-        """Number of rows of one group."""
+        """Number of rows (along axis 0) of one group."""
         return self.size if self.axis == 0 else self.shape[0]
 
     def rows_within(self, max_elements: int) -> int:
@@ -56,17 +57,22 @@ class GroupLayout:
     def rows(self, max_elements: int) -> list[slice]:
         """Return blocks of rows of one group with at most `max_elements` elements, or one row."""
         step = self.rows_within(max_elements)
-        return [slice(at, min(at + step, self.height)) for at in range(0, self.height, step)]
+        return [
+            slice(first, min(first + step, self.height)) for first in range(0, self.height, step)
+        ]
 
-    def pieces(self, batch: int, most: int) -> list[tuple[range, slice]]:
-        """Return pieces of work: batches of `batch` elements, or blocks of rows of large groups.
+    def pieces(self, batch_elements: int, max_elements: int) -> list[tuple[range, slice]]:
+        """Return pieces of work: ranges of whole groups, or blocks of rows of single large groups.
 
-        A group of more than `most` elements is cut into blocks of rows.
+        Ranges have at most `batch_elements` elements. Groups of more than `max_elements` elements
+        are cut into blocks of at most as many.
         """
-        if self.elements <= most:
-            return [(groups, _ALL) for groups in self.batches(batch)]
-        rows = self.rows(most)
-        return [(range(at, at + 1), piece) for at in range(self.groups) for piece in rows]
+        if self.elements <= max_elements:
+            return [(groups, _ALL) for groups in self.batches(batch_elements)]
+        blocks = self.rows(max_elements)
+        return [
+            (range(first, first + 1), block) for first in range(self.groups) for block in blocks
+        ]
 
     def take(self, array: NDArray[Any], groups: range, rows: slice = _ALL) -> NDArray[Any]:
         """Return the elements of some groups, or of some of their rows; a view where possible.
@@ -80,7 +86,7 @@ class GroupLayout:
     def cut(self, array: NDArray[Any], groups: range, rows: slice = _ALL) -> NDArray[Any]:
         """Return a view of some groups, or of some of their rows, in the shape of the tensor.
 
-        From an array with one element per row, [rows, 1..], those rows are returned.
+        The array may also have one element per row, [rows, 1, ..., 1].
         """
         if self.axis == 0:
             return array[groups.start * self.size : groups.stop * self.size][rows]
@@ -96,7 +102,7 @@ class GroupLayout:
         if self.axis == 1:
             count, _, *rest = block.shape
             block = np.moveaxis(block.reshape(count, len(groups), self.size, *rest), 1, 0)
-        return np.require(block.reshape(len(groups), -1), requirements=["C", "A"])
+        return contiguous(block.reshape(len(groups), -1))
 
     def put(
         self, array: NDArray[Any], groups: range, values: NDArray[Any], rows: slice = _ALL
@@ -116,23 +122,27 @@ class GroupLayout:
         block[...] = np.moveaxis(split, 0, 1).reshape(block.shape)
 
     def take_vectors(
-        self, array: NDArray[Any], groups: range, dim: int, check: Check = no_check
+        self,
+        array: NDArray[Any],
+        groups: range,
+        dim: int,
+        check_cancelled: CancellationCheck = never_cancel,
     ) -> NDArray[Any]:
         """Return the elements of some groups as vectors of `dim` consecutive ones along axis 0.
 
         Shapes: shape -> (len(groups), elements / dim, dim).
         """
         rows, *rest = array.shape
-        lanes = np.moveaxis(array.reshape(rows // dim, dim, *rest), 1, 0)
-        cells = self.index_layout(dim)
-        vectors = np.empty((len(groups), cells.elements, dim), array.dtype)
-        at = 0
-        for piece in cells.rows(_PIECE) if len(groups) == 1 else [_ALL]:
-            for number, lane in enumerate(lanes):
-                part = cells.take(lane, groups, piece)
-                vectors[:, at : at + part.shape[1], number] = part
-            at += part.shape[1]
-            check()
+        vector_rows = np.moveaxis(array.reshape(rows // dim, dim, *rest), 1, 0)
+        layout = self.index_layout(dim)
+        vectors = np.empty((len(groups), layout.elements, dim), array.dtype)
+        filled = 0
+        for rows_of_piece in layout.rows(_PIECE_ELEMENTS) if len(groups) == 1 else [_ALL]:
+            for element, row in enumerate(vector_rows):
+                values = layout.take(row, groups, rows_of_piece)
+                vectors[:, filled : filled + values.shape[1], element] = values
+            filled += values.shape[1]
+            check_cancelled()
         return vectors
 
     def index_layout(self, dim: int) -> "GroupLayout":
@@ -141,11 +151,11 @@ class GroupLayout:
         size = self.size // dim if self.axis == 0 else self.size
         return GroupLayout((rows // dim, *rest), self.axis, size)
 
-    def lut_shape(self, *last: int) -> tuple[int, ...]:
-        """Return the shape of an array with one entry per group: [groups0, groups1, 1.., *last]."""
+    def lut_shape(self, *last_axes: int) -> tuple[int, ...]:
+        """Return the shape [groups on axis 0, groups on axis 1, 1, ..., 1, *last_axes]."""
         groups = [1] * len(self.shape)
         groups[self.axis] = self.groups
-        return (*groups, *last)
+        return (*groups, *last_axes)
 
 
 def group_layout(shape: tuple[int, ...], settings: PaletteSettings) -> GroupLayout:
@@ -153,7 +163,7 @@ def group_layout(shape: tuple[int, ...], settings: PaletteSettings) -> GroupLayo
 
     Raises:
         WeightError: the tensor has no such axis.
-        DivisibilityError: group_size or cluster_dim does not divide.
+        DivisibilityError: group_size does not divide.
     """
     axis, size = settings.axis, settings.group_size
     if size is None:
@@ -164,16 +174,23 @@ def group_layout(shape: tuple[int, ...], settings: PaletteSettings) -> GroupLayo
         raise DivisibilityError(
             f"group_size {size} does not divide axis {axis} of a weight of shape {list(shape)}"
         )
-    rows = size if axis == 0 else shape[0]
-    if rows % settings.cluster_dim:
-        raise DivisibilityError(
-            f"cluster_dim {settings.cluster_dim} does not divide the {rows} rows of a group "
-            f"of a weight of shape {list(shape)}"
-        )
     return GroupLayout(shape, axis, size)
 
 
-def lut_layout(shape: tuple[int, ...], lut_shape: tuple[int, ...]) -> GroupLayout:
-    """Return the groups that the shape of a stored LUT implies."""
+def check_cluster_dim(layout: GroupLayout, cluster_dim: int) -> None:
+    """Check that whole vectors along axis 0 fill a group of a dense weight.
+
+    Raises:
+        DivisibilityError: cluster_dim does not divide.
+    """
+    if layout.height % cluster_dim:
+        raise DivisibilityError(
+            f"cluster_dim {cluster_dim} does not divide the {layout.height} rows of a group "
+            f"of a weight of shape {list(layout.shape)}"
+        )
+
+
+def layout_from_lut(shape: tuple[int, ...], lut_shape: tuple[int, ...]) -> GroupLayout:
+    """Return the groups of a weight of this shape, given the shape of its LUT."""
     axis = 1 if len(shape) > 1 and lut_shape[1] > 1 else 0
     return GroupLayout(shape, axis, shape[axis] // lut_shape[axis])

@@ -26,15 +26,15 @@ def compiled_for_sums(kernel: Kernel) -> Kernel:
 
     The order is fixed at compile time, so results do not depend on the number of threads.
     """
-    reordered = {"reassoc", "contract", "nsz"}
-    fast = njit(cache=True, nogil=True, error_model="numpy", fastmath=reordered)
+    flags = {"reassoc", "contract", "nsz"}
+    fast = njit(cache=True, nogil=True, error_model="numpy", fastmath=flags)
     return cast(Kernel, fast(kernel))
 
 
 def compiled_for_maxima(kernel: Kernel) -> Kernel:
     """Compile like `compiled_for_sums`, and let maxima ignore NaN."""
-    reordered = {"reassoc", "contract", "nsz", "nnan"}
-    fast = njit(cache=True, nogil=True, error_model="numpy", fastmath=reordered)
+    flags = {"reassoc", "contract", "nsz", "nnan"}
+    fast = njit(cache=True, nogil=True, error_model="numpy", fastmath=flags)
     return cast(Kernel, fast(kernel))
 
 

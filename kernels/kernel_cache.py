@@ -27,21 +27,23 @@ log = logging.getLogger(__name__)
 
 
 def configure() -> None:
-    """Choose the target processor and a writable cache folder; call before compiling a kernel."""
+    """Set the target processor and a writable cache folder; call before compiling a kernel."""
     _choose_processor()
     if CONFIG.DISABLE_JIT or _has_cache_folder():
         return
-    compiled = CONFIG.CACHE_DIR
+    original_folder = CONFIG.CACHE_DIR
     for folder in (_configured_folder, _user_folder, _process_folder):
         _set_cache_folder(folder() / fingerprint())
         if _has_cache_folder():
             break
-    _copy_compiled(Path(compiled) if compiled else None, Path(CONFIG.CACHE_DIR))
+    _copy_compiled(Path(original_folder) if original_folder else None, Path(CONFIG.CACHE_DIR))
     log.warning(
         "compiled kernels are cached in %s, because %s writable; set NUMBA_CACHE_DIR to use "
         "another folder",
         CONFIG.CACHE_DIR,
-        f"{compiled} is not" if compiled else "neither the installation nor a home folder is",
+        f"{original_folder} is not"
+        if original_folder
+        else "neither the installation nor a home folder is",
     )
 
 
@@ -96,7 +98,7 @@ def _set_cache_folder(folder: Path) -> None:
 
 
 def _copy_compiled(source: Path | None, target: Path) -> None:
-    """Fill an empty cache folder with the kernels compiled earlier in a read-only folder."""
+    """Copy compiled kernels from a read-only folder to the cache folder, if that is empty."""
     if source is None or not source.is_dir() or any(target.rglob("*.nbi")):
         return
     try:

@@ -15,7 +15,7 @@ from palettery.kernels.settings import N_BITS
 from palettery.kernels.threads import parallel_map
 
 _BLOCK = 1 << 20
-"""Indices per piece of work; any width fills whole bytes."""
+"""Indices per piece of work; a multiple of 8, so that pieces fill whole bytes at any width."""
 
 
 def pack(indices: NDArray[np.uint8], n_bits: int, threads: int | None = None) -> NDArray[np.uint8]:
@@ -29,13 +29,13 @@ def pack(indices: NDArray[np.uint8], n_bits: int, threads: int | None = None) ->
     _check_n_bits(n_bits)
     flat = read_only(np.ascontiguousarray(indices).reshape(-1))
     packed = np.empty((flat.size * n_bits + 7) // 8, np.uint8)
-    work = _pack_3_or_6 if n_bits in (3, 6) else _pack_dividing
+    pack_block = _pack_3_or_6 if n_bits in (3, 6) else _pack_dividing
 
-    def run(start: int) -> None:
+    def pack_range(start: int) -> None:
         stop = min(start + _BLOCK, flat.size)
-        work(flat[start:stop], n_bits, packed[start * n_bits // 8 : (stop * n_bits + 7) // 8])
+        pack_block(flat[start:stop], n_bits, packed[start * n_bits // 8 : (stop * n_bits + 7) // 8])
 
-    parallel_map(run, range(0, flat.size, _BLOCK), threads)
+    parallel_map(pack_range, range(0, flat.size, _BLOCK), threads)
     return packed
 
 
@@ -51,22 +51,35 @@ def unpack(
     """
     _check_n_bits(n_bits)
     count = prod(shape)
-    needed = (count * n_bits + 7) // 8
-    if packed.size != needed:
+    num_bytes = (count * n_bits + 7) // 8
+    if packed.size != num_bytes:
         raise SettingsError(
             f"{packed.size} packed bytes cannot be {count} indices of {n_bits} bits; "
-            f"expected {needed} bytes"
+            f"expected {num_bytes} bytes"
         )
     source = read_only(np.ascontiguousarray(packed).reshape(-1))
     flat = np.empty(count, np.uint8)
-    work = _unpack_3_or_6 if n_bits in (3, 6) else _unpack_dividing
+    unpack_block = _unpack_3_or_6 if n_bits in (3, 6) else _unpack_dividing
 
-    def run(start: int) -> None:
+    def unpack_range(start: int) -> None:
         stop = min(start + _BLOCK, count)
-        work(source[start * n_bits // 8 : (stop * n_bits + 7) // 8], n_bits, flat[start:stop])
+        unpack_block(
+            source[start * n_bits // 8 : (stop * n_bits + 7) // 8], n_bits, flat[start:stop]
+        )
 
-    parallel_map(run, range(0, count, _BLOCK), threads)
+    parallel_map(unpack_range, range(0, count, _BLOCK), threads)
     return flat.reshape(shape)
+
+
+def pack_mask(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return a mask as one bit stream. Shapes: any -> (ceil(size / 8),)."""
+    return np.packbits(mask.reshape(-1), bitorder="little")
+
+
+def unpack_mask(packed: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return the mask that `pack_mask` packed. Shapes: (ceil(prod(shape) / 8),) -> shape."""
+    bits = np.unpackbits(packed, count=prod(shape), bitorder="little")
+    return bits.view(np.bool_).reshape(shape)
 
 
 def _check_n_bits(n_bits: int) -> None:

@@ -8,30 +8,30 @@ from numpy.typing import NDArray
 from palettery.kernels.arrays import upcast
 from palettery.kernels.errors import NonFiniteError
 from palettery.kernels.jit import compiled
-from palettery.kernels.threads import Check, no_check, parallel_map
+from palettery.kernels.threads import CancellationCheck, never_cancel, parallel_map
 
 _BLOCK = 1 << 18
 """Elements per piece of work."""
 
 
 def row_scale(
-    weight: NDArray[Any], threads: int | None, check: Check = no_check
+    weight: NDArray[Any], threads: int | None, check_cancelled: CancellationCheck = never_cancel
 ) -> NDArray[np.float32]:
     """Return the largest magnitude of each row, 1 for rows of zeros.
 
-    Shapes: [rows, ..] -> [rows, 1..].
+    Shapes: [rows, ...] -> [rows, 1, ..., 1].
 
     Raises:
         NonFiniteError: a weight is NaN, infinite, or beyond float32.
     """
-    bits = np.dtype(f"u{weight.dtype.itemsize}")
-    largest = np.empty(len(weight), bits)
+    bits_dtype = np.dtype(f"u{weight.dtype.itemsize}")
+    largest = np.empty(len(weight), bits_dtype)
 
-    def run(rows: slice) -> None:
-        block = weight[rows].view(bits).reshape(len(largest[rows]), -1)
+    def find_largest(rows: slice) -> None:
+        block = weight[rows].view(bits_dtype).reshape(len(largest[rows]), -1)
         _largest_bits(np.require(block, requirements=["C", "A"]), largest[rows])
 
-    parallel_map(run, _row_blocks(weight), threads, check)
+    parallel_map(find_largest, row_blocks(weight), threads, check_cancelled)
     with np.errstate(over="ignore"):
         scale = upcast(largest.view(weight.dtype)).astype(np.float32)
     if not np.isfinite(scale).all():
@@ -44,7 +44,7 @@ def unscale(
     dense: NDArray[Any],
     per_channel_scale: NDArray[np.float32],
     threads: int | None,
-    check: Check = no_check,
+    check_cancelled: CancellationCheck = never_cancel,
 ) -> None:
     """Multiply each row by its scale, in place, in float32 with one rounding to the dtype."""
 
@@ -52,10 +52,11 @@ def unscale(
         block = dense[rows]
         block[...] = upcast(block) * per_channel_scale[rows]
 
-    parallel_map(run, _row_blocks(dense), threads, check)
+    parallel_map(run, row_blocks(dense), threads, check_cancelled)
 
 
-def _row_blocks(array: NDArray[Any]) -> list[slice]:
+def row_blocks(array: NDArray[Any]) -> list[slice]:
+    """Return slices of rows of about `_BLOCK` elements, for work in parallel."""
     step = max(1, _BLOCK * len(array) // array.size)
     return [slice(first, first + step) for first in range(0, len(array), step)]
 
@@ -69,8 +70,8 @@ def _largest_bits(
     Without the sign, bits compare like the magnitudes do.
     """
     for row in range(rows.shape[0]):
-        most = largest[row]
-        most = type(most)(0)
+        row_largest = largest[row]
+        row_largest = type(row_largest)(0)
         for i in range(rows.shape[1]):
-            most = max(most, type(most)(rows[row, i] << type(most)(1)))
-        largest[row] = most >> type(most)(1)
+            row_largest = max(row_largest, type(row_largest)(rows[row, i] << type(row_largest)(1)))
+        largest[row] = row_largest >> type(row_largest)(1)

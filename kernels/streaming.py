@@ -1,84 +1,49 @@
 """Palettization of tensors too large for memory: rows are read block by block."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from math import gcd, lcm, prod
 from operator import add
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palettery.kernels import metrics
 from palettery.kernels.arrays import upcast
-from palettery.kernels.distribution import sample_distribution, sampling_step
+from palettery.kernels.distribution import sample_distribution, sample_scalars, sampling_step
 from palettery.kernels.errors import NonFiniteError, WeightError
 from palettery.kernels.float16 import BFLOAT16, FLOAT16
 from palettery.kernels.groups import GroupLayout, group_layout
 from palettery.kernels.lut import build_lut
 from palettery.kernels.metrics import Errors, Metrics
-from palettery.kernels.packing import pack
-from palettery.kernels.palette import look_up
+from palettery.kernels.packing import pack, pack_mask
+from palettery.kernels.palette import decode
 from palettery.kernels.palettize import palettize, validate_sensitivity
+from palettery.kernels.rows_palette import RowSource, RowsPalette
 from palettery.kernels.scalar import cpu, large_groups
 from palettery.kernels.scalar.large_groups import Block, cluster_large, table_factory
 from palettery.kernels.scalar.palette_fitter import PaletteFitter
 from palettery.kernels.scalar.palettize import build_metrics, uses_code_counts
 from palettery.kernels.scale import row_scale
 from palettery.kernels.settings import PaletteSettings
-from palettery.kernels.threads import Check, no_check
+from palettery.kernels.sparsity import is_sparse, nonzero, sparsity_notes
+from palettery.kernels.threads import CancellationCheck, never_cancel
 from palettery.kernels.weight_reader import WeightReader, raise_non_finite
 
-BLOCK = 1 << 22
-"""Elements of a block."""
+BLOCK_ELEMENTS = 1 << 22
+"""Elements of a block of rows, about."""
 TABLES_BYTES = 1 << 27
 """Largest total size of the tables that are filled in one pass over the rows."""
-
-
-class RowSource(Protocol):
-    """A tensor that is read by rows, along its first axis."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the tensor."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Dtype of the tensor."""
-
-    def read(self, first: int, count: int) -> NDArray[Any]:
-        """Return some rows. Each pass reads them in order. Shapes: -> (count, *shape[1:])."""
-
-
-@dataclass
-class RowsPalette:
-    """A palettized weight whose indices are computed while they are read.
-
-    Shapes: as in `Palette`.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    lut: NDArray[Any]
-    lut_scale: NDArray[np.float32] | None
-    lut_zero_point: NDArray[Any] | None
-    per_channel_scale: NDArray[np.float32] | None
-    last_pass: Callable[[], Generator[NDArray[np.uint8], None, Metrics]]
-    metrics: Metrics | None = None
-    """Errors and statistics; None until `packed` was read to its end."""
-
-    def packed(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the packed indices in parts of whole bytes; each call is a pass over the rows."""
-        self.metrics = yield from self.last_pass()
 
 
 def can_stream(shape: tuple[int, ...], dtype: Any, settings: PaletteSettings) -> bool:
     """Return whether `palettize_rows` reads such a tensor in blocks; it reads any other at once.
 
-    It does for scalar palettes of float16, bfloat16 and float32 if the tensor is one group or the
-    groups lie along axis 1, and the groups are large. Groups along axis 0 are consecutive rows,
-    which can be palettized one group after the other.
+    That is so for scalar palettes of float16, bfloat16 and float32 with large groups, if the tensor
+    is a single group or the groups lie along axis 1. Groups along axis 0 are consecutive rows, so a
+    caller can palettize them one after the other.
 
     Raises:
         WeightError: the settings do not fit the shape.
@@ -88,7 +53,7 @@ def can_stream(shape: tuple[int, ...], dtype: Any, settings: PaletteSettings) ->
         settings.cluster_dim == 1
         and np.dtype(dtype) in (FLOAT16, BFLOAT16, np.float32)
         and (layout.groups == 1 or layout.axis == 1)
-        and layout.elements > cpu.LARGEST_SORTED
+        and layout.elements > cpu.MAX_SORTED_ELEMENTS
     )
 
 
@@ -98,64 +63,78 @@ def palettize_rows(
     sensitivity: RowSource | None = None,
     threads: int | None = None,
     device: str = "cpu",
-    check: Check | None = None,
+    check_cancelled: CancellationCheck | None = None,
+    *,
+    sparse: bool | None = None,
 ) -> RowsPalette:
     """Palettize and pack a tensor that is read in blocks, with the results of `palettize`.
 
     Results equal those of `palettize` on the CPU bit for bit. A block has four million weights, or
-    a few rows more to end on a whole byte. The tensor is read once for the scale of the rows if
-    they are scaled, once (two-byte weights, few distinct values), twice or three times for the
-    palettes, and once for the indices; groups along axis 1 that are too many for one set of tables
-    take several rounds. A tensor that cannot be read in blocks is palettized on the `device`.
-    `check` is called as by `palettize`, also during the last pass.
+    a few rows more to end on a whole byte. The tensor is read once to count zeros if there is a
+    sparsity threshold, once for the scale of the rows if they are scaled, once (two-byte weights,
+    few distinct values), twice or three times for the palettes, once for the indices, and once for
+    the mask of a sparse weight; groups along axis 1 that are too many for one set of tables take
+    several rounds. A tensor that cannot be read in blocks is palettized on the `device`.
+    `check_cancelled` and `sparse` are as in `palettize`; the former is also called during the last
+    passes.
 
     Raises:
         PaletteError: as in `palettize`; a weight that is not finite is reported before any index.
     """
     if not can_stream(rows.shape, rows.dtype, settings):
-        return _palettize_whole(rows, settings, sensitivity, threads, device, check)
-    layout, check = group_layout(rows.shape, settings), check or no_check
-    passes = _RowPasses(rows, sensitivity, settings, layout, threads, check)
+        return _palettize_at_once(
+            rows, settings, sensitivity, threads, device, check_cancelled, sparse
+        )
+    layout, check_cancelled = group_layout(rows.shape, settings), check_cancelled or never_cancel
+    passes = RowPasses(rows, sensitivity, settings, layout, threads, check_cancelled)
+    num_stored = passes.count_stored(sparse)
+    passes = replace(passes, sparse=num_stored is not None)
     try:
         scale = passes.row_scale() if settings.per_channel_scale else None
         passes = replace(passes, scale=scale)
-        clusters = passes.cluster()
+        clusters = passes.cluster((2**settings.n_bits,))[0]
         shape = layout.lut_shape(2**settings.n_bits, 1)
-        stored, lut = build_lut(clusters.centroids.reshape(shape), rows.dtype, settings)
+        lut_parts, lut = build_lut(clusters.centroids.reshape(shape), rows.dtype, settings)
     except NonFiniteError:
-        raise_non_finite((passes.read(*run) for run in passes.runs()), rows.shape)
-    last_pass = partial(passes.assign, clusters, lut)
-    return RowsPalette(rows.shape, rows.dtype, *stored, scale, last_pass)
+        raise_non_finite((passes.read(*row_range) for row_range in passes.row_ranges()), rows.shape)
+    last_pass = partial(passes.assign, clusters, lut, sparsity_notes(num_stored))
+    return RowsPalette(
+        rows.shape, rows.dtype, *lut_parts, scale, last_pass, passes.masks, num_stored
+    )
 
 
 @dataclass(frozen=True)
-class _RowPasses:
-    """Passes over the rows of a tensor: for the row scale, the palettes and the indices."""
+class RowPasses:
+    """Passes over the rows of a tensor, which compute row scales, palettes and indices."""
 
     rows: RowSource
     sensitivity: RowSource | None
     settings: PaletteSettings
     layout: GroupLayout
     threads: int | None
-    check: Check
+    check_cancelled: CancellationCheck
     scale: NDArray[np.float32] | None = None
+    sparse: bool = False
 
     @property
-    def counted(self) -> bool:
-        """Whether groups are clustered by codes, as in `WeightReader`."""
+    def by_code(self) -> bool:
+        """Whether groups are clustered by the codes of their weights, as in `WeightReader`."""
         return uses_code_counts(np.dtype(self.rows.dtype), self.layout, self.settings)
 
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """Yield first row and row count of each block: whole bytes, and whole pieces if they fit.
+    def row_ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield first row and row count of each block.
 
-        So sums have the same order as those of `palettize`.
+        The indices of a block fill whole bytes. If they fit, blocks consist of whole pieces of
+        `large_groups.PIECE_ELEMENTS`, so that sums have the same order as in `palettize`.
         """
         height, *rest = self.rows.shape
-        byte = 8 // gcd(8, prod(rest) * self.settings.n_bits)
-        most = BLOCK // prod(rest)
-        whole = lcm(byte, self.layout.rows_within(large_groups.PIECE))
-        unit = whole if whole <= most else byte
-        step = max(1, most // unit) * unit
+        whole_byte_rows = 8 // gcd(8, prod(rest) * self.settings.n_bits)
+        if self.sparse:  # its mask must fill whole bytes; `assign` carries over a rest of indices
+            whole_byte_rows = 8 // gcd(8, prod(rest))
+        max_rows = BLOCK_ELEMENTS // prod(rest)
+        piece_rows = lcm(whole_byte_rows, self.layout.rows_within(large_groups.PIECE_ELEMENTS))
+        row_unit = piece_rows if piece_rows <= max_rows else whole_byte_rows
+        step = max(1, max_rows // row_unit) * row_unit
         for first in range(0, height, step):
             yield first, min(step, height - first)
 
@@ -174,71 +153,106 @@ class _RowPasses:
             )
         return weight
 
+    def count_stored(self, sparse: bool | None) -> int | None:
+        """Return the number of stored weights; None if the tensor is not sparse."""
+        threshold, count = self.settings.sparsity_threshold, prod(self.rows.shape)
+        if threshold is None or sparse is False:
+            return None
+        num_stored = 0
+        for row_range in self.row_ranges():
+            num_stored += int(np.count_nonzero(nonzero(self.read(*row_range), self.threads)))
+            self.check_cancelled()
+        return num_stored if sparse or is_sparse(count - num_stored, count, threshold) else None
+
+    def masks(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield the packed mask of each block."""
+        for row_range in self.row_ranges():
+            self.check_cancelled()
+            yield pack_mask(nonzero(self.read(*row_range), self.threads))
+
     def row_scale(self) -> NDArray[np.float32]:
-        """Return the scale of every row, [rows, 1..]."""
+        """Return the scale of every row, [rows, 1, ..., 1]."""
         return np.concatenate(
-            [row_scale(self.read(*run), self.threads, self.check) for run in self.runs()]
+            [
+                row_scale(self.read(*row_range), self.threads, self.check_cancelled)
+                for row_range in self.row_ranges()
+            ]
         )
 
-    def part(self, first: int, count: int, *, weighted: bool) -> WeightReader:
+    def reader(self, first: int, count: int, *, weighted: bool) -> WeightReader:
         """Return a reader of some rows, with their sensitivities if `weighted`."""
         weight, sensitivity = self.read(first, count), None
         if weighted and self.sensitivity is not None:
             sensitivity = validate_sensitivity(self.sensitivity.read(first, count), weight)
         size = count if self.layout.axis == 0 else self.layout.size
         layout = GroupLayout(weight.shape, self.layout.axis, size)
-        if self.scale is None:
-            return WeightReader(weight, layout, None, sensitivity, counted=self.counted)
-        scale, largest = self.scale[first : first + count], float(self.scale.max())
-        return WeightReader(weight, layout, scale, sensitivity, largest, self.counted)
+        mask = nonzero(weight, self.threads) if self.sparse else None
+        scale, largest_scale = None, 1.0
+        if self.scale is not None:
+            scale, largest_scale = self.scale[first : first + count], float(self.scale.max())
+        return WeightReader(weight, layout, scale, sensitivity, largest_scale, mask, self.by_code)
 
     def blocks(self) -> Iterator[Block]:
         """Yield all blocks, for one pass of the clustering."""
-        for first, count in self.runs():
-            yield Block(self.part(first, count, weighted=True), slice(0, count), first)
+        for first, count in self.row_ranges():
+            yield Block(self.reader(first, count, weighted=True), slice(0, count), first)
 
-    def cluster(self) -> cpu.ScalarClusters:
-        """Return the palettes of all groups; one pass serves as many as tables fit in memory."""
-        layout, k, decimals = (
-            self.layout,
-            2**self.settings.n_bits,
-            self.settings.rounding_precision,
-        )
+    def cluster(self, ks: Sequence[int]) -> list[cpu.ScalarClusters]:
+        """Return palettes of all groups for each k; a pass fills tables of up to `TABLES_BYTES`."""
+        layout, decimals = self.layout, self.settings.rounding_precision
         weighted = self.sensitivity is not None or self.scale is not None
-        make, size = table_factory(layout, k, counted=self.counted, weighted=weighted)
-        centroids, done = np.empty((layout.groups, k)), []
-        fitter = PaletteFitter(k, decimals, np.dtype(self.rows.dtype))
-        per_pass = max(1, TABLES_BYTES // size)
-        for first in range(0, layout.groups, per_pass):
-            groups = range(first, min(first + per_pass, layout.groups))
-            tables = {group: make() for group in groups}
-            done += cluster_large(
-                self.blocks, layout, tables, fitter, centroids, self.threads, self.check
+        clusters: dict[int, cpu.ScalarClusters] = {}
+        for table_ks in large_groups.ks_by_tables(ks, by_code=self.by_code):
+            make_table, table_bytes = table_factory(
+                layout, table_ks[-1], by_code=self.by_code, weighted=weighted
             )
-        return cpu.scalar_clusters(centroids, done, decimals)
+            centroids = tuple(np.empty((layout.groups, k)) for k in table_ks)
+            fitter = PaletteFitter(table_ks, decimals, np.dtype(self.rows.dtype))
+            per_pass, fits = max(1, TABLES_BYTES // table_bytes), []
+            for first in range(0, layout.groups, per_pass):
+                groups = range(first, min(first + per_pass, layout.groups))
+                tables = {group: make_table() for group in groups}
+                fits += cluster_large(
+                    self.blocks,
+                    layout,
+                    tables,
+                    fitter,
+                    centroids,
+                    self.threads,
+                    self.check_cancelled,
+                )
+            clusters |= zip(table_ks, cpu.scalar_clusters(centroids, fits, decimals), strict=True)
+        return [clusters[k] for k in ks]
 
     def assign(
-        self, clusters: cpu.ScalarClusters, lut: NDArray[Any]
+        self, clusters: cpu.ScalarClusters, lut: NDArray[Any], notes: tuple[str, ...]
     ) -> Generator[NDArray[np.uint8], None, Metrics]:
         """Yield the packed indices of each block; return the metrics."""
         k, n_bits = 2**self.settings.n_bits, self.settings.n_bits
         totals, parts, samples = cpu.ErrorTotals(self.layout.groups, k), [], []
         entries, step = upcast(lut).reshape(-1, k), sampling_step(self.rows.shape)
-        for run in self.runs():
-            reader = self.part(*run, weighted=False)
-            indices = cpu.assign_nearest(reader, entries, totals, self.threads, self.check)
-            if reader.scale is not None:
-                dense = look_up(indices, lut, indices.shape, reader.scale, self.threads, self.check)
-                parts.append(metrics.errors(reader.weight, dense, self.threads, self.check))
-            start = run[0] * prod(self.rows.shape[1:])
-            samples.append(
-                sample_distribution(
-                    reader.weight, indices, lut, reader.scale, reader.layout, (start, step)
-                )
+        carried = np.empty(0, np.uint8)
+        for row_range in self.row_ranges():
+            reader = self.reader(*row_range, weighted=False)
+            indices = cpu.assign_nearest(
+                reader, entries, totals, self.threads, self.check_cancelled
             )
-            yield pack(indices, n_bits, self.threads)
-        total = totals.errors() if self.scale is None else _total_errors(parts)
-        return build_metrics(clusters, lut, totals, total, reduce(add, samples), self.settings)
+            start = row_range[0] * prod(self.rows.shape[1:])
+            values = sample_scalars(reader, indices, lut)
+            samples.append(sample_distribution(reader.weight, values, (start, step)))
+            if reader.scale is not None:
+                dense = decode(indices, lut, reader, self.threads, self.check_cancelled)
+                parts.append(
+                    metrics.errors(reader.weight, dense, self.threads, self.check_cancelled)
+                )
+            indices = np.append(carried, indices) if carried.size else indices.reshape(-1)
+            num_packed = indices.size - (indices.size % 8 if self.sparse else 0)
+            yield pack(indices[:num_packed], n_bits, self.threads)
+            carried = indices[num_packed:]
+        yield pack(carried, n_bits)
+        errors = totals.errors() if self.scale is None else _total_errors(parts)
+        result = build_metrics(clusters, lut, totals, errors, reduce(add, samples), self.settings)
+        return result.with_notes(notes)
 
 
 def _total_errors(parts: list[Errors]) -> Errors:
@@ -249,18 +263,22 @@ def _total_errors(parts: list[Errors]) -> Errors:
     )
 
 
-def _palettize_whole(
+def _palettize_at_once(
     rows: RowSource,
     settings: PaletteSettings,
     sensitivity: RowSource | None,
     threads: int | None,
     device: str,
-    check: Check | None,
+    check_cancelled: CancellationCheck | None,
+    sparse: bool | None,
 ) -> RowsPalette:
-    """Palettize a tensor that is read at once."""
+    """Palettize a tensor that is read as a whole."""
     height = rows.shape[0] if rows.shape else 0
-    importance = None if sensitivity is None else sensitivity.read(0, height)
-    palette = palettize(rows.read(0, height), settings, importance, device, threads, check)
+    sensitivities = None if sensitivity is None else sensitivity.read(0, height)
+    weight = rows.read(0, height)
+    palette = palettize(
+        weight, settings, sensitivities, device, threads, check_cancelled, sparse=sparse
+    )
 
     def last_pass() -> Generator[NDArray[np.uint8], None, Metrics]:
         yield pack(palette.indices, settings.n_bits, threads)
@@ -275,4 +293,6 @@ def _palettize_whole(
         palette.lut_zero_point,
         palette.per_channel_scale,
         last_pass,
+        lambda: iter(() if palette.mask is None else (pack_mask(palette.mask),)),
+        None if palette.mask is None else int(np.count_nonzero(palette.mask)),
     )

@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from palettery.schemas.base import Schema
+from palettery.schemas.base import Schema, is_none
 
 METADATA_KEY = "palettery"
-"""Key of the safetensors metadata that has the metadata of the artifact."""
-PALETTE_KEYS = ("indices", "lut", "lut_scale", "lut_zero_point", "per_channel_scale")
+"""Key in the metadata of a safetensors file under which the artifact's metadata is stored."""
+PALETTE_KEYS = ("indices", "lut", "lut_scale", "lut_zero_point", "per_channel_scale", "mask")
 """Arrays of a palettized tensor `<name>`, each stored as `<name>.<key>` if it has one."""
 
 
@@ -18,7 +18,7 @@ class PalettizedWeight(Schema):
     n_bits: Literal[1, 2, 3, 4, 6, 8]
     """Bits per index."""
     cluster_dim: PositiveInt = 1
-    """Weights along axis 0 that share one index."""
+    """Weights along axis 0 that share one index; in a sparse weight, consecutive stored weights."""
     axis: Literal[0, 1] = 0
     """Axis along which channels are grouped."""
     group_size: PositiveInt | None = None
@@ -27,6 +27,9 @@ class PalettizedWeight(Schema):
     """Shape of the dense weight."""
     dtype: Literal["F16", "BF16", "F32", "F64"]
     """Safetensors dtype name of the dense weight."""
+    stored: NonNegativeInt | None = Field(default=None, exclude_if=is_none)
+    """Number of weights in the mask of a sparse weight, which alone have an index; the others are
+    zero. Absent if all weights have an index."""
 
 
 class ArtifactMetadata(Schema):
@@ -60,7 +63,7 @@ class StoredWeight(Schema):
     weight: PalettizedWeight
     """Description of the palettized weight."""
     size_bytes: NonNegativeInt
-    """Size of its indices, LUTs and scales."""
+    """Size of its indices, LUTs, scales and mask."""
 
 
 class ArtifactSummary(Schema):

@@ -14,7 +14,7 @@ class LogLine(Schema):
     """One line of a job's log."""
 
     at: datetime
-    """Time the line was written, in UTC."""
+    """Time at which the line was written, in UTC."""
     level: Level
     """Severity: `error` if the job failed because of it, `warning`, or `info`."""
     message: str
@@ -29,10 +29,10 @@ class LogPage(Schema):
     items: tuple[LogLine, ...]
     """Lines of this page."""
     next_after: NonNegativeInt
-    """Value of the `after` parameter for the lines that follow, also for later ones."""
+    """Value of the `after` parameter for the next page, or for lines that are written later."""
 
 
-class GoneJob(Schema):
+class DeletedJob(Schema):
     """A deleted job."""
 
     id: str

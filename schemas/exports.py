@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt
 
 from palettery.schemas.base import Schema
 
-ExportFormat = Literal["dense", "torchao", "coreai", "coreml"]
+ExportFormat = Literal["dense", "transformers", "gguf", "torchao", "coreai", "coreml"]
 """Formats in addition to the packed artifact, which every job writes."""
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 
@@ -17,7 +17,7 @@ class PlannedExport(Schema):
     format: ExportFormat
     """Name of the format."""
     inexpressible: dict[str, str] = Field(default_factory=dict)
-    """Palettized tensors that the export stores dense, with the feature that the format lacks."""
+    """Palettized tensors that the export stores dense -> the feature that the format lacks."""
 
 
 class Exported(Schema):
@@ -31,3 +31,7 @@ class Exported(Schema):
     """Size of the file."""
     dense: tuple[str, ...] = ()
     """Palettized tensors that are stored dense, since the format cannot express them."""
+    padded: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
+    """Sparse tensors that store some zeros, since the format needs equally many stored weights in
+    every group. Groups that store zeros need a palette entry 0, for which they may lose another
+    entry. Absent if there are none."""

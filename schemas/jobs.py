@@ -7,9 +7,14 @@ from pydantic import Field, NonNegativeInt
 
 from palettery.schemas.base import Schema
 from palettery.schemas.config import KMeansPalettizerConfig
+from palettery.schemas.evaluation import EvaluationSummary
 from palettery.schemas.job_options import JobOptions
 from palettery.schemas.problem import Problem
+from palettery.schemas.targets import Target
 
+JobKind = Literal["compression", "scores", "calibration"]
+LISTED_KINDS: tuple[JobKind, ...] = ("compression", "scores")
+"""Kinds that the API shows as jobs; calibrations are a resource of their own."""
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ACTIVE_STATES: tuple[JobState, ...] = ("queued", "running")
 RETRYABLE_STATES: tuple[JobState, ...] = ("failed", "cancelled")
@@ -19,7 +24,7 @@ ENDED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
 class JobSubmission(JobOptions):
     """A job or a plan of a model that was uploaded before.
 
-    Exactly one of `config`, `config_name` and `preset` is given.
+    Exactly one of `config`, `config_name` and `preset` is given, or with a target at most one.
     """
 
     model_id: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -50,6 +55,9 @@ class Job(Schema):
 
     id: str
     """Id of the job, ordered by time."""
+    kind: JobKind = Field(default="compression", exclude_if=lambda kind: kind != "scores")
+    """`scores` for a job that only computes the scores that targets of a model need, without an
+    artifact; absent for other jobs."""
     state: JobState
     """First queued, then running, then succeeded, failed or cancelled."""
     owner: str
@@ -86,12 +94,26 @@ class Job(Schema):
     size_before_bytes: NonNegativeInt
     """Size of all tensors of the model."""
     size_after_bytes: NonNegativeInt | None = None
-    """Size of the artifact; null until the job has succeeded."""
+    """Size of the artifact; null until the job has succeeded, or failed with the code
+    `quality_not_reached`: then the artifact can be downloaded, too."""
+    target: Target | None = None
+    """Size or error to reach; null if the config alone determines the bits of every tensor."""
+    predicted_size_bytes: NonNegativeInt | None = None
+    """Predicted size of the artifact with the config chosen for the target; null without a target,
+    and until the config is chosen."""
+    evaluation: EvaluationSummary | None = None
+    """Evaluation that was requested with the job; null if there is none."""
     error: Problem | None = None
     """Reason of the failure; null if it has not failed."""
     links: dict[str, str]
     """Paths: `self` and `config`; `model` if it has an id; `cancel` until the job has ended; then
-    `artifact`, `report`, `report_csv` and `report_html`, or `retry`."""
+    `artifact`, `report`, `report_csv`, `report_html` and `evaluations` if it has an artifact, and
+    `retry` if it has not succeeded."""
+
+    @property
+    def has_artifact(self) -> bool:
+        """Whether its artifact and report can be downloaded."""
+        return self.state in ENDED and self.size_after_bytes is not None
 
 
 class JobPage(Schema):

@@ -11,6 +11,7 @@ from palettery.schemas.config import (
     OpKMeansPalettizerConfig,
     PalettizationSpec,
     QuantizationSpec,
+    VectorKMeansConfig,
 )
 from palettery.schemas.jobs import Job, JobPage
 from palettery.schemas.plan import Plan
@@ -27,6 +28,7 @@ MODELS: Mapping[str, type[Schema]] = {
         OpKMeansPalettizerConfig,
         PalettizationSpec,
         QuantizationSpec,
+        VectorKMeansConfig,
         ArtifactMetadata,
         Job,
         JobPage,
@@ -35,7 +37,7 @@ MODELS: Mapping[str, type[Schema]] = {
         Report,
     )
 }
-"""Models by the name of their schema."""
+"""Models with a published JSON Schema, by class name."""
 
 SCHEMA_NAMES = tuple(MODELS)
 

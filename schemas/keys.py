@@ -98,8 +98,8 @@ class Usage(Schema):
     queued_jobs: NonNegativeInt
     """Number of unfinished jobs."""
     stored_bytes: NonNegativeInt
-    """Total size of the owner's model files, each counted once, configs, open uploads, and job
-    results; a job that has not succeeded counts with its expected size."""
+    """Total size of the owner's model files (each counted once), configs, open uploads and job
+    results; a job that has not succeeded counts with its predicted size."""
 
 
 class Me(Schema):

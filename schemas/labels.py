@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-MOST_LABEL_CHARACTERS = 100
+MAX_LABEL_CHARACTERS = 100
 
 
 def check_label(label: str) -> str:
@@ -13,9 +13,9 @@ def check_label(label: str) -> str:
     Raises:
         ValueError: the label is empty, too long, or not printable.
     """
-    if len(label) > MOST_LABEL_CHARACTERS or not label.isprintable() or not label.strip():
+    if len(label) > MAX_LABEL_CHARACTERS or not label.isprintable() or not label.strip():
         raise ValueError(
-            f"{label[:40]!r} is not a valid label; send one line of 1 to {MOST_LABEL_CHARACTERS} "
+            f"{label[:40]!r} is not a valid label; send one line of 1 to {MAX_LABEL_CHARACTERS} "
             "printable characters"
         )
     return label
@@ -24,5 +24,5 @@ def check_label(label: str) -> str:
 Label = Annotated[
     str,
     AfterValidator(check_label),  # its message is clearer than that of a pydantic limit
-    Field(json_schema_extra={"minLength": 1, "maxLength": MOST_LABEL_CHARACTERS}),
+    Field(json_schema_extra={"minLength": 1, "maxLength": MAX_LABEL_CHARACTERS}),
 ]

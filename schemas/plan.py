@@ -4,14 +4,15 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from palettery.schemas.base import Schema
+from palettery.schemas.base import Schema, is_empty, is_none
 from palettery.schemas.checkpoint import TypeSource
 from palettery.schemas.config.spec import PalettizationSpec
+from palettery.schemas.config.vector_kmeans import VectorKMeansConfig
 from palettery.schemas.exports import PlannedExport
 
 
 class Clustering(Schema):
-    """Clustering parameters of one tensor that its spec leaves to defaults or to the config."""
+    """Clustering parameters of one tensor that are not part of its spec, with defaults resolved."""
 
     axis: Literal[0, 1]
     """Group axis; the default of the operation if the spec has none."""
@@ -19,6 +20,8 @@ class Clustering(Schema):
     """Number of channels per palette; null for one palette per tensor."""
     rounding_precision: PositiveInt | None
     """Decimals to which fast mode rounds values before clustering; null if fast mode is off."""
+    vector_kmeans: VectorKMeansConfig | None = Field(default=None, exclude_if=is_none)
+    """K-means settings of vector palettes; absent for the defaults, and for scalar palettes."""
 
 
 class PlannedTensor(Schema):
@@ -53,6 +56,8 @@ class PlannedTensor(Schema):
     """Whether the tensor is kept because it does not support the spec of the matching rule."""
     weighted: bool = False
     """Whether uploaded sensitivities weight the errors of the tensor."""
+    feedback: bool = Field(default=False, exclude_if=is_empty)
+    """Whether error feedback with a calibration's second moments is used; absent if not."""
     spec: PalettizationSpec | None = None
     """Palettization spec from the config; null if the tensor is kept."""
     clustering: Clustering | None = None
@@ -60,7 +65,10 @@ class PlannedTensor(Schema):
     groups: NonNegativeInt = 0
     """Number of LUTs."""
     predicted_bytes: NonNegativeInt
-    """Predicted size in the artifact: indices, LUTs and scales, or the unchanged tensor."""
+    """Predicted size in the artifact: indices, LUTs and scales, or the unchanged tensor; the upper
+    bound if the size depends on the number of zeros."""
+    least_bytes: NonNegativeInt | None = Field(default=None, exclude_if=is_none)
+    """Lower bound of the size of a tensor that may be sparse; absent if the size is exact."""
 
 
 class UnmatchedKey(Schema):
@@ -87,10 +95,14 @@ class Plan(Schema):
     """Further warnings."""
     sensitivities_sha256: dict[str, str] = Field(default_factory=dict)
     """SHA-256 digests of the sensitivity files in hexadecimal, by file name."""
+    second_moments_sha256: dict[str, str] = Field(default_factory=dict, exclude_if=is_empty)
+    """SHA-256 digests of the files of second moments in hexadecimal; absent if none are used."""
     size_before_bytes: NonNegativeInt
     """Total size of all tensors."""
     predicted_size_bytes: NonNegativeInt
-    """Predicted total size of all tensors in the artifact."""
+    """Predicted total size of all tensors in the artifact; an upper bound if some may be sparse."""
+    least_size_bytes: NonNegativeInt | None = Field(default=None, exclude_if=is_none)
+    """Lower bound of the total size if some tensors may be sparse; absent if the size is exact."""
     exports: tuple[PlannedExport, ...] = Field(default=(), exclude_if=lambda exports: not exports)
     """Requested exports; absent if there are none."""
 

@@ -1,17 +1,22 @@
 """Tasks that are sent to workers as JSON, and their results."""
 
-from pydantic import Field, NonNegativeInt
+from typing import Any
 
-from palettery.schemas.base import Schema
-from palettery.schemas.checkpoint import Checkpoint, StoredTensor
+from pydantic import Field, NonNegativeInt, field_serializer
+
+from palettery.schemas.base import Schema, is_none
+from palettery.schemas.calibration import CalibrationSummary
+from palettery.schemas.checkpoint import Checkpoint, StoredFile, StoredTensor
 from palettery.schemas.config import KMeansPalettizerConfig, PalettizationSpec
+from palettery.schemas.evaluation import Evaluation, Quality
 from palettery.schemas.exports import Exported, ExportFormat
 from palettery.schemas.plan import Clustering, Plan
 from palettery.schemas.report import SliceOutcome
+from palettery.schemas.targets import Allocation, Choices, Target
 
 
 class StoredRows(Schema):
-    """A byte range with a whole tensor, or with consecutive rows of one."""
+    """The byte range of a whole tensor, or of consecutive rows of one."""
 
     dtype: str
     shape: tuple[NonNegativeInt, ...]
@@ -57,10 +62,19 @@ class TensorSlice(StoredRows):
     """First row of the slice along axis 0 of the whole tensor."""
     spec: PalettizationSpec
     clustering: Clustering
+    whole: StoredRows | None = None
+    """The tensor of these rows, if its share of zeros decides whether they are stored sparse."""
     sensitivity: StoredRows | None = None
     """Weights of the elements' errors; null for equal weights."""
+    second_moment: StoredRows | None = None
+    """Second moments of the layer's inputs, for error feedback; null without it."""
     known: StoredSlice | None = None
     """Reusable result for the same bytes, spec and kernels; null to compute the slice."""
+
+    def inputs(self) -> tuple[StoredRows, ...]:
+        """Return all byte ranges that the slice is computed from."""
+        beside = (self.sensitivity, self.second_moment)
+        return (self, *(rows for rows in beside if rows is not None))
 
 
 class CompressionTask(Schema):
@@ -73,6 +87,8 @@ class CompressionTask(Schema):
     """URL of the object store for the part."""
     sensitivities_url: str | None = None
     """URL of the object store with the sensitivities; null for that of the model."""
+    second_moments_url: str | None = None
+    """URL of the object store with the second moments; null for that of the model."""
     part_path: str
     """Path of the part; if it exists, the task is done."""
     cancel_path: str | None = None
@@ -93,10 +109,38 @@ class JobRequest(Schema):
     config: KMeansPalettizerConfig
     checkpoint: Checkpoint
     plan: Plan
+    allocation: Allocation | None = Field(default=None, exclude_if=is_none)
+    """Bits chosen for the target; absent without a target."""
+    evaluation: Evaluation | None = Field(default=None, exclude_if=is_none)
+    """What was measured before, of an artifact with the same tensors; absent without a target of
+    a quality."""
+
+
+class TargetRequest(Schema):
+    """Input for choosing the config of a job by a target."""
+
+    target: Target | None
+    """Target to reach; null to only compute scores."""
+    choices: Choices
+    config: KMeansPalettizerConfig
+    """Config of the request; fields left out are not stored, since their values may be chosen."""
+    checkpoint: Checkpoint
+    sensitivities: Checkpoint | None
+    """Sensitivities under the names of the model's tensors."""
+    second_moments: Checkpoint | None = None
+    """Second moments under the names of the model's tensors; null without error feedback."""
+    formats: tuple[ExportFormat, ...]
+    keep_dense: bool
+    scores_path: str
+    """Path of the scores of the whole model."""
+
+    @field_serializer("config")
+    def _dump_config(self, config: KMeansPalettizerConfig) -> dict[str, Any]:
+        return config.model_dump(mode="json", exclude_unset=True)
 
 
 class JobTask(Schema):
-    """A task that processes a whole job in its folder."""
+    """Base class of tasks that work on the folder of a job."""
 
     store_url: str
     """URL of the object store with the job."""
@@ -108,6 +152,27 @@ class JobTask(Schema):
     """URL of the object store with the model; None for that of the job."""
 
 
+class TensorToScore(StoredRows):
+    """A tensor, and the specs for which to compute size and error."""
+
+    name: str
+    sensitivity: StoredRows | None = None
+    """Weights of the elements' errors, such as those of a calibration; null for equal weights."""
+    specs: tuple[tuple[PalettizationSpec, Clustering], ...]
+
+    def inputs(self) -> tuple[StoredRows, ...]:
+        """Return all byte ranges that the errors are computed from."""
+        return (self,) if self.sensitivity is None else (self, self.sensitivity)
+
+
+class ScoreTask(JobTask):
+    """Compute missing scores of tensors; returns the paths of the scores, in order."""
+
+    owner: str
+    """Owner of the scores; those of others are not used."""
+    tensors: tuple[TensorToScore, ...]
+
+
 class DigestTask(JobTask):
     """Compute the digest of the bytes of each slice; returns them in order."""
 
@@ -115,7 +180,7 @@ class DigestTask(JobTask):
 
 
 class GatherTask(JobTask):
-    """Plan the artifact from finished parts; returns its `Layout`."""
+    """Plan the files of the artifact from finished parts; returns a `Layout`."""
 
 
 class WriteTask(JobTask):
@@ -150,6 +215,37 @@ class FinishTask(JobTask):
 
     first: tuple[CompressionTask, ...] = ()
     """Compression tasks to run first."""
+
+
+class OutputsTask(JobTask):
+    """Run the model before palettization and store its outputs; returns a `StoredOutputs`."""
+
+    inputs: tuple[StoredFile, ...]
+    """Files of the model's inputs."""
+    at_least: Quality | None = None
+    """Quality to reach."""
+    outputs_path: str
+    """Path of the outputs in the store."""
+
+
+class EvaluateTask(OutputsTask):
+    """Compare the outputs of a published artifact with the model's; returns an `Evaluation`."""
+
+    writes_report: bool
+    """Whether the result becomes part of the job's report."""
+
+
+class StoredOutputs(Schema):
+    """Outputs of a model before palettization."""
+
+    samples: NonNegativeInt
+    """Number of samples."""
+    size_bytes: NonNegativeInt
+    """Size of the stored outputs; 0 if they are too large to be stored."""
+
+
+class CalibrateTask(JobTask):
+    """Run a model on inputs; returns a `CalibrationSummary`."""
 
 
 class Layout(Schema):
@@ -193,6 +289,7 @@ KINDS: dict[str, type[Task]] = {
     kind.__name__: kind
     for kind in (
         CompressionTask,
+        ScoreTask,
         DigestTask,
         GatherTask,
         WriteTask,
@@ -200,8 +297,21 @@ KINDS: dict[str, type[Task]] = {
         ExportTask,
         PublishTask,
         FinishTask,
+        CalibrateTask,
+        OutputsTask,
+        EvaluateTask,
     )
 }
-"""Classes of tasks by name."""
-Answer = Layout | Exported | Published | tuple[str, ...] | str | None
-"""Result of a task; None if it is in the store."""
+"""Task classes by name."""
+Answer = (
+    Layout
+    | Exported
+    | Published
+    | CalibrationSummary
+    | StoredOutputs
+    | Evaluation
+    | tuple[str, ...]
+    | str
+    | None
+)
+"""Return value of a task; None if its result is in the store."""

@@ -9,13 +9,13 @@ from pydantic import ConfigDict, Field, JsonValue, NonNegativeInt, PositiveInt, 
 from palettery.schemas.base import Schema
 from palettery.schemas.labels import Label
 
-LEAST_PART_BYTES, MOST_PART_BYTES = 8 << 20, 5 << 30
+MIN_PART_BYTES, MAX_PART_BYTES = 8 << 20, 5 << 30
 PART_BYTES = 64 << 20
-MOST_PARTS = 10_000
+MAX_PARTS = 10_000
 """Most parts of one upload."""
-MOST_NAME_CHARACTERS = 255
-MOST_FILE_BYTES = 1 << 50
-EXAMPLE: dict[str, JsonValue] = {
+MAX_NAME_CHARACTERS = 255
+MAX_FILE_BYTES = 1 << 50
+UPLOAD_EXAMPLE: dict[str, JsonValue] = {
     "files": [
         {
             "name": "model.safetensors",
@@ -30,9 +30,9 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class FileToSend(Schema):
     """A file to upload."""
 
-    name: str = Field(min_length=1, max_length=MOST_NAME_CHARACTERS)
+    name: str = Field(min_length=1, max_length=MAX_NAME_CHARACTERS)
     """File name, without folders."""
-    size_bytes: int = Field(ge=1, le=MOST_FILE_BYTES)
+    size_bytes: int = Field(ge=1, le=MAX_FILE_BYTES)
     """Size of the file."""
     sha256: Digest
     """SHA-256 digest of the file, in lower-case hexadecimal."""
@@ -53,11 +53,11 @@ class FileToSend(Schema):
 class NewUpload(Schema):
     """An upload to create: the files of one model."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [UPLOAD_EXAMPLE]})
 
     files: tuple[FileToSend, ...] = Field(json_schema_extra={"minItems": 1})
     """All files of the model: its shards, their index if there are several, and its config."""
-    part_size_bytes: int = Field(default=PART_BYTES, ge=LEAST_PART_BYTES, le=MOST_PART_BYTES)
+    part_size_bytes: int = Field(default=PART_BYTES, ge=MIN_PART_BYTES, le=MAX_PART_BYTES)
     """Size of every part except the last of each file; at most 10,000 parts are allowed."""
     label: Label | None = None
     """Label of the model in lists and on the dashboard."""

@@ -296,11 +296,11 @@ class Scan(nn.Module):
         step = F.softplus(self.step(step))
         decay = torch.exp(step.unsqueeze(-1) * -torch.exp(self.rates))
         taken = step.unsqueeze(-1) * inputs.unsqueeze(2) * y.unsqueeze(-1)
-        state, found = torch.zeros_like(taken[:, 0]), []
+        state, result = torch.zeros_like(taken[:, 0]), []
         for at in range(x.shape[1]):
             state = decay[:, at] * state + taken[:, at]
-            found.append((state @ outputs[:, at].unsqueeze(-1)).squeeze(-1))
-        y = torch.stack(found, 1) + self.skip * y
+            result.append((state @ outputs[:, at].unsqueeze(-1)).squeeze(-1))
+        y = torch.stack(result, 1) + self.skip * y
         return self.out(y * F.silu(gate))
 
 
@@ -346,7 +346,7 @@ def _resized(_: nn.ModuleDict, x: torch.Tensor) -> torch.Tensor:
 
 def _pooled(_: nn.ModuleDict, x: torch.Tensor) -> torch.Tensor:
     line, cube = x.flatten(2), x.unsqueeze(2)
-    found = [
+    results = [
         *(F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 2, ceil_mode=True), F.lp_pool2d(x, 2, 2)),
         *(F.adaptive_avg_pool2d(x, 3), F.adaptive_max_pool2d(x, 3)),
         *(F.max_pool1d(line, 2), F.avg_pool1d(line, 2), F.adaptive_avg_pool1d(line, 5)),
@@ -355,9 +355,9 @@ def _pooled(_: nn.ModuleDict, x: torch.Tensor) -> torch.Tensor:
         *(F.adaptive_max_pool1d(line, 5), F.max_pool2d(x, 2, return_indices=True)[1].float()),
     ]
     for mode in ("reflect", "replicate", "circular", "constant"):
-        found += [F.pad(x, (1, 2, 1, 1), mode=mode), F.pad(line, (1, 2), mode=mode)]
-    found += [F.pad(cube, (1, 1, 1, 1, 0, 0), mode="replicate")]
-    return sum(each.sum() for each in found)
+        results += [F.pad(x, (1, 2, 1, 1), mode=mode), F.pad(line, (1, 2), mode=mode)]
+    results += [F.pad(cube, (1, 1, 1, 1, 0, 0), mode="replicate")]
+    return sum(each.sum() for each in results)
 
 
 def _sampled(parts: nn.ModuleDict, x: torch.Tensor) -> torch.Tensor:
@@ -461,22 +461,27 @@ WHOLE = (
 
 def _elementwise(_: nn.ModuleDict, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
     whole = x.long()
-    found = [getattr(torch, name)(x) for name in UNARY]
-    found += [getattr(torch, name)(x, y) for name in BINARY]
-    found += [getattr(torch, name)(x, 2) for name in (*SCALAR, *COMPARED)]
-    found += [getattr(torch, name)(whole, whole + 1) for name in BITS]
-    found += [getattr(torch, name)(whole, 3) for name in BITS]
-    found += [whole & 1, whole | 3, whole ^ 1, ~whole, whole << 1, whole >> whole, 2**x]
-    found += [(x > 0) & (y > 0), (x > 0) | (y > 0), (x > 0) ^ (y > 0)]
-    found += [torch.div(x, y, rounding_mode="floor"), torch.div(x, 2, rounding_mode="trunc")]
-    found += [x.clamp(-1, 1), x.clamp(x, y), x.clamp_min(0), x.clamp_max(y), x.clamp_min(y)]
-    found += [x.clamp_max(1), torch.lerp(x, y, 0.5), torch.lerp(x, y, y), x.round(decimals=1)]
-    found += [torch.addcmul(x, y, y), torch.addcdiv(x, y, y), torch.where(x > 0, x, y)]
-    found += [x.masked_fill(y > 0, x.mean()), x.masked_fill(y > 0, 1), F.relu6(x), F.gelu(x)]
-    found += [torch.isclose(x, y), torch.complex(x, y).abs(), torch.complex(x, y).imag]
-    found += [torch.complex(x, y).conj().real, x.double(), x.new_full((2,), 1), x.new_empty(2) * 0]
-    found += [torch.where(x > 0, 1.0, y), torch.where(x > 0, x, 1), F.gelu(x, approximate="tanh")]
-    return found
+    results = [getattr(torch, name)(x) for name in UNARY]
+    results += [getattr(torch, name)(x, y) for name in BINARY]
+    results += [getattr(torch, name)(x, 2) for name in (*SCALAR, *COMPARED)]
+    results += [getattr(torch, name)(whole, whole + 1) for name in BITS]
+    results += [getattr(torch, name)(whole, 3) for name in BITS]
+    results += [whole & 1, whole | 3, whole ^ 1, ~whole, whole << 1, whole >> whole, 2**x]
+    results += [(x > 0) & (y > 0), (x > 0) | (y > 0), (x > 0) ^ (y > 0)]
+    results += [torch.div(x, y, rounding_mode="floor"), torch.div(x, 2, rounding_mode="trunc")]
+    results += [x.clamp(-1, 1), x.clamp(x, y), x.clamp_min(0), x.clamp_max(y), x.clamp_min(y)]
+    results += [x.clamp_max(1), torch.lerp(x, y, 0.5), torch.lerp(x, y, y), x.round(decimals=1)]
+    results += [torch.addcmul(x, y, y), torch.addcdiv(x, y, y), torch.where(x > 0, x, y)]
+    results += [x.masked_fill(y > 0, x.mean()), x.masked_fill(y > 0, 1), F.relu6(x), F.gelu(x)]
+    results += [torch.isclose(x, y), torch.complex(x, y).abs(), torch.complex(x, y).imag]
+    results += [
+        torch.complex(x, y).conj().real,
+        x.double(),
+        x.new_full((2,), 1),
+        x.new_empty(2) * 0,
+    ]
+    results += [torch.where(x > 0, 1.0, y), torch.where(x > 0, x, 1), F.gelu(x, approximate="tanh")]
+    return results
 
 
 def _in_place(_: nn.ModuleDict, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -499,9 +504,9 @@ def _in_place(_: nn.ModuleDict, x: torch.Tensor, y: torch.Tensor) -> torch.Tenso
 
 
 def _reduced(_: nn.ModuleDict, x: torch.Tensor) -> list[Any]:
-    found = [getattr(x, name)(dim=-1) for name in REDUCED]
-    found += [getattr(x, name)() for name in WHOLE]
-    found += [
+    results = [getattr(x, name)(dim=-1) for name in REDUCED]
+    results += [getattr(x, name)() for name in WHOLE]
+    results += [
         x.softmax(0),
         x.log_softmax(0),
         x.sum((0, 1)),
@@ -509,26 +514,30 @@ def _reduced(_: nn.ModuleDict, x: torch.Tensor) -> list[Any]:
         x.aminmax(),
         x.cummax(0),
     ]
-    found += [torch.var_mean(x, (0, 1)), torch.std_mean(x, 0), x.var((0, 1)), x.std(0), x.diff()]
-    found += [torch.linalg.vector_norm(x), torch.linalg.norm(x), torch.linalg.matrix_norm(x)]
-    found += [x.any(0), x.all(0), x.count_nonzero(0), x.norm(dim=0), x.cummin(0), x.norm(p=1)]
-    found += [torch.logcumsumexp(x, 0), x.var(0, unbiased=False), x.var(correction=0)]
-    return [tuple(each) if isinstance(each, tuple) else each for each in found]
+    results += [torch.var_mean(x, (0, 1)), torch.std_mean(x, 0), x.var((0, 1)), x.std(0), x.diff()]
+    results += [torch.linalg.vector_norm(x), torch.linalg.norm(x), torch.linalg.matrix_norm(x)]
+    results += [x.any(0), x.all(0), x.count_nonzero(0), x.norm(dim=0), x.cummin(0), x.norm(p=1)]
+    results += [torch.logcumsumexp(x, 0), x.var(0, unbiased=False), x.var(correction=0)]
+    return [tuple(each) if isinstance(each, tuple) else each for each in results]
 
 
 def _multiplied(_: nn.ModuleDict, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
-    found = [x @ y.mT, x[0] @ y[0].T, x[0, 0] @ y[0, 0], x[0] @ y[0, 0], torch.bmm(x, y.mT)]
-    found += [torch.einsum("bik,bjk->bij", x, y), torch.outer(x[0, 0], y[0, 0])]
-    found += [torch.tensordot(x, y, ([2], [2])), torch.addmm(x[0] @ y[0].T, x[0], y[0].T)]
-    found += [torch.mm(x[0], y[0].T), torch.mv(x[0], y[0, 0]), torch.dot(x[0, 0], y[0, 0])]
-    found += [torch.baddbmm(x @ y.mT, x, y.mT), torch.addbmm(x[0] @ y[0].T, x, y.mT)]
-    found += [torch.inner(x, y), F.linear(x, y[0]), torch.linalg.multi_dot([x[0], y[0].T])]
-    found += [torch.addmv(x[0, :, 0], x[0], y[0, 0]), torch.kron(x[0], y[0]), torch.cross(x, y, 1)]
-    return found
+    results = [x @ y.mT, x[0] @ y[0].T, x[0, 0] @ y[0, 0], x[0] @ y[0, 0], torch.bmm(x, y.mT)]
+    results += [torch.einsum("bik,bjk->bij", x, y), torch.outer(x[0, 0], y[0, 0])]
+    results += [torch.tensordot(x, y, ([2], [2])), torch.addmm(x[0] @ y[0].T, x[0], y[0].T)]
+    results += [torch.mm(x[0], y[0].T), torch.mv(x[0], y[0, 0]), torch.dot(x[0, 0], y[0, 0])]
+    results += [torch.baddbmm(x @ y.mT, x, y.mT), torch.addbmm(x[0] @ y[0].T, x, y.mT)]
+    results += [torch.inner(x, y), F.linear(x, y[0]), torch.linalg.multi_dot([x[0], y[0].T])]
+    results += [
+        torch.addmv(x[0, :, 0], x[0], y[0, 0]),
+        torch.kron(x[0], y[0]),
+        torch.cross(x, y, 1),
+    ]
+    return results
 
 
 def _shaped(_: nn.ModuleDict, x: torch.Tensor) -> list[Any]:
-    found = [
+    results = [
         x.view(-1),
         x.reshape(4, -1),
         x.permute(2, 0, 1),
@@ -536,75 +545,108 @@ def _shaped(_: nn.ModuleDict, x: torch.Tensor) -> list[Any]:
         x[0].t(),
         x.flip(0),
     ]
-    found += [
+    results += [
         x.squeeze(),
         x[:1].squeeze(0),
         x[:1].squeeze((0,)),
         x.unsqueeze(0),
         x.expand(2, 2, 3, 4),
     ]
-    found += [
+    results += [
         torch.cat([x, x], 1),
         torch.stack([x, x]),
         *x.split(1),
         *x.split([1, 1]),
         *x.chunk(2, 2),
     ]
-    found += [*x.unbind(1), x.select(0, 1), x.narrow(1, 0, 2), x.flatten(1), x.unflatten(2, (2, 2))]
-    found += [x.repeat(2, 1, 1), x.tile((2,)), x.repeat_interleave(2, 1), x.roll(1, 0), x.rot90()]
-    found += [x.movedim(0, 1), x.movedim((0, 1), (1, 0)), x.swapaxes(0, 1), x.swapdims(0, 1), x.mT]
-    found += [x.unfold(2, 2, 1), x.diagonal(0, 1, 2), x[0, 0].diag(), x.diag_embed(), x.detach()]
-    found += [x.clone(), x.contiguous(), x.to(torch.float64), x.type_as(x), x.view_as(x), x.float()]
-    found += [x.broadcast_to(2, 2, 3, 4), *torch.broadcast_tensors(x, x[0]), x.tril(), x.triu(1)]
-    found += [*torch.meshgrid(x[0, 0], x[0, 0], indexing="ij"), *x.tensor_split(2), x.ravel()]
-    found += [
+    results += [
+        *x.unbind(1),
+        x.select(0, 1),
+        x.narrow(1, 0, 2),
+        x.flatten(1),
+        x.unflatten(2, (2, 2)),
+    ]
+    results += [x.repeat(2, 1, 1), x.tile((2,)), x.repeat_interleave(2, 1), x.roll(1, 0), x.rot90()]
+    results += [
+        x.movedim(0, 1),
+        x.movedim((0, 1), (1, 0)),
+        x.swapaxes(0, 1),
+        x.swapdims(0, 1),
+        x.mT,
+    ]
+    results += [x.unfold(2, 2, 1), x.diagonal(0, 1, 2), x[0, 0].diag(), x.diag_embed(), x.detach()]
+    results += [
+        x.clone(),
+        x.contiguous(),
+        x.to(torch.float64),
+        x.type_as(x),
+        x.view_as(x),
+        x.float(),
+    ]
+    results += [x.broadcast_to(2, 2, 3, 4), *torch.broadcast_tensors(x, x[0]), x.tril(), x.triu(1)]
+    results += [*torch.meshgrid(x[0, 0], x[0, 0], indexing="ij"), *x.tensor_split(2), x.ravel()]
+    results += [
         torch.select_scatter(x, x[0], 0, 0),
         torch.slice_scatter(x, x[:1], 0, 0, 1),
         x[..., ::2],
     ]
-    found += [torch.atleast_2d(x), torch.hstack([x, x]), torch.vstack([x, x]), torch.dstack([x, x])]
-    found += [torch.column_stack([x, x]), torch.cartesian_prod(x[0, 0], x[0, 0]), x.fliplr(), x.T]
-    found += [torch.block_diag(x[0], x[0]), x.view(torch.int32), x.reshape_as(x), x.expand_as(x)]
-    found += [F.pad(x, (1, -1)), F.fold(F.unfold(x[None], 2), (3, 4), 2), torch.concat([x, x])]
-    return found
+    results += [
+        torch.atleast_2d(x),
+        torch.hstack([x, x]),
+        torch.vstack([x, x]),
+        torch.dstack([x, x]),
+    ]
+    results += [torch.column_stack([x, x]), torch.cartesian_prod(x[0, 0], x[0, 0]), x.fliplr(), x.T]
+    results += [torch.block_diag(x[0], x[0]), x.view(torch.int32), x.reshape_as(x), x.expand_as(x)]
+    results += [F.pad(x, (1, -1)), F.fold(F.unfold(x[None], 2), (3, 4), 2), torch.concat([x, x])]
+    return results
 
 
 def _indexed(_: nn.ModuleDict, x: torch.Tensor, at: torch.Tensor) -> list[Any]:
     rows = at[0]
-    found = [x.gather(1, at), x.scatter(1, at, x), x.scatter(1, at, 2.0), x.scatter_add(1, at, x)]
-    found += [x.scatter_reduce(1, at, x, "amax"), x[at[0]], x[:, rows], x[None, rows, rows]]
-    found += [x.index_select(0, rows), x.index_add(0, rows, x[rows]), x.index_put((rows,), x[rows])]
-    found += [x.index_fill(0, rows, 1.0), x.index_copy(0, rows, x[rows]), x.take(at)]
-    found += [torch.take_along_dim(x, at, 1), F.embedding(at, x), F.one_hot(at, 4), x.topk(2)[0]]
-    found += [*x.sort(descending=True), *x.sort(stable=True), x.argsort(), x.kthvalue(2)[0]]
-    found += [torch.bucketize(x, x[0].sort()[0]), torch.searchsorted(x.sort()[0], x), x.msort()]
-    found += [x.masked_fill(at > 0, 1), torch.tril_indices(3, 3), torch.triu_indices(3, 3)]
-    found += [torch.isin(at, rows), torch.histc(x, 4), x.scatter(1, at, 1.0, reduce="multiply")]
-    return found
+    results = [x.gather(1, at), x.scatter(1, at, x), x.scatter(1, at, 2.0), x.scatter_add(1, at, x)]
+    results += [x.scatter_reduce(1, at, x, "amax"), x[at[0]], x[:, rows], x[None, rows, rows]]
+    results += [
+        x.index_select(0, rows),
+        x.index_add(0, rows, x[rows]),
+        x.index_put((rows,), x[rows]),
+    ]
+    results += [x.index_fill(0, rows, 1.0), x.index_copy(0, rows, x[rows]), x.take(at)]
+    results += [torch.take_along_dim(x, at, 1), F.embedding(at, x), F.one_hot(at, 4), x.topk(2)[0]]
+    results += [*x.sort(descending=True), *x.sort(stable=True), x.argsort(), x.kthvalue(2)[0]]
+    results += [torch.bucketize(x, x[0].sort()[0]), torch.searchsorted(x.sort()[0], x), x.msort()]
+    results += [x.masked_fill(at > 0, 1), torch.tril_indices(3, 3), torch.triu_indices(3, 3)]
+    results += [torch.isin(at, rows), torch.histc(x, 4), x.scatter(1, at, 1.0, reduce="multiply")]
+    return results
 
 
 def _made(_: nn.ModuleDict, x: torch.Tensor) -> list[torch.Tensor]:
     n = x.shape[0]
-    found = [torch.arange(n), torch.arange(1, n), torch.arange(0, n, 2.0), torch.zeros(n)]
-    found += [
+    results = [torch.arange(n), torch.arange(1, n), torch.arange(0, n, 2.0), torch.zeros(n)]
+    results += [
         torch.ones(n),
         torch.full((n,), 2),
         torch.eye(n),
         torch.eye(n, n),
         torch.linspace(0, 1, n),
     ]
-    found += [
+    results += [
         torch.zeros_like(x),
         torch.ones_like(x),
         torch.full_like(x, 2),
         torch.empty_like(x) * 0,
     ]
-    found += [x.new_zeros(n), x.new_ones(n), torch.rand(n), torch.randn(n), torch.rand_like(x)]
-    found += [torch.randn_like(x), torch.randint(0, 4, (n,)), torch.empty(n) * 0, torch.tensor(2.0)]
-    found += [torch.hann_window(n), torch.hamming_window(n), torch.bernoulli(x.sigmoid())]
-    found += [torch.logspace(0, 1, n), torch.randperm(n), x.new_tensor(3.0), torch.tensor([1, 2])]
-    found += [torch.randint_like(x, 4), torch.randint_like(x, 1, 4), torch.blackman_window(n)]
-    return found
+    results += [x.new_zeros(n), x.new_ones(n), torch.rand(n), torch.randn(n), torch.rand_like(x)]
+    results += [
+        torch.randn_like(x),
+        torch.randint(0, 4, (n,)),
+        torch.empty(n) * 0,
+        torch.tensor(2.0),
+    ]
+    results += [torch.hann_window(n), torch.hamming_window(n), torch.bernoulli(x.sigmoid())]
+    results += [torch.logspace(0, 1, n), torch.randperm(n), x.new_tensor(3.0), torch.tensor([1, 2])]
+    results += [torch.randint_like(x, 4), torch.randint_like(x, 1, 4), torch.blackman_window(n)]
+    return results
 
 
 def _chosen(_: nn.ModuleDict, x: torch.Tensor) -> list[torch.Tensor]:

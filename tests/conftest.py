@@ -21,6 +21,9 @@ from tests.object_store import (  # noqa: F401 - fixtures
 )
 from tests.ports import free_port
 
+# Small tensors on many torch threads spend their time waiting for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The same examples on every run: a test that fails does so for a change, not by chance.
 settings.register_profile("palettery", derandomize=True, deadline=None)
 settings.load_profile("palettery")
@@ -78,8 +81,11 @@ class Postgres:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    found = [Path(shutil.which("initdb") or ""), *Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-    programs = next((path.parent for path in found[::-1] if path.is_file()), None)
+    results = [
+        Path(shutil.which("initdb") or ""),
+        *Path("/usr/lib/postgresql").glob("*/bin/initdb"),
+    ]
+    programs = next((path.parent for path in results[::-1] if path.is_file()), None)
     if programs is None:
         pytest.skip("no Postgres is installed")
     with tempfile.TemporaryDirectory(prefix="palettery-postgres-") as folder:

@@ -11,14 +11,22 @@ from sqlalchemy import create_engine, make_url, text
 
 from palettery.app.database.engine import Database, open_database
 from palettery.app.database.migrations import migrate
-from palettery.app.roles import role as roles
 
 KINDS = ["sqlite", "postgresql"]
 """For `databases` marks: tests of SQL that run on each."""
 KINDS_IN_HEAVY = ["sqlite", pytest.param("postgresql", marks=pytest.mark.heavy)]
 """For tests of more than SQL: the statements are tested on each kind beside."""
+
+
+def migrate_whole(database: Database) -> None:
+    """Migrate the engine's tables, too; its import takes seconds, which few tests need."""
+    from palettery.app.roles import role
+
+    role.migrate(database)
+
+
 MIGRATED: dict[str, Callable[[Database], object]] = {
-    "whole_database": roles.migrate,
+    "whole_database": migrate_whole,
     "database": migrate,
 }
 """Fixture -> how what it gives is made of an empty database: once, to be copied from then on."""

@@ -18,7 +18,7 @@ from palettery.app.checkpoints.pt2_operators import operators
 from tests.architectures import ARCHITECTURES, Built
 
 CALLS = Path(__file__).parent / "operator_calls.json"
-MOST_CALLS, MOST_ELEMENTS = 3, 5_000
+MAX_CALLS, MAX_ELEMENTS = 3, 5_000
 _TENSOR = {"self": {"tensor": [2, 3], "dtype": "float32"}}
 RARE = {
     "torch.ops.aten.sym_numel.default": _TENSOR,
@@ -80,30 +80,30 @@ def _described(value: Any) -> Any:
     return value
 
 
-def small(said: Any) -> bool:
+def small(argument: Any) -> bool:
     """Whether the tensors of a call are quickly made."""
-    if isinstance(said, list):
-        return all(map(small, said))
+    if isinstance(argument, list):
+        return all(map(small, argument))
     length = 1
-    for each in said.get("tensor", ()) if isinstance(said, dict) else ():
+    for each in argument.get("tensor", ()) if isinstance(argument, dict) else ():
         length *= each
-    return length <= MOST_ELEMENTS
+    return length <= MAX_ELEMENTS
 
 
 def main() -> None:
     """Write the calls of all architectures."""
-    found: dict[str, list[dict[str, Any]]] = {target: [given] for target, given in RARE.items()}
+    results: dict[str, list[dict[str, Any]]] = {target: [given] for target, given in RARE.items()}
     for build in ARCHITECTURES.values():
         for training in (False, True):
             with contextlib.suppress(ValueError, RuntimeError):  # some do not train on one example
                 for program in programs(build, training=training):
                     for target, given in calls(program):
-                        there = found.setdefault(target, [])
+                        there = results.setdefault(target, [])
                         if given not in there and small([*given.values()]):
                             there.append(given)
     lines = [
-        f"{json.dumps(target)}: {json.dumps(spread(found[target]))}"
-        for target in sorted(found)
+        f"{json.dumps(target)}: {json.dumps(spread(results[target]))}"
+        for target in sorted(results)
         if target in operators()
     ]
     CALLS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
@@ -114,7 +114,7 @@ def spread(there: list[dict[str, Any]]) -> list[dict[str, Any]]:
     kinds: dict[str, dict[str, Any]] = {}
     for given in sorted(there, key=lambda given: len(json.dumps(given))):
         kinds.setdefault(str({name: _kind(value) for name, value in given.items()}), given)
-    return [*kinds.values()][:MOST_CALLS]
+    return [*kinds.values()][:MAX_CALLS]
 
 
 def _kind(value: Any) -> object:

@@ -106,18 +106,18 @@ def export(model, *inputs, **options):
 
 def changed(sound, member, change):
     """The archive with one JSON member changed in place."""
-    said = json.loads(sound[member])
-    change(said)
-    return {**sound, member: json.dumps(said).encode()}
+    document = json.loads(sound[member])
+    change(document)
+    return {**sound, member: json.dumps(document).encode()}
 
 
-def weight(name, **said):
+def weight(name, **fields):
     """A change of what the weights config says of one weight."""
 
     def change(config):
-        meta = {key: value for key, value in said.items() if key in config["config"][name]}
+        meta = {key: value for key, value in fields.items() if key in config["config"][name]}
         config["config"][name].update(meta)
-        rest = {key: value for key, value in said.items() if key not in meta}
+        rest = {key: value for key, value in fields.items() if key not in meta}
         if rest:
             config["config"][name]["tensor_meta"].update(rest)
 
@@ -129,5 +129,5 @@ def ints(*numbers):
 
 
 def constant(path_name, *, use_pickle):
-    said = {"path_name": path_name, "is_param": False, "use_pickle": use_pickle}
-    return lambda config: config["config"].update(c={**said, "tensor_meta": None})
+    document = {"path_name": path_name, "is_param": False, "use_pickle": use_pickle}
+    return lambda config: config["config"].update(c={**document, "tensor_meta": None})

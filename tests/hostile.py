@@ -66,6 +66,11 @@ def one(content: bytes, name: str = "model.safetensors") -> Callable[[Path], Fil
     return lambda _: {name: content}
 
 
+def late(content: Callable[[], bytes], name: str = "model.safetensors") -> Callable[[Path], Files]:
+    """One file that takes long to build, or much memory."""
+    return lambda _: {name: content()}
+
+
 def header(text: bytes, size: int = 8) -> Callable[[Path], Files]:
     return one(safetensors_bytes(text, bytes(size)))
 
@@ -212,7 +217,7 @@ REFUSED: Mapping[str, Refused] = {
         header(b'{"x":%b,"x":%b}' % (ENTRY, ENTRY)), "invalid_model", "'x' twice"
     ),
     "a header of 100 MB": Refused(
-        one((100 << 20).to_bytes(8, "little") + b"{" + bytes((100 << 20) - 1)),
+        late(lambda: (100 << 20).to_bytes(8, "little") + b"{" + bytes((100 << 20) - 1)),
         "too_large",
         "header of 104,857,600 bytes; 67,108,864 are allowed",
     ),
@@ -220,7 +225,9 @@ REFUSED: Mapping[str, Refused] = {
         one((1 << 63).to_bytes(8, "little") + b"{}"), "too_large", "9,223,372,036,854,775,808"
     ),
     "a header of 60 MB without an end": Refused(
-        header(b'{"' + b"a" * (60 << 20)), "invalid_model", "an invalid string"
+        late(lambda: safetensors_bytes(b'{"' + b"a" * (60 << 20), bytes(8))),
+        "invalid_model",
+        "an invalid string",
     ),
     "a name of 1 MB": Refused(
         header(b'{"%b":%b}' % (b"n" * (1 << 20), ENTRY)), "invalid_model", "1,048,576 characters"
@@ -245,10 +252,14 @@ REFUSED: Mapping[str, Refused] = {
         "whole numbers from 0",
     ),
     "a header of 5,000,000 values": Refused(
-        header(b'{"x":[%b0]}' % (b"0," * 5_000_000)), "too_large", "LIMIT_TENSORS"
+        late(lambda: safetensors_bytes(b'{"x":[%b0]}' % (b"0," * 5_000_000), bytes(8))),
+        "too_large",
+        "LIMIT_TENSORS",
     ),
     "names of 500 parts": Refused(
-        one(attacks.empty_tensors("{n}" + ".a" * 490)(2 << 20)), "too_large", "shorter paths"
+        late(lambda: attacks.empty_tensors("{n}" + ".a" * 490)(2 << 20)),
+        "too_large",
+        "shorter paths",
     ),
     # index.json
     "an index that points above": Refused(index(a="../../etc/passwd"), "invalid_model", "lacks"),
@@ -359,7 +370,7 @@ REFUSED: Mapping[str, Refused] = {
         "too early",
     ),
     "a legacy pickle of 70 MB": Refused(
-        one(sound_legacy()[:21] + b"\x80\x02" + b"]0" * (35 << 20), "model.pt"),
+        late(lambda: sound_legacy()[:21] + b"\x80\x02" + b"]0" * (35 << 20), "model.pt"),
         "too_large",
         "over 5,010,000 opcodes.*LIMIT_TENSORS",
     ),
@@ -367,28 +378,30 @@ REFUSED: Mapping[str, Refused] = {
         one(tarred("pickle", b"x"), "model.pt"), "unsupported_format", "before 0.2"
     ),
     "a call again and again": Refused(
-        one(attacks.LEGACY["OrderedDict called again"](1 << 20), "model.pt"),
+        late(lambda: attacks.LEGACY["OrderedDict called again"](1 << 20), "model.pt"),
         "too_large",
         "one for each byte",
     ),
     "bytes made again and again": Refused(
-        one(attacks.LEGACY["encode called again"](1 << 20), "model.pt"),
+        late(lambda: attacks.LEGACY["encode called again"](1 << 20), "model.pt"),
         "too_large",
         "one for each byte",
     ),
     "a tensor of 80,000 names": Refused(
-        one(attacks.one_tensor_many_names(1 << 20), "model.pt"),
+        late(lambda: attacks.one_tensor_many_names(1 << 20), "model.pt"),
         "too_large",
         "save each tensor once",
     ),
     "memo numbers that collide": Refused(
-        one(attacks.far_memo(1 << 20), "model.pt"), "invalid_model", "a number in its memo"
+        late(lambda: attacks.far_memo(1 << 20), "model.pt"), "invalid_model", "a number in its memo"
     ),
     "shapes that collide": Refused(
-        one(attacks.colliding_shapes(1 << 20), "model.pt"), "invalid_model", "whole number from 0"
+        late(lambda: attacks.colliding_shapes(1 << 20), "model.pt"),
+        "invalid_model",
+        "whole number from 0",
     ),
     "1,000,000 marks": Refused(
-        one(attacks.LEGACY["marks"](1 << 20), "model.pt"), "invalid_model", "damaged"
+        late(lambda: attacks.LEGACY["marks"](1 << 20), "model.pt"), "invalid_model", "damaged"
     ),
     "a bare pickle": Refused(
         lambda canary: {"model.pt": pickled_bomb(canary, 4)}, "unsupported_format", "never opened"
@@ -461,10 +474,12 @@ REFUSED: Mapping[str, Refused] = {
         pt2_with(WEIGHTS, b'{"config": {"w": {}, "w": {}}}'), "invalid_model", "'w' occurs twice"
     ),
     "pt2, 5,000,000 values": Refused(
-        pt2_with(GRAPH, b"[%b0]" % (b"0," * 5_000_000)), "too_large", "16 for each tensor"
+        lambda canary: pt2_with(GRAPH, b"[%b0]" % (b"0," * 5_000_000))(canary),
+        "too_large",
+        "16 for each tensor",
     ),
     "pt2, 100,000 keys and one twice": Refused(
-        one(attacks.keys_twice(1 << 20), "model.pt2"), "invalid_model", "occurs twice"
+        late(lambda: attacks.repeated_key(1 << 20), "model.pt2"), "invalid_model", "occurs twice"
     ),
     "pt2, a name of 60,000 characters": Refused(
         lambda _: {
@@ -499,7 +514,7 @@ def not_floats(_: Path) -> Files:
 
 def attacked(attack: str) -> Callable[[Path], Files]:
     """A legacy checkpoint with much beside its tensor, which nothing should look at for long."""
-    return one(attacks.LEGACY[attack](1 << 20), "model.pt")
+    return late(lambda: attacks.LEGACY[attack](1 << 20), "model.pt")
 
 
 ACCEPTED: Mapping[str, Callable[[Path], Files]] = {

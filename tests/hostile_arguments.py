@@ -85,9 +85,9 @@ class Hostile:
             given[name] = changed
         return given
 
-    def honest(self, said: Any) -> Value:
+    def honest(self, argument: Any) -> Value:
         """What a description of an argument stands for."""
-        match said:
+        match argument:
             case {"tensor": shape, "dtype": dtype}:
                 return self.tensor(shape, getattr(torch, dtype))
             case {"dtype": name} | {"memory_format": name} | {"layout": name}:
@@ -97,8 +97,8 @@ class Hostile:
             case {"float": text}:
                 return float(text)
             case list():
-                return [self.honest(each) for each in said]
-        return said
+                return [self.honest(each) for each in argument]
+        return argument
 
     def tensor(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Plain numbers; small ones where they may be indices."""

@@ -57,12 +57,12 @@ class ObjectStoreServer:
 
     def unfinished_uploads(self) -> list[str]:
         """Keys below the prefix with multipart uploads that were neither completed nor aborted."""
-        found = httpx.get(
+        response = httpx.get(
             f"{self.filer}/buckets/{BUCKET}/.uploads/",
             params={"limit": 10_000},
             headers={"Accept": "application/json"},
         )
-        entries = (found.json()["Entries"] if found.is_success else None) or ()
+        entries = (response.json()["Entries"] if response.is_success else None) or ()
         keys = [base64.b64decode(entry["Extended"]["key"]).decode() for entry in entries]
         prefix = urlsplit(self.url).path.lstrip("/")
         return [key for key in keys if key.startswith(prefix)]
@@ -113,7 +113,7 @@ def object_store(object_store_server: ObjectStoreServer) -> ObjectStoreServer:
 
 @pytest.fixture
 def fault_proxy(object_store: ObjectStoreServer) -> Iterator[FaultProxy]:
-    """A proxy before the server, which passes everything until it is told otherwise."""
+    """A proxy in front of the server, which forwards everything until configured otherwise."""
     port = int(object_store.endpoint.rsplit(":", 1)[1])
     with FaultProxy.before(port) as proxy:
         yield proxy

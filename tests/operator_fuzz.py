@@ -1,6 +1,6 @@
 """Calls operators with hostile arguments, in a process that may die of it.
 
-`python -m tests.operator_fuzz SEED SECONDS [TARGET...]` calls them in turn until the time is up and
+`python -m tests.operator_fuzz SEED CALLS [TARGET...]` calls each of them so often, in turn, and
 writes as JSON how often, how often they took the arguments, and what they died of. With the library
 of `guarded_memory.c` preloaded, they die of every access beyond a tensor.
 """
@@ -12,7 +12,6 @@ import os
 import resource
 import signal
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from tests.hostile_arguments import Hostile, Value
 CALLS = Path(__file__).with_name("operator_calls.json")
 """Target -> honest calls of it, as exported programs of architectures make them."""
 MEMORY_BYTES = 4 << 30
-MOST_DEATHS = 3
+MAX_DEATHS = 3
 """Times that an operator may die before it is left alone."""
 CALLS_OF_A_CHILD = 20_000
 SLOW_S = 60
@@ -63,11 +62,11 @@ def call(target: OpOverload, given: Mapping[str, Value], *, on_meta: bool = Fals
     Raises:
         AssertionError: it changed what it may not, or gave a tensor that is none.
     """
-    written = operators()[f"torch.ops.{target}"].written
+    mutated = operators()[f"torch.ops.{target}"].mutated
     if on_meta:
         given = {name: _on_meta(value) for name, value in given.items()}
     writable = {
-        each.untyped_storage().data_ptr() for name in written for each in _tensors(given.get(name))
+        each.untyped_storage().data_ptr() for name in mutated for each in _tensors(given.get(name))
     }
     before = [
         (tensor, _bytes(tensor))
@@ -122,8 +121,8 @@ class Canaries:
 class Fuzz:
     """Calls operators in turn; what a child counted, its parent knows after its death."""
 
-    def __init__(self, seed: int, until: float, targets: Sequence[str]) -> None:
-        self.seed, self.until, self.targets = seed, until, targets
+    def __init__(self, seed: int, calls: int, targets: Sequence[str]) -> None:
+        self.seed, self.targets, self.end = seed, targets, calls * len(targets)
         self.calls = json.loads(CALLS.read_text())
         self.deaths: list[tuple[str, int, int]] = []
         shared = mmap.mmap(-1, 8 * (1 + 2 * len(targets)))
@@ -140,8 +139,8 @@ class Fuzz:
             call(overload(target), given, on_meta=True)
 
     def run(self) -> None:
-        """Fork children that call operators until the time is up; go on behind what one died of."""
-        while time.monotonic() < self.until:
+        """Fork children that call operators to the end; go on behind what one died of."""
+        while self.numbers[0] < self.end:
             child = os.fork()
             if not child:
                 self._child()
@@ -168,7 +167,7 @@ class Fuzz:
         for _ in range(CALLS_OF_A_CHILD):
             number = self.numbers[0]
             at = number % len(self.targets)
-            if deaths[self.targets[at]] < MOST_DEATHS:
+            if deaths[self.targets[at]] < MAX_DEATHS:
                 signal.alarm(SLOW_S)
                 function, given, on_meta = make(self.targets[at], self.seed + number, self.calls)
                 self.made[at] += 1
@@ -179,7 +178,7 @@ class Fuzz:
             if not number % 500 and _open_files() > opened:
                 os._exit(OPENED)
             self.numbers[0] = number + 1
-            if time.monotonic() > self.until:
+            if number + 1 == self.end:
                 break
         signal.alarm(0)
 
@@ -205,11 +204,11 @@ def _watch(event: str, details: tuple[Any, ...]) -> None:
 
 
 def main() -> None:
-    """Call operators for some time."""
-    seed, seconds, *targets = sys.argv[1:]
+    """Call operators."""
+    seed, calls, *targets = sys.argv[1:]
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    fuzz = Fuzz(int(seed), time.monotonic() + float(seconds), targets or sorted(operators()))
+    fuzz = Fuzz(int(seed), int(calls), targets or sorted(operators()))
     fuzz.import_everything()
     fuzz.run()
     counted = {

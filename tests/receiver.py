@@ -1,4 +1,4 @@
-"""A server that takes webhooks, fails as it is told to, and keeps what it was sent."""
+"""A webhook receiver that records requests, and fails on demand."""
 
 import threading
 from collections.abc import Iterator

@@ -1,13 +1,16 @@
-"""Combinations of parameters: few in the fast tests, all of them in the heavy ones."""
+"""Combinations of parameters: few in the fast tests, more in the heavy ones, all in long runs."""
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations, product
 from typing import Any
 
 import pytest
 
+from tests.examples import examples
 
-def pairwise(*axes: Sequence[Any]) -> set[tuple[int, ...]]:
+
+def pairwise(*axes: Collection[Any]) -> set[tuple[int, ...]]:
     """Positions of combinations in which any two values of two axes occur together."""
 
     def pairs_of(case: tuple[int, ...]) -> set[tuple[tuple[int, int], ...]]:
@@ -23,23 +26,29 @@ def pairwise(*axes: Sequence[Any]) -> set[tuple[int, ...]]:
     return chosen
 
 
-def spanning(*axes: Sequence[Any]) -> list[Any]:
-    """Every combination, as parameters; those beyond a pairwise selection are heavy."""
+def spanning(*axes: Collection[Any]) -> list[Any]:
+    """A pairwise selection of combinations, and as many others, which are heavy, as parameters."""
     return _params(axes, pairwise(*axes))
 
 
-def every_value(*axes: Sequence[Any]) -> list[Any]:
-    """Every combination, as parameters; those beyond one selection with each value are heavy."""
+def every_value(*axes: Collection[Any]) -> list[Any]:
+    """A selection of combinations with each value, and as many others, which are heavy."""
     longest = max(len(axis) for axis in axes)
     return _params(axes, {tuple(n % len(axis) for axis in axes) for n in range(longest)})
 
 
-def _params(axes: Sequence[Sequence[Any]], chosen: set[tuple[int, ...]]) -> list[Any]:
+def _params(axes: Sequence[Collection[Any]], chosen: set[tuple[int, ...]]) -> list[Any]:
+    values = [list(axis) for axis in axes]
+    cases = list(product(*(range(len(axis)) for axis in axes)))
+    others = [case for case in cases if case not in chosen]
+    heavy = random.Random(0).sample(others, min(len(others), examples(len(chosen))))  # noqa: S311
     return [
-        pytest.param(*values, marks=() if positions in chosen else pytest.mark.heavy)
-        for positions, values in zip(
-            product(*(range(len(axis)) for axis in axes)), product(*axes), strict=True
+        pytest.param(
+            *(axis[at] for axis, at in zip(values, case, strict=True)),
+            marks=() if case in chosen else pytest.mark.heavy,
         )
+        for case in cases
+        if case in chosen or case in heavy
     ]
 
 

@@ -1,6 +1,5 @@
 """Artifacts in PyTorch: as dense tensors, or as packed weights of a module."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,17 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.functional import embedding
-from torch.nn.utils.parametrize import register_parametrization
 
 from palettery.app.artifacts.files import open_files
+from palettery.app.artifacts.packed_weights import PackedWeight, replace_weight
 from palettery.app.artifacts.reader import Artifact
 from palettery.app.checkpoints.dtypes import DTYPES
 from palettery.app.errors import InvalidArtifact, UnsupportedFormat
 from palettery.kernels.arrays import to_torch
-from palettery.schemas.artifact import PalettizedWeight
 
-SCALE = "per_channel_scale"
 Files = Path | str | Sequence[Path | str]
 """An artifact's file, the folder of its shards, or the shards."""
 
@@ -51,11 +47,11 @@ class IncompatibleKeys(NamedTuple):
 def load_into(module: nn.Module, artifact: Files, *, strict: bool = True) -> IncompatibleKeys:
     """Load an artifact's tensors into a module; palettized weights stay packed.
 
-    Each becomes a parametrization (`torch.nn.utils.parametrize`) of packed indices and palette,
-    which decodes the weight whenever it is read; it can no longer be trained. The module takes the
-    memory of the artifact, and of the weight in use. With `strict=False`, tensors that only one
-    side has are returned instead of raising. Buffers that the module does not save
-    (`persistent=False`) do not count as missing.
+    Each becomes a `PackedWeight`, which decodes the weight whenever it is read; it can no longer
+    be trained. The module takes the memory of the artifact, and of the weight in use; of an
+    embedding, only the rows asked for are decoded. With `strict=False`, tensors that only one side
+    has are returned instead of raising. Buffers that the module does not save (`persistent=False`)
+    do not count as missing.
 
     Raises:
         InvalidArtifact: the files are not an artifact, are damaged, or are of another model; the
@@ -79,49 +75,21 @@ def load_into(module: nn.Module, artifact: Files, *, strict: bool = True) -> Inc
     module.load_state_dict(
         {name: kept[first] for name, first in shared.items() if first in kept}, strict=False
     )
-    stored = {name: _stored(opened, name) for name in opened.weights if name in shared.values()}
+    packed = {
+        name: PackedWeight(weight, _stored_arrays(opened, name))
+        for name, weight in opened.weights.items()
+        if name in shared.values()
+    }
     for name, first in shared.items():
-        if first in stored:
-            path, _, own = name.rpartition(".")
-            owner = module.get_submodule(path)
-            lookup = PaletteLookup(opened.weights[first], stored[first])
-            delattr(owner, own)
-            owner.register_buffer(own, torch.empty(0))  # a parameter would be trainable
-            register_parametrization(owner, own, lookup, unsafe=True)
+        if first in packed:
+            replace_weight(module, name, packed[first])
     return incompatible
 
 
-class PaletteLookup(nn.Module):
-    """Parametrization that decodes a weight from packed indices, a palette, and row scales."""
-
-    def __init__(self, weight: PalettizedWeight, stored: Sequence[torch.Tensor]) -> None:
-        super().__init__()
-        self._weight, self._stored = weight, tuple(stored)
-
-    def right_inverse(self, _: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the tensors that are stored in place of the weight."""
-        return self._stored
-
-    def forward(
-        self, packed: torch.Tensor, lut: torch.Tensor, scale: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return the weight.
-
-        Shapes: packed (bytes,) uint8; lut [groups0, groups1, 1.., 2**n_bits, cluster_dim] in the
-            weight's dtype; scale [rows, 1..] float32 -> the weight's.
-        """
-        weight = self._weight
-        rows, *rest = weight.shape
-        cells = (rows // weight.cluster_dim, *rest)
-        entries = lut.reshape(-1, weight.cluster_dim)
-        indices = _unpack(packed, weight.n_bits, math.prod(cells)).reshape(cells)
-        if weight.group_size is not None:
-            indices = indices + _first_entries(weight, cells, lut)
-        dense = embedding(indices, entries).movedim(-1, 1).reshape(weight.shape)
-        if scale is None:
-            return dense
-        wide = dense if dense.dtype == torch.float64 else dense.float()
-        return (wide * scale).to(dense.dtype)
+def _stored_arrays(artifact: Artifact, name: str) -> dict[str, torch.Tensor]:
+    """Return the arrays of a palettized weight, as they are stored."""
+    artifact.mask(name)  # which checks the number of stored weights
+    return {key: to_tensor(artifact.array(part)) for key, part in artifact.palettes[name].items()}
 
 
 def to_tensor(array: NDArray[Any]) -> torch.Tensor:
@@ -186,43 +154,3 @@ def _check_shapes(
 def _first_name(names: Sequence[str]) -> str:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return names[0] + more
-
-
-def _stored(artifact: Artifact, name: str) -> tuple[torch.Tensor, ...]:
-    """Return packed indices, padded to whole words, the palette in the weight's dtype, scales."""
-    parts = artifact.palettes[name]
-    packed = artifact.array(parts["indices"])
-    padded = np.pad(packed, (0, -packed.size % _word_bytes(artifact.weights[name].n_bits)))
-    scales = [artifact.array(parts[SCALE])] if SCALE in parts else []
-    return tuple(map(to_tensor, (padded, artifact.lut(name), *scales)))
-
-
-def _word_bytes(n_bits: int) -> int:
-    """Return the fewest bytes that hold a whole number of indices."""
-    return 3 if n_bits in (3, 6) else 1
-
-
-def _unpack(packed: torch.Tensor, n_bits: int, count: int) -> torch.Tensor:
-    """Return the indices in a bit stream, least significant bit first.
-
-    Shapes: (bytes,) uint8, whole words -> (count,) int32.
-    """
-    size = _word_bytes(n_bits)
-    lanes = packed.reshape(-1, size).to(torch.int32)
-    words = lanes[:, 0]
-    for lane in range(1, size):
-        words = words | (lanes[:, lane] << (8 * lane))
-    shifts = torch.arange(0, 8 * size, n_bits, dtype=torch.int32, device=packed.device)
-    indices: torch.Tensor = (words[:, None] >> shifts) & (2**n_bits - 1)
-    return indices.reshape(-1)[:count]
-
-
-def _first_entries(
-    weight: PalettizedWeight, cells: tuple[int, ...], lut: torch.Tensor
-) -> torch.Tensor:
-    """Return the first palette entry of each index's group, in a shape to broadcast."""
-    assert weight.group_size is not None  # noqa: S101 - callers checked
-    group = weight.group_size // (weight.cluster_dim if weight.axis == 0 else 1)
-    place = torch.arange(cells[weight.axis], dtype=torch.int32, device=lut.device)
-    shape = [-1 if axis == weight.axis else 1 for axis in range(len(cells))]
-    return (place // group * 2**weight.n_bits).reshape(shape)

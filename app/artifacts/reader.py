@@ -12,6 +12,13 @@ from pydantic import ValidationError
 
 from palettery import kernels
 from palettery.app.artifacts.dtypes import NUMPY
+from palettery.app.artifacts.palette_arrays import (
+    LocatedTensor,
+    cells,
+    check_stored,
+    row_blocks,
+    take_palette,
+)
 from palettery.app.checkpoints.safetensors import NAME_CHARACTERS as MODEL_NAME_CHARACTERS
 from palettery.app.checkpoints.safetensors import read_header
 from palettery.app.errors import InvalidArtifact
@@ -19,27 +26,17 @@ from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.kernels import Palette
 from palettery.kernels.lut import dense_lut
-from palettery.kernels.threads import Check, no_check
+from palettery.kernels.palette import look_up
+from palettery.kernels.threads import CancellationCheck, never_cancel
 from palettery.schemas.artifact import (
     METADATA_KEY,
     PALETTE_KEYS,
     ArtifactMetadata,
     PalettizedWeight,
 )
-from palettery.schemas.checkpoint import StoredTensor
 
-BLOCK_BYTES = 16 << 20
-"""Dense bytes decoded at a time."""
 NAME_CHARACTERS = MODEL_NAME_CHARACTERS + 1 + max(map(len, PALETTE_KEYS))
 """Most characters of an array's name: a tensor's name, a dot and a key."""
-
-
-@dataclass(frozen=True)
-class LocatedTensor:
-    """A tensor of an artifact, and the path of its file."""
-
-    path: str
-    tensor: StoredTensor
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Artifact:
     """Name of a palettized weight -> its arrays `indices`, `lut` and so on."""
     kept_tensors: Mapping[str, LocatedTensor]
     """Untouched tensors by name."""
-    check: Check = no_check
+    check: CancellationCheck = never_cancel
     """Function that is called regularly during decoding; it raises to cancel."""
 
     def array(self, stored: LocatedTensor) -> NDArray[np.generic]:
@@ -75,39 +72,94 @@ class Artifact:
         Memory is bounded by the block, not by the weight.
         """
         weight, parts = self.weights[name], self.palettes[name]
-        arrays = self._arrays_but_indices(name)
-        indices = parts["indices"]
-        for first, rows in _row_blocks(weight):
+        arrays, before = self._small_arrays(name), 0
+        for first, rows in row_blocks(weight):
             self.check()
-            cells = _cells(weight, rows)
-            start = _cells(weight, first) * weight.n_bits // 8
-            packed = self.storage.read(
-                indices.path,
-                indices.tensor.offset + start,
-                (cells * weight.n_bits + 7) // 8,
+            mask, skip, start, stop = None, 0, cells(weight, first), cells(weight, first + rows)
+            if weight.stored is not None:
+                mask = self._mask(name, first, rows)
+                start = before // weight.cluster_dim // 8 * 8  # of 8 indices, the first has a byte
+                skip, before = before - start * weight.cluster_dim, before + int(mask.sum())
+                stop = -(-before // weight.cluster_dim)
+                check_stored(name, weight, before, is_last=first + rows == weight.shape[0])
+            packed = self._range(
+                parts["indices"],
+                start * weight.n_bits // 8,
+                ((stop - start) * weight.n_bits + 7) // 8,
             )
-            block = _palette(weight, arrays, packed, first, rows)
+            indices = kernels.unpack(packed, weight.n_bits, (stop - start,))
+            block = _palette(weight, arrays, indices, (first, rows), mask, skip)
             yield first, kernels.reconstruct(block, threads)
+
+    def mask(self, name: str) -> NDArray[np.bool_] | None:
+        """Return which weights of a sparse one are stored; None if it is not sparse."""
+        weight = self.weights[name]
+        if weight.stored is None:
+            return None
+        mask = self._mask(name, 0, weight.shape[0])
+        check_stored(name, weight, int(mask.sum()), is_last=True)
+        return mask
+
+    def _mask(self, name: str, first: int, rows: int) -> NDArray[np.bool_]:
+        """Return the mask of some rows that begin on a byte."""
+        rest = self.weights[name].shape[1:]
+        start, count = first * math.prod(rest), rows * math.prod(rest)
+        packed = self._range(self.palettes[name]["mask"], start // 8, (count + 7) // 8)
+        return kernels.unpack_mask(packed, (rows, *rest))
+
+    def _range(self, stored: LocatedTensor, start: int, size_bytes: int) -> NDArray[np.uint8]:
+        if not size_bytes:
+            return np.empty(0, np.uint8)
+        data = self.storage.read(stored.path, stored.tensor.offset + start, size_bytes)
+        return np.frombuffer(data, np.uint8)
 
     def palette(self, name: str) -> Palette:
         """Return the palette of a weight; its indices are unpacked to one byte each."""
+        weight, mask = self.weights[name], self.mask(name)
+        packed = np.frombuffer(self.data(self.palettes[name]["indices"]), np.uint8)
+        indices = kernels.unpack(packed, weight.n_bits, (cells(weight, weight.shape[0]),))
+        return _palette(weight, self._small_arrays(name), indices, (0, weight.shape[0]), mask)
+
+    def quantized(self, name: str) -> dict[str, NDArray[Any]] | None:
+        """Return 8-bit weights with scale and zero point that are equal to an 8-bit palette.
+
+        None if the weight has no such palette, is sparse, or has rows with scales of their own.
+        Their product with the palette's is rounded, and (stored - zero point) * scale is not.
+
+        Shapes: quantized the weight's, scale and zero_point [groups0, groups1, 1..].
+        """
         weight, parts = self.weights[name], self.palettes[name]
-        arrays = {key: self.array(stored) for key, stored in parts.items()}
-        packed = arrays.pop("indices").data
-        return _palette(weight, arrays, packed, 0, weight.shape[0])
+        is_plain = (weight.n_bits, weight.cluster_dim, weight.dtype) == (8, 1, "F32")
+        if not is_plain or weight.stored is not None or "lut_scale" not in parts:
+            return None
+        if "per_channel_scale" in parts:
+            return None
+        palette = self.palette(name)
+        weights = look_up(palette.indices, palette.lut, weight.shape, None, None)
+        arrays = {"quantized": weights, "scale": palette.lut_scale[..., 0, 0]}
+        if palette.lut_zero_point is not None:
+            arrays["zero_point"] = palette.lut_zero_point[..., 0, 0]
+        return arrays
+
+    def has_unequal_groups(self, name: str) -> bool:
+        """Return whether groups of a sparse weight differ in their number of stored values."""
+        mask, lut = self.mask(name), self.palettes[name]["lut"].tensor
+        return mask is not None and bool(np.ptp(kernels.stored_per_group(mask, lut.shape)))
 
     def lut(self, name: str) -> NDArray[np.generic]:
         """Return the LUTs of a weight in its dtype, without reading the indices."""
-        arrays = self._arrays_but_indices(name)
+        arrays = self._small_arrays(name)
         dtype = NUMPY[self.weights[name].dtype]
         lut: NDArray[np.generic] = dense_lut(
             arrays["lut"], dtype, arrays.get("lut_scale"), arrays.get("lut_zero_point")
         )
         return lut
 
-    def _arrays_but_indices(self, name: str) -> dict[str, NDArray[Any]]:
+    def _small_arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """Return LUTs and scales."""
         parts = self.palettes[name]
-        return {key: self.array(stored) for key, stored in parts.items() if key != "indices"}
+        large = ("indices", "mask")
+        return {key: self.array(stored) for key, stored in parts.items() if key not in large}
 
     def tied_names(self) -> dict[str, str]:
         """Return a map of every other name of a tensor to its first name."""
@@ -150,7 +202,7 @@ def open_artifact(storage: Storage, paths: Sequence[str], limits: Limits) -> Art
         metadata.append(_parse_metadata(path, header.metadata))
         tensors |= {tensor.name: LocatedTensor(path, tensor) for tensor in header.tensors}
     weights = {name: weight for each in metadata for name, weight in each.weights.items()}
-    palettes = {name: _take_palette(tensors, name, weight) for name, weight in weights.items()}
+    palettes = {name: take_palette(tensors, name, weight) for name, weight in weights.items()}
     return Artifact(storage, metadata, weights, palettes, tensors)
 
 
@@ -172,106 +224,23 @@ def _parse_metadata(path: str, metadata: Mapping[str, str]) -> ArtifactMetadata:
         raise InvalidArtifact(f"{path}: its palettery metadata is damaged: {error}") from error
 
 
-def _take_palette(
-    tensors: dict[str, LocatedTensor], name: str, weight: PalettizedWeight
-) -> dict[str, LocatedTensor]:
-    """Remove a weight's arrays from the tensors, and check them against the metadata."""
-    shapes = _shapes(name, weight)
-    parts = {key: tensors.pop(f"{name}.{key}") for key in shapes if f"{name}.{key}" in tensors}
-    quantized = "lut" in parts and parts["lut"].tensor.dtype != weight.dtype
-    dtypes = _dtypes(weight, parts) if quantized else _PLAIN | {"lut": (weight.dtype,)}
-    for key in ("indices", "lut", "lut_scale")[: 3 if quantized else 2]:
-        if key not in parts:
-            raise InvalidArtifact(f"{name}: the artifact lacks `{name}.{key}`")
-    for key, stored in parts.items():
-        _check(f"{name}.{key}", "shape", list(stored.tensor.shape), [list(shapes[key])])
-        _check(f"{name}.{key}", "dtype", stored.tensor.dtype, dtypes[key])
-    return parts
-
-
-def _check(name: str, what: str, got: object, allowed: Sequence[object]) -> None:
-    if got not in allowed:
-        expected = " or ".join(map(str, allowed)) or "no such array"
-        raise InvalidArtifact(f"{name} has {what} {got}, but the metadata asks for {expected}")
-
-
-_QUANTIZED = ("I8", "U8", "F8_E4M3", "F8_E5M2")
-_PLAIN: dict[str, Sequence[str]] = {
-    "indices": ("U8",),
-    "lut_scale": (),
-    "lut_zero_point": (),
-    "per_channel_scale": ("F32",),
-}
-
-
-def _dtypes(
-    weight: PalettizedWeight, parts: Mapping[str, LocatedTensor]
-) -> dict[str, Sequence[str]]:
-    """Return the allowed dtypes of each array if the LUT is quantized."""
-    return _PLAIN | {
-        "lut": (weight.dtype, *_QUANTIZED),
-        "lut_scale": ("F32",),
-        "lut_zero_point": (parts["lut"].tensor.dtype,),
-    }
-
-
-def _shapes(name: str, weight: PalettizedWeight) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every array that a weight may be stored as."""
-    rank, groups = len(weight.shape), [1] * len(weight.shape)
-    group_size = weight.group_size
-    if (
-        rank <= weight.axis
-        or weight.shape[0] % weight.cluster_dim
-        or (group_size is not None and weight.shape[weight.axis] % group_size)
-    ):
-        raise InvalidArtifact(
-            f"{name}: a weight of shape {list(weight.shape)} takes no vectors of "
-            f"{weight.cluster_dim} and groups of {group_size} on axis {weight.axis}"
-        )
-    if group_size is not None:
-        groups[weight.axis] = weight.shape[weight.axis] // group_size
-    packed = (_cells(weight, weight.shape[0]) * weight.n_bits + 7) // 8
-    return {
-        "indices": (packed,),
-        "lut": (*groups, 2**weight.n_bits, weight.cluster_dim),
-        "lut_scale": (*groups, 1, 1),
-        "lut_zero_point": (*groups, 1, 1),
-        "per_channel_scale": (weight.shape[0], *[1] * (rank - 1)),
-    }
-
-
-def _cells(weight: PalettizedWeight, rows: int) -> int:
-    """Return the number of indices of this many dense rows."""
-    return rows // weight.cluster_dim * math.prod(weight.shape[1:])
-
-
-def _row_blocks(weight: PalettizedWeight) -> Iterator[tuple[int, int]]:
-    """Yield (first row, rows) such that each block starts on a byte, a group and a vector."""
-    row_bits = math.prod(weight.shape[1:]) * weight.n_bits
-    grouped = weight.group_size if weight.axis == 0 and weight.group_size else 1
-    unit = math.lcm(weight.cluster_dim * (8 // math.gcd(8, row_bits or 8)), grouped)
-    row_bytes = math.prod(weight.shape[1:]) * NUMPY[weight.dtype].itemsize
-    step = max(1, BLOCK_BYTES // max(1, unit * row_bytes)) * unit
-    for first in range(0, weight.shape[0], step):
-        yield first, min(step, weight.shape[0] - first)
-
-
 def _palette(
     weight: PalettizedWeight,
     arrays: Mapping[str, NDArray[np.generic]],
-    packed: memoryview,
-    first: int,
-    rows: int,
+    indices: NDArray[np.uint8],
+    block: tuple[int, int],
+    mask: NDArray[np.bool_] | None = None,
+    skip: int = 0,
 ) -> Palette:
-    """Return the palette of a block of rows."""
-    own = dict(arrays)
+    """Return the palette of a block of rows: the first, and their number."""
+    (first, rows), own = block, dict(arrays)
     if "per_channel_scale" in own:
         own["per_channel_scale"] = own["per_channel_scale"][first : first + rows]
     if weight.axis == 0 and weight.group_size is not None:
         groups = slice(first // weight.group_size, (first + rows) // weight.group_size)
         own |= {key: own[key][groups] for key in own if key.startswith("lut")}
-    shape = (rows // weight.cluster_dim, *weight.shape[1:])
-    indices = kernels.unpack(np.frombuffer(packed, np.uint8), weight.n_bits, shape)
+    if mask is None:
+        indices = indices.reshape(rows // weight.cluster_dim, *weight.shape[1:])
     return Palette(
         indices=indices,
         lut=own["lut"],
@@ -280,4 +249,6 @@ def _palette(
         per_channel_scale=own.get("per_channel_scale"),
         shape=(rows, *weight.shape[1:]),
         dtype=NUMPY[weight.dtype],
+        mask=mask,
+        skip=skip,
     )

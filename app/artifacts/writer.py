@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from palettery.app.artifacts.dtypes import NAMES
 from palettery.app.storage.base import Storage
-from palettery.app.storage.checked_reads import store_digests
 from palettery.app.storage.file_digest import FileDigest
+from palettery.app.storage.verified_reader import store_digests
 
 Chunks: TypeAlias = Iterable[bytes | memoryview]
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palettery.app.checkpoints.dtypes import DTYPE_BITS
-from palettery.app.storage.base import CHUNK_BYTES, Reads
+from palettery.app.storage.base import CHUNK_BYTES, ObjectReader
 from palettery.schemas.checkpoint import StoredTensor
 
 
@@ -18,8 +18,8 @@ def array_view(
     flat: NDArray[np.generic] = np.frombuffer(data, dtype)
     if strides is None:
         return flat.reshape(shape)
-    steps = tuple(stride * flat.itemsize for stride in strides)
-    return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
+    byte_strides = tuple(stride * flat.itemsize for stride in strides)
+    return np.lib.stride_tricks.as_strided(flat, shape, byte_strides, writeable=False)
 
 
 def dense_size_bytes(tensor: StoredTensor) -> int:
@@ -27,14 +27,14 @@ def dense_size_bytes(tensor: StoredTensor) -> int:
     return math.prod(tensor.shape) * DTYPE_BITS[tensor.dtype] // 8
 
 
-def dense_chunks(source: Reads, path: str, tensor: StoredTensor) -> Iterator[memoryview]:
+def dense_chunks(source: ObjectReader, path: str, tensor: StoredTensor) -> Iterator[memoryview]:
     """Yield a tensor's bytes in row-major order; one with strides is fetched whole."""
     if tensor.strides is None:
         yield from source.chunks(path, tensor.offset, tensor.size_bytes)
         return
-    opaque = np.dtype(f"V{DTYPE_BITS[tensor.dtype] // 8}")
+    element_dtype = np.dtype(f"V{DTYPE_BITS[tensor.dtype] // 8}")
     data = source.read(path, tensor.offset, tensor.size_bytes)
-    array = array_view(data, opaque, tensor.shape, tensor.strides)
+    array = array_view(data, element_dtype, tensor.shape, tensor.strides)
     rows = max(1, CHUNK_BYTES * len(array) // max(1, dense_size_bytes(tensor)))
     for first in range(0, len(array), rows):
         block = np.ascontiguousarray(array[first : first + rows])

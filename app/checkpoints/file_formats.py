@@ -45,6 +45,7 @@ class UnsupportedFileType:
     """A known file format that is not accepted, with advice for the user."""
 
     matches: Callable[[bytes], bool]
+    """Function that takes the first `HEAD_BYTES` bytes of a file."""
     what: str
     advice: str
 
@@ -54,18 +55,18 @@ def _begins(*starts: bytes) -> Callable[[bytes], bool]:
 
 
 def _is_legacy(head: bytes) -> bool:
-    """Return whether it is a checkpoint of PyTorch before 1.6: a pickled magic number first."""
+    """Return whether a file is a checkpoint of PyTorch before 1.6: its pickled magic number."""
     return _is_pickle(head) and MAGIC_OPCODE in head[:64]
 
 
 def _is_pickle(head: bytes) -> bool:
-    """Return whether it is a pickle of protocol 2 to 5, or of protocol 0, which is text."""
+    """Return whether a file begins as a pickle of protocol 2 to 5, or of protocol 0 (text)."""
     is_binary = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     return is_binary or _TEXT_PICKLE.match(head) is not None
 
 
 def _is_onnx(head: bytes) -> bool:
-    """Return whether it is a protobuf with a small ir_version, then a text or message field."""
+    """Return whether a file begins as a protobuf: a small ir_version, then a text or message."""
     return head[:1] == b"\x08" and head[1:2] <= b"\x20" and head[2:3] in (b"\x12", b"\x1a", b"\x3a")
 
 
@@ -148,8 +149,8 @@ def detect_format(head: bytes, name: str) -> FileFormat:
         return "zip"
     if _is_legacy(head):
         return "legacy"
-    length = head[:8]
-    if head.removeprefix(_BOM).lstrip()[:1] in (b"{", b"[") and 0 not in length:
+    # The first 8 bytes of safetensors are the header's length, which has zeros; text has none.
+    if head.removeprefix(_BOM).lstrip()[:1] in (b"{", b"[") and 0 not in head[:8]:
         return "json"
     if head[8:9] == b"{":
         return "safetensors"
@@ -177,7 +178,7 @@ def _describe_unknown(head: bytes) -> str:
             f"is like safetensors, but its header begins with the bytes {header[:3].hex(' ')} "
             "instead of '{'; write the file again"
         )
-    if text := _text(head):
+    if text := _leading_text(head):
         return (
             f"is text that begins with {quote_beginning(text)}; a download probably met an error; "
             "fetch the model file itself"
@@ -188,7 +189,7 @@ def _describe_unknown(head: bytes) -> str:
     )
 
 
-def _text(head: bytes) -> str:
+def _leading_text(head: bytes) -> str:
     """Return the text that a file begins with, on one line; empty if it is binary.
 
     The head may end within a character.
@@ -200,7 +201,10 @@ def _text(head: bytes) -> str:
 
 
 def max_parsed_bytes(head: bytes, size_bytes: int) -> int:
-    """Return an upper bound on the bytes parsed to find a file's tensors, from its head."""
+    """Return an upper bound on the bytes parsed to find a file's tensors.
+
+    `head` are the first `HEAD_BYTES` bytes of the file.
+    """
     if head[8:9] == b"{":  # safetensors
         return min(size_bytes, int.from_bytes(head[:8], "little"))
     return size_bytes

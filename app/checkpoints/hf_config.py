@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from palettery.app.checkpoints.hf_match import (
+from palettery.app.checkpoints.hf_comparison import (
     BuiltModel,
     ModelMatch,
     add_tied_aliases,
@@ -47,6 +47,7 @@ MEMORY_BYTES = 4 << 30
 """Memory limit of the worker; models on the meta device have no weights."""
 _OUTPUT_BYTES = 64 << 20
 _SPARE_MODULES, _MODULES_PER_TENSOR = 10_000, 20
+"""Maximum number of modules of a built model: a constant, plus some for each tensor."""
 
 
 class BuildResult(Schema):
@@ -100,19 +101,23 @@ def modules_from_config(
     """Return the exact modules of a checkpoint, from the config.json beside it.
 
     Raises:
-        UnusableConfigError: with a sentence for the plan.
+        UnusableConfigError: it cannot be used; the message is a warning of the plan.
     """
     if not any(is_weight(tensor) for tensor in tensors):
         raise UnusableConfigError("the checkpoint holds no weight matrix to compare with it")
     result = _build_models(text, _SPARE_MODULES + _MODULES_PER_TENSOR * len(tensors), limits)
     if result.problem is not None:
-        reason = _REASONS[result.problem].format(message=quote_text(result.message))
-        raise UnusableConfigError(reason)
+        raise UnusableConfigError(build_reason(result.problem, result.message))
     match = best_match(result.models, tensors)
     if match.missing:
         raise UnusableConfigError(_describe_mismatch(match))
     modules = matched_modules(match, tensors)
     return ConfigModules(modules, add_tied_aliases(match, modules, tensors))
+
+
+def build_reason(problem: BuildProblem, message: str) -> str:
+    """Return why a config.json yields no model, as a clause."""
+    return _REASONS[problem].format(message=quote_text(message))
 
 
 def _describe_mismatch(match: ModelMatch) -> str:
@@ -123,8 +128,8 @@ def _describe_mismatch(match: ModelMatch) -> str:
     )
     missing = f"{quote_text(example.name)} of shape {format_shape(example.shape)}"
     return (
-        f"transformers' {match.model.name} has {match.matches:,} of the checkpoint's "
-        f"{match.weights:,} weights; not, for example, {missing}, {difference} "
+        f"transformers' {match.model.name} has {match.num_matches:,} of the checkpoint's "
+        f"{match.num_weights:,} weights; not, for example, {missing}, {difference} "
         "(some models' weights are renamed or fused when transformers loads them)"
     )
 
@@ -147,7 +152,7 @@ def _build_models(text: str, max_modules: int, limits: Limits) -> BuildResult:
     )
     try:
         with working_folder() as folder:
-            answer = run(
+            response = run(
                 "palettery.app.checkpoints.hf_worker",
                 request,
                 folder,
@@ -156,7 +161,7 @@ def _build_models(text: str, max_modules: int, limits: Limits) -> BuildResult:
                 required=limits.sandbox.required,
                 variables=ENVIRONMENT,
             )
-        return BuildResult.model_validate_json(answer)
+        return BuildResult.model_validate_json(response)
     except SandboxMissing as error:
         raise UnusableConfigError("the server lacks the sandbox that transformers needs") from error
     except PaletteryError as error:

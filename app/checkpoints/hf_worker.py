@@ -1,7 +1,7 @@
 """Sandboxed worker that builds the models of a config.json, without weights.
 
-`answer` takes the request and returns the response that `hf_config` defines. It runs only the code
-of the installed transformers.
+`hf_config` calls it and defines its request and response. Only code of the installed transformers
+runs.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from typing import Any
 
 MESSAGE_CHARACTERS = 200
 """Maximum length of an error message of transformers."""
-IGNORED_KEYS = (
+IGNORED_KEY_PARTS = (
     "auto_map",
     "custom_pipelines",
     "trust_remote_code",
@@ -22,7 +22,7 @@ IGNORED_KEYS = (
     "quantization_config",
     "dtype",
 )
-"""Parts of keys that are ignored: they name code, files or kernels, or change only dtypes."""
+"""Keys that contain one of these are ignored: they name code, files or kernels, or only dtypes."""
 
 
 def _import_or_none(name: str) -> Any:
@@ -46,7 +46,7 @@ class BuildError(Exception):
 
 
 def answer(request: bytes) -> bytes:
-    """Return the models of a request, or the reason that there are none."""
+    """Entry point in the sandbox: return the models of a request, or why there are none."""
     try:
         response = _build(**json.loads(request))
     except BuildError as error:
@@ -83,25 +83,36 @@ def _limit_modules(torch: Any, max_modules: int) -> None:
 
 def _models(torch: Any, transformers: Any, config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the models that the config may describe, the likeliest first."""
+    for model_class, built in model_classes(transformers, config):
+        with torch.device("meta"):
+            model = model_class._from_config(built, attn_implementation="eager")
+        yield _describe(model)
+
+
+def model_classes(transformers: Any, config: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield the classes that the config may describe, the likeliest first, each with a config.
+
+    All are transformers' is_builtin.
+
+    Raises:
+        BuildError: there are none.
+    """
     remote = "auto_map" in config
     config = _without_ignored_keys(config)
-    named = [
+    named_classes = [
         class_
         for name in _architectures(config)
         if (class_ := _class(transformers, name)) is not None
     ]
-    config_class = _config_class(transformers, config, named, remote=remote)
-    classes = [class_ for class_ in named if class_.config_class is config_class]
+    config_class = _config_class(transformers, config, named_classes, remote=remote)
+    classes = [class_ for class_ in named_classes if class_.config_class is config_class]
     for mapping in (transformers.MODEL_FOR_PRETRAINING_MAPPING, transformers.MODEL_MAPPING):
         mapped = mapping.get(config_class, None)
         classes += mapped if isinstance(mapped, tuple | list) else [mapped] if mapped else []
     if not classes:
         raise BuildError("unknown_type", _model_type(config))
     for model_class in dict.fromkeys(classes):
-        built = config_class.from_dict(config)
-        with torch.device("meta"):
-            model = model_class._from_config(built, attn_implementation="eager")
-        yield _describe(model)
+        yield model_class, config_class.from_dict(config)
 
 
 def _without_ignored_keys(value: Any) -> Any:
@@ -109,7 +120,7 @@ def _without_ignored_keys(value: Any) -> Any:
         return {
             key: _without_ignored_keys(item)
             for key, item in value.items()
-            if not any(word in key for word in IGNORED_KEYS)
+            if not any(word in key for word in IGNORED_KEY_PARTS)
         }
     return [_without_ignored_keys(item) for item in value] if isinstance(value, list) else value
 
@@ -124,16 +135,16 @@ def _class(transformers: Any, name: str) -> Any:
     """Return a model class of transformers itself, or None."""
     class_: Any = getattr(transformers, name, None)
     is_model = isinstance(class_, type) and issubclass(class_, transformers.PreTrainedModel)
-    own = is_model and class_.__module__.startswith("transformers.models.")
-    return class_ if own and class_.config_class is not None else None
+    is_builtin = is_model and class_.__module__.startswith("transformers.models.")
+    return class_ if is_builtin and class_.config_class is not None else None
 
 
 def _config_class(
-    transformers: Any, config: dict[str, Any], named: list[Any], *, remote: bool
+    transformers: Any, config: dict[str, Any], named_classes: list[Any], *, remote: bool
 ) -> Any:
     model_type = config.get("model_type")
-    if model_type is None and named:
-        return named[0].config_class
+    if model_type is None and named_classes:
+        return named_classes[0].config_class
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
         raise BuildError("remote_code" if remote else "unknown_type", _model_type(config))
     return transformers.CONFIG_MAPPING[model_type]
@@ -145,7 +156,7 @@ def _model_type(config: dict[str, Any]) -> str:
 
 
 def _describe(model: Any) -> dict[str, Any]:
-    """Return a built model in the form of `hf_match.BuiltModel`."""
+    """Return a built model in the form of `hf_comparison.BuiltModel`."""
     names: dict[int, list[str]] = defaultdict(list)
     modules = {}
     for name, module in model.named_modules(remove_duplicate=False):

@@ -36,8 +36,8 @@ def check_value_count(text: str, limits: Limits, what: str) -> None:
     Raises:
         TooLarge: over the limit, estimated by brackets, braces and commas.
     """
-    count, most = sum(map(text.count, "[{,")), SPARE_VALUES + VALUES_PER_TENSOR * limits.tensors
-    if count > most:
+    count = sum(map(text.count, "[{,"))
+    if count > SPARE_VALUES + VALUES_PER_TENSOR * limits.tensors:
         raise TooLarge(
             f"{what} holds up to {count:,} JSON values; {SPARE_VALUES:,} are allowed, and "
             f"{VALUES_PER_TENSOR} for each tensor, of which {limits.allowed('tensors')}"
@@ -52,7 +52,7 @@ class JsonScanner:
 
     def __init__(self, text: str, what: str, limits: Limits) -> None:
         check_value_count(text, limits, what)
-        self._text, self._what, self._at = text, what, 0
+        self._text, self._what, self._position = text, what, 0
 
     def object_keys(self) -> Iterator[str]:
         """Enter an object and yield its keys.
@@ -61,68 +61,73 @@ class JsonScanner:
             InvalidModel: the text is not an object, or a key occurs twice.
         """
         seen: set[str] = set()
-        self._take("{")
-        if self._next() == "}":
-            self._at += 1
+        self._expect("{")
+        if self._skip_space() == "}":
+            self._position += 1
             return
         while True:
-            key = self.string()
+            key = self.read_string()
             if key in seen:
                 raise InvalidModel(
                     f"{self._what} names {quote_text(key)} twice; write the file again"
                 )
             seen.add(key)
-            self._take(":")
+            self._expect(":")
             yield key
-            if self._next() != ",":
+            if self._skip_space() != ",":
                 break
-            self._at += 1
-        self._take("}")
+            self._position += 1
+        self._expect("}")
 
-    def string(self) -> str:
+    def read_string(self) -> str:
         """Consume a string."""
-        if (got := self._next()) != '"':
-            raise self._error(f"{got!r} instead of a string" if got else "the end of the text")
+        if (character := self._skip_space()) != '"':
+            raise self._error(
+                f"{character!r} instead of a string" if character else "the end of the text"
+            )
         try:
-            text, self._at = _DECODER.raw_decode(self._text, self._at)
+            text, self._position = _DECODER.raw_decode(self._text, self._position)
         except ValueError as error:
             raise self._error(f"an invalid string ({error})") from error
         return str(text)
 
-    def value(self) -> object:
+    def read_value(self) -> object:
         """Consume any value; the keys of each object in it are unique.
 
         Raises:
             InvalidModel: invalid JSON, or nested too deep.
         """
-        self._next()
+        self._skip_space()
         try:
-            value, self._at = _DECODER.raw_decode(self._text, self._at)
+            value, self._position = _DECODER.raw_decode(self._text, self._position)
         except RecursionError as error:
             raise self._error("a value that is nested too deep") from error
         except ValueError as error:
             raise self._error(f"an invalid value ({error})") from error
         return value
 
-    def end(self) -> None:
+    def expect_end(self) -> None:
         """Check that only white space is left."""
-        if self._next():
+        if self._skip_space():
             raise self._error("more text after its closing brace")
 
-    def _next(self) -> str:
-        space = _SPACE.match(self._text, self._at)
+    def _skip_space(self) -> str:
+        """Return the next character without consuming it; empty at the end of the text."""
+        space = _SPACE.match(self._text, self._position)
         assert space is not None  # noqa: S101 - the pattern matches the empty text
-        self._at = space.end()
-        return self._text[self._at : self._at + 1]
+        self._position = space.end()
+        return self._text[self._position : self._position + 1]
 
-    def _take(self, expected: str) -> None:
-        got = self._next()
-        if got != expected:
-            raise self._error(f"{got!r} instead of {expected!r}" if got else "the end of the text")
-        self._at += 1
+    def _expect(self, expected: str) -> None:
+        character = self._skip_space()
+        if character != expected:
+            raise self._error(
+                f"{character!r} instead of {expected!r}" if character else "the end of the text"
+            )
+        self._position += 1
 
     def _error(self, problem: str) -> InvalidModel:
         return InvalidModel(
-            f"{self._what} is not valid JSON: {problem}, near character {self._at}; "
+            f"{self._what} is not valid JSON: {problem}, near character {self._position}; "
             "fetch or write the file again"
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from palettery.app.checkpoints.reader import is_model_config
@@ -23,7 +24,7 @@ def stored_files(paths: Sequence[Path], *, digests: bool) -> StoredFiles:
         BadInput: a file cannot be read, or the files are in several folders.
     """
     files = [file for path in paths for file in expand_path(path)]
-    folders = {_identity(file.parent): file.parent.absolute() for file in files}
+    folders = {_device_and_inode(file.parent): file.parent.absolute() for file in files}
     if len(folders) != 1:
         raise BadInput(
             f"the files of one model must lie in one folder; these lie in {len(folders)}: "
@@ -71,7 +72,7 @@ def _glob(folder: Path, *patterns: str) -> list[Path]:
 
 
 def _is_model_config(config: Path) -> bool:
-    """Return whether a config.json is that of a model; other programs write such files too."""
+    """Return whether a file named config.json is that of a model: other programs write some too."""
     limits = read_settings().limits
     try:
         is_small = config.stat().st_size <= limits.config_bytes
@@ -97,12 +98,19 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    """Return device and inode number, which are equal for two names of one folder."""
+def _device_and_inode(folder: Path) -> tuple[int, int]:
+    """Return numbers that are equal for two paths of one folder."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 
 
 def _sha256(path: Path) -> str:
+    status = path.stat()
+    return _cached_sha256(path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _cached_sha256(path: Path, *_: int) -> str:
+    """Return the digest of a file, hashed once as long as inode, size and mtime stay the same."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""Module types inferred from the names and shapes of parameters; the fallback of exact types.
+"""Module types inferred from the names and shapes of parameters, where exact types are unknown.
 
 A bias has one entry per output channel, which rules out every type whose weight has its output
-channels on another axis. If several types still match, the one that palettizes less is used. Every
-module is marked as inferred.
+channels on another axis. If several types still match, the one with fewer palettized weights is
+used. Every module is marked as inferred.
 """
 
 import re
@@ -36,10 +36,11 @@ _NO_CONVOLUTION = re.compile(r"linear|expert|(?<![a-z])moe(?![a-z])|bilin|biaffi
 _CONVOLUTION = re.compile(r"conv|cnn", re.IGNORECASE)
 """Paths of convolutions."""
 _TRANSPOSED = re.compile(r"deconv|transpos|conv_?tr(?![a-z])", re.IGNORECASE)
-_KERNEL_LENGTH = 11
+_MAX_KERNEL_LENGTH = 11
 """Longest kernel of a Conv1d whose path does not match `_CONVOLUTION`; a longer axis may be one of
 features."""
-_GATES = {1: "RNN", 3: "GRU", 4: "LSTM"}
+_RECURRENT_TYPES = {1: "RNN", 3: "GRU", 4: "LSTM"}
+"""Gates per hidden unit -> type."""
 _ATTENTION = f"{_NN}.activation.MultiheadAttention"
 _OUT_PROJECTION = f"{_NN}.linear.NonDynamicallyQuantizableLinear"
 
@@ -60,7 +61,7 @@ def infer_modules(tensors: Sequence[StoredTensor], limits: Limits) -> tuple[Modu
             path = path.rpartition(".")[0]
         check_module_count(len(paths), len(tensors), limits)
     types = {path: infer_type(path, parameters.get(path, {})) for path in paths}
-    if _CONV1D in types.values():
+    if _CONV1D in types.values():  # a square weight fits both; such models have no Linear with bias
         types |= {
             path: _CONV1D
             for path, type_ in types.items()
@@ -75,19 +76,19 @@ def infer_modules(tensors: Sequence[StoredTensor], limits: Limits) -> tuple[Modu
     )
 
 
-def check_module_count(modules: int, names: int, limits: Limits) -> None:
+def check_module_count(num_modules: int, num_names: int, limits: Limits) -> None:
     """Check that a module tree is not far larger than the list of names it was built from.
 
     Raises:
         TooLarge: over `MODULES_PER_NAME`, or over twice the limit of tensors.
     """
-    most = SPARE_MODULES + MODULES_PER_NAME * names
-    if modules > most:
+    max_modules = SPARE_MODULES + MODULES_PER_NAME * num_names
+    if num_modules > max_modules:
         raise TooLarge(
-            f"{names:,} names imply over {most:,} modules; {MODULES_PER_NAME} for each name and "
-            f"{SPARE_MODULES:,} more are allowed: give the tensors shorter paths"
+            f"{num_names:,} names imply over {max_modules:,} modules; {MODULES_PER_NAME} for each "
+            f"name and {SPARE_MODULES:,} more are allowed: give the tensors shorter paths"
         )
-    if modules > 2 * limits.tensors:
+    if num_modules > 2 * limits.tensors:
         raise TooLarge(
             f"the names imply over {2 * limits.tensors:,} modules; 2 are allowed for each tensor; "
             f"{limits.allowed('tensors')}"
@@ -115,13 +116,13 @@ def infer_type(path: str, shapes: Shapes) -> str | None:
 
 
 def _is_attention(shapes: Shapes) -> bool:
-    """Return whether the projections are stacked, with a bias of the same length, or separate."""
-    joined = shapes.get("in_proj_weight")
-    if joined is None:
+    """Return whether the query, key and value projections are separate, or stacked consistently."""
+    stacked = shapes.get("in_proj_weight")
+    if stacked is None:
         return True
-    rows = joined[0] if len(joined) == 2 else 0
-    fits = len(joined) == 2 and rows == 3 * joined[1]
-    return fits and shapes.get("in_proj_bias", (rows,)) == (rows,)
+    rows = stacked[0] if len(stacked) == 2 else 0
+    is_stacked = len(stacked) == 2 and rows == 3 * stacked[1]
+    return is_stacked and shapes.get("in_proj_bias", (rows,)) == (rows,)
 
 
 def _matrix_type(path: str, weight: Shape, bias: Shape | None) -> str | None:
@@ -140,18 +141,19 @@ def _is_square_with_bias(shapes: Shapes) -> bool:
 def _convolution_type(path: str, weight: Shape, bias: Shape | None) -> str | None:
     if len(weight) == 3 and not _may_be_conv1d(path, weight):
         return None
-    plain, transposed = (f"{_NN}.conv.Conv{kind}{len(weight) - 2}d" for kind in ("", "Transpose"))
-    fits_plain = bias is None or bias == weight[:1]
-    if fits_plain and not (_TRANSPOSED.search(path) and _fits_transposed(weight, bias)):
-        return plain
-    return transposed if _fits_transposed(weight, bias) else None
+    dimensions = len(weight) - 2
+    fits_forward = bias is None or bias == weight[:1]
+    fits_transposed = _fits_transposed(weight, bias)
+    if fits_forward and not (fits_transposed and _TRANSPOSED.search(path)):
+        return f"{_NN}.conv.Conv{dimensions}d"
+    return f"{_NN}.conv.ConvTranspose{dimensions}d" if fits_transposed else None
 
 
 def _may_be_conv1d(path: str, weight: Shape) -> bool:
     """Return whether three axes look like a kernel, and not like experts or a bilinear map."""
     if _NO_CONVOLUTION.search(path):
         return False
-    is_short = weight[2] <= _KERNEL_LENGTH or weight[1] == 1
+    is_short = weight[2] <= _MAX_KERNEL_LENGTH or weight[1] == 1
     return is_short or _CONVOLUTION.search(path) is not None
 
 
@@ -170,7 +172,7 @@ def _recurrent_type(shapes: Shapes) -> str | None:
     for name, suffix in (("weight_hh_l0", ""), ("weight_hh", "Cell")):
         hidden = shapes.get(name)
         if hidden is not None and len(hidden) == 2 and hidden[1]:
-            kind = _GATES.get(hidden[0] // hidden[1])
+            kind = _RECURRENT_TYPES.get(hidden[0] // hidden[1])
             return f"{_NN}.rnn.{kind}{suffix}" if kind else None
     return None
 

@@ -30,11 +30,11 @@ class PickleBytes:
         self.position = end
         return self._data[start:end]
 
-    def unsigned(self, size: int) -> int:
-        """Return the next unsigned integer of so many bytes."""
+    def take_unsigned(self, size: int) -> int:
+        """Return the next unsigned integer of `size` bytes."""
         return int.from_bytes(self.take(size), "little")
 
-    def line(self) -> str:
+    def take_line(self) -> str:
         """Return the text up to the next line feed."""
         end = self._data.find(b"\n", self.position)
         if end < 0:

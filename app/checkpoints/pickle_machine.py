@@ -1,27 +1,23 @@
 """Interpreter of the pickles of state dicts; it builds inert records, and calls nothing.
 
-The time of each opcode is proportional to its bytes. Only a call could take longer, by arguments
-that are built once and used many times: so the values that calls read are counted, and limited by
-the bytes read so far. A dict's keys are interned strings, or objects that hash by identity, so no
-pickle can cause hash collisions.
+The time of each opcode is proportional to its bytes, except for calls: their arguments may be built
+once and used many times. So calls may not read more values in total than the bytes of the pickle up
+to there. A dict's keys are interned strings, or objects that hash by identity, so no pickle can
+cause hash collisions.
 
 Source: CPython's `pickletools` documents the opcodes.
 """
 
 import pickletools
-import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
 from palettery.app.checkpoints.pickle_bytes import PickleBytes
-from palettery.app.checkpoints.quoting import quote_text
+from palettery.app.checkpoints.torch_builders import build_parameter, dict_key
 from palettery.app.checkpoints.torch_globals import (
     FROM_TYPE,
-    GLOBALS,
-    advice_for,
-    build_parameter,
-    dict_key,
     parse_typed_call,
+    resolve_global,
 )
 from palettery.app.checkpoints.torch_records import (
     Builder,
@@ -38,7 +34,6 @@ OPCODES_PER_TENSOR, SPARE_OPCODES = 20, 10_000
 """Maximum number of opcodes: for each allowed tensor, plus a constant. A tensor takes about 40, so
 one pickle may describe half as many tensors as all shards together."""
 
-_DOTTED = re.compile(r"[A-Za-z_][\w.]{0,199}", re.ASCII)
 _NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
 _CODES = {name: code for code, name in _NAMES.items()}
 _FLOAT = struct.Struct(">d")
@@ -58,7 +53,7 @@ class PickleMachine:
         self._outer_stacks: list[list[object]] = []
         self._memo: list[object] = []
         self._texts: dict[str, str] = {}
-        self._read_by_calls = 0
+        self._values_read_by_calls = 0
 
     def run(self) -> object:
         """Return the value of the next pickle.
@@ -69,9 +64,9 @@ class PickleMachine:
             UnsupportedPickleError: it contains what only code can create.
             TooLarge: over a limit.
         """
-        most = SPARE_OPCODES + OPCODES_PER_TENSOR * self._limits.tensors
+        max_opcodes = SPARE_OPCODES + OPCODES_PER_TENSOR * self._limits.tensors
         self.stack, self._outer_stacks, self._memo = [], [], []
-        for _ in range(most):
+        for _ in range(max_opcodes):
             (code,) = self.source.take(1)
             if code == _STOP:
                 return self._result()
@@ -80,7 +75,7 @@ class PickleMachine:
                 raise self._unsupported(code)
             execute(self)
         raise TooLarge(
-            f"its pickle has over {most:,} opcodes; {SPARE_OPCODES:,} are allowed, and "
+            f"its pickle has over {max_opcodes:,} opcodes; {SPARE_OPCODES:,} are allowed, and "
             f"{OPCODES_PER_TENSOR} for each tensor, of which {self._limits.allowed('tensors')}"
         )
 
@@ -108,7 +103,7 @@ class PickleMachine:
         self.stack.append(self._texts.setdefault(text, text))
 
     def push_integer(self, size: int) -> None:
-        """Push a signed integer of so many bytes."""
+        """Push a signed integer of `size` bytes."""
         self.stack.append(int.from_bytes(self.source.take(size), "little", signed=True))
 
     def push_float(self) -> None:
@@ -186,7 +181,7 @@ class PickleMachine:
         name, module = self.stack.pop(), self.stack.pop()
         if type(name) is not str or type(module) is not str:
             raise MalformedPickleError("a name that is no string")
-        self.stack.append(_resolve_global(f"{module}.{name}"))
+        self.stack.append(resolve_global(f"{module}.{name}"))
 
     def reduce(self) -> None:
         """Push the result of a call."""
@@ -202,8 +197,8 @@ class PickleMachine:
             return build_parameter(arguments)
         if not isinstance(function, Builder):
             raise MalformedPickleError("it calls a value that is no function")
-        self._read_by_calls += sum(map(_length, arguments))
-        if self._read_by_calls > self.source.position:
+        self._values_read_by_calls += sum(map(_values_read, arguments))
+        if self._values_read_by_calls > self.source.position:
             raise TooLarge(
                 f"calls in its pickle read over {self.source.position:,} values by its byte "
                 f"{self.source.position:,}, and may read one for each byte; no pickler writes such "
@@ -224,59 +219,52 @@ class PickleMachine:
         if not isinstance(self.stack[-1], dict):
             raise MalformedPickleError("it sets attributes of a value that has none")
 
-    def persistent(self) -> None:
-        """Push the storage of a persistent id."""
+    def push_storage(self) -> None:
+        """Push the storage that a persistent id refers to."""
         whole, part = parse_storage(self.stack.pop())
         first = self.storages.setdefault(whole.key, whole)
+        # A storage may have several dtypes; the comparison of sizes alone would be slower.
         is_same = first.numel == whole.numel and first.dtype == whole.dtype
         if not is_same and first.size_bytes() != whole.size_bytes():
             raise MalformedPickleError(f"its storage {whole.key} has two sizes")
-        self.stack.append(part)
+        self.stack.append(first if part == first else part)  # equal ones take memory once
 
 
-def _length(argument: object) -> int:
+def _values_read(argument: object) -> int:
     """Return how many values a call reads of an argument; a string is read 8 bytes at a time."""
     if isinstance(argument, tuple | list | dict):
         return len(argument)
     return len(argument) // 8 if isinstance(argument, str | bytes) else 0
 
 
-def _resolve_global(name: str) -> object:
-    """Return the inert replacement of a global, never the global itself."""
-    if name in GLOBALS:
-        return GLOBALS[name]
-    label = name if _DOTTED.fullmatch(name) else quote_text(name)
-    raise UnsupportedPickleError(f"a pickled {label}: loading it would run code", advice_for(name))
-
-
 _OPCODES: Mapping[int, Callable[[PickleMachine], object]] = {
-    _CODES[name]: step
-    for name, step in {
+    _CODES[name]: execute
+    for name, execute in {
         "PROTO": lambda m: m.source.take(1),
         "FRAME": lambda m: m.source.take(8),
         "NONE": lambda m: m.push(None),
         "NEWTRUE": lambda m: m.push(True),
         "NEWFALSE": lambda m: m.push(False),
         "BININT": lambda m: m.push_integer(4),
-        "BININT1": lambda m: m.push(m.source.unsigned(1)),
-        "BININT2": lambda m: m.push(m.source.unsigned(2)),
-        "LONG1": lambda m: m.push_integer(m.source.unsigned(1)),
+        "BININT1": lambda m: m.push(m.source.take_unsigned(1)),
+        "BININT2": lambda m: m.push(m.source.take_unsigned(2)),
+        "LONG1": lambda m: m.push_integer(m.source.take_unsigned(1)),
         "BINFLOAT": PickleMachine.push_float,
-        "SHORT_BINUNICODE": lambda m: m.push_text(m.source.unsigned(1)),
-        "BINUNICODE": lambda m: m.push_text(m.source.unsigned(4)),
-        "BINUNICODE8": lambda m: m.push_text(m.source.unsigned(8)),
+        "SHORT_BINUNICODE": lambda m: m.push_text(m.source.take_unsigned(1)),
+        "BINUNICODE": lambda m: m.push_text(m.source.take_unsigned(4)),
+        "BINUNICODE8": lambda m: m.push_text(m.source.take_unsigned(8)),
         # The strings of Python 2, decoded as torch does.
-        "SHORT_BINSTRING": lambda m: m.push_text(m.source.unsigned(1)),
-        "BINSTRING": lambda m: m.push_text(m.source.unsigned(4)),
-        "SHORT_BINBYTES": lambda m: m.push(m.source.take(m.source.unsigned(1))),
-        "BINBYTES": lambda m: m.push(m.source.take(m.source.unsigned(4))),
-        "BINBYTES8": lambda m: m.push(m.source.take(m.source.unsigned(8))),
-        "BYTEARRAY8": lambda m: m.push(m.source.take(m.source.unsigned(8))),
-        "BINPUT": lambda m: m.put(m.source.unsigned(1)),
-        "LONG_BINPUT": lambda m: m.put(m.source.unsigned(4)),
+        "SHORT_BINSTRING": lambda m: m.push_text(m.source.take_unsigned(1)),
+        "BINSTRING": lambda m: m.push_text(m.source.take_unsigned(4)),
+        "SHORT_BINBYTES": lambda m: m.push(m.source.take(m.source.take_unsigned(1))),
+        "BINBYTES": lambda m: m.push(m.source.take(m.source.take_unsigned(4))),
+        "BINBYTES8": lambda m: m.push(m.source.take(m.source.take_unsigned(8))),
+        "BYTEARRAY8": lambda m: m.push(m.source.take(m.source.take_unsigned(8))),
+        "BINPUT": lambda m: m.put(m.source.take_unsigned(1)),
+        "LONG_BINPUT": lambda m: m.put(m.source.take_unsigned(4)),
         "MEMOIZE": PickleMachine.memoize,
-        "BINGET": lambda m: m.get(m.source.unsigned(1)),
-        "LONG_BINGET": lambda m: m.get(m.source.unsigned(4)),
+        "BINGET": lambda m: m.get(m.source.take_unsigned(1)),
+        "LONG_BINGET": lambda m: m.get(m.source.take_unsigned(4)),
         "MARK": PickleMachine.mark,
         "POP": PickleMachine.pop,
         "POP_MARK": PickleMachine.pop_mark,
@@ -293,13 +281,15 @@ _OPCODES: Mapping[int, Callable[[PickleMachine], object]] = {
         "EMPTY_DICT": lambda m: m.push({}),
         "SETITEM": PickleMachine.set_item,
         "SETITEMS": lambda m: m.fill_dict(m.pop_mark()),
-        "GLOBAL": lambda m: m.push(_resolve_global(f"{m.source.line()}.{m.source.line()}")),
-        "INST": lambda m: m.push(_resolve_global(f"{m.source.line()}.{m.source.line()}")),
+        "GLOBAL": lambda m: m.push(
+            resolve_global(f"{m.source.take_line()}.{m.source.take_line()}")
+        ),
+        "INST": lambda m: m.push(resolve_global(f"{m.source.take_line()}.{m.source.take_line()}")),
         "STACK_GLOBAL": PickleMachine.stack_global,
         "REDUCE": PickleMachine.reduce,
         "NEWOBJ": PickleMachine.new_object,
         "BUILD": PickleMachine.build,
-        "BINPERSID": PickleMachine.persistent,
+        "BINPERSID": PickleMachine.push_storage,
     }.items()
 }
 """Opcode -> the function that executes it."""

@@ -39,6 +39,7 @@ _MARKER_BYTES = 64
 _WEIGHTS = "data/weights/"
 _CONSTANTS = "data/constants/"
 _MARKERS = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
+"""Name of a member -> its required contents; the version may be missing."""
 
 
 def read_pt2(storage: Storage, file: StoredFile, limits: Limits) -> Checkpoint:
@@ -56,14 +57,14 @@ def read_pt2(storage: Storage, file: StoredFile, limits: Limits) -> Checkpoint:
     graph = archive.graph(model)
     paths = order_modules(graph, weights, limits)
     tensors = _merge_tied(_sort_tensors(weights, paths, graph), file)
-    states = {name: tensor.name for tensor in tensors for name in (tensor.name, *tensor.aliases)}
-    canonical = canonical_paths(paths, graph.types, states)
+    names = {name: tensor.name for tensor in tensors for name in (tensor.name, *tensor.aliases)}
+    canonical = canonical_paths(paths, graph.types, names)
     return Checkpoint(
         format="pt2",
         files=(file,),
         tensors=tuple(tensors),
         modules=build_modules(paths, canonical, graph.types),
-        ops=build_ops(graph, canonical, states),
+        ops=build_ops(graph, canonical, names),
     )
 
 
@@ -118,14 +119,14 @@ class Pt2Archive:
         return name
 
     def graph(self, model: str) -> GraphSummary:
-        """Return the summary of the graph."""
+        """Return the parsed graph, without what only running it needs."""
         what = f"{self.name}, models/{model}.json"
         document = pt2_json.parse(self.document(model), what, self.limits, graph=True)
         return read_graph(document, what)
 
     def document(self, model: str) -> bytes:
         """Return the JSON of the graph."""
-        return self._text(f"models/{model}.json")
+        return self._read_by_name(f"models/{model}.json")
 
     def weights(self, model: str) -> dict[str, StoredTensor]:
         """Return the tensors of the state dict by name, before tied ones are merged."""
@@ -188,13 +189,13 @@ class Pt2Archive:
             yield key, path, entry
 
     def _config(self, name: str) -> Mapping[str, object]:
-        """Return the only field of a config document of weights or constants."""
+        """Return the entries of the weights or constants, by name, from their JSON member."""
         what = f"{self.name}, {name}"
         return pt2_json.field(
-            pt2_json.parse(self._text(name), what, self.limits), "config", dict, what
+            pt2_json.parse(self._read_by_name(name), what, self.limits), "config", dict, what
         )
 
-    def _text(self, name: str) -> bytes:
+    def _read_by_name(self, name: str) -> bytes:
         if (member := self.members.get(name)) is None:
             raise InvalidModel(f"{self.name} lacks its member {quote_text(name)}; {EXPORT_AGAIN}")
         return self._read(member)
@@ -207,13 +208,13 @@ def _sort_tensors(
     weights: Mapping[str, StoredTensor], paths: Sequence[str], graph: GraphSummary
 ) -> list[StoredTensor]:
     """Return the tensors in the order in which the modules of the live model list them."""
-    module = {path: number for number, path in enumerate(paths)}
-    state = {name: number for number, name in enumerate(graph.states)}
+    module_order = {path: number for number, path in enumerate(paths)}
+    state_order = {name: number for number, name in enumerate(graph.states)}
     return sorted(
         weights.values(),
         key=lambda tensor: (
-            module[tensor.name.rpartition(".")[0]],
-            state.get(tensor.name, len(state)),
+            module_order[tensor.name.rpartition(".")[0]],
+            state_order.get(tensor.name, len(state_order)),
         ),
     )
 

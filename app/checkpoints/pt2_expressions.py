@@ -38,7 +38,7 @@ def check_expression(text: str) -> str:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"not an expression of sizes: {text[:80]!r}") from error
     for node in ast.walk(body):
-        if not _is_plain(node):
+        if not _is_allowed(node):
             raise ValueError(f"an expression with more than sizes in it: {text[:80]!r}")
         if _is_power(node) and sum(map(_is_power, ast.walk(node))) > 1:
             raise ValueError(f"an expression with a power of a power: {text[:80]!r}")
@@ -52,7 +52,7 @@ def _is_power(node: ast.AST) -> bool:
     return False
 
 
-def _is_plain(node: ast.AST) -> bool:
+def _is_allowed(node: ast.AST) -> bool:
     match node:
         case ast.Constant(value=value):
             if isinstance(value, str):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from palettery.app.checkpoints import pt2_json
-from palettery.app.checkpoints.ops import MULTI_HEAD_ATTENTION, OP_OF_MODULE
+from palettery.app.checkpoints.op_types import MULTI_HEAD_ATTENTION, OP_OF_MODULE
 from palettery.app.checkpoints.pt2_json import EXPORT_AGAIN
 from palettery.app.checkpoints.quoting import quote_text
 from palettery.app.checkpoints.safetensors import check_name
@@ -17,13 +17,16 @@ from palettery.app.errors import InvalidModel, UnsupportedFormat
 SCHEMA_MAJOR = 8
 """Supported major version of the graph schema; torch 2.9 to 2.13 write it."""
 
-DEPTH = 32
+MAX_DEPTH = 32
 """Maximum nesting of subgraphs."""
 
-_REPEAT = re.compile(r"@\d+$")
-_VARIADIC = frozenset(("einsum", "block_diag", "cartesian_prod", "chain_matmul", "meshgrid"))
+_RUN_SUFFIX = re.compile(r"@\d+$")
+"""End of a path in the stack of modules, from the second run of the same module on."""
+_VARIADIC_FUNCTIONS = frozenset(
+    ("einsum", "block_diag", "cartesian_prod", "chain_matmul", "meshgrid")
+)
 """Functions that take tensors one by one, although the graph has them as one list."""
-_LISTS = frozenset(("lstm", "gru", "rnn_tanh", "rnn_relu"))
+_LIST_FUNCTIONS = frozenset(("lstm", "gru", "rnn_tanh", "rnn_relu"))
 """Functions that take parameters as one list, although decomposed graphs have them one by one."""
 
 
@@ -114,24 +117,25 @@ class _GraphWalker:
         self.types: dict[str, str] = {}
         self._by_instance: dict[tuple[str, str], FunctionCall] = {}
         self._overloads: list[tuple[str, str, FunctionCall]] = []
+        """Operator, type of the module and call, of each node without a function."""
 
     def walk(self, graph: Mapping[str, object], names: Mapping[str, str], depth: int = 0) -> None:
         """Record all calls; `names` maps values to parameters and buffers."""
         for number, node in enumerate(pt2_json.field(graph, "nodes", list, self._what)):
             what = f"{self._what}, node {number}"
             args = _arguments(node, what)
-            subgraphs = [number for number, (kind, _) in enumerate(args) if kind == "as_graph"]
+            subgraphs = [index for index, (kind, _) in enumerate(args) if kind == "as_graph"]
             if not subgraphs:
                 self._visit(node, args, names, what)
                 continue
-            if depth == DEPTH:
+            if depth == MAX_DEPTH:
                 raise InvalidModel(
-                    f"{what}: subgraphs are nested over {DEPTH} deep; {EXPORT_AGAIN}"
+                    f"{what}: subgraphs are nested over {MAX_DEPTH} deep; {EXPORT_AGAIN}"
                 )
             rest = args[subgraphs[-1] + 1 :]
-            operands = [name for kind, value in rest for name in _operands(kind, value)]
-            for number in subgraphs:
-                subgraph = pt2_json.field(args[number][1], "graph", dict, what)
+            operands = [name for kind, value in rest for name in _operand_names(kind, value)]
+            for index in subgraphs:
+                subgraph = pt2_json.field(args[index][1], "graph", dict, what)
                 self.walk(subgraph, _bind_operands(subgraph, operands, names, what), depth + 1)
 
     def calls(self) -> list[FunctionCall]:
@@ -162,8 +166,11 @@ class _GraphWalker:
         torch_fn = metadata.get("torch_fn")
         if torch_fn is not None and not isinstance(torch_fn, str):
             raise InvalidModel(f"{what}: 'torch_fn' must be a string; {EXPORT_AGAIN}")
+        # Such as "linear_1;builtin_function_or_method.linear" or "add_2;OpOverload.add.Tensor".
         kind, _, function = (torch_fn or "").partition(";")[2].partition(".")
-        reads = dict.fromkeys(names[value] for value in _tensors(args, function) if value in names)
+        reads = dict.fromkeys(
+            names[value] for value in _tensor_names(args, function) if value in names
+        )
         if module not in self._modules and reads:
             # A slice of a container creates new modules; the owner of the parameters is meant.
             module = next(iter(reads)).rpartition(".")[0]
@@ -176,19 +183,19 @@ class _GraphWalker:
             self._by_instance.setdefault((instance, torch_fn or ""), call).reads.update(reads)
 
     def _innermost_module(self, stack: object, what: str) -> tuple[str, str]:
-        """Return the execution and the path of a node's module; record the types of its parents."""
+        """Return instance and path of the module that a node belongs to; record all types above."""
         if stack is not None and not isinstance(stack, str):
             raise InvalidModel(f"{what}: 'nn_module_stack' must be a string; {EXPORT_AGAIN}")
         instance, module = "", ""
         for entry in stack.split(";") if stack else ():
-            parts = _split(entry)
+            parts = _split_at_commas(entry)
             if len(parts) != 3:
                 raise InvalidModel(
                     f"{what}: {quote_text(entry)} in 'nn_module_stack' is not a key, a path and a "
                     f"type; {EXPORT_AGAIN}"
                 )
             key, path, type_name = parts
-            module = path if path in self._modules else _REPEAT.sub("", path)
+            module = path if path in self._modules else _RUN_SUFFIX.sub("", path)
             instance = f"{key},{path}"
             self.types.setdefault(module, type_name)
         return instance, module
@@ -210,12 +217,12 @@ def _arguments(node: object, what: str) -> list[tuple[str, object]]:
     return arguments
 
 
-def _tensors(args: Sequence[tuple[str, object]], function: str) -> Iterator[str]:
+def _tensor_names(args: Sequence[tuple[str, object]], function: str) -> Iterator[str]:
     """Yield the names of the tensors that are direct arguments of a function."""
-    if function in _LISTS:
+    if function in _LIST_FUNCTIONS:
         return
     for kind, value in args:
-        if kind == "as_tensor" or (kind == "as_tensors" and function in _VARIADIC):
+        if kind == "as_tensor" or (kind == "as_tensors" and function in _VARIADIC_FUNCTIONS):
             yield from _names(value)
         elif kind == "as_optional_tensor" and isinstance(value, dict):
             yield from _names(value.get("as_tensor"))
@@ -232,14 +239,14 @@ def _bind_operands(
         name
         for entry in pt2_json.field(graph, "inputs", list, what)
         for kind, value in (entry.items() if isinstance(entry, dict) else ())
-        for name in _operands(kind, value)
+        for name in _operand_names(kind, value)
     ]
-    pairs = zip(inputs, operands, strict=False)
+    pairs = zip(inputs, operands, strict=False)  # unvalidated: the numbers may differ
     return {inside: names[outside] for inside, outside in pairs if outside in names}
 
 
-def _operands(kind: str, value: object) -> Iterator[str]:
-    """Yield the names of an argument's tensors; one empty name for any other argument."""
+def _operand_names(kind: str, value: object) -> Iterator[str]:
+    """Yield the names of an argument's tensors; an empty name if there are none."""
     names = list(_names(value)) if kind in ("as_tensor", "as_tensors") else []
     yield from names or [""]
 
@@ -251,7 +258,7 @@ def _names(value: object) -> Iterator[str]:
             yield name
 
 
-def _split(entry: str) -> list[str]:
+def _split_at_commas(entry: str) -> list[str]:
     """Return the parts of a text between commas, except for commas in brackets."""
     if entry.count(",") == 2:
         return entry.split(",")

@@ -31,7 +31,7 @@ def parse(data: bytes, what: str, limits: Limits, *, graph: bool = False) -> dic
         document = json.loads(
             text,
             object_pairs_hook=_drop_unused_fields if graph else unique_keys,
-            parse_constant=_number,
+            parse_constant=_parse_constant,
         )
     except RecursionError as error:
         raise InvalidModel(f"{what} is nested too deep; {EXPORT_AGAIN}") from error
@@ -57,7 +57,7 @@ def field(parent: object, key: str, kind: type[Kind], what: str) -> Kind:
     return value
 
 
-def _number(text: str) -> float:
+def _parse_constant(text: str) -> float:
     """Parse NaN and the infinities, which torch writes into graphs."""
     return float(text)
 

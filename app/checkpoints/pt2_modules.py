@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from palettery.app.checkpoints.module_types import check_module_count
-from palettery.app.checkpoints.ops import MULTI_HEAD_ATTENTION, OP_OF_MODULE
+from palettery.app.checkpoints.op_types import MULTI_HEAD_ATTENTION, OP_OF_MODULE
 from palettery.app.checkpoints.pt2_graph import GraphSummary
 from palettery.app.settings import Limits
 from palettery.schemas.checkpoint import Module, Op
@@ -27,7 +27,7 @@ def order_modules(graph: GraphSummary, names: Iterable[str], limits: Limits) -> 
     """
     children: dict[str, list[str]] = {"": []}
     owners = [name.rpartition(".")[0] for name in names]
-    listed = len(graph.modules) + len(owners)
+    num_names = len(graph.modules) + len(owners)
     for path in (path for paths in (graph.modules, owners) for path in paths):
         missing = []
         while path not in children:
@@ -36,7 +36,7 @@ def order_modules(graph: GraphSummary, names: Iterable[str], limits: Limits) -> 
         for new in reversed(missing):
             children[new] = []
             children[new.rpartition(".")[0]].append(new)
-        check_module_count(len(children), listed, limits)
+        check_module_count(len(children), num_names, limits)
     ordered, stack = [], [""]
     while stack:
         path = stack.pop()
@@ -46,16 +46,16 @@ def order_modules(graph: GraphSummary, names: Iterable[str], limits: Limits) -> 
 
 
 def canonical_paths(
-    paths: Sequence[str], types: Mapping[str, str], states: Mapping[str, str]
+    paths: Sequence[str], types: Mapping[str, str], canonical_names: Mapping[str, str]
 ) -> dict[str, str]:
     """Map each path to the first path of the same module.
 
     A file does not say which modules are shared. Two are considered the same if they have children
     and tensors of the same names, at least one tensor, all tensors tied, and no different types.
 
-    `states` maps each name of a tensor to the tensor's first name.
+    `canonical_names` maps each name of a tensor, aliases included, to its canonical name.
     """
-    structures, nonempty = _structures(paths, states)
+    structures, nonempty = _structures(paths, canonical_names)
     canonical: dict[str, str] = {"": ""}
     first_paths: dict[int, dict[str | None, str]] = defaultdict(dict)
     for path in paths[1:]:
@@ -104,23 +104,23 @@ def build_modules(
 
 
 def build_ops(
-    graph: GraphSummary, canonical: Mapping[str, str], states: Mapping[str, str]
+    graph: GraphSummary, canonical: Mapping[str, str], canonical_names: Mapping[str, str]
 ) -> tuple[Op, ...]:
     """Return the ops that read tensors, with the names of coreai-opt.
 
-    Calls are counted per module and function in the first pass through a module; later passes
-    repeat the same ops. `states` maps each name of a tensor to the tensor's first name.
+    Calls are counted per module and function in the first run of a module; later runs repeat the
+    same ops. `canonical_names` is as in `canonical_paths`.
     """
     counts: Counter[tuple[str, str]] = Counter()
-    passes: dict[str, str] = {}
+    first_instances: dict[str, str] = {}
     ops = []
     for call in graph.calls:
         module = canonical.get(call.module, "")
-        if passes.setdefault(module, call.instance) != call.instance:
+        if first_instances.setdefault(module, call.instance) != call.instance:
             continue
         count = counts[module, call.function]
         counts[module, call.function] += 1
-        read = {name: states[name] for name in call.reads if name in states}
+        read = {name: canonical_names[name] for name in call.reads if name in canonical_names}
         if not read:
             continue
         dotted = f"{module}.{call.function}".removeprefix(".")
@@ -136,7 +136,7 @@ def build_ops(
 
 
 def _by_local_name(read: Mapping[str, str]) -> dict[str, str]:
-    """Map local names to tensors; if two tensors share a local name, the second is dotted."""
+    """Map local names to tensors; where two share one, the second has its full name instead."""
     tensors: dict[str, str] = {}
     for name, first in read.items():
         local = _local(name)
@@ -146,11 +146,13 @@ def _by_local_name(read: Mapping[str, str]) -> dict[str, str]:
     return tensors
 
 
-def _structures(paths: Sequence[str], states: Mapping[str, str]) -> tuple[dict[str, int], set[str]]:
-    """Return a number per path, equal if the same tensors are below, and the paths with tensors."""
+def _structures(
+    paths: Sequence[str], canonical_names: Mapping[str, str]
+) -> tuple[dict[str, int], set[str]]:
+    """Return a number for each path, equal where the same tensors are below, and nonempty paths."""
     children = _children(paths)
     tensors: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for name, first in states.items():
+    for name, first in canonical_names.items():
         tensors[name.rpartition(".")[0]].append((_local(name), first))
     numbers: dict[object, int] = {}
     structures: dict[str, int] = {}
@@ -165,7 +167,10 @@ def _structures(paths: Sequence[str], states: Mapping[str, str]) -> tuple[dict[s
 
 
 def _first_path(path: str, type_name: str | None, firsts: dict[str | None, str]) -> str:
-    """Return the first path of this structure and type; a module that never ran has any type."""
+    """Return the first path of this structure and type, and record it in `firsts`.
+
+    A module that never ran has no type (None), and matches any.
+    """
     if type_name in firsts:
         return firsts[type_name]
     if type_name is None and firsts:

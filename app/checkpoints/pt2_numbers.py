@@ -11,7 +11,7 @@ from palettery.app.checkpoints.pt2_schema import Argument, Graph, Node
 from palettery.app.errors import UnsupportedFormat
 
 WORD_BITS, FLOAT_BITS = 64, 1_024
-"""Bits of a size, and of the largest float as an integer."""
+"""Bits of a size (int64), and of the largest float64 as an integer."""
 MAX_BITS = 65_536
 
 
@@ -27,25 +27,25 @@ def check_numbers(graph: Graph, what: str) -> None:
             check_numbers(subgraph, what)
         if node.target not in NUMERIC:
             continue
-        needed = _bits(node, bits)
-        if needed > MAX_BITS:
+        result_bits = _result_bits(node, bits)
+        if result_bits > MAX_BITS:
             raise UnsupportedFormat(
                 f"{what} cannot be passed to torch, and nothing of it was run: its node "
-                f"{node.label()[:100]!r} ({node.target}) computes a number of up to {needed:,} "
-                f"bits; {MAX_BITS:,} are allowed, and powers up to {MAX_EXPONENT}: export the "
-                "model with smaller computations of sizes"
+                f"{node.label()[:100]!r} ({node.target}) computes a number of up to "
+                f"{result_bits:,} bits; {MAX_BITS:,} are allowed, and powers up to {MAX_EXPONENT}: "
+                "export the model with smaller computations of sizes"
             )
-        bits |= dict.fromkeys(node.output_names(), needed)
+        bits |= dict.fromkeys(node.output_names(), result_bits)
 
 
-def _bits(node: Node, bits: Mapping[str, int]) -> int:
+def _result_bits(node: Node, bits: Mapping[str, int]) -> int:
     """Return the maximum bits of the result of a function of numbers."""
-    widths = [_width(argument.arg, bits) for argument in node.inputs] or [WORD_BITS]
+    widths = [_argument_bits(argument.arg, bits) for argument in node.inputs] or [WORD_BITS]
     match node.target.rpartition(".")[2]:
         case "mul":
             return sum(widths)
         case "pow":
-            return widths[0] * _power([argument.arg for argument in node.inputs])
+            return widths[0] * _exponent([argument.arg for argument in node.inputs])
         case "add" | "sub" | "sym_sum":
             count = sum(max(1, len(list(argument.arg.names()))) for argument in node.inputs)
             return max(widths) + count.bit_length()
@@ -54,7 +54,7 @@ def _bits(node: Node, bits: Mapping[str, int]) -> int:
     return max(widths)
 
 
-def _power(arguments: Sequence[Argument]) -> int:
+def _exponent(arguments: Sequence[Argument]) -> int:
     """Return the exponent; one over the limit if it is not a small constant."""
     exponent = arguments[1].value() if len(arguments) == 2 else None
     if isinstance(exponent, int | float) and abs(exponent) <= MAX_EXPONENT:
@@ -62,5 +62,5 @@ def _power(arguments: Sequence[Argument]) -> int:
     return MAX_BITS + 1
 
 
-def _width(argument: Argument, bits: Mapping[str, int]) -> int:
+def _argument_bits(argument: Argument, bits: Mapping[str, int]) -> int:
     return max((bits.get(name, WORD_BITS) for name in argument.names()), default=WORD_BITS)

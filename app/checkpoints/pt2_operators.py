@@ -32,7 +32,7 @@ NUMERIC = frozenset(
         *("math.ceil", "math.floor", "math.trunc", "math.sqrt"),
     )
 )
-"""Functions of numbers, such as sizes."""
+"""Functions that take and return numbers, such as sizes."""
 NUMBER_FIELDS = frozenset(
     ("as_int", "as_float", "as_bool", "as_sym_int", "as_sym_float", "as_sym_bool")
 )
@@ -64,7 +64,7 @@ _FIELDS: Mapping[str, frozenset[str]] = {
 }
 """Type of an argument -> fields of `Argument` that may contain it."""
 NONE_FIELDS = (frozenset(("as_none",)), frozenset(("as_none", "as_optional_tensor")))
-"""Fields of an optional argument of another type, and of an optional tensor."""
+"""Fields that may contain None, indexed by whether the argument is a tensor."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Operator:
     types: Mapping[str, str]
     """Name of an argument -> its type."""
     required: frozenset[str]
-    written: frozenset[str]
+    mutated: frozenset[str]
     """Arguments that it changes in place."""
 
-    def problem(self, inputs: Sequence[NamedArgument]) -> str | None:
+    def argument_problem(self, inputs: Sequence[NamedArgument]) -> str | None:
         """Return what is wrong with the arguments of a call, or None."""
         names = [input_.name for input_ in inputs]
         if len(set(names)) < len(names):
@@ -95,8 +95,10 @@ class Operator:
 
 def accepts_field(type_: str, field: str) -> bool:
     """Return whether a field of `Argument` may contain an argument of a type."""
-    plain = type_.removesuffix("?")
-    return field in _FIELDS[plain] or (plain != type_ and field in NONE_FIELDS[plain == "Tensor"])
+    base_type = type_.removesuffix("?")
+    return field in _FIELDS[base_type] or (
+        base_type != type_ and field in NONE_FIELDS[base_type == "Tensor"]
+    )
 
 
 @cache
@@ -110,21 +112,21 @@ def operators() -> Mapping[str, Operator]:
 def _parse_declaration(line: str) -> tuple[str, Operator]:
     match = _DECLARATION.fullmatch(line)
     assert match is not None, line  # noqa: S101 - the list is ours, and tested
-    types, required, written = {}, [], []
+    types, required, mutated = {}, [], []
     for text in re.split(r", (?![^\[]*\])", match["arguments"]):
         argument = _ARGUMENT.fullmatch(text)
         if argument is None:
-            continue  # the star before arguments by name
+            continue  # the * before keyword-only arguments
         name = argument["name"]
-        plain = argument["type"].replace("SymInt", "int")
-        types[name] = plain + re.sub(r"\d", "", argument["rest"])
+        base_type = argument["type"].replace("SymInt", "int")
+        types[name] = base_type + re.sub(r"\d", "", argument["rest"])
         if "=" not in text:
             required.append(name)
         if "!" in (argument["alias"] or ""):
-            written.append(name)
+            mutated.append(name)
     if "batch_norm" in match["name"] or match["name"].startswith("instance_norm"):
-        written += [name for name in ("running_mean", "running_var") if name in types]
-    return match["name"], Operator(types, frozenset(required), frozenset(written))
+        mutated += [name for name in ("running_mean", "running_var") if name in types]
+    return match["name"], Operator(types, frozenset(required), frozenset(mutated))
 
 
 def has_effects(node: Node) -> bool:
@@ -137,25 +139,25 @@ def has_effects(node: Node) -> bool:
     if operator is None:
         return PURE_OPERATORS.fullmatch(node.target) is None
     computes = any(any(output.names()) for output in node.outputs)
-    return not computes or bool(operator.written) or "_assert" in node.target
+    return not computes or bool(operator.mutated) or "_assert" in node.target
 
 
 def find_problems(graph: Graph, fixed: Set[str] = frozenset()) -> Iterator[str]:
-    """Yield why a graph must not be run; no node may change a fixed value."""
+    """Yield why a graph must not be run; no node may change a value of `fixed` in place."""
     for node in graph.nodes:
         for subgraph in node.subgraphs():
             yield from find_problems(subgraph)
-        if (problem := _problem(node, fixed)) is not None:
+        if (problem := _call_problem(node, fixed)) is not None:
             yield problem
 
 
-def _problem(node: Node, fixed: Set[str]) -> str | None:
+def _call_problem(node: Node, fixed: Set[str]) -> str | None:
     label = f"{node.target[:100]!r} (node {node.label()[:100]!r})"
     operator = operators().get(node.target)
     if operator is not None:
-        problem = operator.problem(node.inputs)
+        problem = operator.argument_problem(node.inputs)
         if problem is None and any(
-            input_.name in operator.written and not fixed.isdisjoint(input_.arg.names())
+            input_.name in operator.mutated and not fixed.isdisjoint(input_.arg.names())
             for input_ in node.inputs
         ):
             problem = "an input or a parameter to change in place"

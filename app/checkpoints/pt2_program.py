@@ -173,7 +173,7 @@ class RunnableProgram(ClosedModel):
     def fixed_values(self) -> frozenset[str]:
         """Return the inputs that no node may change: all but buffers."""
         inputs, specs = self.graph_module.graph.inputs, self.graph_module.signature.input_specs
-        pairs = zip(inputs, specs, strict=False)
+        pairs = zip(inputs, specs, strict=False)  # unvalidated: the numbers may differ
         return frozenset(name for arg, spec in pairs if not spec.buffer for name in arg.names())
 
     def with_graph(self, graph: Graph) -> "RunnableProgram":

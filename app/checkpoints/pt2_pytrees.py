@@ -11,7 +11,7 @@ CONTAINERS = frozenset(
     ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 )
 """Classes that inputs and outputs may consist of."""
-DEPTH = 64
+MAX_DEPTH = 64
 """Maximum nesting."""
 
 
@@ -27,10 +27,10 @@ def check_pytree(text: str) -> str:
         raise ValueError("not a pytree of inputs or outputs") from error
     if version != 1:
         raise ValueError(f"a pytree of version {str(version)[:20]}; only version 1 is supported")
-    return json.dumps([1, _tree(tree, DEPTH)])
+    return json.dumps([1, _check_tree(tree, MAX_DEPTH)])
 
 
-def _tree(tree: Any, depth: int) -> dict[str, object]:
+def _check_tree(tree: Any, depth: int) -> dict[str, object]:
     if not depth or not isinstance(tree, dict):
         raise ValueError("not a pytree of inputs or outputs")
     kind, context = tree.get("type"), tree.get("context")
@@ -41,12 +41,12 @@ def _tree(tree: Any, depth: int) -> dict[str, object]:
         raise ValueError(f"inputs or outputs are in a {str(kind)[:80]!r}; use tuples and dicts")
     return {
         "type": kind,
-        "context": _context(context),
-        "children_spec": [_tree(child, depth - 1) for child in children],
+        "context": _check_context(context),
+        "children_spec": [_check_tree(child, depth - 1) for child in children],
     }
 
 
-def _context(text: object) -> object:
+def _check_context(text: object) -> object:
     """Return the checked keys of a dict, as JSON in a string."""
     if text is None:
         return None
@@ -54,9 +54,9 @@ def _context(text: object) -> object:
         keys = json.loads(text) if isinstance(text, str) else text
     except (ValueError, RecursionError) as error:
         raise ValueError("a pytree whose keys are not JSON") from error
-    is_plain = keys is None or (
+    are_keys = keys is None or (
         isinstance(keys, list) and all(isinstance(key, str | int | bool) for key in keys)
     )
-    if not isinstance(text, str) or not is_plain:
+    if not isinstance(text, str) or not are_keys:
         raise ValueError("a pytree with a context that is not a list of keys")
     return json.dumps(keys)

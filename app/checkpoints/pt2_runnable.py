@@ -29,6 +29,12 @@ class Runnable:
     program: RunnableProgram
     constants: Sequence[StoredTensor]
 
+    def user_inputs(self) -> list[str]:
+        """Return the names of the tensors that the model takes from its caller."""
+        module = self.program.graph_module
+        pairs = zip(module.graph.inputs, module.signature.input_specs, strict=False)
+        return [name for argument, spec in pairs if spec.user_input for name in argument.names()]
+
 
 def read_runnable(storage: Storage, file: StoredFile, limits: Limits) -> Runnable:
     """Return the validated graph of a `.pt2` and its constants.
@@ -44,7 +50,7 @@ def read_runnable(storage: Storage, file: StoredFile, limits: Limits) -> Runnabl
     what = f"{file.name}, models/{model}.json"
     document = pt2_json.parse(archive.document(model), what, limits)
     try:
-        program = _program(document, what)
+        program = _parse_program(document, what)
         program = program.with_graph(remove_dead_nodes(program.graph_module.graph))
         _check_calls(program, what)
     except RecursionError as error:
@@ -54,7 +60,7 @@ def read_runnable(storage: Storage, file: StoredFile, limits: Limits) -> Runnabl
     return Runnable(program, constants)
 
 
-def _program(document: object, what: str) -> RunnableProgram:
+def _parse_program(document: object, what: str) -> RunnableProgram:
     try:
         return RunnableProgram.model_validate(document)
     except ValidationError as error:

@@ -21,6 +21,7 @@ from pydantic import (
 from palettery.app.checkpoints.pt2_expressions import check_expression
 
 Int = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
+"""An integer that fits int64 or uint64."""
 
 
 class ClosedModel(BaseModel):
@@ -33,7 +34,7 @@ class SingleFieldModel(ClosedModel):
     """A tagged union: an object with a single field, whose name is the tag."""
 
     @model_validator(mode="after")
-    def _check_one(self) -> "SingleFieldModel":
+    def _check_single_field(self) -> "SingleFieldModel":
         if len(self.model_fields_set) != 1:
             raise ValueError("must have a single field")
         return self
@@ -55,6 +56,7 @@ OptionText = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00]*$", max_leng
 Target = Annotated[str, StringConstraints(pattern=r"^[ -~]+$", max_length=1000)]
 """Name of the function that a node calls."""
 Number = Annotated[float, Field(strict=False)]
+"""A float, which may be written as an integer."""
 OmittedFields = Annotated[dict[str, object], BeforeValidator(lambda _: {})]
 """Metadata, which is dropped."""
 
@@ -208,8 +210,8 @@ def _names(value: object) -> Iterator[str]:
         case SymIntArgument() | SymFloatArgument() | SymBoolArgument() if value.as_name is not None:
             yield value.as_name
         case list():
-            for each in value:
-                yield from _names(each)
+            for item in value:
+                yield from _names(item)
 
 
 class NamedArgument(ClosedModel):

@@ -33,18 +33,19 @@ def locate_tensor(
     dtype = _dtype(meta, what)
     if pt2_json.field(meta, "layout", int, what) != _STRIDED:
         raise UnsupportedFormat(f"{what} is sparse; make it dense and export the model again")
-    shape = _counts(pt2_json.field(meta, "sizes", list, what), "sizes", what)
-    strides = _counts(pt2_json.field(meta, "strides", list, what), "strides", what)
-    (start,) = _counts([meta.get("storage_offset")], "storage_offset", what)
+    shape = _parse_counts(pt2_json.field(meta, "sizes", list, what), "sizes", what)
+    strides = _parse_counts(pt2_json.field(meta, "strides", list, what), "strides", what)
+    (storage_offset,) = _parse_counts([meta.get("storage_offset")], "storage_offset", what)
     if len(shape) != len(strides) or len(shape) > MAX_RANK:
         raise InvalidModel(
             f"{what} has {len(shape)} sizes and {len(strides)} strides; their numbers must be "
             f"equal, and at most {MAX_RANK}: {EXPORT_AGAIN}"
         )
     item_bytes = DTYPE_BITS[dtype] // 8
-    steps = tuple(step if length > 1 else 1 for step, length in zip(strides, shape, strict=True))
-    span = _span(shape, steps, what)
-    if (start + span) * item_bytes > member.size_bytes:
+    # The stride of an axis of length 1 is unused, and may have any value.
+    used = tuple(stride if length > 1 else 1 for stride, length in zip(strides, shape, strict=True))
+    span = _span(shape, used, what)
+    if (storage_offset + span) * item_bytes > member.size_bytes:
         raise InvalidModel(
             f"{what} of shape {format_shape(shape)} and strides {format_shape(strides)} exceeds "
             f"the {member.size_bytes:,} bytes of its storage; {EXPORT_AGAIN}"
@@ -53,9 +54,9 @@ def locate_tensor(
         name=name,
         dtype=dtype,
         shape=shape,
-        strides=None if not span or is_row_major(shape, steps) else steps,
+        strides=None if not span or is_row_major(shape, used) else used,
         file=0,
-        offset=member.offset + (start * item_bytes if span else 0),
+        offset=member.offset + (storage_offset * item_bytes if span else 0),
         size_bytes=span * item_bytes,
     )
 
@@ -70,7 +71,7 @@ def _dtype(meta: Mapping[str, object], what: str) -> str:
     return DTYPE_OF_NUMBER[code]
 
 
-def _counts(values: Sequence[object], key: str, what: str) -> tuple[int, ...]:
+def _parse_counts(values: Sequence[object], key: str, what: str) -> tuple[int, ...]:
     """Return non-negative whole numbers, each of which is written as {"as_int": n}."""
     numbers = []
     for value in values:
@@ -86,16 +87,16 @@ def _counts(values: Sequence[object], key: str, what: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _span(shape: Sequence[int], steps: Sequence[int], what: str) -> int:
-    """Return the number of elements that a tensor spans; none may overlap another."""
+def _span(shape: Sequence[int], strides: Sequence[int], what: str) -> int:
+    """Return the number of elements from a tensor's first to its last; none may share bytes."""
     if 0 in shape:
         return 0
     span = 1
-    for step, length in sorted(zip(steps, shape, strict=True)):
-        if length > 1 and step < span:
+    for stride, length in sorted(zip(strides, shape, strict=True)):
+        if length > 1 and stride < span:
             raise InvalidModel(
-                f"{what} of shape {format_shape(shape)} has strides {format_shape(steps)}, so that "
-                "its elements share bytes; call .contiguous() on it and export the model again"
+                f"{what} of shape {format_shape(shape)} has strides {format_shape(strides)}, so "
+                "that its elements share bytes; call .contiguous() on it and export the model again"
             )
-        span += step * (length - 1)
+        span += stride * (length - 1)
     return span

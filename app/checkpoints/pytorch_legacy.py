@@ -29,6 +29,7 @@ MAGIC_OPCODE = b"\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
 FIRST_BYTES = 1 << 20
 """Size of the first read in search of the pickles' end; each further read doubles it."""
 _COUNT_BYTES = 8
+"""Size of the number of elements, which precedes each storage."""
 _SAVE_AGAIN = "fetch or save the file again"
 
 
@@ -84,7 +85,7 @@ def _locate_storages(
     if not isinstance(keys, list):
         raise damaged_pickle(name, "its storages have no list of keys")
     ranges: dict[str, FileRange] = {}
-    at = start
+    offset = start
     for key in keys:
         if not isinstance(key, str) or key not in storages or key in ranges:
             raise InvalidModel(
@@ -92,12 +93,12 @@ def _locate_storages(
                 f"tensor lies in it; {_SAVE_AGAIN}"
             )
         size_bytes = storages[key].size_bytes()
-        ranges[key] = FileRange(at + _COUNT_BYTES, size_bytes)
-        at += _COUNT_BYTES + size_bytes
-    if at != file_bytes:
-        problem = "is truncated" if at > file_bytes else "has bytes after its end"
+        ranges[key] = FileRange(offset + _COUNT_BYTES, size_bytes)
+        offset += _COUNT_BYTES + size_bytes
+    if offset != file_bytes:
+        problem = "is truncated" if offset > file_bytes else "has bytes after its end"
         raise InvalidModel(
-            f"{name} {problem}: its storages end at byte {at:,}, the file has {file_bytes:,}; "
+            f"{name} {problem}: its storages end at byte {offset:,}, the file has {file_bytes:,}; "
             f"{_SAVE_AGAIN}"
         )
     return ranges

@@ -29,7 +29,7 @@ ArchiveKind: TypeAlias = Literal["state_dict", "pt2", "torchscript"]
 
 BYTEORDER_BYTES = 16
 """Maximum size of the member with the byte order."""
-_DATA = "data/"
+_STORAGES = "data/"
 
 
 def detect_archive(members: Mapping[str, ZipMember], name: str = "the archive") -> ArchiveKind:
@@ -38,17 +38,17 @@ def detect_archive(members: Mapping[str, ZipMember], name: str = "the archive") 
     Raises:
         UnsupportedFormat: a torch.export program of an old version, or no archive of PyTorch.
     """
-    inner = {key.partition("/")[2] or key for key in members}
-    if "serialized_exported_program.json" in inner:
+    relative_names = {key.partition("/")[2] or key for key in members}
+    if "serialized_exported_program.json" in relative_names:
         raise UnsupportedFormat(
             f"{name} is a torch.export program in the format of an old PyTorch, with pickled "
             "weights; load it there and export the model again with torch.export.save of torch 2.13"
         )
-    if "models/model.json" in inner and "archive_format" in inner:
+    if "models/model.json" in relative_names and "archive_format" in relative_names:
         return "pt2"
-    if "constants.pkl" in inner or any(key.startswith("code/") for key in inner):
+    if "constants.pkl" in relative_names or any(key.startswith("code/") for key in relative_names):
         return "torchscript"
-    if "data.pkl" in inner:
+    if "data.pkl" in relative_names:
         return "state_dict"
     raise UnsupportedFormat(
         f"{name} is a zip archive, but not of PyTorch: it holds neither data.pkl nor "
@@ -85,9 +85,9 @@ def read_pytorch_zip(
         root=read_pickle(pickle, limits, name=name),
         pickle_bytes=len(pickle),
         storages={
-            key.removeprefix(_DATA): FileRange(member.offset, member.size_bytes)
+            key.removeprefix(_STORAGES): FileRange(member.offset, member.size_bytes)
             for key, member in members.items()
-            if key.startswith(_DATA)
+            if key.startswith(_STORAGES)
         },
         file_bytes=storage.size_bytes(path),
     )

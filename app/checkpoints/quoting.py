@@ -1,10 +1,11 @@
 """Untrusted names and values as short, printable text for messages."""
 
+import json
 from collections.abc import Sequence
 
 
 def quote_text(text: str) -> str:
-    """Return a text in quotes, with control characters escaped, truncated if long."""
+    """Return a text in quotes, with control characters escaped, cut to 80 characters."""
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
@@ -13,9 +14,15 @@ def quote_json(value: object) -> str:
     if isinstance(value, dict):
         keys = ", ".join(quote_text(str(key)) for key in [*value][:3])
         return f"an object of {keys or 'nothing'}"
-    return "a list" if isinstance(value, list) else quote_text(str(value)[:100])
+    if isinstance(value, list):
+        return "a list"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    text = quote_text(str(value)[:100])
+    return text if isinstance(value, str) else text.strip("'")
 
 
 def format_shape(shape: Sequence[int]) -> str:
-    """Return a shape as text, however large its numbers are."""
-    return f"[{', '.join(str(n) if n < 1 << 62 else 'huge' for n in shape[:8])}]"
+    """Return the first 8 lengths of a shape as text, however large they are."""
+    lengths = [str(length) if length < 1 << 62 else "huge" for length in shape[:8]]
+    return f"[{', '.join([*lengths, '...'] if len(shape) > 8 else lengths)}]"

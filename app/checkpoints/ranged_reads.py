@@ -8,7 +8,7 @@ from itertools import pairwise
 from palettery.app.storage.base import Storage
 
 GAP_BYTES = 64 << 10
-"""Gap between two ranges below which they are read with one request."""
+"""Maximum distance between the offsets of two ranges that are read with one request."""
 WINDOW_BYTES = 1 << 20
 """Maximum size of a request for several ranges, gaps included."""
 CONCURRENT_READS = 8
@@ -32,11 +32,11 @@ def read_ranges(storage: Storage, path: str, ranges: Sequence[FileRange]) -> Ite
 
 
 def _windows(ranges: Sequence[FileRange]) -> Iterator[Sequence[FileRange]]:
-    """Yield neighbours that are read with one request."""
+    """Yield the ranges in groups, each of which is read with one request."""
     first = 0
     for number, (left, right) in enumerate(pairwise(ranges), start=1):
-        apart = right.offset - left.offset > GAP_BYTES
-        if apart or right.offset - ranges[first].offset > WINDOW_BYTES:
+        is_distant = right.offset - left.offset > GAP_BYTES
+        if is_distant or right.offset - ranges[first].offset > WINDOW_BYTES:
             yield ranges[first:number]
             first = number
     if ranges:

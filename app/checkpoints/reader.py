@@ -17,7 +17,7 @@ from palettery.app.checkpoints.hf_config import (
     quantization_warnings,
 )
 from palettery.app.checkpoints.module_types import infer_modules
-from palettery.app.checkpoints.ops import derive_ops
+from palettery.app.checkpoints.op_types import derive_ops
 from palettery.app.checkpoints.pt2 import read_pt2
 from palettery.app.checkpoints.pytorch_legacy import read_pytorch_legacy
 from palettery.app.checkpoints.pytorch_zip import detect_archive, read_pytorch_zip
@@ -38,12 +38,12 @@ READER_VERSION = 3
 Reader = Callable[[Storage, StoredFile, int, Limits, Warn], Sequence[StoredTensor]]
 """Function that returns the tensors of one shard; it takes the number of the file."""
 _TENSOR_FORMATS = ("safetensors", "zip", "legacy")
-"""Formats of files with tensors; all but the first are written by torch.save."""
+"""Formats of files with tensors; that of a mixed checkpoint is the last that occurs."""
 
 
 def bytes_to_parse(storage: Storage, files: Sequence[StoredFile]) -> int:
     """Return an upper bound on the bytes that `read_checkpoint` parses."""
-    return sum(max_parsed_bytes(_head(storage, file), file.size_bytes) for file in files)
+    return sum(max_parsed_bytes(_read_head(storage, file), file.size_bytes) for file in files)
 
 
 def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limits) -> Checkpoint:
@@ -58,7 +58,7 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
     indexes: list[ShardIndex] = []
     configs: list[str] = []
     for number, file in enumerate(files):
-        format_ = detect_format(_head(storage, file), file.name)
+        format_ = detect_format(_read_head(storage, file), file.name)
         if format_ != "json":
             formats[number] = format_
         elif isinstance(document := _read_json(storage, file, limits), str):
@@ -74,10 +74,10 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
         return _read_exported_program(storage, files, limits)
     _check_single_format(files, shards)
     reader_warnings: list[str] = []
-    stored = _merge_shards(storage, files, shards, limits, reader_warnings.append)
-    check_index(selection, files, stored)
-    tensors, modules, warnings = _modules(configs, stored, limits)
-    _check_nonempty(stored)
+    merged = _merge_shards(storage, files, shards, limits, reader_warnings.append)
+    check_index(selection, files, merged)
+    tensors, modules, warnings = _resolve_modules(configs, merged, limits)
+    _check_nonempty(merged)
     return Checkpoint(
         format=_MODEL_FORMATS[max(shards.values(), key=_TENSOR_FORMATS.index)],
         files=tuple(files),
@@ -90,21 +90,21 @@ def read_checkpoint(storage: Storage, files: Sequence[StoredFile], limits: Limit
 
 def _check_single_format(files: Sequence[StoredFile], shards: Mapping[int, FileFormat]) -> None:
     """Check that safetensors are not mixed with checkpoints of torch.save: those are two models."""
-    one = next((number for number, format_ in shards.items() if format_ == "safetensors"), None)
-    other = next((number for number, format_ in shards.items() if format_ != "safetensors"), None)
-    if one is not None and other is not None:
-        what = "zip archives" if shards[other] == "zip" else "legacy checkpoints"
+    dense = next((number for number, format_ in shards.items() if format_ == "safetensors"), None)
+    pickled = next((number for number, format_ in shards.items() if format_ != "safetensors"), None)
+    if dense is not None and pickled is not None:
+        what = "zip archives" if shards[pickled] == "zip" else "legacy checkpoints"
         raise InvalidModel(
-            f"the upload mixes safetensors ({files[one].name}) and {what} ({files[other].name}); "
-            "send one model, in one format"
+            f"the upload mixes safetensors ({files[dense].name}) and {what} "
+            f"({files[pickled].name}); send one model, in one format"
         )
 
 
-def _head(storage: Storage, file: StoredFile) -> bytes:
+def _read_head(storage: Storage, file: StoredFile) -> bytes:
     return bytes(storage.read(file.path, 0, min(HEAD_BYTES, file.size_bytes)))
 
 
-def _modules(
+def _resolve_modules(
     configs: Sequence[str], tensors: Sequence[StoredTensor], limits: Limits
 ) -> tuple[Sequence[StoredTensor], tuple[Module, ...], tuple[str, ...]]:
     """Return the tensors with all their aliases, the modules, and warnings."""
@@ -126,8 +126,8 @@ def _modules(
             "module types are inferred from names and shapes; send the model's config.json beside "
             "its weights, or a .pt2 of torch.export, for exact ones"
         )
-    copies = [copy for tensor in tensors for copy in _copy_per_name(tensor)]
-    return tensors, infer_modules(copies, limits), tuple(warnings)
+    one_per_name = [copy for tensor in tensors for copy in _copy_per_name(tensor)]
+    return tensors, infer_modules(one_per_name, limits), tuple(warnings)
 
 
 def _has_exported_program(storage: Storage, archives: Sequence[StoredFile], limits: Limits) -> bool:
@@ -249,6 +249,16 @@ def _read_json(storage: Storage, file: StoredFile, limits: Limits) -> ShardIndex
         f"{file.name} is JSON that begins with {quote_beginning(text)}, but neither an index of "
         f"shards (it has no weight_map) nor a model's config.json (it has no model_type); {advice}"
     )
+
+
+def read_model_config(storage: Storage, files: Sequence[StoredFile]) -> str | None:
+    """Return the text of the config.json among the files of a checkpoint, or None."""
+    for file in files:
+        if file.size_bytes <= Limits().config_bytes and file.name.endswith(".json"):
+            text = str(storage.read(file.path), "utf-8-sig", errors="replace")
+            if is_model_config(text, Limits()):
+                return text
+    return None
 
 
 def is_model_config(text: str, limits: Limits) -> bool:

@@ -49,7 +49,7 @@ def run_machine(machine: PickleMachine, name: str) -> object:
         raise UnsupportedFormat(f"{name} holds {error.what}; {error.advice}") from error
     except TooLarge as error:
         raise TooLarge(f"{name}: {error.detail}") from error
-    except TruncatedPickleError:
+    except TruncatedPickleError:  # a MalformedPickleError that callers handle themselves
         raise
     except (MalformedPickleError, ValueError, IndexError, KeyError) as error:
         raise damaged_pickle(name, str(error)) from error

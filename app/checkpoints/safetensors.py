@@ -21,8 +21,9 @@ MAX_RANK = 64
 """Maximum number of axes; numpy and torch allow no more."""
 NAME_CHARACTERS = 1_000
 """Maximum length of a tensor's name."""
-_KEYS = frozenset(("dtype", "shape", "data_offsets"))
-_NUMBER_LIMIT = 1 << 63
+_TENSOR_KEYS = frozenset(("dtype", "shape", "data_offsets"))
+_COUNT_LIMIT = 1 << 63
+"""Exclusive bound of lengths and offsets."""
 LENGTH_BYTES = 8
 """Size of the header's length, at the start of the file."""
 
@@ -62,15 +63,15 @@ def read_header(
     tensors: list[StoredTensor] = []
     for key in scanner.object_keys():
         if key == "__metadata__":
-            metadata = _metadata(scanner.value(), what)
+            metadata = _metadata(scanner.read_value(), what)
             continue
         if len(tensors) == limits.tensors:
             raise TooLarge(
                 f"{what} holds more than {limits.tensors:,} tensors; {limits.allowed('tensors')}"
             )
         check_name(key, what, name_characters)
-        tensors.append(_tensor(key, scanner.value(), what, data_start, file))
-    scanner.end()
+        tensors.append(_tensor(key, scanner.read_value(), what, data_start, file))
+    scanner.expect_end()
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.size_bytes))
     _check_ranges(tensors, data_start, size, what)
     return Header(tuple(tensors), metadata)
@@ -148,14 +149,14 @@ def _tensor(name: str, entry: object, what: str, data_start: int, file: int) -> 
 
     if not isinstance(entry, dict):
         raise entry_error("is not described by an object")
-    if not entry.keys() >= _KEYS:
+    if not entry.keys() >= _TENSOR_KEYS:
         raise entry_error(
-            f"is described by {_join_keys(entry)}, but must be by {', '.join(sorted(_KEYS))}"
+            f"is described by {_join_keys(entry)}, but must be by {', '.join(sorted(_TENSOR_KEYS))}"
         )
     dtype = entry["dtype"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise entry_error(f"has dtype {quote_text(str(dtype))}; known are {', '.join(DTYPE_BITS)}")
-    shape, offsets = _counts(entry["shape"]), _counts(entry["data_offsets"])
+    shape, offsets = _parse_counts(entry["shape"]), _parse_counts(entry["data_offsets"])
     if shape is None:
         raise entry_error("has a shape that is not a list of whole numbers from 0 to 2**63")
     if len(shape) > MAX_RANK:
@@ -165,8 +166,8 @@ def _tensor(name: str, entry: object, what: str, data_start: int, file: int) -> 
     size, bits = offsets[1] - offsets[0], math.prod(shape) * DTYPE_BITS[dtype]
     if bits != 8 * size:
         raise entry_error(
-            f"of shape {format_shape(shape)} and dtype {dtype} takes {_bytes(bits)} bytes, "
-            f"but its data_offsets span {_bytes(8 * size)}"
+            f"of shape {format_shape(shape)} and dtype {dtype} takes {_format_bytes(bits)} bytes, "
+            f"but its data_offsets span {_format_bytes(8 * size)}"
         )
     return StoredTensor(
         name=name,
@@ -201,16 +202,16 @@ def _check_ranges(tensors: Sequence[StoredTensor], data_start: int, size: int, w
         )
 
 
-def _counts(value: object) -> tuple[int, ...] | None:
-    """Return a JSON list of whole numbers from 0 to 2**63, or None; booleans are no numbers."""
+def _parse_counts(value: object) -> tuple[int, ...] | None:
+    """Return a JSON list of integers from 0 to 2**63 as a tuple; None for anything else."""
     if not isinstance(value, list):
         return None
-    if not all(type(item) is int and 0 <= item < _NUMBER_LIMIT for item in value):
+    if not all(type(item) is int and 0 <= item < _COUNT_LIMIT for item in value):
         return None
     return tuple(value)
 
 
-def _bytes(bits: int) -> str:
+def _format_bytes(bits: int) -> str:
     return f"{bits / 8:,.12g}" if bits < 1 << 60 else "more than 2**57"
 
 

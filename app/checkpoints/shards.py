@@ -15,7 +15,9 @@ from palettery.app.errors import InvalidModel, TooLarge
 from palettery.app.settings import Limits
 from palettery.schemas.checkpoint import StoredFile, StoredTensor
 
-_NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d{1,6})-of-(?P<total>\d{1,6})(?P<rest>\D.*|)")
+_NUMBERED_SHARD = re.compile(
+    r"(?P<stem>.*?)(?P<number>\d{1,6})-of-(?P<total>\d{1,6})(?P<rest>\D.*|)"
+)
 _MAX_LISTED = 5
 """Maximum number of files or shards that a message lists."""
 
@@ -53,7 +55,7 @@ def read_index(text: str, name: str, limits: Limits) -> ShardIndex | None:
     weight_map: dict[str, str] | None = None
     for key in scanner.object_keys():
         if key != "weight_map":
-            scanner.value()
+            scanner.read_value()
             continue
         weight_map = {}
         for tensor in scanner.object_keys():
@@ -61,8 +63,8 @@ def read_index(text: str, name: str, limits: Limits) -> ShardIndex | None:
                 raise TooLarge(
                     f"{name} names over {limits.tensors:,} tensors; {limits.allowed('tensors')}"
                 )
-            weight_map[tensor] = scanner.string()
-    scanner.end()
+            weight_map[tensor] = scanner.read_string()
+    scanner.expect_end()
     if weight_map is None:
         return None
     if not weight_map:
@@ -80,8 +82,8 @@ def select_files(
     """
     if not indexes:
         names = [files[number].name for number in numbers]
-        return ShardSelection(numbers, None, {}, tuple(_check_numbers(names)))
-    candidates = [(index, _shards(index, files, numbers)) for index in indexes]
+        return ShardSelection(numbers, None, {}, tuple(_check_shard_numbers(names)))
+    candidates = [(index, _locate_shards(index, files, numbers)) for index in indexes]
     complete = [(index, shards) for index, shards in candidates if None not in shards.values()]
     if len(indexes) > 1 and len(complete) != 1:
         listed = _join_names(index.name for index in indexes)
@@ -122,17 +124,17 @@ def check_index(
             )
 
 
-def _shards(
+def _locate_shards(
     index: ShardIndex, files: Sequence[StoredFile], numbers: Sequence[int]
 ) -> dict[str, int | None]:
     """Map each shard of an index to the number of its file, up to the first missing one (None)."""
-    by_path = {_parts(files[number].name): number for number in numbers}
+    by_path = {_path_parts(files[number].name): number for number in numbers}
     by_name: dict[str, int | None] = {}
     for parts, number in by_path.items():
-        by_name[parts[-1]] = None if parts[-1] in by_name else number
+        by_name[parts[-1]] = None if parts[-1] in by_name else number  # None: ambiguous
     shards: dict[str, int | None] = {}
     for shard in dict.fromkeys(index.weight_map.values()):
-        parts = _parts(shard)
+        parts = _path_parts(shard)
         is_inside = bool(parts) and ".." not in parts and not shard.startswith("/")
         shards[shard] = by_path.get(parts, by_name.get(parts[-1])) if is_inside else None
         if shards[shard] is None:
@@ -140,17 +142,17 @@ def _shards(
     return shards
 
 
-def _parts(path: str) -> tuple[str, ...]:
+def _path_parts(path: str) -> tuple[str, ...]:
     """Return the parts of a path without empty ones and dots; the whole path if none is left."""
     return tuple(part for part in path.split("/") if part not in ("", ".")) or (path,)
 
 
-def _check_numbers(names: Sequence[str]) -> Iterable[str]:
+def _check_shard_numbers(names: Sequence[str]) -> Iterable[str]:
     """Check that numbered shards are complete; yield a warning if there are other files."""
     shards: dict[tuple[str, int, str], set[int]] = defaultdict(set)
     others = []
     for name in names:
-        if (match := _NUMBERED.fullmatch(name)) is None:
+        if (match := _NUMBERED_SHARD.fullmatch(name)) is None:
             others.append(name)
         else:
             shards[match["stem"], int(match["total"]), match["rest"]].add(int(match["number"]))

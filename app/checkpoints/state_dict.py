@@ -25,7 +25,7 @@ STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "module")
 MAX_VIEW_RATIO = 8
 """Maximum size of all tensors together, as a multiple of the file's: views share bytes."""
 BYTES_PER_ALIAS, SPARE_ALIASES = 64, 1_000
-"""Limit of aliases: one for so many bytes of the pickle, and some more."""
+"""Limit of aliases: one per `BYTES_PER_ALIAS` of the pickle, plus a constant."""
 
 Warn = Callable[[str], None]
 """Function that is called with each warning for the user."""
@@ -63,11 +63,12 @@ def read_state_dict(
         raise TooLarge(f"{name} holds {len(state_dict):,} tensors; {limits.allowed('tensors')}")
     tensors = _merge_tied(state_dict, pickled, file)
     aliases = len(state_dict) - len(tensors)
-    most = SPARE_ALIASES + pickled.pickle_bytes // BYTES_PER_ALIAS
-    if aliases > most:
+    max_aliases = SPARE_ALIASES + pickled.pickle_bytes // BYTES_PER_ALIAS
+    if aliases > max_aliases:
         raise TooLarge(
             f"{name} holds {len(tensors):,} tensors under {len(state_dict):,} names; a pickle of "
-            f"{pickled.pickle_bytes:,} bytes may have {most:,} aliases: save each tensor once"
+            f"{pickled.pickle_bytes:,} bytes may have {max_aliases:,} aliases: save each "
+            "tensor once"
         )
     total = sum(stored.size_bytes for stored in tensors)
     if total > MAX_VIEW_RATIO * pickled.file_bytes:
@@ -83,7 +84,7 @@ def _find_state_dict(root: object, name: str, warn: Warn) -> Mapping[str, Tensor
     """Return the one state dict in a pickle's value: under a usual key, or the value itself."""
     if not isinstance(root, dict):
         raise UnsupportedFormat(
-            f"{name} holds a single {_kind(root)}, but must hold a dict of tensors; "
+            f"{name} holds a single {_type_name(root)}, but must hold a dict of tensors; "
             f"{SAVE_STATE_DICT}"
         )
     nested = [key for key in STATE_DICT_KEYS if _is_state_dict(root.get(key))]
@@ -115,8 +116,8 @@ def _find_state_dict(root: object, name: str, warn: Warn) -> Mapping[str, Tensor
             tensors[_check_key(key, name)] = _check_readable(value, key, name)
         elif _contains_tensors(value, seen):
             raise UnsupportedFormat(
-                f"{name}: {quote_text(str(key))} in the state dict is a {_kind(value)} that holds "
-                f"tensors, but a state dict must hold its tensors directly; {SAVE_STATE_DICT}"
+                f"{name}: {quote_text(str(key))} in the state dict is a {_type_name(value)} that "
+                f"holds tensors, but a state dict must hold its tensors directly; {SAVE_STATE_DICT}"
             )
     return tensors
 
@@ -138,7 +139,7 @@ def _check_readable(value: TensorRef | Unreadable, key: str | NonTextKey, name: 
 
 def _is_state_dict(value: object) -> bool:
     return isinstance(value, dict) and any(
-        isinstance(one, TensorRef | Unreadable) for one in value.values()
+        isinstance(item, TensorRef | Unreadable) for item in value.values()
     )
 
 
@@ -158,7 +159,7 @@ def _contains_tensors(value: object, seen: set[int]) -> bool:
     return False
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     return "tensor" if isinstance(value, TensorRef | Unreadable) else type(value).__name__
 
 
@@ -171,13 +172,13 @@ def _merge_tied(
     """
     names: dict[object, list[str]] = {}
     first: dict[object, StoredTensor] = {}
-    identities: dict[int, object] = {}
+    identity_of_object: dict[int, object] = {}
     for key, tensor in state_dict.items():
         check_name(key, pickled.name)
-        identity = identities.get(id(tensor))
+        identity = identity_of_object.get(id(tensor))
         if identity is None:
             stored = _locate_tensor(key, tensor, pickled, file)
-            identity = identities[id(tensor)] = (
+            identity = identity_of_object[id(tensor)] = (
                 (tensor.storage.key, stored.offset, stored.dtype, stored.shape, stored.strides)
                 if stored.size_bytes
                 else key
@@ -202,31 +203,34 @@ def _locate_tensor(
     """
     name = pickled.name
 
-    def broken(problem: str) -> InvalidModel:
+    def tensor_error(problem: str) -> InvalidModel:
         return InvalidModel(f"{name}: tensor {quote_text(key)} {problem}; save the file again")
 
-    dtype, data = NAME_OF_TORCH_DTYPE.get(tensor.dtype), tensor.storage
+    dtype, storage = NAME_OF_TORCH_DTYPE.get(tensor.dtype), tensor.storage
     if dtype is None:
         raise UnsupportedFormat(
             f"{name}: tensor {quote_text(key)} has dtype {tensor.dtype}; allowed are "
             f"{', '.join(NAME_OF_TORCH_DTYPE)}: convert it, or leave it out"
         )
-    stored = pickled.storages.get(data.key)
-    if stored is None:
-        raise broken(f"lies in the storage {quote_text(data.key)}, which the archive lacks")
+    storage_range = pickled.storages.get(storage.key)
+    if storage_range is None:
+        raise tensor_error(
+            f"lies in the storage {quote_text(storage.key)}, which the archive lacks"
+        )
     item_bytes = DTYPE_BITS[dtype] // 8
     # An untyped storage counts bytes; a typed one has the dtype of its tensors.
-    claimed = data.size_bytes()
-    if claimed > stored.size_bytes:
-        raise broken(
-            f"lies in the storage {quote_text(data.key)}, which should have "
-            f"{_format_count(claimed)} bytes and has {stored.size_bytes:,}"
+    declared_bytes = storage.size_bytes()
+    if declared_bytes > storage_range.size_bytes:
+        raise tensor_error(
+            f"lies in the storage {quote_text(storage.key)}, which should have "
+            f"{_format_count(declared_bytes)} bytes and has {storage_range.size_bytes:,}"
         )
     strides, span = _layout(tensor, key, name)
-    if (tensor.offset + span) * item_bytes > claimed:
-        raise broken(
+    if (tensor.offset + span) * item_bytes > declared_bytes:
+        raise tensor_error(
             f"of shape {format_shape(tensor.shape)} ends at byte "
-            f"{_format_count((tensor.offset + span) * item_bytes)} of a storage of {claimed:,}"
+            f"{_format_count((tensor.offset + span) * item_bytes)} of a storage of "
+            f"{declared_bytes:,}"
         )
     return StoredTensor(
         name=key,
@@ -234,7 +238,7 @@ def _locate_tensor(
         shape=tensor.shape,
         strides=strides,
         file=file,
-        offset=stored.offset + tensor.offset * item_bytes,
+        offset=storage_range.offset + tensor.offset * item_bytes,
         size_bytes=span * item_bytes,
     )
 

@@ -18,6 +18,8 @@ SPARE_MEMBERS = 64
 """Members that an archive may have in addition to one per tensor."""
 ZIP64_MARKER = 0xFFFFFFFF
 """Placeholder of a number that is too large for its field; a zip64 field has its value."""
+ZIP64_SHORT_MARKER = 0xFFFF
+"""The same in fields of 2 bytes."""
 SAVE_AGAIN = "save the model again with torch.save or torch.export.save, without changes"
 FETCH_AGAIN = "fetch or write the file again"
 JOIN_SHARDS = (
@@ -29,9 +31,9 @@ JOIN_SHARDS = (
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR64 = struct.Struct("<4sIQI")
-_ENTRY = struct.Struct("<4s6H3I5H2I")
-_SHORT = 0xFFFF
+_ENTRY = struct.Struct("<4s4x2H8x2I4H6xI")
 _ENCRYPTED, _PATCH, _STRONG, _MASKED = 1, 1 << 5, 1 << 6, 1 << 13
+"""Bits of the general purpose flags: compressed patched data, and three kinds of encryption."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,15 @@ def read_directory(
     return sorted(_entries(directory, count, name), key=lambda entry: entry.header_offset), start
 
 
-def check_stored(flags: int, method: int, text: str, name: str) -> None:
+def check_uncompressed(flags: int, method: int, member: str, name: str) -> None:
     """Check that a member is neither compressed nor encrypted."""
     if flags & (_ENCRYPTED | _STRONG | _MASKED):
-        raise UnsupportedFormat(f"{name}: the member {quote_text(text)} is encrypted; {SAVE_AGAIN}")
+        raise UnsupportedFormat(
+            f"{name}: the member {quote_text(member)} is encrypted; {SAVE_AGAIN}"
+        )
     if method or flags & _PATCH:
         raise UnsupportedFormat(
-            f"{name}: the member {quote_text(text)} is compressed (method {method}), as in "
+            f"{name}: the member {quote_text(member)} is compressed (method {method}), as in "
             f"TorchScript modules, but archives are read in place, by byte range; {SAVE_AGAIN}"
         )
 
@@ -86,16 +90,16 @@ def _find_directory(storage: Storage, path: str, limits: Limits, name: str) -> t
     locator = tail[: -_END.size][-_LOCATOR64.size :]
     if locator[:4] == b"PK\x06\x07":
         end -= _LOCATOR64.size + _END64.size
-        wide = _read_end64(locator, tail[: _END64.size], end, name)
+        wide_numbers = _read_end64(locator, tail[: _END64.size], end, name)
         for narrow, value, sentinel in zip(
             (disk, first_disk, count_on_disk, count, size, start),
-            wide,
-            (_SHORT, _SHORT, _SHORT, _SHORT, ZIP64_MARKER, ZIP64_MARKER),
+            wide_numbers,
+            (*[ZIP64_SHORT_MARKER] * 4, ZIP64_MARKER, ZIP64_MARKER),
             strict=True,
         ):
             if narrow not in (sentinel, value):
                 raise InvalidModel(f"{name}: its two directory ends disagree; {FETCH_AGAIN}")
-        disk, first_disk, count_on_disk, count, size, start = wide
+        disk, first_disk, count_on_disk, count, size, start = wide_numbers
     if disk or first_disk or count_on_disk != count:
         raise UnsupportedFormat(f"{name} is one part of a split zip archive; {SAVE_AGAIN}")
     _check_limits(size, count, limits, name)
@@ -153,68 +157,72 @@ def _entries(directory: bytes, count: int, name: str) -> Iterator[DirectoryEntry
         fields = directory[at : at + _ENTRY.size]
         if len(fields) < _ENTRY.size or fields[:4] != b"PK\x01\x02":
             raise InvalidModel(f"{name}: its zip directory is damaged; {FETCH_AGAIN}")
-        _, _, _, flags, method, _, _, _, packed, size, n, extra_n, comment_n, disk, _, _, header = (
+        _, flags, method, packed, size, name_bytes, extra_bytes, comment_bytes, disk, header = (
             _ENTRY.unpack(fields)
         )
-        raw_name = directory[at + _ENTRY.size : at + _ENTRY.size + n]
-        extra = directory[at + _ENTRY.size + n : at + _ENTRY.size + n + extra_n]
-        at += _ENTRY.size + n + extra_n + comment_n
+        raw_name = directory[at + _ENTRY.size : at + _ENTRY.size + name_bytes]
+        extra = directory[
+            at + _ENTRY.size + name_bytes : at + _ENTRY.size + name_bytes + extra_bytes
+        ]
+        at += _ENTRY.size + name_bytes + extra_bytes + comment_bytes
         if at > len(directory):
             raise InvalidModel(f"{name}: its zip directory is cut short; {FETCH_AGAIN}")
-        text = _check_name(raw_name, name)
-        if text in seen:
-            raise InvalidModel(f"{name} holds the member {quote_text(text)} twice; {SAVE_AGAIN}")
-        seen.add(text)
-        check_stored(flags, method, text, name)
-        size, packed, header, disk = _zip64_numbers((size, packed, header, disk), extra, text, name)
+        member = _check_name(raw_name, name)
+        if member in seen:
+            raise InvalidModel(f"{name} holds the member {quote_text(member)} twice; {SAVE_AGAIN}")
+        seen.add(member)
+        check_uncompressed(flags, method, member, name)
+        size, packed, header, disk = _resolve_zip64(
+            (size, packed, header, disk), extra, member, name
+        )
         if disk:
             raise UnsupportedFormat(f"{name} is one part of a split zip archive; {SAVE_AGAIN}")
-        if size != packed or (size and text.endswith("/")):
+        if size != packed or (size and member.endswith("/")):
             raise InvalidModel(
-                f"{name}: the sizes of the member {quote_text(text)} contradict each other; "
+                f"{name}: the sizes of the member {quote_text(member)} contradict each other; "
                 f"{FETCH_AGAIN}"
             )
-        yield DirectoryEntry(text, raw_name, size, header)
+        yield DirectoryEntry(member, raw_name, size, header)
     if at != len(directory):
         raise InvalidModel(f"{name}: its zip directory is longer than its entries; {FETCH_AGAIN}")
 
 
-def _check_name(raw: bytes, name: str) -> str:
+def _check_name(raw_name: bytes, name: str) -> str:
     try:
-        text = raw.decode()
+        member = raw_name.decode()
     except UnicodeDecodeError as error:
         raise InvalidModel(f"{name}: a member's name is not UTF-8; {SAVE_AGAIN}") from error
-    parts = text.removesuffix("/").split("/")
+    parts = member.removesuffix("/").split("/")
     is_unsafe = any(part in ("", ".", "..") for part in parts)
-    if is_unsafe or "\\" in text or not text.isprintable():
+    if is_unsafe or "\\" in member or not member.isprintable():
         raise InvalidModel(
-            f"{name} holds a member named {quote_text(text)}; names must be plain paths below the "
-            f"archive's root: {SAVE_AGAIN}"
+            f"{name} holds a member named {quote_text(member)}; names must be plain paths below "
+            f"the archive's root: {SAVE_AGAIN}"
         )
-    return text
+    return member
 
 
-def _zip64_numbers(
-    numbers: tuple[int, int, int, int], extra: bytes, text: str, name: str
+def _resolve_zip64(
+    numbers: tuple[int, int, int, int], extra: bytes, member: str, name: str
 ) -> tuple[int, int, int, int]:
-    """Return size, packed size, header offset and disk, with the values of the zip64 field."""
+    """Return size, packed size, header offset and disk; zip64 values replace placeholders."""
     fields: dict[int, bytes] = {}
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)
         if at + 4 + length > len(extra) or (kind == 1 and kind in fields):
             raise InvalidModel(
-                f"{name}: the fields of {quote_text(text)} are damaged; {FETCH_AGAIN}"
+                f"{name}: the fields of {quote_text(member)} are damaged; {FETCH_AGAIN}"
             )
         fields[kind] = extra[at + 4 : at + 4 + length]
         at += 4 + length
-    wide, at, values = fields.get(1, b""), 0, list[int]()
+    wide_numbers, at, values = fields.get(1, b""), 0, list[int]()
     for number, width in zip(numbers, (8, 8, 8, 4), strict=True):
-        if number != (ZIP64_MARKER if width == 8 else _SHORT):
+        if number != (ZIP64_MARKER if width == 8 else ZIP64_SHORT_MARKER):
             values.append(number)
             continue
-        if at + width > len(wide):
-            raise InvalidModel(f"{name}: {quote_text(text)} lacks its zip64 sizes; {FETCH_AGAIN}")
-        values.append(int.from_bytes(wide[at : at + width], "little"))
+        if at + width > len(wide_numbers):
+            raise InvalidModel(f"{name}: {quote_text(member)} lacks its zip64 sizes; {FETCH_AGAIN}")
+        values.append(int.from_bytes(wide_numbers[at : at + width], "little"))
         at += width
     return values[0], values[1], values[2], values[3]

@@ -11,14 +11,14 @@ from palettery.app.checkpoints.zip_directory import (
     SAVE_AGAIN,
     ZIP64_MARKER,
     DirectoryEntry,
-    check_stored,
+    check_uncompressed,
     read_directory,
 )
 from palettery.app.errors import InvalidModel, TooLarge
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 
-_LOCAL = struct.Struct("<4s5H3I2H")
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _SIZES_FOLLOW = 1 << 3
 """Flag of a member whose sizes follow its data."""
 
@@ -48,7 +48,8 @@ def read_members(
     entries, start = read_directory(storage, path, limits, name)
     _check_order(entries, start, name)
     headers = [
-        FileRange(entry.header_offset, _LOCAL.size + len(entry.raw_name)) for entry in entries
+        FileRange(entry.header_offset, _LOCAL_HEADER.size + len(entry.raw_name))
+        for entry in entries
     ]
     contents = read_ranges(storage, path, headers)
     members = [_member(entry, local, name) for entry, local in zip(entries, contents, strict=True)]
@@ -104,7 +105,10 @@ def _check_order(entries: Sequence[DirectoryEntry], end: int, name: str) -> None
         )
     bounds = [*(entry.header_offset for entry in entries[1:]), end]
     for entry, bound in zip(entries, bounds, strict=True):
-        if entry.header_offset + _LOCAL.size + len(entry.raw_name) + entry.size_bytes > bound:
+        if (
+            entry.header_offset + _LOCAL_HEADER.size + len(entry.raw_name) + entry.size_bytes
+            > bound
+        ):
             raise InvalidModel(
                 f"{name}: the member {quote_text(entry.name)} overlaps another, or exceeds the "
                 f"file; {FETCH_AGAIN}"
@@ -113,15 +117,26 @@ def _check_order(entries: Sequence[DirectoryEntry], end: int, name: str) -> None
 
 def _member(entry: DirectoryEntry, local: bytes, name: str) -> ZipMember:
     """Return a member from its local header, which must agree with the directory."""
-    magic, _, flags, method, _, _, _, packed, size, n, extra_n = _LOCAL.unpack(local[: _LOCAL.size])
-    same_name = local[_LOCAL.size : _LOCAL.size + n] == entry.raw_name
+    magic, _, flags, method, _, _, _, packed, size, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(
+        local[: _LOCAL_HEADER.size]
+    )
+    same_name = local[_LOCAL_HEADER.size : _LOCAL_HEADER.size + name_bytes] == entry.raw_name
     same_sizes = flags & _SIZES_FOLLOW or all(
         value in (entry.size_bytes, ZIP64_MARKER) for value in (packed, size)
     )
-    if magic != b"PK\x03\x04" or not same_name or not same_sizes or n != len(entry.raw_name):
+    if (
+        magic != b"PK\x03\x04"
+        or not same_name
+        or not same_sizes
+        or name_bytes != len(entry.raw_name)
+    ):
         raise InvalidModel(
             f"{name}: the header of the member {quote_text(entry.name)} contradicts the directory; "
             f"{FETCH_AGAIN}"
         )
-    check_stored(flags, method, entry.name, name)
-    return ZipMember(entry.name, entry.header_offset + _LOCAL.size + n + extra_n, entry.size_bytes)
+    check_uncompressed(flags, method, entry.name, name)
+    return ZipMember(
+        entry.name,
+        entry.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes,
+        entry.size_bytes,
+    )

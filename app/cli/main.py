@@ -9,9 +9,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from palettery.app.cli.calibration_commands import calibrations
 from palettery.app.cli.config_commands import configs
 from palettery.app.cli.key_commands import keys
 from palettery.app.cli.local_commands import local
+from palettery.app.cli.model_commands import models
 from palettery.app.cli.remote_commands import remote
 from palettery.app.cli.service_commands import service
 
@@ -37,8 +39,9 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for commands in (service, local, remote):
+for commands in (service, local, models, remote):
     cli.add_typer(commands)
+cli.add_typer(calibrations, name="calibrations")
 cli.add_typer(configs, name="config")
 cli.add_typer(keys, name="keys")
 

@@ -13,18 +13,73 @@ if TYPE_CHECKING:
     from palettery.app.client import Client
     from palettery.app.settings import Settings
     from palettery.schemas.config import KMeansPalettizerConfig
+    from palettery.schemas.targets import Choices
 
 Model = Annotated[
     list[Path],
     typer.Argument(help="Model file; several for shards, with or without their index."),
 ]
 Config = Annotated[Path | None, typer.Option("--config", help="Config, as JSON or YAML.")]
-Preset = Annotated[str | None, typer.Option("--preset", help="Preset: w4, w6 or w8.")]
+Preset = Annotated[str | None, typer.Option("--preset", help="Preset: w4, w6, w8 or small.")]
 Sensitivities = Annotated[
     list[Path] | None,
     typer.Option(
         "--sensitivities",
         help="Importance of each weight's error: a tensor per weight; repeatable for shards.",
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        help="Size to reach instead of a list of bits: 16MB, 3.5bpw (bits per weight) or 0.25x; or "
+        "quality to keep: 'cosine>=0.98', 'cosine.p5>=0.95', 'snr_db>=20', 'top1>=0.9'.",
+    ),
+]
+TargetInputs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--inputs",
+        help="Inputs on which a target of a quality is measured: a .safetensors file; repeatable.",
+    ),
+]
+ChoicesFile = Annotated[
+    Path | None,
+    typer.Option("--choices", help="What a target may choose, as JSON or YAML: docs/targets.md."),
+]
+ConfigOut = Annotated[
+    Path | None, typer.Option("--config-out", help="Also write the config that a target chose.")
+]
+CurveFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--curve", help="Also write a target's sizes and errors: HTML if named .html, else JSON."
+    ),
+]
+CalibrationFolder = Annotated[
+    Path | None,
+    typer.Option("--calibration", help="Folder that `palettery calibrate` wrote for this model."),
+]
+Feedback = Annotated[
+    bool,
+    typer.Option(
+        "--feedback/--no-feedback",
+        help="Minimise errors of layers' outputs where the calibration has second moments.",
+    ),
+]
+Inputs = Annotated[
+    list[Path],
+    typer.Option(
+        "--inputs",
+        help="A .safetensors file with the model's inputs by name, a sample a row; repeatable.",
+    ),
+]
+AtLeast = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at-least",
+        help="Quality to reach, such as cosine=0.98, cosine.p5=0.95, snr_db=20, top1=0.9 or "
+        "accuracy=0.8; repeatable. Exit code 1 if an output misses it.",
     ),
 ]
 Strict = Annotated[
@@ -84,6 +139,30 @@ def text_of(config: Path | None) -> str | None:
         ) from error
     except OSError as error:
         raise BadInput(f"cannot read the config {config}: {error}") from error
+
+
+def read_choices(path: Path | None) -> "Choices":
+    """Return the choices in a JSON or YAML file; the defaults without one.
+
+    Raises:
+        InvalidConfig: lists every invalid field.
+    """
+    from pydantic import ValidationError
+
+    from palettery.app.errors import InvalidConfig
+    from palettery.schemas.config.errors import ConfigError, describe_errors
+    from palettery.schemas.config.parsing import load_text
+    from palettery.schemas.targets import Choices
+
+    if path is None:
+        return Choices()
+    try:
+        return Choices.model_validate(load_text(text_of(path) or ""))
+    except ConfigError as error:
+        raise InvalidConfig(f"the choices {path} are not valid", error.errors) from error
+    except ValidationError as error:
+        faults = describe_errors(error, Choices)
+        raise InvalidConfig(f"the choices {path} are not valid", faults) from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from palettery.app.cli.job_flags import with_job_flags
 from palettery.app.cli.options import (
     LOCAL_SERVER,
     ApiKey,
+    AtLeast,
     Config,
     JobId,
     Json,
@@ -38,9 +39,9 @@ def upload(
     key: ApiKey = None,
 ) -> None:
     """Upload a model, and print its id; an interrupted upload is resumed next time."""
-    from palettery.app.client.progress import staged
+    from palettery.app.client.progress import stage_progress
 
-    with connected(server, key) as client, staged() as advance:
+    with connected(server, key) as client, stage_progress() as advance:
         part_bytes = None if part_mib is None else part_mib << 20
         uploaded = client.upload(model, label=label, part_size_bytes=part_bytes, advance=advance)
     typer.echo(uploaded.id)
@@ -83,10 +84,10 @@ def submit(
 ) -> None:
     """Compress a model on a server; print the job's id."""
     from palettery.app.cli.tables import follow
-    from palettery.app.client.progress import staged
+    from palettery.app.client.progress import stage_progress
 
     with connected(server, key) as client:
-        with staged() as advance:
+        with stage_progress() as advance:
             job = client.submit(
                 model,
                 config=config,
@@ -167,6 +168,39 @@ def delete(job_id: JobId, server: Server = LOCAL_SERVER, key: ApiKey = None) -> 
 
 
 @remote.command()
+def evaluate_job(
+    job_id: JobId,
+    inputs: Annotated[
+        list[Path],
+        typer.Option("--inputs", help="The inputs' .safetensors file, or the id of an upload."),
+    ],
+    at_least: AtLeast = None,
+    as_json: Json = False,
+    server: Server = LOCAL_SERVER,
+    key: ApiKey = None,
+) -> None:
+    """Run a job's model on a server before and after, and compare its outputs."""
+    from palettery.app.cli.tables import print_evaluation, print_missed
+    from palettery.app.errors import ERRORS, PaletteryError
+    from palettery.app.evaluation.goals import goals_quality, parse_goal
+
+    quality = goals_quality([parse_goal(goal) for goal in at_least or ()])
+    with connected(server, key) as client:
+        done = client.evaluate(job_id, inputs, at_least=quality)
+    if done.result is None:
+        problem = done.error
+        kind = ERRORS.get(problem.code, PaletteryError) if problem else PaletteryError
+        raise kind(problem.detail if problem else f"the evaluation is {done.state}")
+    if as_json:
+        typer.echo(done.result.model_dump_json(indent=2))
+    else:
+        print_evaluation(done.result)
+    print_missed(done.result)
+    if done.result.missed:
+        raise typer.Exit(FAILED)
+
+
+@remote.command()
 def download(
     job_id: JobId,
     out: Out,
@@ -179,10 +213,10 @@ def download(
 ) -> None:
     """Download and verify a job's artifact; an interrupted download is resumed next time."""
     from palettery.app.client.progress import progress
-    from palettery.app.storage.output_files import Output, check_apart, is_page
+    from palettery.app.storage.output_files import Output, check_distinct, is_html
 
     outputs = [Output(report)] if report else []
-    check_apart([*outputs, Output(out, or_folder=True)])
+    check_distinct([*outputs, Output(out, or_folder=True)])
     with ExitStack() as stack:
         reports = [stack.enter_context(output) for output in outputs]
         client = stack.enter_context(connected(server, key))
@@ -192,7 +226,7 @@ def download(
         else:
             client.download_export(job_id, export, out, advance=advance)
         for output in reports:
-            if is_page(output.path):
+            if is_html(output.path):
                 output.write([client.report_page(job_id)])
             else:
                 output.write([client.report(job_id).model_dump_json(indent=2).encode() + b"\n"])

@@ -1,23 +1,37 @@
 """The asynchronous client; the blocking one is derived from it."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 from uuid import uuid4
 
+import anyio
+
+from palettery.app.client.calibrations import PATH as CALIBRATIONS
+from palettery.app.client.calibrations import (
+    CalibrationEvent,
+    calibration_events,
+    calibration_options,
+    check_succeeded,
+    download_calibration,
+    split_sources,
+)
 from palettery.app.client.connection import Connection, parse
 from palettery.app.client.downloads import Download, download
 from palettery.app.client.events import JobEvent, events, log_lines, watch
-from palettery.app.client.job_arguments import PlanArguments, SubmitArguments, takes
-from palettery.app.client.progress import progress
+from palettery.app.client.job_arguments import PlanArguments, SubmitArguments, takes_keywords
+from palettery.app.client.progress import count_progress, progress
 from palettery.app.client.requests import (
     Config,
     Paths,
     Source,
+    check_scored,
     config_path,
     document_request,
+    evaluation_request,
     model_id_of,
     paths_of,
 )
@@ -25,20 +39,25 @@ from palettery.app.client.retries import ATTEMPTS, Transient
 from palettery.app.client.uploads import Advance, FilesUpload
 from palettery.app.errors import Conflict, NotFound, PaletteryError
 from palettery.app.storage.output_files import check_writable
+from palettery.schemas.calibration import CalibrationKind
+from palettery.schemas.calibration_jobs import CalibrationJob, CalibrationPage, CalibrationProgress
 from palettery.schemas.config import KMeansPalettizerConfig
 from palettery.schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
-from palettery.schemas.events import GoneJob, LogLine
+from palettery.schemas.evaluation import JobEvaluation, JobEvaluations, Quality
+from palettery.schemas.events import DeletedJob, LogLine
 from palettery.schemas.exports import ExportFormat
 from palettery.schemas.jobs import Job, JobPage, JobState, Progress
 from palettery.schemas.keys import CreatedKey, Key, KeyPage, Me, NewKey
 from palettery.schemas.models import Model, ModelPage, ModelSummary
-from palettery.schemas.plan import Plan
 from palettery.schemas.report import Report
 from palettery.schemas.service import Service
 from palettery.schemas.statistics import TensorStatistics
+from palettery.schemas.targets import PlannedJob
 from palettery.schemas.webhooks import WebhookSecret
 
 LOCAL_SERVER = "http://127.0.0.1:8400"
+POLL_S = 0.5
+"""Interval between two requests for the progress of an evaluation."""
 
 
 class AsyncClient:
@@ -127,13 +146,24 @@ class AsyncClient:
         """Delete a model; its jobs keep the files they need."""
         await self._connection.delete(f"/v1/models/{model_id}")
 
-    @takes(PlanArguments)
-    async def plan(self, model: Source, arguments: PlanArguments) -> Plan:
-        """Return what a job would do; nothing runs. Files are uploaded first, as by `upload`."""
-        body = await self._job_request(model, arguments)
-        return await self._connection.post(Plan, "/v1/plans", json=body)
+    @takes_keywords(PlanArguments)
+    async def plan(self, model: Source, arguments: PlanArguments) -> PlannedJob:
+        """Return what a job would do. Files are uploaded first, as by `upload`.
 
-    @takes(SubmitArguments)
+        With a target, the plan has what was chosen, and the least error at some 200 sizes. The
+        first target of a model waits for a job that computes the scores of its tensors.
+
+        Raises:
+            PaletteryError: that job failed or was cancelled.
+        """
+        body = await self._job_request(model, arguments)
+        while True:
+            response = await self._connection.call("POST", "/v1/plans", json=body)
+            if response.status_code != HTTPStatus.ACCEPTED:
+                return parse(PlannedJob, response)
+            check_scored(await self.wait(parse(Job, response).id))
+
+    @takes_keywords(SubmitArguments)
     async def submit(self, model: Source, arguments: SubmitArguments) -> Job:
         """Queue a job for a model with a config, the name of one, or a preset.
 
@@ -216,7 +246,7 @@ class AsyncClient:
         """
         return events(self._connection, job_id, after)
 
-    def watch(self) -> AsyncIterator[Job | GoneJob]:
+    def watch(self) -> AsyncIterator[Job | DeletedJob]:
         """Yield every job, then every change live; reconnect automatically.
 
         It never ends. After a lost connection, every job is yielded again.
@@ -247,6 +277,44 @@ class AsyncClient:
     async def report_page(self, job_id: str) -> bytes:
         """Return the report as a self-contained HTML page."""
         return (await self._connection.call("GET", f"/v1/jobs/{job_id}/report.html")).content
+
+    async def evaluate(
+        self,
+        job_id: str,
+        inputs: Source,
+        *,
+        at_least: Quality | Mapping[str, float] | None = None,
+        wait: bool = True,
+    ) -> JobEvaluation:
+        """Run a job's model before and after on inputs, and compare the outputs.
+
+        `inputs` are files, which are uploaded first, or the id of an upload. `at_least` is the
+        quality to reach, such as `{"cosine": 0.98, "percentile": 5}`; what is missed is in
+        `result.missed`. Without `wait`, the evaluation is returned as it was queued.
+
+        Raises:
+            BadInput: the inputs are not those of the model, or `at_least` is not valid.
+            Conflict: the job has no artifact.
+        """
+        body = evaluation_request(await self._id_of(inputs), at_least)
+        path = f"/v1/jobs/{job_id}/evaluations"
+        evaluation = await self._connection.post(
+            JobEvaluation, path, json=body, is_repeatable=False
+        )
+        while wait and evaluation.ended_at is None:
+            await anyio.sleep(POLL_S)
+            evaluation = await self.evaluation(job_id, evaluation.id)
+        return evaluation
+
+    async def evaluation(self, job_id: str, evaluation_id: str) -> JobEvaluation:
+        """Return an evaluation of a job in its current state."""
+        path = f"/v1/jobs/{job_id}/evaluations/{evaluation_id}"
+        return await self._connection.get(JobEvaluation, path)
+
+    async def evaluations(self, job_id: str) -> Sequence[JobEvaluation]:
+        """Return all evaluations of a job, newest first."""
+        path = f"/v1/jobs/{job_id}/evaluations"
+        return (await self._connection.get(JobEvaluations, path)).items
 
     async def statistics(self, job_id: str, tensor: str) -> TensorStatistics:
         """Return statistics of a tensor: histograms, palette, error by group."""
@@ -296,6 +364,120 @@ class AsyncClient:
         await Download(self._connection, path, Path(out), sha256).run(advance)
         return Path(out)
 
+    async def calibrate(
+        self,
+        model: Source,
+        inputs: Source,
+        *,
+        kind: CalibrationKind | None = None,
+        outputs: Sequence[str] | None = None,
+        draws: int | None = None,
+        batch: int | None = None,
+        seed: int | None = None,
+        advance: Advance = lambda *_: None,
+    ) -> CalibrationJob:
+        """Measure how much each weight of a model matters on inputs; wait until that is done.
+
+        The arguments are those of `submit_calibration`. The result's `id` is for
+        `submit(..., calibration_id=...)`.
+
+        Raises:
+            BadInput: the model cannot be run, or the inputs do not fit it.
+        """
+        job = await self.submit_calibration(
+            model,
+            inputs,
+            kind=kind,
+            outputs=outputs,
+            draws=draws,
+            batch=batch,
+            seed=seed,
+            advance=advance,
+        )
+        return check_succeeded(await self.wait_for_calibration(job.id))
+
+    async def submit_calibration(
+        self,
+        model: Source,
+        inputs: Source,
+        *,
+        kind: CalibrationKind | None = None,
+        outputs: Sequence[str] | None = None,
+        draws: int | None = None,
+        batch: int | None = None,
+        seed: int | None = None,
+        idempotency_key: str | None = None,
+        advance: Advance = lambda *_: None,
+    ) -> CalibrationJob:
+        """Queue a calibration of a model: a `.pt2`, or files of a Hugging Face folder.
+
+        `inputs` are safetensors files with the model's inputs by name. Files are uploaded first, as
+        by `upload`; of inputs, each on its own. The same model, inputs and options again give the
+        calibration that is there. The other arguments are the fields of `CalibrationOptions`.
+        """
+        options = calibration_options(
+            kind=kind, outputs=outputs, draws=draws, batch=batch, seed=seed
+        )
+        body = options.model_dump(mode="json", exclude_defaults=True)
+        body["model_id"] = await self._id_of(model, advance)
+        body["inputs_id"] = [await self._id_of(source, advance) for source in split_sources(inputs)]
+        headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
+        return await self._connection.post(CalibrationJob, CALIBRATIONS, json=body, headers=headers)
+
+    async def calibration(self, calibration_id: str) -> CalibrationJob:
+        """Return a calibration in its current state."""
+        return await self._connection.get(CalibrationJob, f"{CALIBRATIONS}/{calibration_id}")
+
+    async def calibrations(self) -> AsyncIterator[CalibrationJob]:
+        """Yield all calibrations, newest first."""
+        async for page in self._connection.pages(CalibrationPage, CALIBRATIONS):
+            for calibration in page.items:
+                yield calibration
+
+    def calibration_events(
+        self, calibration_id: str, *, after: int = 0
+    ) -> AsyncIterator[CalibrationEvent]:
+        """Yield the events of a calibration live until it has ended, as `events` does of a job."""
+        return calibration_events(self._connection, calibration_id, after)
+
+    async def wait_for_calibration(self, calibration_id: str) -> CalibrationJob:
+        """Wait until a calibration has ended; show a progress bar in a terminal or notebook."""
+        with count_progress("calibrating") as advance:
+            async for event in self.calibration_events(calibration_id):
+                if isinstance(event.data, CalibrationProgress):
+                    advance(event.data.samples_done, event.data.samples_total)
+        return await self.calibration(calibration_id)
+
+    async def cancel_calibration(self, calibration_id: str) -> CalibrationJob:
+        """Cancel a queued or running calibration."""
+        return await self._connection.post(
+            CalibrationJob, f"{CALIBRATIONS}/{calibration_id}/cancel"
+        )
+
+    async def retry_calibration(self, calibration_id: str) -> CalibrationJob:
+        """Retry a failed or cancelled calibration, from its last saved batch."""
+        path = f"{CALIBRATIONS}/{calibration_id}/retry"
+        return await self._connection.post(CalibrationJob, path, is_repeatable=False)
+
+    async def delete_calibration(self, calibration_id: str) -> None:
+        """Delete an ended calibration; jobs that used it keep what they need."""
+        await self._connection.delete(f"{CALIBRATIONS}/{calibration_id}")
+
+    async def download_calibration(
+        self,
+        calibration_id: str,
+        out: Path | str,
+        *,
+        advance: Callable[[int, int], None] = lambda *_: None,
+    ) -> Path:
+        """Download a calibration into a folder, for `palettery compress --calibration`.
+
+        Raises:
+            Conflict: it has not succeeded.
+        """
+        calibration = await self.calibration(calibration_id)
+        return await download_calibration(self._connection, calibration, Path(out), advance)
+
     async def webhook_secret(self) -> str:
         """Return the secret that signs your webhooks; keep it private."""
         return (await self._connection.get(WebhookSecret, "/v1/webhook-secret")).secret
@@ -327,8 +509,13 @@ class AsyncClient:
         if arguments.sensitivities is not None:
             models["sensitivities_id"] = arguments.sensitivities
         for name, source in models.items():
-            body[name] = model_id_of(source)
-            if body[name] is None:
-                files = cast("Paths", source)
-                body[name] = (await self.upload(files, advance=arguments.advance)).id
+            body[name] = await self._id_of(source, arguments.advance)
+        if arguments.evaluate is not None:
+            inputs_id = await self._id_of(arguments.evaluate.inputs_id, arguments.advance)
+            goals = arguments.evaluate.model_dump(exclude={"inputs_id"}, exclude_defaults=True)
+            body["evaluate"] = goals | {"inputs_id": inputs_id}
         return body
+
+    async def _id_of(self, source: Source, advance: Advance = lambda *_: None) -> str:
+        """Return the id of an upload, after uploading it if it is given as files."""
+        return model_id_of(source) or (await self.upload(cast("Paths", source), advance=advance)).id

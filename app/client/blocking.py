@@ -61,10 +61,10 @@ def blocking_iterator(
 
 
 def _do_nothing() -> None:
-    """Stand in for `_end` until there is an event loop."""
+    """Placeholder of `_stop_loop` until there is an event loop."""
 
 
-def _end(portal: BlockingPortal, loop: ExitStack) -> None:
+def _stop_loop(portal: BlockingPortal, loop: ExitStack) -> None:
     """Stop an event loop, cancelling its tasks."""
     portal.start_task_soon(portal.stop, True)
     loop.close()
@@ -82,7 +82,7 @@ class Client:
     ) -> None:
         self.asynchronous = AsyncClient(url, key=key, attempts=attempts)
         self._portal: BlockingPortal | None = None
-        self._starting = Lock()
+        self._start_lock = Lock()
         self._end: Callable[[], object] = _do_nothing
 
     def __enter__(self) -> Self:
@@ -98,12 +98,12 @@ class Client:
 
     def run(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Run a coroutine and return its result; cancel it when interrupted."""
-        with self._starting:  # threads that share a client share its loop
+        with self._start_lock:  # threads that share a client share its loop
             if self._portal is None:
                 loop = ExitStack()
                 self._portal = loop.enter_context(start_blocking_portal())
-                # Otherwise Python would not exit while a client is left open.
-                self._end = finalize(self, _end, self._portal, loop)
+                # Without a finalizer Python would not exit while a client is open.
+                self._end = finalize(self, _stop_loop, self._portal, loop)
             future: Future[Result] = self._portal.start_task_soon(work)
         try:
             return future.result()
@@ -149,9 +149,22 @@ class Client:
     job_config = blocking_call(AsyncClient.job_config)
     report = blocking_call(AsyncClient.report)
     report_page = blocking_call(AsyncClient.report_page)
+    evaluate = blocking_call(AsyncClient.evaluate)
+    evaluation = blocking_call(AsyncClient.evaluation)
+    evaluations = blocking_call(AsyncClient.evaluations)
     statistics = blocking_call(AsyncClient.statistics)
     download = blocking_call(AsyncClient.download)
     download_export = blocking_call(AsyncClient.download_export)
+    calibrate = blocking_call(AsyncClient.calibrate)
+    submit_calibration = blocking_call(AsyncClient.submit_calibration)
+    calibration = blocking_call(AsyncClient.calibration)
+    calibrations = blocking_iterator(AsyncClient.calibrations)
+    calibration_events = blocking_iterator(AsyncClient.calibration_events)
+    wait_for_calibration = blocking_call(AsyncClient.wait_for_calibration)
+    cancel_calibration = blocking_call(AsyncClient.cancel_calibration)
+    retry_calibration = blocking_call(AsyncClient.retry_calibration)
+    delete_calibration = blocking_call(AsyncClient.delete_calibration)
+    download_calibration = blocking_call(AsyncClient.download_calibration)
     webhook_secret = blocking_call(AsyncClient.webhook_secret)
     rotate_webhook_secret = blocking_call(AsyncClient.rotate_webhook_secret)
     keys = blocking_iterator(AsyncClient.keys)

@@ -1,7 +1,9 @@
 """HTTP connection to one server: authorization, retries, and errors."""
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -24,6 +26,7 @@ from palettery.app.errors import (
     PartsMissing,
     Unavailable,
 )
+from palettery.schemas.calibration_jobs import CalibrationPage
 from palettery.schemas.configs import ConfigPage
 from palettery.schemas.jobs import JobPage
 from palettery.schemas.keys import KeyPage
@@ -32,13 +35,14 @@ from palettery.schemas.problem import Problem
 
 Result = TypeVar("Result")
 Typed = TypeVar("Typed", bound=BaseModel)
-Page = TypeVar("Page", bound=ConfigPage | JobPage | KeyPage | ModelPage)
+Page = TypeVar("Page", bound=CalibrationPage | ConfigPage | JobPage | KeyPage | ModelPage)
 
 TIMEOUT = httpx.Timeout(300, connect=10)
 """Timeouts of a request: the server may take minutes to verify a large upload."""
 STREAM_TIMEOUT = httpx.Timeout(60, connect=10)
 """Timeouts of a stream: servers send something on every stream more often than this."""
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+"""Errors before the request was sent."""
 RUNNING_HINT = "is `palettery serve` running there?"
 REACHABLE_HINT = "is it reachable from here?"
 TRANSIENT_STATUSES = frozenset(
@@ -52,6 +56,12 @@ TRANSIENT_STATUSES = frozenset(
 )
 
 
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """Return the trusted certificates; loading them takes longer than the rest of a client."""
+    return httpx.create_ssl_context()
+
+
 class Connection:
     """A connection to one server.
 
@@ -63,11 +73,11 @@ class Connection:
         self.url = url
         self._attempts = attempts
         self._has_responded = False
-        key = _checked_key(key or "")
+        key = _check_key(key or "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         try:
-            self.external = httpx.AsyncClient(timeout=TIMEOUT, limits=limits)
+            self.external = httpx.AsyncClient(verify=_tls_context(), timeout=TIMEOUT, limits=limits)
             """Client for presigned URLs of the object store, which must not receive the key."""
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             raise BadInput(
@@ -76,7 +86,11 @@ class Connection:
             ) from error
         try:
             self.http = httpx.AsyncClient(
-                base_url=url, headers=headers, timeout=TIMEOUT, limits=limits
+                base_url=url,
+                headers=headers,
+                verify=_tls_context(),
+                timeout=TIMEOUT,
+                limits=limits,
             )
         except httpx.InvalidURL as error:
             raise BadInput(f"{url!r} is not the URL of a server: {error}") from error
@@ -147,8 +161,8 @@ class Connection:
         """
         retry = retrying(self._max_attempts, is_repeatable=is_repeatable)
         try:
-            # Not `work` itself: a lambda's coroutine would not be awaited.
-            return await retry(_call, work)
+            # tenacity recognizes coroutine functions by inspection, which fails for a lambda.
+            return await retry(_await_call, work)
         except Transient as failure:
             raise failure.error from failure
 
@@ -161,7 +175,7 @@ class Connection:
         """
         with self._transport_errors():
             response = await self.http.request(method, path, **request)
-        self._check(response)
+        self._raise_for_status(response)
         return response
 
     async def put(self, path: str, **request: Any) -> None:
@@ -207,7 +221,7 @@ class Connection:
                 if response.status_code != accept:
                     if not response.is_success:
                         await response.aread()
-                    self._check(response)
+                    self._raise_for_status(response)
                 yield response
 
     @contextmanager
@@ -227,9 +241,9 @@ class Connection:
                 f"the connection to {server} was lost ({reason}); the request may have "
                 f"succeeded{hint}"
             )
-            raise Transient(Unavailable(message), may_be_done=True) from error
+            raise Transient(Unavailable(message), may_have_succeeded=True) from error
 
-    def _check(self, response: httpx.Response) -> None:
+    def _raise_for_status(self, response: httpx.Response) -> None:
         self._has_responded = True
         if response.is_success:
             return
@@ -243,8 +257,8 @@ class Connection:
         return self._attempts if self._has_responded else min(FIRST_ATTEMPTS, self._attempts)
 
 
-def _checked_key(key: str) -> str:
-    """Return a key stripped of spaces; an error message does not contain the key."""
+def _check_key(key: str) -> str:
+    """Return a key without surrounding spaces, if it is valid; messages never contain it."""
     key = key.strip()
     if not all("!" <= character <= "~" for character in key):
         raise BadInput(
@@ -254,7 +268,7 @@ def _checked_key(key: str) -> str:
     return key
 
 
-async def _call(work: Callable[[], Awaitable[Result]]) -> Result:
+async def _await_call(work: Callable[[], Awaitable[Result]]) -> Result:
     return await work()
 
 

@@ -1,4 +1,4 @@
-"""Cached SHA-256 digests of the user's files, so that a retry need not read 20 GB again."""
+"""Cache of SHA-256 digests of the user's files, so that a retry need not read 20 GB again."""
 
 import sqlite3
 import time
@@ -21,14 +21,14 @@ TABLE = (
 
 
 class DigestCache:
-    """Digests of files, each valid as long as its file looks unchanged.
+    """Digests of files, valid as long as inode, size and times of a file stay the same.
 
-    Without a cache folder they are computed each time.
+    Without a cache folder they are always computed.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or _cache_folder()
-        self._of_parts: dict[tuple[Path, int, int], bytes] = {}
+        self._part_digests: dict[tuple[Path, int, int], bytes] = {}
 
     def of(self, path: Path, part_bytes: int, on_bytes: Callable[[int], object]) -> str:
         """Return the SHA-256 of a file, in hex; `on_bytes` is called with the size of each read.
@@ -39,23 +39,23 @@ class DigestCache:
             OSError: it cannot be read.
         """
         fingerprint = _fingerprint(path)
-        if (cached := self._cached(path, fingerprint)) is not None:
+        if (cached := self._read_cached(path, fingerprint)) is not None:
             on_bytes(path.stat().st_size)
             return cached
         start_ns = time.time_ns()
-        hashed, parts = sha256(), _Parts(part_bytes)
+        file_hash, parts = sha256(), _PartHasher(part_bytes)
         with ThreadPoolExecutor(1) as executor:
             for piece in pieces(path, 0, None):
                 hashing = executor.submit(parts.update, piece)
-                hashed.update(piece)
+                file_hash.update(piece)
                 hashing.result()
                 on_bytes(len(piece))
-        self._of_parts |= {(path, *part): digest for part, digest in parts.digests()}
+        self._part_digests |= {(path, *part): digest for part, digest in parts.digests()}
         is_old = path.stat().st_mtime_ns < start_ns - MIN_AGE_NS
         if is_old and _fingerprint(path) == fingerprint:
             statement = "REPLACE INTO digests VALUES (?, ?, ?)"
-            self._run(statement, path, fingerprint, hashed.hexdigest())
-        return hashed.hexdigest()
+            self._execute(statement, path, fingerprint, file_hash.hexdigest())
+        return file_hash.hexdigest()
 
     def of_part(self, path: Path, offset: int, size_bytes: int) -> bytes:
         """Return the SHA-256 of a range of a file, from memory for a part of a file just read.
@@ -63,27 +63,27 @@ class DigestCache:
         Raises:
             OSError, EOFError: see `pieces`.
         """
-        cached = self._of_parts.get((path, offset, size_bytes))
+        cached = self._part_digests.get((path, offset, size_bytes))
         if cached is not None:
             return cached
-        hashed = sha256()
+        part_hash = sha256()
         for piece in pieces(path, offset, size_bytes):
-            hashed.update(piece)
-        return hashed.digest()
+            part_hash.update(piece)
+        return part_hash.digest()
 
     def forget(self, paths: Iterable[Path]) -> None:
         """Remove the digests of files from the cache."""
-        self._of_parts.clear()
+        self._part_digests.clear()
         for path in paths:
-            self._run("DELETE FROM digests WHERE path = ?", path)
+            self._execute("DELETE FROM digests WHERE path = ?", path)
 
-    def _cached(self, path: Path, fingerprint: str) -> str | None:
-        rows = self._run(
+    def _read_cached(self, path: Path, fingerprint: str) -> str | None:
+        rows = self._execute(
             "SELECT sha256 FROM digests WHERE path = ? AND seen = ?", path, fingerprint
         )
         return str(rows[0][0]) if rows else None
 
-    def _run(self, statement: str, path: Path, *values: str) -> list[tuple[object, ...]]:
+    def _execute(self, statement: str, path: Path, *values: str) -> list[tuple[object, ...]]:
         if self._folder is None:
             return []
         with suppress(OSError, sqlite3.Error):  # a missing cache is no reason to fail
@@ -94,29 +94,29 @@ class DigestCache:
         return []
 
 
-class _Parts:
+class _PartHasher:
     """Digests of the parts of a stream, each of `part_bytes` except the last."""
 
     def __init__(self, part_bytes: int) -> None:
-        self._part_bytes, self._done = part_bytes, 0
+        self._part_bytes, self._num_bytes = part_bytes, 0
         self._hashes = [sha256()]
 
     def update(self, piece: bytes) -> None:
         rest = memoryview(piece)
         while rest:
-            room = self._part_bytes * len(self._hashes) - self._done
-            if not room:
+            remaining = self._part_bytes * len(self._hashes) - self._num_bytes
+            if not remaining:
                 self._hashes.append(sha256())
                 continue
-            head, rest = rest[:room], rest[room:]
+            head, rest = rest[:remaining], rest[remaining:]
             self._hashes[-1].update(head)
-            self._done += len(head)
+            self._num_bytes += len(head)
 
     def digests(self) -> Iterator[tuple[tuple[int, int], bytes]]:
         """Yield ((offset, size), digest) of each part."""
-        for number, hashed in enumerate(self._hashes):
+        for number, part_hash in enumerate(self._hashes):
             offset = number * self._part_bytes
-            yield (offset, min(self._part_bytes, self._done - offset)), hashed.digest()
+            yield (offset, min(self._part_bytes, self._num_bytes - offset)), part_hash.digest()
 
 
 def _cache_folder() -> Path | None:

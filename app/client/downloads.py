@@ -64,7 +64,7 @@ class Download:
     def __init__(self, connection: Connection, path: str, out: Path, digest: str) -> None:
         self._connection = connection
         self._path, self._out, self._digest = path, Output(out), digest
-        self._partial = self._out.beside(f"{digest[:16]}.part")
+        self._partial = self._out.sibling(f"{digest[:16]}.part")
         self._hash = sha256()
         self._is_complete = False
 
@@ -89,9 +89,9 @@ class Download:
                 raise PaletteryError(f"cannot write {self._out}: {error.strerror}") from error
 
     def _is_downloaded(self) -> bool:
-        if self._out.is_stream or not self._out.place.is_file():
+        if self._out.is_stream or not self._out.resolved_path.is_file():
             return False
-        with self._out.place.open("rb") as file:
+        with self._out.resolved_path.open("rb") as file:
             return file_digest(file, "sha256").hexdigest() == self._digest
 
     def _hash_partial(self) -> None:

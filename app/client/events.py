@@ -12,15 +12,15 @@ from pydantic import BaseModel, ValidationError
 
 from palettery.app.client.connection import Connection
 from palettery.app.errors import PaletteryError
-from palettery.schemas.events import GoneJob, LogLine, LogPage
+from palettery.schemas.events import DeletedJob, LogLine, LogPage
 from palettery.schemas.jobs import ENDED, Job, Progress
 
 RECONNECT_S = 1
 """Delay before reconnecting, as in browsers."""
-KINDS: dict[str, type[BaseModel]] = {"state": Job, "progress": Progress, "log": LogLine}
+EVENT_TYPES: dict[str, type[BaseModel]] = {"state": Job, "progress": Progress, "log": LogLine}
 OPEN = "open"
 """Event after which the list of jobs can be fetched without missing a change."""
-CHANGES: dict[str, type[BaseModel]] = {"job": Job, "gone": GoneJob}
+CHANGE_TYPES: dict[str, type[BaseModel]] = {"job": Job, "gone": DeletedJob}
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class JobEvent:
     """An event of a job."""
 
     number: int
-    """Number of the last event that has one; `events(job_id, after=number)` resumes after it."""
+    """Number of this event, or of the last that has one; `events(job_id, after=number)` resumes."""
     data: Job | Progress | LogLine
     """The job in its new state, its progress, or a line of its log."""
 
     @property
     def kind(self) -> str:
         """Kind of the event: state, progress or log."""
-        return next(name for name, kind in KINDS.items() if isinstance(self.data, kind))
+        return next(name for name, kind in EVENT_TYPES.items() if isinstance(self.data, kind))
 
 
 async def events(connection: Connection, job_id: str, after: int) -> AsyncIterator[JobEvent]:
@@ -45,22 +45,38 @@ async def events(connection: Connection, job_id: str, after: int) -> AsyncIterat
         NotFound: there is no such job.
         Unavailable: the server cannot be reached.
     """
+    async for number, data in follow(connection, f"/v1/jobs/{job_id}/events", after, EVENT_TYPES):
+        assert isinstance(data, Job | Progress | LogLine)  # noqa: S101 - of KINDS
+        yield JobEvent(number, data)
+
+
+async def follow(
+    connection: Connection, path: str, after: int, types: Mapping[str, type[BaseModel]]
+) -> AsyncIterator[tuple[int, BaseModel]]:
+    """Yield (number, data) of the events of a stream after number `after`.
+
+    An event without a number has that of the last one. The stream ends with an event whose `state`
+    is final. Events of newer servers, whose kind is not in `types`, are left out.
+
+    Raises:
+        NotFound: there is no such stream.
+        Unavailable: the server cannot be reached.
+    """
     last = after
     while True:
         has_ended = False
         async with AsyncExitStack() as stack:
-            path = f"/v1/jobs/{job_id}/events"
             response = await _open(connection, path, {"Last-Event-ID": str(last)}, stack)
             if response.status_code == HTTPStatus.NO_CONTENT:
                 return  # the job has ended, and there are no more events
             with suppress(httpx.TransportError):
                 async for message in EventSource(response).aiter_sse():
                     last = int(message.id) if message.id.isdecimal() else last
-                    event = _parse(message, last)
-                    if event is not None:
-                        # False again if it was retried.
-                        has_ended = isinstance(event.data, Job) and event.data.state in ENDED
-                        yield event
+                    data = _parse_event(message, types)
+                    if data is not None:
+                        # A job that is retried after its end is not final any more.
+                        has_ended = getattr(data, "state", None) in ENDED
+                        yield last, data
         if not has_ended:
             await anyio.sleep(RECONNECT_S)
 
@@ -78,7 +94,7 @@ async def log_lines(connection: Connection, job_id: str, after: int) -> AsyncIte
 
 async def watch(
     connection: Connection, list_jobs: Callable[[], AsyncIterator[Job]]
-) -> AsyncIterator[Job | GoneJob]:
+) -> AsyncIterator[Job | DeletedJob]:
     """Yield every job of `list_jobs`, then every change, endlessly.
 
     Raises:
@@ -93,12 +109,12 @@ async def watch(
                     if message.event == OPEN:
                         jobs = {job.id: job async for job in list_jobs()}
                         for job_id in ids - jobs.keys():
-                            yield GoneJob(id=job_id)
+                            yield DeletedJob(id=job_id)
                         for job in jobs.values():
                             yield job
                         ids = set(jobs)
-                    elif (change := _read(message, CHANGES)) is not None:
-                        assert isinstance(change, Job | GoneJob)  # noqa: S101 - of CHANGES
+                    elif (change := _parse_event(message, CHANGE_TYPES)) is not None:
+                        assert isinstance(change, Job | DeletedJob)  # noqa: S101 - of CHANGES
                         (ids.add if isinstance(change, Job) else ids.discard)(change.id)
                         yield change
         await anyio.sleep(RECONNECT_S)
@@ -119,18 +135,11 @@ async def _open(
     return response
 
 
-def _parse(message: ServerSentEvent, last: int) -> JobEvent | None:
-    """Parse an event of a job; None if its kind is unknown, from a newer server."""
-    data = _read(message, KINDS)
-    if data is None:
-        return None
-    assert isinstance(data, Job | Progress | LogLine)  # noqa: S101 - of KINDS
-    return JobEvent(last, data)
-
-
-def _read(message: ServerSentEvent, kinds: Mapping[str, type[BaseModel]]) -> BaseModel | None:
-    """Parse the data of an event; None if its kind is not in `kinds`."""
-    kind = kinds.get(message.event)
+def _parse_event(
+    message: ServerSentEvent, types: Mapping[str, type[BaseModel]]
+) -> BaseModel | None:
+    """Parse the data of an event; None if its kind is not in `types`."""
+    kind = types.get(message.event)
     if kind is None:
         return None
     try:

@@ -14,6 +14,7 @@ from palettery.app.client.requests import Config, Source, document_of
 from palettery.app.client.uploads import Advance
 from palettery.app.errors import BadInput
 from palettery.schemas.config.errors import describe_errors
+from palettery.schemas.evaluation import Goals
 from palettery.schemas.job_options import JobOptions
 
 Keywords = ParamSpec("Keywords")
@@ -22,21 +23,38 @@ Client = TypeVar("Client")
 Result = TypeVar("Result")
 
 
+class EvaluateArguments(Goals):
+    """The option `evaluate`, whose inputs may be files."""
+
+    inputs_id: SkipValidation[Source]
+    """Inputs: files to upload, or the id of an upload."""
+
+
 class PlanArguments(JobOptions):
     """Keyword arguments of `plan`: options of a job, and arguments that only the client has."""
 
     config: SkipValidation[Config | None] = None
     """Config as text, a file, a mapping or an object."""
+    evaluate: EvaluateArguments | None = None  # type: ignore[assignment]
+    """Run the model before and after on inputs, and fail the job unless the outputs have the
+    quality `at_least`; `inputs_id` may be files, which are uploaded."""
     sensitivities: SkipValidation[Source | None] = None
     """Model whose tensors weight the error of each weight."""
     advance: SkipValidation[Advance] = lambda *_: None
     """Progress callback of the upload of files, as in `upload`."""
 
     def body(self) -> dict[str, object]:
-        """Return the members of the request that are not models."""
-        options = self.model_dump(
-            mode="json", include=set(JobOptions.model_fields), exclude_defaults=True
+        """Return the members of the request that are neither models nor inputs."""
+        dumped = self.model_dump(
+            mode="json",
+            include=set(JobOptions.model_fields),
+            exclude={"evaluate": {"inputs_id"}},
         )
+        options = {
+            name: value
+            for name, value in dumped.items()
+            if getattr(self, name) != JobOptions.model_fields[name].default
+        }
         return options if self.config is None else options | {"config": document_of(self.config)}
 
 
@@ -47,13 +65,13 @@ class SubmitArguments(PlanArguments):
     """Key of the request; with the same key it makes one job, however often it is sent."""
 
 
-def takes(
+def takes_keywords(
     arguments: Callable[Keywords, Arguments],
 ) -> Callable[
     [Callable[[Client, Source, Arguments], Result]],
     Callable[Concatenate[Client, Source, Keywords], Result],
 ]:
-    """Decorate a method of a model and an object of arguments to take them as keywords.
+    """Decorator that makes a method take the fields of an arguments model as keyword arguments.
 
     The method raises BadInput if an argument is unknown or invalid, before anything is sent.
     """
@@ -63,24 +81,24 @@ def takes(
     ) -> Callable[Concatenate[Client, Source, Keywords], Result]:
         @wraps(method)
         def call(
-            client: Client, model: Source, /, *args: Keywords.args, **named: Keywords.kwargs
+            client: Client, model: Source, /, *args: Keywords.args, **keyword_args: Keywords.kwargs
         ) -> Result:
-            return method(client, model, _validated(arguments, *args, **named))
+            return method(client, model, _validate(arguments, *args, **keyword_args))
 
-        own = list(inspect.signature(method).parameters.values())[:2]
+        positional = list(inspect.signature(method).parameters.values())[:2]
         keywords = inspect.signature(arguments).parameters.values()
-        call.__signature__ = inspect.Signature([*own, *keywords])  # type: ignore[attr-defined]
+        call.__signature__ = inspect.Signature([*positional, *keywords])  # type: ignore[attr-defined]
         return call
 
     return decorate
 
 
-def _validated(arguments: Callable[..., Arguments], *args: Any, **named: Any) -> Arguments:
-    """Return the arguments as one object; None stands for the default of each."""
+def _validate(arguments: Callable[..., Arguments], *args: Any, **keyword_args: Any) -> Arguments:
+    """Return the arguments as one object; those that are None have their defaults."""
     try:
         return arguments(
-            *args, **{name: value for name, value in named.items() if value is not None}
+            *args, **{name: value for name, value in keyword_args.items() if value is not None}
         )
     except ValidationError as error:
-        faults = describe_errors(error, JobOptions)
-        raise BadInput("; ".join(fault.detail for fault in faults), faults) from error
+        errors = describe_errors(error, JobOptions)
+        raise BadInput("; ".join(item.detail for item in errors), errors) from error

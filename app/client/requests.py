@@ -1,4 +1,4 @@
-"""Arguments of users as parts of requests: models, configs, and their paths."""
+"""Conversion of users' arguments to parts of requests: models, configs, and evaluations."""
 
 import json
 import re
@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from palettery.app.errors import BadInput, InvalidConfig
+from pydantic import ValidationError
+
+from palettery.app.errors import ERRORS, BadInput, Conflict, InvalidConfig, PaletteryError
 from palettery.schemas.config import ConfigError, KMeansPalettizerConfig
+from palettery.schemas.config.errors import describe_errors
 from palettery.schemas.config.parsing import load_text
+from palettery.schemas.evaluation import EvaluationOptions, Quality
+from palettery.schemas.jobs import Job
 from palettery.schemas.models import ModelSummary
 
 Paths = str | Path | Sequence[str | Path]
@@ -30,9 +35,9 @@ def model_id_of(source: Source) -> str | None:
     """Return the id of a model that is on the server; None if the source is files."""
     if isinstance(source, ModelSummary):
         return source.id
-    named = paths_of(source)
-    is_id = len(named) == 1 and MODEL_ID.fullmatch(str(named[0])) and not named[0].exists()
-    return str(named[0]) if is_id else None
+    files = paths_of(source)
+    is_id = len(files) == 1 and MODEL_ID.fullmatch(str(files[0])) and not files[0].exists()
+    return str(files[0]) if is_id else None
 
 
 def text_of(config: Config) -> str:
@@ -79,6 +84,34 @@ def document_request(config: Config) -> dict[str, Any]:
     }
 
 
+def evaluation_request(
+    inputs_id: str, at_least: Quality | Mapping[str, float] | None
+) -> dict[str, object]:
+    """Return the body of a request for an evaluation.
+
+    Raises:
+        BadInput: the quality is not valid.
+    """
+    try:
+        options = EvaluationOptions.model_validate({"inputs_id": inputs_id, "at_least": at_least})
+    except ValidationError as error:
+        errors = describe_errors(error, EvaluationOptions)
+        raise BadInput("; ".join(item.detail for item in errors), errors) from error
+    return options.model_dump(mode="json", exclude_none=True)
+
+
 def config_path(reference: str) -> str:
     """Return the URL path of a named config."""
     return f"/v1/configs/{quote(reference, safe='@')}"
+
+
+def check_scored(job: Job) -> None:
+    """Check that the job that a plan with a target waits for has succeeded.
+
+    Raises:
+        PaletteryError: it failed, with its error, or was cancelled.
+    """
+    if job.error is not None:
+        raise ERRORS.get(job.error.code, PaletteryError)(job.error.detail)
+    if job.state != "succeeded":
+        raise Conflict(f"job {job.id}, which computes the scores, was {job.state}; plan again")

@@ -18,13 +18,13 @@ from palettery.app.errors import PaletteryError
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 15
-"""Attempts of a request, a minute and a half in total: a server restarts in less."""
+"""Maximum number of attempts, over a minute and a half in total: a server restarts in less."""
 FIRST_ATTEMPTS = 3
-"""Attempts while the server has never responded: there is probably none."""
+"""Maximum number of attempts while the server has never responded: there is probably none."""
 MAX_WAIT_S = 120
 """Limit of all waits together; a longer Retry-After raises the error at once."""
 NOTABLE_WAIT_S = 5
-"""Waits from here on are logged as warnings."""
+"""Minimum wait that is logged as a warning."""
 
 WAIT = wait_exception(lambda error: getattr(error, "retry_after_s", 0)) + wait_exponential_jitter(
     multiplier=0.25, max=10, jitter=0.5
@@ -35,24 +35,24 @@ class Transient(Exception):
     """A failure that a retry may resolve; `error` is raised if it does not."""
 
     def __init__(
-        self, error: PaletteryError, *, retry_after_s: float = 0, may_be_done: bool = False
+        self, error: PaletteryError, *, retry_after_s: float = 0, may_have_succeeded: bool = False
     ) -> None:
         super().__init__(error.detail)
         self.error = error
         self.retry_after_s = retry_after_s
-        """Wait that the server asks for."""
-        self.may_be_done = may_be_done
+        """Wait that the server requests by Retry-After."""
+        self.may_have_succeeded = may_have_succeeded
         """Whether the request may have succeeded, and only its response was lost."""
 
 
 def retrying(attempts: Callable[[], int], *, is_repeatable: bool) -> AsyncRetrying:
-    """Return a caller that retries transient failures.
+    """Return a tenacity retrier of transient failures; `attempts` returns their maximum number.
 
     A request that is not repeatable is retried only if it cannot have succeeded.
     """
 
     def is_retryable(error: BaseException) -> bool:
-        return isinstance(error, Transient) and (is_repeatable or not error.may_be_done)
+        return isinstance(error, Transient) and (is_repeatable or not error.may_have_succeeded)
 
     def is_over(state: RetryCallState) -> bool:
         waited_s = state.idle_for + state.upcoming_sleep

@@ -28,9 +28,9 @@ from palettery.schemas.models import Model
 from palettery.schemas.uploads import PART_BYTES, Upload, UploadPart
 
 CONCURRENT_PARTS = 4
-"""Parts sent at once: one alone does not saturate a connection of high latency."""
-COMPLETE_ATTEMPTS = 3
-"""Attempts to complete an upload when the server has lost parts."""
+"""Number of concurrent requests: one does not saturate a connection with high latency."""
+MAX_COMPLETE_ATTEMPTS = 3
+"""Maximum number of attempts to complete an upload if the server has lost parts."""
 Stage = Literal["reading", "sending"]
 Advance = Callable[[Stage, int, int], None]
 """Progress callback, called with (stage, bytes done, total bytes)."""
@@ -66,7 +66,7 @@ class FilesUpload:
         """
         request = await self._build_request(advance)
         upload = await self._open(request)
-        for _ in range(COMPLETE_ATTEMPTS - 1):
+        for _ in range(MAX_COMPLETE_ATTEMPTS - 1):
             try:
                 return await self._send_all(upload, advance)
             except (PartsMissing, UploadExpired):
@@ -88,16 +88,16 @@ class FilesUpload:
 
         part_bytes = cast("int", self._options.get("part_size_bytes", PART_BYTES))
         for path, size_bytes in zip(self._paths, sizes, strict=True):
-            with _readable(path):
+            with _translate_read_errors(path):
                 digest = await run_sync(self._digests.of, path, part_bytes, read)
             files.append({"name": path.name, "size_bytes": size_bytes, "sha256": digest})
         return {"files": files, **self._options}
 
     async def _open(self, request: dict[str, object]) -> Upload:
         """Return the upload of these files: a new one, or an unfinished one."""
-        before = ""
+        previous_id = ""
         while True:
-            key = sha256(json.dumps([request, before], sort_keys=True).encode()).hexdigest()
+            key = sha256(json.dumps([request, previous_id], sort_keys=True).encode()).hexdigest()
             upload = await self._connection.post(
                 Upload,
                 "/v1/uploads",
@@ -107,7 +107,7 @@ class FilesUpload:
             )
             if upload.state == "open" or await self._is_complete(upload):
                 return upload
-            before = upload.id  # the model or a file was deleted since: begin a new upload
+            previous_id = upload.id  # the model or a file was deleted since: begin a new upload
 
     async def _is_complete(self, upload: Upload) -> bool:
         if not all(file.is_present for file in upload.files):
@@ -126,7 +126,7 @@ class FilesUpload:
         )
         advance("sending", done, upload.size_bytes)
 
-        async def work() -> None:
+        async def send_parts() -> None:
             nonlocal done
             for part in missing:
                 await self._send(part)
@@ -136,7 +136,7 @@ class FilesUpload:
         try:
             async with anyio.create_task_group() as group:
                 for _ in range(CONCURRENT_PARTS):
-                    group.start_soon(work)
+                    group.start_soon(send_parts)
         except* PaletteryError as failures:
             failure = failures.exceptions[0]  # the others were cancelled by it
         else:
@@ -146,7 +146,7 @@ class FilesUpload:
 
     async def _send(self, part: UploadPart) -> None:
         path = self._paths[part.file]
-        with _readable(path):
+        with _translate_read_errors(path):
             digest = await run_sync(self._digests.of_part, path, part.offset, part.size_bytes)
             headers = {
                 "Content-Digest": f"sha-256=:{base64.b64encode(digest).decode()}:",
@@ -157,7 +157,7 @@ class FilesUpload:
             is_direct = not part.url.startswith("/")
 
             async def once() -> None:
-                body = _body(path, part.offset, part.size_bytes)
+                body = _read_range(path, part.offset, part.size_bytes)
                 put = self._connection.put_external if is_direct else self._connection.put
                 await put(part.url, content=body, headers=headers)
 
@@ -169,7 +169,7 @@ class FilesUpload:
                 return  # another process that sends the same files has completed the upload
 
 
-async def _body(path: Path, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
+async def _read_range(path: Path, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
     """Yield a range of a file; each piece is read on a thread."""
     remaining = pieces(path, offset, size_bytes)
     while piece := await run_sync(next, remaining, b""):
@@ -178,12 +178,12 @@ async def _body(path: Path, offset: int, size_bytes: int) -> AsyncIterator[bytes
 
 def _size_bytes(path: Path) -> int:
     check_readable(path)
-    with _readable(path):
+    with _translate_read_errors(path):
         return path.stat().st_size
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _translate_read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except EOFError as error:

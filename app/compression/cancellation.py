@@ -6,7 +6,7 @@ from palettery.app.errors import Cancelled
 from palettery.app.storage.base import Storage
 
 CHECK_INTERVAL_S = 0.25
-"""Least time between two reads of the store."""
+"""Minimum time between two reads of the store."""
 
 
 class CancellationCheck:
@@ -17,7 +17,7 @@ class CancellationCheck:
 
     def __init__(self, store: Storage, path: str | None) -> None:
         self._store, self._path = store, path
-        self._next = 0.0
+        self._next_check_s = 0.0
 
     def __call__(self) -> None:
         """Check for the marker, at most once per interval.
@@ -25,10 +25,10 @@ class CancellationCheck:
         Raises:
             Cancelled: the job was cancelled, or timed out.
         """
-        if time.monotonic() >= self._next:
-            self.now()
+        if time.monotonic() >= self._next_check_s:
+            self.check_now()
 
-    def now(self) -> None:
+    def check_now(self) -> None:
         """Check for the marker at once.
 
         Raises:
@@ -36,4 +36,4 @@ class CancellationCheck:
         """
         if self._path is not None and self._store.exists(self._path):
             raise Cancelled("the job was stopped while it ran")
-        self._next = time.monotonic() + CHECK_INTERVAL_S
+        self._next_check_s = time.monotonic() + CHECK_INTERVAL_S

@@ -9,16 +9,20 @@ from palettery.app.compression.report import count_keep_reasons
 from palettery.app.compression.statistics import read_all
 from palettery.app.errors import ObjectMissing
 from palettery.app.storage.base import Storage
-from palettery.app.storage.checked_reads import DIGESTS
+from palettery.app.storage.verified_reader import DIGESTS
 from palettery.schemas.base import Schema
 from palettery.schemas.report import Report
 from palettery.schemas.tasks import CompressionTask, JobRequest, Published, Result
 
 ARRAY_BYTES = 256 << 10
+"""Minimum size of the chunks of a JSON array, except the last."""
 JOBS = "jobs"
 """Folder of all jobs' folders."""
 REPORT, EXPORTS = "report.json", "exports"
 """Names in a job's folder."""
+CALIBRATION_SAMPLES = "calibration_samples.json"
+"""Name in a job's folder."""
+_DIGESTS = TypeAdapter(list[str])
 _TASKS = TypeAdapter(list[CompressionTask])
 
 
@@ -39,13 +43,20 @@ def write_job(
     return sum(map(len, documents.values()))
 
 
+def write_request(store: Storage, prefix: str, request: JobRequest) -> int:
+    """Store a job's request alone, before its config is chosen; return its size in bytes."""
+    document = request.model_dump_json().encode()
+    store.write(f"{prefix}/request.json", document)
+    return len(document)
+
+
 def read_request(store: Storage, prefix: str) -> JobRequest:
     """Return a job's request."""
     return JobRequest.model_validate_json(bytes(store.read(f"{prefix}/request.json")))
 
 
 def read_tasks(store: Storage, prefix: str, attempt: int = 0) -> list[CompressionTask]:
-    """Return a job's tasks, with the current URL of the store, which may have moved."""
+    """Return a job's tasks, with the current URL of the store and the attempt's cancel marker."""
     tasks = _TASKS.validate_json(bytes(store.read(f"{prefix}/tasks.json")))
     update = {
         "source_url": store.url,
@@ -62,7 +73,7 @@ def published_artifact(
     """Return the sizes and results of a job whose report is written."""
     size_bytes = {
         item.path: item.size_bytes
-        for item in store.listed(prefix)
+        for item in store.list_objects(prefix)
         if not item.path.startswith(f"{prefix}/parts/")
     }
     return Published(
@@ -92,14 +103,14 @@ def report_documents(store: Storage, prefix: str) -> dict[str, Iterable[bytes | 
     path = report_path(prefix)
     return {
         "report": store.chunks(path, 0, store.size_bytes(path)),
-        "statistics": _array(read_all(store, statistics_path(prefix))),
+        "statistics": _json_array(read_all(store, statistics_path(prefix))),
     }
 
 
-def _array(items: Iterable[Schema]) -> Iterator[bytes]:
-    """Yield a JSON array, in chunks large enough to be worth a switch of threads."""
+def _json_array(items: Iterable[Schema]) -> Iterator[bytes]:
+    """Yield a JSON array in chunks that are worth a switch of threads each."""
     chunk, comma = b"[", b""
-    with suppress(ObjectMissing):  # of a job from a version without statistics
+    with suppress(ObjectMissing):  # old versions wrote no statistics
         for item in items:
             chunk += comma + item.model_dump_json().encode()
             comma = b",\n"
@@ -143,6 +154,24 @@ def statistics_path(prefix: str) -> str:
     return f"{prefix}/statistics.jsonl"
 
 
+def outputs_path(prefix: str, key: str) -> str:
+    """Return the path of the outputs of a job's model on the inputs of an evaluation."""
+    return f"{prefix}/outputs/{key}.zip"
+
+
+def write_calibration_samples(store: Storage, prefix: str, sample_sha256: Sequence[str]) -> None:
+    """Store the digests of the samples that a job was calibrated on; evaluations warn of them."""
+    store.write(f"{prefix}/{CALIBRATION_SAMPLES}", _DIGESTS.dump_json(list(sample_sha256)))
+
+
+def read_calibration_samples(store: Storage, prefix: str) -> list[str]:
+    """Return the digests of the samples that a job was calibrated on; empty without calibration."""
+    try:
+        return _DIGESTS.validate_json(bytes(store.read(f"{prefix}/{CALIBRATION_SAMPLES}")))
+    except ObjectMissing:
+        return []
+
+
 def report_path(prefix: str) -> str:
     """Return the path of a job's report."""
     return f"{prefix}/{REPORT}"
@@ -153,7 +182,7 @@ def parts_path(prefix: str) -> str:
     return f"{prefix}/parts.json"
 
 
-def job_in(path: str) -> str:
+def parse_job_id(path: str) -> str:
     """Return the id of the job in whose folder a path is."""
     return path.removeprefix(f"{JOBS}/").split("/", 1)[0]
 

@@ -1,9 +1,10 @@
 """Layout of an artifact: which tensors each of its files contains, and where."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from xxhash import xxh3_64
 
 from palettery.app.artifacts.writer import Chunks, TensorEntry, header, sort_entries
@@ -11,7 +12,7 @@ from palettery.app.checkpoints.dense import dense_chunks, dense_size_bytes
 from palettery.app.compression.parts import Parts
 from palettery.app.compression.report import ArtifactTensor
 from palettery.app.errors import InvalidArtifact
-from palettery.app.storage.base import Reads, Storage
+from palettery.app.storage.base import ObjectReader, Storage
 from palettery.schemas.checkpoint import Checkpoint, StoredTensor
 from palettery.schemas.plan import Plan, PlannedTensor
 from palettery.schemas.tasks import StoredSlice
@@ -26,7 +27,7 @@ INDEX = "model.safetensors.index.json"
 class Stores(NamedTuple):
     """Stores of the inputs of an artifact."""
 
-    source: Reads
+    source: ObjectReader
     """The uploaded model."""
     store: Storage
     """Store of the parts and of the artifact."""
@@ -38,19 +39,26 @@ Shards = Mapping[str, Sequence[ArtifactTensor]]
 
 def lay_out(plan: Plan, checkpoint: Checkpoint, parts: Parts, stores: Stores) -> Shards:
     """Return the files of an artifact; the same plan and parts give the same files."""
-    stored = {tensor.name: tensor for tensor in checkpoint.tensors}
+    tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
     pieces = [
-        _piece(planned, parts.get(planned.name, ()), stored[planned.name], checkpoint, stores)
+        _lay_out_tensor(
+            planned, parts.get(planned.name, ()), tensors[planned.name], checkpoint, stores
+        )
         for planned in plan.tensors
     ]
+    return fill_files(pieces)
+
+
+def fill_files(pieces: Sequence[ArtifactTensor]) -> Shards:
+    """Return tensors in files of at most `SHARD_BYTES`, or of one tensor."""
     filled: list[list[ArtifactTensor]] = [[]]
-    room = SHARD_BYTES
+    remaining_bytes = SHARD_BYTES
     for piece in pieces:
-        if piece.size_bytes > room and filled[-1]:
+        if piece.size_bytes > remaining_bytes and filled[-1]:
             filled.append([])
-            room = SHARD_BYTES
+            remaining_bytes = SHARD_BYTES
         filled[-1].append(piece)
-        room -= piece.size_bytes
+        remaining_bytes -= piece.size_bytes
     if len(filled) == 1:
         return {"model.safetensors": filled[0]}
     return {
@@ -76,13 +84,13 @@ def build_index(shards: Shards) -> bytes:
 def verification_batches(plan: Plan) -> list[tuple[str, ...]]:
     """Return the plan's tensors in batches of about equal dense bytes."""
     filled: list[list[str]] = []
-    room = 0
+    remaining_bytes = 0
     for planned in plan.tensors:
-        if not filled or planned.size_bytes > room:
+        if not filled or planned.size_bytes > remaining_bytes:
             filled.append([])
-            room = BATCH_BYTES
+            remaining_bytes = BATCH_BYTES
         filled[-1].append(planned.name)
-        room -= planned.size_bytes
+        remaining_bytes -= planned.size_bytes
     return [tuple(names) for names in filled]
 
 
@@ -91,66 +99,106 @@ def locate_slices(
 ) -> dict[tuple[str, int], StoredSlice]:
     """Return the location of every palettized slice of a file, by tensor name and first row."""
     entries = sort_entries(entry for piece in shard for entry in piece.entries)
-    place = len(header(entries, metadata))
-    starts: dict[str, int] = {}
+    offset = len(header(entries, metadata))
+    offsets: dict[str, int] = {}
     for entry in entries:
-        starts[entry.name] = place
-        place += entry.size_bytes
-    located = {}
+        offsets[entry.name] = offset
+        offset += entry.size_bytes
+    locations = {}
     for piece in shard:
-        if not piece.palettized:
+        if not piece.is_palettized:
             continue
+        if len(piece.slices) > 1 and piece.num_stored is not None:
+            continue  # their indices do not begin on whole bytes
         for part in piece.slices:
             tensors = {}
             for key, tensor in part.tensors.items():
                 name = f"{piece.planned.name}.{key}"
-                tensors[key] = tensor.model_copy(update={"file": 0, "offset": starts[name]})
-                starts[name] += tensor.size_bytes
+                tensors[key] = tensor.model_copy(update={"file": 0, "offset": offsets[name]})
+                offsets[name] += tensor.size_bytes
             in_artifact = part.model_copy(update={"path": path, "tensors": tensors})
-            located[piece.planned.name, part.outcome.first_row] = in_artifact
-    return located
+            locations[piece.planned.name, part.outcome.first_row] = in_artifact
+    return locations
 
 
-def _piece(
+def _lay_out_tensor(
     planned: PlannedTensor,
     slices: tuple[StoredSlice, ...],
-    stored: StoredTensor,
+    tensor: StoredTensor,
     checkpoint: Checkpoint,
     stores: Stores,
 ) -> ArtifactTensor:
     piece = ArtifactTensor(planned, slices, ())
-    if piece.palettized:
+    if piece.is_palettized:
         keys = slices[0].tensors
-        return ArtifactTensor(
-            planned, slices, tuple(_join(planned.name, key, slices, stores.store) for key in keys)
-        )
-    path = checkpoint.files[stored.file].path
+        entries = tuple(_join(planned.name, key, slices, stores.store) for key in keys)
+        if piece.num_stored is not None and len(slices) > 1:
+            joined = _join_indices(planned, slices, stores.store)
+            entries = tuple(joined if entry_.name == joined.name else entry_ for entry_ in entries)
+        return ArtifactTensor(planned, slices, entries)
+    path = checkpoint.files[tensor.file].path
 
-    def untouched() -> Chunks:
-        return dense_chunks(stores.source, path, stored)
+    def original_chunks() -> Chunks:
+        return dense_chunks(stores.source, path, tensor)
 
     entry = TensorEntry(
-        stored.name, stored.dtype, stored.shape, dense_size_bytes(stored), untouched
+        tensor.name, tensor.dtype, tensor.shape, dense_size_bytes(tensor), original_chunks
     )
     return ArtifactTensor(planned, slices, (entry,))
 
 
 def _join(name: str, key: str, slices: tuple[StoredSlice, ...], store: Storage) -> TensorEntry:
-    """Return one array of a palette, with its row slices concatenated."""
+    """Return one array of a tensor, concatenated from its slices of rows."""
     tensors = [part.tensors[key] for part in slices]
     rows = sum(tensor.shape[0] for tensor in tensors)
 
     def chunks() -> Chunks:
         for part in slices:
-            yield from _checked_chunks(store, part, key)
+            yield from _verified_chunks(store, part, key)
 
     shape = (rows, *tensors[0].shape[1:])
     size_bytes = sum(tensor.size_bytes for tensor in tensors)
     return TensorEntry(f"{name}.{key}", tensors[0].dtype, shape, size_bytes, chunks)
 
 
-def _checked_chunks(store: Storage, part: StoredSlice, key: str) -> Chunks:
-    """Yield an array of a part; delete the part if it is damaged, so that a retry computes it."""
+def _join_indices(
+    planned: PlannedTensor, slices: tuple[StoredSlice, ...], store: Storage
+) -> TensorEntry:
+    """Return the indices of a sparse tensor: those of its slices, joined without padding bits."""
+    assert planned.spec is not None  # noqa: S101 - a palettized tensor has one
+    vectors = [(part.outcome.stored or 0) // planned.spec.cluster_dim for part in slices]
+    bits = [planned.spec.n_bits * number for number in vectors]
+
+    def chunks() -> Chunks:
+        streams = (b"".join(_verified_chunks(store, part, "indices")) for part in slices)
+        return join_bits(zip(streams, bits, strict=True))
+
+    size = (sum(bits) + 7) // 8
+    return TensorEntry(f"{planned.name}.indices", "U8", (size,), size, chunks)
+
+
+def join_bits(streams: Iterable[tuple[bytes, int]]) -> Iterator[bytes]:
+    """Yield the concatenation of bit streams, each with its length in bits; LSB first."""
+    carry = carry_bits = 0
+    for stream, bits in streams:
+        shifted = np.frombuffer(stream, np.uint8).astype(np.uint16) << carry_bits
+        joined = np.zeros(shifted.size + 1, np.uint8)
+        joined[:-1] = shifted & 255
+        joined[1:] |= (shifted >> 8).astype(np.uint8)
+        joined[0] |= carry
+        num_bytes, carry_bits = divmod(carry_bits + bits, 8)
+        yield joined[:num_bytes].tobytes()
+        carry = int(joined[num_bytes]) if carry_bits else 0
+    if carry_bits:
+        yield bytes([carry])
+
+
+def _verified_chunks(store: Storage, part: StoredSlice, key: str) -> Chunks:
+    """Yield an array of a part, then check its digest.
+
+    Raises:
+        InvalidArtifact: the part is damaged; it is deleted, so that a retry computes it again.
+    """
     digest, tensor = xxh3_64(), part.tensors[key]
     for chunk in store.chunks(part.path, tensor.offset, tensor.size_bytes):
         digest.update(chunk)

@@ -2,28 +2,38 @@
 
 import hashlib
 import math
+import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palettery import kernels
 from palettery.app.artifacts.dtypes import NUMPY
-from palettery.app.artifacts.writer import TensorEntry
+from palettery.app.artifacts.writer import Chunks, TensorEntry
 from palettery.app.checkpoints.dense import array_view
 from palettery.app.compression.cancellation import CancellationCheck
+from palettery.app.compression.sources import Sources, read_rows
 from palettery.app.compression.statistics import encode_line, statistics
 from palettery.app.errors import InvalidSensitivities
-from palettery.app.storage.base import Reads
-from palettery.kernels import PaletteSettings
-from palettery.kernels.errors import NonFiniteError, SensitivityError
+from palettery.app.storage.base import ObjectReader
+from palettery.app.storage.open import shared_storage
+from palettery.kernels import PaletteSettings, VectorKMeans
+from palettery.kernels.errors import (
+    DivisibilityError,
+    NonFiniteError,
+    SecondMomentError,
+    SensitivityError,
+)
 from palettery.kernels.metrics import Metrics
 from palettery.schemas.artifact import PALETTE_KEYS
 from palettery.schemas.config.spec import PalettizationSpec
+from palettery.schemas.config.vector_kmeans import VectorKMeansConfig
 from palettery.schemas.plan import Clustering
-from palettery.schemas.report import SliceOutcome
+from palettery.schemas.report import OutputError, SliceOutcome
 from palettery.schemas.tasks import StoredRows, TensorSlice
 
 HUGE_BYTES = 64 << 20
@@ -47,37 +57,38 @@ class Palettized:
 
 
 def palettize(
-    source: Reads,
-    sensitivities: Reads,
+    sources: Sources,
     item: TensorSlice,
-    digest: bool,
+    with_digest: bool,
     threads: int | None,
-    stop: CancellationCheck,
+    check_cancelled: CancellationCheck,
+    sparse: bool | None = None,
 ) -> Palettized:
-    """Palettize a slice, or keep it if its weights are not finite.
+    """Palettize a slice, or keep it if its weights are not finite, or vectors do not fit them.
+
+    `sparse` is whether the whole tensor is sparse; None if the slice is the whole tensor, so that
+    the kernel decides. `with_digest` adds a digest of all input bytes to the outcome.
 
     Raises:
         Cancelled: see `CancellationCheck`.
-        InvalidSensitivities: some are negative or not finite.
+        InvalidSensitivities: some are negative or not finite, or second moments are invalid.
     """
-    run = _in_blocks if _is_huge(item) else _whole
+    run = _palettize_blocks if _is_huge(item) else _palettize_in_memory
     try:
-        return run(source, sensitivities, item, digest, threads, stop)
+        return run(sources, item, with_digest, threads, check_cancelled, sparse)
     except SensitivityError as error:
         raise InvalidSensitivities(
             f"{item.name}: {error}; correct its sensitivities, or leave them out, and submit again"
         ) from error
+    except SecondMomentError as error:
+        raise InvalidSensitivities(
+            f"{item.name}: {error}; calibrate again, or submit without error feedback"
+        ) from error
+    except DivisibilityError as error:
+        reason = f"{error}, and it is not sparse: use a cluster_dim that does"
+        return Palettized(outcome=_kept_outcome(item, reason))
     except NonFiniteError as error:
         return Palettized(outcome=_kept_outcome(item, str(error)))
-
-
-def content_sha256(source: Reads, sensitivities: Reads, item: TensorSlice) -> str:
-    """Return the SHA-256 of a slice's bytes followed by its sensitivities', read in chunks."""
-    digest = hashlib.sha256()
-    for store, rows in ((source, item), (sensitivities, item.sensitivity)):
-        for chunk in store.chunks(rows.path, rows.offset, rows.size_bytes) if rows else ():
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _is_huge(item: TensorSlice) -> bool:
@@ -85,69 +96,77 @@ def _is_huge(item: TensorSlice) -> bool:
     return (
         item.size_bytes > HUGE_BYTES
         and item.strides is None
+        and item.second_moment is None
         and (item.sensitivity is None or item.sensitivity.strides is None)
         and kernels.can_stream(item.shape, NUMPY[item.dtype], settings)
     )
 
 
-def _whole(
-    source: Reads,
-    sensitivities: Reads,
+def _palettize_in_memory(
+    sources: Sources,
     item: TensorSlice,
-    digest: bool,
+    with_digest: bool,
     threads: int | None,
-    stop: CancellationCheck,
+    check_cancelled: CancellationCheck,
+    sparse: bool | None,
 ) -> Palettized:
-    started = time.perf_counter()
-    data = source.read(item.path, item.offset, item.size_bytes)
-    weighting, importance = item.sensitivity, memoryview(b"")
-    if weighting is not None:
-        importance = sensitivities.read(weighting.path, weighting.offset, weighting.size_bytes)
+    start_s = time.perf_counter()
+    sensitivity, second_moment = item.sensitivity, item.second_moment
+    data = read_rows(sources.model, item)
+    importance = read_rows(sources.sensitivities, sensitivity)
+    moments = read_rows(sources.second_moments, second_moment)
     palette = kernels.palettize(
-        _laid_out(data, item),
+        as_array(data, item),
         kernel_settings(item.spec, item.clustering),
-        _laid_out(importance, weighting) if weighting else None,
+        as_array(importance, sensitivity) if sensitivity else None,
         "auto",
         threads,
-        stop,
+        check_cancelled,
+        sparse=sparse,
+        second_moment=as_array(moments, second_moment) if second_moment else None,
     )
     sha256 = None
-    if digest:
-        hashed = hashlib.sha256(data)
-        hashed.update(importance)
-        sha256 = hashed.hexdigest()
+    if with_digest:
+        digest = hashlib.sha256(data)
+        digest.update(importance)
+        digest.update(moments)
+        sha256 = digest.hexdigest()
     arrays: Arrays = {key: getattr(palette, key) for key in PALETTE_KEYS}
     arrays["indices"] = kernels.pack(palette.indices, item.spec.n_bits, threads)
+    num_stored = None
+    if palette.mask is not None:
+        arrays["mask"], num_stored = kernels.pack_mask(palette.mask), int(palette.mask.sum())
     arrays = {key: array for key, array in arrays.items() if array is not None}
     assert palette.metrics is not None  # noqa: S101 - palettize always measures
     return Palettized(
         arrays,
-        _outcome(item, palette.metrics, time.perf_counter() - started, sha256),
+        _outcome(item, palette.metrics, time.perf_counter() - start_s, sha256, num_stored),
         encode_line(statistics(item, palette.metrics, arrays)),
     )
 
 
-def _in_blocks(
-    source: Reads,
-    sensitivities: Reads,
+def _palettize_blocks(
+    sources: Sources,
     item: TensorSlice,
-    digest: bool,
+    with_digest: bool,
     threads: int | None,
-    stop: CancellationCheck,
+    check_cancelled: CancellationCheck,
+    sparse: bool | None,
 ) -> Palettized:
-    started = time.perf_counter()
+    start_s = time.perf_counter()
     palette = kernels.palettize_rows(
-        _Rows(source, item),
+        SliceRows(sources.model, item),
         kernel_settings(item.spec, item.clustering),
-        _Rows(sensitivities, item.sensitivity) if item.sensitivity else None,
+        SliceRows(sources.sensitivities, item.sensitivity) if item.sensitivity else None,
         threads,
         "auto",
-        stop,
+        check_cancelled,
+        sparse=sparse,
     )
     arrays: Arrays = {
         key: array
         for key in PALETTE_KEYS
-        if key != "indices" and (array := getattr(palette, key)) is not None
+        if key not in ("indices", "mask") and (array := getattr(palette, key)) is not None
     }
     result = Palettized(arrays)
 
@@ -155,19 +174,81 @@ def _in_blocks(
         for block in palette.packed():
             yield block.data
         assert palette.metrics is not None  # noqa: S101 - known at the end of a pass
-        sha256 = content_sha256(source, sensitivities, item) if digest else None
-        result.outcome = _outcome(item, palette.metrics, time.perf_counter() - started, sha256)
+        sha256 = sources.content_sha256(item) if with_digest else None
+        seconds = time.perf_counter() - start_s
+        result.outcome = _outcome(item, palette.metrics, seconds, sha256, palette.num_stored)
         result.statistics = encode_line(statistics(item, palette.metrics, arrays))
 
-    size = (math.prod(item.shape) * item.spec.n_bits + 7) // 8
-    result.streamed = (TensorEntry("indices", "U8", (size,), size, indices),)
+    def mask() -> Iterator[memoryview]:
+        return (block.data for block in palette.masks())
+
+    count = math.prod(item.shape)
+    indexed = count if palette.num_stored is None else palette.num_stored
+    result.streamed = (_bits_entry("indices", indexed * item.spec.n_bits, indices),)
+    if palette.num_stored is not None:
+        result.streamed += (_bits_entry("mask", count, mask),)
     return result
 
 
-class _Rows:
-    """Rows of a slice, read in order, several times."""
+def _bits_entry(name: str, bits: int, chunks: Callable[[], Chunks]) -> TensorEntry:
+    size = (bits + 7) // 8
+    return TensorEntry(name, "U8", (size,), size, chunks)
 
-    def __init__(self, store: Reads, rows: StoredRows) -> None:
+
+def is_sparse_tensor(
+    source_url: str, item: TensorSlice, check_cancelled: CancellationCheck
+) -> bool | None:
+    """Return whether the whole tensor of a slice is sparse; None if the slice is the whole one.
+
+    Raises:
+        Cancelled: see `CancellationCheck`.
+    """
+    if item.whole is None:
+        return None
+    threshold, count = item.spec.sparsity_detection_threshold, math.prod(item.whole.shape)
+    assert item.clustering.group_size is not None  # noqa: S101 - tensors are cut between groups
+    nonzero, max_in_group = _count_nonzero(
+        _WholeTensor(source_url, item.whole, item.clustering.group_size, check_cancelled)
+    )
+    return kernels.is_sparse(count - nonzero, count, threshold) and kernels.fills_vectors(
+        max_in_group, item.spec.cluster_dim
+    )
+
+
+@dataclass(frozen=True)
+class _WholeTensor:
+    """A tensor that is cut into slices of whole groups on axis 0."""
+
+    source_url: str
+    rows: StoredRows
+    group_size: int
+    check_cancelled: CancellationCheck = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def _count_nonzero(whole: _WholeTensor) -> tuple[int, int]:
+    """Return the number of nonzero weights of a tensor, and of the group that has the most.
+
+    The numbers are cached, because one process often gets several slices of a tensor.
+    """
+    tensor, rows = SliceRows(shared_storage(whole.source_url), whole.rows), whole.rows
+    groups = max(1, HUGE_BYTES * rows.shape[0] // rows.size_bytes // whole.group_size)
+    total, max_in_group, step = 0, 0, groups * whole.group_size
+    for first in range(0, rows.shape[0], step):
+        mask = kernels.nonzero(
+            tensor.read(first, min(step, rows.shape[0] - first)),
+            check_cancelled=whole.check_cancelled,
+        )
+        counts = np.count_nonzero(mask.reshape(len(mask) // whole.group_size, -1), axis=1)
+        total, max_in_group = total + int(counts.sum()), max(max_in_group, int(counts.max()))
+        whole.check_cancelled()
+    return total, max_in_group
+
+
+class SliceRows:
+    """Rows of a slice that are read in blocks, possibly several times."""
+
+    def __init__(self, store: ObjectReader, rows: StoredRows) -> None:
         self._store, self._rows = store, rows
         self.shape, self.dtype = rows.shape, NUMPY[rows.dtype]
 
@@ -179,7 +260,8 @@ class _Rows:
         return array_view(data, self.dtype, (count, *self.shape[1:]), None)
 
 
-def _laid_out(data: memoryview, rows: StoredRows) -> NDArray[np.generic]:
+def as_array(data: memoryview, rows: StoredRows) -> NDArray[np.generic]:
+    """Return the bytes of stored rows as an array, without a copy."""
     return array_view(data, NUMPY[rows.dtype], rows.shape, rows.strides)
 
 
@@ -192,6 +274,8 @@ def kernel_settings(spec: PalettizationSpec, clustering: Clustering) -> PaletteS
         cluster_dim=spec.cluster_dim,
         per_channel_scale=spec.enable_per_channel_scale,
         rounding_precision=clustering.rounding_precision,
+        vector_kmeans=_vector_kmeans(clustering.vector_kmeans),
+        sparsity_threshold=spec.sparsity_detection_threshold,
     )
     if spec.lut_qspec is None:
         return settings
@@ -202,6 +286,13 @@ def kernel_settings(spec: PalettizationSpec, clustering: Clustering) -> PaletteS
         lut_float_range=spec.lut_qspec.float_range,
         lut_scale_dtype=spec.lut_qspec.scale_dtype,
     )
+
+
+def _vector_kmeans(config: VectorKMeansConfig | None) -> VectorKMeans | None:
+    """Return the kernel's settings; an infinite `tol` becomes the largest float."""
+    if config is None:
+        return None
+    return VectorKMeans(**{**dict(config), "tol": min(config.tol, sys.float_info.max)})
 
 
 def _kept_outcome(item: TensorSlice, reason: str) -> SliceOutcome:
@@ -215,7 +306,7 @@ def _kept_outcome(item: TensorSlice, reason: str) -> SliceOutcome:
 
 
 def _outcome(
-    item: TensorSlice, metrics: Metrics, seconds: float, sha256: str | None
+    item: TensorSlice, metrics: Metrics, seconds: float, sha256: str | None, num_stored: int | None
 ) -> SliceOutcome:
     return SliceOutcome(
         name=item.name,
@@ -223,9 +314,11 @@ def _outcome(
         action="palettized",
         notes=metrics.notes,
         weights=math.prod(item.shape),
+        stored=num_stored,
         sse=metrics.sse,
         signal=metrics.signal,
         max_error=metrics.max_error,
+        output=OutputError(**asdict(metrics.output)) if metrics.output else None,
         seconds=seconds,
         content_sha256=sha256,
     )

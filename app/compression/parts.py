@@ -17,7 +17,7 @@ Parts = Mapping[str, tuple[StoredSlice, ...]]
 
 OUTCOMES = TypeAdapter(tuple[SliceOutcome, ...])
 OUTCOMES_KEY, STATISTICS_KEY = "outcomes", "statistics"
-"""Last tensors of a part: outcomes of its slices, as JSON, and lines of their statistics."""
+"""Tensors at the end of a part: outcomes of its slices as JSON, and lines of their statistics."""
 
 
 def read_parts(store: Storage, tasks: Sequence[CompressionTask]) -> Parts:
@@ -26,15 +26,15 @@ def read_parts(store: Storage, tasks: Sequence[CompressionTask]) -> Parts:
     for task in tasks:
         header = read_header(store, task.part_path, Limits())
         by_name = {tensor.name: tensor for tensor in header.tensors}
-        stored = by_name.pop(OUTCOMES_KEY)
-        text = store.read(task.part_path, stored.offset, stored.size_bytes)
+        outcomes_tensor = by_name.pop(OUTCOMES_KEY)
+        text = store.read(task.part_path, outcomes_tensor.offset, outcomes_tensor.size_bytes)
         outcomes = OUTCOMES.validate_json(bytes(text))
         statistics = by_name.pop(STATISTICS_KEY, None)
         offset = statistics.offset if statistics else 0
         arrays: dict[int, dict[str, StoredTensor]] = defaultdict(dict)
         for tensor in by_name.values():
-            slice_, _, key = tensor.name.partition(".")
-            arrays[int(slice_)][key] = tensor
+            slice_number, _, key = tensor.name.partition(".")
+            arrays[int(slice_number)][key] = tensor
         for number, outcome in enumerate(outcomes):
             line = None
             if outcome.statistics_bytes:

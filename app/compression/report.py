@@ -4,17 +4,20 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from palettery.app.artifacts.writer import TensorEntry
-from palettery.app.compression.bit_count import palettized_bits
+from palettery.app.compression.report_bits import palettized_bits
 from palettery.app.version import SOFTWARE
+from palettery.schemas.evaluation import Evaluation
 from palettery.schemas.exports import Exported
 from palettery.schemas.plan import Plan, PlannedTensor
 from palettery.schemas.report import ModuleReport, Report, SliceOutcome, TensorReport
+from palettery.schemas.targets import Allocation
 from palettery.schemas.tasks import StoredSlice
 
 MAX_REASONS = 20
-"""Most reasons that are counted separately for kept tensors."""
+"""Maximum number of reasons that are counted separately for kept tensors."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class ArtifactTensor:
     entries: tuple[TensorEntry, ...]
 
     @property
-    def palettized(self) -> bool:
+    def is_palettized(self) -> bool:
         """Whether every slice is palettized; if one is kept, the whole tensor is kept."""
         return bool(self.slices) and all(
             part.outcome.action == "palettized" for part in self.slices
@@ -38,14 +41,24 @@ class ArtifactTensor:
         return sum(entry.size_bytes for entry in self.entries)
 
     @property
-    def weights(self) -> int:
+    def num_weights(self) -> int:
         """Number of elements of the dense tensor."""
         return math.prod(self.planned.shape)
 
     @property
+    def num_stored(self) -> int | None:
+        """Number of weights that have an index, if it is sparse; else None."""
+        if not self.is_palettized or self.slices[0].outcome.stored is None:
+            return None
+        return sum(part.outcome.stored or 0 for part in self.slices)
+
+    @property
     def bits(self) -> int:
-        """Size in bits, as coreai-opt counts."""
-        return palettized_bits(self.planned) if self.palettized else 8 * self.planned.size_bytes
+        """Size in bits as coreai-opt counts it, plus the mask."""
+        if not self.is_palettized:
+            return 8 * self.planned.size_bytes
+        mask = 0 if self.num_stored is None else self.num_weights
+        return palettized_bits(self.planned, self.num_stored) + mask
 
 
 def build_report(
@@ -53,10 +66,12 @@ def build_report(
     pieces: Sequence[ArtifactTensor],
     digests: dict[str, str],
     exports: Sequence[Exported] = (),
+    allocation: Allocation | None = None,
+    evaluation: Evaluation | None = None,
 ) -> Report:
     """Return the report of a job: distinct tensors in the plan's order, and totals."""
     tensors = tuple(tensor_report(piece) for piece in pieces)
-    done = [tensor for tensor in tensors if tensor.action == "palettized"]
+    palettized = [tensor for tensor in tensors if tensor.action == "palettized"]
     return Report(
         tensors=tensors,
         modules=tuple(_modules(pieces)),
@@ -64,10 +79,12 @@ def build_report(
         warnings=plan.warnings,
         size_before_bytes=sum(tensor.size_before_bytes for tensor in tensors),
         size_after_bytes=sum(tensor.size_after_bytes for tensor in tensors),
-        palettized_size_before_bytes=sum(tensor.size_before_bytes for tensor in done),
-        palettized_size_after_bytes=sum(tensor.size_after_bytes for tensor in done),
+        palettized_size_before_bytes=sum(tensor.size_before_bytes for tensor in palettized),
+        palettized_size_after_bytes=sum(tensor.size_after_bytes for tensor in palettized),
         bits_per_weight=_bits_per_weight(pieces),
         artifact_sha256=digests,
+        allocation=allocation,
+        evaluation=evaluation,
         exports=tuple(exports),
         software=SOFTWARE,
     )
@@ -92,19 +109,21 @@ def tensor_report(piece: ArtifactTensor) -> TensorReport:
         "size_after_bytes": piece.size_bytes,
         "bits_per_weight": _bits_per_weight([piece]),
     }
-    if not piece.palettized:
+    if not piece.is_palettized:
         reason = next((outcome.reason for outcome in outcomes if outcome.reason), planned.reason)
         return TensorReport(**description, **sizes, action="kept", reason=reason)
     sse = math.fsum(outcome.sse for outcome in outcomes)
     return TensorReport(
         **description,
         **sizes,
+        **_sparsity(piece),
         action="palettized",
         notes=tuple(dict.fromkeys(note for outcome in outcomes for note in outcome.notes)),
         spec=planned.spec,
         clustering=planned.clustering,
         groups=planned.groups,
         weighted=planned.weighted,
+        **_outputs(planned, outcomes),
         sse=sse,
         snr_db=_snr_db(outcomes, sse),
         max_error=max(outcome.max_error for outcome in outcomes),
@@ -113,22 +132,53 @@ def tensor_report(piece: ArtifactTensor) -> TensorReport:
     )
 
 
+def _outputs(planned: PlannedTensor, outcomes: Sequence[SliceOutcome]) -> dict[str, Any]:
+    """Return the fields of the report about the minimized error and the expected output error."""
+    errors = [outcome.output for outcome in outcomes if outcome.output is not None]
+    if len(errors) < len(outcomes):
+        return {"method": "sensitivities" if planned.weighted else "plain"}
+    signal = math.fsum(error.signal for error in errors)
+    if signal == 0:
+        return {"method": "feedback"}
+    return {
+        "method": "feedback",
+        "output_error": math.fsum(error.sse for error in errors) / signal,
+        "output_error_without_feedback": math.fsum(error.plain_sse for error in errors) / signal,
+    }
+
+
+def _sparsity(piece: ArtifactTensor) -> dict[str, float]:
+    """Return the fields of the report that only a sparse tensor has."""
+    planned, num_stored = piece.planned, piece.num_stored
+    if num_stored is None:
+        return {}
+    assert planned.spec is not None  # noqa: S101 - a palettized tensor has one
+    # coreai-opt stores indices of zeros, too, except in vectors.
+    coreai_opt_stored = num_stored if planned.spec.cluster_dim > 1 else piece.num_weights
+    return {
+        "zero_share": 1 - num_stored / piece.num_weights,
+        "mask_bytes": (piece.num_weights + 7) // 8,
+        "coreai_opt_bits_per_weight": palettized_bits(planned, coreai_opt_stored)
+        / piece.num_weights,
+    }
+
+
 def _modules(pieces: Sequence[ArtifactTensor]) -> Iterator[ModuleReport]:
-    owned = defaultdict(list)
+    by_module = defaultdict(list)
     for piece in pieces:
-        owned[piece.planned.module].append(piece)
-    for name, own in owned.items():
+        by_module[piece.planned.module].append(piece)
+    for name, tensors in by_module.items():
         yield ModuleReport(
             name=name,
-            weights=sum(piece.weights for piece in own),
-            size_before_bytes=sum(piece.planned.size_bytes for piece in own),
-            size_after_bytes=sum(piece.size_bytes for piece in own),
-            bits_per_weight=_bits_per_weight(own),
+            weights=sum(piece.num_weights for piece in tensors),
+            size_before_bytes=sum(piece.planned.size_bytes for piece in tensors),
+            size_after_bytes=sum(piece.size_bytes for piece in tensors),
+            bits_per_weight=_bits_per_weight(tensors),
         )
 
 
 def _bits_per_weight(pieces: Sequence[ArtifactTensor]) -> float:
-    weights = sum(piece.weights for piece in pieces)
+    weights = sum(piece.num_weights for piece in pieces)
     return sum(piece.bits for piece in pieces) / weights if weights else 0.0
 
 

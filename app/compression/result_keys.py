@@ -17,22 +17,24 @@ from palettery.schemas.tasks import StoredRows, TensorSlice
 
 def recipe(item: TensorSlice) -> str:
     """Return the digest of spec, shape and layout of the bytes, and version of the kernels."""
-    sensitivity = item.sensitivity
+    sensitivity, moment = item.sensitivity, item.second_moment
     return _digest(
         item.spec.model_dump(mode="json"),
         item.clustering.model_dump(mode="json"),
         _layout(item),
         sensitivity and _layout(sensitivity),
+        moment and _layout(moment),
+        item.whole and _location(item.whole),
         kernels.fingerprint(),
     )
 
 
 def origin_key(recipe: str, item: TensorSlice) -> str | None:
     """Return the digest of a recipe and the location of the bytes; None if a file has no digest."""
-    places = [_place(rows) for rows in (item, item.sensitivity) if rows is not None]
-    if any(place[0] is None for place in places):
+    locations = [_location(rows) for rows in item.inputs()]
+    if any(location[0] is None for location in locations):
         return None
-    return _digest(recipe, places)
+    return _digest(recipe, locations)
 
 
 def content_key(recipe: str, content_sha256: str) -> str:
@@ -55,7 +57,7 @@ def _layout(rows: StoredRows) -> Sequence[object]:
     return rows.dtype, rows.shape, rows.strides
 
 
-def _place(rows: StoredRows) -> Sequence[object]:
+def _location(rows: StoredRows) -> Sequence[object]:
     return rows.file_sha256, rows.offset, rows.size_bytes
 
 

@@ -21,12 +21,13 @@ from palettery.schemas.statistics import SliceStatistics, TensorStatistics
 from palettery.schemas.tasks import StoredBytes, StoredSlice, TensorSlice
 
 MAX_ENTRIES = 256
-"""Most LUT entries that are listed."""
+"""Maximum number of LUT entries that are listed."""
 MAX_GROUPS = 256
-"""Most numbers for the errors of groups; more groups are averaged."""
+"""Maximum number of errors of groups; those of more groups are averaged in runs."""
 DIGITS = 6
 """Significant digits of numbers for charts."""
 PIECE_BYTES = 1 << 20
+"""Size of one read of a file of lines."""
 
 
 def statistics(
@@ -35,15 +36,15 @@ def statistics(
     """Return the statistics of a slice from its metrics and the arrays of its palette."""
     groups = len(metrics.group_sse)
     mse = (metrics.group_sse * (groups / np.prod(item.shape, dtype=np.float64))).tolist()
-    each = -(-groups // MAX_GROUPS)
+    groups_per_mean = -(-groups // MAX_GROUPS)
     return SliceStatistics(
         name=item.name,
         first_row=item.first_row,
         palette=_palette(arrays, NUMPY[item.dtype]),
         occupancy=tuple(metrics.occupancy.sum(axis=0).tolist()),
         unused=int(np.count_nonzero(metrics.occupancy == 0)),
-        groups_each=each,
-        group_mse=_means(mse, each),
+        groups_each=groups_per_mean,
+        group_mse=_means(mse, groups_per_mean),
         **_histograms(metrics.distribution),
     )
 
@@ -54,14 +55,14 @@ def merge_slices(slices: Sequence[SliceStatistics]) -> TensorStatistics:
     if len(slices) == 1:
         return TensorStatistics(**first.model_dump(exclude={"first_row"}))
     mse = [mean for part in slices for mean in part.group_mse]
-    times = -(-len(mse) // MAX_GROUPS)
+    factor = -(-len(mse) // MAX_GROUPS)
     return TensorStatistics(
         name=first.name,
         palette=_join_palettes([part.palette for part in slices]),
         occupancy=tuple(map(sum, zip(*(part.occupancy for part in slices), strict=True))),
         unused=sum(part.unused for part in slices),
-        groups_each=first.groups_each * times,
-        group_mse=_means(mse, times),
+        groups_each=first.groups_each * factor,
+        group_mse=_means(mse, factor),
         **_histograms(reduce(add, map(_distribution, slices))),
     )
 
@@ -73,8 +74,8 @@ def encode_line(slice_: SliceStatistics) -> bytes:
 
 def rename_line(line: bytes, item: TensorSlice) -> bytes:
     """Return a line of statistics under the name of another slice."""
-    here = {"name": item.name, "first_row": item.first_row}
-    return encode_line(SliceStatistics.model_validate_json(line).model_copy(update=here))
+    update = {"name": item.name, "first_row": item.first_row}
+    return encode_line(SliceStatistics.model_validate_json(line).model_copy(update=update))
 
 
 def collect_statistics(store: Storage, parts: Parts, path: str) -> Parts:
@@ -91,41 +92,41 @@ def collect_statistics(store: Storage, parts: Parts, path: str) -> Parts:
         return part.model_copy(update={"statistics": line})
 
     lines = [part.statistics for slices in parts.values() for part in slices]
-    store.write(path, _lines(store, [line for line in lines if line is not None]))
+    store.write(path, _read_ranges(store, [line for line in lines if line is not None]))
     return {name: tuple(map(relocate, slices)) for name, slices in parts.items()}
 
 
 def find_statistics(store: Storage, path: str, name: str) -> TensorStatistics | None:
     """Return the statistics of a tensor from a file of lines; None if there are none."""
-    begin = b'{"name":' + json.dumps(name, ensure_ascii=False).encode() + b","
-    for beginning, lines in groupby(_read_lines(store, path), _beginning):
-        if beginning == begin:
-            return _merged(lines)
+    prefix = b'{"name":' + json.dumps(name, ensure_ascii=False).encode() + b","
+    for line_prefix, lines in groupby(_read_lines(store, path), _name_prefix):
+        if line_prefix == prefix:
+            return _merge_lines(lines)
     return None
 
 
 def read_all(store: Storage, path: str) -> Iterator[TensorStatistics]:
     """Yield the statistics of every tensor, in the order of the file."""
-    for _, lines in groupby(_read_lines(store, path), _beginning):
-        yield _merged(lines)
+    for _, lines in groupby(_read_lines(store, path), _name_prefix):
+        yield _merge_lines(lines)
 
 
-def _merged(lines: Iterable[bytes]) -> TensorStatistics:
+def _merge_lines(lines: Iterable[bytes]) -> TensorStatistics:
     return merge_slices([SliceStatistics.model_validate_json(line) for line in lines])
 
 
-def _beginning(line: bytes) -> bytes:
-    """Return a line up to its second member: the tensor's name. Lines of a tensor are adjacent."""
+def _name_prefix(line: bytes) -> bytes:
+    """Return a line up to the end of the tensor's name, by which adjacent lines are grouped."""
     return line[: line.index(b'","sampled":') + 2]
 
 
-def _lines(store: Storage, lines: Sequence[StoredBytes]) -> Iterator[memoryview]:
+def _read_ranges(store: Storage, lines: Sequence[StoredBytes]) -> Iterator[memoryview]:
     """Yield the lines' bytes; adjacent ones are read at once."""
     start = 0
     for number, line in enumerate(lines, 1):
         end = line.offset + line.size_bytes
-        after = lines[number] if number < len(lines) else None
-        if after is not None and (after.path, after.offset) == (line.path, end):
+        following = lines[number] if number < len(lines) else None
+        if following is not None and (following.path, following.offset) == (line.path, end):
             continue
         first = lines[start]
         yield from store.chunks(line.path, first.offset, end - first.offset)
@@ -144,7 +145,7 @@ def _palette(arrays: Mapping[str, NDArray[Any]], dtype: np.dtype[Any]) -> tuple[
     if lut.size > MAX_ENTRIES or "per_channel_scale" in arrays:
         return None
     dense = dense_lut(lut, dtype, arrays.get("lut_scale"), arrays.get("lut_zero_point"))
-    return tuple(map(_rounded, upcast(dense).reshape(-1).tolist()))
+    return tuple(map(_round, upcast(dense).reshape(-1).tolist()))
 
 
 def _join_palettes(palettes: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
@@ -171,11 +172,11 @@ def _distribution(slice_: SliceStatistics) -> Distribution:
     return Distribution(slice_.cell_exponent, *cells)
 
 
-def _means(numbers: Sequence[float], each: int) -> tuple[float, ...]:
-    """Return the means of runs of `each` numbers."""
-    runs = (numbers[start : start + each] for start in range(0, len(numbers), each))
-    return tuple(_rounded(sum(run) / len(run)) for run in runs)
+def _means(numbers: Sequence[float], size: int) -> tuple[float, ...]:
+    """Return the means of runs of `size` numbers."""
+    runs = (numbers[start : start + size] for start in range(0, len(numbers), size))
+    return tuple(_round(sum(run) / len(run)) for run in runs)
 
 
-def _rounded(number: float) -> float:
+def _round(number: float) -> float:
     return float(f"{number:.{DIGITS}g}")

@@ -12,15 +12,16 @@ from xxhash import xxh3_64, xxh3_64_hexdigest
 from palettery.app.artifacts.dtypes import NUMPY
 from palettery.app.artifacts.writer import TensorEntry, array_entry, sort_entries, stream
 from palettery.app.compression.cancellation import CancellationCheck
-from palettery.app.compression.palettize import Palettized, palettize
+from palettery.app.compression.palettize import Palettized, is_sparse_tensor, palettize
 from palettery.app.compression.parts import OUTCOMES, OUTCOMES_KEY, STATISTICS_KEY
+from palettery.app.compression.sources import Sources
 from palettery.app.compression.statistics import rename_line
 from palettery.app.errors import ObjectMissing
-from palettery.app.storage.base import Reads, Storage
-from palettery.app.storage.checked_reads import CheckedFile, CheckedReads
+from palettery.app.storage.base import ObjectReader, Storage
 from palettery.app.storage.open import shared_storage
+from palettery.app.storage.verified_reader import CheckedFile, VerifiedReader
 from palettery.schemas.report import SliceOutcome
-from palettery.schemas.tasks import CompressionTask, TensorSlice
+from palettery.schemas.tasks import CompressionTask, TensorSlice, TensorToScore
 
 RESERVED_BYTES = 24 << 10
 """Space for an outcome or a line of statistics that is known only after the indices are written.
@@ -46,37 +47,48 @@ def run_task(task: CompressionTask, threads: int | None = None) -> None:
     store = shared_storage(task.store_url)
     if store.exists(task.part_path):
         return
-    source = sensitivities = _reads(task, task.source_url)
-    if task.sensitivities_url:
-        sensitivities = _reads(task, task.sensitivities_url)
-    check = CancellationCheck(store, task.cancel_path)
+    sources = _sources(task)
+    check_cancelled = CancellationCheck(store, task.cancel_path)
     slices: list[Palettized] = []
     for item in task.slices:
-        check()
+        check_cancelled()
         slices.append(
             (_reusable_result(store, item) if item.known else None)
-            or palettize(source, sensitivities, item, task.digests, threads, check)
+            or palettize(
+                sources,
+                item,
+                task.digests,
+                threads,
+                check_cancelled,
+                is_sparse_tensor(task.source_url, item, check_cancelled),
+            )
         )
     entries = [*_entries(slices), _outcomes(slices), _statistics(slices)]
     store.write(task.part_path, stream(entries, {}))
 
 
-def _reads(task: CompressionTask, url: str) -> Reads:
-    """Return a store to read from; reads of uploads, which share the job's store, are checked."""
+def _sources(task: CompressionTask) -> Sources:
+    model = _reader(task, task.source_url)
+    urls = (task.sensitivities_url, task.second_moments_url)
+    return Sources(model, *(_reader(task, url) if url else model for url in urls))
+
+
+def _reader(task: CompressionTask, url: str) -> ObjectReader:
+    """Return a reader of a store; it verifies uploads, which share the store of the job."""
     # Damaged uploads are moved away. Files of another store are the user's own.
     store = shared_storage(url)
-    return checked_reads(store, task.slices) if url == task.store_url else store
+    return verified_reader(store, task.slices) if url == task.store_url else store
 
 
-def checked_reads(store: Storage, items: Sequence[TensorSlice]) -> CheckedReads:
-    """Return checked reads of the files of slices and their sensitivities."""
-    rows = [rows for item in items for rows in (item, item.sensitivity) if rows is not None]
-    return CheckedReads(
+def verified_reader(store: Storage, items: Sequence[TensorSlice | TensorToScore]) -> VerifiedReader:
+    """Return a reader that verifies all files that tensors are computed from."""
+    return VerifiedReader(
         store,
         {
-            each.path: CheckedFile(each.file_sha256, each.file_name or each.path)
-            for each in rows
-            if each.file_sha256 is not None
+            rows.path: CheckedFile(rows.file_sha256, rows.file_name or rows.path)
+            for item in items
+            for rows in item.inputs()
+            if rows.file_sha256 is not None
         },
     )
 
@@ -107,13 +119,13 @@ def _reusable_result(store: Storage, item: TensorSlice) -> Palettized | None:
 
 def _entries(slices: Sequence[Palettized]) -> list[TensorEntry]:
     return sort_entries(
-        _digested(f"{number}.{entry.name}", entry, result)
+        _with_digest(f"{number}.{entry.name}", entry, result)
         for number, result in enumerate(slices)
         for entry in (*itertools.starmap(array_entry, result.arrays.items()), *result.streamed)
     )
 
 
-def _digested(name: str, entry: TensorEntry, result: Palettized) -> TensorEntry:
+def _with_digest(name: str, entry: TensorEntry, result: Palettized) -> TensorEntry:
     """Return an entry under its name in the part, with a digest computed while it is written."""
     result.digests[entry.name] = xxh3_64_hexdigest(b"")  # placeholder of the same length
 
@@ -129,23 +141,25 @@ def _digested(name: str, entry: TensorEntry, result: Palettized) -> TensorEntry:
 
 def _outcomes(slices: Sequence[Palettized]) -> TensorEntry:
     """Return the entry of all outcomes, written last, since some are known only then."""
-    text = OUTCOMES.dump_json(tuple(_outcome(result) for result in slices if result.outcome))
+    text = OUTCOMES.dump_json(
+        tuple(_complete_outcome(result) for result in slices if result.outcome)
+    )
     size = len(text) + RESERVED_BYTES * sum(result.outcome is None for result in slices)
 
     def chunks() -> Iterator[bytes]:
-        yield OUTCOMES.dump_json(tuple(map(_outcome, slices))).ljust(size)
+        yield OUTCOMES.dump_json(tuple(map(_complete_outcome, slices))).ljust(size)
 
     return TensorEntry(OUTCOMES_KEY, "U8", (size,), size, chunks)
 
 
-def _outcome(result: Palettized) -> SliceOutcome:
+def _complete_outcome(result: Palettized) -> SliceOutcome:
     assert result.outcome is not None  # noqa: S101 - all entries were written
     update = {"statistics_bytes": _line_bytes(result), "array_digests": dict(result.digests)}
     return result.outcome.model_copy(update=update)
 
 
 def _statistics(slices: Sequence[Palettized]) -> TensorEntry:
-    """Return the entry of all lines of statistics, written last, too."""
+    """Return the entry of all lines of statistics; like the outcomes, it is written last."""
     size = sum(map(_line_bytes, slices))
 
     def chunks() -> Iterator[bytes]:
@@ -156,4 +170,5 @@ def _statistics(slices: Sequence[Palettized]) -> TensorEntry:
 
 
 def _line_bytes(result: Palettized) -> int:
+    """Return the size of a line of statistics, which is padded if it is not known in advance."""
     return RESERVED_BYTES if result.streamed else len(result.statistics)

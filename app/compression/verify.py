@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palettery.app.artifacts.dtypes import NUMPY
-from palettery.app.artifacts.reader import Artifact, LocatedTensor
+from palettery.app.artifacts.palette_arrays import LocatedTensor
+from palettery.app.artifacts.reader import Artifact
 from palettery.app.checkpoints.dense import array_view, dense_chunks, dense_size_bytes
 from palettery.app.errors import InvalidArtifact
-from palettery.app.storage.base import Reads
+from palettery.app.storage.base import ObjectReader
 from palettery.kernels.metrics import errors
 from palettery.schemas.checkpoint import Checkpoint, StoredTensor
 from palettery.schemas.report import TensorReport
@@ -23,11 +24,11 @@ def verify(
     artifact: Artifact,
     tensors: Sequence[TensorReport],
     checkpoint: Checkpoint,
-    source: Reads,
-    check: Callable[[], None],
+    source: ObjectReader,
+    check_cancelled: Callable[[], None],
     threads: int | None = None,
 ) -> None:
-    """Compare tensors of a stored artifact with the model; `check` may cancel it.
+    """Compare tensors of a stored artifact with the model.
 
     Kept tensors must have the same bytes. Palettized ones must have the squared error of the
     report.
@@ -35,18 +36,18 @@ def verify(
     Raises:
         InvalidArtifact: names the tensor that differs.
     """
-    stored = {tensor.name: tensor for tensor in checkpoint.tensors}
+    originals = {original.name: original for original in checkpoint.tensors}
     for report in tensors:
-        check()
-        tensor = stored[report.name]
-        path = checkpoint.files[tensor.file].path
+        check_cancelled()
+        original = originals[report.name]
+        path = checkpoint.files[original.file].path
         if report.action == "kept":
-            _check_bytes(artifact, report.name, source, path, tensor, check)
+            _check_bytes(artifact, report.name, source, path, original, check_cancelled)
             continue
-        rows, sums = _Rows(source, path, tensor), []
+        rows, sums = _SourceRows(source, path, original), []
         for first, block in artifact.blocks(report.name, threads):
-            check()
-            sums.append(errors(rows.read(first, len(block)), block, threads, check).sse)
+            check_cancelled()
+            sums.append(errors(rows.read(first, len(block)), block, threads, check_cancelled).sse)
         sse = math.fsum(sums)
         if not math.isclose(sse, report.sse, rel_tol=RELATIVE_SLACK, abs_tol=1e-300):
             raise InvalidArtifact(
@@ -58,26 +59,26 @@ def verify(
 def _check_bytes(
     artifact: Artifact,
     name: str,
-    source: Reads,
+    source: ObjectReader,
     path: str,
     tensor: StoredTensor,
-    check: Callable[[], None],
+    check_cancelled: Callable[[], None],
 ) -> None:
-    written: LocatedTensor | None = artifact.kept_tensors.get(name)
-    if written is None or written.tensor.size_bytes != dense_size_bytes(tensor):
+    located: LocatedTensor | None = artifact.kept_tensors.get(name)
+    if located is None or located.tensor.size_bytes != dense_size_bytes(tensor):
         raise InvalidArtifact(f"{name}: the artifact as read back lacks it")
-    offset = written.tensor.offset
+    offset = located.tensor.offset
     for chunk in dense_chunks(source, path, tensor):
-        check()
-        if artifact.storage.read(written.path, offset, len(chunk)) != chunk:
+        check_cancelled()
+        if artifact.storage.read(located.path, offset, len(chunk)) != chunk:
             raise InvalidArtifact(f"{name}: the artifact as read back differs from the upload")
         offset += len(chunk)
 
 
-class _Rows:
+class _SourceRows:
     """Rows of a source tensor; a strided one is read once, as a whole."""
 
-    def __init__(self, source: Reads, path: str, tensor: StoredTensor) -> None:
+    def __init__(self, source: ObjectReader, path: str, tensor: StoredTensor) -> None:
         self._source, self._path, self._tensor = source, path, tensor
         self._dtype = NUMPY[tensor.dtype]
         self._whole: NDArray[np.generic] | None = None

@@ -1,4 +1,4 @@
-"""Parsing of config documents; it may take seconds for megabytes."""
+"""Parsing, validation and normalization of config documents; megabytes may take seconds."""
 
 import hashlib
 import math
@@ -10,7 +10,12 @@ from palettery.app.errors import InvalidConfig, TooLarge
 from palettery.app.planning.pattern_keys import check_patterns
 from palettery.app.planning.patterns import Patterns
 from palettery.app.storage.spooled_content import Content, pieces
-from palettery.schemas.config import ConfigError, KMeansPalettizerConfig, config_of, parse_config
+from palettery.schemas.config import (
+    ConfigError,
+    KMeansPalettizerConfig,
+    config_from_data,
+    parse_config,
+)
 from palettery.schemas.config.line_numbers import with_line_numbers
 from palettery.schemas.config.parsing import load_json
 from palettery.schemas.configs import ValidatedConfig
@@ -27,12 +32,12 @@ class ConfigDocument:
     text: str | Content
     language: Language = "yaml"
     member: str | None = None
-    """Member of the JSON object in `text` that is the config; None if the whole text is."""
+    """Member of the JSON object in `text` that is the config; None if `text` is the config."""
     name: str | None = None
     """`name@version` of a stored config, or the name of a preset."""
 
     def content(self) -> str | bytes:
-        """Return the text in one piece."""
+        """Return the whole text."""
         return self.text if isinstance(self.text, str) else b"".join(pieces(self.text))
 
 
@@ -45,8 +50,9 @@ class NormalizedConfig:
     """A config with every default filled in."""
 
     document: str
-    """JSON."""
+    """The config as JSON."""
     sha256: str
+    """Hex digest of the document."""
 
     @classmethod
     def from_content(cls, content: bytes) -> Self:
@@ -61,22 +67,22 @@ def read_config(document: ConfigDocument) -> KMeansPalettizerConfig:
     Raises:
         InvalidConfig: lists every invalid field.
     """
-    return _read(document, _parsed)
+    return _with_request_errors(document, _parse)
 
 
-def normalize(document: ConfigDocument, most_bytes: int) -> bytes:
-    """Return the config's digest, then the config as JSON with every default filled in.
+def normalize(document: ConfigDocument, max_bytes: int) -> bytes:
+    """Return the hex digest of the normalized config, followed by the config as JSON.
 
-    Documents that mean the same have the same result.
+    Every default is filled in, so that equivalent documents have the same result.
 
     Raises:
         InvalidConfig: lists every invalid field, or every invalid pattern.
-        TooLarge: the result has more than `most_bytes`.
+        TooLarge: the result has more than `max_bytes`.
     """
-    text = _read(document, _checked).model_dump_json().encode()
-    if len(text) > most_bytes:
+    text = _with_request_errors(document, _parse_and_check).model_dump_json().encode()
+    if len(text) > max_bytes:
         raise TooLarge(
-            f"the config has {len(text):,} bytes once every default is filled in; {most_bytes:,} "
+            f"the config has {len(text):,} bytes once every default is filled in; {max_bytes:,} "
             "are allowed: use fewer rules, or ask the operator to raise "
             "PALETTERY_LIMIT_CONFIG_BYTES"
         )
@@ -86,7 +92,7 @@ def normalize(document: ConfigDocument, most_bytes: int) -> bytes:
 def validate(document: ConfigDocument) -> bytes:
     """Return the `ValidatedConfig` of a document as JSON."""
     try:
-        config = _checked(document)
+        config = _parse_and_check(document)
     except ConfigError as error:
         result = ValidatedConfig(is_valid=False, errors=error.errors)
     else:
@@ -96,22 +102,23 @@ def validate(document: ConfigDocument) -> bytes:
     return result.model_dump_json().encode()
 
 
-def _parsed(document: ConfigDocument) -> KMeansPalettizerConfig:
+def _parse(document: ConfigDocument) -> KMeansPalettizerConfig:
+    """Return the config in a document, with line numbers in errors if it is the whole text."""
     text = document.content()
     if document.language == "yaml":
         return parse_config(text)
     data = load_json(text)
     if document.member is not None:
-        return config_of(data[document.member])
+        return config_from_data(data[document.member])
     try:
-        return config_of(data)
+        return config_from_data(data)
     except ConfigError as error:
         raise with_line_numbers(error, text) from error
 
 
-def _checked(document: ConfigDocument) -> KMeansPalettizerConfig:
-    """Return the config after checking its patterns; planning checks them by itself."""
-    config = _parsed(document)
+def _parse_and_check(document: ConfigDocument) -> KMeansPalettizerConfig:
+    """Return the config with its patterns checked; `read_config` leaves that to planning."""
+    config = _parse(document)
     try:
         check_patterns(config, Patterns(math.inf))
     except InvalidConfig as error:
@@ -119,19 +126,22 @@ def _checked(document: ConfigDocument) -> KMeansPalettizerConfig:
     return config
 
 
-def _read(
+def _with_request_errors(
     document: ConfigDocument, parse: Callable[[ConfigDocument], KMeansPalettizerConfig]
 ) -> KMeansPalettizerConfig:
-    """Return the config; errors point into the text that was sent."""
+    """Return what `parse` returns; translate its errors to `InvalidConfig`.
+
+    Pointers refer to the whole request, of which the config may be a member.
+    """
     try:
         return parse(document)
     except ConfigError as error:
-        errors = [_below(document.member, each) for each in error.errors]
+        errors = [_relocate_error(document.member, item) for item in error.errors]
         raise InvalidConfig.of(errors) from error
 
 
-def _below(member: str | None, error: InvalidField) -> InvalidField:
-    """Return an error with its pointer below `member`, and without its line, which differs."""
+def _relocate_error(member: str | None, error: InvalidField) -> InvalidField:
+    """Return an error with a pointer into the request, without its line number in the config."""
     if member is None:
         return error
     return InvalidField(pointer=f"/{member}{error.pointer}", detail=error.detail)

@@ -25,10 +25,10 @@ LANGUAGES: dict[str, Language] = {
     "text/yaml": "yaml",
     "text/x-yaml": "yaml",
 }
-"""Source: RFC 9512 for `application/yaml`; the others were in use before it."""
+"""Media type -> language. Source: RFC 9512 for `application/yaml`; the others are older."""
 EXAMPLE = {"global_config": {"op_state_spec": {"weight": {"n_bits": 4}}}}
 EXAMPLE_YAML = "global_config:\n  op_state_spec:\n    weight: {n_bits: 4}\n"
-BODY: dict[str, Any] = {
+BODY_OPENAPI: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "A config, bare or in the form of coreai-opt's files.",
@@ -40,44 +40,47 @@ BODY: dict[str, Any] = {
         },
     }
 }
-INVALID_BODY = problems(
+BODY_PROBLEMS = problems(
     _413="the document is over a limit", _415="the body is neither JSON nor YAML by its type"
 )
-UNKNOWN = problems(_404="no such config")
+NOT_FOUND_PROBLEMS = problems(_404="no such config")
 
 
-async def read_document(request: Request, most_bytes: int) -> ConfigDocument:
+async def read_document(request: Request, max_bytes: int) -> ConfigDocument:
     """Return the config document in a request's body.
 
     Raises:
         UnsupportedMediaType: its type is neither JSON nor YAML.
-        TooLarge: it has more than `most_bytes`.
+        TooLarge: it has more than `max_bytes`.
     """
     kind = media_type(request)
     if kind not in LANGUAGES:
         raise UnsupportedMediaType(
             f"the body is {kind[:100] or 'of no named type'}; send {' or '.join(LANGUAGES)}"
         )
-    return ConfigDocument(await read_body(request, most_bytes), LANGUAGES[kind])
+    return ConfigDocument(await read_body(request, max_bytes), LANGUAGES[kind])
 
 
 Service = Annotated[ConfigService, Depends(ServiceLookup(ConfigService))]
 
 
 @router.post(
-    "/configs/validate", openapi_extra=BODY, response_model=ValidatedConfig, responses=INVALID_BODY
+    "/configs/validate",
+    openapi_extra=BODY_OPENAPI,
+    response_model=ValidatedConfig,
+    responses=BODY_PROBLEMS,
 )
 async def validate(request: Request, configs: Service, caller: Reader) -> Response:
     """Return every error of a config, or the config in full; nothing is stored."""
-    document = await read_document(request, configs.most_bytes)
+    document = await read_document(request, configs.max_bytes)
     return json_response(await configs.validate(DocumentClient(caller.owner, request), document))
 
 
 @router.put(
     "/configs/{name}",
-    openapi_extra=BODY,
+    openapi_extra=BODY_OPENAPI,
     response_model=NamedConfig,
-    responses=INVALID_BODY
+    responses=BODY_PROBLEMS
     | problems(
         _422="the name or the config is not valid", _429="the owner has as many bytes as it may"
     )
@@ -85,13 +88,18 @@ async def validate(request: Request, configs: Service, caller: Reader) -> Respon
 )
 async def put(name: str, request: Request, configs: Service, caller: Writer) -> Response:
     """Store a config as the next version of a name, unless the newest version is the same."""
-    document = await read_document(request, configs.most_bytes)
+    document = await read_document(request, configs.max_bytes)
     client = DocumentClient(caller.owner, request)
     summary, config, is_new = await configs.put(caller, client, name, document)
     location = {"Location": external_path(request, summary.links["self"])}
     status = 201 if is_new else 200
     return json_response(
-        _head(summary), config, "}", status=status, headers=location, first=SHA256_CHARACTERS
+        _json_beginning(summary),
+        config,
+        "}",
+        status=status,
+        headers=location,
+        skipped_bytes=SHA256_CHARACTERS,
     )
 
 
@@ -101,7 +109,7 @@ def page(configs: Service, caller: Reader, limit: Limit = 100, cursor: Cursor = 
     return configs.page(caller.owner, limit, cursor)
 
 
-@router.get("/configs/{name}", response_model=NamedConfig, responses=UNKNOWN)
+@router.get("/configs/{name}", response_model=NamedConfig, responses=NOT_FOUND_PROBLEMS)
 async def get(
     name: Annotated[str, Path(description="`name` for the newest version, or `name@version`.")],
     configs: Service,
@@ -109,15 +117,15 @@ async def get(
 ) -> Response:
     """Return one version of a config."""
     summary, config = await configs.get(caller.owner, name)
-    return json_response(_head(summary), config, "}")
+    return json_response(_json_beginning(summary), config, "}")
 
 
-@router.delete("/configs/{name}", status_code=204, responses=UNKNOWN)
+@router.delete("/configs/{name}", status_code=204, responses=NOT_FOUND_PROBLEMS)
 def delete(name: str, configs: Service, caller: Writer) -> None:
     """Delete a name with all its versions; jobs keep their configs."""
     configs.delete(caller.owner, name)
 
 
-def _head(summary: ConfigSummary) -> str:
+def _json_beginning(summary: ConfigSummary) -> str:
     """Return the JSON of a `NamedConfig` up to its config."""
     return summary.model_dump_json().removesuffix("}") + ',"config":'

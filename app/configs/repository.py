@@ -21,7 +21,7 @@ REFERENCE = re.compile(rf"({NAME.pattern})(?:@([1-9]\d{{0,8}}))?")
 """A name or `name@version`."""
 
 WITHOUT_DOCUMENT = load_only(ConfigRow.sha256, ConfigRow.created_at)
-"""Leaves out the document, which may have megabytes."""
+"""Query option that omits the document, which may have megabytes."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class ConfigRepository:
         """
         byte_limits = limits.model_copy(update={"queued_jobs": None})
         with self._database.transaction() as session, within_limits(session, owner, byte_limits):
-            _lock(session, owner)
-            newest = session.scalar(_newest(owner, name).options(WITHOUT_DOCUMENT))
+            _lock_owner(session, owner)
+            newest = session.scalar(_newest_version(owner, name).options(WITHOUT_DOCUMENT))
             if newest is not None and newest.sha256 == config.sha256:
                 return _summary(newest), False
             row = ConfigRow(
@@ -76,13 +76,13 @@ class ConfigRepository:
         match = REFERENCE.fullmatch(reference)
         if match is not None:
             name, version = match.groups()
-            query = _newest(owner, name)
+            query = _newest_version(owner, name)
             if version is not None:
                 query = query.where(ConfigRow.version == int(version))
             with self._database.transaction() as session:
                 row = session.scalar(query)
                 if row is not None:
-                    return _stored(row)
+                    return _stored_config(row)
         raise NotFound(f"there is no config {reference[:80]!r}; see the list of your configs")
 
     def page(self, owner: str, limit: int, after: str | None) -> Sequence[ConfigSummary]:
@@ -116,19 +116,19 @@ class ConfigRepository:
         """
         change = delete(ConfigRow).where(ConfigRow.owner == owner, ConfigRow.name == name)
         with self._database.transaction() as session:
-            _lock(session, owner)
+            _lock_owner(session, owner)
             deleted = session.connection().execute(change).rowcount
         if not deleted:
             raise NotFound(f"there is no config {name[:80]!r}; see the list of your configs")
 
 
-def _lock(session: Session, owner: str) -> None:
-    """Lock the owner's configs until the transaction ends."""
+def _lock_owner(session: Session, owner: str) -> None:
+    """Lock the owner's row, and with it its configs, until the transaction ends."""
     session.execute(insert(session, OwnerRow).on_conflict_do_nothing(), {"name": owner})
     session.execute(select(OwnerRow).where(OwnerRow.name == owner).with_for_update())
 
 
-def _newest(owner: str, name: str) -> Select[ConfigRow]:
+def _newest_version(owner: str, name: str) -> Select[ConfigRow]:
     return (
         select(ConfigRow)
         .where(ConfigRow.owner == owner, ConfigRow.name == name)
@@ -137,7 +137,7 @@ def _newest(owner: str, name: str) -> Select[ConfigRow]:
     )
 
 
-def _stored(row: ConfigRow) -> StoredConfig:
+def _stored_config(row: ConfigRow) -> StoredConfig:
     return StoredConfig(_summary(row), row.document)
 
 

@@ -29,7 +29,9 @@ def schemas() -> list[str]:
 def schema(name: str) -> dict[str, Any]:
     """Return one JSON Schema."""
     if name not in MODELS:
-        near = difflib.get_close_matches(name[:100], MODELS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(MODELS)}"
+        suggestions = difflib.get_close_matches(name[:100], MODELS, n=1)
+        hint = (
+            f"did you mean {suggestions[0]}?" if suggestions else f"there are {', '.join(MODELS)}"
+        )
         raise NotFound(f"there is no schema {name[:64]!r}; {hint}")
     return json_schema(name)

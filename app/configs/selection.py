@@ -1,4 +1,4 @@
-"""Selection of a request's config: its own, a stored one, or a preset."""
+"""Selection of a request's config: in the request, stored, or a preset."""
 
 import difflib
 from collections.abc import Callable
@@ -17,9 +17,11 @@ def select_config(text: str | bytes | None, preset: str | None) -> KMeansPaletti
         UnknownPreset: lists the presets.
     """
     if (text is None) == (preset is None):
-        got = "neither" if text is None else "both"
-        raise BadInput(f"give a config or a preset, one of the two; got {got}")
-    return read_config(_preset(preset) if preset is not None else ConfigDocument(text or ""))
+        provided = "neither" if text is None else "both"
+        raise BadInput(f"give a config or a preset, one of the two; got {provided}")
+    return read_config(
+        _preset_document(preset) if preset is not None else ConfigDocument(text or "")
+    )
 
 
 def select_document(
@@ -28,7 +30,7 @@ def select_document(
     name: str | None,
     load: Callable[[str], ConfigDocument],
 ) -> ConfigDocument:
-    """Return a request's own config document, the stored one of this name, or a preset.
+    """Return the config document of a request, the stored one of this name, or a preset.
 
     Raises:
         BadInput: there is none of them, or several.
@@ -36,20 +38,20 @@ def select_document(
         NotFound: no config of this name is stored.
     """
     choices = {"config": document, "config_name": name, "preset": preset}
-    got = [key for key, value in choices.items() if value is not None]
-    if len(got) != 1:
+    provided = [key for key, value in choices.items() if value is not None]
+    if len(provided) != 1:
         raise BadInput(
             "give a config, a config_name or a preset, one of the three; "
-            f"got {' and '.join(got) or 'none'}"
+            f"got {' and '.join(provided) or 'none'}"
         )
     if name is not None:
         return load(name)
-    return _preset(preset) if preset is not None else document or ConfigDocument("")
+    return _preset_document(preset) if preset is not None else document or ConfigDocument("")
 
 
-def _preset(name: str) -> ConfigDocument:
+def _preset_document(name: str) -> ConfigDocument:
     if name not in PRESETS:
-        near = difflib.get_close_matches(name[:64], PRESETS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
+        suggestions = difflib.get_close_matches(name[:64], PRESETS, n=1)
+        hint = f"; did you mean {suggestions[0]!r}?" if suggestions else "."
         raise UnknownPreset(f"no preset {name[:64]!r}{hint} There are: {', '.join(PRESETS)}")
     return ConfigDocument(PRESETS[name]().model_dump_json(), "json", name=name)

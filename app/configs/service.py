@@ -13,19 +13,19 @@ from palettery.app.storage.spooled_content import IN_MEMORY_BYTES, Content, Spoo
 from palettery.schemas.configs import ConfigPage, ConfigSummary
 
 NORMALIZED_FACTOR = 4
-"""Limit of a config with every default filled in, in multiples of the limit of a request."""
+"""Maximum size of a normalized config, as a multiple of the maximum size of a request."""
 
 
 class ConfigService:
     """Configs of one service."""
 
     def __init__(
-        self, repository: ConfigRepository, documents: DocumentPool, most_bytes: int
+        self, repository: ConfigRepository, documents: DocumentPool, max_bytes: int
     ) -> None:
         self._repository, self._documents = repository, documents
-        self.most_bytes = most_bytes
+        self.max_bytes = max_bytes
         # Configs have megabytes, and the database reads and writes them in one piece.
-        self._in_memory = FairSemaphore(1)
+        self._in_memory_turns = FairSemaphore(1)
 
     async def put(
         self, caller: Caller, client: DocumentClient, name: str, document: ConfigDocument
@@ -44,9 +44,9 @@ class ConfigService:
                 f"{name[:80]!r} cannot be a config's name; write 1 to 64 of a-z, 0-9, '.', '_' and "
                 "'-', and begin with a letter or a digit"
             )
-        most_bytes, size_bytes = NORMALIZED_FACTOR * self.most_bytes, len(document.text)
-        config = await self._documents.document(client, size_bytes, normalize, document, most_bytes)
-        async with self._in_memory.turn(caller.owner):
+        max_bytes, size_bytes = NORMALIZED_FACTOR * self.max_bytes, len(document.text)
+        config = await self._documents.document(client, size_bytes, normalize, document, max_bytes)
+        async with self._in_memory_turns.turn(caller.owner):
             summary, is_new = await asyncio.to_thread(self._put, caller, name, config)
         return summary, config, is_new
 
@@ -60,11 +60,11 @@ class ConfigService:
         Raises:
             NotFound: there is none.
         """
-        async with self._in_memory.turn(owner):
+        async with self._in_memory_turns.turn(owner):
             return await asyncio.to_thread(self._get, owner, reference)
 
     async def document(self, owner: str, reference: str) -> ConfigDocument:
-        """Return the same as a document, for a job.
+        """Return a version of a config as a document, for a job; see `get`.
 
         Raises:
             NotFound: there is none.

@@ -44,7 +44,7 @@ async function load(id, signal) {
 async function choice(body, wanted, signal) {
   const page = await fetchJson("/v1/jobs?limit=200&state=succeeded", { signal });
   const models = [];
-  for (const job of page.items) {
+  for (const job of page.items.filter((each) => each.kind !== "scores")) {
     const same = models.find(([first]) => isSameModel(job, first));
     if (same) same.push(job);
     else models.push([job]);

@@ -101,22 +101,23 @@ export function shape(sizes) {
 /** A spec in one line. */
 export function spec(options) {
   if (!options) return "–";
-  const { n_bits, granularity, cluster_dim, enable_per_channel_scale, lut_qspec } = options;
+  const { n_bits, granularity, cluster_dim, enable_per_channel_scale, lut_qspec, sparsity_detection_threshold: threshold } = options;
   const parts = [`${n_bits} bit${n_bits === 1 ? "" : "s"}`];
   if (granularity.type === "per_tensor") parts.push("one palette");
   else parts.push(`one palette per ${counted(granularity.group_size, "channel")}${granularity.axis === null ? "" : ` of axis ${granularity.axis}`}`);
   if (cluster_dim > 1) parts.push(`vectors of ${cluster_dim}`);
   if (enable_per_channel_scale) parts.push("channel scales");
   if (lut_qspec) parts.push(`${lut_qspec.dtype ?? "quantized"} entries`);
+  if (Number.isFinite(threshold)) parts.push(`sparse where at least ${threshold} are zeros`);
   return parts.join(", ");
 }
 
 /** A spec in short form, for tables. */
 export function specBrief(options) {
   if (!options) return "–";
-  const { n_bits, granularity, cluster_dim, enable_per_channel_scale, lut_qspec } = options;
+  const { n_bits, granularity, cluster_dim, enable_per_channel_scale, lut_qspec, sparsity_detection_threshold: threshold } = options;
   const grouped = granularity.type === "per_tensor" ? "tensor" : `${granularity.group_size} ch${granularity.axis === null ? "" : ` ax ${granularity.axis}`}`;
-  return [`${n_bits} bit`, grouped, cluster_dim > 1 && `dim ${cluster_dim}`, enable_per_channel_scale && "scaled", lut_qspec?.dtype].filter(Boolean).join(" · ");
+  return [`${n_bits} bit`, grouped, cluster_dim > 1 && `dim ${cluster_dim}`, enable_per_channel_scale && "scaled", lut_qspec?.dtype, Number.isFinite(threshold) && "sparse"].filter(Boolean).join(" · ");
 }
 
 /** A cell of a CSV file, escaped so that spreadsheets do not run it as a formula. */

@@ -5,8 +5,9 @@ import { fetchJson, follow } from "./api.js";
 import { expectCharts } from "./charts.js";
 import { button, fill, h } from "./dom.js";
 import { download } from "./downloads.js";
+import { evaluationSection } from "./evaluation.js";
 import { snrChart } from "./figures.js";
-import { brief, bytes, count, moment } from "./format.js";
+import { brief, bytes, count, fixed, moment } from "./format.js";
 import { loading, notice, problem } from "./notice.js";
 import { badge, hasEnded, progress } from "./progress.js";
 import { facts, keptSection, moduleSection, section, summary, tensorTable, unmatchedList, warningList } from "./results.js";
@@ -70,11 +71,13 @@ function draw(view, job) {
   if (key === view.drawn) return;
   view.drawn = key;
   fill(view.state, badge(job.state));
-  const again = h("a", { class: "button small", href: `#/new?job=${job.id}` }, "Run again with changes");
+  const isScoring = job.kind === "scores";
+  const again = !isScoring && h("a", { class: "button small", href: `#/new?job=${job.id}` }, "Run again with changes");
   fill(view.acts, again, actions(job, (other) => (other ? draw(view, other) : (location.hash = "#/jobs")), (error) => fill(view.status, problem(error))));
   fill(view.facts, about(job));
   fill(view.status, job.error && problem({ ...job.error, message: job.error.detail }));
-  if (job.state === "succeeded") report(view, before !== null);
+  if (job.links.report) report(view, before !== null);
+  else if (job.state === "succeeded" && isScoring) fill(view.results, notice("quiet", h("p", null, "The errors of every tensor at every width are stored: a new job of this model may have a size as its goal.")));
   else fill(view.results, job.state === "queued" ? notice("quiet", h("p", null, "The job is queued; its progress will be shown here.")) : null);
 }
 
@@ -82,19 +85,34 @@ function about(job) {
   const model = job.links.model;
   return facts([
     job.label && ["Label", job.label],
-    ["Config", job.config_name ?? "unnamed"],
+    job.kind === "scores" ? ["Kind", "scores of a model, for targets"] : ["Config", job.target ? "chosen for the target" : job.config_name ?? "unnamed"],
+    job.target && ["Target", targetText(job.target)],
+    job.predicted_size_bytes && ["Predicted size", bytes(job.predicted_size_bytes)],
     model && ["Model", h("code", null, brief(job.model_id))],
     ["Model size", bytes(job.size_before_bytes)],
     ["Submitted", moment(job.created_at)],
     ["Priority", `${job.priority} of 9`],
     job.attempt > 0 && ["Attempt", count(job.attempt + 1)],
+    job.evaluation?.cosine && ["Cosine of outputs", fixed(job.evaluation.cosine.mean, 4)],
     job.deadline_at && ["Deadline", moment(job.deadline_at)],
     job.expires_at && ["Deleted on", moment(job.expires_at)],
   ]);
 }
 
+/** A target as people read it: a size, or the least of each measure of a quality. */
+function targetText(target) {
+  const given = (object) => Object.entries(object).filter(([, value]) => value !== null);
+  if (target.quality) {
+    const percentiles = { 5: ".p5", 0: ".min" };
+    const measures = given(target.quality).filter(([name]) => name !== "percentile");
+    return measures.map(([name, least]) => `${name}${name === "cosine" ? percentiles[target.quality.percentile] ?? "" : ""} at least ${least}`).join(", ");
+  }
+  const [[name, value]] = given(target);
+  return name === "size_bytes" ? bytes(value) : `${name.replaceAll("_", " ")} ${value}`;
+}
+
 async function report(view, isLive) {
-  fill(view.results, loading(isLive ? "The job has succeeded; loading the report…" : "Loading the report…"));
+  fill(view.results, loading(isLive ? "The job has ended; loading the report…" : "Loading the report…"));
   try {
     const loaded = await fetchJson(`${view.path}/report`, { signal: view.signal });
     fill(view.results, results(view.job, loaded));
@@ -109,11 +127,19 @@ function results(job, report) {
   const tensors = tensorTable(report, (row) => where(row.name), (row) => { bars.pick(row.name); tensors.pick(row.name); }, `tensors-${brief(job.id)}`);
   const bars = snrChart(report, (name) => tensors.pick(name));
   return [
-    unmatchedList(report.unmatched), warningList(report.warnings), summary(report), files(job, report),
+    evaluationSection(report), unmatchedList(report.unmatched), warningList(report.warnings), summary(report), chosen(report), files(job, report),
     h("section", { class: "card" }, treemapChart(report, open).element),
     h("section", { class: "card" }, bars.element, tensors.element),
     keptSection(report), moduleSection(report),
   ];
+}
+
+/** What was expected of the choice for a target, and what came of it; weighted errors are not in the report. */
+function chosen({ allocation, tensors }) {
+  if (!allocation) return null;
+  const relative = new Map(tensors.map((tensor) => [tensor.name, tensor.snr_db === null ? 0 : 10 ** (-tensor.snr_db / 10)]));
+  const measured = allocation.tensors.reduce((sum, tensor) => sum + relative.get(tensor.name), 0);
+  return section("Target", facts([["Expected error", allocation.error.toPrecision(3)], !allocation.weighted && ["Measured error", measured.toPrecision(3)], ["Expected size", bytes(allocation.size_bytes)]]), allocation.notes.map((note) => h("p", { class: "hint" }, note)));
 }
 
 /** All there is to download. */

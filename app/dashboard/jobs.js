@@ -138,7 +138,7 @@ function newRow(view, first) {
 }
 
 function drawRow(parts, job) {
-  const more = [brief(job.id), job.config_name, job.attempt > 0 && `attempt ${job.attempt + 1}`, job.priority !== 5 && `priority ${job.priority}`];
+  const more = [brief(job.id), job.kind === "scores" ? "scores" : job.config_name, job.attempt > 0 && `attempt ${job.attempt + 1}`, job.priority !== 5 && `priority ${job.priority}`];
   parts.meta.textContent = more.filter(Boolean).join(" · ");
   fill(parts.state, badge(job.state), job.error && h("p", { class: "why" }, job.error.detail));
   const after = job.size_after_bytes;
@@ -148,7 +148,7 @@ function drawRow(parts, job) {
   parts.when.dateTime = job.created_at;
   parts.when.title = moment(job.created_at);
   parts.when.textContent = ago(job.created_at);
-  parts.choose.disabled = job.state !== "succeeded";
+  parts.choose.disabled = job.state !== "succeeded" || job.kind === "scores";
   if (parts.choose.disabled) parts.choose.checked = false;
   fill(parts.status);
 }

@@ -1,6 +1,6 @@
 // A new job: model, config, options, and plan.
 
-import { fetchAll, fetchJson } from "./api.js";
+import { fetchAll, fetchJson, pause, request as send } from "./api.js";
 import { dropZone } from "./drop.js";
 import { editor } from "./editor.js";
 import { button, checkbox, field, fill, freshId, h } from "./dom.js";
@@ -8,18 +8,21 @@ import { brief, bytes, counted } from "./format.js";
 import { loading, notice, problem } from "./notice.js";
 import { planView } from "./plantree.js";
 import { section } from "./results.js";
+import { targetPane } from "./target.js";
 
 const WAIT_MS = 150;
+const SCORES_EVERY_MS = 500;
 const MOST_LISTED = 300;
-const FORMATS = { dense: "dense safetensors", torchao: "torchao state dict", coreai: "Core AI (needs a .pt2)", coreml: "Core ML (needs a .pt2)" };
+const FORMATS = { dense: "dense safetensors", transformers: "transformers folder (needs config.json)", gguf: "GGUF, dense", torchao: "torchao state dict", coreai: "Core AI (needs a .pt2)", coreml: "Core ML (needs a .pt2)" };
 
 export const title = () => "New job";
 
 export async function show(root, { query }, signal) {
   const [models, configs, presets] = await Promise.all([fetchAll("/v1/models", MOST_LISTED, signal), fetchAll("/v1/configs", MOST_LISTED, signal), fetchJson("/v1/presets", { signal })]);
-  const view = { signal, model: null, isSending: false, choice: "preset", preset: Object.keys(presets)[0], name: configs[0]?.name ?? null, plan: h("div", { class: "stack" }), status: h("div"), timer: null, pending: null, sent: null };
+  const view = { signal, model: null, isSending: false, choice: "preset", preset: Object.keys(presets)[0], presets: Object.keys(presets), name: configs[0]?.name ?? null, plan: h("div", { class: "stack" }), status: h("div"), timer: null, pending: null, sent: null };
   view.submit = button("Submit the job", () => submit(view), { class: "primary", disabled: true });
   view.editor = editor({ signal, onchange: () => view.choice === "own" && replan(view) });
+  view.target = targetPane(() => view.choice === "target" && replan(view));
   view.options = optionFields(view, models);
   const chooser = modelCard(view, models);
   const config = configCard(view, presets, configs);
@@ -51,6 +54,7 @@ function modelCard(view, models) {
   const chosen = h("div", { role: "status" });
   const leave = () => {
     view.model = null;
+    view.target.reset();
     select.value = "";
     fill(chosen);
     replan(view);
@@ -59,6 +63,7 @@ function modelCard(view, models) {
     if (![...select.options].some((each) => each.value === model.id)) select.append(option(model));
     select.value = model.id;
     view.model = model;
+    view.target.reset();
     fill(chosen, h("p", { class: "fine" }, `${model.name}: ${counted(model.tensors_total, "tensor")}, ${bytes(model.size_bytes)}, ${model.format}`), (model.warnings ?? []).length > 0 && notice("warn", h("ul", null, model.warnings.map((each) => h("li", null, each)))));
     replan(view);
   };
@@ -92,13 +97,14 @@ function configCard(view, presets, configs) {
     name: configs.length ? field("Stored config", h("select", { onchange: (event) => { view.name = event.target.value; replan(view); } }, configs.map((config) => h("option", { value: config.name }, config.reference))))
       : h("p", { class: "hint" }, "No config is stored yet: write one and save it under a name."),
     own: h("div", { class: "stack" }, view.editor.element, storing(view)),
+    target: view.target.element,
   };
   const show = (kind) => {
     view.choice = kind;
     for (const [name, pane] of Object.entries(panes)) pane.hidden = name !== kind;
     replan(view);
   };
-  const kinds = radios("Source of the config", [["preset", "Preset"], ["name", "Stored"], ["own", "Write one"]], "preset", show);
+  const kinds = radios("Source of the config", [["preset", "Preset"], ["name", "Stored"], ["own", "Write one"], ["target", "A size"]], "preset", show);
   const choose = (kind) => { kinds.querySelector(`input[value="${kind}"]`).checked = true; show(kind); };
   for (const [name, pane] of Object.entries(panes)) pane.hidden = name !== "preset";
   return { show: choose, element: section("Config", kinds, h("div", null, Object.values(panes))) };
@@ -168,7 +174,7 @@ function optionFields(view, models) {
 function buildRequest(view) {
   if (view.isSending) return { why: "The plan appears once the model is uploaded." };
   if (!view.model) return { why: "Choose a model to see the plan for each of its tensors." };
-  const config = { preset: () => ({ preset: view.preset }), name: () => view.name && { config_name: view.name }, own: () => view.editor.config() && { config: view.editor.config() } }[view.choice]();
+  const config = { preset: () => ({ preset: view.preset }), name: () => view.name && { config_name: view.name }, own: () => view.editor.config() && { config: view.editor.config() }, target: () => view.target.request() }[view.choice]();
   if (!config) return { why: view.choice === "own" ? "The plan appears once the config is valid." : "Choose a config." };
   return { request: { model_id: view.model.id, ...config, ...view.options.read() } };
 }
@@ -191,12 +197,46 @@ async function plan(view) {
   view.signal.addEventListener("abort", () => view.pending.abort(), { once: true });
   if (view.plan.children.length < 2) fill(view.plan, loading("Planning…"));
   try {
-    const result = await fetchJson("/v1/plans", { method: "POST", json: request, signal });
-    fill(view.plan, planView(result));
+    const result = await planned(view, request, signal);
+    const { allocation } = result;
+    if (allocation && view.target.show(allocation)) {
+      presetSizes(view, request).catch(() => {});  // the curve is drawn without them
+      return void replan(view);
+    }
+    fill(view.plan, planView(result, allocation && view.target.menu(allocation)));
     view.sent = request;
     view.submit.disabled = false;
   } catch (error) {
     if (!signal.aborted) fill(view.plan, problem(error, button("Try again", () => plan(view))));
+  }
+}
+
+/** The plan of a request; the first target of a model waits for a job that scores its tensors. */
+async function planned(view, json, signal) {
+  for (;;) {
+    const answer = await send("/v1/plans", { method: "POST", json, signal });
+    const result = await answer.json();
+    if (answer.status !== 202) return result;
+    await scored(view, result, signal);
+  }
+}
+
+/** The sizes of the presets, for the curve. */
+async function presetSizes(view, { model_id }) {
+  const plans = view.presets.map((preset) => fetchJson("/v1/plans", { method: "POST", json: { model_id, preset }, signal: view.signal }));
+  const sizes = (await Promise.all(plans)).map((each) => each.predicted_size_bytes);
+  if (view.model?.id === model_id) view.target.presets(Object.fromEntries(view.presets.map((preset, at) => [preset, sizes[at]])));
+}
+
+/** Wait until a job has computed the scores of a model. */
+async function scored(view, job, signal) {
+  for (let now = job; now.state !== "succeeded"; now = await fetchJson(`/v1/jobs/${job.id}`, { signal })) {
+    if (now.error) throw new Error(now.error.detail);
+    if (now.state === "cancelled") throw new Error("The job that scores the tensors was cancelled.");
+    const { tensors_done: done, tensors_total: total } = now.progress;
+    fill(view.plan, loading(`Scoring the tensors: ${done} of ${total}…`));
+    await pause(SCORES_EVERY_MS, signal);
+    signal.throwIfAborted();
   }
 }
 

@@ -2,7 +2,7 @@
 
 import { chart, layout } from "./charts.js";
 import { h } from "./dom.js";
-import { bytes, count, counted, decibels, duration, fixed, ratio, shape, short, spec } from "./format.js";
+import { bytes, count, counted, decibels, duration, fixed, percent, ratio, shape, short, spec } from "./format.js";
 import { facts } from "./results.js";
 import { amount } from "./table.js";
 
@@ -12,15 +12,18 @@ export function numbers(tensor) {
   return [
     facts([
       ["Shape", `${shape(tensor.shape)} ${tensor.dtype}`],
-      ["SNR", decibels(tensor.snr_db)],
+      ["SNR of weights", decibels(tensor.snr_db)],
       ["Largest error", short(tensor.max_error)],
       ["Bits per weight", fixed(tensor.bits_per_weight, 3)],
       ["Bytes", `${bytes(tensor.size_before_bytes)} → ${bytes(tensor.size_after_bytes)}`],
       ["Smaller by", ratio(tensor.size_before_bytes, tensor.size_after_bytes)],
       ["Palettes", count(tensor.groups)],
       ["Kernel time", duration(tensor.seconds)],
+      tensor.zero_share !== undefined && ["Zeros in a mask", `${percent(tensor.zero_share, 1)}, ${bytes(tensor.mask_bytes)}`],
       tensor.reused && ["Result", "reused from an earlier job"],
-      tensor.weighted && ["Errors", "weighted by sensitivities"],
+      (tensor.method ?? (tensor.weighted && "sensitivities")) === "sensitivities" && ["Minimised", "error of weights, by sensitivities"],
+      tensor.method === "feedback" && ["Minimised", "error of the layer's outputs"],
+      tensor.output_error !== undefined && ["Expected error of outputs", `${percent(tensor.output_error, 2)} of their energy, ${percent(tensor.output_error_without_feedback, 2)} without feedback`],
     ]),
     h("dl", { class: "lines" },
       h("dt", null, "Spec"), h("dd", null, spec(tensor.spec)),

@@ -9,12 +9,12 @@ const MOST_OPENED = 200;
 /** Functions that build the contents of a module when it is opened. */
 const builders = new WeakMap();
 
-/** The view of a plan. */
-export function planView(plan) {
+/** The view of a plan; `menu(tensor)` returns what stands beside the bits of a tensor, or null. */
+export function planView(plan, menu = () => null) {
   const done = plan.tensors.filter((tensor) => tensor.action === "palettize");
   const tree = h("div", { class: "plantree" });
-  const wanted = h("input", { type: "search", placeholder: "Filter tensors", "aria-label": "Filter tensors of the plan", autocomplete: "off", oninput: () => draw(tree, plan, wanted.value) });
-  draw(tree, plan, "");
+  const wanted = h("input", { type: "search", placeholder: "Filter tensors", "aria-label": "Filter tensors of the plan", autocomplete: "off", oninput: () => draw(tree, plan, wanted.value, menu) });
+  draw(tree, plan, "", menu);
   return [
     unmatchedList(plan.unmatched), warningList(plan.warnings), exportList(plan.exports ?? []), incompatible(plan),
     facts([
@@ -43,12 +43,12 @@ function incompatible(plan) {
     h("details", null, h("summary", null, "Details"), h("ul", null, tensors.map((tensor) => h("li", null, h("code", null, tensor.name), ` ${tensor.reason}`)))));
 }
 
-function draw(place, plan, wanted) {
+function draw(place, plan, wanted, menu) {
   const sought = wanted.toLowerCase();
   const tensors = sought ? plan.tensors.filter((tensor) => tensor.name.toLowerCase().includes(sought)) : plan.tensors;
   const root = { name: "", label: "(root)", children: new Map(), tensors: [], before: 0, after: 0, total: 0, done: 0, type: null };
   for (const tensor of tensors) insert(root, tensor);
-  fill(place, tensors.length ? contents(root) : h("p", { class: "hint" }, "No tensor matches."));
+  fill(place, tensors.length ? contents(root, menu) : h("p", { class: "hint" }, "No tensor matches."));
   if (sought && tensors.length <= MOST_OPENED) openAll(place);
 }
 
@@ -81,12 +81,12 @@ function insert(root, tensor) {
   }
 }
 
-function contents(node, depth = 0) {
-  return [node.tensors.map(leaf), [...node.children.values()].map((child) => branch(child, node.children.size, depth))];
+function contents(node, menu, depth = 0) {
+  return [node.tensors.map((tensor) => leaf(tensor, menu)), [...node.children.values()].map((child) => branch(child, node.children.size, depth, menu))];
 }
 
 /** A module; a chain of single modules is one line. */
-function branch(top, siblings, depth) {
+function branch(top, siblings, depth, menu) {
   let node = top;
   let label = node.label;
   while (node.children.size === 1 && node.tensors.length === 0) {
@@ -96,7 +96,7 @@ function branch(top, siblings, depth) {
   const details = h("details", null, h("summary", null,
     h("span", { class: "module" }, label, node.type && h("span", { class: "hint" }, ` ${node.type.split(".").pop()}`)),
     h("span", { class: "hint number" }, `${count(node.done)}/${count(node.total)} · ${bytes(node.before)} → ${bytes(node.after)}`)));
-  const open = () => details.children.length === 1 && details.append(h("div", { class: "inner" }, contents(node, depth + 1)));
+  const open = () => details.children.length === 1 && details.append(h("div", { class: "inner" }, contents(node, menu, depth + 1)));
   builders.set(details, open);
   details.addEventListener("toggle", open);
   if (depth === 0 ? siblings <= OPEN_UP_TO : siblings === 1 && node.total <= OPEN_UP_TO) {
@@ -106,12 +106,12 @@ function branch(top, siblings, depth) {
   return details;
 }
 
-function leaf(tensor) {
+function leaf(tensor, menu) {
   const isDone = tensor.action === "palettize";
   const local = tensor.module && tensor.name.startsWith(`${tensor.module}.`) ? tensor.name.slice(tensor.module.length + 1) : tensor.name;
   return h("div", { class: `leaf ${isDone ? "palettized" : "kept"}` },
     h("div", null, h("span", { class: "name", title: tensor.name }, local), h("span", { class: "hint" }, ` ${shape(tensor.shape)} ${tensor.dtype}${tensor.aliases.length ? `, also ${tensor.aliases.join(", ")}` : ""}`)),
-    h("div", null, isDone ? [spec(tensor.spec), h("span", { class: "hint" }, `, ${tensor.groups === 1 ? "1 palette" : `${count(tensor.groups)} palettes`}${tensor.weighted ? ", weighted" : ""}`)] : h("span", { class: "hint" }, `kept: ${tensor.reason}`)),
+    h("div", null, isDone ? [spec(tensor.spec), h("span", { class: "hint" }, `, ${tensor.groups === 1 ? "1 palette" : `${count(tensor.groups)} palettes`}${tensor.weighted ? ", weighted" : ""}`)] : h("span", { class: "hint" }, `kept: ${tensor.reason}`), menu(tensor)),
     h("code", { class: "rule" }, tensor.rule ?? "no rule"),
     h("span", { class: "number" }, isDone ? `${bytes(tensor.size_bytes)} → ${bytes(tensor.predicted_bytes)}` : bytes(tensor.size_bytes)));
 }

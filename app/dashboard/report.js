@@ -1,6 +1,7 @@
 // A standalone report: all data is in its file.
 
 import { fill, h } from "./dom.js";
+import { evaluationSection } from "./evaluation.js";
 import { snrChart } from "./figures.js";
 import { brief, bytes, counted, moment } from "./format.js";
 import { notice } from "./notice.js";
@@ -59,7 +60,7 @@ function show() {
   const bars = snrChart(report, (tensor) => { tensors.pick(tensor); chosen.show(tensor, { scroll: false }); });
   fill(document.getElementById("view"), h("div", { class: "view" },
     h("div", { class: "pagehead" }, h("div", null, h("h1", null, name), h("p", { class: "hint" }, `${counted(report.tensors.length, "tensor")}${job ? `, job ${brief(job.id)}` : ""}`))),
-    unmatchedList(report.unmatched), warningList(report.warnings), summary(report),
+    evaluationSection(report), unmatchedList(report.unmatched), warningList(report.warnings), summary(report),
     h("section", { class: "card" }, treemapChart(report, (tensor) => chosen.show(tensor)).element),
     h("section", { class: "card" }, bars.element, tensors.element),
     chosen.place, keptSection(report), moduleSection(report), exported(report), origin(report, job)));

@@ -49,17 +49,17 @@ PRAGMAS = ("busy_timeout=10000", "journal_mode=WAL", "foreign_keys=ON")
 """`busy_timeout` comes first, because the change to WAL needs an exclusive lock."""
 POOL = {"pool_size": 15, "max_overflow": 0}
 """All connections stay open: waiting for one takes less time than opening a new one."""
-READERS = 4
+READ_THREADS = 4
 """Threads for short reads; more of them would only wait for the interpreter's lock."""
-IN_LIST = 10_000
-"""Most values in one IN list; SQLite allows 32,766, Postgres 65,535."""
+MAX_IN_LIST = 10_000
+"""Maximum number of values in one IN list; SQLite allows 32,766, Postgres 65,535."""
 
-BEGINS = ("INSERT", "UPDATE", "DELETE", "REPLAC", "BEGIN ")
-"""First letters of the statements that start a write."""
-PG_DAMAGE = ("XX001", "XX002")
+WRITE_PREFIXES = ("INSERT", "UPDATE", "DELETE", "REPLAC", "BEGIN ")
+"""First six characters of the statements that start a write."""
+PG_DAMAGE_CODES = ("XX001", "XX002")
 """SQLSTATE codes `data_corrupted` and `index_corrupted`."""
-WRITES, TURN_S = "writes", 10.0
-"""Key of `Connection.info` for the one that holds the write lock; longest wait for that lock."""
+WRITE_LOCK_KEY, WRITE_LOCK_TIMEOUT_S = "writes", 10.0
+"""Key in `Connection.info` of the connection that holds the write lock, and timeout of the lock."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class Database:
             if _is_damage(context.original_exception):
                 self._report_damage(str(context.original_exception))
 
-        self._readers = ThreadPoolExecutor(READERS, "read")
+        self._readers = ThreadPoolExecutor(READ_THREADS, "read")
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -116,7 +116,7 @@ class Database:
             DatabaseFailed: the database is unreachable, locked or out of space; a retry may help.
         """
         with (
-            translated_errors(),
+            translate_database_errors(),
             Session(self.engine, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -124,23 +124,23 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a connection for prepared reads only, which costs a third of a session.
+        """Open a connection for reads by prepared statements, at a third of the cost of a session.
 
         Raises:
             DatabaseFailed: the database is unreachable or locked; a retry may help.
         """
-        with translated_errors(), self.engine.connect() as connection:
+        with translate_database_errors(), self.engine.connect() as connection:
             yield connection
 
     async def read_in_thread(self, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return the result of a short read, run in a thread of its own pool."""
-        running = asyncio.get_running_loop()
-        return await running.run_in_executor(self._readers, partial(read, *args, **kwargs))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, partial(read, *args, **kwargs))
 
-    def fault(self) -> str | None:
+    def health_problem(self) -> str | None:
         """Return why the database is unavailable or damaged; None if it is healthy.
 
-        The check reads every table. Damage that any query met is reported until the process ends.
+        The check reads every table. Damage that any query meets is reported until the process ends.
         """
         try:
             with self.engine.connect() as connection:
@@ -154,7 +154,7 @@ class Database:
         """Check the whole database for damage, on SQLite only; this takes one second per GB."""
         if self.engine.dialect.name != "sqlite":
             return
-        with translated_errors(), self.engine.connect() as connection:
+        with translate_database_errors(), self.engine.connect() as connection:
             result = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         if result != "ok":
             self._report_damage(str(result))
@@ -200,7 +200,7 @@ def utc_now() -> datetime:
 def chunks(values: Collection[str]) -> Iterator[list[str]]:
     """Split values, without duplicates, into lists that fit into one statement each."""
     unique = list(dict.fromkeys(values))
-    return (unique[start : start + IN_LIST] for start in range(0, len(unique), IN_LIST))
+    return (unique[start : start + MAX_IN_LIST] for start in range(0, len(unique), MAX_IN_LIST))
 
 
 def insert(session: Session, table: type[Base]) -> sqlite.Insert | postgresql.Insert:
@@ -211,16 +211,16 @@ def insert(session: Session, table: type[Base]) -> sqlite.Insert | postgresql.In
 
 
 @contextmanager
-def translated_errors() -> Iterator[None]:
+def translate_database_errors() -> Iterator[None]:
     """Translate errors of the database driver to `DatabaseFailed`."""
     try:
         yield
     except (errors.OperationalError, errors.InterfaceError, errors.TimeoutError) as error:
-        raise _failed(error) from error
+        raise _database_error(error) from error
     except errors.DBAPIError as error:
         if not error.connection_invalidated and not _is_damage(error.orig):
             raise
-        raise _failed(error) from error
+        raise _database_error(error) from error
 
 
 @cache
@@ -242,10 +242,12 @@ def _is_damage(error: BaseException | None) -> bool:
     """
     code = getattr(error, "sqlite_errorcode", 0) or 0
     state = getattr(error, "sqlstate", None) or ""
-    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or state in PG_DAMAGE
+    return (
+        code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or state in PG_DAMAGE_CODES
+    )
 
 
-def _failed(error: errors.SQLAlchemyError) -> DatabaseFailed:
+def _database_error(error: errors.SQLAlchemyError) -> DatabaseFailed:
     message = _first_line(error)
     log.warning("the database failed: %s", message)
     return DatabaseFailed(f"the database failed: {message}")
@@ -287,10 +289,13 @@ def _queue_writers(engine: Engine) -> None:
 
     @event.listens_for(engine, "before_cursor_execute")
     def _(connection: Connection, _: object, statement: str, *__: object) -> None:
-        if not connection.info.get(WRITES) and statement.lstrip()[:6].upper() in BEGINS:
-            connection.info[WRITES] = lock.acquire(timeout=TURN_S)
+        if (
+            not connection.info.get(WRITE_LOCK_KEY)
+            and statement.lstrip()[:6].upper() in WRITE_PREFIXES
+        ):
+            connection.info[WRITE_LOCK_KEY] = lock.acquire(timeout=WRITE_LOCK_TIMEOUT_S)
 
     @event.listens_for(engine, "checkin")
     def _(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
-        if record.info.pop(WRITES, False):
+        if record.info.pop(WRITE_LOCK_KEY, False):
             lock.release()

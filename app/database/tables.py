@@ -18,7 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from palettery.app.database.engine import Base, UtcDateTime
-from palettery.schemas.jobs import JobState
+from palettery.schemas.jobs import JobKind, JobState
 
 DIGEST = CHAR(64)
 """Type of a SHA-256 in hex."""
@@ -41,7 +41,7 @@ class OwnerRow(Base):
 
 
 class JobRow(Base):
-    """One job."""
+    """A job; a calibration is a job of another `kind`."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -54,6 +54,7 @@ class JobRow(Base):
     )
 
     id: Mapped[str] = mapped_column(ID, primary_key=True)
+    kind: Mapped[JobKind] = mapped_column(String(16), server_default=text("'compression'"))
     state: Mapped[JobState] = mapped_column(String(16))
     model_name: Mapped[str] = mapped_column(String(1024))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -68,6 +69,8 @@ class JobRow(Base):
     stored_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     """Bytes of the job's folder; an estimate until the job has succeeded."""
     error: Mapped[dict[str, object] | None] = mapped_column(JSON)
+    evaluation: Mapped[dict[str, object] | None] = mapped_column(JSON)
+    """An `EvaluationSummary`; null if the job asked for no evaluation."""
     priority: Mapped[int] = mapped_column(server_default=text("5"))
     turn: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     """Position in the queue; lower turns start first."""
@@ -88,8 +91,49 @@ class JobRow(Base):
     idempotency_sha256: Mapped[str | None] = mapped_column(DIGEST)
     """SHA-256 of the request that had the key."""
     webhook_url: Mapped[str | None] = mapped_column(Text)
+    target: Mapped[dict[str, object] | None] = mapped_column(JSON(none_as_null=True))
+    predicted_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Size of the artifact by the config that was chosen for the target; null until then."""
     last_event: Mapped[int] = mapped_column(server_default=text("0"))
     """Number of the newest event; changed while the row is locked, so that there are no gaps."""
+
+
+class EvaluationRow(Base):
+    """An evaluation of a job's artifact."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = (Index("ix_evaluations_owner_outputs_key", "owner", "outputs_key"),)
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey(JobRow.id, ondelete="CASCADE"), index=True)
+    owner: Mapped[str] = mapped_column(OWNER)
+    state: Mapped[str] = mapped_column(String(16))
+    is_part_of_job: Mapped[bool]
+    inputs_id: Mapped[str] = mapped_column(DIGEST)
+    inputs: Mapped[str] = mapped_column(Text)
+    """Files of the inputs, as JSON."""
+    at_least: Mapped[dict[str, object] | None] = mapped_column(JSON)
+    outputs_key: Mapped[str] = mapped_column(DIGEST)
+    """Digest of everything that the outputs before palettization depend on."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    samples_done: Mapped[int] = mapped_column(default=0)
+    samples_total: Mapped[int] = mapped_column(default=0)
+    result: Mapped[str | None] = mapped_column(Text)
+    """An `Evaluation` as JSON."""
+    error: Mapped[dict[str, object] | None] = mapped_column(JSON)
+
+
+class CalibrationRow(Base):
+    """Request and result of a calibration; its state is in the job's row of the same id."""
+
+    __tablename__ = "calibrations"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(JobRow.id, ondelete="CASCADE"), primary_key=True)
+    request: Mapped[str] = mapped_column(Text)
+    """A `NewCalibration` as JSON."""
+    result: Mapped[str | None] = mapped_column(Text)
+    """A `CalibrationSummary` as JSON; null until it has succeeded."""
 
 
 class JobEventRow(Base):
@@ -186,7 +230,7 @@ class KeyRow(Base):
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     queued_jobs: Mapped[int | None]
-    """Limit that overrides the service's; so do the two below."""
+    """Limit that overrides that of the service, like the following two."""
     stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
     upload_bytes: Mapped[int | None] = mapped_column(BigInteger)
 

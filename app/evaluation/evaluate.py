@@ -1,77 +1,85 @@
 """Evaluation: outputs of a model before and after palettization, on the same inputs."""
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
-
-from palettery.app.artifacts.export.request import ExportSource
-from palettery.app.artifacts.export.sandbox_files import (
-    SandboxFiles,
-    copy_to_sandbox,
-    sandbox_bounds,
-)
+from palettery.app.artifacts.export.sandbox_files import copy_artifact
 from palettery.app.artifacts.reader import Artifact
-from palettery.app.errors import BadInput, SandboxCrashed
-from palettery.app.sandbox import run, working_folder
+from palettery.app.evaluation.dense_outputs import OUTPUTS
+from palettery.app.evaluation.goals import Goal, missed_goals
+from palettery.app.inference.model_files import Advance, Inputs, copy_model
+from palettery.app.inference.run_model import ModelRequest, run_model
+from palettery.app.sandbox import working_folder
 from palettery.app.settings import Limits
-from palettery.schemas.base import Schema
-from palettery.schemas.evaluation import ComparedOutput
-
-INPUTS = "inputs.safetensors"
-"""File of the model's inputs in the sandbox's folder."""
-MEMORY_TIMES = 64
-"""Memory for activations, in sizes of the inputs."""
-OUTPUTS = TypeAdapter(list[ComparedOutput])
+from palettery.app.storage.stored_files import StoredFiles
+from palettery.schemas.evaluation import Evaluation
 
 
-class EvaluationRequest(Schema):
+class EvaluationRequest(ModelRequest):
     """Request to the sandboxed process."""
 
-    files: SandboxFiles
-    inputs_name: str
-    """Name of the file of the model's inputs, for messages."""
-    limits: Limits
+    artifact: tuple[str, ...]
+    """Names of the artifact's files, in order."""
+    calibrated: tuple[str, ...]
+    """Digests of samples that the artifact was calibrated on."""
+    per_sample: bool
+    has_outputs: bool = False
+    """Whether the folder has the outputs before palettization, which are computed otherwise."""
 
 
 def evaluate(
-    source: ExportSource, artifact: Artifact, inputs: Path, limits: Limits
-) -> Sequence[ComparedOutput]:
-    """Run the model of a `.pt2` with its own and with an artifact's weights; compare the outputs.
+    model: StoredFiles,
+    artifact: Artifact,
+    inputs: Inputs,
+    limits: Limits,
+    *,
+    goals: Sequence[Goal] = (),
+    calibrated: Sequence[str] = (),
+    per_sample: bool = False,
+    outputs: Callable[[Path], None] | None = None,
+    advance: Advance = lambda *_: None,
+) -> Evaluation:
+    """Run a model with its original weights and with those of an artifact; compare the outputs.
 
-    The inputs are tensors of a safetensors file, under the model's names of its inputs.
+    Args:
+        model: A `.pt2`, or the files of a Hugging Face folder.
+        artifact: An artifact of the same model.
+        inputs: Safetensors files of the model's inputs, by name.
+        limits: Limits of what is read and run.
+        goals: Required values of measures.
+        calibrated: Digests of samples of a calibration, which give a warning.
+        per_sample: Whether to return the comparison of each sample.
+        outputs: Function that writes the outputs that `dense_outputs` stored to a file; None
+            computes them.
+        advance: Called with (samples done, all samples).
 
     Raises:
-        BadInput: see `read_pt2` and `read_runnable`; or the inputs do not fit the model.
+        BadInput: the model cannot be run, or the inputs do not fit it.
         InvalidArtifact: the artifact is of another model.
         PaletteryError: see `palettery.app.sandbox.run`.
     """
-    _check_readable(inputs)
     with working_folder() as folder:
-        files = copy_to_sandbox(artifact, source, folder)
-        shutil.copyfile(inputs, folder / INPUTS)
-        request = EvaluationRequest(files=files, inputs_name=str(inputs), limits=limits)
-        more_bytes = MEMORY_TIMES * inputs.stat().st_size
-        answer = run(
-            "palettery.app.evaluation.worker",
-            request.model_dump_json().encode(),
-            folder,
-            sandbox_bounds(files, limits.sandbox, more_bytes),
-            what="running the model",
-            required=limits.sandbox.required,
-            check=artifact.check,
+        names, dense_bytes = copy_artifact(artifact, folder)
+        files = copy_model(model, inputs, folder, artifact.check)
+        if outputs is not None:
+            outputs(folder / OUTPUTS)
+        request = EvaluationRequest(
+            files=files,
+            artifact=names,
+            calibrated=tuple(calibrated),
+            per_sample=per_sample,
+            has_outputs=outputs is not None,
+            limits=limits,
         )
-    try:
-        return OUTPUTS.validate_json(answer)
-    except ValidationError as error:
-        raise SandboxCrashed("the answer of running the model cannot be read") from error
-
-
-def _check_readable(inputs: Path) -> None:
-    try:
-        with safe_open(inputs, "numpy"):
-            pass
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"the inputs {inputs} are no safetensors file: {error}") from error
+        evaluation = run_model(
+            "palettery.app.evaluation.worker",
+            request,
+            folder,
+            dense_bytes,
+            Evaluation,
+            check_cancelled=artifact.check,
+            advance=advance,
+        )
+    missed = tuple(missed_goals(goals, evaluation.outputs))
+    named = tuple(map(str, goals))
+    return evaluation.model_copy(update={"goals": named, "missed": missed})

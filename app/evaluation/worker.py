@@ -1,98 +1,126 @@
 """Sandboxed process that runs a model before and after palettization, for `evaluate`."""
 
-import json
-import math
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
-from palettery.app.artifacts.export.live_model import (
-    StateDict,
-    artifact_state_dict,
-    call,
-    is_out_of_memory,
-    load_program,
-    uploaded_state_dict,
-)
-from palettery.app.artifacts.export.sandbox_files import open_sandbox_files
-from palettery.app.checkpoints.pt2 import read_pt2
-from palettery.app.checkpoints.pt2_runnable import read_runnable
-from palettery.app.errors import BadInput, InvalidArtifact
-from palettery.app.evaluation.evaluate import INPUTS, EvaluationRequest
-from palettery.kernels.metrics import errors
-from palettery.schemas.evaluation import ComparedOutput
+from palettery.app.artifacts.export.live_model import StateDict, artifact_state_dict
+from palettery.app.artifacts.export.sandbox_files import open_artifact_files
+from palettery.app.errors import InvalidArtifact
+from palettery.app.evaluation.compare import OutputComparison, logits_outputs
+from palettery.app.evaluation.dense_outputs import OUTPUTS
+from palettery.app.evaluation.evaluate import EvaluationRequest
+from palettery.app.evaluation.outputs_file import OutputsReader
+from palettery.app.inference.inputs import Batch, InputFile, input_warnings
+from palettery.app.inference.model import LiveModel, UnreadWeights
+from palettery.app.inference.model_files import write_progress
+from palettery.app.inference.model_source import ModelSource
+from palettery.schemas.evaluation import ComparedOutput, Evaluation
+
+OutputSource = Callable[[int, Batch], Sequence[torch.Tensor]]
+"""Function of the number of a batch and the batch that returns its outputs before palettization."""
+MAX_NAMED = 5
+"""Maximum number of weights that a warning names."""
+BATCH = 32
+"""Number of samples that run at once, if the model takes any number."""
 
 
 def answer(request: bytes) -> bytes:
-    """Compare each output of a model with the output that an artifact's weights give."""
+    """Entry point in the sandbox: compare outputs before and after palettization."""
     evaluation, folder = EvaluationRequest.model_validate_json(request), Path.cwd()
-    artifact, source = open_sandbox_files(evaluation.files, folder)
-    storage, file = source.storage, source.file
-    uploaded = read_pt2(storage, file, evaluation.limits)
-    before, after = uploaded_state_dict(uploaded, storage), artifact_state_dict(artifact)
-    _check_same(before, after)
-    runnable = read_runnable(storage, file, evaluation.limits)
-    results = []
-    for tensors in (before, after):
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            program = load_program(runnable, tensors, source, Path(temporary))
-        inputs = _load_inputs(program, evaluation.inputs_name)
-        results.append(_run(program, inputs, evaluation.inputs_name))
-    outputs = [
-        compare(pytree.keystr(path), ours, theirs)
-        for (path, ours), (_, theirs) in zip(*map(_leaves, results), strict=True)
-        if isinstance(ours, torch.Tensor)
-    ]
-    # pydantic's JSON would have null for infinite numbers.
-    return json.dumps([output.model_dump() for output in outputs]).encode()
+    source = ModelSource(evaluation.files, folder, evaluation.limits)
+    before, after = (
+        source.state(),
+        artifact_state_dict(open_artifact_files(evaluation.artifact, folder)),
+    )
+    check_same_shapes(before, after)
+    model = source.open(after)
+    files = source.inputs(model.signature)
+    stored = evaluation.has_outputs
+    source_before = (
+        _stored_outputs(folder) if stored else _computed_outputs(source.open(before), files)
+    )
+    unread_weights = UnreadWeights(model.weights)
+    outputs = _compare(
+        source_before, model, unread_weights, files, folder, per_sample=evaluation.per_sample
+    )
+    unreached, calibrated = unread_weights.unreached(), {*evaluation.calibrated}
+    warnings = (
+        *input_warnings(files),
+        *_calibration_warnings(files, calibrated),
+        *_unreached_warnings(unreached),
+    )
+    result = Evaluation(
+        samples=sum(file.count for file in files),
+        outputs=outputs,
+        unreached=unreached,
+        warnings=warnings,
+    )
+    return result.model_dump_json().encode()
 
 
-def compare(name: str, before: torch.Tensor, after: torch.Tensor) -> ComparedOutput:
-    """Compare two outputs."""
-    old, new = (each.detach().double().reshape(-1) for each in (before, after))
-    error, length = errors(old, new), float(old.norm() * new.norm())
-    return ComparedOutput(
-        name=name,
-        shape=tuple(before.shape),
-        snr_db=error.snr_db if math.isfinite(error.snr_db) else None,
-        cosine=float(old @ new) / length if length else 1.0,
-        max_error=error.max_error,
+def _computed_outputs(model: LiveModel, files: Sequence[InputFile]) -> OutputSource:
+    return lambda _, batch: list(model.run(batch, files).values())
+
+
+def _stored_outputs(folder: Path) -> OutputSource:
+    reader = OutputsReader(folder / OUTPUTS)
+    return lambda number, _: reader.read(number)
+
+
+def _compare(
+    before: OutputSource,
+    model: LiveModel,
+    unread_weights: UnreadWeights,
+    files: Sequence[InputFile],
+    folder: Path,
+    *,
+    per_sample: bool,
+) -> tuple[ComparedOutput, ...]:
+    comparisons: dict[str, OutputComparison] = {}
+    total, samples = sum(file.count for file in files), 0
+    for number, batch in enumerate(batch for file in files for batch in file.batches(BATCH)):
+        with torch.no_grad():
+            outputs_before = before(number, batch)
+            with unread_weights:
+                new = model.run(batch, files)
+            old = dict(zip(new, outputs_before, strict=True))
+            logits = logits_outputs(old, batch)
+            for name, output in old.items():
+                if name not in comparisons:
+                    comparisons[name] = OutputComparison(name, name in logits)
+                comparisons[name].add(output, new[name], batch)
+        samples += len(batch.samples)
+        write_progress(folder, samples, total)
+    return tuple(comparison.result(per_sample=per_sample) for comparison in comparisons.values())
+
+
+def _calibration_warnings(files: Sequence[InputFile], calibrated: set[str]) -> Sequence[str]:
+    if not calibrated:
+        return ()
+    shared = sum(digest in calibrated for file in files for digest in file.digests())
+    if not shared:
+        return ()
+    return (
+        f"{shared:,} of these samples are samples of the calibration, on which the model is better "
+        "than on others; evaluate on samples kept apart",
     )
 
 
-def _leaves(output: object) -> list[tuple[pytree.KeyPath, object]]:
-    return pytree.tree_flatten_with_path(output)[0]
+def _unreached_warnings(unreached: Sequence[str]) -> Sequence[str]:
+    if not unreached:
+        return ()
+    names = ", ".join(unreached[:MAX_NAMED]) + (", ..." if len(unreached) > MAX_NAMED else "")
+    return (f"no input reached {len(unreached):,} weights, which may be of any quality: {names}",)
 
 
-def _run(program: ExportedProgram, inputs: Mapping[str, torch.Tensor], file: str) -> object:
-    try:
-        return call(program, inputs)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise MemoryError from error
-        message = str(error).strip().rpartition("\n")[2] or type(error).__name__
-        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
-        raise BadInput(f"the model cannot run on {file} ({shapes}): {message}") from error
+def check_same_shapes(before: StateDict, after: StateDict) -> None:
+    """Check that an artifact has the tensors of a model.
 
-
-def _load_inputs(program: ExportedProgram, file: str) -> Mapping[str, torch.Tensor]:
-    names = program.graph_signature.user_inputs
-    inputs = load_file(INPUTS)
-    missing = [name for name in names if name not in inputs]
-    if missing or len(inputs) > len(names):
-        raise BadInput(
-            f"the model's inputs are {', '.join(map(str, names))}; {file} has "
-            f"{', '.join(inputs) or 'none'}: name its tensors like the inputs"
-        )
-    return inputs
-
-
-def _check_same(before: StateDict, after: StateDict) -> None:
+    Raises:
+        InvalidArtifact: names the tensor that is missing, or of another shape.
+    """
     for name, shape in before.shapes().items():
         if after.shapes().get(name) != shape:
             raise InvalidArtifact(

@@ -23,10 +23,12 @@ from palettery.schemas.events import LogPage
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
 RECONNECT_AFTER_MS = 1_000
-LARGEST = 2**31 - 1
-NUMBER = {"ge": 0, "le": LARGEST}
-UNKNOWN = problems(_404="no such job", _422="not the number of an event")
-FULL = problems(_429="the owner has as many event streams open as it may, or all owners together")
+MAX_NUMBER = 2**31 - 1
+NUMBER_BOUNDS = {"ge": 0, "le": MAX_NUMBER}
+JOB_PROBLEMS = problems(_404="no such job", _422="not the number of an event")
+LIMIT_PROBLEMS = problems(
+    _429="the owner has as many event streams open as it may, or all owners together"
+)
 
 Events = Annotated[EventRepository, Depends(ServiceLookup(EventRepository))]
 Streams = Annotated[JobStreams, Depends(ServiceLookup(JobStreams))]
@@ -54,21 +56,36 @@ async def stream_caller(limits: Limits, caller: Reader) -> AsyncIterator[Caller]
 StreamCaller = Annotated[Caller, Depends(stream_caller)]
 
 
+After = Annotated[
+    int | None, Query(**NUMBER_BOUNDS, description="Number of the last event that was received.")
+]
+LastEventId = Annotated[
+    int | None,
+    Header(**NUMBER_BOUNDS, description="The same, as browsers send it; it overrides `after`."),
+]
+
+
 def stream_start(
     job_id: str,
     events: Events,
     response: Response,
     caller: StreamCaller,
-    after: Annotated[
-        int | None, Query(**NUMBER, description="Number of the last event that was received.")
-    ] = None,
-    last_event_id: Annotated[
-        int | None,
-        Header(**NUMBER, description="The same, as browsers send it; it overrides `after`."),
-    ] = None,
+    after: After = None,
+    last_event_id: LastEventId = None,
 ) -> StreamStart:
     """Return where the stream starts; sets status 204 if no event follows, so no reconnection."""
     events.check_owner(caller.owner, job_id)
+    return find_start(events, response, job_id, after, last_event_id)
+
+
+def find_start(
+    events: EventRepository,
+    response: Response,
+    job_id: str,
+    after: int | None,
+    last_event_id: int | None,
+) -> StreamStart:
+    """Return where a stream starts, as `stream_start` does, for a job of any kind."""
     number = next(n for n in (last_event_id, after, 0) if n is not None)
     snapshot = events.snapshots([job_id]).get(job_id)
     if snapshot is None or (snapshot.has_ended and number >= snapshot.newest):
@@ -80,7 +97,11 @@ def stream_start(
 @router.get(
     "/jobs/{job_id}/events",
     response_class=EventSourceResponse,
-    responses={204: {"description": "the job has ended, and no event follows"}, **UNKNOWN, **FULL},
+    responses={
+        204: {"description": "the job has ended, and no event follows"},
+        **JOB_PROBLEMS,
+        **LIMIT_PROBLEMS,
+    },
 )
 async def stream(
     streams: Streams, start: Annotated[StreamStart, Depends(stream_start)]
@@ -91,6 +112,12 @@ async def stream(
     id, and `progress` without one. The stream ends after the last `state`. It also ends after a
     while; reconnect with `Last-Event-ID` then. If no event follows, the status is 204.
     """
+    async for event in job_events(streams, start):
+        yield event
+
+
+async def job_events(streams: JobStreams, start: StreamStart) -> AsyncIterator[ServerSentEvent]:
+    """Yield the events of a job of any kind."""
     if start.snapshot is None:
         return
     yield ServerSentEvent(retry=RECONNECT_AFTER_MS)
@@ -104,7 +131,7 @@ async def stream(
 @router.get(
     "/events",
     response_class=EventSourceResponse,
-    responses=FULL,
+    responses=LIMIT_PROBLEMS,
 )
 async def live(lists: Lists, caller: StreamCaller) -> AsyncIterator[ServerSentEvent]:
     """Stream the changes of all jobs of the caller.
@@ -119,13 +146,14 @@ async def live(lists: Lists, caller: StreamCaller) -> AsyncIterator[ServerSentEv
         yield ServerSentEvent(raw_data=event.data, event=event.kind)
 
 
-@router.get("/jobs/{job_id}/log", responses=UNKNOWN)
+@router.get("/jobs/{job_id}/log", responses=JOB_PROBLEMS)
 def log(
     job_id: str,
     events: Events,
     caller: Reader,
     after: Annotated[
-        int, Query(**NUMBER, description="`next_after` of the previous page; 0 for the first.")
+        int,
+        Query(**NUMBER_BOUNDS, description="`next_after` of the previous page; 0 for the first."),
     ] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of lines.")] = 100,
 ) -> LogPage:

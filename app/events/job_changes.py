@@ -1,7 +1,7 @@
-"""Rows of changes to jobs: which were queued, changed their state or were deleted, of all owners.
+"""Rows of changes to the list of jobs: jobs that were queued, changed their state or were deleted.
 
-This feed is not the one of a single job (`events.repository`): a list must learn of jobs that are
-new or deleted, while a job's stream carries log messages too and resumes at a number without gaps.
+The events of a single job (`events.repository`) are another feed, which includes log messages and
+has numbers without gaps.
 
 Numbers are assigned in the order of the changes and become visible in the order in which
 transactions end. So a missing number is awaited for a while: it may yet appear, or its transaction
@@ -19,20 +19,21 @@ from sqlalchemy.orm import Session
 from palettery.app.database.engine import Database, chunks
 from palettery.app.database.job_lookup import job_from_row
 from palettery.app.database.tables import JobChangeRow, JobRow
+from palettery.schemas.jobs import LISTED_KINDS
 
-MOST_CHANGES = 10_000
-"""Changes that are stored; a reader that is further behind has to start over."""
+MAX_CHANGES = 10_000
+"""Number of changes that are stored; a reader that is further behind must start over."""
 BATCH = 1_000
-"""Changes that are read at once."""
+"""Maximum number of changes per read."""
 OVERLAP = 200
 """Numbers below the newest among which missing ones are awaited."""
-AWAITED_S = 60.0
+MISSING_TIMEOUT_S = 60.0
 """Time after which a missing number is given up; no transaction takes that long."""
 
 _ADD = insert(JobChangeRow)
 _NEWEST = select(JobChangeRow.number).order_by(JobChangeRow.number.desc()).limit(OVERLAP)
 _OLDEST = select(func.min(JobChangeRow.number))
-_BEHIND = (
+_CHANGES_AFTER = (
     select(JobChangeRow.__table__)
     .where(
         or_(
@@ -45,7 +46,9 @@ _BEHIND = (
 )
 _JOBS = select(JobRow.__table__).where(JobRow.id.in_(bindparam("ids", expanding=True)))
 _RUNNING = select(JobRow.__table__).where(
-    JobRow.owner.in_(bindparam("owners", expanding=True)), JobRow.state == "running"
+    JobRow.owner.in_(bindparam("owners", expanding=True)),
+    JobRow.state == "running",
+    JobRow.kind.in_(LISTED_KINDS),
 )
 _DELETE = delete(JobChangeRow).where(JobChangeRow.number <= bindparam("last"))
 _LAST = select(func.max(JobChangeRow.number))
@@ -60,7 +63,7 @@ class ChangePosition:
 
     newest: int
     missing: Mapping[int, float]
-    """Smaller numbers that were not visible yet, and the time until which each is awaited."""
+    """Smaller numbers that were not visible yet -> time until which the reader waits for them."""
 
 
 class JobChanges(NamedTuple):
@@ -94,23 +97,23 @@ class JobChangeRepository:
         """Return the changes of these owners' jobs; None if some of them are no longer stored."""
         parameters = {"newest": position.newest, "missing": list(position.missing)}
         with self._database.reading() as connection:
-            rows = connection.execute(_BEHIND, parameters).all()
+            rows = connection.execute(_CHANGES_AFTER, parameters).all()
             if rows and (connection.scalar(_OLDEST) or 0) > position.newest + 1:
                 return None
-        own = {row.job_id: row.owner for row in rows if row.owner in owners}
+        owner_of_job = {row.job_id: row.owner for row in rows if row.owner in owners}
         changed: JobsByOwner = {}
-        for job_id, owner in own.items():
+        for job_id, owner in owner_of_job.items():
             changed.setdefault(owner, {})[job_id] = None
-        for owner, jobs in self._jobs("ids", own).items():
+        for owner, jobs in self._jobs("ids", owner_of_job).items():
             changed[owner] |= jobs
-        advanced = _advance(position, {row.number for row in rows})
-        return JobChanges(advanced, changed, self._jobs("owners", owners))
+        new_position = _advance(position, {row.number for row in rows})
+        return JobChanges(new_position, changed, self._jobs("owners", owners))
 
     def delete_old(self) -> None:
         """Delete all but the newest changes."""
         with self._database.transaction() as session:
             last = session.scalar(_LAST) or 0
-            session.connection().execute(_DELETE, {"last": last - MOST_CHANGES})
+            session.connection().execute(_DELETE, {"last": last - MAX_CHANGES})
 
     def _jobs(self, by: str, values: Collection[str]) -> JobsByOwner:
         """Return the jobs with these ids, or the running jobs of these owners."""
@@ -127,8 +130,13 @@ def _advance(position: ChangePosition, seen: Collection[int]) -> ChangePosition:
     """Return the position of a reader that has seen these numbers too."""
     now, newest = time.monotonic(), max(seen, default=position.newest)
     newest = max(newest, position.newest)
-    skipped = dict.fromkeys(range(position.newest + 1, newest), now + AWAITED_S)
-    awaited = {**skipped, **position.missing}
+    skipped = dict.fromkeys(range(position.newest + 1, newest), now + MISSING_TIMEOUT_S)
+    missing_numbers = {**skipped, **position.missing}
     return ChangePosition(
-        newest, {n: until for n, until in awaited.items() if n not in seen and until > now}
+        newest,
+        {
+            n: deadline
+            for n, deadline in missing_numbers.items()
+            if n not in seen and deadline > now
+        },
     )

@@ -1,7 +1,7 @@
 """Streams of the events of single jobs, for any number of readers.
 
-One poll serves all readers. A reader has no queue, only the number of its last event; what it
-missed while it was slow is read from the database.
+One poll serves all readers. A reader has no queue, only the number of its last event; a slow reader
+gets the events that it missed from the database.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from palettery.schemas.jobs import Progress
 
 POLL_INTERVAL_S = 0.2
 """Time between two polls for the jobs that have readers."""
-PAGE = 100
-"""Events that a reader fetches at once."""
-RECENT = 64
-"""Events of a job that are cached for all its readers."""
+PAGE_EVENTS = 100
+"""Maximum number of events that a reader fetches at a time."""
+CACHED_EVENTS = 64
+"""Number of events of a job that are cached for all its readers."""
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +31,9 @@ class _WatchedJob:
     """A job that has readers."""
 
     snapshot: JobSnapshot | None
-    """The latest one; None once the job is deleted."""
+    """The latest snapshot; None once the job is deleted."""
     readers: int = 0
-    recent: deque[StoredEvent] = field(default_factory=lambda: deque(maxlen=RECENT))
+    recent: deque[StoredEvent] = field(default_factory=lambda: deque(maxlen=CACHED_EVENTS))
     """The newest events, without gaps."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at the next change; replaced by a new one then."""
@@ -67,7 +67,7 @@ class JobStreams:
     def __init__(self, events: EventRepository) -> None:
         self._events = events
         self._watched: dict[str, _WatchedJob] = {}
-        self._polling: asyncio.Task[None] | None = None
+        self._poll_task: asyncio.Task[None] | None = None
         self._is_closed = False
 
     async def follow(
@@ -79,12 +79,12 @@ class JobStreams:
         database is unavailable.
         """
         time = asyncio.get_running_loop().time
-        until = time() + STREAM_LIFETIME_S
+        end_time = time() + STREAM_LIFETIME_S
         sent: Progress | None = None
-        with self._watching(job_id, snapshot) as job:
-            while not self._is_closed and (now := job.snapshot) and time() < until:
+        with self._watch(job_id, snapshot) as job:
+            while not self._is_closed and (snapshot_now := job.snapshot) and time() < end_time:
                 changed = job.changed
-                if number < now.newest:
+                if number < snapshot_now.newest:
                     page = await self._page(job_id, number, job)
                     if page is not None and not page:
                         return  # deleted meanwhile
@@ -92,13 +92,13 @@ class JobStreams:
                         yield event
                         number = event.number
                     continue
-                if now.has_ended:
+                if snapshot_now.has_ended:
                     return
-                if now.progress != sent:
-                    sent = now.progress
+                if snapshot_now.progress != sent:
+                    sent = snapshot_now.progress
                     yield sent
                 with suppress(TimeoutError):
-                    async with asyncio.timeout_at(until):
+                    async with asyncio.timeout_at(end_time):
                         await changed.wait()
 
     async def close(self) -> None:
@@ -106,18 +106,18 @@ class JobStreams:
         self._is_closed = True
         for job in self._watched.values():
             job.wake()
-        if self._polling is not None:
-            self._polling.cancel()
-            await asyncio.gather(self._polling, return_exceptions=True)
+        if self._poll_task is not None:
+            self._poll_task.cancel()
+            await asyncio.gather(self._poll_task, return_exceptions=True)
 
     @contextmanager
-    def _watching(self, job_id: str, snapshot: JobSnapshot) -> Iterator[_WatchedJob]:
+    def _watch(self, job_id: str, snapshot: JobSnapshot) -> Iterator[_WatchedJob]:
         job = self._watched.setdefault(job_id, _WatchedJob(snapshot))
         if job.snapshot and job.snapshot.newest < snapshot.newest:
             job.update(snapshot)
         job.readers += 1
-        if not self._is_closed and (self._polling is None or self._polling.done()):
-            self._polling = asyncio.create_task(self._poll_while_watched())
+        if not self._is_closed and (self._poll_task is None or self._poll_task.done()):
+            self._poll_task = asyncio.create_task(self._poll_while_watched())
         try:
             yield job
         finally:
@@ -133,7 +133,7 @@ class JobStreams:
         if cached:
             return cached
         try:
-            return await asyncio.to_thread(self._events.after, job_id, number, PAGE)
+            return await asyncio.to_thread(self._events.after, job_id, number, PAGE_EVENTS)
         except PaletteryError as error:
             log.info("a stream of events waits: %s", error)
             await asyncio.sleep(POLL_INTERVAL_S)

@@ -18,12 +18,12 @@ from palettery.app.events.job_changes import (
     JobsByOwner,
 )
 from palettery.app.events.stream_limits import STREAM_LIFETIME_S
-from palettery.schemas.events import GoneJob
+from palettery.schemas.events import DeletedJob
 
 POLL_INTERVAL_S = 0.5
-"""Time between two polls, and so the shortest time between two updates of a job's progress."""
-MOST_PENDING = 10_000
-"""Jobs in a slow reader's queue; with more its stream ends, and it has to fetch the list again."""
+"""Time between two polls, and so the minimum time between two updates of a job's progress."""
+MAX_PENDING_JOBS = 10_000
+"""Maximum number of jobs in a reader's queue; if it is exceeded, the reader's stream ends."""
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class ListEvent(NamedTuple):
 
     kind: Literal["open", "job", "gone"]
     data: str
-    """JSON: an empty object, a `Job`, or a `GoneJob`."""
+    """JSON: an empty object, a `Job`, or a `DeletedJob`."""
 
 
 OPEN = ListEvent("open", "{}")
@@ -44,7 +44,7 @@ class _Reader:
 
     def __init__(self, owner: str) -> None:
         self.owner, self.is_over = owner, False
-        self.woken = asyncio.Event()
+        self.wake_event = asyncio.Event()
         self._is_open = False
         self._pending: dict[str, ListEvent] = {}
         """Pending events by the job's id; the key of the `open` event is empty."""
@@ -54,29 +54,29 @@ class _Reader:
         if not self._is_open:
             self._is_open = True
             self._pending[""] = OPEN
-            self.woken.set()
+            self.wake_event.set()
 
     def send(self, jobs: Mapping[str, str | None]) -> None:
         """Add these jobs to the queue; None stands for a deleted job."""
         for job_id, data in jobs.items():
             if data is None:
-                self._pending[job_id] = ListEvent("gone", GoneJob(id=job_id).model_dump_json())
+                self._pending[job_id] = ListEvent("gone", DeletedJob(id=job_id).model_dump_json())
             else:
                 self._pending[job_id] = ListEvent("job", data)
-        if len(self._pending) > MOST_PENDING:
+        if len(self._pending) > MAX_PENDING_JOBS:
             self.end()
         elif jobs:
-            self.woken.set()
+            self.wake_event.set()
 
     def end(self) -> None:
         """End the stream."""
         self.is_over = True
-        self.woken.set()
+        self.wake_event.set()
 
     def take(self) -> list[ListEvent]:
         """Empty the queue and return its events."""
         pending, self._pending = self._pending, {}
-        self.woken.clear()
+        self.wake_event.clear()
         return list(pending.values())
 
 
@@ -98,11 +98,11 @@ class ListStreams:
         The stream ends after a while, when the reader is too slow, or with this process; its client
         has to fetch the list again then. The stream waits while the database is unavailable.
         """
-        with self._reading(owner) as reader:
+        with self._add_reader(owner) as reader:
             while not reader.is_over:
                 for event in reader.take():
                     yield event
-                await reader.woken.wait()
+                await reader.wake_event.wait()
 
     async def close(self) -> None:
         """End every stream, now and from now on."""
@@ -113,14 +113,14 @@ class ListStreams:
             await asyncio.gather(self._task, return_exceptions=True)
 
     @contextmanager
-    def _reading(self, owner: str) -> Iterator[_Reader]:
+    def _add_reader(self, owner: str) -> Iterator[_Reader]:
         reader = _Reader(owner)
         if self._is_closed:
             reader.end()
         elif self._task is None or self._task.done():
             self._task = asyncio.create_task(self._poll_while_read())
         elif self._position and not self._is_polling:
-            reader.open()  # a poll under way may skip the changes of this owner's jobs
+            reader.open()  # but not during a poll, which may leave out this owner's jobs
         self._readers.add(reader)
         timeout = asyncio.get_running_loop().call_later(STREAM_LIFETIME_S, reader.end)
         try:
@@ -136,7 +136,7 @@ class ListStreams:
             readers = set(self._readers)
             self._is_polling = True
             try:
-                changes = await asyncio.to_thread(self._poll, {each.owner for each in readers})
+                changes = await asyncio.to_thread(self._poll, {reader.owner for reader in readers})
             except PaletteryError as error:
                 log.info("polling for changes of jobs is retried: %s", error)
             except Exception:
@@ -160,9 +160,9 @@ class ListStreams:
         for reader in readers:
             reader.open()
             reader.send(changes.changed.get(reader.owner, {}))
-            before = self._running.get(reader.owner, {})
+            previous = self._running.get(reader.owner, {})
             running = changes.running.get(reader.owner, {})
-            reader.send({id_: job for id_, job in running.items() if before.get(id_) != job})
+            reader.send({id_: job for id_, job in running.items() if previous.get(id_) != job})
         self._position, self._running = changes.position, changes.running
 
     def _end_all(self) -> None:

@@ -19,32 +19,34 @@ from palettery.app.database.tables import JobEventRow, JobRow
 from palettery.app.events.job_changes import add_change
 from palettery.app.events.log_messages import LogMessage
 from palettery.schemas.events import LogLine, LogPage
-from palettery.schemas.jobs import ENDED, Job, Progress
+from palettery.schemas.jobs import ENDED, LISTED_KINDS, Job, JobKind, Progress
 
 STATE, LOG = "state", "log"
-MOST_LINES = 1_000
-"""Log messages of one job; the last one says that later ones are lost."""
-MOST_CHARACTERS = 2_000
-"""Characters of one log message."""
-OR_LIST = 100
-"""Jobs in one query for new events; SQLite nests no more than a thousand conditions."""
-MOST_NEW = 1_000
-"""Events that one such query returns."""
-_OWN = JobEventRow.job_id == bindparam("own")
-_RESERVE = (
+MAX_LINES = 1_000
+"""Maximum number of log messages of one job; the last one says that later ones are lost."""
+MAX_CHARACTERS = 2_000
+"""Maximum length of a log message."""
+JOBS_PER_QUERY = 100
+"""Maximum number of jobs in one query for new events; SQLite limits nested conditions to 1,000."""
+MAX_NEW_EVENTS = 1_000
+"""Maximum number of events that one such query returns."""
+_OF_JOB = JobEventRow.job_id == bindparam("job_id_")
+_RESERVE_NUMBERS = (
     update(JobRow)
-    .where(JobRow.id == bindparam("own"))
+    .where(JobRow.id == bindparam("job_id_"))
     .values(last_event=JobRow.last_event + bindparam("more"))
     .returning(JobRow.last_event)
 )
 _ADD = insert(JobEventRow)
-_LINES = select(func.count()).where(_OWN, JobEventRow.kind == LOG)
-_CHANGED = select(func.max(JobEventRow.number)).where(_OWN, JobEventRow.kind == STATE)
-_MESSAGES = select(JobEventRow.data).where(
-    _OWN, JobEventRow.number > func.coalesce(_CHANGED.scalar_subquery(), 0)
+_COUNT_MESSAGES = select(func.count()).where(_OF_JOB, JobEventRow.kind == LOG)
+_LAST_STATE_NUMBER = select(func.max(JobEventRow.number)).where(_OF_JOB, JobEventRow.kind == STATE)
+_MESSAGES_SINCE_STATE = select(JobEventRow.data).where(
+    _OF_JOB, JobEventRow.number > func.coalesce(_LAST_STATE_NUMBER.scalar_subquery(), 0)
 )
 """Statements are built once: building one takes longer than running it on SQLite."""
-FULL = LogMessage(f"a log keeps {MOST_LINES:,} lines; what comes after this one is lost", "warning")
+LOG_FULL = LogMessage(
+    f"a log keeps {MAX_LINES:,} lines; what comes after this one is lost", "warning"
+)
 
 
 class StoredEvent(NamedTuple):
@@ -83,8 +85,8 @@ def add_events(
     """
     connection, count = session.connection(), len(items)
     # The update locks the job's row: no other transaction adds events until this one ends.
-    reserved = {"own": job_id, "more": count}
-    newest = connection.execute(_RESERVE, reserved).scalar_one_or_none()
+    reserved = {"job_id_": job_id, "more": count}
+    newest = connection.execute(_RESERVE_NUMBERS, reserved).scalar_one_or_none()
     if newest is None:
         return None
     first = newest - count + 1
@@ -97,10 +99,10 @@ def add_events(
         connection.execute(_ADD, rows)
     if len(events) < count:
         newest = first - 1 + len(events)
-        connection.execute(_RESERVE, {"own": job_id, "more": len(events) - count})
-    for each in items:
-        if isinstance(each, Job):
-            add_change(session, each.owner, job_id)
+        connection.execute(_RESERVE_NUMBERS, {"job_id_": job_id, "more": len(events) - count})
+    for item in items:
+        if isinstance(item, Job) and item.kind in LISTED_KINDS:
+            add_change(session, item.owner, job_id)
     return newest
 
 
@@ -110,14 +112,14 @@ class EventRepository:
     def __init__(self, database: Database, now: Clock = utc_now) -> None:
         self._database, self._now = database, now
 
-    def check_owner(self, owner: str, job_id: str) -> None:
-        """Check that an owner has a job.
+    def check_owner(self, owner: str, job_id: str, kind: JobKind = "compression") -> None:
+        """Check that an owner has a job of this kind.
 
         Raises:
             NotFound: there is no such job.
         """
         with self._database.reading() as connection:
-            find_job(connection, job_id, owner)
+            find_job(connection, job_id, owner, kind)
 
     def log(self, job_id: str, *messages: LogMessage) -> None:
         """Add messages to a job's log, unless the job was deleted."""
@@ -159,7 +161,7 @@ class EventRepository:
         return snapshots
 
     def updates(self, seen: Mapping[str, int]) -> dict[str, JobUpdate]:
-        """Return the present state of each of these jobs, and its first events after its number."""
+        """Return the current state of these jobs, and their first events after the seen number."""
         snapshots = self.snapshots(seen)
         behind = [
             and_(JobEventRow.job_id == job_id, JobEventRow.number > seen[job_id])
@@ -168,10 +170,10 @@ class EventRepository:
         ]
         events: dict[str, list[StoredEvent]] = {job_id: [] for job_id in snapshots}
         with self._database.transaction() as session:
-            for start in range(0, len(behind), OR_LIST):
-                query = select(JobEventRow).where(or_(*behind[start : start + OR_LIST]))
+            for start in range(0, len(behind), JOBS_PER_QUERY):
+                query = select(JobEventRow).where(or_(*behind[start : start + JOBS_PER_QUERY]))
                 ordered = query.order_by(JobEventRow.job_id, JobEventRow.number)
-                for row in session.scalars(ordered.limit(MOST_NEW)):
+                for row in session.scalars(ordered.limit(MAX_NEW_EVENTS)):
                     events[row.job_id].append(_event(row))
         return {
             job_id: JobUpdate(snapshot, events[job_id]) for job_id, snapshot in snapshots.items()
@@ -180,8 +182,8 @@ class EventRepository:
     def _page(
         self, job_id: str, number: int, limit: int, kinds: Collection[str]
     ) -> Sequence[StoredEvent]:
-        own = (JobEventRow.job_id == job_id, JobEventRow.number > number)
-        query = select(JobEventRow).where(*own, JobEventRow.kind.in_(kinds))
+        conditions = (JobEventRow.job_id == job_id, JobEventRow.number > number)
+        query = select(JobEventRow).where(*conditions, JobEventRow.kind.in_(kinds))
         with self._database.transaction() as session:
             rows = session.scalars(query.order_by(JobEventRow.number).limit(limit))
             return [_event(row) for row in rows]
@@ -190,25 +192,27 @@ class EventRepository:
 def _rows(
     session: Session, job_id: str, items: Sequence[Job | LogMessage], first: int
 ) -> Iterator[tuple[str, str]]:
-    """Yield kind and data of the events to store; the first of them has that number."""
+    """Yield (kind, data) of the events to store, of which the first has the number `first`."""
     # Messages are counted only when the number of all events reaches the limit.
-    room = MOST_LINES - first + 1
-    if room < len(items):
-        room = max(0, MOST_LINES - session.scalars(_LINES, {"own": job_id}).one())
-    has_changed = any(isinstance(each, Job) for each in items)
-    written = set() if has_changed else set(session.scalars(_MESSAGES, {"own": job_id}))
-    for each in items:
-        if isinstance(each, Job):
-            yield STATE, each.model_dump_json()
-        elif room and (data := _message_json(each)) not in written:
-            room -= 1
-            written.add(data)
-            yield LOG, data if room else _message_json(FULL)
+    free_lines = MAX_LINES - first + 1
+    if free_lines < len(items):
+        free_lines = max(0, MAX_LINES - session.scalars(_COUNT_MESSAGES, {"job_id_": job_id}).one())
+    has_changed = any(isinstance(item, Job) for item in items)
+    existing = (
+        set() if has_changed else set(session.scalars(_MESSAGES_SINCE_STATE, {"job_id_": job_id}))
+    )
+    for item in items:
+        if isinstance(item, Job):
+            yield STATE, item.model_dump_json()
+        elif free_lines and (data := _message_json(item)) not in existing:
+            free_lines -= 1
+            existing.add(data)
+            yield LOG, data if free_lines else _message_json(LOG_FULL)
 
 
 def _message_json(message: LogMessage) -> str:
     """Return a `LogLine` as JSON, without its time, which is a column of the row."""
-    text = message.message[:MOST_CHARACTERS].encode(errors="replace").decode()
+    text = message.message[:MAX_CHARACTERS].encode(errors="replace").decode()
     fields = {"level": message.level, "message": text}
     return json.dumps(fields | ({"tensor": message.tensor} if message.tensor else {}))
 

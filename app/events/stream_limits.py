@@ -1,4 +1,7 @@
-"""Limits on event streams: how many may be open at once, and for how long."""
+"""Limits on event streams: how many may be open at once, and for how long.
+
+The heartbeat of silent streams is that of FastAPI, every 15 seconds.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,8 +18,8 @@ class StreamLimits:
     """Counts the open streams of this process, per owner and in total."""
 
     def __init__(self, clients: Clients) -> None:
-        self._most_of_owner = clients.owner_streams
-        self._most = max(1, clients.connections // 2)  # the others are for ordinary requests
+        self._max_per_owner = clients.owner_streams
+        self._max_total = max(1, clients.connections // 2)  # the others are for ordinary requests
         self._open: Counter[str] = Counter()
 
     @contextmanager
@@ -26,14 +29,14 @@ class StreamLimits:
         Raises:
             TooManyStreams: no slot is free, for this owner or for anyone; the message says which.
         """
-        if self._open[owner] >= self._most_of_owner:
+        if self._open[owner] >= self._max_per_owner:
             raise TooManyStreams(
                 f"the owner has {self._open[owner]:,} event streams open here, and may have "
-                f"{self._most_of_owner:,}; close some, or follow all jobs in one, GET /v1/events"
+                f"{self._max_per_owner:,}; close some, or follow all jobs in one, GET /v1/events"
             )
-        if (open_now := self._open.total()) >= self._most:
+        if (num_open := self._open.total()) >= self._max_total:
             raise TooManyStreams(
-                f"{open_now:,} event streams are open here, the most allowed; try again later, "
+                f"{num_open:,} event streams are open here, the most allowed; try again later, "
                 "or ask for the job now and then, GET /v1/jobs/{id}"
             )
         self._open[owner] += 1

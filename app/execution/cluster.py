@@ -7,25 +7,21 @@ configured.
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import dask
-import psutil
 from distributed import Client, Nanny, Scheduler
-from distributed.system import MEMORY_LIMIT
 
 from palettery.app.execution.fanout import Workers
 from palettery.app.execution.steady_clock import use_steady_clock
+from palettery.app.execution.worker_options import worker_options
 from palettery.app.observability.metrics import Metrics
 from palettery.app.observability.tracing import Tracing
 from palettery.app.sandbox import log_missing_protections
 from palettery.app.settings import Settings
-from palettery.kernels.devices import visible_devices
-from palettery.kernels.threads import available_threads
 
 DASK = {
     "distributed.scheduler.allowed-failures": 3,
@@ -60,10 +56,6 @@ LOG_LEVELS = {
 A nanny also logs an error when it is stopped while its worker ends.
 """
 CONNECT_TIMEOUT_S = 10
-WORKER_BYTES = 250 << 20
-"""Memory of a worker without a task."""
-TASK_COPIES = 5
-"""Copies of a task's weights that a worker has in memory at most."""
 RESTART_AFTER_S = 1.0
 """Time between the end of a worker and the start of its replacement."""
 
@@ -78,7 +70,7 @@ async def local_workers(
 
     Dask's own `LocalCluster` never replaces a worker whose restart takes 15 s.
     """
-    options, started = _worker_options(settings), asyncio.Semaphore(0)
+    options, started = worker_options(settings), asyncio.Semaphore(0)
     async with _configured():
         # Dask logs errors of heartbeats that closing interrupts; those of tasks are raised.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
@@ -123,7 +115,7 @@ def run_worker(settings: Settings) -> None:
     address, settings = settings.scheduler_url, settings.with_sandbox(required=True)
 
     async def serve() -> None:
-        async with _configured(), _working(address, _worker_options(settings), _print_ready):
+        async with _configured(), _working(address, worker_options(settings), _print_ready):
             await _stopped()
 
     log_missing_protections(settings.limits.sandbox)
@@ -207,40 +199,3 @@ async def _client(address: str) -> Client:
 
 def _listening(host: str, port: int) -> dict[str, Any]:
     return {"host": host, "port": port, "dashboard": False, "dashboard_address": f"{host}:0"}
-
-
-def _worker_options(settings: Settings) -> list[dict[str, Any]]:
-    """Return the options of each worker of this machine."""
-    devices = visible_devices()
-    count = devices or settings.workers
-    threads = settings.task_threads or max(1, available_threads() // count)
-    shared = {
-        "PALETTERY_TASK_THREADS": str(threads),
-        "PALETTERY_SANDBOX_REQUIRED": str(bool(settings.limits.sandbox.required)).lower(),
-    }
-    own: list[dict[str, str]] = [{} for _ in range(count)]
-    if devices:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(devices))))
-        own = [{"CUDA_VISIBLE_DEVICES": device} for device in visible.split(",")]
-    return [
-        {
-            "nthreads": 1,
-            "memory_limit": settings.worker_memory_bytes or _share_of_memory(settings, count),
-            "preload": ["palettery.app.execution.preload"],
-            "silence_logs": logging.CRITICAL,
-            "env": shared | environment,
-        }
-        for environment in own
-    ]
-
-
-def _share_of_memory(settings: Settings, workers: int) -> int:
-    """Return the memory of each worker under a cgroup's limit; 0 without a limit.
-
-    A worker gets at least what its tasks need; without a limit of its own, the operating system
-    would kill the largest process.
-    """
-    if psutil.virtual_memory().total <= MEMORY_LIMIT:
-        return 0
-    least = WORKER_BYTES + TASK_COPIES * settings.task_bytes
-    return max(least, (MEMORY_LIMIT - WORKER_BYTES) // workers)

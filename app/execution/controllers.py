@@ -8,7 +8,7 @@ from palettery.app.database.engine import Clock, Database, insert, utc_now
 from palettery.app.database.tables import ControllerRow
 from palettery.schemas.service import Controller
 
-SILENT_AFTER = timedelta(seconds=30)
+HEARTBEAT_TIMEOUT = timedelta(seconds=30)
 """Time without a heartbeat after which a controller counts as dead."""
 
 
@@ -27,7 +27,7 @@ class ControllerRepository:
 
     def alive(self) -> list[Controller]:
         """Return the controllers with a recent heartbeat."""
-        since = self._now() - SILENT_AFTER
+        since = self._now() - HEARTBEAT_TIMEOUT
         query = select(ControllerRow).where(ControllerRow.seen_at > since)
         with self._database.transaction() as session:
             rows = session.scalars(query.order_by(ControllerRow.executor_id)).all()

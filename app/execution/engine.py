@@ -12,7 +12,7 @@ from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, Enque
 from sqlalchemy import column, table, update
 from sqlalchemy.orm import Session
 
-from palettery.app.database.engine import Database, chunks, translated_errors
+from palettery.app.database.engine import Database, chunks, translate_database_errors
 from palettery.app.settings import Settings
 
 APPLICATION = "palettery"
@@ -23,9 +23,11 @@ VERSION = "2"
 FIRST_PRIORITY, LAST_PRIORITY = 1, (1 << 31) - 1
 """Range of the engine's priorities; low ones are served first."""
 
+EVALUATIONS = "evaluations"
+"""Queue of evaluations that are no part of a job, and name of their workflow."""
 WEBHOOKS = "webhooks"
 """Queue of webhook calls, and name of their workflow."""
-MOST_TRIES = 20
+MAX_ATTEMPTS = 20
 """Upper bound of the tries of one webhook, for `delete_workflows`."""
 
 WorkflowState = Literal["none", "alive", "ended"]
@@ -72,8 +74,18 @@ class Engine:
         )
         self._client.enqueue_in_transaction(session, options, job_id, attempt)
 
+    def enqueue_evaluation(self, session: Session, job_id: str, evaluation_id: str) -> None:
+        """Queue an evaluation, within the session's transaction."""
+        options = EnqueueOptions(
+            workflow_name=EVALUATIONS,
+            queue_name=EVALUATIONS,
+            workflow_id=f"{evaluations_of(job_id)}{evaluation_id}",
+            app_version=VERSION,
+        )
+        self._client.enqueue_in_transaction(session, options, evaluation_id)
+
     def move(self, session: Session, attempts: Sequence[tuple[str, int]], by: int) -> None:
-        """Move queued attempts by so many turns, within the session's transaction.
+        """Move queued attempts by `by` turns, within the session's transaction.
 
         Source: https://docs.dbos.dev/explanations/system-tables.
         """
@@ -93,18 +105,18 @@ class Engine:
         """Queue a call of a webhook after a delay; repeating this queues it only once."""
         options = _options(call)
         options["delay_seconds"] = wait_s
-        with translated_errors():
+        with translate_database_errors():
             self._client.enqueue(options, *call)
 
     async def cancel(self, job_id: str, attempt: int) -> None:
         """Cancel an attempt's workflow, queued or running, in whichever process."""
-        with translated_errors():
+        with translate_database_errors():
             await self._client.cancel_workflow_async(workflow_id(job_id, attempt))
 
     def workflow_states(self, attempts: Sequence[tuple[str, int]]) -> list[WorkflowState]:
         """Return the state of each attempt's workflow."""
         names = [workflow_id(*attempt) for attempt in attempts]
-        with translated_errors():
+        with translate_database_errors():
             workflows = self._client.list_workflows(
                 workflow_ids=names, load_input=False, load_output=False
             )
@@ -112,14 +124,18 @@ class Engine:
         return [_state(states.get(name)) for name in names]
 
     def delete_workflows(self, job_id: str, attempts: int) -> None:
-        """Delete the workflows of all attempts at a job, and those of its webhook calls."""
+        """Delete the workflows of all attempts at a job, its webhook calls and its evaluations."""
         calls = (
             WorkflowCall(job_id, attempt, 0, tries).workflow_id
             for attempt in range(attempts + 1)
-            for tries in range(MOST_TRIES)
+            for tries in range(MAX_ATTEMPTS)
         )
-        with translated_errors():
+        with translate_database_errors():
             names = [workflow_id(job_id, attempt) for attempt in range(attempts + 1)]
+            evaluations = self._client.list_workflows(
+                workflow_id_prefix=evaluations_of(job_id), load_input=False, load_output=False
+            )
+            names += [each.workflow_id for each in evaluations]
             self._client.delete_workflows([*names, *calls])
 
     def close(self) -> None:
@@ -139,6 +155,11 @@ def _options(call: WorkflowCall) -> EnqueueOptions:
 def workflow_id(job_id: str, attempt: int) -> str:
     """Return the id of the workflow of an attempt at a job."""
     return f"{job_id}-{attempt}"
+
+
+def evaluations_of(job_id: str) -> str:
+    """Return the beginning of the ids of the workflows of a job's evaluations."""
+    return f"{job_id}-evaluation-"
 
 
 def migrate_engine(database: Database) -> None:

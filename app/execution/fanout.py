@@ -7,36 +7,30 @@ Source: docs.dask.org and the measurements in the engine reference.
 
 import asyncio
 import contextlib
-import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
-from distributed import Client, as_completed, get_worker
+from distributed import Client, as_completed
 from distributed.client import ClosedClientError, FutureCancelledError
 from distributed.scheduler import KilledWorker
 
-from palettery.app.compression.dispatch import describe, perform
-from palettery.app.compression.job_folder import job_in
+from palettery.app.compression.perform_task import describe, memory_remedy
 from palettery.app.errors import WorkerDied, WorkersLost
 from palettery.app.execution.fair_slots import FairSlots, SlotRequest
-from palettery.app.observability import logging as logs
+from palettery.app.execution.worker_task import TASK_EVENTS, run_in_worker
 from palettery.app.observability.metrics import Metrics
 from palettery.app.observability.tracing import Tracing
-from palettery.app.settings import Settings
 from palettery.schemas.service import WorkerProcess
-from palettery.schemas.tasks import KINDS, Answer, CompressionTask, Task
+from palettery.schemas.tasks import Answer, CompressionTask, Task
 
 SCHEDULER_EVENTS = "all"
 """Dask's topic of the scheduler's events about workers and clients."""
-TASK_EVENTS = "palettery-tasks"
-"""Topic of the workers' events about ended tasks and their durations."""
 AWAY = "the scheduler of the workers went away; the job waits"
 PER_WORKER = 3
 """Tasks per worker that the scheduler has at once."""
-MOST_LANES = 256
+MAX_LANES = 256
 """Tasks of one job that wait for slots at once."""
 STATES_TIMEOUT_S = 2.0
 """Timeout of questions to the scheduler about its workers."""
@@ -44,6 +38,8 @@ OnDied = Callable[[Sequence[Task]], Awaitable[None]]
 """Callback for the unfinished tasks of a worker that died; other workers repeat them."""
 OnDone = Callable[[Task, Answer], Awaitable[None]]
 """Callback for each task and its result, called for one at a time."""
+OnProgress = Callable[[int, int], Awaitable[None]]
+"""Callback for the progress of a task that runs a model: (samples done, all samples)."""
 
 
 class Workers:
@@ -62,8 +58,10 @@ class Workers:
         self._client: Client | None = None
         self._running: dict[str, tuple[Task, OnDied]] = {}
         """Tasks by their keys, and the callback for their worker's death."""
+        self._progress: dict[str, OnProgress] = {}
+        """Callbacks for the progress of running tasks, by their keys."""
         self._connecting = asyncio.Lock()
-        self._slots = FairSlots(self._most_at_once, weights)
+        self._slots = FairSlots(self._concurrency, weights)
 
     async def run_tasks(
         self,
@@ -71,6 +69,7 @@ class Workers:
         on_done: OnDone,
         slot: SlotRequest | None = None,
         on_died: OnDied | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         """Run every task; `on_done` is called with each result. Slots are shared among owners.
 
@@ -81,10 +80,15 @@ class Workers:
         """
         if tasks:
             with self._traces.span(type(tasks[0]).__name__, {"tasks": len(tasks)}):
-                await self._dispatch(tasks, on_done, slot or SlotRequest(), on_died)
+                await self._dispatch(tasks, on_done, slot or SlotRequest(), on_died, on_progress)
 
     async def _dispatch(
-        self, tasks: Sequence[Task], on_done: OnDone, slot: SlotRequest, on_died: OnDied | None
+        self,
+        tasks: Sequence[Task],
+        on_done: OnDone,
+        slot: SlotRequest,
+        on_died: OnDied | None,
+        on_progress: OnProgress | None,
     ) -> None:
         """Run tasks in parallel; Dask has few at a time, as `FairSlots` decides their order."""
         client, run, one_by_one = await self._connected(), uuid.uuid4().hex, asyncio.Lock()
@@ -94,30 +98,44 @@ class Workers:
             for number, task in numbered:
                 async with self._slots.slot(slot):
                     key = f"{type(task).__name__}-{run}-{number}"
-                    answer = await self._run(client, key, task, on_died)
+                    answer = await self._run(client, key, task, on_died, on_progress)
                 async with one_by_one:
                     await on_done(task, answer)
 
         first_error: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as lanes:
-                for _ in range(min(len(tasks), max(MOST_LANES, self._most_at_once()))):
+                for _ in range(min(len(tasks), max(MAX_LANES, self._concurrency()))):
                     lanes.create_task(lane())
         except BaseExceptionGroup as failures:
             first_error = failures.exceptions[0]
         if first_error is not None:
             raise first_error
 
-    async def _run(self, client: Client, key: str, task: Task, on_died: OnDied | None) -> Answer:
+    async def _run(
+        self,
+        client: Client,
+        key: str,
+        task: Task,
+        on_died: OnDied | None,
+        on_progress: OnProgress | None,
+    ) -> Answer:
         """Run one task with Dask and return its result."""
         try:
             future = client.submit(
-                _run, type(task).__name__, task.model_dump_json(), self._id, key=key, pure=False
+                run_in_worker,
+                type(task).__name__,
+                task.model_dump_json(),
+                self._id,
+                key=key,
+                pure=False,
             )
         except ClosedClientError as error:
             raise WorkersLost(AWAY) from error
         if on_died is not None:
             self._running[key] = (task, on_died)
+        if on_progress is not None:
+            self._progress[key] = on_progress
         try:
             async for _ in as_completed([future], loop=client.loop):
                 pass
@@ -130,18 +148,23 @@ class Workers:
             raise WorkerDied(_death_message(task, error)) from error
         finally:
             self._running.pop(key, None)
+            self._progress.pop(key, None)
             if future.status == "pending":
                 # A client that was closed meanwhile has no running tasks.
                 with contextlib.suppress(OSError, RuntimeError, ClosedClientError):
                     await client.cancel([future])
             future.release()
 
-    def _most_at_once(self) -> int:
+    def _concurrency(self) -> int:
         """Return how many tasks Dask has at once; each worker has its next ones in advance."""
         return PER_WORKER * max(1, self.count())
 
     async def run_task(
-        self, task: Task, slot: SlotRequest | None = None, on_died: OnDied | None = None
+        self,
+        task: Task,
+        slot: SlotRequest | None = None,
+        on_died: OnDied | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Answer:
         """Run one task and return its result.
 
@@ -153,7 +176,7 @@ class Workers:
         async def on_done(_: Task, answer: Answer) -> None:
             answers.append(answer)
 
-        await self.run_tasks([task], on_done, slot, on_died)
+        await self.run_tasks([task], on_done, slot, on_died, on_progress)
         return answers[0]
 
     def count(self) -> int:
@@ -222,11 +245,15 @@ class Workers:
                     raise WorkersLost(f"no scheduler answers: {error}") from error
         return self._client
 
-    def _on_task_event(self, event: tuple[float, Mapping[str, Any]]) -> None:
-        """Count a task that a worker has ended."""
+    async def _on_task_event(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        """Count a task that a worker has ended, or report the progress of one that runs."""
         _, task = event
-        if task["by"] == self._id:
+        if task["by"] != self._id:
+            return
+        if "samples" not in task:
             self._metrics.task_ended(task["kind"], task["seconds"])
+        elif (on_progress := self._progress.get(task["key"])) is not None:
+            await on_progress(*task["samples"])
 
     async def _on_scheduler_event(self, event: tuple[float, Mapping[str, Any]]) -> None:
         """Report the tasks of a worker that died."""
@@ -245,8 +272,7 @@ class Workers:
 def _death_message(task: Task, error: KilledWorker) -> str:
     return (
         f"{error.allowed_failures + 1} workers died while {describe(task)}, most likely for lack "
-        "of memory; use workers with more, a smaller PALETTERY_TASK_BYTES, or a granularity with "
-        "smaller groups, and retry the job"
+        f"of memory; {memory_remedy(task)}"
     )
 
 
@@ -265,22 +291,3 @@ def _state(worker: Mapping[str, Any]) -> str:
     if worker["status"] != "running":
         return str(worker["status"])
     return "busy" if worker["metrics"].get("task_counts", {}).get("executing") else "idle"
-
-
-def _run(kind: str, text: str, by: str) -> Answer:
-    """Run a task in a worker; `kind` distinguishes tasks with the same fields."""
-    task = KINDS[kind].model_validate_json(text)
-    start = time.perf_counter()
-    try:
-        with logs.job_context(
-            job_in(task.part_path if isinstance(task, CompressionTask) else task.prefix)
-        ):
-            return perform(task, _threads())
-    finally:
-        seconds = time.perf_counter() - start
-        get_worker().log_event(TASK_EVENTS, {"by": by, "kind": kind, "seconds": seconds})
-
-
-@cache
-def _threads() -> int | None:
-    return Settings().task_threads

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from palettery.app.compression.dispatch import perform
+from palettery.app.compression.perform_task import perform
 from palettery.schemas.tasks import CompressionTask
 
 

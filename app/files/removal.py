@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 from palettery.app.files.repository import FileRepository
 from palettery.app.storage.base import Storage
-from palettery.app.storage.checked_reads import digests_path
+from palettery.app.storage.verified_reader import digests_path
 
 
 def remove_unused_files(files: FileRepository, store: Storage) -> None:
-    """Remove every unused file; its row goes first, so that no job or model can take it."""
+    """Remove every unused file; its row is deleted first, so that no job or model can use it."""
     for file in files.unused(datetime.now(UTC)):
         if files.delete_if_unused(file.sha256):
             store.delete(file.path, digests_path(file.sha256))

@@ -12,13 +12,14 @@ from palettery.app.database.engine import Database, chunks, insert
 from palettery.app.database.tables import FileRow, JobFileRow, ModelFileRow
 from palettery.app.errors import FileGone
 
-PAGE = 1_000
-"""Rows read at once when reading all."""
+PAGE_ROWS = 1_000
+"""Number of rows per transaction when all are read."""
 _PATHS = select(FileRow.sha256, FileRow.path).where(
     FileRow.sha256.in_(bindparam("digests", expanding=True))
 )
 _LOCKED_PATHS = _PATHS.order_by(FileRow.sha256).with_for_update(read=True, key_share=True)
-"""Statements are built once: building one takes longer than running it."""
+"""The same, with the rows locked against deletion. Both are built once: that takes longer than
+running them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class FileRepository:
         self._database = database
 
     def find(self, digests: Collection[str]) -> dict[str, str]:
-        """Return the path of each of these files that is stored."""
+        """Return digest -> path of those of these files that are stored."""
         paths: dict[str, str] = {}
         with self._database.reading() as connection:
             for chunk in chunks(digests):
@@ -54,14 +55,14 @@ class FileRepository:
 
     def unused(self, created_before: datetime) -> Iterator[FileLocation]:
         """Yield the files that no job or model uses, of those created before this time."""
-        return self._all(FileRow.created_at < created_before, ~_is_used())
+        return self._all_files(FileRow.created_at < created_before, ~_is_used())
 
     def paths(self) -> Iterator[str]:
         """Yield the path of every file."""
-        return (file.path for file in self._all())
+        return (file.path for file in self._all_files())
 
     def delete_if_unused(self, sha256: str) -> bool:
-        """Delete the row of an unused file; return whether it did, so that the bytes may go."""
+        """Delete the row of an unused file; return whether it did, so that the file can go, too."""
         change = delete(FileRow).where(FileRow.sha256 == sha256, ~_is_used())
         try:
             with self._database.transaction() as session:
@@ -69,15 +70,15 @@ class FileRepository:
         except IntegrityError:  # another transaction began to use it meanwhile
             return False
 
-    def _all(self, *conditions: ColumnElement[bool]) -> Iterator[FileLocation]:
+    def _all_files(self, *conditions: ColumnElement[bool]) -> Iterator[FileLocation]:
         """Yield files in order of digest; each page is read in a transaction of its own."""
-        query = select(FileRow).where(*conditions).order_by(FileRow.sha256).limit(PAGE)
+        query = select(FileRow).where(*conditions).order_by(FileRow.sha256).limit(PAGE_ROWS)
         last = ""
         while True:
             with self._database.transaction() as session:
                 rows = session.scalars(query.where(FileRow.sha256 > last)).all()
             yield from (FileLocation(row.sha256, row.path, row.size_bytes) for row in rows)
-            if len(rows) < PAGE:
+            if len(rows) < PAGE_ROWS:
                 return
             last = rows[-1].sha256
 
@@ -85,15 +86,18 @@ class FileRepository:
 def add_job_files(
     session: Session, job_id: str, files: Sequence[FileLocation], created_at: datetime
 ) -> None:
-    """Store which files a job uses, within the transaction that adds the job.
+    """Store which files a job uses, within the transaction that adds them.
 
     Raises:
         FileGone: a file is no longer stored at its path.
     """
     lock_files(session, files, created_at)
-    uses = [{"job_id": job_id, "sha256": sha256} for sha256 in sorted({f.sha256 for f in files})]
-    if uses:
-        session.connection().execute(insert(session, JobFileRow), uses)
+    rows_of_job = [
+        {"job_id": job_id, "sha256": sha256} for sha256 in sorted({file.sha256 for file in files})
+    ]
+    if rows_of_job:
+        statement = insert(session, JobFileRow).on_conflict_do_nothing()
+        session.connection().execute(statement, rows_of_job)
 
 
 def lock_files(session: Session, files: Sequence[FileLocation], created_at: datetime) -> None:
@@ -103,8 +107,8 @@ def lock_files(session: Session, files: Sequence[FileLocation], created_at: date
         FileGone: a file is no longer stored at its path.
     """
     by_digest = {file.sha256: file for file in files}
-    in_order = [by_digest[digest] for digest in sorted(by_digest)]  # prevents deadlocks
-    new = [_values(file, created_at) for file in in_order if not file.has_row]
+    sorted_files = [by_digest[digest] for digest in sorted(by_digest)]  # prevents deadlocks
+    new = [_values(file, created_at) for file in sorted_files if not file.has_row]
     if new:
         session.connection().execute(insert(session, FileRow).on_conflict_do_nothing(), new)
     paths: dict[str, str] = {}

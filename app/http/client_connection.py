@@ -15,20 +15,25 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from palettery.app.errors import RequestTimeout, Unavailable, problem
-from palettery.app.http.middleware import HEADER, TIMED_OUT, log_rejected_request, request_id_from
+from palettery.app.http.middleware import (
+    REQUEST_ID_HEADER,
+    TIMED_OUT,
+    log_rejected_request,
+    request_id_from,
+)
 from palettery.app.http.problems import MEDIA_TYPE, http_problem
 from palettery.app.http.transfer_rate import TransferRate
 from palettery.app.settings import Clients
 from palettery.schemas.problem import Problem
 
 HEAD_BYTES = 64 << 10
-"""Most bytes of a request line with headers, or of the trailers; the same as h11's limit."""
+"""Maximum size of a request line with headers, or of the trailers; the same as h11's limit."""
 MINIMAL_LINE_BYTES = len("GET  HTTP/1.1\r\n")
-"""Fewest bytes of a request line in addition to the URL."""
+"""Minimum size of a request line in addition to the URL."""
 LINGER_S, LINGER_BYTES = 2.0, 4 << 20
-"""Time and bytes for which a client may still send after its request was rejected."""
-EVICTED_FRACTION = 8
-"""Divisor: this fraction of the idle connections is evicted at once, so that it happens rarely."""
+"""Maximum time and bytes for which input is discarded after a request was rejected."""
+EVICTION_DIVISOR = 8
+"""One in so many idle connections is evicted at a time, so that evictions are rare."""
 
 Reason = Literal["head", "body", "idle", "unread", "full"]
 """Reason for which the server closed a connection."""
@@ -66,9 +71,9 @@ class ClientConnection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._clients, self._on_close = clients, on_close
-        self._head_bytes, self._lingers = 0, False
+        self._head_bytes, self._discards_input = 0, False
         self._rejection: Problem | None = None
-        self._phase, self._since = Phase.IDLE, 0.0
+        self._phase, self._phase_since = Phase.IDLE, 0.0
         self._received, self._sent = (
             TransferRate(clients.stall_timeout_s, clients.stall_bytes) for _ in range(2)
         )
@@ -76,26 +81,26 @@ class ClientConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the idle timeout, and evict others if there are too many connections."""
         super().connection_made(transport)
-        self._enter(Phase.IDLE)
-        self._sent.restart(self._since)
+        self._enter_phase(Phase.IDLE)
+        self._sent.restart(self._phase_since)
         if len(self.connections) > self._clients.connections:
             self._evict_idle()
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes; the callbacks below reset the count of head bytes."""
         self._head_bytes += len(data)
-        if self._lingers:
+        if self._discards_input:
             if self._head_bytes > LINGER_BYTES:
                 self.transport.abort()
             return
         super().data_received(data)
         if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
-            self._reject(self._too_long(), lingers=True)
+            self._reject(self._too_long(), discard_input=True)
 
     def on_message_begin(self) -> None:
         """Start the timeout of the head."""
         super().on_message_begin()
-        self._enter(Phase.HEAD)
+        self._enter_phase(Phase.HEAD)
 
     def on_headers_complete(self) -> None:
         """Check the complete head, and start the timeout of the body."""
@@ -104,8 +109,8 @@ class ClientConnection(HttpToolsProtocol):
         if self._rejection is not None:
             # Ends the parsing, and calls `send_400_response`.
             raise ValueError(self._rejection.detail)
-        self._enter(Phase.BODY)
-        self._received.restart(self._since)
+        self._enter_phase(Phase.BODY)
+        self._received.restart(self._phase_since)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -118,13 +123,13 @@ class ClientConnection(HttpToolsProtocol):
         """Wait for the response, or for the next request."""
         self._head_bytes = 0
         super().on_message_complete()
-        self._enter(Phase.IDLE if self.cycle.response_complete else Phase.RESPONSE)
+        self._enter_phase(Phase.IDLE if self.cycle.response_complete else Phase.RESPONSE)
 
     def on_response_complete(self) -> None:
         """Wait for the next request, unless the body continues or the next one has begun."""
         super().on_response_complete()
         if not self._is_responding:
-            self._enter(Phase.IDLE if self._phase is Phase.RESPONSE else self._phase)
+            self._enter_phase(Phase.IDLE if self._phase is Phase.RESPONSE else self._phase)
 
     def resume_writing(self) -> None:
         """Restart the window of sent bytes, because the client has read most of the backlog."""
@@ -133,7 +138,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Reject a request that is malformed or over a limit."""
-        self._reject(self._rejection or http_problem(400, msg), lingers=True)
+        self._reject(self._rejection or http_problem(400, msg), discard_input=True)
 
     def check(self, now: float) -> None:
         """Close the connection if the client is too slow; called periodically."""
@@ -142,12 +147,12 @@ class ClientConnection(HttpToolsProtocol):
             self.transport.abort()
         elif self.transport.is_closing():
             return
-        elif self._phase is Phase.IDLE and now - self._since > self._clients.keep_alive_s:
+        elif self._phase is Phase.IDLE and now - self._phase_since > self._clients.keep_alive_s:
             self._on_close("idle")
             self.transport.close()
         elif self._is_responding and self._phase is not Phase.BODY:
             return
-        elif self._phase is Phase.HEAD and now - self._since > self._clients.head_timeout_s:
+        elif self._phase is Phase.HEAD and now - self._phase_since > self._clients.head_timeout_s:
             self._time_out(
                 "head",
                 f"the request headers were incomplete after {self._clients.head_timeout_s:g} s",
@@ -220,8 +225,10 @@ class ClientConnection(HttpToolsProtocol):
         if len(others) < self._clients.connections:
             return
         idle = [other for other in others if other.is_idle]
-        most = max(1, len(idle) // EVICTED_FRACTION)
-        for other in heapq.nsmallest(most, idle, key=lambda each: each.eviction_order):
+        evictions = max(1, len(idle) // EVICTION_DIVISOR)
+        for other in heapq.nsmallest(
+            evictions, idle, key=lambda connection: connection.eviction_order
+        ):
             self._on_close("full")
             other.transport.abort()
         if not idle:
@@ -237,20 +244,20 @@ class ClientConnection(HttpToolsProtocol):
     @property
     def eviction_order(self) -> tuple[bool, float]:
         """Sort key of evictions: connections without any request come first."""
-        return self.cycle is not None, self._since
+        return self.cycle is not None, self._phase_since
 
     @property
     def _is_responding(self) -> bool:
         return bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)
 
-    def _enter(self, phase: Phase) -> None:
-        self._phase, self._since = phase, self.loop.time()
+    def _enter_phase(self, phase: Phase) -> None:
+        self._phase, self._phase_since = phase, self.loop.time()
 
-    def _reject(self, problem: Problem, *, lingers: bool = False) -> None:
+    def _reject(self, problem: Problem, *, discard_input: bool = False) -> None:
         """Send a problem and close; only close if a response is in progress or was sent.
 
         Closing with unread bytes resets the connection, and the client may miss the response: with
-        `lingers`, received bytes are discarded for a moment first.
+        `discard_input`, received bytes are discarded for a moment first.
         """
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
@@ -263,8 +270,8 @@ class ClientConnection(HttpToolsProtocol):
             self.transport.close()
             return
         self.transport.write(self._response(problem))
-        if lingers and self.transport.can_write_eof():
-            self._lingers = True
+        if discard_input and self.transport.can_write_eof():
+            self._discards_input = True
             self.transport.write_eof()
             self.loop.call_later(LINGER_S, self.transport.close)
         else:
@@ -283,7 +290,7 @@ class ClientConnection(HttpToolsProtocol):
             (b"content-type", MEDIA_TYPE.encode()),
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
-            (HEADER.lower().encode(), request_id.encode()),
+            (REQUEST_ID_HEADER.lower().encode(), request_id.encode()),
         ]
         lines = [STATUS_LINE[problem.status], *(b"%b: %b\r\n" % header for header in headers)]
         return b"".join([*lines, b"\r\n", body])

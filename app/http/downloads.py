@@ -13,10 +13,10 @@ from fastapi.responses import StreamingResponse
 
 from palettery.app.http.etags import is_listed_in_if_none_match, satisfies_if_match
 from palettery.app.storage.base import Storage
-from palettery.app.storage.checked_reads import CheckedFile, CheckedReads
 from palettery.app.storage.prefetch import prefetch
+from palettery.app.storage.verified_reader import CheckedFile, VerifiedReader
 
-ONE_RANGE = re.compile(r"bytes=(\d{1,19})?-(\d{1,19})?")
+SINGLE_RANGE = re.compile(r"bytes=(\d{1,19})?-(\d{1,19})?")
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,20 @@ def download_response(request: Request, store: Storage, file: StoredDownload) ->
     if is_listed_in_if_none_match(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
     size = store.size_bytes(file.path)
-    first, end = _range(request, size, etag)
+    first, end = _requested_range(request, size, etag)
     headers["Content-Length"] = str(end - first)
     is_part = end - first < size
     if is_part:
         headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
     kind = "application/json" if file.path.endswith(".json") else "application/octet-stream"
-    checked = CheckedReads(store, {file.path: CheckedFile(file.sha256, file.name)}, file.folder)
-    pieces = prefetch(checked, file.path, first, end)
+    reader = VerifiedReader(store, {file.path: CheckedFile(file.sha256, file.name)}, file.folder)
+    pieces = prefetch(reader, file.path, first, end)
     return StreamingResponse(pieces, 206 if is_part else 200, headers, kind)
 
 
-def _range(request: Request, size: int, etag: str) -> tuple[int, int]:
+def _requested_range(request: Request, size: int, etag: str) -> tuple[int, int]:
     """Return start and end of the requested range; an unsupported range means the whole file."""
-    match = ONE_RANGE.fullmatch(request.headers.get("range", "").strip())
+    match = SINGLE_RANGE.fullmatch(request.headers.get("range", "").strip())
     if match is None or request.headers.get("if-range", etag) != etag:
         return 0, size
     first, last = match.groups()
@@ -87,6 +87,6 @@ def _range(request: Request, size: int, etag: str) -> tuple[int, int]:
 
 
 def _disposition(name: str) -> str:
-    plain = re.sub(r"[^\w.() -]", "_", name, flags=re.ASCII)
-    value = f'attachment; filename="{plain}"'
-    return value if plain == name else f"{value}; filename*=utf-8''{quote(name)}"
+    ascii_name = re.sub(r"[^\w.() -]", "_", name, flags=re.ASCII)
+    value = f'attachment; filename="{ascii_name}"'
+    return value if ascii_name == name else f"{value}; filename*=utf-8''{quote(name)}"

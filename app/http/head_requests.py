@@ -6,7 +6,7 @@ Source: RFC 9110, sections 9.3.2 (HEAD) and 14.2 (Range is for GET alone).
 from anyio import CancelScope, sleep_forever
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-RANGES = (b"range", b"if-range")
+RANGE_HEADERS = (b"range", b"if-range")
 
 
 class HeadAsGet:
@@ -19,7 +19,7 @@ class HeadAsGet:
         """Handle a request."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             return await self._app(scope, receive, send)
-        headers = [(name, value) for name, value in scope["headers"] if name not in RANGES]
+        headers = [(name, value) for name, value in scope["headers"] if name not in RANGE_HEADERS]
         get = {**scope, "method": "GET", "headers": headers}
 
         async def send_head(message: Message) -> None:

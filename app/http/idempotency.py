@@ -54,7 +54,7 @@ class KeyedRequest:
 
 
 def keyed_request(key: str | None, *parts: object) -> KeyedRequest | None:
-    """Return a key with the digest of its request, given as JSON values; None without a key."""
+    """Return a key with the digest of its request (JSON values); None without a key."""
     if key is None:
         return None
     text = json.dumps(parts, sort_keys=True)

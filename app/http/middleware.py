@@ -14,17 +14,17 @@ from palettery.app.http.caller import Caller
 from palettery.app.observability.metrics import Metrics
 from palettery.schemas.problem import Problem
 
-HEADER = "X-Request-ID"
+REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 """Request ids that are accepted from clients."""
 TIMED_OUT = "palettery.timed_out"
 """Key in the scope of a request that the connection answered with 408."""
 UNMATCHED = "unmatched"
 """Route in logs and metrics of requests without a route."""
-QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+POLLED_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})
 """Routes that are polled all the time; they are logged at level debug."""
 LOGGED_URL_BYTES = 200
-"""Most bytes of a rejected URL in the log."""
+"""Maximum length of a rejected URL in the log."""
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def with_request_log(app: ASGIApp, metrics: Metrics) -> ASGIApp:
     """Return the app wrapped in request ids, access log and metrics."""
     return CorrelationIdMiddleware(
         _RequestLog(app, metrics),
-        header_name=HEADER,
+        header_name=REQUEST_ID_HEADER,
         generator=new_request_id,
         validator=is_valid_request_id,
         transformer=None,
@@ -54,7 +54,7 @@ def request_id_from(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """Return the id among the headers of a request that does not reach the app, or a new one."""
     for name, value in headers:
         request_id = value.decode("latin-1")
-        if name == HEADER.lower().encode() and is_valid_request_id(request_id):
+        if name == REQUEST_ID_HEADER.lower().encode() and is_valid_request_id(request_id):
             return request_id
     return new_request_id()
 
@@ -101,7 +101,7 @@ class _RequestLog:
                 sent += len(message.get("body", b""))
             await send(message)
 
-        began = time.perf_counter()
+        start_s = time.perf_counter()
         try:
             await self._app(scope, receive_counted, send_counted)
         except RuntimeError as error:
@@ -109,15 +109,15 @@ class _RequestLog:
             if not status or not isinstance(error.__cause__, PaletteryError):
                 raise
         finally:
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - start_s
             self._record(
                 scope, 408 if TIMED_OUT in scope else status or 500, seconds, received, sent
             )
 
     def _record(self, scope: Scope, status: int, seconds: float, received: int, sent: int) -> None:
-        method, route = scope["method"], _route(scope)
+        method, route = scope["method"], _route_template(scope)
         self._metrics.request(method, route, status, seconds, received, sent)
-        level = logging.DEBUG if route in QUIET else logging.INFO
+        level = logging.DEBUG if route in POLLED_ROUTES else logging.INFO
         if log.isEnabledFor(level):
             log.log(
                 level,
@@ -133,17 +133,17 @@ class _RequestLog:
                     "ms": round(seconds * 1_000, 2),
                     "received_bytes": received,
                     "sent_bytes": sent,
-                    **_caller(scope),
+                    **_caller_fields(scope),
                 },
             )
 
 
-def _caller(scope: Scope) -> dict[str, str | None]:
+def _caller_fields(scope: Scope) -> dict[str, str | None]:
     """Return owner and key of an authenticated request for the log."""
     caller: Caller | None = scope.get("state", {}).get("caller")
     return {} if caller is None else {"owner": caller.owner, "key": caller.key_prefix}
 
 
-def _route(scope: Scope) -> str:
+def _route_template(scope: Scope) -> str:
     """Return the template of the path, so that metrics are per endpoint, not per job."""
     return str(getattr(scope.get("route"), "path", "")) or UNMATCHED

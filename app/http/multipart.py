@@ -16,9 +16,9 @@ from palettery.app.errors import InvalidUpload, TooLarge
 from palettery.app.http.request_body import check_encoding
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
-from palettery.app.storage.checked_reads import store_digests
 from palettery.app.storage.spooled_content import Content, collect, pieces
 from palettery.app.storage.streams import HashingStream, coalesce
+from palettery.app.storage.verified_reader import store_digests
 from palettery.schemas.checkpoint import StoredFile
 from palettery.schemas.job_options import JobOptions
 
@@ -27,11 +27,11 @@ TEXT_FIELDS = ("config", *JobOptions.model_fields)
 UPLOADS = "uploads"
 """Folder of uploaded files; files that a job uses stay there."""
 TEXT_BYTES = 64 << 10
-"""Most bytes of each text field except `config`."""
+"""Maximum size of each text field except `config`."""
 HEADER_BYTES = 16 << 10
-"""Most bytes of one part's headers."""
+"""Maximum size of one part's headers."""
 BOUNDARY_BYTES = 70
-"""Most bytes of the boundary. Source: RFC 2046, section 5.1.1."""
+"""Maximum size of the boundary. Source: RFC 2046, section 5.1.1."""
 
 Event: TypeAlias = tuple[str, bytes]
 """Event of the parser: (`begin`, header block), (`data`, bytes) or (`end`, b"")."""
@@ -65,7 +65,7 @@ async def read_form(request: Request, storage: Storage, limits: Limits) -> Form:
     """
     form = Form()
     try:
-        await _read(request, storage, limits, form)
+        await _read_fields(request, storage, limits, form)
     except ClientDisconnect as error:
         await asyncio.to_thread(storage.delete, *form.paths())
         raise InvalidUpload("the connection was closed before the form was complete") from error
@@ -75,23 +75,25 @@ async def read_form(request: Request, storage: Storage, limits: Limits) -> Form:
     return form
 
 
-async def _read(request: Request, storage: Storage, limits: Limits, form: Form) -> None:
+async def _read_fields(request: Request, storage: Storage, limits: Limits, form: Form) -> None:
     events = _events(request, limits)
     async for kind, data in events:
         if kind != "begin":
             continue
-        name, file_name = _names(data)
+        name, file_name = _parse_names(data)
         if name in FILE_FIELDS:
             if len(form.paths()) == limits.upload_files:
                 raise TooLarge(f"over {limits.upload_files:,} files; send fewer, larger shards")
-            await _store_file(storage, form.files[name], file_name or name, _data(events))
+            await _store_file(storage, form.files[name], file_name or name, _part_data(events))
         elif name in TEXT_FIELDS:
             if name in form.texts or (name == "config" and form.config is not None):
                 raise InvalidUpload(f"the field {name!r} is repeated; send it once")
             if name == "config":
-                form.config = await _text(name, _data(events), limits.config_bytes)
+                form.config = await _read_text(name, _part_data(events), limits.config_bytes)
             else:
-                form.texts[name] = b"".join(pieces(await _text(name, _data(events), TEXT_BYTES)))
+                form.texts[name] = b"".join(
+                    pieces(await _read_text(name, _part_data(events), TEXT_BYTES))
+                )
         else:
             raise InvalidUpload(f"unknown field {name[:64]!r}; {_suggest_field(name)}")
     if not form.files["model"]:
@@ -108,23 +110,25 @@ async def _store_file(
     storage: Storage, files: list[StoredFile], name: str, data: AsyncIterator[bytes]
 ) -> None:
     path = f"{UPLOADS}/{uuid.uuid4().hex}"
-    hashed = HashingStream(coalesce(data))
-    files.append(StoredFile(name=name, path=path, size_bytes=0))  # listed already, for the cleanup
-    await storage.write_stream(path, hashed.pieces())
-    await asyncio.to_thread(store_digests, storage, hashed.digest)
+    stream = HashingStream(coalesce(data))
+    files.append(
+        StoredFile(name=name, path=path, size_bytes=0)
+    )  # added first, so that an error deletes it
+    await storage.write_stream(path, stream.pieces())
+    await asyncio.to_thread(store_digests, storage, stream.digest)
     files[-1] = StoredFile(
-        name=name, path=path, size_bytes=hashed.size_bytes, sha256=hashed.hexdigest()
+        name=name, path=path, size_bytes=stream.size_bytes, sha256=stream.hexdigest()
     )
 
 
-async def _text(name: str, data: AsyncIterator[bytes], limit: int) -> Content:
+async def _read_text(name: str, data: AsyncIterator[bytes], limit: int) -> Content:
     text = await collect(data, limit)
     if text is None:
         raise TooLarge(f"the field {name!r} has over {limit:,} bytes, the limit")
     return text
 
 
-async def _data(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+async def _part_data(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
     """Yield the bytes of the current part."""
     async for kind, data in events:
         if kind == "end":
@@ -138,9 +142,9 @@ async def _events(request: Request, limits: Limits) -> AsyncIterator[Event]:
     boundary = _boundary(request)
     preamble, parser = _Preamble(boundary), _Parser(boundary)
     limit = limits.upload_bytes
-    announced = int(request.headers.get("content-length", 0))
-    if announced > limit:
-        raise TooLarge(f"the upload announces {announced:,} bytes; the limit is {limit:,}")
+    declared_bytes = int(request.headers.get("content-length", 0))
+    if declared_bytes > limit:
+        raise TooLarge(f"the upload announces {declared_bytes:,} bytes; the limit is {limit:,}")
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
@@ -153,7 +157,7 @@ async def _events(request: Request, limits: Limits) -> AsyncIterator[Event]:
             "the body is not a valid multipart form: no line of it is the boundary of "
             f"Content-Type, {boundary.decode(errors='replace')!r} after two hyphens"
         )
-    if not parser.complete:
+    if not parser.is_complete:
         raise InvalidUpload("the form ends before its closing boundary; send it again")
 
 
@@ -189,7 +193,7 @@ class _Parser:
     def __init__(self, boundary: bytes) -> None:
         self._events: list[Event] = []
         self._headers = bytearray()
-        self.complete = False
+        self.is_complete = False
         self._parser = MultipartParser(
             boundary,
             {
@@ -202,7 +206,7 @@ class _Parser:
                 "on_part_end": lambda: self._events.append(("end", b"")),
                 "on_end": self._end,
             },
-            max_header_size=2 * HEADER_BYTES,  # so that our own limit applies, with its message
+            max_header_size=2 * HEADER_BYTES,  # so that HEADER_BYTES applies, with its own message
         )
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
@@ -219,7 +223,7 @@ class _Parser:
             raise TooLarge(f"the headers of a part have over {HEADER_BYTES:,} bytes")
 
     def _end(self) -> None:
-        self.complete = True
+        self.is_complete = True
 
 
 def _boundary(request: Request) -> bytes:
@@ -234,7 +238,7 @@ def _boundary(request: Request) -> bytes:
     return boundary
 
 
-def _names(headers: bytes) -> tuple[str, str | None]:
+def _parse_names(headers: bytes) -> tuple[str, str | None]:
     """Return the field name and the file name in a part's headers."""
     for line in headers.splitlines():
         if line.lower().startswith(b"content-disposition"):

@@ -12,7 +12,7 @@ from fastapi import Query
 from palettery.app.errors import BadInput
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
-"""Query parameter: most items of a page."""
+"""Query parameter: maximum number of items of a page."""
 Cursor = Annotated[str | None, Query(max_length=200)]
 """Query parameter: `next_cursor` of the previous page."""
 
@@ -30,10 +30,10 @@ def decode_cursor(cursor: str) -> tuple[datetime, str]:
     """
     try:
         at, id_ = json.loads(_decode(cursor))
-        moment = datetime.fromisoformat(at)
-        if moment.tzinfo is None or not isinstance(id_, str) or not id_.isprintable():
+        time = datetime.fromisoformat(at)
+        if time.tzinfo is None or not isinstance(id_, str) or not id_.isprintable():
             raise ValueError
-        return moment.astimezone(UTC), id_
+        return time.astimezone(UTC), id_
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _invalid_cursor() from error
 

@@ -29,7 +29,7 @@ HTTP_CODES = {
     431: "headers_too_large",
 }
 """Codes of the errors that HTTP defines and that have no `PaletteryError`."""
-HEADERS = {
+HEADERS_BY_CODE = {
     "unauthenticated": {"WWW-Authenticate": 'Bearer realm="palettery"'},
     "forbidden": {"WWW-Authenticate": 'Bearer realm="palettery", error="insufficient_scope"'},
     "over_quota": {"Retry-After": "30"},
@@ -71,28 +71,28 @@ def add_problem_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     app.add_exception_handler(PaletteryError, _palettery_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_exception_handler(Exception, _unexpected_error)
 
 
 async def _palettery_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, PaletteryError)  # noqa: S101
     if isinstance(error, Unavailable):
         find_service(request, Metrics).failed(error)
-    return problem_response(problem(error, request.url.path), HEADERS.get(error.code))
+    return problem_response(problem(error, request.url.path), HEADERS_BY_CODE.get(error.code))
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     """Handle FastAPI's validation errors of paths, queries and headers."""
     assert isinstance(error, RequestValidationError)  # noqa: S101
     fields = [
-        InvalidField(pointer="/" + "/".join(map(str, fault["loc"])), detail=fault["msg"])
-        for fault in error.errors()
+        InvalidField(pointer="/" + "/".join(map(str, error_["loc"])), detail=error_["msg"])
+        for error_ in error.errors()
     ]
     invalid = BadInput("the request is not valid; `errors` names each field", fields)
     return problem_response(problem(invalid, request.url.path))
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+async def _unexpected_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error.__cause__, PaletteryError):  # after the headers: the response is cut off
         log.error("%s %s was cut off: %s", request.method, request.url.path, error.__cause__)
     else:
@@ -123,7 +123,7 @@ def _http_error(
     request: Request, status: int, detail: str, headers: dict[str, str]
 ) -> JSONResponse:
     problem = http_problem(status, detail, request.url.path)
-    return problem_response(problem, HEADERS.get(problem.code, {}) | headers)
+    return problem_response(problem, HEADERS_BY_CODE.get(problem.code, {}) | headers)
 
 
 def http_problem(status: int, detail: str, instance: str | None = None) -> Problem:

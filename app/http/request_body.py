@@ -32,15 +32,15 @@ def check_encoding(headers: Headers) -> None:
     Raises:
         UnsupportedContentEncoding: the body is encoded, such as compressed.
     """
-    sent = ", ".join(headers.getlist("content-encoding"))
-    if {coding.strip().lower() for coding in sent.split(",")} - {"", "identity"}:
+    codings = ", ".join(headers.getlist("content-encoding"))
+    if {coding.strip().lower() for coding in codings.split(",")} - {"", "identity"}:
         raise UnsupportedContentEncoding(
-            f"the Content-Encoding {sent[:100]!r} is not supported; send the body uncompressed, "
+            f"the Content-Encoding {codings[:100]!r} is not supported; send the body uncompressed, "
             "without this header"
         )
 
 
-async def read_body(request: Request, most_bytes: int) -> Content:
+async def read_body(request: Request, max_bytes: int) -> Content:
     """Return the whole body; a large one is spooled to a file.
 
     Raises:
@@ -50,18 +50,18 @@ async def read_body(request: Request, most_bytes: int) -> Content:
     """
     check_encoding(request.headers)
     try:
-        body = await collect(request.stream(), most_bytes)
+        body = await collect(request.stream(), max_bytes)
     except ClientDisconnect as error:
         raise InvalidUpload("the connection was closed before the body was complete") from error
     if body is None:
-        raise TooLarge(f"the body has over {most_bytes:,} bytes, the limit")
+        raise TooLarge(f"the body has over {max_bytes:,} bytes, the limit")
     return body
 
 
 async def read_json(
-    request: Request, documents: DocumentPool, owner: str, kind: type[Model], most_bytes: int
+    request: Request, documents: DocumentPool, owner: str, kind: type[Model], max_bytes: int
 ) -> Model:
-    """Return the body parsed as a model; the caller must be authorized already.
+    """Return the body parsed as a model; authorization must come first.
 
     Raises:
         UnsupportedMediaType: the Content-Type is not JSON.
@@ -70,7 +70,7 @@ async def read_json(
     """
     if media_type(request) != JSON:
         raise UnsupportedMediaType(f"the Content-Type must be {JSON}")
-    body = await read_body(request, most_bytes)
+    body = await read_body(request, max_bytes)
     client = DocumentClient(owner, request)
     return await documents.run(client, len(body), parse_json, kind, body)
 
@@ -84,14 +84,14 @@ def parse_json(kind: type[Model], body: Content) -> Model:
     try:
         return kind.model_validate_json(b"".join(pieces(body)), strict=True)
     except ValidationError as error:
-        faults = describe_errors(error, kind)
-        raise BadInput("the body is not valid; `errors` names each field", faults) from error
+        errors = describe_errors(error, kind)
+        raise BadInput("the body is not valid; `errors` names each field", errors) from error
 
 
-def inlined_schema(kind: type[BaseModel]) -> dict[str, Any]:
+def inline_schema(kind: type[BaseModel]) -> dict[str, Any]:
     """Return the JSON Schema of a model with all references inlined."""
     schema = kind.model_json_schema()
-    defined = schema.pop("$defs", {})
+    definitions = schema.pop("$defs", {})
 
     def resolve(node: Any) -> Any:
         if isinstance(node, list):
@@ -99,7 +99,7 @@ def inlined_schema(kind: type[BaseModel]) -> dict[str, Any]:
         if not isinstance(node, dict):
             return node
         if "$ref" in node:
-            return resolve(defined[node["$ref"].rpartition("/")[2]])
+            return resolve(definitions[node["$ref"].rpartition("/")[2]])
         return {key: resolve(value) for key, value in node.items()}
 
     inlined: dict[str, Any] = resolve(schema)

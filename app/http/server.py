@@ -20,9 +20,10 @@ TICKS_PER_CHECK = 5
 OTHER_FILES = 512
 """Open files reserved for everything except client connections."""
 SHUTDOWN_TIMEOUT_S = 10
+"""Time for responses in progress to end."""
 
 OnStop = Callable[[], Awaitable[None]]
-"""Callback at the start of a shutdown, to end responses that would never end."""
+"""Callback at the start of a shutdown, to end streams that have no end of their own."""
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Server(uvicorn.Server):
         print(f"palettery is ready at http://{shown}:{port}", flush=True)  # noqa: T201
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Shut down gracefully, after the callback has ended endless responses."""
+        """Shut down gracefully, after `on_stop` has ended endless streams."""
         if self._on_stop is not None:
             await self._on_stop()
         await super().shutdown(sockets)
@@ -80,7 +81,7 @@ def build_server(
     )
 
 
-def limit_to_open_files(clients: Clients) -> Clients:
+def cap_connections(clients: Clients) -> Clients:
     """Return the limits with at most as many connections as the open-file limit allows."""
     connections = max(1, min(clients.connections, _open_file_limit() - OTHER_FILES))
     if connections < clients.connections:

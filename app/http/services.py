@@ -4,7 +4,7 @@
 
     async def get(upload_id: str, uploads: Uploads) -> Upload: ...
 
-The state of the app's lifespan has them by the class in their declaration.
+They are in the state of the app's lifespan, by the class in their declaration.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def lifespan_state(services: object) -> dict[str, Any]:
-    """Return the lifespan state of an app whose services are the fields of a dataclass."""
+    """Return the lifespan state of an app: the fields of a dataclass, by their declared classes."""
     kinds = get_type_hints(type(services))
     return {"services": {kind: getattr(services, name) for name, kind in kinds.items()}}
 

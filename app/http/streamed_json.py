@@ -19,34 +19,34 @@ def json_response(
     *parts: str | Content,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
-    first: int = 0,
+    skipped_bytes: int = 0,
 ) -> StreamingResponse:
     """Return a response of concatenated JSON, streamed in pieces to not block the event loop.
 
-    The first `first` bytes of each part that is not a `str` are skipped.
+    `skipped_bytes` are left out at the beginning of each part that is not a `str`.
     """
-    length = sum(_size_bytes(part, first) for part in parts)
-    sent = {"Content-Length": str(length), **(headers or {})}
-    return StreamingResponse(_pieces(parts, first), status, sent, JSON)
+    length = sum(_size_bytes(part, skipped_bytes) for part in parts)
+    all_headers = {"Content-Length": str(length), **(headers or {})}
+    return StreamingResponse(_pieces(parts, skipped_bytes), status, all_headers, JSON)
 
 
-def _size_bytes(part: str | Content, first: int) -> int:
+def _size_bytes(part: str | Content, skipped_bytes: int) -> int:
     if not isinstance(part, str):
-        return len(part) - first
-    return len(part) if part.isascii() else sum(len(piece) for piece in _encoded(part))
+        return len(part) - skipped_bytes
+    return len(part) if part.isascii() else sum(len(piece) for piece in _encode_pieces(part))
 
 
-async def _pieces(parts: Sequence[str | Content], first: int) -> AsyncIterator[bytes]:
+async def _pieces(parts: Sequence[str | Content], skipped_bytes: int) -> AsyncIterator[bytes]:
     for part in parts:
         if isinstance(part, SpooledContent):
-            for start in range(first, len(part), PIECE_BYTES):
+            for start in range(skipped_bytes, len(part), PIECE_BYTES):
                 yield await asyncio.to_thread(part.read, start, PIECE_BYTES)
         else:
-            for piece in _encoded(part if isinstance(part, str) else part[first:]):
+            for piece in _encode_pieces(part if isinstance(part, str) else part[skipped_bytes:]):
                 yield piece
 
 
-def _encoded(part: str | bytes) -> Iterator[bytes]:
+def _encode_pieces(part: str | bytes) -> Iterator[bytes]:
     for start in range(0, len(part), PIECE_BYTES):
         piece = part[start : start + PIECE_BYTES]
         yield piece.encode() if isinstance(piece, str) else piece

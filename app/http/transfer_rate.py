@@ -2,18 +2,18 @@
 
 
 class TransferRate:
-    """Bytes moved per window of time, against a minimum.
+    """Bytes moved per time window, compared with a minimum.
 
-    As soon as the minimum of a window has moved, a new window begins.
+    A new window begins as soon as the minimum of the current one has moved.
     """
 
-    def __init__(self, window_s: float, least_bytes: int) -> None:
-        self._window_s, self._least_bytes = window_s, least_bytes
-        self._since, self._before, self._moved = 0.0, 0, 0
+    def __init__(self, window_s: float, min_bytes: int) -> None:
+        self._window_s, self._min_bytes = window_s, min_bytes
+        self._window_start, self._moved_before, self._moved = 0.0, 0, 0
 
     def restart(self, now: float) -> None:
         """Begin a new window."""
-        self._since, self._before = now, self._moved
+        self._window_start, self._moved_before = now, self._moved
 
     def move(self, size_bytes: int) -> None:
         """Count moved bytes."""
@@ -22,11 +22,11 @@ class TransferRate:
     def set_backlog(self, size_bytes: int) -> None:
         """Count the decrease of a backlog as moved bytes; an increase does not count."""
         if -size_bytes < self._moved:
-            self._before -= self._moved + size_bytes
+            self._moved_before -= self._moved + size_bytes
         self._moved = -size_bytes
 
     def is_slow(self, now: float) -> bool:
-        """Return whether a whole window passed in which fewer than the minimum moved."""
-        if self._moved - self._before >= self._least_bytes:
+        """Return whether fewer bytes than the minimum moved during a whole window."""
+        if self._moved - self._moved_before >= self._min_bytes:
             self.restart(now)
-        return now - self._since >= self._window_s
+        return now - self._window_start >= self._window_s

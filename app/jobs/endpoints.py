@@ -24,9 +24,9 @@ from palettery.app.storage.prefetch import prefetch
 from palettery.app.storage.spooled_content import pieces
 from palettery.schemas.config import KMeansPalettizerConfig
 from palettery.schemas.jobs import Job, JobPage, JobState
-from palettery.schemas.plan import Plan
 from palettery.schemas.report import Report
 from palettery.schemas.statistics import TensorStatistics
+from palettery.schemas.targets import PlannedJob
 from palettery.schemas.uploads import Digest
 
 router = APIRouter(prefix="/v1", responses=problems(default="another error"))
@@ -47,10 +47,32 @@ UNFINISHED = problems(_404="no such job", _409="the job has not succeeded")
 Service = Annotated[JobService, Depends(ServiceLookup(JobService))]
 
 
-@router.post("/plans", openapi_extra=BODIES, response_model=Plan, responses=REFUSED)
+@router.post(
+    "/plans",
+    openapi_extra=BODIES,
+    response_model=PlannedJob,
+    responses=REFUSED
+    | problems(_429=OVER_QUOTA)
+    | {
+        202: {
+            "model": Job,
+            "description": "the model has no scores for this target yet; the job computes them: "
+            "send the request again once it has succeeded",
+        }
+    },
+)
 async def dry_run(request: Request, jobs: Service, caller: Writer) -> Response:
-    """Return what a job would do with every tensor; nothing runs, nothing is stored."""
-    return json_response(await jobs.plan(request, caller))
+    """Return what a job would do with every tensor; nothing is palettized.
+
+    With a target, the plan has what was chosen, and the least expected error at some 200 sizes. The
+    first target of a model starts a job that computes the scores of its tensors.
+    """
+    planned = await jobs.plan(request, caller)
+    if not isinstance(planned, Job):
+        return json_response(planned)
+    location = external_path(request, f"/v1/jobs/{planned.id}")
+    headers = {"Location": location, "Retry-After": "1"}
+    return json_response(planned.model_dump_json(), status=202, headers=headers)
 
 
 @router.post(

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from palettery.app.compression.job_folder import JOBS, REPORT, discard_artifact, job_folder
+from palettery.app.compression.score_cache import SCORES
 from palettery.app.errors import Conflict, NotFound
 from palettery.app.events.job_changes import JobChangeRepository
 from palettery.app.jobs.repository import JobRepository
 from palettery.app.storage.base import Storage, StoredObject
 from palettery.app.uploads.expiry import UploadExpiry
+from palettery.schemas.jobs import RETRYABLE_STATES
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +28,11 @@ class JobExpiry:
         store: Storage,
         delete: Callable[[str], None],
         orphan_age: timedelta,
+        retain: timedelta,
     ) -> None:
         self._jobs, self._changes = jobs, changes
         self._uploads, self._store = uploads, store
-        self._delete, self._orphan_age = delete, orphan_age
+        self._delete, self._orphan_age, self._retain = delete, orphan_age, retain
 
     def run(self) -> None:
         """Delete everything that has expired."""
@@ -41,7 +44,9 @@ class JobExpiry:
         self._changes.delete_old()
         self._uploads.run()
         self._tidy_folders()
-        self._store.delete_unfinished(JOBS, datetime.now(UTC) - self._orphan_age)
+        for folder in (JOBS, SCORES):
+            self._store.delete_unfinished(folder, datetime.now(UTC) - self._orphan_age)
+        self._store.delete(*(each.path for each in self._old(SCORES, self._retain)))
 
     def _tidy_folders(self) -> None:
         """Delete folders of deleted jobs, and files that ended jobs do not need."""
@@ -49,17 +54,18 @@ class JobExpiry:
         for object_ in self._old(JOBS, self._orphan_age):
             _, job_id, *inside = object_.path.split("/")
             folders[job_id].update(inside[:1])
-        states = self._jobs.states(folders)
+        states = self._jobs.folder_states(folders)
         for job_id, present in folders.items():
-            folder, state = job_folder(job_id), states.get(job_id)
+            folder = job_folder(job_id)
+            state, has_artifact = states.get(job_id, (None, False))
             if state is None:
                 log.info("deleting the folder of job %s, which does not exist", job_id)
                 self._store.delete_folder(folder)
             elif state == "succeeded" and "parts" in present:
                 self._store.delete_folder(f"{folder}/parts")
-            elif state in ("failed", "cancelled") and present.intersection({"artifact", REPORT}):
+            elif state in RETRYABLE_STATES and not has_artifact and present & {"artifact", REPORT}:
                 discard_artifact(self._store, folder)
 
     def _old(self, prefix: str, age: timedelta) -> Iterator[StoredObject]:
         before = datetime.now(UTC) - age
-        return (each for each in self._store.listed(prefix) if each.modified_at <= before)
+        return (each for each in self._store.list_objects(prefix) if each.modified_at <= before)

@@ -1,7 +1,9 @@
 """Job options as text fields of a form, derived from the JSON Schema of `JobOptions`."""
 
+import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -51,12 +53,18 @@ def _value(text: str, schema: Mapping[str, Any]) -> object:
             names, known = text.split(",") if text else [], schema["items"]["enum"]
             unknown = [name for name in names if name not in known]
             return tuple(name for name in known if name in names) + tuple(unknown)
+        case "object":
+            with suppress(ValueError, RecursionError):
+                return json.loads(text)
     return text
 
 
 def _message(name: str, texts: Mapping[str, str], details: ErrorDetails) -> str:
     if details["type"] == "value_error":
         return f"the field {name!r}: {details['ctx']['error']}"
+    if len(details["loc"]) > 1 and _SCHEMAS[name]["type"] == "object":
+        place = ".".join(map(str, details["loc"][1:]))
+        return f"the field {name!r}: {place}: {details['msg']}; send {_allowed(_SCHEMAS[name])}"
     return f"the field {name!r} is {texts[name][:64]!r}; send {_allowed(_SCHEMAS[name])}"
 
 
@@ -68,6 +76,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
             return f"a whole number from {schema['minimum']:,} to {schema['maximum']:,}"
         case "array":
             return f"names of {', '.join(schema['items']['enum'])}, with commas between them"
+        case "object":
+            return f"a JSON object with {', '.join(schema['properties'])}"
     return f"at most {schema['maxLength']:,} characters"
 
 
@@ -80,4 +90,7 @@ def _text_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
         case "array":
             name = f"({'|'.join(schema['items']['enum'])})"
             return description | {"type": "string", "pattern": f"^{name}(,{name})*$"}
+        case "object":
+            text = f"{schema['description']} As the text of a JSON object."
+            return {"type": "string", "contentMediaType": "application/json", "description": text}
     return {key: value for key, value in schema.items() if key != "title"}

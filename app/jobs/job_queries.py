@@ -1,6 +1,7 @@
 """Statements on job rows; constant ones are built once, since that takes longer than a run."""
 
 from collections.abc import Collection
+from datetime import datetime
 from typing import Any, get_args
 
 from sqlalchemy import (
@@ -13,10 +14,10 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from palettery.app.database.tables import JobRow
-from palettery.schemas.jobs import RETRYABLE_STATES, JobState, Progress
+from palettery.schemas.jobs import ACTIVE_STATES, LISTED_KINDS, RETRYABLE_STATES, JobState, Progress
 
 ROW = JobRow.__table__
 _OTHER = aliased(JobRow)
@@ -34,11 +35,24 @@ QUEUED_BEFORE = select(func.count()).where(
     JobRow.state == "queued", JobRow.turn <= bindparam("last"), JobRow.id != bindparam("own")
 )
 """Number of queued jobs that run before a job."""
+SCORING = (
+    select(ROW)
+    .where(ROW.c.request_sha256 == bindparam("digest"), ROW.c.owner == bindparam("by"))
+    .where(ROW.c.kind == "scores", ROW.c.state.in_(ACTIVE_STATES))
+    .limit(1)
+)
+"""A job of the owner that computes the same scores now."""
 _NO_PROGRESS = Progress().model_dump(exclude={"tensors_total", "bytes_total"})
 RETRY = (
     update(JobRow)
     .where(JobRow.id == bindparam("own"), JobRow.state.in_(RETRYABLE_STATES))
-    .values(state="queued", attempt=JobRow.attempt + 1, error=null(), **_NO_PROGRESS)
+    .values(
+        state="queued",
+        attempt=JobRow.attempt + 1,
+        error=null(),
+        size_after_bytes=null(),
+        **_NO_PROGRESS,
+    )
     .values(turn=bindparam("new_turn"))
     .values(started_at=None, ended_at=None, deadline_at=None, expires_at=None)
     .returning(ROW)
@@ -57,7 +71,8 @@ def page_query(
     `states` and `model_id` filter them. Ids are ordered by time. Each state has a subquery of its
     own, which an index answers in this order: however many jobs there are, none is sorted.
     """
-    own = select(ROW.c.id).where(ROW.c.owner == owner).order_by(ROW.c.id.desc()).limit(limit)
+    own = select(ROW.c.id).where(ROW.c.owner == owner, ROW.c.kind.in_(LISTED_KINDS))
+    own = own.order_by(ROW.c.id.desc()).limit(limit)
     if before is not None:
         own = own.where(ROW.c.id < before)
     if model_id is not None:
@@ -70,3 +85,10 @@ def page_query(
         ]
         ids = union_all(*(select(one.c.id) for one in each))
     return select(ROW).where(ROW.c.id.in_(ids)).order_by(ROW.c.id.desc()).limit(limit)
+
+
+def past_query(
+    time: InstrumentedAttribute[datetime | None], states: Collection[JobState], now: datetime
+) -> Select[str]:
+    """Return the query of the ids of jobs in these states whose time in a column has passed."""
+    return select(JobRow.id).where(time < now, JobRow.state.in_(states)).order_by(JobRow.id)

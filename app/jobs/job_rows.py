@@ -9,11 +9,13 @@ from sqlalchemy import Executable, Row, bindparam, update
 from sqlalchemy.orm import Session
 
 from palettery.app.database.tables import JobRow
+from palettery.app.evaluations.repository import NewEvaluation
 from palettery.app.events.log_messages import LogMessage
 from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest
+from palettery.schemas.evaluation import EvaluationSummary
 from palettery.schemas.job_options import JobOptions
-from palettery.schemas.jobs import JobState, Progress
+from palettery.schemas.jobs import JobKind, JobState, Progress
 from palettery.schemas.keys import OwnerLimits
 
 
@@ -43,10 +45,14 @@ class NewJob:
     """The request under its Idempotency-Key, if it has one."""
     first_lines: tuple[LogMessage, ...] = ()
     """First lines of its log."""
+    evaluation: NewEvaluation | None = None
+    """The evaluation that it asks for."""
+    kind: JobKind = "compression"
 
 
 def new_row(job: NewJob, created_at: datetime) -> JobRow:
     """Return the row of a queued job."""
+    target = job.options.target if job.kind == "compression" else None
     return JobRow(
         id=job.id,
         owner=job.owner,
@@ -64,11 +70,19 @@ def new_row(job: NewJob, created_at: datetime) -> JobRow:
         model_sha256=job.model_sha256,
         label=job.options.label,
         config_name=job.config_name,
+        kind=job.kind,
+        target=target and target.model_dump(mode="json", exclude_none=True),
         webhook_url=job.options.webhook_url,
         idempotency_key=job.request and job.request.key,
         idempotency_sha256=job.request and job.request.sha256,
+        evaluation=job.evaluation and _summary(job.evaluation),
         **job.progress.model_dump(),
     )
+
+
+def _summary(new: NewEvaluation) -> dict[str, object]:
+    summary = EvaluationSummary(id=new.id, inputs_id=new.inputs_id, at_least=new.at_least)
+    return summary.model_dump(mode="json")
 
 
 def change(

@@ -3,6 +3,7 @@
 from typing import Any
 
 from palettery.app.jobs.form_options import form_properties
+from palettery.schemas.job_options import option_schemas
 from palettery.schemas.jobs import JobSubmission
 
 FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
@@ -37,13 +38,23 @@ EXAMPLES: dict[str, Any] = {
             "config": {"global_config": {"op_state_spec": {"weight": {"n_bits": 4}}}},
         }
     },
+    "target": {"value": {"model_id": MODEL_ID, "target": {"size_bytes": 16_000_000}}},
 }
 
 
 def _submission() -> dict[str, Any]:
-    """Return the schema of the JSON body; OpenAPI has the models in it as components anyway."""
+    """Return the schema of the JSON body; the config is a component of OpenAPI anyway."""
     schema = JobSubmission.model_json_schema(ref_template="#/components/schemas/{model}")
-    return {key: value for key, value in schema.items() if key != "$defs"}
+    defined = schema.pop("$defs")
+    objects = {
+        name: defined["Choices"] if name == "choices" else each
+        for name, each in option_schemas().items()
+        if each["type"] == "object"
+    }
+    nullable = {
+        name: {"anyOf": [each, {"type": "null"}], "default": None} for name, each in objects.items()
+    }
+    return schema | {"properties": schema["properties"] | nullable}
 
 
 BODIES: dict[str, Any] = {

@@ -7,24 +7,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from palettery.app.artifacts.export.formats import FORMATS
+from palettery.app.calibration.store_folder import copy_result_file, match_result, read_result
 from palettery.app.checkpoints.pt2_runnable import read_runnable
 from palettery.app.checkpoints.reader import read_checkpoint
-from palettery.app.compression.job_folder import write_job
+from palettery.app.compression.job_folder import job_folder, write_calibration_samples, write_job
 from palettery.app.compression.result_keys import request_sha256
 from palettery.app.configs.documents import ConfigDocument, read_config
+from palettery.app.errors import BadInput
+from palettery.app.evaluations.requirements import check_evaluation
 from palettery.app.events.log_messages import LogMessage, plan_summary
 from palettery.app.models.indexing import load_checkpoint
-from palettery.app.planning.exports import check_expressible, plan_exports
+from palettery.app.planning.exports import check_expressible, export_sources, plan_exports
 from palettery.app.planning.job_plan import JobPlan, plan_checkpoint
-from palettery.app.planning.tasks import cut_tasks
+from palettery.app.planning.tasks import cut_tasks, with_shared_parts
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
 from palettery.app.storage.open import shared_storage
 from palettery.schemas.checkpoint import Checkpoint, StoredFile
+from palettery.schemas.evaluation import Evaluation
 from palettery.schemas.job_options import JobOptions
-from palettery.schemas.jobs import Progress
+from palettery.schemas.jobs import JobKind, Progress
 from palettery.schemas.plan import Plan
-from palettery.schemas.tasks import JobRequest
+from palettery.schemas.targets import Allocation
+from palettery.schemas.tasks import CompressionTask, JobRequest
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ class JobSpec:
     options: JobOptions
     size_bytes: int
     """Approximate size of what has to be parsed."""
+    inputs: ModelSource | None = None
+    """Inputs of the evaluation that it asks for."""
+    kind: JobKind = "compression"
 
     def files(self) -> list[StoredFile]:
         """Return every file that the job may need."""
@@ -57,7 +65,8 @@ class JobSpec:
         return [file for source in sources for file in source.files]
 
     def _sources(self) -> list[ModelSource]:
-        return [source for source in (self.model, self.sensitivities) if source is not None]
+        sources = (self.model, self.sensitivities, self.inputs)
+        return [source for source in sources if source is not None]
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,9 @@ class JobStorage:
     task_bytes: int
     digests: bool
     """Whether results are looked up by their content."""
+    owner: str
+    shared_parts: str | None = None
+    """Folder of parts that several plans of the job share; None for parts of one plan."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,8 @@ class PreparedJob:
     stored_bytes: int
     """Expected size of all that the job stores."""
     progress: Progress
-    request_sha256: str
+    request_sha256: str | None
+    """Digest of what the artifact depends on, or of the scores; None until a config is chosen."""
     files: tuple[str, ...]
     """Digests of the files that it needs."""
     first_line: LogMessage
@@ -93,10 +106,10 @@ def plan(spec: JobSpec, store_url: str, limits: Limits) -> bytes:
     """Return what a job would do, as JSON of `Plan`.
 
     Raises:
-        BadInput: see `read_config`, `read_checkpoint`, `plan_checkpoint`, `plan_exports` and
-            `read_runnable`.
+        BadInput: see `read_config`, `read_checkpoint`, `plan_checkpoint`, `plan_exports`,
+            `read_runnable` and `check_evaluation`.
     """
-    return _job_plan(spec, shared_storage(store_url), limits).plan.model_dump_json().encode()
+    return plan_request(spec, shared_storage(store_url), limits).plan.model_dump_json().encode()
 
 
 def prepare(spec: JobSpec, store_url: str, limits: Limits, storage: JobStorage) -> PreparedJob:
@@ -107,52 +120,117 @@ def prepare(spec: JobSpec, store_url: str, limits: Limits, storage: JobStorage) 
         Inexpressible: a format cannot express every tensor, and `keep_dense` is not set.
     """
     store = shared_storage(store_url)
-    job = _job_plan(spec, store, limits)
+    job = plan_request(spec, store, limits)
     if not spec.options.keep_dense:
         check_expressible(job.plan)
-    checkpoint = _relocated(job.checkpoint, storage.paths)
-    tasks = cut_tasks(
-        job.plan,
-        checkpoint,
-        source_url=store_url,
-        store_url=store_url,
-        parts_prefix=f"{storage.prefix}/parts",
-        task_bytes=storage.task_bytes,
-        digests=storage.digests,
-        sensitivities=job.sensitivities and _relocated(job.sensitivities, storage.paths),
-    )
-    request = JobRequest(config=job.config, checkpoint=checkpoint, plan=job.plan)
-    documents_bytes = write_job(store, storage.prefix, request, tasks)
+    job, copied_bytes = with_own_calibration(spec, job, store, storage)
+    documents_bytes, tasks = write_documents(job, store, storage)
     return PreparedJob(
-        model_name=checkpoint.files[0].name,
+        model_name=job.checkpoint.files[0].name,
         size_before_bytes=job.plan.size_before_bytes,
-        stored_bytes=documents_bytes + _result_bytes(job.plan),
+        stored_bytes=documents_bytes + copied_bytes + result_bytes(job.plan),
         progress=Progress(
             tensors_total=len(job.plan.palettized()),
             bytes_total=sum(task.size_bytes for task in tasks),
         ),
         request_sha256=request_sha256(job),
-        files=tuple(file.sha256 for file in job.files() if file.sha256),
+        files=needed_files(spec, job, storage),
         first_line=plan_summary(job.plan),
     )
 
 
-def _result_bytes(plan: Plan) -> int:
+def write_documents(
+    job: JobPlan,
+    store: Storage,
+    storage: JobStorage,
+    allocation: Allocation | None = None,
+    evaluation: Evaluation | None = None,
+) -> tuple[int, list[CompressionTask]]:
+    """Store the config, the request and the tasks of a job; return their size, and the tasks."""
+    checkpoint = relocated(job.checkpoint, storage.paths)
+    tasks = cut_tasks(
+        job.plan,
+        checkpoint,
+        source_url=store.url,
+        store_url=store.url,
+        parts_prefix=f"{storage.prefix}/parts",
+        task_bytes=storage.task_bytes,
+        digests=storage.digests,
+        sensitivities=job.sensitivities and relocated(job.sensitivities, storage.paths),
+        second_moments=job.second_moments,
+    )
+    if storage.shared_parts is not None:
+        tasks = with_shared_parts(tasks, storage.shared_parts)
+    request = JobRequest(
+        config=job.config,
+        checkpoint=checkpoint,
+        plan=job.plan,
+        allocation=allocation,
+        evaluation=evaluation,
+    )
+    return write_job(store, storage.prefix, request, tasks), tasks
+
+
+def result_bytes(plan: Plan) -> int:
     """Return the size of an artifact and its exports, each at most as large as the model."""
     return plan.predicted_size_bytes + len(plan.exports) * plan.size_before_bytes
 
 
-def _job_plan(spec: JobSpec, store: Storage, limits: Limits) -> JobPlan:
+def with_own_calibration(
+    spec: JobSpec, job: JobPlan, store: Storage, storage: JobStorage
+) -> tuple[JobPlan, int]:
+    """Return a job with copies of what it takes from its calibration, and their bytes.
+
+    A calibration can be deleted before the job runs.
+    """
+    if spec.options.calibration_id is None:
+        return job, 0
+    calibration, _ = read_result(store, job_folder(spec.options.calibration_id))
+    write_calibration_samples(store, storage.prefix, calibration.sample_sha256)
+    sensitivities, moments = (
+        each and copy_result_file(store, each, f"{storage.prefix}/parts")
+        for each in (job.sensitivities, job.second_moments)
+    )
+    copies = [each.files[0].size_bytes for each in (sensitivities, moments) if each is not None]
+    return replace(job, sensitivities=sensitivities, second_moments=moments), sum(copies)
+
+
+def needed_files(spec: JobSpec, job: JobPlan, storage: JobStorage) -> tuple[str, ...]:
+    """Return the digests of the uploaded files that a job needs."""
+    inputs = {file.sha256 for file in spec.inputs.files if file.sha256} if spec.inputs else set()
+    return tuple({file.sha256 or "" for file in job.files()} & storage.paths.keys() | inputs)
+
+
+def plan_request(spec: JobSpec, store: Storage, limits: Limits) -> JobPlan:
+    """Return the plan of a request, by its config alone.
+
+    Raises:
+        BadInput: see `plan`.
+    """
     options, config = spec.options, read_config(spec.config)
     model = _checkpoint(spec.model, store, limits)
-    sensitivities = None
+    sensitivities = moments = None
     if spec.sensitivities is not None:
         sensitivities = _checkpoint(spec.sensitivities, store, limits)
-    job = plan_checkpoint(config, model, sensitivities, limits, strict=options.strict)
-    has_graph = model.format == "pt2"
-    if has_graph and any(FORMATS[to].needs_graph for to in options.formats):
+    if options.calibration_id is not None:
+        if sensitivities is not None:
+            raise BadInput("send calibration_id or sensitivities, not both")
+        prefix = job_folder(options.calibration_id)
+        sensitivities, moments = match_result(store, prefix, model, limits)
+    job = plan_checkpoint(
+        config,
+        model,
+        sensitivities,
+        limits,
+        strict=options.strict,
+        second_moments=moments if options.feedback else None,
+    )
+    sources = tuple(export_sources(model))
+    if "graph" in sources and any(FORMATS[to].needs == "graph" for to in options.formats):
         read_runnable(store, model.files[0], limits)
-    return replace(job, plan=plan_exports(job.plan, options.formats, has_graph=has_graph))
+    if spec.inputs is not None:
+        check_evaluation(store, model, spec.inputs.files, limits)
+    return replace(job, plan=plan_exports(job.plan, options.formats, sources))
 
 
 def _checkpoint(source: ModelSource, store: Storage, limits: Limits) -> Checkpoint:
@@ -162,10 +240,10 @@ def _checkpoint(source: ModelSource, store: Storage, limits: Limits) -> Checkpoi
     return load_checkpoint(store, source.model_id, source.files, limits)
 
 
-def _relocated(checkpoint: Checkpoint, paths: Mapping[str, str]) -> Checkpoint:
+def relocated(checkpoint: Checkpoint, paths: Mapping[str, str]) -> Checkpoint:
     """Return a checkpoint of these paths, so that equal bytes are stored once."""
     files = [
-        file.model_copy(update={"path": paths[file.sha256]}) if file.sha256 else file
+        file.model_copy(update={"path": paths.get(file.sha256 or "", file.path)})
         for file in checkpoint.files
     ]
     return checkpoint.model_copy(update={"files": tuple(files)})

@@ -1,8 +1,11 @@
 """Progress of a running job, counted by its tasks."""
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Collection, Sequence
 
+from palettery.app.errors import Cancelled
+from palettery.app.jobs.repository import JobRepository
 from palettery.app.observability.metrics import Metrics
 from palettery.schemas.jobs import Job, Progress
 from palettery.schemas.tasks import Answer, CompressionTask, Task
@@ -14,10 +17,8 @@ STORE_EVERY_S = 0.3
 class ProgressCounter:
     """Counts finished work, and stores the progress from time to time."""
 
-    def __init__(
-        self, job: Job, store: Callable[[Job, Progress], Awaitable[None]], metrics: Metrics
-    ) -> None:
-        self._job, self._store, self._metrics = job, store, metrics
+    def __init__(self, job: Job, jobs: JobRepository, metrics: Metrics) -> None:
+        self._job, self._jobs, self._metrics = job, jobs, metrics
         self._last = time.monotonic()
         total = job.progress
         self.now = Progress(tensors_total=total.tensors_total, bytes_total=total.bytes_total)
@@ -28,7 +29,16 @@ class ProgressCounter:
         self.finish(task)
         if time.monotonic() - self._last > STORE_EVERY_S:
             self._last = time.monotonic()
-            await self._store(self._job, self.now)
+            await store_progress(self._jobs, self._job, self.now)
+
+    def missing(
+        self, tasks: Sequence[CompressionTask], parts: Collection[str]
+    ) -> list[CompressionTask]:
+        """Count the tasks whose parts exist; return the others."""
+        for task in tasks:
+            if task.part_path in parts:
+                self.add(task)
+        return [task for task in tasks if task.part_path not in parts]
 
     def finish(self, task: CompressionTask) -> None:
         """Count a task that was done now."""
@@ -45,6 +55,18 @@ class ProgressCounter:
                 "bytes_done": now.bytes_done + task.size_bytes,
             }
         )
+
+
+async def store_progress(
+    jobs: JobRepository, job: Job, progress: Progress, **columns: object
+) -> None:
+    """Store the progress of a running job, and other columns of its row.
+
+    Raises:
+        Cancelled: the job was stopped meanwhile.
+    """
+    if not await asyncio.to_thread(jobs.advance, job.id, progress, job.attempt, **columns):
+        raise Cancelled("the job was stopped while it ran")
 
 
 def reused_tensors(task: CompressionTask) -> int:

@@ -4,28 +4,45 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, func, select
+from sqlalchemy import Row, Select, delete, func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
 from palettery.app.database.engine import Clock, Database, chunks, utc_now
 from palettery.app.database.job_lookup import find_job, job_from_row
 from palettery.app.database.tables import JobRow
 from palettery.app.errors import Conflict
+from palettery.app.evaluations.repository import add_evaluation
 from palettery.app.events import log_messages as lines
 from palettery.app.events.job_changes import add_change
 from palettery.app.events.log_messages import LogMessage
 from palettery.app.events.repository import add_events
 from palettery.app.execution.engine import WorkflowCall
-from palettery.app.execution.turns import OwnerTurns
+from palettery.app.execution.fair_queue import OwnerTurns
 from palettery.app.files.repository import FileLocation, add_job_files
 from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest, KeyTaken
-from palettery.app.jobs.callbacks import Enqueue, Notify, OnEnd
-from palettery.app.jobs.job_queries import QUEUED_BEFORE, RETRY, TWIN, page_query
+from palettery.app.jobs.job_queries import (
+    QUEUED_BEFORE,
+    RETRY,
+    SCORING,
+    TWIN,
+    page_query,
+    past_query,
+)
 from palettery.app.jobs.job_rows import NewJob, change, new_row
+from palettery.app.jobs.row_callbacks import Enqueue, Notify, OnEnd
 from palettery.app.keys.quota import check_room, within_limits
-from palettery.schemas.jobs import ACTIVE_STATES, ENDED, Job, JobState, Progress
+from palettery.schemas.evaluation import EvaluationSummary
+from palettery.schemas.jobs import (
+    ACTIVE_STATES,
+    ENDED,
+    LISTED_KINDS,
+    Job,
+    JobKind,
+    JobState,
+    Progress,
+)
 from palettery.schemas.keys import OwnerLimits
 from palettery.schemas.problem import Problem
 
@@ -71,6 +88,8 @@ class JobRepository:
                 if new.request is None:
                     raise
                 raise KeyTaken from error
+            if new.evaluation is not None:
+                add_evaluation(session, new.evaluation, row, row.created_at)
             add_job_files(session, new.id, files, row.created_at)
             if enqueue is not None:
                 enqueue(session, new.id, row.attempt, row.turn)
@@ -99,14 +118,14 @@ class JobRepository:
             request.check(row.idempotency_sha256)
             return job_from_row(row)
 
-    def get(self, job_id: str, owner: str | None = None) -> Job:
-        """Return a job, of this owner if one is given.
+    def get(self, job_id: str, owner: str | None = None, kind: JobKind = "compression") -> Job:
+        """Return a job; if an owner is given, one of this owner and kind.
 
         Raises:
             NotFound: there is no such job.
         """
         with self._database.reading() as connection:
-            return find_job(connection, job_id, owner)
+            return find_job(connection, job_id, owner, kind)
 
     async def look_up(self, job_id: str, owner: str) -> Job:
         """Return a job as `get` does, quickly, for clients that poll."""
@@ -140,6 +159,17 @@ class JobRepository:
                 states.update((row.id, row.state) for row in session.execute(query))
         return states
 
+    def folder_states(self, ids: Collection[str]) -> dict[str, tuple[JobState, bool]]:
+        """Return id -> state, and whether it has an artifact, of those of these jobs that exist."""
+        states: dict[str, tuple[JobState, bool]] = {}
+        has_artifact = JobRow.size_after_bytes.is_not(None)
+        with self._database.transaction() as session:
+            for chunk in chunks(ids):
+                query = select(JobRow.id, JobRow.state, has_artifact)
+                rows = session.execute(query.where(JobRow.id.in_(chunk)))
+                states.update((row[0], (row[1], bool(row[2]))) for row in rows)
+        return states
+
     def counts(self) -> dict[JobState, int]:
         """Return the number of jobs in each state that has any."""
         query = select(JobRow.state, func.count()).group_by(JobRow.state)
@@ -148,17 +178,23 @@ class JobRepository:
 
     def overdue(self, now: datetime) -> Sequence[str]:
         """Return the ids of active jobs whose deadline has passed."""
-        return self._past(JobRow.deadline_at, ACTIVE_STATES, now)
+        return self._ids(past_query(JobRow.deadline_at, ACTIVE_STATES, now))
 
     def expired(self, now: datetime) -> Sequence[str]:
         """Return the ids of ended jobs whose retention has expired."""
-        return self._past(JobRow.expires_at, tuple(ENDED), now)
+        return self._ids(past_query(JobRow.expires_at, ENDED, now))
 
     def twin(self, job_id: str) -> str | None:
         """Return the id of the owner's newest other job that succeeded with the same request."""
         with self._database.reading() as connection:
             twin: str | None = connection.scalar(TWIN, {"own": job_id})
             return twin
+
+    def scoring(self, owner: str, digest: str) -> Job | None:
+        """Return an owner's job that computes the scores of this digest now; None if none does."""
+        with self._database.reading() as connection:
+            row = connection.execute(SCORING, {"by": owner, "digest": digest}).one_or_none()
+            return None if row is None else job_from_row(row)
 
     def start(self, job_id: str, attempt: int = 0, by: str = "") -> Job | None:
         """Change queued to running; return the job if this attempt runs, started or recovered."""
@@ -174,33 +210,47 @@ class JobRepository:
             add_events(session, job_id, self._now(), [job, line] if started else [line])
             return job
 
-    def advance(self, job_id: str, progress: Progress, attempt: int | None = None) -> bool:
-        """Store the progress of a running job; return whether it, or that attempt, still runs."""
-        values = progress.model_dump()
+    def advance(
+        self, job_id: str, progress: Progress, attempt: int | None = None, **columns: object
+    ) -> bool:
+        """Store the progress of a running job, and other columns.
+
+        Returns whether it, or that attempt, still runs.
+        """
+        values = progress.model_dump() | columns
         with self._database.transaction() as session:
             return change(session, job_id, ("running",), attempt, **values) is not None
 
     def succeed(
         self,
         job_id: str,
-        size_after_bytes: int,
+        size_after_bytes: int | None,
         expires_at: datetime | None = None,
         progress: Progress | None = None,
         attempt: int | None = None,
         log: Sequence[LogMessage] = (),
         stored_bytes: int | None = None,
+        evaluation: EvaluationSummary | None = None,
+        missed: Problem | None = None,
     ) -> bool:
         """Change active to succeeded; return whether the job, or that attempt, was active.
 
-        `stored_bytes` is the size of all that the job stores; without it, that of the artifact.
+        `size_after_bytes` is None without an artifact. `stored_bytes` is the size of all that the
+        job stores; without it, that of the artifact.
+        With `missed`, the quality that the artifact lacks, the job has failed and keeps it.
         """
         values = {
             "size_after_bytes": size_after_bytes,
-            "stored_bytes": size_after_bytes if stored_bytes is None else stored_bytes,
+            "stored_bytes": (size_after_bytes or 0) if stored_bytes is None else stored_bytes,
             "expires_at": expires_at,
             **(progress.model_dump() if progress else {}),
         }
-        return self._end(job_id, "succeeded", log, attempt, **values)
+        if evaluation is not None:
+            values["evaluation"] = evaluation.model_dump(mode="json")
+        if missed is None:
+            return self._end(job_id, "succeeded", log, attempt, **values)
+        values["error"] = missed.model_dump(mode="json")
+        return self._end(job_id, "failed", [*log, lines.failure(missed)], attempt, **values)
 
     def fail(
         self,
@@ -255,23 +305,17 @@ class JobRepository:
             NotFound: there is no such job.
             Conflict: it has not ended.
         """
-        owner = self.get(job_id).owner
+        job = self.get(job_id)
         statement = delete(JobRow).where(JobRow.id == job_id, JobRow.state.in_(ENDED))
         with self._database.transaction() as session:
             is_deleted = session.connection().execute(statement).rowcount == 1
-            if is_deleted:
-                add_change(session, owner, job_id)
+            if is_deleted and job.kind in LISTED_KINDS:
+                add_change(session, job.owner, job_id)
         if not is_deleted:
             state = self.get(job_id).state
             raise Conflict(f"the job is {state}; cancel it, then it can be deleted")
 
-    def _past(
-        self,
-        time: InstrumentedAttribute[datetime | None],
-        states: Sequence[JobState],
-        now: datetime,
-    ) -> Sequence[str]:
-        query = select(JobRow.id).where(time < now, JobRow.state.in_(states)).order_by(JobRow.id)
+    def _ids(self, query: Select[str]) -> Sequence[str]:
         with self._database.transaction() as session:
             return session.scalars(query).all()
 

@@ -11,7 +11,7 @@ from palettery.app.checkpoints.reader import bytes_to_parse
 from palettery.app.configs.documents import ConfigDocument
 from palettery.app.configs.selection import select_document
 from palettery.app.configs.service import ConfigService
-from palettery.app.errors import InvalidUpload, UnsupportedMediaType
+from palettery.app.errors import BadInput, InvalidUpload, UnsupportedMediaType
 from palettery.app.http.caller import Caller
 from palettery.app.http.multipart import FILE_FIELDS, Form, read_form
 from palettery.app.http.request_body import media_type, read_body
@@ -27,6 +27,8 @@ from palettery.app.storage.spooled_content import Content, pieces
 from palettery.schemas.job_options import JobOptions
 
 JSON, FORM = "application/json", "multipart/form-data"
+NOTHING_SET = ConfigDocument("{}", "json")
+"""The config of a request with a target and without a config."""
 ALWAYS_DIGESTED = {
     "config_name",
     "preset",
@@ -111,14 +113,17 @@ class RequestParser:
             BadInput: the fields do not go together.
         """
         options = parsed.options
-        config = select_document(
-            parsed.config,
-            options.preset,
-            options.config_name,
-            lambda name: ConfigDocument("", name=name),
-        )
+        given = (parsed.config, options.preset, options.config_name)
+        if options.target is not None and given == (None, None, None):
+            given = (NOTHING_SET, None, None)
+        config = select_document(*given, lambda name: ConfigDocument("", name=name))
         if options.config_name is not None:
             config = await self._configs.document(caller.owner, options.config_name)
+        if options.choices is not None and options.target is None:
+            raise BadInput(
+                "`choices` are what a target may choose: send a target, or leave them out"
+            )
+        _check_quality(options)
         return await asyncio.to_thread(self._spec, parsed, caller, config)
 
     async def _parse_form(self, request: Request, caller: Caller) -> ParsedRequest:
@@ -152,14 +157,41 @@ class RequestParser:
                 ModelSource(tuple(self._models.files(caller.owner, id_)), id_) for id_ in ids if id_
             ]
         model, sensitivities = sources[0], sources[1] if sources[1:] else None
+        evaluate = parsed.options.evaluate
+        inputs = None
+        if evaluate is not None:
+            files = self._models.inputs(caller.owner, evaluate.inputs_id)
+            inputs = ModelSource(files, evaluate.inputs_id)
         size_bytes = len(config.text) + sum(map(self._index_bytes, sources))
-        return JobSpec(model, sensitivities, config, parsed.options, size_bytes)
+        if parsed.options.calibration_id is not None:  # finds tensors by their values
+            size_bytes += sum(file.size_bytes for file in model.files)
+        return JobSpec(model, sensitivities, config, parsed.options, size_bytes, inputs)
 
     def _index_bytes(self, source: ModelSource) -> int:
         """Return the size of a model's stored index, or of what its files hold to be parsed."""
         if source.model_id is None:
             return bytes_to_parse(self._store, source.files)
         return index_bytes(self._store, source.model_id, source.files)
+
+
+def _check_quality(options: JobOptions) -> None:
+    """Check that a target of a quality has inputs, and is the only quality.
+
+    Raises:
+        BadInput: it has none, or the evaluation has a quality of its own.
+    """
+    if options.target is None or options.target.quality is None:
+        return
+    if options.evaluate is None:
+        raise BadInput(
+            "a target of a quality is measured on inputs: upload them, and send their id as "
+            '`evaluate`: {"inputs_id": ...}'
+        )
+    if options.evaluate.at_least is not None:
+        raise BadInput(
+            "the target is a quality, and `evaluate` has another as `at_least`: send all that is "
+            "required as the target"
+        )
 
 
 def _sha256(content: Content) -> str:

@@ -11,8 +11,8 @@ from palettery.app.compression.job_folder import (
     write_report,
 )
 from palettery.app.errors import ObjectMissing
-from palettery.app.storage.checked_reads import digests_path
 from palettery.app.storage.open import shared_storage
+from palettery.app.storage.verified_reader import digests_path
 from palettery.schemas.report import Report
 from palettery.schemas.tasks import Published
 
@@ -40,5 +40,6 @@ def copy_results(store_url: str, source: str, target: str) -> Published | None:
         tensor.model_copy(update={"reused": tensor.action == "palettized"})
         for tensor in report.tensors
     )
-    write_report(store, target, report.model_copy(update={"tensors": tensors}))
+    update = {"tensors": tensors, "evaluation": None}  # each job has its own
+    write_report(store, target, report.model_copy(update=update))
     return published_artifact(store, target, report)

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 from palettery.app.compression.job_folder import job_folder, report_path
-from palettery.app.compression.palettize import content_sha256
 from palettery.app.compression.result_keys import content_key, origin_key, recipe
-from palettery.app.compression.task import checked_reads
+from palettery.app.compression.sources import Sources
+from palettery.app.compression.task import verified_reader
 from palettery.app.errors import NotFound, ObjectMissing, TooLarge, WorkerDied
 from palettery.app.execution.fair_slots import SlotRequest
 from palettery.app.execution.fanout import Workers
@@ -127,8 +127,8 @@ class ResultReuse:
         return [digest for task in tasks for digest in digests[id(task)]]
 
     def _digested(self, items: Sequence[TensorSlice]) -> list[str]:
-        store = checked_reads(self._store, items)
-        return [content_sha256(store, store, item) for item in items]
+        store = verified_reader(self._store, items)
+        return [Sources(store, store, store).content_sha256(item) for item in items]
 
 
 def _recipes(items: Sequence[TensorSlice]) -> list[str]:

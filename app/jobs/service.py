@@ -34,6 +34,7 @@ from palettery.app.jobs.repository import JobRepository
 from palettery.app.jobs.request_parsing import ParsedRequest, RequestParser
 from palettery.app.jobs.result_files import ResultFiles, read_result_files
 from palettery.app.jobs.submission import JobSubmitter, SubmittedJob
+from palettery.app.jobs.target_plans import TargetPlanner
 from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.settings import Settings
 from palettery.app.storage.base import Storage
@@ -65,17 +66,24 @@ class JobService:
         self._store, self._lifecycle, self._requests = store, lifecycle, requests
         self._documents = documents
         self._submitter = JobSubmitter(settings, jobs, files, store, engine, documents)
+        self._target_planner = TargetPlanner(settings, jobs, store, documents, self._submitter)
         # A download in ranges looks them up for each range; those of an ended job never change.
         self._result_files: OrderedDict[str, ResultFiles] = OrderedDict()
 
-    async def plan(self, request: Request, caller: Caller) -> Content:
-        """Return what a job would do, as JSON of `Plan`; uploaded files are deleted afterwards."""
+    async def plan(self, request: Request, caller: Caller) -> Content | Job:
+        """Return what a job would do, as JSON of `PlannedJob`; uploaded files are deleted then.
+
+        A target of a model without scores gives the job that computes them.
+        """
         parsed = await self._requests.parse(request, caller)
         try:
-            self._check(parsed.options)
+            await asyncio.to_thread(self._check, caller.owner, parsed.options)
             spec = await self._requests.resolve(parsed, caller)
+            client = DocumentClient(caller.owner, request)
+            if parsed.options.target is not None:
+                return await self._target_planner.plan(spec, caller, client)
             return await self._documents.document(
-                DocumentClient(caller.owner, request),
+                client,
                 spec.size_bytes,
                 plan,
                 spec,
@@ -115,7 +123,7 @@ class JobService:
         replayed = await asyncio.to_thread(self._submitter.replayed, caller, keyed)
         if replayed is not None:
             return replayed
-        self._check(parsed.options)
+        await asyncio.to_thread(self._check, caller.owner, parsed.options)
 
         async def look_up() -> JobSpec:
             return await self._requests.resolve(parsed, caller)
@@ -165,9 +173,12 @@ class JobService:
         """Return the path in the store of a job's config, JSON of `KMeansPalettizerConfig`.
 
         Raises:
-            NotFound: there is no such job, or it is from before configs were stored.
+            NotFound: there is no such job, it has not chosen its config yet, or it is from before
+                configs were stored.
         """
-        self.get(owner, job_id)
+        job = self.get(owner, job_id)
+        if job.kind == "scores" or (job.target and job.predicted_size_bytes is None):
+            raise NotFound(f"job {job_id} has chosen no config for its target")
         path = config_path(job_folder(job_id))
         if not self._store.exists(path):
             raise NotFound(f"the config of job {job_id} was not stored; its report has every spec")
@@ -267,13 +278,20 @@ class JobService:
                 self._result_files.popitem(last=False)
         return files
 
-    def _check(self, options: JobOptions) -> None:
+    def _check(self, owner: str, options: JobOptions) -> None:
         if options.webhook_url is not None:
             parse_webhook_url(options.webhook_url, private=self._settings.webhook_private)
+        if options.calibration_id is not None:
+            state = self._jobs.get(options.calibration_id, owner, "calibration").state
+            if state != "succeeded":
+                raise Conflict(f"the calibration is {state}; jobs can use it once it has succeeded")
 
     def _succeeded(self, owner: str, job_id: str, what: str) -> Job:
+        """Return a job that has succeeded, or has missed a quality and kept its artifact."""
         job = self._jobs.get(job_id, owner)
-        if job.state != "succeeded":
+        if job.kind == "scores":
+            raise Conflict(f"the job computes the scores of a model, so it has no {what}")
+        if not job.has_artifact:
             raise Conflict(f"the job is {job.state}; its {what} is there once it has succeeded")
         return job
 

@@ -1,19 +1,16 @@
 """Steps of a job's workflow. Each may be interrupted anywhere and run again."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from palettery.app.compression.dispatch import describe
 from palettery.app.compression.job_folder import (
     discard_artifact,
     job_folder,
-    published_artifact,
     read_tasks,
-    report_path,
-    stop_path,
 )
+from palettery.app.compression.perform_task import describe
 from palettery.app.errors import (
     ERRORS,
     Cancelled,
@@ -22,37 +19,28 @@ from palettery.app.errors import (
     PaletteryError,
     problem,
 )
+from palettery.app.evaluations.conclusion import conclusion
+from palettery.app.evaluations.steps import EvaluationSteps
 from palettery.app.events import log_messages as lines
 from palettery.app.events.log_messages import LogMessage
 from palettery.app.events.repository import EventRepository
-from palettery.app.execution.fair_slots import SlotRequest
 from palettery.app.execution.fanout import OnDied, Workers
+from palettery.app.jobs.assembly import SMALL_BYTES, Assembly, share
 from palettery.app.jobs.progress_counter import ProgressCounter, reused_tensors
 from palettery.app.jobs.repository import JobRepository
 from palettery.app.jobs.result_reuse import ResultReuse
+from palettery.app.jobs.target_steps import TargetSteps
 from palettery.app.observability.metrics import Metrics
 from palettery.app.settings import Settings
 from palettery.app.storage.base import Storage
-from palettery.schemas.exports import Exported
+from palettery.schemas.evaluation import Evaluation
 from palettery.schemas.jobs import ENDED, Job, Progress
-from palettery.schemas.report import Report
 from palettery.schemas.tasks import (
-    Answer,
     CompressionTask,
-    ExportTask,
-    FinishTask,
-    GatherTask,
-    JobTask,
-    Layout,
     Published,
-    PublishTask,
     Task,
-    VerifyTask,
-    WriteTask,
 )
 
-SMALL_BYTES = 64 << 20
-"""Models up to this size are finished in one task."""
 TINY_BYTES = 4 << 20
 """Work up to this size is done in the same task, too."""
 
@@ -67,55 +55,92 @@ class JobSteps:
         events: EventRepository,
         store: Storage,
         workers: Workers,
+        assembly: Assembly,
+        targets: TargetSteps,
         reuse: ResultReuse,
+        evaluations: EvaluationSteps,
         metrics: Metrics,
+        calibrate: Callable[[Job], Awaitable[None]],
     ) -> None:
+        self._calibrate = calibrate
         self._settings, self._jobs, self._store = settings, jobs, store
-        self._events = events
+        self._events, self._evaluations = events, evaluations
         self._workers, self._reuse, self._metrics = workers, reuse, metrics
+        self._assembly, self._targets = assembly, targets
 
     async def run(self, job_id: str, attempt: int) -> None:
-        """Write the missing parts, then the artifact.
+        """Choose a config for a target; write missing parts, then the artifact; evaluate it.
 
-        The job has succeeded once the artifact was read back and verified.
+        The job has succeeded once the artifact was read back and verified, and has the quality
+        that the job requires.
         """
         by = self._settings.executor_id
         job = await asyncio.to_thread(self._jobs.start, job_id, attempt, by)
         if job is None:
             await asyncio.to_thread(self._tidy, job_id, attempt)  # a crash may have prevented it
             return
+        if job.kind == "calibration":
+            await self._calibrate(job)
+            await asyncio.to_thread(self._tidy, job_id, attempt)
+            return
+        try:
+            if job.kind == "scores":
+                await self._score(job)
+                return
+            if job.evaluation is not None:  # inputs that do not fit are reported at once
+                log, died = self._log_of(job), self._on_died(job)
+                await self._evaluations.store_outputs(job.evaluation.id, log, died)
+            if job.target is not None and job.predicted_size_bytes is None:
+                died = self._on_died(job)
+                job = await self._targets.choose(job, share(job), died, self._log)
+            await self._compress(job)
+        except Cancelled:
+            await asyncio.to_thread(self._tidy, job_id, attempt)
+            raise
+
+    async def _score(self, job: Job) -> None:
+        """Compute the scores of a model, which are stored for all targets."""
+        done = await self._targets.score(job, share(job), self._on_died(job))
+        until, log = self._expiry(), (lines.SCORED,)
+        await asyncio.to_thread(self._jobs.succeed, job.id, None, until, done, job.attempt, log)
+        await asyncio.to_thread(self._tidy, job.id, job.attempt)
+
+    async def _compress(self, job: Job) -> None:
+        """Write the missing parts of a job whose config is known, then the artifact."""
         if await self._copy_twin(job):
             return
         tasks, parts = await asyncio.to_thread(self._read_tasks, job)
-        missing = [task for task in tasks if task.part_path not in parts]
+        done = ProgressCounter(job, self._jobs, self._metrics)
+        missing = done.missing(tasks, parts)
         if job.reuse:
-            missing = await self._reuse.with_results(job, missing, self._task(job), self._workers)
+            missing = await self._reuse.with_results(
+                job, missing, self._assembly.task(job), self._workers
+            )
         cut = lines.task_summary(
             len(tasks), len(tasks) - len(missing), sum(map(reused_tensors, missing))
         )
         is_tiny = sum(task.size_bytes for task in missing) <= TINY_BYTES
         if not is_tiny:  # a tiny job logs this together with its end
-            await self._log(job_id, cut)
-        done = ProgressCounter(job, self._store_progress, self._metrics)
-        for task in tasks:
-            if task.part_path in parts:
-                done.add(task)
-        try:
-            if not is_tiny:
-                died = self._on_died(job)
-                await self._workers.run_tasks(missing, done.on_done, _share(job), died)
-                missing = []
-            is_small = bool(missing) or job.size_before_bytes <= SMALL_BYTES
-            published = await self._published(job, missing, is_small=is_small)
-            for task in missing:
-                done.finish(task)
-            log = [cut] if is_tiny else []
-            if is_small:  # a large job logs each when it happens
-                log += [lines.WRITTEN, lines.VERIFIED]
-            await asyncio.to_thread(self._succeed, job, published, done.now, log)
-        except Cancelled:
-            await asyncio.to_thread(self._tidy, job_id, attempt)
-            raise
+            await self._log(job.id, cut)
+        if not is_tiny:
+            died = self._on_died(job)
+            await self._workers.run_tasks(missing, done.on_done, share(job), died)
+            missing = []
+        is_small = bool(missing) or job.size_before_bytes <= SMALL_BYTES
+        published = await self._assembly.publish(
+            job,
+            job_folder(job.id),
+            missing,
+            self._log_of(job),
+            self._on_died(job),
+            is_small=is_small,
+        )
+        for task in missing:
+            done.finish(task)
+        log = [cut] if is_tiny else []
+        if is_small:  # a large job logs each when it happens
+            log += [lines.WRITTEN, lines.VERIFIED]
+        await self._conclude(job, published, done.now, log)
 
     async def fail(self, job_id: str, attempt: int, code: str, detail: str) -> None:
         """Record a failure and delete a partial artifact; finished parts stay for a retry."""
@@ -137,47 +162,6 @@ class JobSteps:
         tasks = read_tasks(self._store, prefix, job.attempt)
         return tasks, set(self._store.list(f"{prefix}/parts"))
 
-    async def _published(
-        self, job: Job, first: Sequence[CompressionTask], *, is_small: bool
-    ) -> Published:
-        """Return the published artifact, verified; an interrupted run may have published it.
-
-        `first` are the tasks to run before, if they are few.
-        """
-        prefix, run = job_folder(job.id), self._workers.run_tasks
-        ask, share, died = self._workers.run_task, _share(job), self._on_died(job)
-        if await asyncio.to_thread(self._store.exists, report_path(prefix)):
-            return await asyncio.to_thread(self._as_published, prefix)
-        if is_small:
-            finish = self._task(job, FinishTask, first=tuple(first))
-            return _published(await ask(finish, share, died))
-        layout = await ask(self._task(job, GatherTask), share, died)
-        assert isinstance(layout, Layout)  # noqa: S101 - the result of a GatherTask
-        digests: dict[str, str] = {}
-        exports: list[Exported] = []
-
-        async def on_done(task: Task, answer: Answer) -> None:
-            if isinstance(task, WriteTask):
-                digests[task.shard] = str(answer)
-            if isinstance(answer, Exported):
-                exports.append(answer)
-
-        files = [self._task(job, WriteTask, shard=name) for name in layout.shards]
-        await run(files, on_done, share, died)
-        await self._log(job.id, lines.WRITTEN)
-        checks = [self._task(job, VerifyTask, names=names) for names in layout.batches]
-        await run(checks, on_done, share, died)
-        await self._log(job.id, lines.VERIFIED)
-        forms = [self._task(job, ExportTask, format=to) for to in layout.formats]
-        await run(forms, on_done, share, died)
-        publish = self._task(job, PublishTask, digests=digests, exports=tuple(exports))
-        return _published(await ask(publish, share, died))
-
-    def _task(self, job: Job, kind: Callable[..., JobTask] = JobTask, **more: object) -> JobTask:
-        prefix = job_folder(job.id)
-        stop = stop_path(prefix, job.attempt)
-        return kind(store_url=self._store.url, prefix=prefix, cancel_path=stop, **more)
-
     async def _copy_twin(self, job: Job) -> bool:
         """Succeed by copying the artifact of a job with the same request, if there is one."""
         if not job.reuse:
@@ -192,9 +176,25 @@ class JobSteps:
             bytes_done=job.progress.bytes_total,
             bytes_total=job.progress.bytes_total,
         )
-        await asyncio.to_thread(self._succeed, job, copied, done, (lines.REUSED,))
+        await self._conclude(job, copied, done, (lines.REUSED,))
         self._metrics.reused(done.tensors_total)
         return True
+
+    async def _conclude(
+        self, job: Job, published: Published, done: Progress, log: Sequence[LogMessage]
+    ) -> None:
+        """Evaluate a published artifact if the job asks for that; then record the job's end."""
+        result = None
+        if job.evaluation is not None:
+            await self._log(job.id, *log)
+            log = ()
+            to_log, died = self._log_of(job), self._on_died(job)
+            result = await self._targets.evaluation(job)
+            if result is None:
+                result = await self._evaluations.compare(job.evaluation.id, to_log, died)
+            else:
+                await self._evaluations.conclude(job.evaluation.id, result)
+        await asyncio.to_thread(self._succeed, job, published, done, log, result)
 
     def _succeed(
         self,
@@ -202,16 +202,21 @@ class JobSteps:
         published: Published,
         done: Progress,
         log: Sequence[LogMessage],
+        result: Evaluation | None,
     ) -> None:
-        """Record that a job succeeded, unless it was cancelled meanwhile; then tidy up."""
+        """Record that a job succeeded or missed its quality, unless it was cancelled meanwhile."""
         size, until, stored = published.size_bytes, self._expiry(), published.stored_bytes
         log = [
             *log,
             *lines.kept_tensors(published.kept),
             lines.size_summary(job.size_before_bytes, size),
+            *(lines.evaluation_summary(result) if result else ()),
         ]
+        evaluation, missed = conclusion(job, result)
         if (
-            self._jobs.succeed(job.id, size, until, done, job.attempt, log, stored)
+            self._jobs.succeed(
+                job.id, size, until, done, job.attempt, log, stored, evaluation, missed
+            )
             and job.reuse
             and published.results
         ):
@@ -229,22 +234,19 @@ class JobSteps:
         prefix = job_folder(job_id)
         if job.state == "succeeded":
             self._store.delete_folder(f"{prefix}/parts")
-        elif job.state in ENDED:
+        elif job.state in ENDED and not job.has_artifact:
             discard_artifact(self._store, prefix)
-
-    def _as_published(self, prefix: str) -> Published:
-        """Return an artifact that has a report, which is written after verification."""
-        report = Report.model_validate_json(bytes(self._store.read(report_path(prefix))))
-        return published_artifact(self._store, prefix, report)
-
-    async def _store_progress(self, job: Job, progress: Progress) -> None:
-        if not await asyncio.to_thread(self._jobs.advance, job.id, progress, job.attempt):
-            raise Cancelled("the job was stopped while it ran")
 
     async def _log(self, job_id: str, *log_lines: LogMessage) -> None:
         """Write to the job's log; the job goes on if that fails."""
         with suppress(DatabaseFailed):
             await asyncio.to_thread(self._events.log, job_id, *log_lines)
+
+    def _log_of(self, job: Job) -> Callable[[LogMessage], Awaitable[None]]:
+        async def log(line: LogMessage) -> None:
+            await self._log(job.id, line)
+
+        return log
 
     def _on_died(self, job: Job) -> OnDied:
         async def on_died(tasks: Sequence[Task]) -> None:
@@ -258,16 +260,7 @@ class JobSteps:
         return datetime.now(UTC) + timedelta(days=self._settings.retain_days)
 
 
-def _share(job: Job) -> SlotRequest:
-    return SlotRequest(job.owner, job.priority, job.id)
-
-
 def _tensor(task: Task) -> str | None:
     """Return the tensor of a task, if it has only one."""
     names = {part.name for part in task.slices} if isinstance(task, CompressionTask) else set()
     return names.pop() if len(names) == 1 else None
-
-
-def _published(answer: Answer) -> Published:
-    assert isinstance(answer, Published)  # noqa: S101 - the result of these tasks
-    return answer

@@ -9,6 +9,8 @@ from uuid_utils.compat import uuid7
 
 from palettery.app.compression.job_folder import job_folder
 from palettery.app.errors import DatabaseFailed, FileGone
+from palettery.app.evaluation.dense_outputs import outputs_key
+from palettery.app.evaluations.repository import NewEvaluation
 from palettery.app.execution.engine import Engine
 from palettery.app.files.repository import FileLocation, FileRepository
 from palettery.app.http.caller import Caller
@@ -16,6 +18,7 @@ from palettery.app.http.idempotency import KeyedRequest, KeyTaken
 from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.preparation import JobSpec, JobStorage, PreparedJob, prepare
 from palettery.app.jobs.repository import JobRepository
+from palettery.app.jobs.targets import prepare_target
 from palettery.app.models.service import bytes_sha256
 from palettery.app.sandbox.document_pool import DocumentClient, DocumentPool
 from palettery.app.settings import Settings
@@ -107,12 +110,12 @@ class JobSubmitter:
         settings, prefix = self._settings, job_folder(job_id)
         locations = await asyncio.to_thread(self._locations, spec)
         paths = {sha256: file.path for sha256, file in locations.items()}
-        storage = JobStorage(prefix, paths, settings.task_bytes, self._reuses(spec))
+        storage = JobStorage(prefix, paths, settings.task_bytes, self._reuses(spec), caller.owner)
         try:
             prepared = await self._documents.run(
                 client,
                 spec.size_bytes,
-                prepare,
+                prepare if spec.options.target is None else prepare_target,
                 spec,
                 self._store.url,
                 settings.limits,
@@ -152,8 +155,10 @@ class JobSubmitter:
             model_id=spec.model.model_id,
             model_sha256=bytes_sha256(spec.model.files),
             config_name=spec.config.name,
+            kind=spec.kind,
             request=request,
             first_lines=(prepared.first_line,),
+            evaluation=_evaluation(spec),
         )
 
     def _reuses(self, spec: JobSpec) -> bool:
@@ -178,3 +183,17 @@ class JobSubmitter:
             )
             for sha256, file in files.items()
         }
+
+
+def _evaluation(spec: JobSpec) -> NewEvaluation | None:
+    options, target, inputs = spec.options.evaluate, spec.options.target, spec.inputs
+    if options is None or inputs is None:
+        return None
+    return NewEvaluation(
+        id=str(uuid7()),
+        inputs_id=options.inputs_id,
+        inputs=inputs.files,
+        at_least=options.at_least or (target.quality if target else None),
+        outputs_key=outputs_key(spec.model.files, inputs.files),
+        is_part_of_job=True,
+    )

@@ -15,7 +15,15 @@ from dbos import error as engine_errors
 
 from palettery.app.database.engine import Database
 from palettery.app.errors import PaletteryError, Unavailable
-from palettery.app.execution.engine import QUEUE, WEBHOOKS, WORKFLOW, WorkflowCall, configure
+from palettery.app.evaluations.steps import EvaluationSteps
+from palettery.app.execution.engine import (
+    EVALUATIONS,
+    QUEUE,
+    WEBHOOKS,
+    WORKFLOW,
+    WorkflowCall,
+    configure,
+)
 from palettery.app.jobs.steps import JobSteps
 from palettery.app.observability import logging as logs
 from palettery.app.observability.tracing import Tracing
@@ -42,6 +50,7 @@ async def running_workflows(
     settings: Settings,
     database: Database,
     steps: JobSteps,
+    evaluations: EvaluationSteps,
     deliveries: WebhookDeliveries,
     traces: Tracing,
 ) -> AsyncIterator[None]:
@@ -49,10 +58,16 @@ async def running_workflows(
     DBOS(config=configure(settings, database))
     runs = _Runs()
     _register(steps, runs, traces)
+    _register_evaluations(evaluations, runs)
     _register_webhooks(deliveries, runs)
     DBOS.launch()
     await DBOS.register_queue_async(
         QUEUE,
+        worker_concurrency=settings.running_jobs,
+        polling_interval_sec=settings.poll_s,
+    )
+    await DBOS.register_queue_async(
+        EVALUATIONS,
         worker_concurrency=settings.running_jobs,
         polling_interval_sec=settings.poll_s,
     )
@@ -129,6 +144,32 @@ def _register(steps: JobSteps, runs: _Runs, traces: Tracing) -> None:
             except Exception:
                 log.exception("job %s failed by an unexpected error", job_id)
                 await fail(job_id, attempt, UNEXPECTED.code, UNEXPECTED.detail)
+
+
+def _register_evaluations(steps: EvaluationSteps, runs: _Runs) -> None:
+    """Register the workflow of evaluations that are no part of a job with DBOS."""
+
+    @_retried_step("evaluate")
+    async def evaluate(evaluation_id: str) -> None:
+        await steps.run(evaluation_id)
+
+    @_retried_step("fail_evaluation")
+    async def fail(evaluation_id: str, code: str, detail: str) -> None:
+        await steps.fail(evaluation_id, code, detail)
+
+    @DBOS.workflow(name=EVALUATIONS, max_recovery_attempts=RECOVERIES)
+    async def run_evaluation(evaluation_id: str) -> None:
+        with runs.tracked():
+            try:
+                await evaluate(evaluation_id)
+            except (PaletteryError, engine_errors.DBOSMaxStepRetriesExceeded) as error:
+                last = _last_error(error)
+                await fail(evaluation_id, last.code, last.detail)
+            except engine_errors.DBOSException:
+                raise  # the engine handles it: cancelled, or recovered by another process
+            except Exception:
+                log.exception("evaluation %s failed by an unexpected error", evaluation_id)
+                await fail(evaluation_id, UNEXPECTED.code, UNEXPECTED.detail)
 
 
 def _register_webhooks(deliveries: WebhookDeliveries, runs: _Runs) -> None:

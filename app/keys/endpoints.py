@@ -12,11 +12,11 @@ from palettery.app.keys.authentication import Admin, Keys, Reader
 from palettery.schemas.keys import CreatedKey, KeyPage, Me, NewKey
 
 KEY_BYTES = 64 << 10
-"""Most bytes of a request for a key."""
-BODY: dict[str, Any] = {
+"""Maximum size of a request for a key."""
+BODY_OPENAPI: dict[str, Any] = {
     "requestBody": {"required": True, "content": {JSON: {"schema": NewKey.model_json_schema()}}}
 }
-CREATED = problems(
+CREATE_PROBLEMS = problems(
     _413="the body is too large", _415="the body is not JSON", _422="the request is not valid"
 )
 
@@ -29,7 +29,7 @@ def me(keys: Keys, caller: Reader) -> Me:
     return keys.me(caller)
 
 
-@router.post("/keys", status_code=201, openapi_extra=BODY, responses=CREATED)
+@router.post("/keys", status_code=201, openapi_extra=BODY_OPENAPI, responses=CREATE_PROBLEMS)
 async def create(request: Request, keys: Keys, documents: Documents, caller: Admin) -> CreatedKey:
     """Create a key. Once there is a key, every request needs one."""
     new = await read_json(request, documents, caller.owner, NewKey, KEY_BYTES)

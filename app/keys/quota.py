@@ -20,7 +20,7 @@ from palettery.app.errors import OverQuota
 from palettery.schemas.jobs import ACTIVE_STATES
 from palettery.schemas.keys import OwnerLimits, Usage
 
-_QUEUED = select(func.count()).where(
+_COUNT_QUEUED_JOBS = select(func.count()).where(
     JobRow.owner == bindparam("owner"), JobRow.state.in_(ACTIVE_STATES)
 )
 
@@ -45,16 +45,16 @@ def within_limits(session: Session, owner: str, limits: OwnerLimits) -> Iterator
     session.connection().execute(upsert, {"name": owner})  # locks the row
     yield
     session.flush()
-    _check(session, owner, limits, room=0)
+    _check_usage(session, owner, limits, additional=0)
 
 
 def check_room(session: Session | Connection, owner: str, limits: OwnerLimits) -> None:
-    """Check that an owner may add anything, before its bytes are received.
+    """Check that an owner has not reached a limit, before more bytes are received.
 
     Raises:
         OverQuota: a limit is reached.
     """
-    _check(session, owner, limits, room=1)
+    _check_usage(session, owner, limits, additional=1)
 
 
 def usage(session: Session, owner: str) -> Usage:
@@ -64,20 +64,22 @@ def usage(session: Session, owner: str) -> Usage:
     )
 
 
-def _check(session: Session | Connection, owner: str, limits: OwnerLimits, room: int) -> None:
-    """Check that the usage plus `room` is within the limits."""
+def _check_usage(
+    session: Session | Connection, owner: str, limits: OwnerLimits, additional: int
+) -> None:
+    """Check that the usage plus `additional` jobs or bytes is within the limits."""
     for allowed, count, unit, remedy in (
         (limits.queued_jobs, _queued_jobs, "jobs that have not ended", "wait, or cancel some"),
         (limits.stored_bytes, _stored_bytes, "stored bytes", "delete models, uploads or jobs"),
     ):
-        if allowed is not None and (used := count(session, owner) + room) > allowed:
+        if allowed is not None and (used := count(session, owner) + additional) > allowed:
             raise OverQuota(
                 f"{owner} would have {used:,} {unit}; {allowed:,} are allowed: {remedy}"
             )
 
 
 def _queued_jobs(session: Session | Connection, owner: str) -> int:
-    return session.scalar(_QUEUED, {"owner": owner}) or 0
+    return session.scalar(_COUNT_QUEUED_JOBS, {"owner": owner}) or 0
 
 
 def _stored_bytes(session: Session | Connection, owner: str) -> int:
@@ -93,4 +95,4 @@ def _stored_bytes(session: Session | Connection, owner: str) -> int:
             UploadRow.owner == owner, UploadRow.model_id.is_(None)
         ),
     )
-    return sum(int(session.scalar(each) or 0) for each in sums)
+    return sum(int(session.scalar(query) or 0) for query in sums)

@@ -15,14 +15,14 @@ from palettery.app.keys.quota import usage
 from palettery.schemas.keys import Key, NewKey, Usage
 
 ID = re.compile(r"[0-9a-f-]{36}")
-"""Form of a key's id. Anything else is not looked up: some databases refuse some characters."""
-SHOWN = frozenset(Key.model_fields)
+"""Pattern of key ids. Other texts are not looked up: some databases fail on them."""
+KEY_FIELDS = frozenset(Key.model_fields)
 
 T = TypeVar("T")
 U = TypeVar("U")
 
-_ANY = select(KeyRow.__table__.c.id).where(KeyRow.revoked_at.is_(None)).limit(1)
-_OF = select(KeyRow.__table__).where(KeyRow.sha256 == bindparam("sha256"))
+_ANY_ACTIVE_KEY = select(KeyRow.__table__.c.id).where(KeyRow.revoked_at.is_(None)).limit(1)
+_KEY_BY_DIGEST = select(KeyRow.__table__).where(KeyRow.sha256 == bindparam("sha256"))
 """Statements that every request executes; they are built once."""
 
 
@@ -44,13 +44,13 @@ class KeyRepository:
         with self._database.transaction() as session:
             session.add(row)
             session.flush()
-            return _key(row)
+            return _key_from_row(row)
 
     def find(self, sha256: str) -> tuple[Key, str] | None:
-        """Return the key of a secret's digest, and the stored digest; None if there is none."""
+        """Return the key of the secret with this digest, and the stored digest; None if unknown."""
         with self._database.reading() as connection:
-            row = connection.execute(_OF, {"sha256": sha256}).one_or_none()
-        return None if row is None else (_key(row), row.sha256)
+            row = connection.execute(_KEY_BY_DIGEST, {"sha256": sha256}).one_or_none()
+        return None if row is None else (_key_from_row(row), row.sha256)
 
     async def read_in_thread(self, read: Callable[[T], U], argument: T) -> U:
         """Return the result of a function that calls `find` and `exist` only."""
@@ -59,7 +59,7 @@ class KeyRepository:
     def exist(self) -> bool:
         """Return whether any key is not revoked; expired keys count."""
         with self._database.reading() as connection:
-            return connection.scalar(_ANY) is not None
+            return connection.scalar(_ANY_ACTIVE_KEY) is not None
 
     def page(self, limit: int, before: tuple[datetime, str] | None) -> Sequence[Key]:
         """Return keys, newest first, that are older than the given creation time and id."""
@@ -68,7 +68,7 @@ class KeyRepository:
         if before is not None:
             query = query.where(order < before)
         with self._database.transaction() as session:
-            return [_key(row) for row in session.scalars(query)]
+            return [_key_from_row(row) for row in session.scalars(query)]
 
     def revoke(self, key_id: str) -> None:
         """Revoke a key, unless it is revoked already.
@@ -93,5 +93,5 @@ def _check_exists(session: Session, key_id: str) -> None:
         raise NotFound(f"there is no key {key_id[:64]!r}; see the list of keys")
 
 
-def _key(row: KeyRow | Row[Any]) -> Key:
-    return Key.model_validate({name: getattr(row, name) for name in SHOWN})
+def _key_from_row(row: KeyRow | Row[Any]) -> Key:
+    return Key.model_validate({name: getattr(row, name) for name in KEY_FIELDS})

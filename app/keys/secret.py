@@ -7,6 +7,7 @@ import secrets
 PREFIX = "plt_"
 """Prefix of every secret, so that secret scanners recognize it."""
 SECRET_BYTES = 32
+"""Random bytes of a secret."""
 PREFIX_CHARACTERS = 12
 """First characters that lists of keys show: enough to tell keys apart, too few to guess one."""
 PATTERN = re.compile(r"plt_[\w-]{43}", re.ASCII)

@@ -14,8 +14,8 @@ from palettery.app.keys.secret import PATTERN, PREFIX_CHARACTERS, new_secret, se
 from palettery.app.settings import Settings
 from palettery.schemas.keys import CreatedKey, Key, KeyPage, Me, NewKey, OwnerLimits
 
-LONGEST = timedelta(days=36_525)
-"""Longest validity of a key that expires."""
+MAX_VALIDITY = timedelta(days=36_525)
+"""Maximum validity of a key that expires."""
 
 CACHE_S, CACHE_SIZE = 1.0, 10_000
 """Lifetime and size of the cache of callers."""
@@ -32,7 +32,7 @@ class KeyService:
     def __init__(self, settings: Settings, keys: KeyRepository) -> None:
         self._settings, self._keys = settings, keys
         self._cache: dict[str | None, tuple[float, Caller]] = {}
-        """Digest of a secret -> (end of validity, caller)."""
+        """Digest of a secret -> (end of validity by the monotonic clock, caller)."""
         admin_key = settings.admin_key
         self._admin_sha256 = admin_key and secret_sha256(admin_key.get_secret_value())
 
@@ -57,14 +57,14 @@ class KeyService:
         )
 
     async def authenticate(self, secret: str | None) -> Caller:
-        """Return the caller with a secret, as `caller` does, with a cache.
+        """Return what `caller` returns for a secret, from a cache if possible.
 
         Raises:
             Unauthenticated: the secret is missing or invalid.
         """
         digest, now = secret and secret_sha256(secret), time.monotonic()
-        until, caller = self._cache.get(digest, (0.0, None))
-        if caller is None or until < now:
+        valid_until, caller = self._cache.get(digest, (0.0, None))
+        if caller is None or valid_until < now:
             caller = await self._keys.read_in_thread(self.caller, secret)
             if len(self._cache) >= CACHE_SIZE:
                 self._cache.clear()
@@ -78,7 +78,7 @@ class KeyService:
             Unauthenticated: the secret is missing or invalid.
         """
         if secret is None:
-            return self._without_key()
+            return self._caller_without_key()
         digest = secret_sha256(secret)
         if self._admin_sha256 and hmac.compare_digest(digest, self._admin_sha256):
             return Caller(ADMIN, limits=self._limits())
@@ -104,7 +104,7 @@ class KeyService:
             BadInput: `expires_at` is in the past, or over a hundred years ahead.
         """
         now = self._keys.now()
-        if new.expires_at is not None and not now < new.expires_at < now + LONGEST:
+        if new.expires_at is not None and not now < new.expires_at < now + MAX_VALIDITY:
             raise BadInput(
                 f"expires_at is {new.expires_at.isoformat()}; it must be after "
                 f"{now.isoformat(timespec='seconds')}, by less than a hundred years"
@@ -148,7 +148,7 @@ class KeyService:
             used=self._keys.usage(caller.owner),
         )
 
-    def _without_key(self) -> Caller:
+    def _caller_without_key(self) -> Caller:
         """Return the local owner; on an address that others can reach, a key is always required."""
         if not self.is_key_required():
             return Caller(limits=self._limits())
@@ -159,9 +159,11 @@ class KeyService:
     def _limits(self, key: Key | None = None) -> OwnerLimits:
         """Return the service's limits, overridden by those of a key."""
         limits = self._settings.limits
-        own = key and {name: getattr(key, name) for name in OwnerLimits.model_fields}
+        key_limits = key and {name: getattr(key, name) for name in OwnerLimits.model_fields}
         return OwnerLimits(
             queued_jobs=limits.queued_jobs,
             stored_bytes=limits.stored_bytes,
             upload_bytes=limits.upload_bytes,
-        ).model_copy(update={name: most for name, most in (own or {}).items() if most is not None})
+        ).model_copy(
+            update={name: value for name, value in (key_limits or {}).items() if value is not None}
+        )

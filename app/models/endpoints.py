@@ -14,7 +14,7 @@ from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.schemas.models import Model, ModelPage
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
-UNKNOWN = problems(_404="no such model")
+NOT_FOUND_PROBLEMS = problems(_404="no such model")
 
 
 Service = Annotated[ModelService, Depends(ServiceLookup(ModelService))]
@@ -34,7 +34,7 @@ def page(
 @router.get(
     "/models/{model_id}",
     response_model=Model,
-    responses=UNKNOWN | problems(_503="the store is unavailable"),
+    responses=NOT_FOUND_PROBLEMS | problems(_503="the store is unavailable"),
 )
 async def get(
     request: Request, model_id: str, models: Service, store: Store, caller: Reader
@@ -44,7 +44,7 @@ async def get(
     return model_response(store, model)
 
 
-@router.delete("/models/{model_id}", status_code=204, responses=UNKNOWN)
+@router.delete("/models/{model_id}", status_code=204, responses=NOT_FOUND_PROBLEMS)
 def delete(model_id: str, models: Service, caller: Writer) -> None:
     """Delete a model, and its files unless a job or another model uses them."""
     models.delete(caller.owner, model_id)

@@ -1,4 +1,4 @@
-"""Parsing of models: their files are parsed once, and the results are stored.
+"""Parsing of models: files are parsed once, and the results are stored as the index and contents.
 
 The processes of `document_pool` run these functions, so arguments and results are pickled.
 """
@@ -39,7 +39,7 @@ def index_model(
     Raises:
         InvalidModel, UnsupportedFormat, TooLarge: see `read_checkpoint`.
     """
-    checkpoint = _parse(shared_storage(store_url), model_id, files, limits)
+    checkpoint = _parse_and_store(shared_storage(store_url), model_id, files, limits)
     first = checkpoint.files[checkpoint.tensors[0].file]
     return IndexedModel(first.name, checkpoint.format, len(checkpoint.tensors))
 
@@ -47,43 +47,43 @@ def index_model(
 def write_missing_contents(
     store_url: str, model_id: str, files: Sequence[StoredFile], limits: Limits
 ) -> None:
-    """Store the contents of a model unless they are stored, as after an upgrade."""
+    """Store the contents of a model if they are missing, such as after an upgrade."""
     store = shared_storage(store_url)
     if store.exists(contents_path(model_id)):
         return
     index = read_index(store, model_id, files)
     if index is None:
-        _parse(store, model_id, files, limits)
+        _parse_and_store(store, model_id, files, limits)
     else:
-        write_contents(store, model_id, _contents(index))
+        write_contents(store, model_id, _build_contents(index))
 
 
 def load_checkpoint(
     store: Storage, model_id: str, files: Sequence[StoredFile], limits: Limits
 ) -> Checkpoint:
-    """Return the checkpoint of a model, parsed only if it is not stored, with these files."""
-    return read_index(store, model_id, files) or _parse(store, model_id, files, limits)
+    """Return the stored checkpoint of a model with these files; parse them if there is none."""
+    return read_index(store, model_id, files) or _parse_and_store(store, model_id, files, limits)
 
 
-def _parse(
+def _parse_and_store(
     store: Storage, model_id: str, files: Sequence[StoredFile], limits: Limits
 ) -> Checkpoint:
     checkpoint = read_checkpoint(store, files, limits)
     write_index(store, model_id, checkpoint)
-    write_contents(store, model_id, _contents(checkpoint))
+    write_contents(store, model_id, _build_contents(checkpoint))
     return checkpoint
 
 
-def _contents(checkpoint: Checkpoint) -> ModelContents:
+def _build_contents(checkpoint: Checkpoint) -> ModelContents:
     tree = ModuleTree(checkpoint.modules)
     return ModelContents(
         warnings=checkpoint.warnings,
         modules=checkpoint.modules,
-        tensors=tuple(_tensor(tensor, checkpoint, tree) for tensor in checkpoint.tensors),
+        tensors=tuple(_build_tensor(tensor, checkpoint, tree) for tensor in checkpoint.tensors),
     )
 
 
-def _tensor(tensor: StoredTensor, checkpoint: Checkpoint, tree: ModuleTree) -> ModelTensor:
+def _build_tensor(tensor: StoredTensor, checkpoint: Checkpoint, tree: ModuleTree) -> ModelTensor:
     owner = tree.owner(tensor.name)
     return ModelTensor(
         name=tensor.name,

@@ -17,7 +17,7 @@ from palettery.schemas.checkpoint import ModelFormat, StoredFile
 from palettery.schemas.models import ModelDetails, ModelFile, ModelSummary
 
 ID = re.compile(r"[0-9a-f]{64}")
-"""Form of a model's id. Other texts are not looked up: some databases fail on them."""
+"""Pattern of model ids. Other texts are not looked up: some databases fail on them."""
 InTransaction = Callable[[Session], None]
 """A change to make within the same transaction."""
 
@@ -67,9 +67,9 @@ class ModelRepository:
             "created_at": now,
             "expires_at": now + self._retain,
         }
-        changed = {"expires_at": values["expires_at"]}
+        updates = {"expires_at": values["expires_at"]}
         if model.label is not None:
-            changed["label"] = model.label
+            updates["label"] = model.label
         model_files = [
             {
                 "owner": owner,
@@ -81,13 +81,13 @@ class ModelRepository:
             for position, file in enumerate(model.files)
         ]
         with self._database.transaction() as session:
-            added = insert(session, ModelRow).on_conflict_do_update(
-                index_elements=["owner", "id"], set_=changed
+            upsert = insert(session, ModelRow).on_conflict_do_update(
+                index_elements=["owner", "id"], set_=updates
             )
-            session.connection().execute(added, values)
+            session.connection().execute(upsert, values)
             lock_files(session, files, now)
-            used = insert(session, ModelFileRow).on_conflict_do_nothing()
-            session.connection().execute(used, model_files)
+            insert_files = insert(session, ModelFileRow).on_conflict_do_nothing()
+            session.connection().execute(insert_files, model_files)
             in_transaction(session)
         return self.get(owner, model.id)
 
@@ -101,15 +101,15 @@ class ModelRepository:
         with self._database.transaction() as session:
             row = session.get(ModelRow, (owner, model_id))
         if row is None:
-            raise _unknown(model_id)
+            raise _not_found(model_id)
         model_files = tuple(
             ModelFile(name=file.name, size_bytes=file.size_bytes, sha256=file.sha256 or "")
             for file in files
         )
-        return ModelDetails(**_summary(row, len(files)), files=model_files)
+        return ModelDetails(**_summary_fields(row, len(files)), files=model_files)
 
     def files(self, owner: str, model_id: str) -> list[StoredFile]:
-        """Return the files of a model with their present paths, in the order of their names.
+        """Return the files of a model with their current paths, in the order of their names.
 
         Raises:
             NotFound: there is no such model.
@@ -117,13 +117,13 @@ class ModelRepository:
         query = (
             select(ModelFileRow.name, FileRow.path, FileRow.size_bytes, FileRow.sha256)
             .join(FileRow, FileRow.sha256 == ModelFileRow.sha256)
-            .where(ModelFileRow.owner == owner, ModelFileRow.model_id == _checked(model_id))
+            .where(ModelFileRow.owner == owner, ModelFileRow.model_id == _check_id(model_id))
             .order_by(ModelFileRow.position)
         )
         with self._database.transaction() as session:
             rows = session.execute(query).all()
         if not rows:
-            raise _unknown(model_id)
+            raise _not_found(model_id)
         return [StoredFile.model_validate(row._mapping) for row in rows]
 
     def page(
@@ -141,12 +141,14 @@ class ModelRepository:
             count = select(ModelFileRow.model_id, func.count()).group_by(ModelFileRow.model_id)
             counts: dict[str, int] = {}
             for chunk in chunks([row.id for row in rows]):
-                own = count.where(ModelFileRow.owner == owner, ModelFileRow.model_id.in_(chunk))
-                counts.update(session.execute(own).all())
-        return [ModelSummary(**_summary(row, counts[row.id])) for row in rows]
+                chunk_query = count.where(
+                    ModelFileRow.owner == owner, ModelFileRow.model_id.in_(chunk)
+                )
+                counts.update(session.execute(chunk_query).all())
+        return [ModelSummary(**_summary_fields(row, counts[row.id])) for row in rows]
 
     def owned_files(self, owner: str, digests: Collection[str]) -> dict[str, FileLocation]:
-        """Return those of these files that a model or a job of the owner uses."""
+        """Return digest -> location of the given files that a model or job of the owner uses."""
         of_a_model = exists().where(
             ModelFileRow.sha256 == FileRow.sha256, ModelFileRow.owner == owner
         )
@@ -165,20 +167,20 @@ class ModelRepository:
 
     def touch(self, owner: str, model_id: str) -> None:
         """Postpone the expiry of a model."""
-        later = update(ModelRow).where(_is(owner, model_id))
+        statement = update(ModelRow).where(_matches(owner, model_id))
         with self._database.transaction() as session:
-            session.execute(later.values(expires_at=self._now() + self._retain))
+            session.execute(statement.values(expires_at=self._now() + self._retain))
 
     def delete(self, owner: str, model_id: str) -> None:
-        """Delete a model's row, and with it its use of files.
+        """Delete a model's row, and with it its references to files.
 
         Raises:
             NotFound: there is no such model.
         """
-        change = delete(ModelRow).where(_is(owner, model_id))
+        change = delete(ModelRow).where(_matches(owner, model_id))
         with self._database.transaction() as session:
             if session.connection().execute(change).rowcount == 0:
-                raise _unknown(model_id)
+                raise _not_found(model_id)
 
     def delete_expired(self) -> list[str]:
         """Delete the rows of expired models and return their ids."""
@@ -187,7 +189,7 @@ class ModelRepository:
             return list(session.connection().execute(change).scalars())
 
     def existing_ids(self, ids: Iterable[str]) -> set[str]:
-        """Return those of these ids that any owner has a model of."""
+        """Return the ids among these for which any owner has a model."""
         existing: set[str] = set()
         with self._database.transaction() as session:
             for chunk in chunks([id_ for id_ in ids if ID.fullmatch(id_)]):
@@ -195,21 +197,21 @@ class ModelRepository:
         return existing
 
 
-def _is(owner: str, model_id: str) -> ColumnElement[bool]:
-    return and_(ModelRow.owner == owner, ModelRow.id == _checked(model_id))
+def _matches(owner: str, model_id: str) -> ColumnElement[bool]:
+    return and_(ModelRow.owner == owner, ModelRow.id == _check_id(model_id))
 
 
-def _checked(model_id: str) -> str:
+def _check_id(model_id: str) -> str:
     if not ID.fullmatch(model_id):
-        raise _unknown(model_id)
+        raise _not_found(model_id)
     return model_id
 
 
-def _unknown(model_id: str) -> NotFound:
+def _not_found(model_id: str) -> NotFound:
     return NotFound(f"there is no model {model_id[:64]!r}; see the list of your models")
 
 
-def _summary(row: ModelRow, file_count: int) -> dict[str, Any]:
+def _summary_fields(row: ModelRow, file_count: int) -> dict[str, Any]:
     """Return the fields of a `ModelSummary`."""
     return {
         "id": row.id,

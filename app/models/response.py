@@ -34,15 +34,15 @@ def model_response(
     store: Storage, model: StoredModel, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> StreamingResponse:
     """Return the JSON of a `Model`, with only a few pieces of it in memory."""
-    head = model.details.model_dump_json().encode().removesuffix(b"}") + b","
-    length = len(head) + model.size_bytes - 1  # the opening brace of the contents is left out
+    beginning = model.details.model_dump_json().encode().removesuffix(b"}") + b","
+    length = len(beginning) + model.size_bytes - 1  # the opening brace of the contents is left out
     all_headers = {"Content-Length": str(length), **(headers or {})}
-    return StreamingResponse(_body(store, model, head), status, all_headers, JSON)
+    return StreamingResponse(_body(store, model, beginning), status, all_headers, JSON)
 
 
 async def _body(
-    store: Storage, model: StoredModel, head: bytes
+    store: Storage, model: StoredModel, beginning: bytes
 ) -> AsyncIterator[bytes | memoryview]:
-    yield head
+    yield beginning
     async for piece in prefetch(store, model.path, 1, model.size_bytes, PIECE_BYTES):
         yield piece

@@ -49,6 +49,20 @@ class ModelService:
         self._repository.touch(owner, model_id)
         return self._repository.files(owner, model_id)
 
+    def inputs(self, owner: str, inputs_id: str) -> tuple[StoredFile, ...]:
+        """Return the files of inputs, which are uploaded like a model, and postpone their expiry.
+
+        Raises:
+            NotFound: the owner has no such upload.
+        """
+        try:
+            return tuple(self.files(owner, inputs_id))
+        except NotFound as error:
+            raise NotFound(
+                f"there are no inputs {inputs_id[:64]!r}; upload their file as a model is "
+                "uploaded, and send the id of the complete upload"
+            ) from error
+
     async def get(self, client: DocumentClient, model_id: str) -> StoredModel:
         """Return one model of the client.
 
@@ -104,20 +118,20 @@ class ModelService:
             FileGone: see `ModelRepository.add`.
             NotFound: `in_transaction` raised it.
         """
-        in_order = sorted(files, key=lambda file: file.name)
-        id_ = model_id((file.name, file.sha256 or "") for file in in_order)
+        sorted_files = sorted(files, key=lambda file: file.name)
+        id_ = model_id((file.name, file.sha256 or "") for file in sorted_files)
         is_new = not await asyncio.to_thread(self._store.exists, index_path(id_))
-        parsed = await asyncio.to_thread(bytes_to_parse, self._store, in_order)
+        parsed = await asyncio.to_thread(bytes_to_parse, self._store, sorted_files)
         indexed = await self._documents.run(
             DocumentClient(owner),
             parsed,
             index_model,
             self._store.url,
             id_,
-            in_order,
+            sorted_files,
             self._limits,
         )
-        new = NewModel(id_, indexed.name, indexed.format, indexed.tensors, in_order, label)
+        new = NewModel(id_, indexed.name, indexed.format, indexed.tensors, sorted_files, label)
         try:
             return await asyncio.to_thread(
                 self._repository.add, owner, new, locations, in_transaction
@@ -139,7 +153,7 @@ class ModelService:
         self.remove_unused([model_id])
 
     def remove_unused(self, ids: Sequence[str]) -> None:
-        """Remove what is stored of those of these models that no owner has any more."""
+        """Remove the index and contents of models that no owner has any more, and unused files."""
         existing = self._repository.existing_ids(ids)
         for id_ in ids:
             if id_ not in existing:
@@ -152,8 +166,8 @@ def model_id(files: Iterable[tuple[str, str]]) -> str:
 
     The id is the SHA-256 of their list as JSON, in the order of the names, without spaces.
     """
-    listed = json.dumps(sorted(files), separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(listed.encode()).hexdigest()
+    text = json.dumps(sorted(files), separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def bytes_sha256(files: Iterable[StoredFile]) -> str | None:

@@ -11,7 +11,7 @@ from palettery.schemas.models import ModelContents
 MODELS = "models"
 """Folder of the results of all models."""
 CONTENTS_VERSION = 1
-"""Raised whenever the API returns other contents of the same checkpoint."""
+"""Increased when the API returns other contents of the same checkpoint than before."""
 
 
 def index_path(model_id: str) -> str:
@@ -25,7 +25,7 @@ def contents_path(model_id: str) -> str:
 
 
 def index_folder(model_id: str) -> str:
-    """Return the folder of everything that is stored of a model besides its files."""
+    """Return the folder of a model's index and contents."""
     return f"{MODELS}/{model_id}"
 
 
@@ -49,7 +49,7 @@ def read_index(store: Storage, model_id: str, files: Sequence[StoredFile]) -> Ch
 
 
 def index_bytes(store: Storage, model_id: str, files: Sequence[StoredFile]) -> int:
-    """Return about how many bytes are parsed for a model's checkpoint, stored or not."""
+    """Return the approximate number of bytes to parse for a model's checkpoint, stored or not."""
     try:
         return store.size_bytes(index_path(model_id))
     except ObjectMissing:

@@ -5,21 +5,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 from asgi_correlation_id import correlation_id
 from pythonjsonlogger.json import JsonFormatter
 
 from palettery.app.settings import Settings
 
-TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-JSON = ("levelname", "name", "message")
-JSON_NAMES = {"levelname": "level", "name": "logger"}
-CONTEXT = ("request_id", "job_id")
-"""Attributes that records have inside of a request or job."""
-QUIET = {"asgi_correlation_id": logging.ERROR, "uvicorn.error": logging.ERROR}
+TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+JSON_FIELDS = ("levelname", "name", "message")
+JSON_RENAMED_FIELDS = {"levelname": "level", "name": "logger"}
+CONTEXT_FIELDS = ("request_id", "job_id")
+"""Attributes of records that are logged during a request or job."""
+LIBRARY_LEVELS = {"asgi_correlation_id": logging.ERROR, "uvicorn.error": logging.ERROR}
 """Level of library loggers that clients could flood."""
-ENGINE = "dbos"
+ENGINE_LOGGER = "dbos"
+TORCH_LOGGER = "torch"
 ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 """Escapes of control characters, against log injection."""
 
@@ -31,23 +32,28 @@ def configure(settings: Settings) -> None:
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler(settings, sys.stderr)])
     logging.getLogger("palettery").setLevel(level)
-    for name, quiet in QUIET.items():
-        logging.getLogger(name).setLevel(quiet)
-    engine = logging.getLogger(ENGINE)
+    for name, library_level in LIBRARY_LEVELS.items():
+        logging.getLogger(name).setLevel(library_level)
+    engine = logging.getLogger(ENGINE_LOGGER)
     engine.handlers = [handler(settings, sys.stderr)]  # otherwise it adds its own
     engine.handlers[0].addFilter(_is_not_cancellation)
     engine.propagate = False
+    _Logger.handler = handler(settings, sys.stderr)
+    logging.setLoggerClass(_Logger)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith(TORCH_LOGGER) and isinstance(logger, logging.Logger) and logger.handlers:
+            logger.handlers = [_Logger.handler]
 
 
 def handler(settings: Settings, stream: TextIO) -> logging.Handler:
     """Return a handler that writes to a stream, in the format of the settings."""
-    form = settings.log_format or ("text" if stream.isatty() else "json")
+    log_format = settings.log_format or ("text" if stream.isatty() else "json")
     stream_handler = logging.StreamHandler(stream)
     stream_handler.addFilter(_add_context)
     stream_handler.setFormatter(
-        JsonFormatter(JSON, rename_fields=JSON_NAMES, timestamp="time")
-        if form == "json"
-        else _Text(TEXT)
+        JsonFormatter(JSON_FIELDS, rename_fields=JSON_RENAMED_FIELDS, timestamp="time")
+        if log_format == "json"
+        else _TextFormatter(TEXT_FORMAT)
     )
     return stream_handler
 
@@ -70,17 +76,30 @@ def _is_not_cancellation(record: logging.LogRecord) -> bool:
 
 def _add_context(record: logging.LogRecord) -> bool:
     """Add the ids of request and job to a record."""
-    for name, value in zip(CONTEXT, (correlation_id.get(), _job_id.get()), strict=True):
+    for name, value in zip(CONTEXT_FIELDS, (correlation_id.get(), _job_id.get()), strict=True):
         if value is not None:
             setattr(record, name, value)
     return True
 
 
-class _Text(logging.Formatter):
+class _Logger(logging.Logger):
+    """Logger of a package that is imported after `configure`.
+
+    torch adds handlers of its own as it is imported, which write another format.
+    """
+
+    handler: ClassVar[logging.Handler]
+
+    def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802 - logging's name
+        """Add a handler; loggers of torch get the handler of this process instead."""
+        super().addHandler(self.handler if self.name.startswith(TORCH_LOGGER) else hdlr)
+
+
+class _TextFormatter(logging.Formatter):
     """Formatter for text."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        context = [(name, getattr(record, name, None)) for name in CONTEXT]
+        context = [(name, getattr(record, name, None)) for name in CONTEXT_FIELDS]
         suffix = " ".join(f"{name}={value}" for name, value in context if value)
         line = super().formatMessage(record).translate(ESCAPED)
         return f"{line} [{suffix}]" if suffix else line

@@ -25,7 +25,7 @@ from palettery.schemas.tasks import CompressionTask
 REQUEST_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 600)
 TASK_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 JOB_SECONDS = (0.1, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200)
-SERIES = 10_000
+LABEL_CACHE_SIZE = 10_000
 """Size of the cache of label combinations."""
 GAUGE_CACHE_S = 2.0
 """Lifetime of cached gauge values, so that scrapers do not load the database."""
@@ -55,12 +55,14 @@ class Metrics:
                 f"palettery_{name}", text, labels, buckets=tuple(buckets), registry=registry
             )
 
-        of = ("method", "route", "status")
+        request_labels = ("method", "route", "status")
         self._requests = histogram(
-            "http_request_seconds", "Duration of requests.", REQUEST_SECONDS, *of
+            "http_request_seconds", "Duration of requests.", REQUEST_SECONDS, *request_labels
         )
-        self._received = counter("http_received_bytes", "Bytes of request bodies.", *of[:2])
-        self._sent = counter("http_sent_bytes", "Bytes of response bodies.", *of[:2])
+        self._received = counter(
+            "http_received_bytes", "Bytes of request bodies.", *request_labels[:2]
+        )
+        self._sent = counter("http_sent_bytes", "Bytes of response bodies.", *request_labels[:2])
         self._closed = counter(
             "http_closed_connections", "Connections closed by the server.", "reason"
         )
@@ -72,7 +74,7 @@ class Metrics:
         self._bytes = counter("palettized_bytes", "Bytes of the weights palettized.")
         self._tensors = counter("tensors", "Tensors palettized, computed or reused.", "source")
         self._failures = counter("failures", "Failures of components of the service.", "code")
-        self._endpoint = lru_cache(SERIES)(self._new_endpoint)
+        self._endpoint = lru_cache(LABEL_CACHE_SIZE)(self._create_endpoint)
 
     def request(
         self, method: str, route: str, status: int, seconds: float, received: int, sent: int
@@ -89,8 +91,8 @@ class Metrics:
 
     def job_ended(self, outcome: JobState, started_at: datetime | None) -> None:
         """Record a job's end; `started_at` is None for one that had not started."""
-        began = started_at or datetime.now(UTC)
-        self._jobs.labels(outcome).observe((datetime.now(UTC) - began).total_seconds())
+        start = started_at or datetime.now(UTC)
+        self._jobs.labels(outcome).observe((datetime.now(UTC) - start).total_seconds())
 
     def task_ended(self, kind: str, seconds: float) -> None:
         """Record a task."""
@@ -113,7 +115,7 @@ class Metrics:
         """Count a failure of a component of the service."""
         self._failures.labels(error.code).inc()
 
-    def _new_endpoint(self, method: str, route: str, status: int) -> _Endpoint:
+    def _create_endpoint(self, method: str, route: str, status: int) -> _Endpoint:
         return _Endpoint(
             self._requests.labels(method, route, status),
             self._received.labels(method, route),

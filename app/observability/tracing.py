@@ -12,8 +12,9 @@ if TYPE_CHECKING:  # workers import this module without FastAPI
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """Environment variables of the exporter's endpoint, which the SDK reads."""
-NAME = "palettery"
-UNTRACED = "livez,readyz,metrics"
+SERVICE_NAME = "palettery"
+UNTRACED_URLS = "livez,readyz,metrics"
+"""Patterns of URLs without spans, in the syntax of opentelemetry-instrumentation."""
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +52,17 @@ def tracing() -> Iterator[Tracing]:
         log.warning("tracing is disabled: %s; pip install 'palettery[otel]'", error)
         yield Tracing()
         return
-    service = os.environ.get("OTEL_SERVICE_NAME", NAME)
+    service = os.environ.get("OTEL_SERVICE_NAME", SERVICE_NAME)
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    tracer = provider.get_tracer(NAME)
+    tracer = provider.get_tracer(SERVICE_NAME)
 
     def instrument(app: "FastAPI") -> None:
         FastAPIInstrumentor.instrument_app(
             app,
             tracer_provider=provider,
             meter_provider=NoOpMeterProvider(),
-            excluded_urls=UNTRACED,
+            excluded_urls=UNTRACED_URLS,
             exclude_spans=["receive", "send"],
         )
 

@@ -1,14 +1,14 @@
-"""Warnings of a plan: it palettizes nothing, grows tensors, or skips what a rule suggests."""
+"""Warnings of a plan: nothing is palettized, tensors grow, or a rule drops settings of another."""
 
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final
 
-from palettery.app.checkpoints.ops import OP_TYPES
+from palettery.app.checkpoints.op_types import OP_TYPES
 from palettery.app.planning.incompatibility import palettized_bytes
 from palettery.app.planning.module_rules import ModuleRules, ModuleTree
-from palettery.app.planning.paths import keyed
+from palettery.app.planning.paths import format_path
 from palettery.schemas.base import Schema
 from palettery.schemas.checkpoint import Checkpoint
 from palettery.schemas.config import (
@@ -22,11 +22,12 @@ EMBEDDING: Final = "torch.nn.modules.sparse.Embedding"
 _LARGE_SHARE = 0.05
 """Share of a model's bytes from which kept embeddings are worth a warning."""
 _VALUE_BYTES: Mapping[str, int] = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
-_RANKS = {"global_config": 0, "module_type_configs": 1, "module_name_configs": 2}
-"""Levels of rules, the most general first."""
+_LEVELS = {"global_config": 0, "module_type_configs": 1, "module_name_configs": 2}
+"""Field of the config -> its precedence; the most general has 0."""
 _MODULE_FIELDS = (
     "enable_fast_kmeans_mode",
     "rounding_precision",
+    "vector_kmeans_config",
     "op_type_config",
     "op_name_config",
 )
@@ -42,26 +43,44 @@ def tensor_warnings(tensors: Sequence[PlannedTensor], module_rules: ModuleRules)
         )
     larger = [tensor for tensor in palettized if tensor.predicted_bytes > tensor.size_bytes]
     if larger:
-        most = max(larger, key=lambda tensor: tensor.predicted_bytes - tensor.size_bytes)
-        bits = 8 * most.predicted_bytes / math.prod(most.shape)
+        worst = max(larger, key=lambda tensor: tensor.predicted_bytes - tensor.size_bytes)
+        bits = 8 * worst.predicted_bytes / math.prod(worst.shape)
         yield (
-            f"{_counted(len(larger), 'tensor takes', 'tensors take')} more bytes than before, as "
-            f"tables outweigh what indices save: {most.name} of shape {list(most.shape)} goes from "
-            f"{most.size_bytes:,} to {most.predicted_bytes:,} bytes ({bits:.0f} bits a weight); "
-            "use fewer n_bits or larger groups there, or null"
+            f"{_pluralize(len(larger), 'tensor takes', 'tensors take')} more bytes than before, as "
+            f"tables outweigh what indices save: {worst.name} of shape {list(worst.shape)} goes "
+            f"from {worst.size_bytes:,} to {worst.predicted_bytes:,} bytes ({bits:.0f} bits a "
+            "weight); use fewer n_bits or larger groups there, or null"
         )
-    off = {name for name, rule in module_rules.by_module.items() if rule.config is None}
-    yield from _embeddings(tensors, off)
+    if (least := least_size_bytes(tensors)) is not None:
+        count = sum(tensor.least_bytes is not None for tensor in tensors)
+        most = sum(tensor.predicted_bytes for tensor in tensors)
+        yield (
+            f"{_pluralize(count, 'tensor', 'tensors')} may be sparse, which only the data say: all "
+            f"tensors together take from {least:,} to {most:,} bytes"
+        )
+    disabled = {name for name, rule in module_rules.by_module.items() if rule.config is None}
+    yield from _embedding_warnings(tensors, disabled)
 
 
-def _embeddings(tensors: Sequence[PlannedTensor], off: Set[str]) -> Iterator[str]:
+def least_size_bytes(tensors: Sequence[PlannedTensor]) -> int | None:
+    """Return the lower bound of the total size; None if it is exact."""
+    if all(tensor.least_bytes is None for tensor in tensors):
+        return None
+    return sum(
+        tensor.predicted_bytes if tensor.least_bytes is None else tensor.least_bytes
+        for tensor in tensors
+    )
+
+
+def _embedding_warnings(tensors: Sequence[PlannedTensor], disabled: Set[str]) -> Iterator[str]:
+    """Warn of kept embeddings, except in modules that the config disables."""
     kept = [
         tensor
         for tensor in tensors
         if tensor.action == "keep"
         and tensor.module_type == EMBEDDING
         and tensor.rule is None
-        and tensor.module not in off
+        and tensor.module not in disabled
         and tensor.dtype in _VALUE_BYTES
         and len(tensor.shape) > 1
     ]
@@ -74,19 +93,19 @@ def _embeddings(tensors: Sequence[PlannedTensor], off: Set[str]) -> Iterator[str
     )
     rule = f"module_type_configs: {{{EMBEDDING}: {{module_state_spec: {{weight: {{n_bits: 4}}}}}}}}"
     yield (
-        f"{_counted(len(kept), 'embedding is', 'embeddings are')} kept, {size / 1e6:,.1f} MB "
+        f"{_pluralize(len(kept), 'embedding is', 'embeddings are')} kept, {size / 1e6:,.1f} MB "
         f"({size / total:.0%} of the model), as in coreai-opt, unless a module_state_spec names "
         f"them; `{rule}` would save {saved / 1e6:,.1f} MB"
     )
 
 
-def replaced_fields(
+def replacement_warnings(
     config: KMeansPalettizerConfig,
     checkpoint: Checkpoint,
     tree: ModuleTree,
     module_rules: ModuleRules,
 ) -> Iterator[str]:
-    """Warn of rules that leave out what a more general rule sets for the same modules.
+    """Yield a warning for each rule that drops settings of a more general rule for its modules.
 
     A more specific rule replaces a more general one whole; nothing is merged, as in coreai-opt.
     """
@@ -95,29 +114,31 @@ def replaced_fields(
     pairs: dict[tuple[str, str], bool] = {}
     for module in tree.modules.values():
         rule = module_rules.by_module[module.name]
-        by_type = keyed("module_type_configs", f"{module.type}")
+        by_type = format_path("module_type_configs", f"{module.type}")
         configs[rule.path] = rule.config
         configs[by_type] = config.module_type_configs.get(module.type or "")
         for general in (by_type, "global_config"):
             pair = rule.path, general
             pairs[pair] = pairs.get(pair, False) or module.name in running
     for (specific, general), runs_op in pairs.items():
-        if _RANKS[specific.partition("[")[0]] <= _RANKS[general.partition("[")[0]]:
+        if _LEVELS[specific.partition("[")[0]] <= _LEVELS[general.partition("[")[0]]:
             continue
-        if fields := list(_left_out(configs[general], configs[specific], with_specs=runs_op)):
+        if fields := list(
+            _dropped_settings(configs[general], configs[specific], with_specs=runs_op)
+        ):
             yield (
                 f"{specific} replaces {general} whole for the modules it names, so that it leaves "
                 f"out {', '.join(fields)} there; write it in {specific}, too, to have it"
             )
 
 
-def _left_out(
+def _dropped_settings(
     general: ModuleKMeansPalettizerConfig | None,
     specific: ModuleKMeansPalettizerConfig | None,
     *,
     with_specs: bool,
 ) -> Iterator[str]:
-    """Yield the settings of one config that the other neither sets nor has."""
+    """Yield the settings of the general config that the specific one neither sets nor equals."""
     if general is None or specific is None:
         return
     yield from _differences(general, specific, _MODULE_FIELDS)
@@ -132,15 +153,15 @@ def _left_out(
     yield from differences
 
 
-def _differences(one: Schema, other: Schema, fields: Iterable[str]) -> Iterator[str]:
-    """Yield fields that one schema sets and the other leaves at another value."""
+def _differences(general: Schema, specific: Schema, fields: Iterable[str]) -> Iterator[str]:
+    """Yield fields that the general schema sets and the specific one leaves at another default."""
     for field in fields:
-        value = getattr(one, field)
-        is_left_out = field in one.model_fields_set and field not in other.model_fields_set
-        if is_left_out and value != getattr(other, field):
-            written = json.dumps(one.model_dump(mode="json", include={field})[field])
-            yield f"{field}: {written}"
+        value = getattr(general, field)
+        is_left_out = field in general.model_fields_set and field not in specific.model_fields_set
+        if is_left_out and value != getattr(specific, field):
+            value_json = json.dumps(general.model_dump(mode="json", include={field})[field])
+            yield f"{field}: {value_json}"
 
 
-def _counted(number: int, one: str, many: str) -> str:
+def _pluralize(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"

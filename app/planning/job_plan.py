@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.planning.resolve import resolve
+from palettery.app.planning.second_moments import apply_second_moments
 from palettery.app.planning.sensitivities import apply_sensitivities, match_sensitivities
 from palettery.app.planning.strict import check_strict
 from palettery.app.settings import Limits
@@ -22,11 +23,21 @@ class JobPlan:
     sensitivities: Checkpoint | None
     """Sensitivities under the names of the model's tensors; None if the user sent none."""
     plan: Plan
+    second_moments: Checkpoint | None = None
+    """Second moments under the names of the model's tensors; None without error feedback."""
 
     def files(self) -> tuple[StoredFile, ...]:
         """Return the uploaded files that the plan needs."""
-        beside = self.sensitivities.files if self.sensitivities else ()
-        return (*self.checkpoint.files, *beside)
+        additional = (self.sensitivities, self.second_moments)
+        return (
+            *self.checkpoint.files,
+            *(
+                file
+                for checkpoint in additional
+                if checkpoint is not None
+                for file in checkpoint.files
+            ),
+        )
 
 
 def plan_job(
@@ -36,6 +47,7 @@ def plan_job(
     limits: Limits,
     *,
     strict: bool,
+    second_moments: Checkpoint | None = None,
 ) -> JobPlan:
     """Read the headers of the uploaded files, and plan the job.
 
@@ -44,10 +56,19 @@ def plan_job(
         InvalidConfig, InvalidSensitivities, StrictViolation: see `plan_checkpoint`.
     """
     checkpoint = read_checkpoint(model.storage, model.files, limits)
-    beside = None
+    sensitivities_checkpoint = None
     if sensitivities is not None:
-        beside = read_checkpoint(sensitivities.storage, sensitivities.files, limits)
-    return plan_checkpoint(config, checkpoint, beside, limits, strict=strict)
+        sensitivities_checkpoint = read_checkpoint(
+            sensitivities.storage, sensitivities.files, limits
+        )
+    return plan_checkpoint(
+        config,
+        checkpoint,
+        sensitivities_checkpoint,
+        limits,
+        strict=strict,
+        second_moments=second_moments,
+    )
 
 
 def plan_checkpoint(
@@ -57,8 +78,11 @@ def plan_checkpoint(
     limits: Limits,
     *,
     strict: bool,
+    second_moments: Checkpoint | None = None,
 ) -> JobPlan:
     """Plan the job on a model whose headers have been read.
+
+    Second moments have the names of the model's tensors already.
 
     Raises:
         InvalidConfig: see `resolve`.
@@ -68,7 +92,10 @@ def plan_checkpoint(
     plan = resolve(config, checkpoint, limits)
     if strict:
         check_strict(plan)
-    if sensitivities is None:
-        return JobPlan(config, checkpoint, None, plan)
-    matched = match_sensitivities(sensitivities, checkpoint)
-    return JobPlan(config, checkpoint, matched, apply_sensitivities(plan, matched))
+    matched = None
+    if sensitivities is not None:
+        matched = match_sensitivities(sensitivities, checkpoint)
+        plan = apply_sensitivities(plan, matched)
+    if second_moments is not None:
+        plan = apply_second_moments(plan, second_moments)
+    return JobPlan(config, checkpoint, matched, plan, second_moments)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from palettery.app.errors import InvalidConfig
-from palettery.app.planning.paths import pointer
+from palettery.app.planning.paths import json_pointer
 from palettery.app.planning.patterns import Patterns
 from palettery.schemas.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig
 from palettery.schemas.config.limits import MAX_ERRORS
@@ -14,18 +14,18 @@ def check_patterns(config: KMeansPalettizerConfig, patterns: Patterns) -> None:
     """Compile every pattern before anything is matched, so that bad ones are always reported.
 
     Raises:
-        InvalidConfig: lists the first hundred patterns that are not regular expressions.
+        InvalidConfig: lists the patterns that are not regular expressions, up to `MAX_ERRORS`.
     """
-    faults: list[InvalidField] = []
-    for pattern, place in _patterns(config):
+    errors: list[InvalidField] = []
+    for pattern, location in _patterns(config):
         try:
-            patterns.check(pattern, place)
+            patterns.check(pattern, location)
         except InvalidConfig as error:
-            faults.extend(error.errors)
-        if len(faults) == MAX_ERRORS:
+            errors.extend(error.errors)
+        if len(errors) == MAX_ERRORS:
             break
-    if faults:
-        raise InvalidConfig.of(faults)
+    if errors:
+        raise InvalidConfig.of(errors)
 
 
 def _module_configs(
@@ -41,7 +41,7 @@ def _module_configs(
 
 def _patterns(config: KMeansPalettizerConfig) -> Iterator[tuple[str, str]]:
     for pattern in config.module_name_configs:
-        yield pattern, pointer("module_name_configs", pattern)
+        yield pattern, json_pointer("module_name_configs", pattern)
     for path, module_config in _module_configs(config):
         for pattern in module_config.op_name_config if module_config else ():
-            yield pattern, pointer(*path, "op_name_config", pattern)
+            yield pattern, json_pointer(*path, "op_name_config", pattern)

@@ -3,13 +3,18 @@
 from collections.abc import Set
 from dataclasses import dataclass, replace
 
-from palettery.app.checkpoints.ops import OP_TYPES
-from palettery.app.planning.advice import EMBEDDING, replaced_fields, tensor_warnings
+from palettery.app.checkpoints.op_types import OP_TYPES
+from palettery.app.planning.advice import (
+    EMBEDDING,
+    least_size_bytes,
+    replacement_warnings,
+    tensor_warnings,
+)
 from palettery.app.planning.incompatibility import (
     find_incompatibility,
     group_count,
-    palettized_bytes,
     resolve_clustering,
+    size_bounds,
 )
 from palettery.app.planning.module_rules import ModuleTree, find_module_rules
 from palettery.app.planning.pattern_keys import check_patterns
@@ -17,7 +22,7 @@ from palettery.app.planning.patterns import Patterns
 from palettery.app.planning.strict import find_inapplicable_rules
 from palettery.app.planning.tensor_rules import (
     FLOAT_BYTES,
-    OUT_OF_REACH,
+    LIST_PARAMETER_MODULES,
     TensorRule,
     can_be_palettized,
     find_tensor_rules,
@@ -43,18 +48,23 @@ def resolve(config: KMeansPalettizerConfig, checkpoint: Checkpoint, limits: Limi
     tensor_rules = find_tensor_rules(checkpoint, tree, module_rules.by_module, patterns)
     inapplicable = find_inapplicable_rules(checkpoint, tree, module_rules.by_module, patterns)
     tensor_rules = replace(tensor_rules, by_tensor=inapplicable | tensor_rules.by_tensor)
-    names = {name for tensor in checkpoint.tensors for name in (tensor.name, *tensor.aliases)}
+    tensor_names = {
+        name for tensor in checkpoint.tensors for name in (tensor.name, *tensor.aliases)
+    }
     tensors = tuple(
-        _plan(tensor, tree.owner(tensor.name), tensor_rules.by_tensor.get(tensor.name), names)
+        _plan_tensor(
+            tensor, tree.owner(tensor.name), tensor_rules.by_tensor.get(tensor.name), tensor_names
+        )
         for tensor in checkpoint.tensors
     )
-    replaced = replaced_fields(config, checkpoint, tree, module_rules)
+    replaced = replacement_warnings(config, checkpoint, tree, module_rules)
     return Plan(
         tensors=tensors,
         unmatched=find_unmatched(config, checkpoint, module_rules, tensor_rules),
         warnings=(*checkpoint.warnings, *replaced, *tensor_warnings(tensors, module_rules)),
         size_before_bytes=checkpoint.tensor_bytes(),
         predicted_size_bytes=sum(tensor.predicted_bytes for tensor in tensors),
+        least_size_bytes=least_size_bytes(tensors),
     )
 
 
@@ -68,12 +78,13 @@ class _Outcome:
     spec: PalettizationSpec | None = None
     clustering: Clustering | None = None
     groups: int = 0
+    least_bytes: int | None = None
 
 
-def _plan(
+def _plan_tensor(
     tensor: StoredTensor, module: Module, rule: TensorRule | None, names: Set[str]
 ) -> PlannedTensor:
-    outcome = _outcome(tensor, module, rule, names)
+    outcome = _decide_outcome(tensor, module, rule, names)
     return PlannedTensor(
         name=tensor.name,
         aliases=tensor.aliases,
@@ -92,10 +103,11 @@ def _plan(
         clustering=outcome.clustering,
         groups=outcome.groups,
         predicted_bytes=outcome.size_bytes,
+        least_bytes=outcome.least_bytes,
     )
 
 
-def _outcome(
+def _decide_outcome(
     tensor: StoredTensor, module: Module, rule: TensorRule | None, names: Set[str]
 ) -> _Outcome:
     if rule is None or rule.spec is None or rule.config is None:
@@ -104,20 +116,21 @@ def _outcome(
     clustering = resolve_clustering(spec, rule.config, op_type)
     reason = _unpalettizable_reason(tensor)
     reason = reason or find_incompatibility(tensor.shape, spec, clustering, op_type)
-    for key in PALETTE_KEYS:
+    has_mask = spec.sparsity_detection_threshold is not None
+    for key in PALETTE_KEYS if has_mask else PALETTE_KEYS[:-1]:
         if f"{tensor.name}.{key}" in names:
             reason = f"the artifact needs the name of the model's own {tensor.name}.{key}"
     if reason is not None:
         return _Outcome(tensor.size_bytes, reason, incompatible=True)
     groups = group_count(tensor.shape, clustering)
-    size = palettized_bytes(tensor.shape, FLOAT_BYTES[tensor.dtype], spec, groups)
-    return _Outcome(size, spec=spec, clustering=clustering, groups=groups)
+    least, most = size_bounds(tensor.shape, FLOAT_BYTES[tensor.dtype], spec, groups)
+    return _Outcome(most, spec=spec, clustering=clustering, groups=groups, least_bytes=least)
 
 
 def _keep_reason(tensor: StoredTensor, module: Module, rule: TensorRule | None) -> str:
     if (reason := _unpalettizable_reason(tensor)) is not None:
         return reason
-    if rule is None and module.type in OUT_OF_REACH:
+    if rule is None and module.type in LIST_PARAMETER_MODULES:
         return "a recurrent module reads its parameters as one list, out of reach of every rule"
     if module.type == EMBEDDING:
         return "embeddings are palettized only where a module_state_spec names them"

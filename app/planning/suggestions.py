@@ -10,28 +10,28 @@ from typing import Final
 
 _MAX_SUGGESTIONS: Final = 3
 MAX_SEARCHES: Final = 1_000
-"""Searches for similar names in one plan."""
-_COMPARED: Final = 300
-"""Names that a key is compared with; a large model has too many to try all."""
+"""Maximum number of searches for similar names in one plan."""
+_MAX_COMPARED: Final = 300
+"""Maximum number of names that a key is compared with; a large model has too many."""
 
 
-def close_types(key: str, types: Iterable[str]) -> tuple[str, ...]:
+def similar_types(key: str, types: Iterable[str]) -> tuple[str, ...]:
     """Return the model's module types of the same class name, as for `torch.nn.Linear`."""
     types = sorted(types)
     last = key.rpartition(".")[2].lower()
-    same = [each for each in types if each.rpartition(".")[2].lower() == last]
-    return tuple(same[:_MAX_SUGGESTIONS]) or close_names(key, types)
+    same_class = [type_name for type_name in types if type_name.rpartition(".")[2].lower() == last]
+    return tuple(same_class[:_MAX_SUGGESTIONS]) or similar_names(key, types)
 
 
-def close_op_types(key: str, types: Collection[str]) -> tuple[str, ...]:
+def similar_op_types(key: str, types: Collection[str]) -> tuple[str, ...]:
     """Return op types that `aten.linear.default`, `torch.nn.Linear` or `conv*` may mean."""
     parts = {part.lower().strip("*_") for part in key.replace("::", ".").split(".")} - {""}
-    named = [each for each in types if each in parts or each.replace("_", "") in parts]
-    begun = [each for each in types if any(each.startswith(part) for part in parts)]
-    return tuple((named or begun)[:_MAX_SUGGESTIONS]) or close_names(key.lower(), types)
+    equal = [op_type for op_type in types if op_type in parts or op_type.replace("_", "") in parts]
+    prefixed = [op_type for op_type in types if any(op_type.startswith(part) for part in parts)]
+    return tuple((equal or prefixed)[:_MAX_SUGGESTIONS]) or similar_names(key.lower(), types)
 
 
-def close_names(key: str, names: Iterable[str]) -> tuple[str, ...]:
+def similar_names(key: str, names: Iterable[str]) -> tuple[str, ...]:
     """Return the names most similar to the key, by edit distance."""
     return tuple(difflib.get_close_matches(key[:200], names, n=_MAX_SUGGESTIONS, cutoff=0.75))
 
@@ -41,39 +41,39 @@ class DottedNames:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = dict.fromkeys(name for name in names if name)
-        self._left = MAX_SEARCHES
+        self._remaining_searches = MAX_SEARCHES
 
-    def close(self, pattern: str) -> tuple[str, ...]:
+    def similar(self, pattern: str) -> tuple[str, ...]:
         """Return names that nearly match a pattern: without its head or tail, or with a typo.
 
         Searches take time: after `MAX_SEARCHES` of them nothing is suggested.
         """
-        if not self._left:
+        if not self._remaining_searches:
             return ()
-        self._left -= 1
-        plain = pattern.replace("\\.", ".").strip("^$")
-        stem = plain.removesuffix("*").removesuffix(".").removesuffix(".")
+        self._remaining_searches -= 1
+        text = pattern.replace("\\.", ".").strip("^$")
+        stem = text.removesuffix("*").removesuffix(".").removesuffix(".")
         if not stem:
             return ()
         tails = [stem[at + 1 :] for at, letter in enumerate(stem) if letter == "."]
         heads = [stem[:at] for at, letter in enumerate(stem) if letter == "."]
-        likely = islice(self._by_last[_last(stem)], _COMPARED)
-        longer = [name for name in likely if name.endswith(f".{stem}")]
-        nearly = [name for name in (stem, *tails, *reversed(heads)) if name in self._names]
-        inside = self._first_inside(stem)
-        return tuple([*nearly[:1], *longer, *inside][:_MAX_SUGGESTIONS]) or close_names(
-            stem, self._like_long(stem)
+        candidates = islice(self._by_last_component[_last_component(stem)], _MAX_COMPARED)
+        extended = [name for name in candidates if name.endswith(f".{stem}")]
+        shortened = [name for name in (stem, *tails, *reversed(heads)) if name in self._names]
+        descendants = self._first_descendant(stem)
+        return tuple([*shortened[:1], *extended, *descendants][:_MAX_SUGGESTIONS]) or similar_names(
+            stem, self._of_similar_length(stem)
         )
 
-    def _first_inside(self, stem: str) -> list[str]:
+    def _first_descendant(self, stem: str) -> list[str]:
         at = bisect_left(self._sorted, f"{stem}.")
         return [name for name in self._sorted[at : at + 1] if name.startswith(f"{stem}.")]
 
-    def _like_long(self, stem: str) -> list[str]:
+    def _of_similar_length(self, stem: str) -> list[str]:
         """Return the names whose lengths are nearest."""
         by_length = self._by_length
         at = bisect_left(by_length, len(stem), key=len)
-        return by_length[max(0, at - _COMPARED // 2) : at + _COMPARED // 2]
+        return by_length[max(0, at - _MAX_COMPARED // 2) : at + _MAX_COMPARED // 2]
 
     @cached_property
     def _sorted(self) -> list[str]:
@@ -84,12 +84,12 @@ class DottedNames:
         return sorted(self._names, key=len)
 
     @cached_property
-    def _by_last(self) -> defaultdict[str, list[str]]:
+    def _by_last_component(self) -> defaultdict[str, list[str]]:
         by_last: defaultdict[str, list[str]] = defaultdict(list)
         for name in self._names:
-            by_last[_last(name)].append(name)
+            by_last[_last_component(name)].append(name)
         return by_last
 
 
-def _last(name: str) -> str:
+def _last_component(name: str) -> str:
     return name.rpartition(".")[2]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from palettery.app.checkpoints.ops import OP_TYPES
+from palettery.app.checkpoints.op_types import OP_TYPES
 from palettery.app.planning.module_rules import ModuleRule, ModuleTree
-from palettery.app.planning.paths import keyed, pointer
+from palettery.app.planning.paths import format_path, json_pointer
 from palettery.app.planning.patterns import Patterns
 from palettery.schemas.checkpoint import Checkpoint, Op, StoredTensor
 from palettery.schemas.config import (
@@ -19,13 +19,15 @@ from palettery.schemas.config import (
 
 FLOAT_BYTES: Mapping[str, int] = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 """Dtypes that can be palettized, and their sizes."""
-OUT_OF_REACH = frozenset(f"torch.nn.modules.rnn.{kind}" for kind in ("RNN", "GRU", "LSTM"))
+LIST_PARAMETER_MODULES = frozenset(
+    f"torch.nn.modules.rnn.{kind}" for kind in ("RNN", "GRU", "LSTM")
+)
 """Modules whose parameters torch passes to the op as one list, so that no rule matches them."""
 ALL = "*"
 """Key of a spec dict for every tensor that no other key names."""
 
 Specs = Mapping[str, PalettizationSpec | None]
-_OFF: Specs = {ALL: None}
+_DISABLED: Specs = {ALL: None}
 _MODULE_STATE_RANK = -1
 """Highest precedence: nothing overrides module_state_spec."""
 
@@ -34,7 +36,7 @@ class TensorRule(NamedTuple):
     """The rule for one tensor that an op reads."""
 
     rank: int
-    """Precedence of the module that the op belongs to; the lowest wins."""
+    """Rank of the module that the op belongs to in the order of precedence; the lowest wins."""
     op: Op | None
     config_path: str
     """Path of the module config, or of the op config in it, that applies."""
@@ -52,7 +54,7 @@ class TensorRules:
 
     by_tensor: dict[str, TensorRule] = field(default_factory=dict)
     """Tensor name -> rule; tensors that no op reads are absent."""
-    used: set[str] = field(default_factory=set)
+    used_paths: set[str] = field(default_factory=set)
     """Paths of the op_type_config and op_name_config keys that apply to an op."""
 
 
@@ -72,12 +74,14 @@ def find_tensor_rules(
     If several ops read a tensor, the module of highest precedence wins; within one module, the
     last op. The module_state_spec of any owner comes before all of them.
 
-    Source: coreai-opt 0.3.0, `StateSpecResolver.resolve`.
+    Source: coreai-opt 0.4.0, `StateSpecResolver.resolve`.
     """
-    return _Walk(checkpoint, tree, module_rules, patterns).run()
+    return _TensorRuleFinder(checkpoint, tree, module_rules, patterns).run()
 
 
-class _Walk:
+class _TensorRuleFinder:
+    """One search for the rules of all tensors."""
+
     def __init__(
         self,
         checkpoint: Checkpoint,
@@ -94,7 +98,7 @@ class _Walk:
             if can_be_palettized(tensor)
         }
         self._under_state_specs = self._modules_under_state_specs()
-        self._named = self._match_op_names(patterns)
+        self._op_name_keys = self._match_op_names(patterns)
         self._rules = TensorRules()
 
     def run(self) -> TensorRules:
@@ -112,13 +116,13 @@ class _Walk:
         return self._rules
 
     def _visit(self, tensor: StoredTensor, op: Op, module: str, specs: Specs, path: str) -> None:
-        rank, before = self._ranks[module], self._rules.by_tensor.get(tensor.name)
-        if before is not None and rank > before.rank:
+        rank, previous = self._ranks[module], self._rules.by_tensor.get(tensor.name)
+        if previous is not None and rank > previous.rank:
             return
-        if before is None and (state_rule := self._module_state(tensor, op)) is not None:
+        if previous is None and (state_rule := self._module_state_rule(tensor, op)) is not None:
             self._rules.by_tensor[tensor.name] = state_rule
             return
-        key = _key(specs, tensor)
+        key = _matching_key(specs, tensor)
         self._rules.by_tensor[tensor.name] = TensorRule(
             rank,
             op,
@@ -128,22 +132,22 @@ class _Walk:
             config=self._module_rules[module].config,
         )
 
-    def _module_state(self, tensor: StoredTensor, op: Op | None) -> TensorRule | None:
+    def _module_state_rule(self, tensor: StoredTensor, op: Op | None) -> TensorRule | None:
         """Return the first matching module_state_spec of the tensor's owners, by precedence."""
         if not self._under_state_specs:
             return None
-        owners = {self._tree.owner(name).name for name in _names(tensor)}
+        owners = {self._tree.owner(name).name for name in _all_names(tensor)}
         for owner in sorted(owners, key=self._ranks.__getitem__):
             module_rule = self._module_rules[owner]
             if (
                 module_rule.config is None
-                or not module_rule.own
+                or not module_rule.is_direct
                 or not module_rule.config.module_state_spec
             ):
                 continue
             specs = module_rule.config.module_state_spec
-            if (key := _key(specs, tensor)) is not None:
-                rule = f"{module_rule.path}.{keyed('module_state_spec', key)}"
+            if (key := _matching_key(specs, tensor)) is not None:
+                rule = f"{module_rule.path}.{format_path('module_state_spec', key)}"
                 return TensorRule(
                     _MODULE_STATE_RANK, op, module_rule.path, rule, specs[key], module_rule.config
                 )
@@ -158,30 +162,30 @@ class _Walk:
             owner = self._tree.owner(tensor.name)
             if tensor.name in self._rules.by_tensor or tensor.name not in self._tensors:
                 continue
-            if owner.type_source == "graph" or owner.type in OUT_OF_REACH:
+            if owner.type_source == "graph" or owner.type in LIST_PARAMETER_MODULES:
                 continue
-            if (state_rule := self._module_state(tensor, None)) is not None:
+            if (state_rule := self._module_state_rule(tensor, None)) is not None:
                 self._rules.by_tensor[tensor.name] = state_rule
 
     def _op_specs(self, op: Op, module_rule: ModuleRule) -> tuple[Specs, str]:
         """Return the spec dict that applies to an op, and the path of its config."""
         if module_rule.config is None:
-            return _OFF, module_rule.path
+            return _DISABLED, module_rule.path
         entry: ModuleKMeansPalettizerConfig | OpKMeansPalettizerConfig | None = module_rule.config
         path = module_rule.path
-        named = self._named.get(module_rule.path, {}).get(op.name)
-        if named is not None:
-            entry = module_rule.config.op_name_config[named]
-            path = f"{path}.{keyed('op_name_config', named)}"
-            self._rules.used.add(path)
+        key = self._op_name_keys.get(module_rule.path, {}).get(op.name)
+        if key is not None:
+            entry = module_rule.config.op_name_config[key]
+            path = f"{path}.{format_path('op_name_config', key)}"
+            self._rules.used_paths.add(path)
         elif op.type in module_rule.config.op_type_config:
             entry = module_rule.config.op_type_config[op.type]
-            path = f"{path}.{keyed('op_type_config', op.type)}"
-            self._rules.used.add(path)
+            path = f"{path}.{format_path('op_type_config', op.type)}"
+            self._rules.used_paths.add(path)
         if entry is None:
-            return _OFF, path
+            return _DISABLED, path
         if entry.op_state_spec is None:
-            return _OFF, f"{path}.op_state_spec"
+            return _DISABLED, f"{path}.op_state_spec"
         return entry.op_state_spec, path
 
     def _match_op_names(self, patterns: Patterns) -> dict[str, dict[str, str]]:
@@ -204,7 +208,7 @@ class _Walk:
                 for name in patterns.matching(
                     pattern,
                     sorted(names[path]),
-                    module_rule.pointer + pointer("op_name_config", pattern),
+                    module_rule.pointer + json_pointer("op_name_config", pattern),
                 )
             }
             for path, module_rule in module_rules_with_ops.items()
@@ -212,32 +216,32 @@ class _Walk:
         }
 
     def _modules_under_state_specs(self) -> frozenset[str]:
-        """Return modules with a module_state_spec, and those inside them."""
+        """Return the modules that have a module_state_spec, and their descendants."""
         names: set[str] = set()
         for module in self._tree.modules.values():
             module_rule = self._module_rules[module.name]
-            own = (
-                module_rule.own
+            has_state_spec = (
+                module_rule.is_direct
                 and module_rule.config is not None
                 and module_rule.config.module_state_spec
             )
-            if own or (module.name and module.name.rpartition(".")[0] in names):
+            if has_state_spec or (module.name and module.name.rpartition(".")[0] in names):
                 names.add(module.name)
         return frozenset(names)
 
 
-def _key(specs: Specs, tensor: StoredTensor) -> str | None:
-    """Return the key for a tensor: the last that is a local name of it, else "*"."""
-    names = [name.rpartition(".")[2] for name in _names(tensor)]
+def _matching_key(specs: Specs, tensor: StoredTensor) -> str | None:
+    """Return the key that applies to a tensor: the last that is a local name of it, else "*"."""
+    names = [name.rpartition(".")[2] for name in _all_names(tensor)]
     exact = [key for key in specs if key in names]
     return exact[-1] if exact else (ALL if ALL in specs else None)
 
 
 def _rule_path(path: str, specs: Specs, key: str | None) -> str | None:
-    if specs is _OFF:
+    if specs is _DISABLED:
         return path
-    return None if key is None else f"{path}.{keyed('op_state_spec', key)}"
+    return None if key is None else f"{path}.{format_path('op_state_spec', key)}"
 
 
-def _names(tensor: StoredTensor) -> tuple[str, ...]:
+def _all_names(tensor: StoredTensor) -> tuple[str, ...]:
     return (tensor.name, *tensor.aliases)

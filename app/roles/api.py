@@ -4,8 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from palettery.app.calibrations.service import CalibrationService
 from palettery.app.configs.repository import ConfigRepository
 from palettery.app.configs.service import ConfigService
+from palettery.app.evaluations.service import EvaluationService
 from palettery.app.events.job_streams import JobStreams
 from palettery.app.events.list_streams import ListStreams
 from palettery.app.events.repository import EventRepository
@@ -34,7 +36,9 @@ class ServiceState:
     """Services that endpoints depend on, each with a unique class; see `ServiceLookup`."""
 
     keys: KeyService
+    calibrations: CalibrationService
     jobs: JobService
+    evaluations: EvaluationService
     models: ModelService
     uploads: UploadService
     configs: ConfigService
@@ -86,13 +90,27 @@ async def api_services(
             parser,
             documents,
         )
+        calibrations = CalibrationService(
+            shared.settings,
+            shared.calibrations,
+            shared.jobs,
+            models,
+            shared.store,
+            shared.engine,
+            shared.control,
+            documents,
+        )
         list_workers = workers.processes if workers else None
         overview = Overview(
             role, shared.database, shared.store, shared.controllers, keys, list_workers
         )
         yield ServiceState(
             keys=keys,
+            calibrations=calibrations,
             jobs=jobs,
+            evaluations=EvaluationService(
+                limits, shared.evaluations, models, shared.store, shared.engine, documents
+            ),
             models=models,
             uploads=UploadService(limits, shared.sessions, shared.models, shared.store, completion),
             configs=configs,

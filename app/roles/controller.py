@@ -5,14 +5,19 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 
+from palettery.app.calibrations.steps import CalibrationSteps
 from palettery.app.errors import WorkersLost
+from palettery.app.evaluations.steps import EvaluationSteps
 from palettery.app.execution.cluster import local_workers, remote_workers
+from palettery.app.execution.executor_lease import hold_lease
 from palettery.app.execution.fanout import Workers
-from palettery.app.execution.lease import hold_lease
+from palettery.app.jobs.assembly import Assembly
 from palettery.app.jobs.expiry import JobExpiry
+from palettery.app.jobs.quality_steps import QualitySteps
 from palettery.app.jobs.result_repository import ResultRepository
 from palettery.app.jobs.result_reuse import ResultReuse
 from palettery.app.jobs.steps import JobSteps
+from palettery.app.jobs.target_steps import TargetSteps
 from palettery.app.jobs.workflow import running_workflows
 from palettery.app.observability.metrics import Gauge
 from palettery.app.observability.tracing import Tracing
@@ -52,14 +57,51 @@ async def run_controller(
         reuse = ResultReuse(
             ResultRepository(shared.database), shared.jobs, shared.store, shared.documents
         )
+        evaluations = EvaluationSteps(shared.evaluations, shared.files, shared.store, workers)
+        assembly = Assembly(shared.store, workers)
+        quality = QualitySteps(
+            settings,
+            shared.jobs,
+            shared.store,
+            workers,
+            shared.documents,
+            assembly,
+            evaluations,
+            reuse,
+            metrics,
+        )
+        targets = TargetSteps(
+            settings, shared.jobs, shared.store, workers, shared.documents, quality
+        )
+        calibrations = CalibrationSteps(
+            settings, shared.jobs, shared.calibrations, shared.events, shared.store, workers
+        )
         steps = JobSteps(
-            settings, shared.jobs, shared.events, shared.store, workers, reuse, metrics
+            settings,
+            shared.jobs,
+            shared.events,
+            shared.store,
+            workers,
+            assembly,
+            targets,
+            reuse,
+            evaluations,
+            metrics,
+            calibrations.run,
         )
         deliveries = WebhookDeliveries(settings, shared.events, shared.webhooks, shared.engine)
-        workflows = running_workflows(settings, shared.database, steps, deliveries, traces)
+        workflows = running_workflows(
+            settings, shared.database, steps, evaluations, deliveries, traces
+        )
         await stack.enter_async_context(workflows)
         expiry = JobExpiry(
-            shared.jobs, shared.changes, uploads, shared.store, shared.control.delete, orphan_age
+            shared.jobs,
+            shared.changes,
+            uploads,
+            shared.store,
+            shared.control.delete,
+            orphan_age,
+            timedelta(days=settings.retain_days),
         )
         maintenance = ControllerMaintenance(
             settings,

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
+from palettery.app.calibrations.repository import CalibrationRepository
 from palettery.app.database.engine import Database, open_database
 from palettery.app.database.migrations import MigrationResult, check_migrated
 from palettery.app.database.migrations import migrate as migrate_tables
+from palettery.app.evaluations.repository import EvaluationRepository
 from palettery.app.events.job_changes import JobChangeRepository
 from palettery.app.events.repository import EventRepository
 from palettery.app.execution.controllers import ControllerRepository
 from palettery.app.execution.engine import Engine, migrate_engine
-from palettery.app.execution.turns import OwnerTurns
+from palettery.app.execution.fair_queue import OwnerTurns
 from palettery.app.files.repository import FileRepository
 from palettery.app.jobs.lifecycle import JobLifecycle
 from palettery.app.jobs.repository import JobRepository
@@ -44,6 +46,8 @@ class SharedServices:
     metrics: Metrics
     documents: DocumentPool
     jobs: JobRepository
+    evaluations: EvaluationRepository
+    calibrations: CalibrationRepository
     turns: OwnerTurns
     files: FileRepository
     models: ModelRepository
@@ -86,6 +90,8 @@ async def shared_services(settings: Settings, role: Role) -> AsyncIterator[Share
             metrics=metrics,
             documents=documents,
             jobs=jobs,
+            evaluations=EvaluationRepository(database),
+            calibrations=CalibrationRepository(database),
             turns=turns,
             files=files,
             models=ModelRepository(database, timedelta(days=settings.retain_days)),

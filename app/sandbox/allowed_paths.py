@@ -10,7 +10,7 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 PACKAGES = ("app", "schemas", "kernels")
-"""Our packages; in a checkout they are links inside `palettery`."""
+"""Packages of this project; in a checkout they are links inside `palettery`."""
 COMPILED_VARIABLE = "SANDBOX_COMPILED_KERNELS"
 """Environment variable with the numba cache folder of the process that starts the sandbox."""
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")
@@ -25,8 +25,8 @@ _PROC_FILES = ("maps", "stat", "statm", "status", "cgroup", "limits")
 def readable() -> Sequence[Path]:
     """Return the files and folders that Python code of this installation reads."""
     packages = {Path(path) for path in (*site.getsitepackages(), *_python_paths())}
-    packages |= {Path(path).resolve() for path in sys.path if path} - {_root()}
-    packages |= {_package(), *((_package() / name).resolve() for name in PACKAGES)}
+    packages |= {Path(path).resolve() for path in sys.path if path} - {_package_parent()}
+    packages |= {_package_folder(), *((_package_folder() / name).resolve() for name in PACKAGES)}
     system = [Path(path) for path in (*_LIBRARIES, *_SYSTEM_FILES)]
     process = [Path("/proc/self", name) for name in _PROC_FILES]
     compiled = [Path(path) for path in (os.environ.get(COMPILED_VARIABLE),) if path]
@@ -38,11 +38,13 @@ def writable() -> Sequence[Path]:
     return [Path("/dev/null")]
 
 
-def environment(folder: Path, **more: str) -> dict[str, str]:
+def environment(folder: Path, **variables: str) -> dict[str, str]:
     """Return the environment of a sandboxed process: search paths, and `folder` for its files."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
-        "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(_root())))),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (os.environ.get("PYTHONPATH"), str(_package_parent())))
+        ),
         "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": str(folder),
         "TMPDIR": str(folder),
@@ -51,7 +53,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
         "NUMBA_CACHE_LOCATOR_CLASSES": "palettery.app.sandbox.numba_cache.CopiedCache",
         COMPILED_VARIABLE: os.environ.get("NUMBA_CACHE_DIR")
         or user_cache_dir("numba", appauthor=False),
-        **more,
+        **variables,
     }
 
 
@@ -62,10 +64,10 @@ def _python_paths() -> Sequence[str]:
     return [*(paths[name] for name in names), *shared]
 
 
-def _package() -> Path:
+def _package_folder() -> Path:
     return Path(__file__).absolute().parents[2]  # not resolved: it is imported through a link
 
 
-def _root() -> Path:
-    """Return the folder of our package; nothing else in it, such as a data folder, is readable."""
-    return _package().parent
+def _package_parent() -> Path:
+    """Return the folder that contains `palettery`; other folders in it are not readable."""
+    return _package_folder().parent

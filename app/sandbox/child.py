@@ -44,7 +44,7 @@ def main() -> None:
     try:
         if missing and request.required:
             raise SandboxMissing("; ".join(missing))
-        (folder / ANSWER).write_bytes(_answer(request, (folder / REQUEST).read_bytes()))
+        (folder / ANSWER).write_bytes(_call_entry_point(request, (folder / REQUEST).read_bytes()))
         outcome = SandboxOutcome(missing=missing)
     except PaletteryError as error:
         outcome = SandboxOutcome(
@@ -62,8 +62,8 @@ def main() -> None:
     os._exit(0)  # threads may still run, and libraries may crash at exit
 
 
-def _answer(request: SandboxRequest, content: bytes) -> bytes:
-    """Import the code before memory is limited, then call the function."""
+def _call_entry_point(request: SandboxRequest, content: bytes) -> bytes:
+    """Import the modules, limit the memory, then call the function `answer` of the module."""
     module = importlib.import_module(request.module)
     for name in request.imports:
         importlib.import_module(name)

@@ -24,7 +24,7 @@ from palettery.app.sandbox.syscalls import (
     NETWORK,
     REFUSED,
     Condition,
-    conditional,
+    conditional_calls,
 )
 
 
@@ -50,9 +50,9 @@ NO_CALLS = (
     "libseccomp.so.2 with pyseccomp"
 )
 OPEN_FILES = 512
-"""Most open descriptors."""
+"""Maximum number of open descriptors."""
 _AFTER_SIGNAL_S = 5
-"""Time from SIGXCPU, when the CPU time is over, to SIGKILL."""
+"""CPU time between SIGXCPU, at the limit, and SIGKILL."""
 _PR_SET_PDEATHSIG = 1
 _CAPABILITY_VERSION = 0x20080522
 _UNKNOWN_CALL = -1
@@ -91,7 +91,7 @@ def confine(
     Raises:
         RuntimeError: other threads run, to which the kernel would not apply this.
     """
-    _check_alone()
+    _check_single_thread()
     _drop_capabilities()
     limit(resource.RLIMIT_CORE, 0)
     limit(resource.RLIMIT_NOFILE, OPEN_FILES)
@@ -101,21 +101,21 @@ def confine(
         limit(resource.RLIMIT_FSIZE, file_bytes)
     if memory_bytes is not None:
         limit_memory(memory_bytes)
-    faults = (
+    problems = (
         confine_files(read=read, write=write, by_name=by_name, network=network),
         confine_calls(network=network),
     )
-    return tuple(fault for fault in faults if fault is not None)
+    return tuple(problem for problem in problems if problem is not None)
 
 
 def missing_protections() -> tuple[str, ...]:
     """Return a sentence on each protection of `confine` that this machine lacks."""
-    faults = []
+    problems = []
     if landlockpy is None or not landlockpy.supported():
-        faults.append(NO_FILES)
+        problems.append(NO_FILES)
     if pyseccomp is None or pyseccomp.get_api() < 1:
-        faults.append(NO_CALLS)
-    return tuple(faults)
+        problems.append(NO_CALLS)
+    return tuple(problems)
 
 
 def end_with_parent(parent: int) -> None:
@@ -129,29 +129,29 @@ def end_with_parent(parent: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def limit(kind: int, most: int, hard: int | None = None) -> None:
-    """Lower a resource limit of this process, with its hard limit; never raise it."""
-    _, before = resource.getrlimit(kind)
-    after = most if hard is None else hard
-    after = after if before == resource.RLIM_INFINITY else min(after, before)
-    resource.setrlimit(kind, (min(most, after), after))
+def limit(kind: int, soft: int, hard: int | None = None) -> None:
+    """Lower a resource limit of this process, soft and hard; never raise it."""
+    _, current_hard = resource.getrlimit(kind)
+    new_hard = soft if hard is None else hard
+    new_hard = new_hard if current_hard == resource.RLIM_INFINITY else min(new_hard, current_hard)
+    resource.setrlimit(kind, (min(soft, new_hard), new_hard))
 
 
-def limit_memory(more_bytes: int, *, soft: bool = False) -> None:
-    """Limit the address space to what is already mapped plus `more_bytes`.
+def limit_memory(extra_bytes: int, *, soft: bool = False) -> None:
+    """Limit the address space to what is already mapped plus `extra_bytes`.
 
     With `soft`, child processes can lift the limit.
     """
     mapped = Path("/proc/self/statm")  # missing only where the kernel does not enforce the limit
     if not mapped.exists():
         return
-    most = int(mapped.read_text().split()[0]) * resource.getpagesize() + more_bytes
+    limit_bytes = int(mapped.read_text().split()[0]) * resource.getpagesize() + extra_bytes
     if not soft:
-        limit(resource.RLIMIT_AS, most)
+        limit(resource.RLIMIT_AS, limit_bytes)
         return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    limit_bytes = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, hard))
 
 
 def lift_memory_limit() -> None:
@@ -167,7 +167,8 @@ def _existing(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
             yield path, stat.S_ISDIR(path.stat().st_mode)
 
 
-def _check_alone() -> None:
+def _check_single_thread() -> None:
+    """Check that this thread is the only one of the process."""
     threads = Path("/proc/self/task")
     count = sum(1 for _ in threads.iterdir()) if threads.is_dir() else 1
     if count > 1:
@@ -198,13 +199,13 @@ def confine_files(
     if landlockpy is None or not landlockpy.supported():
         return NO_FILES
     rights = landlockpy.AccessFS
-    reading = rights.READ_FILE | rights.READ_DIR
+    read_rights = rights.READ_FILE | rights.READ_DIR
     if programs:
-        reading |= rights.EXECUTE
-    changing = rights.WRITE_FILE | rights.TRUNCATE | rights.MAKE_REG | rights.MAKE_DIR
-    changing |= rights.REMOVE_FILE | rights.REMOVE_DIR | rights.REFER
-    of_files = rights.READ_FILE | rights.WRITE_FILE | rights.TRUNCATE | rights.EXECUTE
-    granted = ((reading, read), (reading | changing, write), (rights.READ_FILE, by_name))
+        read_rights |= rights.EXECUTE
+    write_rights = rights.WRITE_FILE | rights.TRUNCATE | rights.MAKE_REG | rights.MAKE_DIR
+    write_rights |= rights.REMOVE_FILE | rights.REMOVE_DIR | rights.REFER
+    file_rights = rights.READ_FILE | rights.WRITE_FILE | rights.TRUNCATE | rights.EXECUTE
+    grants = ((read_rights, read), (read_rights | write_rights, write), (rights.READ_FILE, by_name))
     try:
         handled_net = landlockpy.AccessNet.NONE if network else None
         scoped = (
@@ -213,9 +214,9 @@ def confine_files(
             else landlockpy.Scope.SIGNAL | landlockpy.Scope.ABSTRACT_UNIX_SOCKET
         )
         with landlockpy.Ruleset(handled_net=handled_net, scoped=scoped) as rules:
-            for access, paths in granted:
+            for access, paths in grants:
                 for path, is_folder in _existing(paths):
-                    rules.allow_path(path, access if is_folder else access & of_files)
+                    rules.allow_path(path, access if is_folder else access & file_rights)
             rules.restrict()
     except landlockpy.LandlockError as error:
         return f"{NO_FILES} ({error})"
@@ -245,7 +246,7 @@ def confine_calls(*, network: bool = False) -> str | None:
         rules.set_attr(pyseccomp.Attr.CTL_TSYNC, 1)
         rules.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
         add(pyseccomp.ALLOW, ALLOWED)
-        for name, conditions in conditional():
+        for name, conditions in conditional_calls():
             add(pyseccomp.ALLOW, [name], conditions)
         if network:
             add(pyseccomp.ALLOW, ["socketpair", "sendto"])

@@ -1,4 +1,4 @@
-"""A pool of processes that read documents of users, within limits and fairly between owners.
+"""A pool of processes that parse documents of users, with limits and fair turns between owners.
 
 Nothing that a user sends is parsed in the server: parsing holds the interpreter's lock, and takes
 memory that the server would keep. There are two lanes: a small document is read at once by a warm
@@ -37,24 +37,26 @@ from palettery.app.sandbox.fair_semaphore import FairSemaphore
 from palettery.app.settings import Limits
 from palettery.app.storage.spooled_content import PIECE_BYTES, Content
 
-QUICK_PLACES, SLOW_PLACES = 3, 3
-"""Documents read at once in each lane."""
+QUICK_PROCESSES, SLOW_PROCESSES = 3, 3
+"""Maximum number of documents that are read concurrently, in each lane."""
 LARGE_BYTES = 256 << 10
-"""Size from which on a document is large."""
+"""Minimum size of a large document."""
 QUICK_S, QUICK_BYTES = 1.0, 256 << 20
 """Time and memory limits of a small document."""
 SLOW_NICENESS = 10
+"""Nice value of processes for large documents."""
 REAP_S = 10
 """Timeout for reaping a killed process."""
 CHECK_S = 10
 """Timeout of a health check from another thread."""
 MAX_WAITING_PER_OWNER = 256
-"""Most waiting requests of one owner per lane; the server keeps the document of each."""
+"""Maximum number of waiting requests of one owner per lane; each occupies memory or disk."""
 PRELOADED = [
     "palettery.app.http.request_body",
     "palettery.app.configs.documents",
     "palettery.app.jobs.result_files",
-    "palettery.app.jobs.preparation",
+    "palettery.app.jobs.targets",
+    "palettery.app.calibrations.preparation",
     "palettery.app.jobs.json_submission",
     "palettery.app.jobs.report_csv",
     "palettery.app.models.indexing",
@@ -67,8 +69,8 @@ PRELOADED = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(PRELOADED)
+_FORKSERVER = multiprocessing.get_context("forkserver")
+_FORKSERVER.set_forkserver_preload(PRELOADED)
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,9 @@ class DocumentPool:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._quick, self._slow = FairSemaphore(QUICK_PLACES), FairSemaphore(SLOW_PLACES)
+        self._quick, self._slow = FairSemaphore(QUICK_PROCESSES), FairSemaphore(SLOW_PROCESSES)
         self._idle: list[DocumentWorker] = []
-        self._all: set[BaseProcess] = set()
+        self._processes: set[BaseProcess] = set()
         self._starter = ThreadPoolExecutor(1, "documents")
         self._is_closed = False
 
@@ -130,7 +132,7 @@ class DocumentPool:
         """Check that a small document can be read."""
         await self.run(DocumentClient(""), 0, bool)
 
-    def fault(self, loop: asyncio.AbstractEventLoop) -> str | None:
+    def health_problem(self, loop: asyncio.AbstractEventLoop) -> str | None:
         """Return why no document can be read, or None; called from another thread."""
         try:
             asyncio.run_coroutine_threadsafe(self.check(), loop).result(CHECK_S)
@@ -146,25 +148,25 @@ class DocumentPool:
         for worker in self._idle:
             worker.writer.close()
         self._idle.clear()
-        for running in list(self._all):
+        for running in list(self._processes):
             running.kill()
         self._starter.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, client: DocumentClient, size_bytes: int, task: tuple[Any, ...]) -> Any:
         """Run a task; cancel it when its client disconnects."""
-        working = asyncio.ensure_future(self._run_fairly(client.owner, size_bytes, task))
+        result = asyncio.ensure_future(self._run_fairly(client.owner, size_bytes, task))
         if client.request is None:
-            return await working
+            return await result
         disconnect = asyncio.ensure_future(client.wait_for_disconnect())
         try:
-            await asyncio.wait({working, disconnect}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                return working.result()
+            await asyncio.wait({result, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+            if result.done():
+                return result.result()
             raise InvalidUpload("the client closed the connection before the response")
         finally:
-            working.cancel()
+            result.cancel()
             disconnect.cancel()
-            await asyncio.gather(working, disconnect, return_exceptions=True)
+            await asyncio.gather(result, disconnect, return_exceptions=True)
 
     async def _run_fairly(self, owner: str, size_bytes: int, task: tuple[Any, ...]) -> Any:
         if size_bytes < LARGE_BYTES:
@@ -247,7 +249,7 @@ class DocumentPool:
             if isinstance(error, OSError | EOFError):
                 raise Unavailable(f"cannot start a process to read it: {error}") from error
             raise
-        self._all.add(process)
+        self._processes.add(process)
         return DocumentWorker(process, reader, writer)
 
     def _end(self, worker: DocumentWorker) -> None:
@@ -259,7 +261,7 @@ class DocumentPool:
 
     def _reap(self, process: BaseProcess) -> None:
         process.join(REAP_S)
-        self._all.discard(process)
+        self._processes.discard(process)
 
     def _in_thread(self, function: Callable[..., R], *args: object) -> Awaitable[R]:
         return asyncio.get_running_loop().run_in_executor(self._starter, function, *args)
@@ -267,7 +269,7 @@ class DocumentPool:
 
 def _start_process(connection: socket.socket, memory_bytes: int, niceness: int) -> BaseProcess:
     with connection:
-        process = _FORKS.Process(target=serve, args=(connection, memory_bytes, niceness))
+        process = _FORKSERVER.Process(target=serve, args=(connection, memory_bytes, niceness))
         process.daemon = True
         process.start()
     return process

@@ -35,12 +35,11 @@ RECYCLE_BYTES = 32 << 20
 def serve(connection: socket, memory_bytes: int, niceness: int) -> None:
     """Run functions and send their results, until the connection is closed."""
     end_with_parent(os.getppid())
-    # One of them tells the parent that the server has ended; kept open here, it never would.
+    # The fork server ends once all copies of one of these descriptors are closed.
     os.closerange(FIRST_FILE, connection.fileno())
     os.closerange(connection.fileno() + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the server, which ends this process
+    # Ctrl-C is for the server, which ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(niceness)
     gc.freeze()
     limit(resource.RLIMIT_CORE, 0)
@@ -55,13 +54,13 @@ def serve(connection: socket, memory_bytes: int, niceness: int) -> None:
                 task = pickle.load(stream)  # noqa: S301 - the server wrote it
             except EOFError:
                 return
-            kind, answer = _run(*task)
+            kind, response = _run(*task)
             del task
             is_last = kind == OUT_OF_MEMORY or resident_bytes() > limit_bytes
-            stream.write(HEADER.pack(kind, is_last, len(answer)))
-            stream.write(answer)
+            stream.write(HEADER.pack(kind, is_last, len(response)))
+            stream.write(response)
             stream.flush()
-            del answer
+            del response
 
 
 def _run(

@@ -11,7 +11,7 @@ from palettery.app.storage.spooled_content import IN_MEMORY_BYTES, PIECE_BYTES, 
 
 
 class DocumentFault(RuntimeError):
-    """A bug in our code, hit in another process; the message is its traceback."""
+    """An unexpected exception in the other process, a bug; the message is its traceback."""
 
 
 class WorkerEnded(Exception):
@@ -40,7 +40,7 @@ class DocumentWorker:
             header = await self.reader.readexactly(HEADER.size)
             kind, self.is_last, size_bytes = HEADER.unpack(header)
             if kind == DOCUMENT and size_bytes > IN_MEMORY_BYTES:
-                return await self._spooled(size_bytes)
+                return await self._read_spooled(size_bytes)
             content = await self.reader.readexactly(size_bytes)
         except (OSError, asyncio.IncompleteReadError) as error:
             raise WorkerEnded from error
@@ -59,8 +59,8 @@ class DocumentWorker:
             raise value
         return value
 
-    async def _spooled(self, size_bytes: int) -> SpooledContent:
-        """Read so many bytes into a file."""
+    async def _read_spooled(self, size_bytes: int) -> SpooledContent:
+        """Read `size_bytes` into a file."""
         content = SpooledContent()
         while len(content) < size_bytes:
             piece = await self.reader.read(min(size_bytes - len(content), PIECE_BYTES))

@@ -12,8 +12,8 @@ class _Queue:
     """Waiting requests of one owner, oldest first."""
 
     waiting: deque["asyncio.Future[None]"] = field(default_factory=deque)
-    served: int = 0
-    """Number of its latest turn, by which owners alternate; 0 before its first."""
+    last_turn: int = 0
+    """Number of its latest turn; owners with an older one come first. 0 before its first."""
 
     def is_waiting(self) -> bool:
         """Return whether any request waits, after dropping cancelled ones."""
@@ -31,7 +31,7 @@ class FairSemaphore:
 
     def __init__(self, places: int) -> None:
         self._free, self._max_per_owner = places, max(1, places - 1)
-        self._held: Counter[str] = Counter()
+        self._num_held: Counter[str] = Counter()
         self._queues: dict[str, _Queue] = {}
         self._turns = 0
 
@@ -68,30 +68,32 @@ class FairSemaphore:
 
     def _release(self, owner: str) -> None:
         self._free += 1
-        self._held[owner] -= 1
+        self._num_held[owner] -= 1
         self._grant()
         self._forget(owner)
 
     def _grant(self) -> None:
-        """Assign free places in order of entitlement."""
+        """Assign free places to waiting requests, in the order that the class describes."""
         while self._free:
-            entitled = [
+            candidates = [
                 owner
                 for owner, queue in self._queues.items()
-                if queue.is_waiting() and self._held[owner] < self._max_per_owner
+                if queue.is_waiting() and self._num_held[owner] < self._max_per_owner
             ]
-            if not entitled:
+            if not candidates:
                 return
-            owner = min(entitled, key=lambda name: (self._held[name], self._queues[name].served))
+            owner = min(
+                candidates, key=lambda name: (self._num_held[name], self._queues[name].last_turn)
+            )
             self._turns += 1
             queue = self._queues[owner]
-            queue.served = self._turns
-            self._held[owner] += 1
+            queue.last_turn = self._turns
+            self._num_held[owner] += 1
             self._free -= 1
             queue.waiting.popleft().set_result(None)
 
     def _forget(self, owner: str) -> None:
         """Drop the state of an owner that neither waits nor holds a place."""
         queue = self._queues.get(owner)
-        if queue is not None and not self._held[owner] and not queue.is_waiting():
-            del self._held[owner], self._queues[owner]
+        if queue is not None and not self._num_held[owner] and not queue.is_waiting():
+            del self._num_held[owner], self._queues[owner]

@@ -7,7 +7,7 @@ from palettery.schemas.base import Schema
 REQUEST, ANSWER, OUTCOME = "request", "answer", "outcome"
 """Files in the working folder; the first exists before the process starts."""
 DETAIL_CHARACTERS = 8_000
-"""Longest error message of a sandboxed process."""
+"""Maximum length of an error message of a sandboxed process."""
 
 
 class Bounds(Schema):
@@ -20,9 +20,9 @@ class Bounds(Schema):
     wall_s: PositiveFloat
     """Time from start to end."""
     file_bytes: PositiveInt
-    """Largest size of each file that it writes."""
+    """Maximum size of each file that it writes."""
     answer_bytes: PositiveInt = 64 << 20
-    """Largest size of its answer."""
+    """Maximum size of its answer."""
     wall_setting: str = "PALETTERY_SANDBOX_TIMEOUT_S"
     """Setting that determines `wall_s`."""
     memory_setting: str = "PALETTERY_SANDBOX_MEMORY_BYTES"
@@ -33,7 +33,7 @@ class SandboxRequest(Schema):
     """The request that a sandboxed process is started with."""
 
     module: str
-    """Module whose function `answer` takes the request and returns the answer."""
+    """Module whose entry point, the function `answer`, takes the request and returns the answer."""
     imports: tuple[str, ...] = ()
     """Modules to import before memory is limited."""
     by_name: tuple[str, ...] = ()

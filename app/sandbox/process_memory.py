@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 GROWN_BYTES = 32 << 20
-"""Growth since the last trim from which on memory is trimmed again."""
+"""Growth over the smallest resident size so far at which memory is trimmed."""
 ARENAS = 2
-"""Arenas of the allocator. Without a limit there are up to eight per core, one per busy thread, and
-free memory of one arena is not available to others."""
+"""Maximum number of the allocator's arenas, by default eight per core. Free memory of one arena is
+not available to others."""
 _M_ARENA_MAX = -8
 
 
@@ -23,17 +23,18 @@ class MemoryTrimmer:
     """Returns free memory to the system, which the allocator would otherwise keep."""
 
     def __init__(self) -> None:
-        self._libc, self._last_bytes = _glibc(), 0
+        self._libc, self._smallest_bytes = _glibc(), resident_bytes()
 
     def run(self) -> None:
-        """Trim memory if the process has grown."""
+        """Trim memory if the process is larger than its smallest size so far.
+
+        It is trimmed again even if it has not grown: more memory may be free by now.
+        """
         if self._libc is None:
             return
-        now = resident_bytes()
-        if now > self._last_bytes + GROWN_BYTES:
+        if resident_bytes() > self._smallest_bytes + GROWN_BYTES:
             self._libc.malloc_trim(0)
-            now = resident_bytes()
-        self._last_bytes = now
+        self._smallest_bytes = min(self._smallest_bytes, resident_bytes())
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -34,8 +34,9 @@ from palettery.app.sandbox.messages import (
 from palettery.app.sandbox.working_folder import open_regular
 
 CHECK_EVERY_S = 0.2
-"""Interval between calls of `check`."""
+"""Maximum interval between calls of `check`."""
 OUTCOME_BYTES = 1 << 20
+"""Maximum size of an outcome that is read."""
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def run(
     variables: Mapping[str, str] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> bytes:
-    """Return the answer of a module's function `answer` to a request, run in a sandboxed process.
+    """Run a module's entry point, the function `answer`, in a sandboxed process; return its result.
 
     Args:
         module: Module of the function, which takes and returns bytes.
@@ -101,15 +102,15 @@ def run(
         start_new_session=True,
     )
     _wait(process, bounds, what, check)
-    outcome = _outcome(folder)
+    outcome = _read_outcome(folder)
     if outcome is None:
         raise exit_error(process.returncode, what, bounds)
     if required is None:
         for sentence in outcome.missing:
             warn_once(sentence)
     if outcome.code is not None:
-        raise _error(outcome, what, bounds)
-    return _read(folder / ANSWER, bounds.answer_bytes, what)
+        raise _outcome_error(outcome, what, bounds)
+    return _read_answer(folder / ANSWER, bounds.answer_bytes, what)
 
 
 def exit_error(code: int, what: str, bounds: Bounds) -> PaletteryError:
@@ -142,7 +143,7 @@ def warn_once(sentence: str) -> None:
 def _wait(
     process: subprocess.Popen[bytes], bounds: Bounds, what: str, check: Callable[[], None]
 ) -> None:
-    """Wait until the process ends; finally kill its process group."""
+    """Wait until the process ends; kill its process group in any case."""
     deadline = time.monotonic() + bounds.wall_s
     with process:
         try:
@@ -159,7 +160,7 @@ def _wait(
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def _outcome(folder: Path) -> SandboxOutcome | None:
+def _read_outcome(folder: Path) -> SandboxOutcome | None:
     """Return the outcome that the process wrote; None if missing or not valid."""
     try:
         with open_regular(folder / OUTCOME) as file:
@@ -168,7 +169,7 @@ def _outcome(folder: Path) -> SandboxOutcome | None:
         return None
 
 
-def _error(outcome: SandboxOutcome, what: str, bounds: Bounds) -> PaletteryError:
+def _outcome_error(outcome: SandboxOutcome, what: str, bounds: Bounds) -> PaletteryError:
     kind = ERRORS.get(outcome.code or "", SandboxCrashed)
     if not issubclass(kind, BadInput | OutOfMemory | SandboxMissing):
         kind = SandboxCrashed  # an untrusted process may not report other errors
@@ -187,7 +188,7 @@ def _error(outcome: SandboxOutcome, what: str, bounds: Bounds) -> PaletteryError
     return kind(outcome.detail)
 
 
-def _read(path: Path, max_bytes: int, what: str) -> bytes:
+def _read_answer(path: Path, max_bytes: int, what: str) -> bytes:
     try:
         with open_regular(path) as file:
             answer = file.read(max_bytes + 1)

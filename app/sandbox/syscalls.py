@@ -82,14 +82,14 @@ _FCNTL = (
 """Commands of fcntl that are allowed: none that makes the kernel send signals."""
 
 
-def conditional() -> Sequence[tuple[str, Sequence[Condition]]]:
-    """Return calls that this process may make if all conditions hold."""
-    own = os.getpid()
+def conditional_calls() -> Sequence[tuple[str, Sequence[Condition]]]:
+    """Return calls that this process may make, each with conditions that must all hold."""
+    pid = os.getpid()
     return (
         ("clone", [(0, _CLONE_THREAD, _CLONE_THREAD)]),
-        ("kill", [(0, _INT, own)]),
-        ("tgkill", [(0, _INT, own)]),
-        ("rt_tgsigqueueinfo", [(0, _INT, own)]),
+        ("kill", [(0, _INT, pid)]),
+        ("tgkill", [(0, _INT, pid)]),
+        ("rt_tgsigqueueinfo", [(0, _INT, pid)]),
         ("sched_setaffinity", [(0, _INT, 0)]),
         ("prlimit64", [(0, _INT, 0)]),
         *(("prctl", [(0, _INT, option)]) for option in _PRCTL),

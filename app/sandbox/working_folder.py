@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 PREFIX = "palettery-sandbox-"
+"""Prefix of the names of working folders."""
 
 
 @contextmanager
@@ -39,13 +40,20 @@ def working_folder() -> Iterator[Path]:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file that a sandboxed process wrote; links and devices are refused.
+    """Open a file that a sandboxed process wrote.
+
+    Devices are refused, as are symbolic links, to the file and to its folder.
 
     Raises:
         FileNotFoundError: it is missing, or not a regular file.
     """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        folder = os.open(path.parent, flags | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(path.name, flags, dir_fd=folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise FileNotFoundError(error.errno, f"{path.name} is not a regular file") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

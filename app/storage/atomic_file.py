@@ -15,9 +15,11 @@ from palettery.app.storage.streams import Pieces
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.aside$")
 """Suffix of an incomplete file."""
 ATTEMPTS = 100
+"""Maximum number of attempts to create a file while others remove its folder."""
 NO_COPY_ERRORS = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 """Errors of `copy_file_range` where the file system does not support it."""
 BUFFER_BYTES = 1 << 20
+"""Size of one read or write where a range cannot be copied by the kernel."""
 T = TypeVar("T")
 
 
@@ -37,7 +39,7 @@ class AtomicFile:
             self._file.write(piece)
 
     def append(self, descriptor: int, offset: int, size_bytes: int) -> None:
-        """Append a range of another file and sync it; the kernel copies it where it can.
+        """Append a range of another file and sync it; the kernel copies it if it supports that.
 
         Syncing each range while the next is hashed leaves little to sync at the end.
         """
@@ -78,7 +80,10 @@ def temporary_path(target: Path) -> Path:
 
 
 def create_with_folder(path: Path, make: Callable[[], T]) -> T:
-    """Call `make`, creating the parent folder when missing; others may remove it while empty."""
+    """Return what `make` returns; create the parent folder of `path` first if it is missing.
+
+    Another process may remove the folder while it is empty, so several attempts may be needed.
+    """
     for _ in range(ATTEMPTS):
         with contextlib.suppress(FileNotFoundError):
             return make()

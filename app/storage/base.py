@@ -31,7 +31,7 @@ class Capacity(NamedTuple):
     size_bytes: int
 
 
-class Reads(Protocol):
+class ObjectReader(Protocol):
     """Reader of byte ranges of objects: a `Storage`, or one that verifies them."""
 
     def read(self, path: str, offset: int = 0, size_bytes: int | None = None) -> memoryview:
@@ -130,7 +130,7 @@ class Storage(ABC):
         return None
 
     @abstractmethod
-    def fault(self) -> str | None:
+    def health_problem(self) -> str | None:
         """Return why the store is not usable, within two seconds; None if it is."""
 
     @abstractmethod
@@ -150,9 +150,9 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def listed(self, prefix: str) -> Iterator[StoredObject]:
+    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects below a folder, without unfinished writes."""
 
     def list(self, prefix: str) -> list[str]:
         """Return the paths of the objects below a folder."""
-        return [entry.path for entry in self.listed(prefix)]
+        return [entry.path for entry in self.list_objects(prefix)]

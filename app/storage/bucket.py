@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -15,10 +15,17 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, S3Store, from_url
 
-from palettery.app.errors import BadInput, ObjectMissing, Unavailable
+from palettery.app.errors import BadInput, ObjectMissing
 from palettery.app.storage.base import Storage, StoredObject
 from palettery.app.storage.bucket_errors import is_transient, translate
-from palettery.app.storage.streams import AsyncPieces, Pieces, batches
+from palettery.app.storage.streams import (
+    AsyncPieces,
+    CancellableStream,
+    Pieces,
+    as_async,
+    batches,
+    chain_pieces,
+)
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, PutResult
@@ -43,10 +50,11 @@ CONNECT_TIMEOUT_S, PROBE_TIMEOUT_S, REQUEST_TIMEOUT_S = 5.0, 1.5, 3_600.0
 MAX_RETRIES = 1_000
 """Maximum number of retries, high enough that `RETRY_S` is the limit."""
 PAUSE_S, MAX_PAUSE_S = 0.1, 2.0
+"""Delay before the first retry, which doubles with each further one, and its maximum."""
 ABORT_S = 5.0
 """Timeout for aborting the multipart upload of a cancelled write."""
 CLIENT_VARIABLES = ("ALLOW_HTTP", "ALLOW_INVALID_CERTIFICATES", "PROXY_URL")
-"""Variables, without the cloud's prefix, that obstore ignores when given client options."""
+"""Variables, without the cloud's prefix, that obstore ignores if client options are passed."""
 VARIABLE_PREFIXES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}
 
 T = TypeVar("T")
@@ -56,7 +64,7 @@ T = TypeVar("T")
 class Bucket(Storage):
     """An object store in a bucket, or below a prefix of one.
 
-    obstore retries most requests itself. Retried here are some interrupted responses, and requests
+    obstore retries most requests itself. This class retries interrupted responses, and requests
     that HTTP does not define as idempotent.
     """
 
@@ -82,8 +90,8 @@ class Bucket(Storage):
         if isinstance(data, bytes | memoryview) and len(data) <= PART_BYTES:
             self._put(path, data)
         else:
-            pieces = _parts(data) if isinstance(data, bytes | memoryview) else data
-            asyncio.run(self.write_stream(path, _as_async(pieces)))
+            pieces = _split_parts(data) if isinstance(data, bytes | memoryview) else data
+            asyncio.run(self.write_stream(path, as_async(pieces)))
 
     async def write_stream(self, path: str, data: AsyncPieces) -> None:
         """See `Storage.write_stream`; one request suffices for up to `PART_BYTES`."""
@@ -92,7 +100,7 @@ class Bucket(Storage):
         if sum(map(len, first)) <= PART_BYTES:
             await asyncio.to_thread(self._put, path, b"".join(first))
         else:
-            await self._put_parts(path, _chained(first, data))
+            await self._put_multipart(path, chain_pieces(first, data))
 
     @property
     def supports_presigned_urls(self) -> bool:
@@ -113,17 +121,17 @@ class Bucket(Storage):
         if size_bytes > MAX_COPY_BYTES:
             self.write(target, self.chunks(source, 0, size_bytes))
         else:
-            self._retry(source, lambda: obstore.copy(self._copier, source, target))
+            self._retry(source, lambda: obstore.copy(self._copy_store, source, target))
 
     def size_bytes(self, path: str) -> int:
         """See `Storage.size_bytes`."""
         return int(self._retry(path, lambda: obstore.head(self.store, path))["size"])
 
-    def fault(self) -> str | None:
-        """See `Storage.fault`; the bucket must exist and permit access."""
+    def health_problem(self) -> str | None:
+        """See `Storage.health_problem`; the bucket must exist and permit access."""
         path = "palettery-health-check"
         try:
-            obstore.get(self._probe, path)
+            obstore.get(self._probe_store, path)
         except (BaseError, OSError) as error:
             failure = translate(error, path, self.url)
             return None if isinstance(failure, ObjectMissing) else failure.detail
@@ -150,8 +158,8 @@ class Bucket(Storage):
         """See `Storage.delete_unfinished`."""
         return 0
 
-    def listed(self, prefix: str) -> Iterator[StoredObject]:
-        """See `Storage.listed`."""
+    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
+        """See `Storage.list_objects`."""
         last: str | None = None
         stream = None
 
@@ -175,18 +183,18 @@ class Bucket(Storage):
     def _put(self, path: str, data: bytes | memoryview) -> None:
         self._retry(path, lambda: obstore.put(self.store, path, data, use_multipart=False))
 
-    async def _put_parts(self, path: str, data: AsyncPieces) -> None:
+    async def _put_multipart(self, path: str, data: AsyncPieces) -> None:
         """Upload in parts; obstore aborts the upload when the source fails or is cancelled."""
-        source = _CancellableStream(data)
-        writing = asyncio.ensure_future(
+        source = CancellableStream(data)
+        upload = asyncio.ensure_future(
             obstore.put_async(self.store, path, source, chunk_size=PART_BYTES, max_concurrency=2)
         )
         try:
-            await asyncio.shield(writing)
+            await asyncio.shield(upload)
         except asyncio.CancelledError:
             source.cancel()
-            writing.add_done_callback(_ignore_result)
-            await asyncio.wait([writing], timeout=ABORT_S)
+            upload.add_done_callback(_ignore_result)
+            await asyncio.wait([upload], timeout=ABORT_S)
             raise
         except (BaseError, OSError) as error:
             raise translate(error, path, self.url) from error
@@ -203,46 +211,19 @@ class Bucket(Storage):
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     @cached_property
-    def _probe(self) -> ObjectStore:
+    def _probe_store(self) -> ObjectStore:
         return _connect(
             self.url, read_timeout_s=PROBE_TIMEOUT_S, timeout_s=PROBE_TIMEOUT_S, retry_s=0
         )
 
     @cached_property
-    def _copier(self) -> ObjectStore:
+    def _copy_store(self) -> ObjectStore:
         return _connect(
             self.url,
             read_timeout_s=COPY_READ_TIMEOUT_S,
             timeout_s=REQUEST_TIMEOUT_S,
             retry_s=RETRY_S,
         )
-
-
-class _CancellableStream:
-    """An async stream that fails once `cancel` is called."""
-
-    def __init__(self, data: AsyncPieces) -> None:
-        self._data, self._is_cancelled = data, False
-        self._step: asyncio.Task[object] | None = None
-
-    def __aiter__(self) -> "_CancellableStream":
-        return self
-
-    async def __anext__(self) -> bytes | memoryview:
-        if self._is_cancelled:
-            raise Unavailable("the write was cancelled")
-        self._step = asyncio.current_task()
-        try:
-            return await anext(self._data)
-        except asyncio.CancelledError:
-            raise Unavailable("the write was cancelled") from None
-        finally:
-            self._step = None
-
-    def cancel(self) -> None:
-        self._is_cancelled = True
-        if self._step is not None:
-            self._step.cancel()
 
 
 def open_bucket(url: str) -> Bucket:
@@ -286,19 +267,7 @@ def _ignore_result(written: "asyncio.Future[PutResult]") -> None:
         written.exception()  # retrieve it, or asyncio logs a warning
 
 
-def _parts(data: bytes | memoryview) -> Iterator[memoryview]:
+def _split_parts(data: bytes | memoryview) -> Iterator[memoryview]:
     view = memoryview(data)
     for start in range(0, len(view), PART_BYTES):
         yield view[start : start + PART_BYTES]
-
-
-async def _as_async(pieces: Pieces) -> AsyncIterator[bytes | memoryview]:
-    for piece in pieces:
-        yield piece
-
-
-async def _chained(first: Pieces, rest: AsyncPieces) -> AsyncIterator[bytes | memoryview]:
-    for piece in first:
-        yield piece
-    async for piece in rest:
-        yield piece

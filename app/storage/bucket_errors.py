@@ -1,4 +1,4 @@
-"""Translation of obstore's errors into ours."""
+"""Translation of obstore's errors into those of this package."""
 
 import re
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
-"""Variables that hold the credentials of each kind of bucket."""
+"""URL scheme -> environment variables of the credentials."""
 STATUS = re.compile(r"status code: (\d{3})")
 CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 TRANSIENT_STATUS = (408, 429)
@@ -36,7 +36,7 @@ def is_transient(error: BaseError | OSError) -> bool:
 
 
 def translate(error: BaseError | OSError, path: str, url: str) -> Unavailable:
-    """Return our error for an obstore error, with a remedy and without secrets."""
+    """Return the `PaletteryError` for an obstore error, with advice and without secrets."""
     text = str(error)
     code, status = CODE.search(text), STATUS.search(text)
     name = code[1] if code else ""

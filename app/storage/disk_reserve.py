@@ -1,4 +1,4 @@
-"""Reserved space on the disk of the embedded database, for deletions and for recovery.
+"""Reserved disk space for the embedded database, which needs it for deletions and recovery.
 
 SQLite needs space to delete rows and to recover from a crash. On a full disk it could do neither,
 and no space would ever become free.
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class DiskReserve:
-    """A placeholder file, deleted when the disk is full; none for an external database."""
+    """A placeholder file, deleted when the disk is full; unused with an external database."""
 
     def __init__(self, settings: Settings) -> None:
         self._path: Path | None = None

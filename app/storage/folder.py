@@ -33,7 +33,7 @@ from palettery.app.storage.streams import AsyncPieces, Pieces, batches
 NO_LINK_ERRORS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 """Errors of `link` where the file system does not support hard links."""
 MIN_FREE_BYTES = 4 << 20
-"""Space that writes leave free, so that SQLite, whose log is mostly this large, can delete."""
+"""Space that writes leave free for SQLite's log, which it needs to delete rows."""
 STEP_BYTES = 64 << 20
 """Bytes joined between two checks for cancellation."""
 
@@ -50,7 +50,7 @@ class Folder(Storage):
 
     def read(self, path: str, offset: int = 0, size_bytes: int | None = None) -> memoryview:
         """See `Storage.read`."""
-        with self._translated_errors(path):
+        with self._translate_errors(path):
             descriptor = os.open(self._path(path), os.O_RDONLY)
             try:
                 available = max(os.fstat(descriptor).st_size - offset, 0)
@@ -65,39 +65,41 @@ class Folder(Storage):
 
     def write(self, path: str, data: bytes | memoryview | Pieces) -> None:
         """See `Storage.write`."""
-        with self._translated_errors(path), AtomicFile(self._path(path)) as file:
+        with self._translate_errors(path), AtomicFile(self._path(path)) as file:
             pieces = [data] if isinstance(data, bytes | memoryview) else data
-            file.write(self._checking_free_space(pieces))
+            file.write(self._check_free_space(pieces))
             file.commit()
 
     async def write_stream(self, path: str, data: AsyncPieces) -> None:
         """See `Storage.write_stream`."""
         with (
-            self._translated_errors(path),
+            self._translate_errors(path),
             await asyncio.to_thread(AtomicFile, self._path(path)) as file,
         ):
             async for pieces in batches(data, CHUNK_BYTES):
-                await asyncio.to_thread(file.write, self._checking_free_space(pieces))
+                await asyncio.to_thread(file.write, self._check_free_space(pieces))
             await asyncio.to_thread(file.commit)
 
     async def join(self, sources: Sequence[str], target: str) -> FileDigest:
         """See `Storage.join`; each step is copied and hashed at the same time."""
         digest = FileDigest()
         with (
-            self._translated_errors(target),
+            self._translate_errors(target),
             await asyncio.to_thread(AtomicFile, self._path(target)) as file,
         ):
             for source in sources:
-                with self._translated_errors(source), self._path(source).open("rb") as opened:
+                with self._translate_errors(source), self._path(source).open("rb") as opened:
                     descriptor = opened.fileno()
                     size_bytes = os.fstat(descriptor).st_size
                     for start in range(0, size_bytes, STEP_BYTES):
                         part = (descriptor, start, min(STEP_BYTES, size_bytes - start))
-                        await _both(partial(file.append, *part), partial(_hash, digest, *part))
+                        await _run_in_parallel(
+                            partial(file.append, *part), partial(_hash, digest, *part)
+                        )
             await asyncio.to_thread(file.commit)
         return digest
 
-    def _checking_free_space(self, pieces: Pieces) -> Pieces:
+    def _check_free_space(self, pieces: Pieces) -> Pieces:
         """Yield the pieces; fail before the disk is full, to leave space for the database."""
         for piece in pieces:
             if len(piece) and shutil.disk_usage(self.root).free < MIN_FREE_BYTES:
@@ -106,7 +108,7 @@ class Folder(Storage):
 
     def copy(self, source: str, target: str) -> None:
         """See `Storage.copy`; a hard link whose modification time becomes now, as in a bucket."""
-        with self._translated_errors(source):
+        with self._translate_errors(source):
             path, temporary = self._path(source), temporary_path(self._path(target))
             path.stat()
             try:
@@ -121,7 +123,7 @@ class Folder(Storage):
 
     def size_bytes(self, path: str) -> int:
         """See `Storage.size_bytes`."""
-        with self._translated_errors(path):
+        with self._translate_errors(path):
             status = self._path(path).stat()
         if not stat.S_ISREG(status.st_mode):
             raise ObjectMissing(f"nothing is stored at {path}")
@@ -135,8 +137,8 @@ class Folder(Storage):
             return None
         return Capacity(usage.free, usage.total)
 
-    def fault(self) -> str | None:
-        """See `Storage.fault`; the folder must exist and be writable."""
+    def health_problem(self) -> str | None:
+        """See `Storage.health_problem`; the folder must exist and be writable."""
         if not self.root.is_dir():
             return f"there is no folder {self.root}"
         if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
@@ -146,16 +148,18 @@ class Folder(Storage):
     def delete(self, *paths: str) -> None:
         """See `Storage.delete`; empty parent folders are removed too."""
         for path in paths:
-            with self._translated_errors(path):
+            with self._translate_errors(path):
                 file = self._path(path)
                 unlink(file)
                 self._prune(file.parent)
 
     def delete_folder(self, prefix: str) -> None:
         """See `Storage.delete_folder`; empty parent folders are removed too."""
-        with self._translated_errors(prefix):
+        with self._translate_errors(prefix):
             top = self._path(prefix) if prefix else self.root
-            for folder, folders, files in os.walk(top, topdown=False, onerror=_unless_missing):
+            for folder, folders, files in os.walk(
+                top, topdown=False, onerror=_raise_unless_missing
+            ):
                 for name in files:
                     unlink(Path(folder, name))
                 for name in folders:
@@ -170,13 +174,13 @@ class Folder(Storage):
             if TEMPORARY.search(file.name) and status.st_mtime < before.timestamp()
         ]
         for file in unfinished:
-            with self._translated_errors(file.name):
+            with self._translate_errors(file.name):
                 unlink(file)
                 self._prune(file.parent)
         return len(unfinished)
 
-    def listed(self, prefix: str) -> Iterator[StoredObject]:
-        """See `Storage.listed`."""
+    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
+        """See `Storage.list_objects`."""
         for file, status in self._files(prefix):
             if not TEMPORARY.search(file.name):
                 path = file.relative_to(self.root).as_posix()
@@ -184,9 +188,9 @@ class Folder(Storage):
                 yield StoredObject(path, status.st_size, modified_at)
 
     def _files(self, prefix: str) -> Iterator[tuple[Path, os.stat_result]]:
-        with self._translated_errors(prefix):
+        with self._translate_errors(prefix):
             top = self._path(prefix) if prefix else self.root
-            for folder, _, names in os.walk(top, onerror=_unless_missing):
+            for folder, _, names in os.walk(top, onerror=_raise_unless_missing):
                 for name in names:
                     file = Path(folder, name)
                     with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
@@ -199,11 +203,12 @@ class Folder(Storage):
         return self.root.joinpath(*parts)
 
     def _prune(self, folder: Path) -> None:
+        """Remove a folder and its parents as long as they are empty, except the root."""
         while folder != self.root and _remove_empty(folder):
             folder = folder.parent
 
     @contextlib.contextmanager
-    def _translated_errors(self, path: str) -> Iterator[None]:
+    def _translate_errors(self, path: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -231,13 +236,13 @@ def open_folder(url: str) -> Folder:
     return Folder(url, root)
 
 
-async def _both(one: Callable[[], None], other: Callable[[], None]) -> None:
-    """Run two functions at once in threads; wait for both even when cancelled."""
-    running = asyncio.gather(asyncio.to_thread(one), asyncio.to_thread(other))
+async def _run_in_parallel(first: Callable[[], None], second: Callable[[], None]) -> None:
+    """Run two functions in threads at the same time; wait for both even if cancelled."""
+    both = asyncio.gather(asyncio.to_thread(first), asyncio.to_thread(second))
     try:
-        await asyncio.shield(running)
+        await asyncio.shield(both)
     except asyncio.CancelledError:
-        await asyncio.wait([running])
+        await asyncio.wait([both])
         raise
 
 
@@ -252,16 +257,17 @@ def _hash(digest: FileDigest, descriptor: int, offset: int, size_bytes: int) -> 
 def _read(descriptor: int, offset: int, size_bytes: int) -> memoryview:
     """Return a range of a file, or as much of it as exists."""
     buffer = np.empty(size_bytes, np.uint8).data  # on huge pages, unlike bytes
-    done = 0
-    while done < size_bytes:
-        read_bytes = os.preadv(descriptor, [buffer[done:]], offset + done)
+    total = 0
+    while total < size_bytes:
+        read_bytes = os.preadv(descriptor, [buffer[total:]], offset + total)
         if read_bytes == 0:
             break
-        done += read_bytes
-    return buffer[:done]
+        total += read_bytes
+    return buffer[:total]
 
 
 def _remove_empty(folder: Path) -> bool:
+    """Remove a folder if it is empty; return whether it is gone."""
     try:
         folder.rmdir()
     except FileNotFoundError:
@@ -271,7 +277,7 @@ def _remove_empty(folder: Path) -> bool:
     return True
 
 
-def _unless_missing(error: OSError) -> None:
+def _raise_unless_missing(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 

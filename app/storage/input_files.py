@@ -7,22 +7,22 @@ from pathlib import Path
 
 from palettery.app.errors import BadInput
 
-KINDS = (
+FILE_KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a character device"),
     (stat.S_ISBLK, "a block device"),
 )
-"""Kinds of files that are not regular, in words."""
+"""Test of `st_mode` -> name, for files that are not regular."""
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 """Start of a URL; `Path` reduces its two slashes to one."""
 
 
 def file_kind(mode: int) -> str:
-    """Return the kind of a file in words, from its `st_mode`."""
-    return next((kind for is_kind, kind in KINDS if is_kind(mode)), "a file")
+    """Return the name of the kind of a file, from its `st_mode`."""
+    return next((kind for is_kind, kind in FILE_KINDS if is_kind(mode)), "a file")
 
 
 def has_access(path: Path, mode: int) -> bool:
@@ -49,10 +49,10 @@ def check_readable(path: Path) -> None:
             raise BadInput(
                 f"{name} is a URL, and only local files are read; download it first"
             ) from error
-        raise BadInput(f"there is no file {name}{_link(path)}") from error
+        raise BadInput(f"there is no file {name}{_describe_link(path)}") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise BadInput(f"cannot read {name}{_link(path)}: {reason}") from error
+        raise BadInput(f"cannot read {name}{_describe_link(path)}: {reason}") from error
     if not stat.S_ISREG(mode):
         raise BadInput(f"{name} is {file_kind(mode)}, not a regular file")
     if not has_access(path, os.R_OK):
@@ -61,6 +61,6 @@ def check_readable(path: Path) -> None:
         raise BadInput(f"the name {name} is not UTF-8; rename the file, or pass a link to it")
 
 
-def _link(path: Path) -> str:
-    """Return the target of a link, for a message about a dangling one."""
+def _describe_link(path: Path) -> str:
+    """Return a clause with the target of a symbolic link; empty for other files."""
     return f", a link to {displayable(path.readlink())}" if os.path.islink(path) else ""  # noqa: PTH114 - never raises

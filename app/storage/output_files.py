@@ -13,7 +13,7 @@ from palettery.app.errors import BadInput, PaletteryError
 from palettery.app.storage.input_files import displayable, file_kind, has_access
 
 MAX_NAME_BYTES = 200
-"""Bytes of an output's name used in temporary names; file systems allow 255 in all."""
+"""Maximum length of an output's name within temporary names; file systems allow 255 bytes."""
 RESULT = "result"
 """Name of a result in its temporary folder."""
 
@@ -23,8 +23,8 @@ class Output:
 
     With `or_folder` it may also be a folder of several files.
 
-    A regular file is replaced atomically; pipes and devices are written to; nothing else can be an
-    output. Results are made in a temporary folder, then published.
+    A regular file is replaced atomically; pipes and devices are written to. Results are created in
+    a temporary folder, then published.
 
     Raises:
         BadInput: the path cannot be written.
@@ -32,7 +32,7 @@ class Output:
 
     def __init__(self, path: Path, *, or_folder: bool = False) -> None:
         self.path, self.folder = path, path
-        """The path as given; and the temporary folder, from `__enter__` on."""
+        """`path` is as the user wrote it; `folder` is the temporary folder from `__enter__` on."""
         self._unpublished: Path | None = None
         """A result that could not be published."""
         status = self._status()
@@ -40,31 +40,35 @@ class Output:
         self.is_stream = self.is_stdout or (
             status is not None and (stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode))
         )
-        self.place = path if self.is_stream else Path(os.path.realpath(path))
+        self.resolved_path = path if self.is_stream else Path(os.path.realpath(path))
         """The path with links resolved."""
         if self.is_stream:
             self._check_stream()
         elif or_folder and (status is None or stat.S_ISDIR(status.st_mode)):
             self._check_parent(
-                next(path for path in (self.place, *self.place.parents) if path.exists())
+                next(
+                    path
+                    for path in (self.resolved_path, *self.resolved_path.parents)
+                    if path.exists()
+                )
             )
         else:
             self._check_file(status)
 
-    def beside(self, suffix: str) -> Path:
+    def sibling(self, suffix: str) -> Path:
         """Return the path of a hidden file beside the output, named after it."""
-        name = os.fsdecode(os.fsencode(self.place.name)[:MAX_NAME_BYTES])
-        return self.place.with_name(f".{name}.{suffix}")
+        name = os.fsdecode(os.fsencode(self.resolved_path.name)[:MAX_NAME_BYTES])
+        return self.resolved_path.with_name(f".{name}.{suffix}")
 
     def __enter__(self) -> Self:
-        """Create the temporary folder on the disk of the output; this is the last check.
+        """Create the temporary folder on the disk of the output, which checks that it is writable.
 
         Raises:
             BadInput: it cannot be created.
         """
         try:
-            prefix = self.beside("").name
-            parent = None if self.is_stream else self.place.parent
+            prefix = self.sibling("").name
+            parent = None if self.is_stream else self.resolved_path.parent
             self.folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         except OSError as error:
             raise BadInput(self._message(error)) from error
@@ -88,7 +92,7 @@ class Output:
                     shutil.copyfileobj(source, stream)
                 return
             self._check_file(self._status())  # it may have changed since the first check
-            result.replace(self.place)
+            result.replace(self.resolved_path)
         except (OSError, BadInput) as error:
             self._unpublished = None if self.is_stream else result
             location = f"; the result is kept at {displayable(result)}" if self._unpublished else ""
@@ -131,10 +135,10 @@ class Output:
         if status is not None and not stat.S_ISREG(status.st_mode):
             kind = file_kind(status.st_mode)
             raise BadInput(f"{self} is {kind}; name a file to write")
-        parent = self.place.parent
+        parent = self.resolved_path.parent
         if not parent.is_dir():
             raise BadInput(
-                f"there is no folder {displayable(parent)} to write {self.place.name} in"
+                f"there is no folder {displayable(parent)} to write {self.resolved_path.name} in"
             )
         self._check_parent(parent)
         if status is not None and _is_protected(status, parent.stat()):
@@ -160,7 +164,7 @@ class Output:
 
 
 def is_stdout(path: Path) -> bool:
-    """Return whether a path is our standard output, unless that is /dev/null."""
+    """Return whether a path is this process's standard output and not /dev/null."""
     try:
         status = path.stat()
         return os.path.samestat(status, os.fstat(1)) and not os.path.samestat(
@@ -170,7 +174,7 @@ def is_stdout(path: Path) -> bool:
         return False
 
 
-def is_page(report: Path) -> bool:
+def is_html(report: Path) -> bool:
     """Return whether a report of this name is written as HTML."""
     return report.suffix.lower() in (".html", ".htm")
 
@@ -184,7 +188,7 @@ def check_writable(path: Path, *, or_folder: bool = False) -> None:
     Output(path, or_folder=or_folder)
 
 
-def check_apart(outputs: Iterable[Output], **inputs: Iterable[Path]) -> None:
+def check_distinct(outputs: Iterable[Output], **inputs: Iterable[Path]) -> None:
     """Check that all inputs and outputs are different files.
 
     Raises:
@@ -196,9 +200,9 @@ def check_apart(outputs: Iterable[Output], **inputs: Iterable[Path]) -> None:
     for output in outputs:
         if output.is_stream:
             continue
-        if output.place in used:
-            raise BadInput(f"{output} is {used[output.place]} for the result")
-        used[output.place] = "the other output, too; name another file"
+        if output.resolved_path in used:
+            raise BadInput(f"{output} is {used[output.resolved_path]} for the result")
+        used[output.resolved_path] = "the other output, too; name another file"
 
 
 def _is_protected(status: os.stat_result, parent: os.stat_result) -> bool:

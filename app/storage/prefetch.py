@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from palettery.app.storage.base import Reads
+from palettery.app.storage.base import ObjectReader
 
 PIECE_BYTES = 4 << 20
 """Bytes per read; a slow client occupies the memory of a few pieces."""
 
 
 async def prefetch(
-    store: Reads, path: str, first: int, end: int, piece_bytes: int = PIECE_BYTES
+    store: ObjectReader, path: str, first: int, end: int, piece_bytes: int = PIECE_BYTES
 ) -> AsyncIterator[memoryview]:
     """Yield a range of an object; each piece is fetched while the previous one is sent."""
 

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Iterator
 IN_MEMORY_BYTES = 256 << 10
 """Size above which content is spooled to a file."""
 PIECE_BYTES = 256 << 10
+"""Size of one read of a file."""
 
 
 class SpooledContent:
     """Bytes in an unnamed temporary file, deleted with this object.
 
-    Pickled, it becomes `bytes`.
+    It is pickled as `bytes`.
     """
 
     def __init__(self, content: bytes = b"") -> None:
@@ -54,7 +55,7 @@ Content = bytes | SpooledContent
 
 
 def pieces(content: Content) -> Iterator[bytes]:
-    """Return all bytes of a content, in pieces."""
+    """Return an iterator over the bytes of a content, in pieces."""
     return content.pieces() if isinstance(content, SpooledContent) else iter((content,))
 
 

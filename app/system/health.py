@@ -49,20 +49,23 @@ class Health:
         return tuple(self._checks)
 
     async def failures(self) -> dict[str, str]:
-        """Return the failure of each unavailable component, after `timeout_s` at the latest."""
+        """Return each unavailable component with a public reason, within `timeout_s`."""
         for name, check in self._checks.items():
             if name not in self._running or self._running[name].done():
                 loop = asyncio.get_running_loop()
                 self._running[name] = loop.run_in_executor(self._threads, _run_check, check)
         running = dict(self._running)  # other requests may start checks meanwhile
         await asyncio.wait(running.values(), timeout=self._timeout_s)
-        late = f"does not respond within {self._timeout_s:g} s"
-        faults = {name: check.result() if check.done() else late for name, check in running.items()}
-        self._log_changes({name: fault for name, fault in faults.items() if fault is not None})
+        timeout_reason = f"does not respond within {self._timeout_s:g} s"
+        results = {
+            name: check.result() if check.done() else timeout_reason
+            for name, check in running.items()
+        }
+        failures = {name: reason for name, reason in results.items() if reason is not None}
+        self._log_changes(failures)  # with details that callers must not see
         return {
-            name: "does not respond" if running[name].done() else late
-            for name, fault in faults.items()
-            if fault is not None
+            name: "does not respond" if running[name].done() else timeout_reason
+            for name in failures
         }
 
     def close(self) -> None:
@@ -84,14 +87,14 @@ def build_health(
     count_workers: Callable[[], int],
     documents: DocumentPool | None,
 ) -> Health:
-    """Return the health checks of a process; one that parses no documents has no pool."""
+    """Return the health checks of a process; `documents` is None if it parses no documents."""
     checks: dict[str, Check] = {
-        "database": database.fault,
-        "store": store.fault,
+        "database": database.health_problem,
+        "store": store.health_problem,
         "workers": lambda: None if count_workers() > 0 else "there are no workers",
     }
     if documents is not None:
-        checks["documents"] = partial(documents.fault, asyncio.get_running_loop())
+        checks["documents"] = partial(documents.health_problem, asyncio.get_running_loop())
     return Health(checks)
 
 
@@ -111,12 +114,12 @@ async def readyz(health: Annotated[Health, Depends(ServiceLookup(Health))]) -> d
     return dict.fromkeys(health.components, "ok")
 
 
-METRICS: dict[int | str, dict[str, Any]] = {
+METRICS_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "metrics in a format of Prometheus", "content": {"text/plain": {}}}
 }
 
 
-@router.get("/metrics", response_class=Response, responses=METRICS)
+@router.get("/metrics", response_class=Response, responses=METRICS_RESPONSES)
 def metrics(
     metrics: Annotated[Metrics, Depends(ServiceLookup(Metrics))],
     accept: Annotated[str, Header()] = "",

@@ -10,8 +10,8 @@ from palettery.app.database.engine import Database
 from palettery.app.errors import DatabaseFailed, DeadlineExceeded, PaletteryError, problem
 from palettery.app.execution.controllers import ControllerRepository
 from palettery.app.execution.engine import Engine
+from palettery.app.execution.fair_queue import OwnerTurns
 from palettery.app.execution.fanout import Workers
-from palettery.app.execution.turns import OwnerTurns
 from palettery.app.jobs.expiry import JobExpiry
 from palettery.app.jobs.lifecycle import JobLifecycle
 from palettery.app.jobs.repository import JobRepository
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class ControllerMaintenance:
-    """Maintenance of jobs, in addition to their workflows; a failed run is repeated later."""
+    """Periodic tasks of a controller; a task that fails is repeated at its next turn."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ControllerMaintenance:
         self._turns, self._reserve = turns, reserve
 
     async def run(self) -> None:
-        """Run all maintenance, side by side, until cancelled."""
+        """Run all maintenance tasks concurrently, until cancelled."""
         await asyncio.gather(
             _repeat(DEADLINES_EVERY_S, self._fail_overdue_jobs),
             _repeat_in_thread(HEARTBEAT_EVERY_S, self._send_heartbeat),
@@ -62,7 +62,7 @@ class ControllerMaintenance:
         )
 
     def _delete_expired(self) -> None:
-        """Delete what has expired; on a full disk, give up the reserve first."""
+        """Delete what has expired; if the database fails, release the disk reserve and retry."""
         try:
             self._expiry.run()
         except DatabaseFailed:
@@ -82,11 +82,11 @@ class ControllerMaintenance:
     def _repair(self) -> None:
         """Repair jobs whose row and workflow disagree, such as after a crash."""
         jobs = self._jobs.alive()
-        lives = self._engine.workflow_states([(job.id, job.attempt) for job in jobs])
-        for job, life in zip(jobs, lives, strict=True):
-            if life == "none":
+        states = self._engine.workflow_states([(job.id, job.attempt) for job in jobs])
+        for job, state in zip(jobs, states, strict=True):
+            if state == "none":
                 self._jobs.enqueue_again(job.id, self._engine.enqueue)
-            elif life == "ended":
+            elif state == "ended":
                 error = PaletteryError("the job's workflow ended without a result; retry the job")
                 cause = problem(error, f"/v1/jobs/{job.id}")
                 self._jobs.fail(job.id, cause, attempt=job.attempt)

@@ -37,10 +37,10 @@ PACKAGES = ("numpy", "numba", "torch", "safetensors", "distributed", "dbos", "fa
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
-_ALL = (
+_QUEUE_DEPTHS = (
     select(JobRow.state, func.count()).where(JobRow.state.in_(ACTIVE_STATES)).group_by(JobRow.state)
 )
-_OWN = _ALL.where(JobRow.owner == bindparam("owner"))
+_OWN_QUEUE_DEPTHS = _QUEUE_DEPTHS.where(JobRow.owner == bindparam("owner"))
 
 
 class Overview:
@@ -80,14 +80,14 @@ class Overview:
         )
 
     def _pool(self, controllers: list[Controller]) -> WorkerPool:
-        count = max((each.workers for each in controllers), default=0)
+        count = max((item.workers for item in controllers), default=0)
         if self._workers is None:
             return WorkerPool(count=count)
         try:
             processes = self._workers()
         except WorkersLost:
             return WorkerPool(count=0)
-        states = [each.state for each in processes]
+        states = [item.state for item in processes]
         return WorkerPool(
             count=states.count("busy") + states.count("idle"),
             busy=states.count("busy"),
@@ -97,16 +97,16 @@ class Overview:
 
     def _queue(self, owner: str) -> Queue:
         with self._database.reading() as connection:
-            own = connection.execute(_OWN, {"owner": owner}).all()
-            total = connection.execute(_ALL).all()
+            own = connection.execute(_OWN_QUEUE_DEPTHS, {"owner": owner}).all()
+            total = connection.execute(_QUEUE_DEPTHS).all()
         return Queue(own=Depth(**dict(own)), all=Depth(**dict(total)))
 
     def _store_info(self) -> Store:
-        room = self._store.capacity()
+        capacity = self._store.capacity()
         kind = urlsplit(self._store.url).scheme
-        if room is None:
+        if capacity is None:
             return Store(kind=kind)
-        return Store(kind=kind, free_bytes=room.free_bytes, size_bytes=room.size_bytes)
+        return Store(kind=kind, free_bytes=capacity.free_bytes, size_bytes=capacity.size_bytes)
 
 
 @router.get("/service")

@@ -24,7 +24,7 @@ from palettery.app.models.repository import ModelRepository
 from palettery.app.models.service import ModelService, model_id
 from palettery.app.sandbox.fair_semaphore import FairSemaphore
 from palettery.app.storage.base import Storage
-from palettery.app.storage.checked_reads import store_digests
+from palettery.app.storage.verified_reader import store_digests
 from palettery.app.uploads.parts import Part, part_path, parts_folder, parts_of
 from palettery.app.uploads.received_files import (
     check_sizes,
@@ -37,10 +37,10 @@ from palettery.app.uploads.stored_upload import StoredUpload
 from palettery.schemas.checkpoint import StoredFile
 from palettery.schemas.problem import InvalidField
 
-JOINED_AT_ONCE = 2
-"""Uploads whose parts are joined at once; the others wait without a thread."""
-TRIES = 5
-"""Attempts to add a model while other requests delete files that it shares."""
+CONCURRENT_JOINS = 2
+"""Maximum number of uploads whose parts are joined at the same time; others wait in a queue."""
+MAX_ATTEMPTS = 5
+"""Maximum number of attempts to add a model while other requests delete files that it shares."""
 
 
 class UploadCompletion:
@@ -57,7 +57,7 @@ class UploadCompletion:
         self._uploads, self._models, self._model_repository = uploads, models, model_repository
         self._files, self._store = files, store
         self._running: dict[str, asyncio.Task[str]] = {}
-        self._joining = FairSemaphore(JOINED_AT_ONCE)
+        self._join_turns = FairSemaphore(CONCURRENT_JOINS)
 
     async def complete(self, upload: StoredUpload) -> str:
         """Make an upload a model and return the model's id.
@@ -76,7 +76,7 @@ class UploadCompletion:
         return await asyncio.shield(task)
 
     async def stop(self) -> None:
-        """Cancel all tasks; clients may ask for completion again."""
+        """Cancel all tasks; clients may request completion again."""
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
@@ -89,44 +89,44 @@ class UploadCompletion:
 
     async def _complete(self, upload: StoredUpload) -> str:
         new_paths: list[str] = []
-        kept_paths: Collection[str] = ()
+        used_paths: Collection[str] = ()
         try:
-            async with self._joining.turn(upload.owner):
+            async with self._join_turns.turn(upload.owner):
                 files = await self._join_files(upload, new_paths)
-            model_id, kept_paths = await self._add_model(upload, files, new_paths)
+            model_id, used_paths = await self._add_model(upload, files, new_paths)
         except (DatabaseFailed, asyncio.CancelledError):
-            kept_paths = new_paths  # a model may use them; if not, they expire
+            used_paths = new_paths  # a model may use them; otherwise they are removed as orphans
             raise
         except (ObjectMissing, NotFound):
-            now = await asyncio.to_thread(self._uploads.get, upload.owner, upload.id)
-            if now.model_id is not None:
-                return now.model_id  # completed by another process
+            current = await asyncio.to_thread(self._uploads.get, upload.owner, upload.id)
+            if current.model_id is not None:
+                return current.model_id  # completed by another process
             await asyncio.to_thread(self._check_parts, upload)
             raise
         finally:
-            unused = [path for path in new_paths if path not in kept_paths]
+            unused = [path for path in new_paths if path not in used_paths]
             await asyncio.to_thread(self._store.delete, *unused)
         await asyncio.to_thread(self._store.delete_folder, parts_folder(upload.id))
         return model_id
 
     async def _join_files(self, upload: StoredUpload, new_paths: list[str]) -> list[StoredFile]:
-        """Join and verify the files; `new_paths` receives the paths of those that are written."""
-        owned = await asyncio.to_thread(self._owned, upload)
+        """Join and verify the files; the paths of new ones are appended to `new_paths`."""
+        owned = await asyncio.to_thread(self._owned_files, upload)
         check_sizes(upload.files, owned)
-        of_file: dict[int, list[Part]] = defaultdict(list)
+        parts_by_file: dict[int, list[Part]] = defaultdict(list)
         for part in parts_of(upload.files, upload.part_size_bytes):
-            of_file[part.file].append(part)
+            parts_by_file[part.file].append(part)
         needed = [n for n, file in enumerate(upload.files) if file.sha256 not in owned]
         received = await asyncio.to_thread(received_parts, self._uploads, self._store, upload)
-        missing = [p for n in needed for p in of_file[n] if p.number not in received]
+        missing = [p for n in needed for p in parts_by_file[n] if p.number not in received]
         if missing:
-            raise _missing(upload, missing)
+            raise _missing_error(upload, missing)
         files = []
         for number, file in enumerate(upload.files):
             if number in needed:
                 path = f"{UPLOADS}/{uuid.uuid4().hex}"
                 new_paths.append(path)
-                await self._join_file(upload, of_file[number], path)
+                await self._join_file(upload, parts_by_file[number], path)
             else:
                 path = owned[file.sha256].path
             files.append(StoredFile(path=path, **dict(file)))
@@ -154,7 +154,7 @@ class UploadCompletion:
         self, upload: StoredUpload, files: Sequence[StoredFile], new_paths: Collection[str]
     ) -> tuple[str, Collection[str]]:
         """Parse the files and add them as a model; return its id and the paths of its files."""
-        for _ in range(TRIES - 1):
+        for _ in range(MAX_ATTEMPTS - 1):
             with suppress(FileGone):  # a file that was stored before was deleted meanwhile
                 return await self._try_add_model(upload, files, new_paths)
         return await self._try_add_model(upload, files, new_paths)
@@ -178,17 +178,17 @@ class UploadCompletion:
         )
         return id_, {file.path for file in stored}
 
-    def _owned(self, upload: StoredUpload) -> Mapping[str, FileLocation]:
+    def _owned_files(self, upload: StoredUpload) -> Mapping[str, FileLocation]:
         digests = [file.sha256 for file in upload.files]
         return owned_files(self._model_repository, self._store, upload.owner, digests)
 
     def _discard(self, upload: StoredUpload, parts: Sequence[Part]) -> None:
-        """Delete parts, which must be sent again then."""
+        """Delete parts, so that they must be sent again."""
         self._uploads.delete_parts(upload.id, [part.number for part in parts])
         self._store.delete(*(part_path(upload.id, part.number) for part in parts))
 
     def _check_parts(self, upload: StoredUpload) -> None:
-        """Check that the received parts are in the store; those that are not must be sent again."""
+        """Check that the received parts are in the store; delete the rows of those that are not."""
         received = self._uploads.part_digests(upload.id)
         lost = [
             part
@@ -197,10 +197,10 @@ class UploadCompletion:
         ]
         if lost:
             self._discard(upload, lost)
-            raise _missing(upload, lost)
+            raise _missing_error(upload, lost)
 
 
-def _missing(upload: StoredUpload, parts: Sequence[Part]) -> PartsMissing:
+def _missing_error(upload: StoredUpload, parts: Sequence[Part]) -> PartsMissing:
     errors = [
         InvalidField(
             pointer=f"/parts/{part.number}",

@@ -8,7 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from palettery.app.http.idempotency import REPLAYED, IdempotencyKey, keyed_request
 from palettery.app.http.pagination import Cursor, Limit
 from palettery.app.http.problems import problems
-from palettery.app.http.request_body import JSON, inlined_schema, read_json
+from palettery.app.http.request_body import JSON, inline_schema, read_json
 from palettery.app.http.services import Documents, ServiceLookup, Store
 from palettery.app.http.streamed_json import external_path
 from palettery.app.keys.authentication import Reader, Writer
@@ -17,16 +17,16 @@ from palettery.app.models.response import model_response
 from palettery.app.sandbox.document_pool import DocumentClient
 from palettery.app.uploads.service import UploadService
 from palettery.schemas.models import Model
-from palettery.schemas.uploads import MOST_PARTS, NewUpload, Upload, UploadPage
+from palettery.schemas.uploads import MAX_PARTS, NewUpload, Upload, UploadPage
 
 router = APIRouter(prefix="/v1", responses=problems(default="an error of another kind"))
 
 ANNOUNCEMENT_BYTES = 2 << 20
 """Maximum size of an announcement; a thousand files with the longest names have fewer bytes."""
-ANNOUNCEMENT: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {JSON: {"schema": inlined_schema(NewUpload)}}}
+ANNOUNCEMENT_OPENAPI: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {JSON: {"schema": inline_schema(NewUpload)}}}
 }
-PART: dict[str, Any] = {
+PART_OPENAPI: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "The bytes of the part.",
@@ -43,8 +43,8 @@ PART: dict[str, Any] = {
         }
     ],
 }
-UNKNOWN = problems(_404="no such upload", _410="the upload has expired")
-STORE = problems(_503="the store or the database is unavailable", _507="the store is full")
+UPLOAD_PROBLEMS = problems(_404="no such upload", _410="the upload has expired")
+STORE_PROBLEMS = problems(_503="the store or the database is unavailable", _507="the store is full")
 
 
 Service = Annotated[UploadService, Depends(ServiceLookup(UploadService))]
@@ -57,7 +57,7 @@ Presign = Annotated[
 @router.post(
     "/uploads",
     status_code=201,
-    openapi_extra=ANNOUNCEMENT,
+    openapi_extra=ANNOUNCEMENT_OPENAPI,
     responses=problems(
         _409="the Idempotency-Key belongs to another request",
         _413="over a limit",
@@ -98,8 +98,8 @@ def page(
 
 @router.get(
     "/uploads/{upload_id}",
-    responses=UNKNOWN
-    | STORE
+    responses=UPLOAD_PROBLEMS
+    | STORE_PROBLEMS
     | problems(
         _422="the store has no presigned URLs",
         _429="with the parts of the presigned URLs, the owner would have more bytes than it may",
@@ -113,9 +113,9 @@ def get(upload_id: str, uploads: Service, caller: Reader, presign: Presign = Fal
 @router.put(
     "/uploads/{upload_id}/parts/{number}",
     status_code=204,
-    openapi_extra=PART,
-    responses=UNKNOWN
-    | STORE
+    openapi_extra=PART_OPENAPI,
+    responses=UPLOAD_PROBLEMS
+    | STORE_PROBLEMS
     | problems(
         _404="no such upload, or it has no such part",
         _408="the body came in too slowly",
@@ -128,7 +128,7 @@ def get(upload_id: str, uploads: Service, caller: Reader, presign: Presign = Fal
 )
 async def put(
     upload_id: str,
-    number: Annotated[int, Path(ge=1, le=MOST_PARTS)],
+    number: Annotated[int, Path(ge=1, le=MAX_PARTS)],
     request: Request,
     uploads: Service,
     caller: Writer,
@@ -142,8 +142,8 @@ async def put(
     status_code=201,
     response_model=Model,
     responses={200: {"model": Model, "description": "The upload was complete already."}}
-    | UNKNOWN
-    | STORE
+    | UPLOAD_PROBLEMS
+    | STORE_PROBLEMS
     | problems(
         _409="parts are missing; `errors` names them",
         _413="the model is over a limit",
@@ -166,7 +166,7 @@ async def complete(
     return model_response(store, model, 201 if is_new else 200, location)
 
 
-@router.delete("/uploads/{upload_id}", status_code=204, responses=UNKNOWN)
+@router.delete("/uploads/{upload_id}", status_code=204, responses=UPLOAD_PROBLEMS)
 def delete(upload_id: str, uploads: Service, caller: Writer) -> None:
     """Delete an upload; a model that it has become stays."""
     uploads.delete(caller.owner, upload_id)

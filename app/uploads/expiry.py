@@ -10,15 +10,15 @@ from palettery.app.http.multipart import UPLOADS
 from palettery.app.models.repository import ModelRepository
 from palettery.app.models.stored_contents import MODELS, index_folder
 from palettery.app.storage.base import Storage, StoredObject
-from palettery.app.storage.checked_reads import DIGESTS
-from palettery.app.uploads.parts import parts_folder, upload_of
+from palettery.app.storage.verified_reader import DIGESTS
+from palettery.app.uploads.parts import parse_upload_id, parts_folder
 from palettery.app.uploads.repository import UploadRepository
 
 log = logging.getLogger(__name__)
 
 
 class UploadExpiry:
-    """Removes what has expired; interrupted or concurrent runs do no harm."""
+    """Removes what has expired; runs may be interrupted, repeated and concurrent."""
 
     def __init__(
         self,
@@ -40,32 +40,37 @@ class UploadExpiry:
         self.remove_orphans(self._orphan_age)
 
     def remove_orphans(self, age: timedelta) -> None:
-        """Remove files of that age that no job, model or open upload uses.
+        """Remove files older than `age` that no job, model or open upload uses.
 
         These include the files of interrupted writes.
         """
         self._store.delete_unfinished(UPLOADS, datetime.now(UTC) - age)
         used = set(self._files.paths())
-        unused = [object_.path for object_ in self._old(UPLOADS, age) if object_.path not in used]
-        uploads = {upload_id for path in unused if (upload_id := upload_of(path)) is not None}
+        unused = [
+            object_.path for object_ in self._older_than(UPLOADS, age) if object_.path not in used
+        ]
+        uploads = {upload_id for path in unused if (upload_id := parse_upload_id(path)) is not None}
         still_open = self._uploads.open_ids(uploads)
-        orphans = [path for path in unused if upload_of(path) not in still_open]
+        orphans = [path for path in unused if parse_upload_id(path) not in still_open]
         if orphans:
             log.info("removing %d orphaned files", len(orphans))
             self._store.delete(*orphans)
         digests = {
-            object_.path.rsplit("/", 1)[1]: object_.path for object_ in self._old(DIGESTS, age)
+            object_.path.rsplit("/", 1)[1]: object_.path
+            for object_ in self._older_than(DIGESTS, age)
         }
         orphaned = digests.keys() - self._files.find(digests).keys()
         self._store.delete(*(digests[sha256] for sha256 in orphaned))
 
     def _remove_models(self, expired: set[str]) -> None:
-        """Remove the parsed contents of models that no owner has any more."""
-        old = {object_.path.split("/")[1] for object_ in self._old(MODELS, self._orphan_age)}
+        """Remove the parsed contents of models that no owner has any more, expired or orphaned."""
+        old = {object_.path.split("/")[1] for object_ in self._older_than(MODELS, self._orphan_age)}
         for model_id in (old | expired) - self._models.existing_ids(old | expired):
             self._store.delete_folder(index_folder(model_id))
         self._store.delete_unfinished(MODELS, datetime.now(UTC) - self._orphan_age)
 
-    def _old(self, prefix: str, age: timedelta) -> Iterator[StoredObject]:
+    def _older_than(self, prefix: str, age: timedelta) -> Iterator[StoredObject]:
         before = datetime.now(UTC) - age
-        return (each for each in self._store.listed(prefix) if each.modified_at <= before)
+        return (
+            object_ for object_ in self._store.list_objects(prefix) if object_.modified_at <= before
+        )

@@ -1,4 +1,4 @@
-"""Parts of uploads: which ranges of the files they are, and their paths in the store."""
+"""Parts of uploads: byte ranges of the files, and paths in the store."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Part:
     """A range of one file, sent by one request."""
 
     number: int
-    """Counted from 1 over the parts of all files."""
+    """From 1, counted over all files of the upload."""
     file: int
     """Index of the file."""
     offset: int
@@ -46,6 +46,6 @@ def part_path(upload_id: str, number: int) -> str:
     return f"{parts_folder(upload_id)}/{number}"
 
 
-def upload_of(path: str) -> str | None:
-    """Return the id of the upload whose part has this path; None for other paths."""
+def parse_upload_id(path: str) -> str | None:
+    """Return the id of the upload in the path of a part; None for other paths."""
     return path[len(PARTS) + 1 :].partition("/")[0] if path.startswith(f"{PARTS}/") else None

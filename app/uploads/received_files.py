@@ -17,16 +17,16 @@ from palettery.schemas.uploads import FileToSend
 def owned_files(
     models: ModelRepository, store: Storage, owner: str, digests: Collection[str]
 ) -> dict[str, FileLocation]:
-    """Return those of these files that the owner has; files of other owners are not revealed.
+    """Return digest -> location of those of these files that the owner has and the store contains.
 
-    A file that is missing in the store must be sent again, even if it has a row.
+    Files of other owners are left out, so that an answer does not reveal them.
     """
     owned = models.owned_files(owner, digests)
     return {sha256: file for sha256, file in owned.items() if store.exists(file.path)}
 
 
 def check_sizes(files: Sequence[FileToSend], owned: Mapping[str, FileLocation]) -> None:
-    """Check that files which the owner has are announced with their right sizes.
+    """Check the announced sizes of the files that the owner already has.
 
     Raises:
         InvalidUpload: lists those with other sizes.
@@ -47,7 +47,7 @@ def check_sizes(files: Sequence[FileToSend], owned: Mapping[str, FileLocation]) 
 def file_locations(
     files: FileRepository, store: Storage, sent: Sequence[StoredFile], new_paths: Collection[str]
 ) -> dict[str, FileLocation]:
-    """Return digest -> location of each file: the stored one if there is one, else the new one.
+    """Return digest -> location of each file; a file that is stored already keeps its location.
 
     Raises:
         FileGone: a file that was stored before is stored no longer.
@@ -72,12 +72,12 @@ def received_parts(
 ) -> Collection[int]:
     """Return the numbers of the received parts.
 
-    A part that was sent to a presigned URL has no row; its object counts if its size is right.
+    If the store supports presigned URLs, rows are ignored: parts sent to such URLs have none, so
+    every part counts whose object has the right size.
     """
-    received = set(uploads.part_digests(upload.id))
     if not store.supports_presigned_urls:
-        return received
-    sizes = {part.path: part.size_bytes for part in store.listed(parts_folder(upload.id))}
+        return set(uploads.part_digests(upload.id))
+    sizes = {part.path: part.size_bytes for part in store.list_objects(parts_folder(upload.id))}
     return {
         part.number
         for part in parts_of(upload.files, upload.part_size_bytes)
@@ -86,11 +86,11 @@ def received_parts(
 
 
 def counted_bytes(upload: StoredUpload, owned: Collection[str], received: Collection[int]) -> int:
-    """Return the bytes of those files that the owner does not have, or that have received parts."""
+    """Return the bytes that count toward the quota: of files not owned, or with received parts."""
     parts = parts_of(upload.files, upload.part_size_bytes)
-    begun = {part.file for part in parts if part.number in received}
+    partly_received = {part.file for part in parts if part.number in received}
     return sum(
         file.size_bytes
         for number, file in enumerate(upload.files)
-        if number in begun or file.sha256 not in owned
+        if number in partly_received or file.sha256 not in owned
     )

@@ -20,9 +20,9 @@ from palettery.app.uploads.stored_upload import StoredUpload, UploadMetadata, fi
 from palettery.schemas.uploads import NewUpload
 
 ID = re.compile(r"[0-9a-f-]{36}")
-"""Form of an upload's id. Other texts are not looked up: some databases fail on them."""
+"""Pattern of upload ids. Other texts are not looked up: some databases fail on them."""
 WITHOUT_FILES = defer(UploadRow.files, raiseload=True)
-"""Leaves out the lists of files; those of a page may have many megabytes."""
+"""Query option that omits the lists of files; those of a page may have many megabytes."""
 
 
 class UploadRepository:
@@ -90,19 +90,19 @@ class UploadRepository:
         return StoredUpload.from_row(row), True
 
     def raise_counted_bytes(self, caller: Caller, upload_id: str, missing_bytes: int) -> None:
-        """Count so many bytes of an upload toward the owner's quota, unless it counts more.
+        """Increase the bytes of an upload that count toward the owner's quota; never decrease them.
 
         Raises:
             OverQuota: the owner would have more bytes than it may.
         """
-        more = update(UploadRow).where(
+        statement = update(UploadRow).where(
             UploadRow.id == upload_id, UploadRow.missing_bytes < missing_bytes
         )
         with (
             self._database.transaction() as session,
             within_limits(session, caller.owner, caller.limits),
         ):
-            session.execute(more.values(missing_bytes=missing_bytes))
+            session.execute(statement.values(missing_bytes=missing_bytes))
 
     def get(self, owner: str, upload_id: str) -> StoredUpload:
         """Return one upload of an owner.
@@ -114,7 +114,7 @@ class UploadRepository:
         with self._database.transaction() as session:
             row = session.get(UploadRow, upload_id) if ID.fullmatch(upload_id) else None
         if row is None or row.owner != owner:
-            raise _unknown(upload_id)
+            raise _not_found(upload_id)
         if row.expires_at < self._now():
             raise UploadExpired(
                 f"the upload expired at {row.expires_at:%Y-%m-%d %H:%M:%S} UTC, and what was sent "
@@ -169,7 +169,7 @@ class UploadRepository:
         with self._database.transaction() as session:
             if session.connection().execute(postpone).rowcount == 0:
                 row = session.get(UploadRow, upload_id)
-                raise _unknown(upload_id) if row is None else already_complete()
+                raise _not_found(upload_id) if row is None else already_complete_error()
             added = insert(session, UploadPartRow).on_conflict_do_update(
                 index_elements=["upload_id", "number"], set_={"sha256": sha256}
             )
@@ -177,7 +177,7 @@ class UploadRepository:
             session.connection().execute(added, values)
 
     def delete_parts(self, upload_id: str, numbers: Sequence[int]) -> None:
-        """Delete the rows of parts, which must be sent again then."""
+        """Delete the rows of parts, so that they must be sent again."""
         change = delete(UploadPartRow).where(
             UploadPartRow.upload_id == upload_id, UploadPartRow.number.in_(numbers)
         )
@@ -196,7 +196,7 @@ class UploadRepository:
             return session.connection().execute(change).scalars().all()
 
     def open_ids(self, ids: Collection[str]) -> set[str]:
-        """Return those of these ids that belong to open uploads."""
+        """Return the ids among these that belong to open uploads."""
         open_ids: set[str] = set()
         query = select(UploadRow.id).where(UploadRow.model_id.is_(None))
         with self._database.transaction() as session:
@@ -214,17 +214,17 @@ class UploadRepository:
 
     def _check_limits(self, session: Session, owner: str) -> None:
         """Check the limits of open uploads and announced files of an owner."""
-        own = (UploadRow.owner == owner, ~self._is_expired())
+        conditions = (UploadRow.owner == owner, ~self._is_expired())
         is_open = UploadRow.model_id.is_(None)
         for count, allowed, unit, setting in (
             (
-                select(func.count()).where(*own, is_open),
+                select(func.count()).where(*conditions, is_open),
                 self._limits.open_uploads,
                 "uploads that are not complete",
                 "OPEN_UPLOADS",
             ),
             (
-                select(func.sum(UploadRow.file_count)).where(*own),
+                select(func.sum(UploadRow.file_count)).where(*conditions),
                 self._limits.announced_files,
                 "files in uploads that have not expired",
                 "ANNOUNCED_FILES",
@@ -250,12 +250,12 @@ def set_model(session: Session, upload_id: str, model_id: str) -> None:
     is_open = or_(UploadRow.model_id.is_(None), UploadRow.model_id == model_id)
     change = update(UploadRow).where(UploadRow.id == upload_id, is_open)
     if session.connection().execute(change.values(model_id=model_id)).rowcount == 0:
-        raise _unknown(upload_id)
+        raise _not_found(upload_id)
     session.execute(delete(UploadPartRow).where(UploadPartRow.upload_id == upload_id))
 
 
-def already_complete() -> Conflict:
-    """Return the error for a part of a complete upload."""
+def already_complete_error() -> Conflict:
+    """Return the error for a part that is sent to a complete upload."""
     return Conflict("the upload is complete, and takes no more parts")
 
 
@@ -263,5 +263,5 @@ def _has_key(owner: str, keyed: KeyedRequest) -> ColumnElement[bool]:
     return and_(UploadRow.owner == owner, UploadRow.idempotency_key == keyed.key)
 
 
-def _unknown(upload_id: str) -> NotFound:
+def _not_found(upload_id: str) -> NotFound:
     return NotFound(f"there is no upload {upload_id[:64]!r}; see the list of your uploads")

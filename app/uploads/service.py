@@ -28,7 +28,7 @@ from palettery.app.uploads.received_files import (
 from palettery.app.uploads.repository import UploadRepository
 from palettery.app.uploads.stored_upload import StoredUpload, UploadMetadata
 from palettery.schemas.uploads import (
-    MOST_PARTS,
+    MAX_PARTS,
     NewUpload,
     Upload,
     UploadFile,
@@ -37,8 +37,8 @@ from palettery.schemas.uploads import (
     UploadSummary,
 )
 
-PRESIGNED_FOR = timedelta(hours=1)
-"""Validity of a presigned URL."""
+PRESIGNED_URL_LIFETIME = timedelta(hours=1)
+"""Maximum lifetime of a presigned URL."""
 
 
 class UploadService:
@@ -66,8 +66,8 @@ class UploadService:
             InvalidUpload: a file that the owner has is announced with another size.
             OverQuota, IdempotencyConflict: see `UploadRepository.add`.
         """
-        _check(new, caller.limits.upload_bytes, self._limits)
-        owned = self._owned(caller.owner, new)
+        _check_announcement(new, caller.limits.upload_bytes, self._limits)
+        owned = self._owned_files(caller.owner, new)
         check_sizes(new.files, owned)
         missing_bytes = sum(file.size_bytes for file in new.files if file.sha256 not in owned)
         upload, is_new = self._uploads.add(caller, new, missing_bytes, keyed)
@@ -120,7 +120,9 @@ class UploadService:
         self._uploads.delete(upload.id)
         self._store.delete_folder(parts_folder(upload.id))
 
-    def _owned(self, owner: str, upload: NewUpload | StoredUpload) -> Mapping[str, FileLocation]:
+    def _owned_files(
+        self, owner: str, upload: NewUpload | StoredUpload
+    ) -> Mapping[str, FileLocation]:
         digests = [file.sha256 for file in upload.files]
         return owned_files(self._models, self._store, owner, digests)
 
@@ -143,7 +145,7 @@ class UploadService:
             self._uploads.raise_counted_bytes(caller, upload.id, missing_bytes)
 
     def _response(self, caller: Caller, upload: StoredUpload, *, presign: bool) -> Upload:
-        owned = self._owned(upload.owner, upload)
+        owned = self._owned_files(upload.owner, upload)
         if upload.model_id is not None:
             return Upload(**_summary(upload), files=_files(upload, owned), parts=())
         if presign:  # parts at presigned URLs are written without another check
@@ -154,7 +156,7 @@ class UploadService:
             for part in parts_of(upload.files, upload.part_size_bytes)
             if upload.files[part.file].sha256 not in owned
         ]
-        urls = self._urls(upload, [p for p in parts if p.number not in received], presign)
+        urls = self._presigned_urls(upload, [p for p in parts if p.number not in received], presign)
         return Upload(
             **_summary(upload),
             files=_files(upload, owned),
@@ -165,35 +167,35 @@ class UploadService:
                     offset=part.offset,
                     size_bytes=part.size_bytes,
                     is_received=part.number in received,
-                    url=urls.get(part.number, _url(upload, part)),
+                    url=urls.get(part.number, _part_url(upload, part)),
                 )
                 for part in parts
             ),
         )
 
-    def _urls(
+    def _presigned_urls(
         self, upload: StoredUpload, missing: Collection[Part], presign: bool
     ) -> dict[int, str]:
-        """Return number -> presigned URL of these parts, if `presign`."""
+        """Return number -> presigned URL of these parts; empty unless `presign`."""
         if not presign:
             return {}
-        valid_for = min(PRESIGNED_FOR, upload.expires_at - datetime.now(UTC))
+        valid_for = min(PRESIGNED_URL_LIFETIME, upload.expires_at - datetime.now(UTC))
         paths = [part_path(upload.id, part.number) for part in missing]
         signed = self._store.presigned_put_urls(paths, max(valid_for, timedelta(seconds=1)))
         return {part.number: url for part, url in zip(missing, signed, strict=True)}
 
 
-def _check(new: NewUpload, most_bytes: int | None, limits: Limits) -> None:
+def _check_announcement(new: NewUpload, max_bytes: int | None, limits: Limits) -> None:
     size_bytes = sum(file.size_bytes for file in new.files)
     if len(new.files) > limits.upload_files:
         raise TooLarge(f"over {limits.upload_files:,} files; send fewer, larger shards")
-    if most_bytes is not None and size_bytes > most_bytes:
-        raise TooLarge(f"the files have {size_bytes:,} bytes; {most_bytes:,} are allowed")
+    if max_bytes is not None and size_bytes > max_bytes:
+        raise TooLarge(f"the files have {size_bytes:,} bytes; {max_bytes:,} are allowed")
     count = count_parts(new.files, new.part_size_bytes)
-    if count > MOST_PARTS:
+    if count > MAX_PARTS:
         raise BadInput(
             f"the files have {count:,} parts of {new.part_size_bytes:,} bytes, and "
-            f"{MOST_PARTS:,} are allowed; choose a larger part_size_bytes"
+            f"{MAX_PARTS:,} are allowed; choose a larger part_size_bytes"
         )
 
 
@@ -225,5 +227,5 @@ def _files(upload: StoredUpload, owned: Collection[str]) -> tuple[UploadFile, ..
     return tuple(UploadFile(**dict(file), is_present=file.sha256 in owned) for file in upload.files)
 
 
-def _url(upload: StoredUpload, part: Part) -> str:
+def _part_url(upload: StoredUpload, part: Part) -> str:
     return f"/v1/uploads/{upload.id}/parts/{part.number}"

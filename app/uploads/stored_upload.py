@@ -1,4 +1,4 @@
-"""Uploads as they are stored."""
+"""Records of uploads, as read from the database."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,7 +36,7 @@ class UploadMetadata:
     @classmethod
     def from_row(cls, row: UploadRow) -> Self:
         """Return the upload in a row."""
-        return cls(**_fields(row))
+        return cls(**_row_fields(row))
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class StoredUpload(UploadMetadata):
     @classmethod
     def from_row(cls, row: UploadRow) -> Self:
         """Return the upload in a row."""
-        return cls(**_fields(row), files=_FILES.validate_json(row.files))
+        return cls(**_row_fields(row), files=_FILES.validate_json(row.files))
 
 
 def files_json(files: tuple[FileToSend, ...]) -> str:
-    """Return a list of files as it is stored in a row."""
+    """Return a list of files as JSON for a row."""
     return _FILES.dump_json(files).decode()
 
 
-def _fields(row: UploadRow) -> dict[str, Any]:
+def _row_fields(row: UploadRow) -> dict[str, Any]:
     return {
         "id": row.id,
         "owner": row.owner,

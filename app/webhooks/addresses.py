@@ -17,8 +17,8 @@ import httpx
 from palettery.app.errors import InvalidWebhook
 from palettery.schemas.problem import InvalidField
 
-MOST_CHARACTERS = 2_048
-NAME = re.compile(rb"[\w.-]{1,255}", re.ASCII)
+MAX_CHARACTERS = 2_048
+HOST_NAME = re.compile(rb"[\w.-]{1,255}", re.ASCII)
 POINTER = "/webhook_url"
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 RESERVED = tuple(
@@ -29,8 +29,8 @@ RESERVED = tuple(
 Source: IANA's registries of special-purpose addresses.
 """
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
-"""IPv4 addresses as NAT64 embeds them.
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""Network of NAT64, whose last 32 bits are an IPv4 address.
 
 Source: RFC 6052.
 """
@@ -47,23 +47,25 @@ def parse_webhook_url(text: str, *, private: bool) -> httpx.URL:
         InvalidWebhook: it is no http or https URL, has credentials, or an address that is not
             public. Host names are resolved and checked later, at each call.
     """
-    if len(text) > MOST_CHARACTERS:
-        raise _invalid(f"it has {len(text):,} characters; {MOST_CHARACTERS:,} are allowed")
+    if len(text) > MAX_CHARACTERS:
+        raise _invalid_webhook(f"it has {len(text):,} characters; {MAX_CHARACTERS:,} are allowed")
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError) as error:
-        raise _invalid(f"it is no URL: {error}") from error
+        raise _invalid_webhook(f"it is no URL: {error}") from error
     if url.scheme not in ("http", "https") or not url.host:
-        raise _invalid("send an absolute URL that begins with https:// or http://")
-    address = _literal(url.host)
-    if address is None and not NAME.fullmatch(url.raw_host):
-        raise _invalid(f"{url.host[:64]!r} is neither the name of a host nor an address")
+        raise _invalid_webhook("send an absolute URL that begins with https:// or http://")
+    address = _parse_address(url.host)
+    if address is None and not HOST_NAME.fullmatch(url.raw_host):
+        raise _invalid_webhook(f"{url.host[:64]!r} is neither the name of a host nor an address")
     if url.port is not None and not 1 <= url.port <= 65_535:
-        raise _invalid(f"{url.port} is no port; ports are 1 to 65,535")
+        raise _invalid_webhook(f"{url.port} is no port; ports are 1 to 65,535")
     if url.userinfo:
-        raise _invalid("it has credentials; leave them out, and verify the signature instead")
+        raise _invalid_webhook(
+            "it has credentials; leave them out, and verify the signature instead"
+        )
     if address is not None and not private and not is_public(address):
-        raise _invalid(f"{url.host} is not a public address; send a public one")
+        raise _invalid_webhook(f"{url.host} is not a public address; send a public one")
     return url
 
 
@@ -75,7 +77,7 @@ def is_public(address: Address) -> bool:
         return address.is_global and not address.is_multicast
     if address.ipv4_mapped is not None:
         return is_public(address.ipv4_mapped)
-    if address in TRANSLATED:
+    if address in NAT64:
         return is_public(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
     is_tunnel = address.sixtofour is not None or address.teredo is not None
     return address in GLOBAL_UNICAST and address.is_global and not is_tunnel
@@ -98,7 +100,7 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         """Connect to the first address of a host that accepts the connection.
 
         Raises:
-            AddressRefused: one of its addresses is not public.
+            PrivateAddressError: one of its addresses is not public.
         """
         addresses = await _resolve(host, port)
         if not self._private and not all(map(is_public, addresses)):
@@ -123,8 +125,8 @@ async def _resolve(host: str, port: int) -> Sequence[Address]:
         raise httpcore.ConnectError(f"{host} has no address: {error}") from error
 
 
-def _literal(host: str) -> Address | None:
-    """Return the address that a host is, in any form that resolvers accept; None for a name."""
+def _parse_address(host: str) -> Address | None:
+    """Return a host as an IP address, in any notation that resolvers accept; None for a name."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -134,6 +136,6 @@ def _literal(host: str) -> Address | None:
             return None
 
 
-def _invalid(reason: str) -> InvalidWebhook:
+def _invalid_webhook(reason: str) -> InvalidWebhook:
     detail = f"the webhook cannot be called: {reason}"
     return InvalidWebhook(detail, [InvalidField(pointer=POINTER, detail=reason)])

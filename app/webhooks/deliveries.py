@@ -21,14 +21,14 @@ from palettery.app.webhooks.addresses import CheckedNetwork, PrivateAddressError
 from palettery.app.webhooks.repository import WebhookRepository, WebhookTarget
 from palettery.schemas.webhooks import WebhookMessage
 
-TRIES = 9
-BACKOFF, LONGEST_WAIT_S = 4.0, 57_600.0
-"""Factor between two waits, and the longest one, 16 hours: nine tries take a day."""
+MAX_ATTEMPTS = 9
+BACKOFF, MAX_WAIT_S = 4.0, 57_600.0
+"""Factor between two waits, and the maximum wait, 16 hours: nine attempts take a day."""
 TIMEOUT_S = 10.0
-"""Time for a whole call, from the resolution of the name to the end of the response."""
+"""Timeout of a whole call, from name resolution to the end of the response."""
 RESPONSE_BYTES = 4 << 10
-"""Bytes of a response that are read before the connection is closed."""
-GONE = 410
+"""Maximum size of a response that is read before the connection is closed."""
+STATUS_GONE = 410
 
 DeliveryStatus = Literal["delivered", "refused", "failed"]
 """`refused` is final, `failed` is retried."""
@@ -56,10 +56,10 @@ class WebhookDeliveries:
 
     async def call(self, call: WorkflowCall) -> DeliveryOutcome | None:
         """Send the message about the end of a job once; None if the job was deleted."""
-        delivery = await asyncio.to_thread(self._delivery, call)
-        if delivery is None:
+        target_and_message = await asyncio.to_thread(self._build_message, call)
+        if target_and_message is None:
             return None
-        target, message = delivery
+        target, message = target_and_message
         try:
             url = parse_webhook_url(target.url, private=self._settings.webhook_private)
             status = await self._post(url, message, _headers(call, target.secret, message))
@@ -73,22 +73,23 @@ class WebhookDeliveries:
             return DeliveryOutcome("failed", f"no answer: {type(error).__name__}")
         if 200 <= status < 300:
             return DeliveryOutcome("delivered", f"HTTP {status}")
-        return DeliveryOutcome("refused" if status == GONE else "failed", f"HTTP {status}")
+        return DeliveryOutcome("refused" if status == STATUS_GONE else "failed", f"HTTP {status}")
 
     async def conclude(self, call: WorkflowCall, outcome: DeliveryOutcome) -> None:
         """Schedule a retry, or log the final outcome in the job's log."""
         tries = call.tries + 1
-        if outcome.status == "failed" and tries < TRIES:
-            wait_s = min(self._settings.webhook_retry_s * BACKOFF**call.tries, LONGEST_WAIT_S)
+        if outcome.status == "failed" and tries < MAX_ATTEMPTS:
+            wait_s = min(self._settings.webhook_retry_s * BACKOFF**call.tries, MAX_WAIT_S)
             retry = call._replace(tries=tries)
             await asyncio.to_thread(self._engine.call_webhook_later, retry, wait_s)
             return
-        ends = {"delivered": "was called", "refused": "is not called", "failed": "was given up"}
-        text = f"the webhook {ends[outcome.status]}: {outcome.reason} at try {tries} of {TRIES}"
+        results = {"delivered": "was called", "refused": "is not called", "failed": "was given up"}
+        result = f"{results[outcome.status]}: {outcome.reason}"
+        text = f"the webhook {result} at try {tries} of {MAX_ATTEMPTS}"
         message = LogMessage(text, "info" if outcome.status == "delivered" else "warning")
         await asyncio.to_thread(self._events.log, call.job_id, message)
 
-    def _delivery(self, call: WorkflowCall) -> tuple[WebhookTarget, bytes] | None:
+    def _build_message(self, call: WorkflowCall) -> tuple[WebhookTarget, bytes] | None:
         target = self._webhooks.target(call.job_id)
         state = self._events.state(call.job_id, call.number)
         if target is None or state is None:
@@ -125,7 +126,7 @@ class WebhookDeliveries:
 
 
 def _headers(call: WorkflowCall, secret: str, message: bytes) -> dict[str, str]:
-    """Return the headers of one try: all tries have the same id, and each its own time."""
+    """Return the headers of one attempt; all attempts have the same id, but different times."""
     now, name = datetime.now(UTC), f"msg_{call.job_id}-{call.attempt}"
     return {
         "content-type": "application/json",

@@ -1,15 +1,21 @@
-"""Assignment of values to the nearest entry of an ascending palette, and its errors."""
+"""Assignment of values to the nearest entries of an ascending palette, and the resulting errors."""
+
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from palettery.kernels.jit import compiled, compiled_for_sums, compiled_inline
+from palettery.kernels.jit import compiled, compiled_for_maxima, compiled_for_sums, compiled_inline
 
 Floats = NDArray[np.float64]
 
-MOST_BUCKETS = 4096
-MOST_STEPS = 4
-"""Most thresholds in one bucket that are tried one by one; with more, binary search is used."""
+MAX_COMPARED_THRESHOLDS: Final = 15
+"""Most thresholds for which each value is compared with all of them, by vector instructions."""
+_BLOCK: Final = 256
+_LANES: Final = 16  # number of independent maxima, so that vector instructions can be used
+MAX_BUCKETS = 4096
+MAX_BUCKET_THRESHOLDS = 4
+"""Most thresholds in one bucket that are compared one by one; with more, binary search is used."""
 
 
 def cell_thresholds(lut: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -35,33 +41,51 @@ def assign(
     Shapes: values (n,), thresholds (K-1,) ascending -> cells (n,) filled.
     Source: nearest-centroid cells in 1-D are intervals cut at centroid midpoints (Lloyd 1982).
     """
-    buckets = min(max(values.size // 8, 16), MOST_BUCKETS)
-    low, high = thresholds[0], thresholds[-1]
-    per_unit = values.dtype.type(buckets - 1) / (high - low)
-    starts = np.zeros(buckets + 1, np.uint8)
-    steps = _fill_starts(thresholds, low, per_unit, starts)
-    if steps > MOST_STEPS or not np.isfinite(per_unit):
-        _search(values, thresholds, cells)
+    if thresholds.size <= MAX_COMPARED_THRESHOLDS:
+        _assign_by_comparison(values, thresholds, cells)
         return
-    ends = np.append(thresholds, np.array([np.inf], thresholds.dtype))
+    buckets = min(max(values.size // 8, 16), MAX_BUCKETS)
+    lowest, highest = thresholds[0], thresholds[-1]
+    per_unit = values.dtype.type(buckets - 1) / (highest - lowest)
+    starts = np.zeros(buckets + 1, np.uint8)
+    steps = _count_below_buckets(thresholds, lowest, per_unit, starts)
+    if steps > MAX_BUCKET_THRESHOLDS or not np.isfinite(per_unit):
+        _assign_by_search(values, thresholds, cells)
+        return
+    upper_ends = np.append(thresholds, np.array([np.inf], thresholds.dtype))
     for i in range(values.size):
         value = values[i]
-        cell = starts[_bucket(value, low, per_unit, buckets)]
+        cell = starts[_bucket(value, lowest, per_unit, buckets)]
         for _ in range(steps):
-            cell += np.uint8(value >= ends[cell])
+            cell += np.uint8(value >= upper_ends[cell])
         cells[i] = cell
+
+
+@compiled
+def _assign_by_comparison(
+    values: NDArray[np.floating], thresholds: NDArray[np.floating], cells: NDArray[np.uint8]
+) -> None:
+    """Assign by counting the thresholds that do not exceed a value."""
+    for start in range(0, values.size, _BLOCK):
+        block, block_cells = values[start : start + _BLOCK], cells[start : start + _BLOCK]
+        for i in range(block.size):
+            block_cells[i] = np.uint8(0)
+        for j in range(thresholds.size):
+            threshold = thresholds[j]
+            for i in range(block.size):
+                block_cells[i] += np.uint8(block[i] >= threshold)
 
 
 @compiled_inline
 def _bucket(value: float, low: float, per_unit: float, buckets: int) -> int:
     """Return which of `buckets` equal parts contains a value; monotone in spite of rounding."""
-    place = (value - low) * per_unit
-    place = place if place > 0 else per_unit - per_unit  # zero of the same dtype
-    return int(place) if place < buckets else buckets - 1
+    position = (value - low) * per_unit
+    position = position if position > 0 else per_unit - per_unit  # zero of the same dtype
+    return int(position) if position < buckets else buckets - 1
 
 
 @compiled
-def _fill_starts(
+def _count_below_buckets(
     thresholds: NDArray[np.floating], low: float, per_unit: float, starts: NDArray[np.uint8]
 ) -> int:
     """Fill the number of thresholds below each bucket; return the most thresholds in one bucket.
@@ -69,19 +93,19 @@ def _fill_starts(
     Shapes: starts (buckets + 1,), of which the last is unused.
     """
     buckets = starts.size - 1
-    inside, most, at = 0, 0, -1
+    count, max_count, previous_bucket = 0, 0, -1
     for j in range(thresholds.size):
         bucket = _bucket(thresholds[j], low, per_unit, buckets)
-        inside = inside + 1 if bucket == at else 1
-        most, at = max(most, inside), bucket
+        count = count + 1 if bucket == previous_bucket else 1
+        max_count, previous_bucket = max(max_count, count), bucket
         starts[bucket + 1] = j + 1
     for bucket in range(1, buckets + 1):
         starts[bucket] = max(starts[bucket], starts[bucket - 1])
-    return most
+    return max_count
 
 
 @compiled
-def _search(
+def _assign_by_search(
     values: NDArray[np.floating], thresholds: NDArray[np.floating], cells: NDArray[np.uint8]
 ) -> None:
     """Assign by binary search, for thresholds too uneven for buckets; K is a power of two."""
@@ -105,16 +129,32 @@ def measure_errors(
 
     Shapes: values, cells (n,), lut, occupancy (K,).
     """
-    sse = signal = most = 0.0
+    sse = signal = 0.0
     for i in range(values.size):
         value = np.float64(values[i])
-        error = value - np.float64(lut[cells[i]])
+        error = value - np.float64(lut[np.uint64(cells[i])])
         sse += error * error
         signal += value * value
-        most = max(most, abs(error))
     counts = np.zeros((4, lut.size), np.int32)
     for i in range(values.size):
-        counts[i & 3, cells[i]] += 1
+        counts[i & 3, np.uint64(cells[i])] += 1
     for j in range(lut.size):
         occupancy[j] += counts[0, j] + counts[1, j] + counts[2, j] + counts[3, j]
-    return sse, signal, most
+    return sse, signal, _largest_error(values, cells, lut)
+
+
+@compiled_for_maxima
+def _largest_error(
+    values: NDArray[np.floating], cells: NDArray[np.uint8], lut: NDArray[np.floating]
+) -> float:
+    max_error = np.zeros(_LANES)
+    full = values.size // _LANES * _LANES
+    for i in range(0, full, _LANES):
+        for lane in range(_LANES):
+            error = np.float64(values[i + lane]) - np.float64(lut[np.uint64(cells[i + lane])])
+            max_error[lane] = max(max_error[lane], abs(error))
+    for i in range(full, values.size):
+        max_error[0] = max(
+            max_error[0], abs(np.float64(values[i]) - np.float64(lut[np.uint64(cells[i])]))
+        )
+    return float(max_error.max())

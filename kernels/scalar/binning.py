@@ -25,14 +25,15 @@ from palettery.kernels.weight_reader import WeightReader
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-BINS_PER_ENTRY, FEWEST_BINS, MOST_BINS = 1 << 11, 1 << 15, 1 << 18
-UNEVEN = 8
-"""Multiple of the intended share in one fine bin above which fine bins are split again."""
+BINS_PER_ENTRY, MIN_BINS, MAX_BINS = 1 << 11, 1 << 15, 1 << 18
+MAX_UNEVENNESS = 8
+"""Fine bins are split again if one has more than this multiple of its intended share."""
 _COARSE = 1 << 16
 _NO_MASS = np.empty(0)
 _SMALLEST = float(np.finfo(np.float64).tiny)
-Level = tuple[Integers, Integers]
-"""First finer bin of every bin, and the number of low key bits to drop within it."""
+BinLevel = tuple[Integers, Integers]
+"""How bins are split: the first finer bin of every bin, and by how many bits the rest of a key is
+shifted right to get the finer bin within it."""
 
 
 class Bins:
@@ -43,10 +44,10 @@ class Bins:
     """
 
     def __init__(self, k: int, lanes: int, weighted: bool) -> None:
-        self._most = _most_bins(k)
+        self._num_fine_bins = num_fine_bins(k)
         self._weighted = weighted
         self._coarse = np.zeros((lanes, 1 + weighted, _COARSE))
-        self._levels: list[Level] = []
+        self._levels: list[BinLevel] = []
         self._fine, self._sums = np.empty((lanes, 0, 2)), np.empty((0, 2))
         self._distinct = DistinctValues(lanes, weighted=weighted)
         self._distinct_points: tuple[Floats, Floats] | None = None
@@ -55,13 +56,13 @@ class Bins:
     @staticmethod
     def size_bytes(k: int, lanes: int, weighted: bool) -> int:
         """Return the approximate maximum size of the tables."""
-        bins = 8 * (_COARSE * (lanes * (1 + weighted) + 2) + 4 * _most_bins(k) * (lanes + 1))
+        bins = 8 * (_COARSE * (lanes * (1 + weighted) + 2) + 4 * num_fine_bins(k) * (lanes + 1))
         return bins + DistinctValues.size_bytes(lanes, weighted)
 
     def add(self, lane: int, reader: WeightReader, group: int, rows: slice) -> None:
         """Count the values of some rows of a group; in later passes, sum them."""
-        one = range(group, group + 1)
-        values, masses = reader.entries(one, rows)[0], reader.masses(one, rows)
+        group_range = range(group, group + 1)
+        values, masses = reader.entries(group_range, rows)[0], reader.masses(group_range, rows)
         mass = _NO_MASS if masses is None or not self._weighted else masses[0]
         if self._levels:
             first, *more = self._levels
@@ -103,21 +104,23 @@ class Bins:
         if not coarse.any():
             self._weighted, coarse = False, counts  # all masses are zero: count equally
         depth = np.full(_COARSE, 16)
-        self._add_level(_split_bins(_companding_measure(coarse, widths), self._most, depth))
+        self._add_level(
+            _split_bins(_companding_measure(coarse, widths), self._num_fine_bins, depth)
+        )
 
-    def _finer_level(self) -> Level | None:
+    def _finer_level(self) -> BinLevel | None:
         """Return how to split the fine bins; None if no bin far exceeds its intended share."""
         first, shift = self._levels[0]
-        mass, alone = self._sums[:, 0], 0.0 if self._weighted else 1.0
-        shares, most = _fine_shares(mass, first, shift, _coarse_widths(), alone)
+        mass, single_mass = self._sums[:, 0], 0.0 if self._weighted else 1.0
+        shares, max_share = _fine_shares(mass, first, shift, _coarse_widths(), single_mass)
         measure = cube_roots(shares)
-        if np.cbrt(most) * self._most / 2 <= UNEVEN * measure.sum():
+        if np.cbrt(max_share) * self._num_fine_bins / 2 <= MAX_UNEVENNESS * measure.sum():
             return None
         depth = np.repeat(shift, np.diff(first))
         widths = np.repeat(_coarse_widths(), np.diff(first)) * 2.0 ** (depth - 16)
-        return _split_bins(_companding_measure(mass, widths), self._most, depth)
+        return _split_bins(_companding_measure(mass, widths), self._num_fine_bins, depth)
 
-    def _add_level(self, level: Level) -> None:
+    def _add_level(self, level: BinLevel) -> None:
         self._levels.append(level)
         self._fine = np.zeros((len(self._fine), level[0][-1], 2))
 
@@ -130,8 +133,9 @@ class Bins:
         return moment[present] / mass[present], mass[present] / mass.max(), None
 
 
-def _most_bins(k: int) -> int:
-    return min(max(BINS_PER_ENTRY * k, FEWEST_BINS), MOST_BINS)
+def num_fine_bins(k: int) -> int:
+    """Return the number of fine bins for k entries."""
+    return min(max(BINS_PER_ENTRY * k, MIN_BINS), MAX_BINS)
 
 
 def _companding_measure(mass: Floats, width: Floats) -> Floats:
@@ -143,14 +147,16 @@ def _companding_measure(mass: Floats, width: Floats) -> Floats:
     return measure
 
 
-def _split_bins(measure: Floats, most: int, depth: Integers) -> Level:
+def _split_bins(measure: Floats, num_bins: int, depth: Integers) -> BinLevel:
     """Return how to split bins by their share of the measure, down to single values.
 
     Shapes: measure (n,), depth (n,): the number of key bits in which values of a bin differ.
     """
     occupied = np.flatnonzero(measure)
-    own = measure[occupied]
-    bits = np.ceil(np.log2(np.maximum(own / own.sum() * (most / 2), 1))).astype(np.int64)
+    occupied_measure = measure[occupied]
+    bits = np.ceil(
+        np.log2(np.maximum(occupied_measure / occupied_measure.sum() * (num_bins / 2), 1))
+    ).astype(np.int64)
     bits = np.minimum(bits, depth[occupied])
     count, shift = np.zeros(measure.size, np.int64), depth.copy()
     count[occupied], shift[occupied] = 1 << bits, depth[occupied] - bits
@@ -161,13 +167,13 @@ def _split_bins(measure: Floats, most: int, depth: Integers) -> Level:
 def _coarse_widths() -> Floats:
     """Return the width of each coarse bin; infinite for bins of infinities and NaN."""
     upper = np.arange(1 << 16, dtype=np.uint32)
-    edges = _values_of_keys(np.append(upper << np.uint32(16), np.uint32(0xFFFFFFFF)))
+    edges = _keys_to_values(np.append(upper << np.uint32(16), np.uint32(0xFFFFFFFF)))
     finite = np.isfinite(edges[1:]) & np.isfinite(edges[:-1])
     numbers = np.where(np.isfinite(edges), edges, 0).astype(np.float64)
     return np.where(finite, np.diff(numbers), np.inf)
 
 
-def _values_of_keys(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
+def _keys_to_values(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
     negative = keys < np.uint32(1 << 31)
     bits = np.where(negative, ~keys, keys ^ np.uint32(1 << 31)).astype(np.uint32)
     bits[(bits & 0x7F800000) == 0x7F800000] = 0x7F800000  # NaN and infinities alike
@@ -176,11 +182,12 @@ def _values_of_keys(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
 
 @compiled
 def _fine_shares(
-    mass: Floats, first: Integers, shift: Integers, widths: Floats, alone: float
+    mass: Floats, first: Integers, shift: Integers, widths: Floats, single_mass: float
 ) -> tuple[Floats, float]:
-    """Return mass times squared width of every fine bin, and the maximum of bins of many values.
+    """Return mass times squared width of every fine bin, and the maximum over divisible bins.
 
-    Bins with a mass of at most `alone` have one value. Widths are relative to the widest bin.
+    A bin is divisible if its values can differ and its mass exceeds `single_mass`, that of one
+    value. Widths are relative to the widest bin.
 
     Shapes: mass (bins,), first (65537,), shift and widths (65536,) -> (bins,).
     """
@@ -188,15 +195,15 @@ def _fine_shares(
     for upper in range(shift.size):
         if first[upper + 1] > first[upper]:
             widest = max(widest, widths[upper])
-    shares, most = np.zeros(mass.size), 0.0
+    shares, max_share = np.zeros(mass.size), 0.0
     for upper in range(shift.size):
         if first[upper + 1] > first[upper]:
             width = widths[upper] / widest * 2.0 ** (shift[upper] - 16)
-            for at in range(first[upper], first[upper + 1]):
-                shares[at] = mass[at] * width * width
-                if shift[upper] > 0 and mass[at] > alone:
-                    most = max(most, shares[at])
-    return shares, most
+            for fine_bin in range(first[upper], first[upper + 1]):
+                shares[fine_bin] = mass[fine_bin] * width * width
+                if shift[upper] > 0 and mass[fine_bin] > single_mass:
+                    max_share = max(max_share, shares[fine_bin])
+    return shares, max_share
 
 
 @compiled
@@ -208,31 +215,31 @@ def _add_coarse(values: NDArray[np.float32], mass: Floats, masses: Floats) -> No
 
 
 @compiled
-def _add_fine(values: NDArray[np.float32], mass: Floats, level: Level, sums: Floats) -> None:
+def _add_fine(values: NDArray[np.float32], mass: Floats, level: BinLevel, sums: Floats) -> None:
     first, shift = level
     bits = values.view(np.uint32)
     for i in range(bits.size):
         key = key_of(bits[i])
         upper = key >> np.uint32(16)
-        at = first[upper] + (np.int64(key & np.uint32(0xFFFF)) >> shift[upper])
+        fine_bin = first[upper] + (np.int64(key & np.uint32(0xFFFF)) >> shift[upper])
         w = mass[i] if mass.size else 1.0
-        sums[at, 0] += w
-        sums[at, 1] += w * values[i]
+        sums[fine_bin, 0] += w
+        sums[fine_bin, 1] += w * values[i]
 
 
 @compiled
 def _add_finer(
-    values: NDArray[np.float32], mass: Floats, level: Level, finer: Level, sums: Floats
+    values: NDArray[np.float32], mass: Floats, level: BinLevel, finer: BinLevel, sums: Floats
 ) -> None:
     first, shift = level
-    start, drop = finer
+    finer_first, finer_shift = finer
     bits = values.view(np.uint32)
     for i in range(bits.size):
         key = key_of(bits[i])
         upper, lower = key >> np.uint32(16), np.int64(key & np.uint32(0xFFFF))
-        at = first[upper] + (lower >> shift[upper])
+        fine_bin = first[upper] + (lower >> shift[upper])
         rest = lower & ((np.int64(1) << shift[upper]) - 1)
-        at = start[at] + (rest >> drop[at])
+        fine_bin = finer_first[fine_bin] + (rest >> finer_shift[fine_bin])
         w = mass[i] if mass.size else 1.0
-        sums[at, 0] += w
-        sums[at, 1] += w * values[i]
+        sums[fine_bin, 0] += w
+        sums[fine_bin, 1] += w * values[i]

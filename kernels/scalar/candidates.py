@@ -1,4 +1,6 @@
-"""Candidate cuts of sorted points: few positions, spread evenly in density^(1/3).
+"""Candidate cuts of sorted points: few positions, spread evenly in the companding measure.
+
+The companding measure is the integral of density^(1/3), which optimal cells share about equally.
 
 Source: Panter and Dite 1951; Gersho 1979.
 """
@@ -10,7 +12,7 @@ from palettery.kernels.scalar.k_link_path import Floats, Integers
 
 MAX_SPLIT_ROUNDS = 64
 CANDIDATES_PER_CELL = 8
-LEAST_CANDIDATES = 128
+MIN_CANDIDATES = 128
 
 
 @compiled
@@ -31,7 +33,7 @@ def cube_roots(numbers: Floats) -> Floats:
 
 
 @compiled_inline
-def cubed_spread(points: Floats, weights: Floats, a: int, b: int) -> float:
+def cubed_measure(points: Floats, weights: Floats, a: int, b: int) -> float:
     """Return the cube of the integral of density^(1/3) over points [a, b).
 
     A single point includes the gap after it and the mass of the next point.
@@ -48,41 +50,41 @@ def cubed_spread(points: Floats, weights: Floats, a: int, b: int) -> float:
 def candidate_cuts(points: Floats, weights: Floats, k: int) -> tuple[Integers, float]:
     """Return candidate cuts, and an estimate of the penalty per cell that gives k cells.
 
-    Candidates are spread evenly in the integral of density^(1/3). A block with more than one
-    candidate's share is split, down to single gaps. A gap counts at most one share, however wide,
-    because it needs only one cut, so outliers and distant modes leave candidates for the bulk.
+    Candidates are spread evenly in the companding measure. A block with more than one candidate's
+    share of it is split, down to single gaps. A gap counts at most one share, however wide,
+    because it needs only one cut. So outliers and distant modes leave candidates for the bulk.
 
     Shapes: points (n,), prefix sums (n+1,) -> positions from 0 to n.
     """
     n = points.size
-    wanted = max(CANDIDATES_PER_CELL * k, LEAST_CANDIDATES)
-    every = n <= 2 * wanted
-    if every:
+    wanted = max(CANDIDATES_PER_CELL * k, MIN_CANDIDATES)
+    use_all = n <= 2 * wanted
+    if use_all:
         wanted = n
     blocks = min(n, 2 * wanted)
     measures = np.empty(blocks)
     for block in range(blocks):
         a, b = block * n // blocks, (block + 1) * n // blocks
-        measures[block] = cubed_spread(points, weights, a, b)
+        measures[block] = cubed_measure(points, weights, a, b)
     measures = cube_roots(measures)
     total = measures.sum()
     share = total / wanted
-    inner = np.empty(0 if every else 8 * wanted, np.int64)
+    inner_positions = np.empty(0 if use_all else 8 * wanted, np.int64)
     for _ in range(MAX_SPLIT_ROUNDS):
-        before = total
-        _, total = _place_candidates(points, weights, measures, share, inner[:0])
+        previous_total = total
+        _, total = _place_candidates(points, weights, measures, share, inner_positions[:0])
         share = total / wanted
-        if total > 0.9 * before:
+        if total > 0.9 * previous_total:
             break
     penalty = total * total * total / (6.0 * k * k * k)
-    if every:
+    if use_all:
         return np.arange(n + 1), penalty
-    count, _ = _place_candidates(points, weights, measures, share, inner)
+    count, _ = _place_candidates(points, weights, measures, share, inner_positions)
     if count < 2 * k:
         return np.arange(wanted + 1) * n // wanted, penalty
     positions = np.empty(count + 2, np.int64)
     positions[0], positions[count + 1] = 0, n
-    positions[1 : count + 1] = inner[:count]
+    positions[1 : count + 1] = inner_positions[:count]
     return positions, penalty
 
 
@@ -90,10 +92,13 @@ def candidate_cuts(points: Floats, weights: Floats, k: int) -> tuple[Integers, f
 def _place_candidates(
     points: Floats, weights: Floats, measures: Floats, share: float, candidates: Integers
 ) -> tuple[int, float]:
-    """Fill candidates, one per share, as long as they fit; return their number and the measure."""
+    """Fill one candidate per share of the measure, as long as they fit.
+
+    Returns the number of candidates and the total measure, in which a gap counts at most a share.
+    """
     n, blocks = points.size, measures.size
     starts, ends = np.empty(64, np.int64), np.empty(64, np.int64)
-    total = carried = 0.0
+    total = accumulated = 0.0
     count = 0
     for block in range(blocks):
         starts[0], ends[0] = block * n // blocks, (block + 1) * n // blocks
@@ -103,7 +108,7 @@ def _place_candidates(
             depth -= 1
             a, b = starts[depth], ends[depth]
             if not is_whole:
-                measure = np.cbrt(cubed_spread(points, weights, a, b))
+                measure = np.cbrt(cubed_measure(points, weights, a, b))
             if measure > share:
                 if b - a > 1:
                     middle = (a + b) // 2
@@ -113,9 +118,9 @@ def _place_candidates(
                     continue
                 measure = share
             total += measure
-            carried += measure
-            if carried >= share and b < n and count < candidates.size:
+            accumulated += measure
+            if accumulated >= share and b < n and count < candidates.size:
                 candidates[count] = b
                 count += 1
-                carried = max(0.0, carried - share)
+                accumulated = max(0.0, accumulated - share)
     return count, total

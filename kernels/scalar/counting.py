@@ -1,8 +1,8 @@
-"""Counting of codes: groups of two-byte weights by how often each of the 65,536 codes occurs.
+"""Histograms of two-byte weights: how often each of the 65,536 bit patterns (codes) occurs.
 
 Instead of sorting the values, one pass counts the codes, and the distinct values are read from the
-table in ascending order. Clustering and the errors of a palette need only those. The index of a
-weight is looked up by its code.
+table in ascending order. These suffice for clustering and for the errors of a palette. The index of
+a weight is looked up by its code. The rank of a code is its position among all codes by value.
 """
 
 from typing import Any, Final
@@ -20,14 +20,14 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.uint16]
 Counts = NDArray[np.integer[Any]]
 
-FEWEST_COUNTED: Final = 1 << 12
+MIN_COUNTED_ELEMENTS: Final = 1 << 12
 """Group size from which counting codes is faster than sorting values."""
-_STRIDE: Final = 64
-_SIGN: Final = CODES // 2
+_CHUNK_CODES: Final = 64
+_SIGN_BIT: Final = CODES // 2
 
 
 class CodeCounts:
-    """Counts of each code in one group, from one pass over its rows, with a table for each lane."""
+    """Counts of each code in one group, from one pass over its rows, with tables for each lane."""
 
     def __init__(self, lanes: int, weighted: bool) -> None:
         self.complete = False
@@ -41,8 +41,8 @@ class CodeCounts:
 
     def add(self, lane: int, reader: WeightReader, group: int, rows: slice) -> None:
         """Count the codes of some rows of a group."""
-        one = range(group, group + 1)
-        codes, masses = reader.codes(one, rows)[0], reader.masses(one, rows)
+        group_range = range(group, group + 1)
+        codes, masses = reader.codes(group_range, rows)[0], reader.masses(group_range, rows)
         count_codes(codes, self._counts[lane])
         if masses is not None:
             add_masses(codes, masses[0], self._masses[lane])
@@ -70,13 +70,13 @@ def distinct_points(
     Raises:
         NonFiniteError: a value is NaN or infinite.
     """
-    top = infinity_code(dtype)
-    if counts[top:_SIGN].any() or counts[_SIGN + top :].any():
+    infinity = infinity_code(dtype)
+    if counts[infinity:_SIGN_BIT].any() or counts[_SIGN_BIT + infinity :].any():
         raise NonFiniteError
     if masses.size and not masses.any():
         masses = masses[:0]
     points, weights, codes = scratch.points(CODES + 1)
-    size = collect_distinct(counts, masses, code_values(dtype), points, weights, codes)
+    size = extract_distinct(counts, masses, code_values(dtype), points, weights, codes)
     if masses.size:
         weights[:size] /= weights[:size].max()
     return points[:size], weights[:size], codes[:size]
@@ -97,13 +97,13 @@ def add_masses(codes: Codes, mass: Floats, masses: Floats) -> None:
 
 
 @compiled_inline
-def _code(rank: int) -> int:
-    """Return the code of the value at a rank; codes of negative values fall with the rank."""
-    return CODES - 1 - rank if rank < _SIGN else rank - _SIGN
+def _code_of_rank(rank: int) -> int:
+    """Return the code at a rank; codes of negative values descend as values ascend."""
+    return CODES - 1 - rank if rank < _SIGN_BIT else rank - _SIGN_BIT
 
 
 @compiled
-def collect_distinct(
+def extract_distinct(
     counts: Counts,
     masses: Floats,
     values: NDArray[np.float32],
@@ -111,61 +111,61 @@ def collect_distinct(
     weights: Floats,
     codes: Codes,
 ) -> int:
-    """Collect the codes that occur, ascending by value; reset the tables; return their number.
+    """Fill points, weights and codes of the codes that occur, ascending; return their number.
 
-    Zeros of both signs are one value.
+    Zeros of both signs are one value. Resets the tables to zero.
 
     Shapes: counts, values (65536,), masses likewise or (0,) -> points, weights, codes filled.
     """
-    counts[0] += counts[_SIGN]
-    counts[_SIGN] = 0
+    counts[0] += counts[_SIGN_BIT]
+    counts[_SIGN_BIT] = 0
     if masses.size:
-        masses[0] += masses[_SIGN]
-        masses[_SIGN] = 0.0
-    size = np.uint64(0)
-    for start in range(0, CODES, _STRIDE):
-        first = min(_code(start), _code(start + _STRIDE - 1))
-        some = counts[first : first + _STRIDE]
-        if not _any(some):
+        masses[0] += masses[_SIGN_BIT]
+        masses[_SIGN_BIT] = 0.0
+    count = np.uint64(0)
+    for start in range(0, CODES, _CHUNK_CODES):
+        first = min(_code_of_rank(start), _code_of_rank(start + _CHUNK_CODES - 1))
+        chunk = counts[first : first + _CHUNK_CODES]
+        if not _any_positive(chunk):
             continue
-        some_masses = masses[first : first + _STRIDE] if masses.size else masses
-        for i in range(_STRIDE):
-            at = np.uint64(_STRIDE - 1 - i if start < _SIGN else i)
-            code = np.uint64(first) + at
-            weight = some_masses[at] if some_masses.size else float(some[at])
-            points[size], weights[size], codes[size] = values[code], weight, code
-            size += np.uint64(weight > 0)
-        some[:] = 0
-        some_masses[:] = 0.0
-    return int(size)
+        chunk_masses = masses[first : first + _CHUNK_CODES] if masses.size else masses
+        for i in range(_CHUNK_CODES):
+            offset = np.uint64(_CHUNK_CODES - 1 - i if start < _SIGN_BIT else i)
+            code = np.uint64(first) + offset
+            weight = chunk_masses[offset] if chunk_masses.size else float(chunk[offset])
+            points[count], weights[count], codes[count] = values[code], weight, code
+            count += np.uint64(weight > 0)
+        chunk[:] = 0
+        chunk_masses[:] = 0.0
+    return int(count)
 
 
 @compiled_inline
-def _any(counts: Counts) -> bool:
-    together = 0
+def _any_positive(counts: Counts) -> bool:
+    combined = 0
     for i in range(counts.size):
-        together |= counts[i]
-    return bool(together > 0)
+        combined |= counts[i]
+    return bool(combined > 0)
 
 
 @compiled
 def cell_starts(
-    thresholds: NDArray[np.float32], values: NDArray[np.float32], top: int
+    thresholds: NDArray[np.float32], values: NDArray[np.float32], infinity: int
 ) -> NDArray[np.int64]:
-    """Return the rank, among all values, at which each cell begins, and where the last one ends.
+    """Return the rank at which each cell begins, and at which the last one ends.
 
-    Only finite values count: `top` is the code of infinity.
+    Cells contain only finite values: `infinity` is the code of infinity.
 
     Shapes: thresholds (K-1,), the smallest values of all cells except the first, values (65536,)
         -> (K+1,).
     """
     starts = np.empty(thresholds.size + 2, np.int64)
-    starts[0], starts[-1] = _SIGN - top, _SIGN + top
+    starts[0], starts[-1] = _SIGN_BIT - infinity, _SIGN_BIT + infinity
     for cell in range(thresholds.size):
         low, high = starts[cell], starts[-1]
         while low < high:
             middle = (low + high) // 2
-            if values[_code(middle)] >= thresholds[cell]:
+            if values[_code_of_rank(middle)] >= thresholds[cell]:
                 high = middle
             else:
                 low = middle + 1
@@ -174,10 +174,10 @@ def cell_starts(
 
 
 @compiled_inline
-def _ranges(start: int, end: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the two code ranges of the values ranked from start to end: negative, then others."""
-    middle = max(start, min(end, _SIGN))
-    return (CODES - middle, CODES - start), (middle - _SIGN, end - _SIGN)
+def _code_ranges(start: int, end: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the two ranges of codes with ranks from start to end: of negative and other values."""
+    middle = max(start, min(end, _SIGN_BIT))
+    return (CODES - middle, CODES - start), (middle - _SIGN_BIT, end - _SIGN_BIT)
 
 
 @compiled
@@ -188,13 +188,13 @@ def assign_codes(
 
     Shapes: starts (K+1,) from `cell_starts`.
     """
-    table = np.empty(CODES, np.uint8)
+    cell_of_code = np.empty(CODES, np.uint8)
     for cell in range(starts.size - 1):
-        for first, last in _ranges(starts[cell], starts[cell + 1]):
-            table[first:last] = np.uint8(cell)
+        for first, last in _code_ranges(starts[cell], starts[cell + 1]):
+            cell_of_code[first:last] = np.uint8(cell)
     for i in range(codes.size):
         code = codes[i]
-        cells[i] = table[code]
+        cells[i] = cell_of_code[code]
         counts[code] += 1
 
 
@@ -212,40 +212,42 @@ def measure_counts(
 
     Shapes: counts, values (65536,), starts (K+1,), lut, occupancy (K,).
     """
-    sse = signal = most = 0.0
+    sse = signal = max_error = 0.0
     for cell in range(lut.size):
-        for begin, end in _ranges(starts[cell], starts[cell + 1]):
-            for first in range(begin, end, _STRIDE):
-                last = min(first + _STRIDE, end)
-                some = counts[first:last]
-                if _any(some):
-                    part = _measure_errors(some, values[first:last], np.float64(lut[cell]))
-                    sse, signal = sse + part[0], signal + part[1]
-                    occupancy[cell] += part[2]
-                    most = max(most, _farthest(some, values[first:last], np.float64(lut[cell])))
-                    some[:] = 0
-    return sse, signal, most
+        for begin, end in _code_ranges(starts[cell], starts[cell + 1]):
+            for first in range(begin, end, _CHUNK_CODES):
+                last = min(first + _CHUNK_CODES, end)
+                chunk = counts[first:last]
+                if _any_positive(chunk):
+                    sums = _sum_errors(chunk, values[first:last], np.float64(lut[cell]))
+                    sse, signal = sse + sums[0], signal + sums[1]
+                    occupancy[cell] += sums[2]
+                    max_error = max(
+                        max_error, _largest_error(chunk, values[first:last], np.float64(lut[cell]))
+                    )
+                    chunk[:] = 0
+    return sse, signal, max_error
 
 
 @compiled_for_sums
-def _measure_errors(
+def _sum_errors(
     counts: Counts, values: NDArray[np.float32], entry: float
 ) -> tuple[float, float, np.int64]:
     sse = signal = 0.0
-    total = np.int64(0)
+    occupancy = np.int64(0)
     for i in range(counts.size):
-        times, value = np.float64(counts[i]), np.float64(values[i])
+        count, value = np.float64(counts[i]), np.float64(values[i])
         error = value - entry
-        sse += times * (error * error)
-        signal += times * (value * value)
-        total += np.int64(counts[i])
-    return sse, signal, total
+        sse += count * (error * error)
+        signal += count * (value * value)
+        occupancy += np.int64(counts[i])
+    return sse, signal, occupancy
 
 
 @compiled_for_maxima
-def _farthest(counts: Counts, values: NDArray[np.float32], entry: float) -> float:
-    most = 0.0
+def _largest_error(counts: Counts, values: NDArray[np.float32], entry: float) -> float:
+    max_error = 0.0
     for i in range(counts.size):
         error = abs(np.float64(values[i]) - entry)
-        most = max(most, error if counts[i] > 0 else 0.0)
-    return most
+        max_error = max(max_error, error if counts[i] > 0 else 0.0)
+    return max_error

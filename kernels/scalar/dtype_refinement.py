@@ -1,8 +1,8 @@
-"""Refinement of palettes in a two-byte dtype: entries move along the values of the dtype.
+"""Refinement of palettes in a two-byte dtype: entries move to neighbouring values of the dtype.
 
-Optimal centroids rounded to the dtype are no longer the best palette in that dtype, especially at
-8 bits. So each entry tries the next lower and the next higher value of the dtype, with the values
-around it assigned to their nearest entry.
+Optimal centroids, once rounded to the dtype, are not the best palette in that dtype, especially at
+8 bits. So each entry tries the next lower and the next higher value of the dtype, and the values
+around it are assigned to their nearest entry again.
 """
 
 from functools import cache
@@ -19,19 +19,23 @@ from palettery.kernels.scalar.merging import count_distinct, merge_equal
 Floats = NDArray[np.float64]
 
 MAX_SWEEPS = 12
-ROUNDING = 1e-15
+RELATIVE_NOISE = 1e-15
 """Rounding error of differences of prefix sums, as a share of the sum of squares."""
-FEW_POINTS = 512
-"""Most distinct values for which cells are also chosen by their error about rounded means.
+MAX_TABULATED_POINTS = 512
+"""Most distinct values for which cells are also optimised by their error about rounded means.
 
-With few values and a coarse dtype, many partitions have equal costs, and rounding decides.
+With few values and a coarse dtype, many partitions have equal costs before means are rounded.
 """
 
 
 def refine_entries(
     values: NDArray[np.floating], mass: Floats, centroids: Floats, dtype: np.dtype[Any]
 ) -> Floats:
-    """Return entries of the dtype such that no single step of one entry lowers the error.
+    """Return palette entries in the dtype, found by local search from rounded centroids.
+
+    From optimal centroids the search ends in a local optimum: no step of one entry lowers the
+    error. Entries move at most `MAX_SWEEPS` steps, so from centroids far from the optimum, such as
+    those of rounded values in fast mode, the search may end earlier.
 
     Shapes: values ascending (n,), mass (n,) or (0,), centroids (K,) ascending -> (K,).
     """
@@ -40,17 +44,17 @@ def refine_entries(
         return entries
     sums, representable = _prefix_sums(values, mass), finite_values(dtype)
     best = _sweep_to_convergence(values, sums, entries, representable)
-    if distinct <= FEW_POINTS:
+    if distinct <= MAX_TABULATED_POINTS:
         points, weights = merge_equal(values, mass, distinct)
-        start = _rounded_optimum(points.astype(np.float64), weights, len(centroids), dtype)
-        other = _sweep_to_convergence(values, sums, start.astype(np.float64), representable)
-        if total_error(points, weights, other) < total_error(points, weights, best):
-            return other
+        rounded = _rounded_optimum(points.astype(np.float64), weights, len(centroids), dtype)
+        alternative = _sweep_to_convergence(values, sums, rounded.astype(np.float64), representable)
+        if total_error(points, weights, alternative) < total_error(points, weights, best):
+            return alternative
     return best
 
 
 def _rounded_optimum(points: Floats, mass: Floats, k: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the entries of the best cells if the entry of a cell is its mean in the dtype."""
+    """Return the entries of optimal cells if each entry is the mean of its cell in the dtype."""
     costs, means = cell_costs(points, mass)
     entries = means.astype(dtype)
     weights = np.concatenate(([0.0], np.cumsum(mass)))
@@ -105,7 +109,7 @@ def _sweep(
 
     Both steps start from the value that the entry had before its turn.
     """
-    moved, noise = False, ROUNDING * sums[-1, 2]
+    moved, noise = False, RELATIVE_NOISE * sums[-1, 2]
     for j in range(entries.size):
         best, start = _local_error(values, sums, entries, j, entries[j]), positions[j]
         for step in (-1, 1):
@@ -136,21 +140,21 @@ def total_error(points: NDArray[np.floating], mass: Floats, entries: Floats) -> 
 
 @compiled
 def _local_error(
-    values: NDArray[np.floating], sums: Floats, entries: Floats, j: int, place: float
+    values: NDArray[np.floating], sums: Floats, entries: Floats, j: int, entry: float
 ) -> float:
-    """Return the error of the values between entries j - 1 and j + 1, with entry j at `place`."""
+    """Return the error of the values between entries j - 1 and j + 1 if entry j is `entry`."""
     first, last = 0, values.size
     total, start = 0.0, 0
     if j > 0:
         first = np.searchsorted(values, entries[j - 1])
-        start = np.searchsorted(values, (entries[j - 1] + place) / 2)
+        start = np.searchsorted(values, (entries[j - 1] + entry) / 2)
         total += _cell_error(sums, first, start, entries[j - 1])
     end = values.size
     if j + 1 < entries.size:
         last = np.searchsorted(values, entries[j + 1])
-        end = np.searchsorted(values, (place + entries[j + 1]) / 2)
+        end = np.searchsorted(values, (entry + entries[j + 1]) / 2)
         total += _cell_error(sums, end, last, entries[j + 1])
-    return total + _cell_error(sums, start, end, place)
+    return total + _cell_error(sums, start, end, entry)
 
 
 @compiled_inline

@@ -28,7 +28,7 @@ def dynamic_programming_cuts(points: Floats, mass: Floats, k: int) -> Integers:
 def cheapest_cuts(costs: Floats, k: int) -> Integers:
     """Return the cuts into the k cells of least total cost.
 
-    Shapes: costs of cells [a, b) (n, n+1) -> (k+1,).
+    Shapes: costs (n, n+1), where costs[a, b] is that of the cell [a, b) -> (k+1,).
     """
     n = costs.shape[0]
     choices = np.zeros((k + 1, n + 1), np.int64)
@@ -45,7 +45,7 @@ def cheapest_cuts(costs: Floats, k: int) -> Integers:
 
 @compiled
 def cell_costs(points: Floats, mass: Floats) -> tuple[Floats, Floats]:
-    """Return the squared error of every cell [a, b), adding one point at a time, and its mean.
+    """Return the squared error and the mean of every cell [a, b), adding one point at a time.
 
     Shapes: points (n,), mass (n,) or (0,) -> both (n, n+1).
     Source: Welford 1962; Chan, Golub and LeVeque 1979, for costs that lose no digits.
@@ -56,30 +56,30 @@ def cell_costs(points: Floats, mass: Floats) -> tuple[Floats, Floats]:
         weight = mean = cost = 0.0
         for i in range(a, n):
             w = mass[i] if mass.size else 1.0
-            away, share = points[i] - mean, w / (weight + w)
-            cost += weight * share * away * away
+            difference, share = points[i] - mean, w / (weight + w)
+            cost += weight * share * difference * difference
             weight += w
-            mean += away * share
+            mean += difference * share
             costs[a, i + 1], means[a, i + 1] = cost, mean
     return costs, means
 
 
 @compiled
-def _add_cell(costs: Floats, before: Floats, choice: Integers) -> Floats:
+def _add_cell(costs: Floats, previous_costs: Floats, starts: Integers) -> Floats:
     """Return the least cost up to every position with one more cell; fill that cell's start."""
-    n = before.size - 1
-    after = np.full(n + 1, np.inf)
+    n = previous_costs.size - 1
+    total_costs = np.full(n + 1, np.inf)
     stride = 1
     while stride <= n:
         stride *= 2
     while stride:
         for b in range(stride - 1, n + 1, 2 * stride):
-            low = choice[b - stride] if b >= stride else 0
-            high = choice[b + stride] if b + stride <= n else n
-            choice[b] = low
+            low = starts[b - stride] if b >= stride else 0
+            high = starts[b + stride] if b + stride <= n else n
+            starts[b] = low
             for a in range(low, min(high, b - 1) + 1):
-                total = before[a] + costs[a, b]
-                if total < after[b]:
-                    after[b], choice[b] = total, a
+                total = previous_costs[a] + costs[a, b]
+                if total < total_costs[b]:
+                    total_costs[b], starts[b] = total, a
         stride //= 2
-    return after
+    return total_costs

@@ -1,6 +1,8 @@
 """Optimal K-means of sorted weighted values in one dimension.
 
-Prefix sums, the best of a few candidate cuts, and their refinement over all points.
+The algorithm: prefix sums, the optimal cuts among a few candidate positions, and their refinement
+over all positions. A cell is a run of consecutive points with one centroid, between two cuts.
+The mass of a point is the weight of its squared error.
 """
 
 import numpy as np
@@ -13,17 +15,17 @@ from palettery.kernels.scalar.dynamic_programming import dynamic_programming_cut
 from palettery.kernels.scalar.k_link_path import Floats, Integers, cheapest_cells, cut_gain
 from palettery.kernels.scalar.merging import count_distinct, is_worth_merging, merge_equal
 
-DIRECT_POINTS = 1024
-"""Most points for which the cost of every cell is tabulated, if prefix sums are too inaccurate."""
-CANCELLED = 1e-6
-"""Error, as a share of the second moment, below which prefix sums are too inaccurate."""
+MAX_TABULATED_POINTS = 1024
+"""Most points for which all cell costs are tabulated if prefix sums are too inaccurate."""
+MIN_RELATIVE_ERROR = 1e-6
+"""Error relative to the sum of squares, below which prefix sums are too inaccurate."""
 
 
 @compiled
 def find_centroids(
     values: NDArray[np.floating], mass: Floats, k: int, centroids: Floats, scratch: Floats
 ) -> int:
-    """Fill the optimal centroids of sorted weighted values; return the number of paths searched.
+    """Fill the optimal centroids of sorted weighted values; return the number of path searches.
 
     With fewer than k distinct values the last centroid repeats. An empty `mass` means that every
     value has mass 1; masses must be positive.
@@ -44,25 +46,27 @@ def find_centroids(
         points[i] = (values[i] - centre) * scale
     cuts, paths = optimal_cuts(points, mass, weights, moments, k)
     for j in range(k):
-        a, b = cuts[j], cuts[j + 1]
-        centroids[j] = np.float64(values[a]) + offset_mean(points[a:b], mass[a:b]) / scale
+        first, last = cuts[j], cuts[j + 1]
+        centroids[j] = (
+            np.float64(values[first]) + mean_offset(points[first:last], mass[first:last]) / scale
+        )
     return paths
 
 
 @compiled_for_sums
-def offset_mean(points: Floats, mass: Floats) -> float:
-    """Return the mean of points relative to the first of them, so that equal points are exact.
+def mean_offset(points: Floats, mass: Floats) -> float:
+    """Return the mean of the points minus the first point; exactly 0 if all are equal.
 
     Shapes: points (n,), mass (n,) or (0,).
     """
-    first, weight, moment = points[0], 0.0, 0.0
+    origin, weight, moment = points[0], 0.0, 0.0
     if mass.size:
         for i in range(points.size):
             weight += mass[i]
-            moment += mass[i] * (points[i] - first)
+            moment += mass[i] * (points[i] - origin)
         return moment / weight
     for i in range(points.size):
-        moment += points[i] - first
+        moment += points[i] - origin
     return moment / points.size
 
 
@@ -70,33 +74,33 @@ def offset_mean(points: Floats, mass: Floats) -> float:
 def optimal_cuts(
     points: Floats, mass: Floats, weights: Floats, moments: Floats, k: int
 ) -> tuple[Integers, int]:
-    """Return the cut positions (k+1,) of n > k points, and the number of paths searched.
+    """Return the cut positions (k+1,) of n > k points, and the number of path searches.
 
-    If cells are tiny compared to the range, differences of prefix sums cancel. Then the gaps that
-    must contain a cut are shortened first, which changes no cell.
+    If cells are tiny compared to the range, differences of prefix sums cancel. Then gaps that no
+    optimal cell spans are shortened first, which does not change the optimal cuts.
 
     Shapes: points (n,), mass (n,) or (0,) -> weights and moments (n+1,) filled.
     """
-    squares = prefix_sums(points, mass, weights, moments)
-    cuts, penalty, paths = first_cuts(points, weights, moments, k)
-    if squares + cut_gain(weights, moments, cuts) > CANCELLED * squares:
+    sum_of_squares = prefix_sums(points, mass, weights, moments)
+    cuts, penalty, paths = best_candidate_cuts(points, weights, moments, k)
+    if sum_of_squares + cut_gain(weights, moments, cuts) > MIN_RELATIVE_ERROR * sum_of_squares:
         return cuts, paths + refine_cuts(weights, moments, cuts, penalty)
-    if points.size <= DIRECT_POINTS:
+    if points.size <= MAX_TABULATED_POINTS:
         return dynamic_programming_cuts(points, mass, k), paths
-    closer = shorten_gaps(points, mass, cut_error(points, mass, weights, cuts))
-    prefix_sums(closer, mass, weights, moments)
-    cuts, penalty, paths = first_cuts(closer, weights, moments, k)
+    shortened = shorten_gaps(points, mass, cut_error(points, mass, weights, cuts))
+    prefix_sums(shortened, mass, weights, moments)
+    cuts, penalty, paths = best_candidate_cuts(shortened, weights, moments, k)
     return cuts, paths + refine_cuts(weights, moments, cuts, penalty)
 
 
 @compiled
-def first_cuts(
+def best_candidate_cuts(
     points: Floats, weights: Floats, moments: Floats, k: int
 ) -> tuple[Integers, float, int]:
-    """Return the best candidate cuts, their penalty per cell, and the number of paths searched."""
+    """Return the best candidate cuts, the penalty per cell, and the number of path searches."""
     candidates, penalty = candidate_cuts(points, weights, k)
-    at, penalty, paths = cheapest_cells(weights[candidates], moments[candidates], k, penalty)
-    return candidates[at], penalty, paths
+    chosen, penalty, paths = cheapest_cells(weights[candidates], moments[candidates], k, penalty)
+    return candidates[chosen], penalty, paths
 
 
 @compiled
@@ -121,13 +125,13 @@ def shorten_gaps(points: Floats, mass: Floats, error: float) -> Floats:
     A cell over a gap g between masses v and w costs at least v w / (v + w) g^2. If that exceeds the
     cost of a known solution, no optimal cell spans the gap, neither at its old nor its new width.
     """
-    out = np.empty_like(points)
-    out[0] = 0.0
+    shortened = np.empty_like(points)
+    shortened[0] = 0.0
     for i in range(1, points.size):
         v, w = (mass[i - 1], mass[i]) if mass.size else (1.0, 1.0)
         widest = np.sqrt(4.0 * error * (v + w) / (v * w))
-        out[i] = out[i - 1] + min(points[i] - points[i - 1], widest)
-    centred: Floats = out - out[points.size // 2]
+        shortened[i] = shortened[i - 1] + min(points[i] - points[i - 1], widest)
+    centred: Floats = shortened - shortened[points.size // 2]
     return centred
 
 
@@ -135,8 +139,8 @@ def shorten_gaps(points: Floats, mass: Floats, error: float) -> Floats:
 def _normalization(values: NDArray[np.floating]) -> tuple[float, float]:
     """Return a power of two that scales the values to about 1, and a value to subtract first."""
     n = values.size
-    most = max(abs(np.float64(values[0])), abs(np.float64(values[n - 1])))
-    exponent = np.floor(np.log2(most)) if most > 0 else 0.0
+    largest = max(abs(np.float64(values[0])), abs(np.float64(values[n - 1])))
+    exponent = np.floor(np.log2(largest)) if largest > 0 else 0.0
     return 2.0**-exponent, np.float64(values[n // 2])
 
 

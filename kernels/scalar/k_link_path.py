@@ -21,26 +21,26 @@ MOMENT: Final = 1
 COST: Final = 2
 """Columns of the sums of the path search, interleaved so that they share cache lines."""
 MAX_PATHS = 60
-GUESSES: Final = 10
-"""Paths after which the penalty is found by bisection of its logarithm, not by extrapolation."""
-SMALLEST_PENALTY: Final = 1e-18
-"""Smallest penalty, as a share of the cost of a single cell; below it are rounding errors."""
-NEAR: Final = 4
-"""Number of consecutive cell ends for which a new start is tried at once."""
+MAX_EXTRAPOLATIONS: Final = 10
+"""Path searches after which the penalty is bisected on a log scale instead of extrapolated."""
+MIN_RELATIVE_PENALTY: Final = 1e-18
+"""Smallest penalty, relative to the cost of a single cell; below it are rounding errors."""
+NEARBY_ENDS: Final = 4
+"""Number of consecutive cell ends at which a new start is compared without a search."""
 
 
 @compiled_inline
 def gain(weight: float, moment: float) -> float:
-    """Return what a cell of this weight and first moment adds to the objective."""
+    """Return the term -S^2 / W that a cell adds to the objective, W its weight and S its moment."""
     return -moment * moment / weight
 
 
 @compiled
 def cheapest_path(sums: Floats, penalty: float, parents: Integers, links: Integers) -> None:
-    """Find the cheapest chain of cells over points 0..n if each cell costs `penalty` more.
+    """Find the cheapest path of cells from position 0 to n if each cell costs `penalty` extra.
 
     Fills, for every position, the start of the last cell and the number of cells up to it. Costs
-    satisfy the quadrangle inequality, so a later start, once better, stays better: a queue has the
+    satisfy the quadrangle inequality, so a later start, once better, stays better. A queue has the
     starts that are best for some later position, in order.
 
     Shapes: sums (n+1, 3): prefix sums of w and w x, and space for the cost so far; parents, links
@@ -49,38 +49,40 @@ def cheapest_path(sums: Floats, penalty: float, parents: Integers, links: Intege
     """
     n = sums.shape[0] - 1
     queue = np.empty(n + 1, np.int32)
-    since = np.empty(n + 1, np.int32)  # first position for which each start in the queue is best
+    best_from = np.empty(n + 1, np.int32)  # first end for which each start in the queue is best
     head = tail = 0
-    queue[0], since[0], sums[0, COST], links[0], parents[0] = 0, 1, 0.0, 0, 0
+    queue[0], best_from[0], sums[0, COST], links[0], parents[0] = 0, 1, 0.0, 0, 0
     for j in range(1, n + 1):
-        while head < tail and since[head + 1] <= j:
+        while head < tail and best_from[head + 1] <= j:
             head += 1
-        i = queue[head]
-        added = gain(sums[j, WEIGHT] - sums[i, WEIGHT], sums[j, MOMENT] - sums[i, MOMENT])
-        sums[j, COST] = sums[i, COST] + penalty + added
-        parents[j] = i
-        links[j] = links[i] + 1
+        start = queue[head]
+        cell_gain = gain(
+            sums[j, WEIGHT] - sums[start, WEIGHT], sums[j, MOMENT] - sums[start, MOMENT]
+        )
+        sums[j, COST] = sums[start, COST] + penalty + cell_gain
+        parents[j] = start
+        links[j] = links[start] + 1
         while True:
             last = queue[tail]
-            low = max(since[tail], j + 1)
+            low = max(best_from[tail], j + 1)
             if low > n:
                 break
-            # Most wins are this near; trying them all is cheaper than mispredicted branches.
-            won, lost = _beats(sums, j, last, low), 0
-            for ahead in range(1, NEAR):
-                lost += not _beats(sums, j, last, min(low + ahead, n))
-            if won:
+            # Most wins are this close; comparing all is cheaper than mispredicted branches.
+            wins, losses = _beats(sums, j, last, low), 0
+            for ahead in range(1, NEARBY_ENDS):
+                losses += not _beats(sums, j, last, min(low + ahead, n))
+            if wins:
                 if tail > head:
                     tail -= 1
                     continue
-                queue[tail], since[tail] = j, low
+                queue[tail], best_from[tail] = j, low
                 break
-            first = low + 1 + lost
-            if lost == NEAR - 1 and low + lost < n:
-                first = _first_win(sums, j, last, low + lost)
-            if first <= n:
+            first_win = low + 1 + losses
+            if losses == NEARBY_ENDS - 1 and low + losses < n:
+                first_win = _first_win(sums, j, last, low + losses)
+            if first_win <= n:
                 tail += 1
-                queue[tail], since[tail] = j, first
+                queue[tail], best_from[tail] = j, first_win
             break
 
 
@@ -90,10 +92,18 @@ def _beats(sums: Floats, new: int, old: int, end: int) -> bool:
 
     Compares cost - S^2 / W of the two, multiplied by both weights to avoid divisions.
     """
-    fresh, stale = sums[end, WEIGHT] - sums[new, WEIGHT], sums[end, WEIGHT] - sums[old, WEIGHT]
-    near, far = sums[end, MOMENT] - sums[new, MOMENT], sums[end, MOMENT] - sums[old, MOMENT]
-    dearer = (sums[new, COST] - sums[old, COST]) * fresh * stale
-    return bool(dearer < near * near * stale - far * far * fresh)
+    new_weight, old_weight = (
+        sums[end, WEIGHT] - sums[new, WEIGHT],
+        sums[end, WEIGHT] - sums[old, WEIGHT],
+    )
+    new_moment, old_moment = (
+        sums[end, MOMENT] - sums[new, MOMENT],
+        sums[end, MOMENT] - sums[old, MOMENT],
+    )
+    extra_cost = (sums[new, COST] - sums[old, COST]) * new_weight * old_weight
+    return bool(
+        extra_cost < new_moment * new_moment * old_weight - old_moment * old_moment * new_weight
+    )
 
 
 @compiled_inline
@@ -129,7 +139,7 @@ def path_cuts(parents: Integers, links: Integers) -> Integers:
 def cheapest_cells(
     weights: Floats, moments: Floats, k: int, penalty: float
 ) -> tuple[Integers, float, int]:
-    """Return the best k cells, the penalty, and the number of paths searched.
+    """Return the cuts of the best k cells, the penalty per cell, and the number of path searches.
 
     This searches for the penalty at which the cheapest path has k cells. The optimal cost is convex
     in k, so the number of cells falls as the penalty grows. If it jumps over k, the paths with too
@@ -146,32 +156,32 @@ def cheapest_cells(
     many: Integers = np.arange(n + 1)
     few_cost, many_cost = cut_gain(weights, moments, few), cut_gain(weights, moments, many)
     high = few_cost - many_cost  # one cell is best from here on
-    low = SMALLEST_PENALTY * high
-    paths, chord = 0, False
+    low = MIN_RELATIVE_PENALTY * high
+    paths, use_secant = 0, False
     while paths < MAX_PATHS:
         cheapest_path(sums, penalty, parents, links)
         paths += 1
         cuts, cells = path_cuts(parents, links), links[n]
         if cells == k:
             return cuts, penalty, paths
-        nearer = False
+        improved = False
         if cells > k:
             low = max(low, penalty)
             if cells < many.size - 1:
-                many, many_cost, nearer = cuts, cut_gain(weights, moments, cuts), True
+                many, many_cost, improved = cuts, cut_gain(weights, moments, cuts), True
         else:
             high = min(high, penalty)
             if cells > few.size - 1:
-                few, few_cost, nearer = cuts, cut_gain(weights, moments, cuts), True
-        if chord and not nearer:
+                few, few_cost, improved = cuts, cut_gain(weights, moments, cuts), True
+        if use_secant and not improved:
             break
         # In the limit of many cells, their number is proportional to penalty^(-1/3).
         ratio = cells / k
         penalty *= min(max(ratio * ratio * ratio, 0.05), 20.0)
-        if paths > GUESSES:
+        if paths > MAX_EXTRAPOLATIONS:
             penalty = np.sqrt(low) * np.sqrt(high)
-        chord = many.size - few.size <= 2 + k // 32 or not low < penalty < high
-        if chord:
+        use_secant = many.size - few.size <= 2 + k // 32 or not low < penalty < high
+        if use_secant:
             penalty = (few_cost - many_cost) / (many.size - few.size)
     return splice(weights, moments, few, many, k), penalty, paths
 
@@ -183,7 +193,7 @@ def splice(weights: Floats, moments: Floats, few: Integers, many: Integers, k: i
     Source: Aggarwal, Schieber and Tokuyama 1994, lemma 2.
     """
     surplus = k - (few.size - 1)
-    best, at = np.inf, 0
+    best, best_join = np.inf, 0
     for j in range(few.size - 1):
         if j + surplus >= many.size - 1 or many[j + surplus] >= few[j + 1]:
             continue
@@ -197,8 +207,8 @@ def splice(weights: Floats, moments: Floats, few: Integers, many: Integers, k: i
             a, b = few[i], few[i + 1]
             total += gain(weights[b] - weights[a], moments[b] - moments[a])
         if total < best:
-            best, at = total, j
-    return np.concatenate((many[: at + surplus + 1], few[at + 1 :]))
+            best, best_join = total, j
+    return np.concatenate((many[: best_join + surplus + 1], few[best_join + 1 :]))
 
 
 @compiled

@@ -2,10 +2,12 @@
 
 Two-byte weights are counted by code in one pass over the rows. Others are binned in two or three
 passes, or counted in one if they have few distinct values.
-Each lane has its own tables. Runs of a fixed number of rows go to the lanes in turn, so neither the
-number of threads nor the size of the blocks changes a sum.
+The tables of a group are filled in parallel lanes, each with its own copy; the copies are added up
+at the end. Pieces of a fixed number of rows go to the lanes in turn, so sums depend neither on the
+number of threads nor on the size of the blocks.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,15 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palettery.kernels.groups import GroupLayout
-from palettery.kernels.scalar.binning import Bins
+from palettery.kernels.scalar.binning import Bins, num_fine_bins
 from palettery.kernels.scalar.counting import CodeCounts
-from palettery.kernels.scalar.palette_fitter import PaletteFitter
-from palettery.kernels.threads import Check, parallel_map
+from palettery.kernels.scalar.group_points import DistinctPoints
+from palettery.kernels.scalar.palette_fitter import GroupFits, PaletteFitter
+from palettery.kernels.threads import CancellationCheck, parallel_map
 from palettery.kernels.weight_reader import WeightReader
 
 LANES = 4
-"""Tables of a group that are filled in parallel, if it is the only group."""
-PIECE = 1 << 18
+"""Number of lanes, i.e. of copies of a group's tables, if there is only one group."""
+PIECE_ELEMENTS = 1 << 18
 """Elements of a group that are read at once."""
 
 
@@ -33,32 +36,40 @@ class Block:
     reader: WeightReader
     """Reader of these rows, and maybe of others."""
     rows: slice
-    """Position of the rows in the reader's groups."""
+    """Rows of the block, within the reader's groups."""
     first: int
-    """Position of the first row in the groups of the whole tensor."""
+    """Position of the first row within the groups of the whole tensor."""
 
 
 Blocks = Callable[[], Iterable[Block]]
-"""Function whose every call yields all blocks, for one pass over the rows."""
+"""Function that yields all blocks; it is called once for each pass over the rows."""
 Tables = CodeCounts | Bins
 
 
 def lanes_per_group(layout: GroupLayout) -> int:
-    """Return the number of tables of each group that are filled in parallel."""
+    """Return the number of lanes of each group."""
     return max(1, LANES // layout.groups)
 
 
 def table_factory(
-    layout: GroupLayout, k: int, *, counted: bool, weighted: bool
+    layout: GroupLayout, k: int, *, by_code: bool, weighted: bool
 ) -> tuple[Callable[[], Tables], int]:
     """Return a function that makes the tables of a group, and their approximate size in bytes.
 
-    `counted` and `weighted` are those of the `WeightReader`.
+    `by_code` and `weighted` are those of the `WeightReader`.
     """
     lanes = lanes_per_group(layout)
-    if counted:
+    if by_code:
         return partial(CodeCounts, lanes, weighted), CodeCounts.size_bytes(lanes, weighted)
     return partial(Bins, k, lanes, weighted), Bins.size_bytes(k, lanes, weighted)
+
+
+def ks_by_tables(ks: Iterable[int], *, by_code: bool) -> list[tuple[int, ...]]:
+    """Return the numbers of entries, ascending, grouped by the table size that they need."""
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for k in sorted(set(ks)):
+        by_size[0 if by_code else num_fine_bins(k)].append(k)
+    return [tuple(size_ks) for size_ks in by_size.values()]
 
 
 def cluster_large(
@@ -66,46 +77,51 @@ def cluster_large(
     layout: GroupLayout,
     tables: Mapping[int, Tables],
     fitter: PaletteFitter,
-    centroids: NDArray[np.float64],
+    centroids: tuple[NDArray[np.float64], ...],
     threads: int | None,
-    check: Check,
-) -> list[tuple[int, bool]]:
-    """Fill the centroids of the groups that have tables; return the result of `fit` for each.
+    check_cancelled: CancellationCheck,
+) -> list[GroupFits]:
+    """Fill the centroids of the groups that have tables; return what `PaletteFitter.fit` returns.
 
-    Shapes: centroids (groups of the layout, K).
+    Shapes: centroids (groups of the layout, k) for palettes k of the fitter.
 
     Raises:
         NonFiniteError: a value is NaN or infinite.
     """
-    lanes, step = lanes_per_group(layout), layout.rows_within(PIECE)
+    lanes, piece_rows = lanes_per_group(layout), layout.rows_within(PIECE_ELEMENTS)
 
-    def fill(item: tuple[int, int, Block, list[slice]]) -> None:
-        group, lane, block, pieces = item
+    def fill_lane(lane_work: tuple[int, int, Block, list[slice]]) -> None:
+        group, lane, block, pieces = lane_work
         for rows in pieces:
             tables[group].add(lane, block.reader, group, rows)
 
     while unfilled := [group for group, table in tables.items() if not table.complete]:
         for block in blocks():
-            pieces = _pieces(block, step, lanes)
-            work = [(g, lane, block, own) for g in unfilled for lane, own in enumerate(pieces)]
-            parallel_map(fill, work, threads, check)
+            pieces = _pieces_by_lane(block, piece_rows, lanes)
+            lane_works = [
+                (group, lane, block, lane_pieces)
+                for group in unfilled
+                for lane, lane_pieces in enumerate(pieces)
+            ]
+            parallel_map(fill_lane, lane_works, threads, check_cancelled)
         for group in unfilled:
             tables[group].end_pass()
 
-    def fit(group: int) -> tuple[int, bool]:
-        points, masses, codes = tables[group].points(fitter.dtype, fitter.scratch)
-        return fitter.fit_points(points, masses, codes, centroids[group])
+    def fit(group: int) -> GroupFits:
+        values, masses, codes = tables[group].points(fitter.dtype, fitter.scratch)
+        points = DistinctPoints(values, masses, codes, fitter.dtype)
+        return fitter.fit(points, tuple(palettes[group] for palettes in centroids))
 
-    return parallel_map(fit, tables, threads, check)
+    return parallel_map(fit, tables, threads, check_cancelled)
 
 
-def _pieces(block: Block, step: int, lanes: int) -> list[list[slice]]:
-    """Return the rows of a block for each lane, cut at multiples of `step` rows of the tensor."""
+def _pieces_by_lane(block: Block, piece_rows: int, lanes: int) -> list[list[slice]]:
+    """Return the rows of a block for each lane, cut at multiples of `piece_rows`."""
     pieces: list[list[slice]] = [[] for _ in range(lanes)]
-    at, offset = block.rows.start, block.first - block.rows.start
-    while at < block.rows.stop:
-        run = (at + offset) // step
-        stop = min((run + 1) * step - offset, block.rows.stop)
-        pieces[run % lanes].append(slice(at, stop))
-        at = stop
+    first, offset = block.rows.start, block.first - block.rows.start
+    while first < block.rows.stop:
+        piece_number = (first + offset) // piece_rows
+        stop = min((piece_number + 1) * piece_rows - offset, block.rows.stop)
+        pieces[piece_number % lanes].append(slice(first, stop))
+        first = stop
     return pieces

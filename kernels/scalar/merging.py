@@ -8,7 +8,7 @@ from palettery.kernels.jit import compiled, compiled_inline
 Floats = NDArray[np.float64]
 
 UNEQUAL = 32
-"""Equal values are merged when more than one value in `UNEQUAL` equals another."""
+"""Equal values are merged if more than one in `UNEQUAL` values repeats an earlier one."""
 
 
 @compiled_inline

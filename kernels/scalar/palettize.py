@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from palettery.kernels import metrics
 from palettery.kernels.arrays import upcast
-from palettery.kernels.distribution import Distribution, sample_distribution
+from palettery.kernels.distribution import Distribution, sample_distribution, sample_scalars
 from palettery.kernels.groups import GroupLayout
 from palettery.kernels.lut import build_lut, zeroed_palette_notes
 from palettery.kernels.metrics import Metrics
-from palettery.kernels.palette import Palette, look_up
+from palettery.kernels.palette import Palette, decode
 from palettery.kernels.scalar import cpu
-from palettery.kernels.scalar.counting import FEWEST_COUNTED
+from palettery.kernels.scalar.counting import MIN_COUNTED_ELEMENTS
 from palettery.kernels.settings import PaletteSettings
-from palettery.kernels.threads import Check
+from palettery.kernels.threads import CancellationCheck
 from palettery.kernels.weight_reader import WeightReader
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def palettize_scalar(
     settings: PaletteSettings,
     threads: int | None,
     accelerator: "torch.device | None",
-    check: Check,
+    check_cancelled: CancellationCheck,
 ) -> Palette:
     """Palettize a weight with palettes of scalar entries.
 
@@ -38,42 +38,58 @@ def palettize_scalar(
     """
     weight, layout = reader.weight, reader.layout
     k, decimals = 2**settings.n_bits, settings.rounding_precision
-    cluster, nearest = _backend(accelerator)
-    clusters = cluster(reader, k, decimals, threads, check)
-    shape = layout.lut_shape(k, 1)
-    (stored, lut_scale, zero_point), lut = build_lut(
-        clusters.centroids.reshape(shape), weight.dtype, settings
+    cluster, assign_nearest = _backend(accelerator)
+    clusters = cluster(reader, k, decimals, threads, check_cancelled)
+    centroids = clusters.centroids.reshape(layout.lut_shape(k, 1))
+    (lut_entries, lut_scale, zero_point), lut = build_lut(centroids, weight.dtype, settings)
+    indices, totals, errors = assign_and_measure(
+        reader, lut, assign_nearest, threads, check_cancelled
     )
-    totals = cpu.ErrorTotals(layout.groups, k)
-    indices = nearest(reader, upcast(lut).reshape(-1, k), totals, threads, check)
-    total = totals.errors()
-    if reader.scale is not None:
-        dense = look_up(indices, lut, weight.shape, reader.scale, threads, check)
-        total = metrics.errors(weight, dense, threads, check)
-    distribution = sample_distribution(weight, indices, lut, reader.scale, layout)
+    distribution = sample_distribution(weight, sample_scalars(reader, indices, lut))
     return Palette(
         indices=indices,
-        lut=stored,
+        lut=lut_entries,
         shape=weight.shape,
         dtype=weight.dtype,
         lut_scale=lut_scale,
         lut_zero_point=zero_point,
         per_channel_scale=reader.scale,
-        metrics=build_metrics(clusters, lut, totals, total, distribution, settings),
+        mask=reader.mask,
+        metrics=build_metrics(clusters, lut, totals, errors, distribution, settings),
     )
 
 
+def assign_and_measure(
+    reader: WeightReader,
+    lut: NDArray[Any],
+    assign_nearest: Callable[..., NDArray[np.uint8]],
+    threads: int | None,
+    check_cancelled: CancellationCheck,
+) -> tuple[NDArray[np.uint8], cpu.ErrorTotals, metrics.Errors]:
+    """Return the index of every weight, the totals by group, and the errors of the whole tensor.
+
+    Shapes: lut and indices as in `Palette`.
+    """
+    k = lut.shape[-2]
+    totals = cpu.ErrorTotals(reader.layout.groups, k)
+    indices = assign_nearest(reader, upcast(lut).reshape(-1, k), totals, threads, check_cancelled)
+    if reader.scale is None:
+        return indices, totals, totals.errors()
+    dense = decode(indices, lut, reader, threads, check_cancelled)
+    return indices, totals, metrics.errors(reader.weight, dense, threads, check_cancelled)
+
+
 def uses_code_counts(dtype: np.dtype[Any], layout: GroupLayout, settings: PaletteSettings) -> bool:
-    """Return whether groups are clustered and assigned by the codes of their weights."""
-    has_codes = dtype.itemsize == 2 and not settings.per_channel_scale
-    return has_codes and layout.elements >= FEWEST_COUNTED
+    """Return whether groups are clustered and assigned by the codes (bit patterns) of weights."""
+    is_two_byte = dtype.itemsize == 2 and not settings.per_channel_scale
+    return is_two_byte and layout.elements >= MIN_COUNTED_ELEMENTS
 
 
 def build_metrics(
     clusters: cpu.ScalarClusters,
     lut: NDArray[Any],
     totals: cpu.ErrorTotals,
-    total: metrics.Errors,
+    errors: metrics.Errors,
     distribution: Distribution,
     settings: PaletteSettings,
 ) -> Metrics:
@@ -87,9 +103,9 @@ def build_metrics(
             f"values to choose {2**settings.n_bits} entries well, or the values are beyond float16"
         )
     return Metrics(
-        sse=total.sse,
-        signal=total.signal,
-        max_error=total.max_error,
+        sse=errors.sse,
+        signal=errors.signal,
+        max_error=errors.max_error,
         group_sse=totals.sums[:, 0].copy(),
         occupancy=totals.occupancy,
         iterations=clusters.iterations,

@@ -13,33 +13,33 @@ from numpy.typing import NDArray
 from palettery.kernels.jit import compiled, compiled_inline
 from palettery.kernels.scalar.scratch_buffers import ScratchBuffers
 
-FEWEST: Final = 1 << 11
+MIN_RADIX_SIZE: Final = 1 << 11
 """Number of values from which the radix sort is faster than numpy's sort."""
-_DIGIT: Final = 11
-_BUCKETS: Final = 1 << _DIGIT
-_MOVES: Final = 4
-"""Most places that insertion may move a value, on average."""
+_DIGIT_BITS: Final = 11
+_BUCKETS: Final = 1 << _DIGIT_BITS
+_MAX_MOVES: Final = 4
+"""Largest average number of positions by which the insertion pass may move a value."""
 
 
 def sort_values(unsorted: NDArray[np.floating], scratch: ScratchBuffers) -> NDArray[np.floating]:
     """Return the sorted values, in the scratch or a copy; infinities and NaN are at the ends."""
-    if unsorted.dtype != np.float32 or unsorted.size < FEWEST:
+    if unsorted.dtype != np.float32 or unsorted.size < MIN_RADIX_SIZE:
         return np.sort(unsorted)
     keys, spare = scratch.keys(unsorted.size)
-    _encode(unsorted.view(np.uint32), keys)
+    _encode_keys(unsorted.view(np.uint32), keys)
     if not _radix_sort(keys, spare):
         keys.sort()
-    _decode(keys, spare)
+    _decode_keys(keys, spare)
     values: NDArray[np.floating] = spare.view(np.float32)
     return values
 
 
 def sort_order(values: NDArray[np.floating]) -> NDArray[np.integer[Any]]:
     """Return the indices that sort the values, by a stable sort."""
-    if values.dtype != np.float32 or values.size < FEWEST:
+    if values.dtype != np.float32 or values.size < MIN_RADIX_SIZE:
         return np.argsort(values, kind="stable")
     keys, spare = np.empty(values.size, np.uint64), np.empty(values.size, np.uint64)
-    _encode(values.view(np.uint32), keys)
+    _encode_keys(values.view(np.uint32), keys)
     _append_position(keys)
     if not _radix_sort(keys, spare):
         keys.sort()
@@ -53,13 +53,13 @@ def key_of(bits: np.uint32) -> np.uint32:
 
 
 @compiled
-def _encode(bits: NDArray[np.uint32], keys: NDArray[np.unsignedinteger[Any]]) -> None:
+def _encode_keys(bits: NDArray[np.uint32], keys: NDArray[np.unsignedinteger[Any]]) -> None:
     for i in range(bits.size):
         keys[i] = key_of(bits[i])
 
 
 @compiled
-def _decode(keys: NDArray[np.uint32], bits: NDArray[np.uint32]) -> None:
+def _decode_keys(keys: NDArray[np.uint32], bits: NDArray[np.uint32]) -> None:
     for i in range(keys.size):
         key = keys[i]
         bits[i] = np.uint32(key ^ np.uint32(1 << 31) if key >> np.uint32(31) else ~key)
@@ -77,21 +77,21 @@ def _radix_sort(
     keys: NDArray[np.unsignedinteger[Any]], spare: NDArray[np.unsignedinteger[Any]]
 ) -> bool:
     """Sort in place; return False, with keys in any order, if insertion would move too many."""
-    least, most = keys[0], keys[0]
+    smallest, largest = keys[0], keys[0]
     for i in range(keys.size):
-        least, most = min(least, keys[i]), max(most, keys[i])
-    span, bits = most - least, 0
+        smallest, largest = min(smallest, keys[i]), max(largest, keys[i])
+    span, bits = largest - smallest, 0
     while span > 0:
         span >>= type(span)(1)
         bits += 1
-    low = max(0, bits - 2 * _DIGIT)
-    first, second = np.zeros(_BUCKETS + 1, np.uint32), np.zeros(_BUCKETS + 1, np.uint32)
+    shift = max(0, bits - 2 * _DIGIT_BITS)
+    low_counts, high_counts = np.zeros(_BUCKETS + 1, np.uint32), np.zeros(_BUCKETS + 1, np.uint32)
     for i in range(keys.size):
-        digits = (keys[i] - least) >> type(least)(low)
-        first[(digits & type(least)(_BUCKETS - 1)) + 1] += np.uint32(1)
-        second[(digits >> type(least)(_DIGIT)) + 1] += np.uint32(1)
-    _scatter(keys, spare, first, least, low)
-    _scatter(spare, keys, second, least, low + _DIGIT)
+        digits = (keys[i] - smallest) >> type(smallest)(shift)
+        low_counts[(digits & type(smallest)(_BUCKETS - 1)) + 1] += np.uint32(1)
+        high_counts[(digits >> type(smallest)(_DIGIT_BITS)) + 1] += np.uint32(1)
+    _scatter(keys, spare, low_counts, smallest, shift)
+    _scatter(spare, keys, high_counts, smallest, shift + _DIGIT_BITS)
     return _insertion_sort(keys)
 
 
@@ -100,14 +100,14 @@ def _scatter(
     keys: NDArray[np.unsignedinteger[Any]],
     out: NDArray[np.unsignedinteger[Any]],
     counts: NDArray[np.uint32],
-    least: int,
+    smallest: int,
     shift: int,
 ) -> None:
     """Sort stably by one digit; the count of digit d is at position d + 1."""
     for bucket in range(_BUCKETS):
         counts[bucket + 1] += counts[bucket]
     for i in range(keys.size):
-        digit = ((keys[i] - least) >> type(least)(shift)) & type(least)(_BUCKETS - 1)
+        digit = ((keys[i] - smallest) >> type(smallest)(shift)) & type(smallest)(_BUCKETS - 1)
         out[counts[digit]] = keys[i]
         counts[digit] += np.uint32(1)
 
@@ -115,7 +115,7 @@ def _scatter(
 @compiled
 def _insertion_sort(keys: NDArray[np.unsignedinteger[Any]]) -> bool:
     """Sort nearly sorted keys by insertion; return False if that exceeds the allowed moves."""
-    left = _MOVES * keys.size
+    moves_left = _MAX_MOVES * keys.size
     for i in range(1, keys.size):
         key, j = keys[i], i - 1
         if keys[j] <= key:
@@ -124,7 +124,7 @@ def _insertion_sort(keys: NDArray[np.unsignedinteger[Any]]) -> bool:
             keys[j + 1] = keys[j]
             j -= 1
         keys[j + 1] = key
-        left -= i - j
-        if left < 0:
+        moves_left -= i - j
+        if moves_left < 0:
             return False
     return True

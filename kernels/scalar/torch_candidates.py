@@ -8,15 +8,15 @@ from torch import Tensor
 _MEASURE_ROUNDS = 24
 
 
-def spread_apart(positions: Tensor, count: int) -> Tensor:
-    """Return strictly ascending positions in 1..count-1, close to the given ones."""
-    order = torch.arange(positions.shape[1], device=positions.device)
-    apart = (positions - order).cummax(1).values + order
-    room = count - positions.shape[1] + order
-    return apart.minimum(room).maximum(order + 1)
+def make_distinct(positions: Tensor, num_points: int) -> Tensor:
+    """Return strictly ascending positions from 1 to num_points - 1, close to `positions`."""
+    ranks = torch.arange(positions.shape[1], device=positions.device)
+    separated = (positions - ranks).cummax(1).values + ranks
+    upper_bounds = num_points - positions.shape[1] + ranks
+    return separated.minimum(upper_bounds).maximum(ranks + 1)
 
 
-def companding_measure(points: Tensor, weights: Tensor, wanted: int) -> Tensor:
+def companding_measure(points: Tensor, weights: Tensor, num_candidates: int) -> Tensor:
     """Return the measure of every point: its integral of density^(1/3), spread evenly per block.
 
     A block whose measure exceeds one candidate's share is halved, down to single points. A point
@@ -26,18 +26,18 @@ def companding_measure(points: Tensor, weights: Tensor, wanted: int) -> Tensor:
     Source: Panter and Dite 1951; Gersho 1979.
     """
     count = points.shape[1]
-    last = ceil(log2(count))
-    levels = range(min(last, ceil(log2(4 * wanted))), last + 1)
+    last_level = ceil(log2(count))
+    levels = range(min(last_level, ceil(log2(4 * num_candidates))), last_level + 1)
     edges = [torch.arange(2**level + 1, device=points.device) * count >> level for level in levels]
     blocks = [_block_measures(points, weights, edge) for edge in edges]
     share = torch.full_like(points[:, :1], torch.inf)
     for _ in range(_MEASURE_ROUNDS):
-        spent = _halve_blocks(blocks, share)
-        share = spent.sum(1, keepdim=True) / wanted
-    spent = _halve_blocks(blocks, share)
+        measures = _split_blocks(blocks, share)
+        share = measures.sum(1, keepdim=True) / num_candidates
+    measures = _split_blocks(blocks, share)
     # The finest blocks hold one point or none; these are those with one.
     ends = torch.arange(1, count + 1, device=points.device)
-    return spent[:, (ends * 2**last + count - 1) // count - 1]
+    return measures[:, (ends * 2**last_level + count - 1) // count - 1]
 
 
 def _block_measures(points: Tensor, weights: Tensor, edge: Tensor) -> Tensor:
@@ -45,17 +45,20 @@ def _block_measures(points: Tensor, weights: Tensor, edge: Tensor) -> Tensor:
     last = points.shape[1] - 1
     start, end = edge[:-1], edge[1:]
     length = points[:, end.clamp(max=last)] - points[:, start.clamp(max=last)]
-    beyond = (end + (end - start == 1)).clamp(max=last + 1)
-    weight = weights[:, beyond] - weights[:, start]
+    weight_end = (end + (end - start == 1)).clamp(max=last + 1)
+    weight = weights[:, weight_end] - weights[:, start]
     measure = (weight * length * length).clamp(min=0) ** (1 / 3)
     return torch.where(end > start, measure, 0)
 
 
-def _halve_blocks(blocks: list[Tensor], share: Tensor) -> Tensor:
-    """Return the measures of the finest blocks: equal parts of the largest within one share."""
-    spent = torch.where(blocks[0] > share, torch.nan, blocks[0])
+def _split_blocks(blocks: list[Tensor], share: Tensor) -> Tensor:
+    """Return the measures of the finest blocks.
+
+    Each is an equal part of the measure of the largest enclosing block that has at most one share.
+    """
+    measures = torch.where(blocks[0] > share, torch.nan, blocks[0])
     for block in blocks[1:]:
-        inherited = spent.repeat_interleave(2, dim=1) / 2
-        own = torch.where(block > share, torch.nan, block)
-        spent = torch.where(inherited.isnan(), own, inherited)
-    return torch.where(spent.isnan(), share, spent)
+        inherited = measures.repeat_interleave(2, dim=1) / 2
+        block_measures = torch.where(block > share, torch.nan, block)
+        measures = torch.where(inherited.isnan(), block_measures, inherited)
+    return torch.where(measures.isnan(), share, measures)

@@ -1,7 +1,4 @@
-"""Centroid updates of K-means, the coordinate descent that alternates them with assignments.
-
-Moves to the means, splits of clusters, and removals.
-"""
+"""Centroid updates between two assignments of K-means: moves to the means, splits and removals."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,43 +9,45 @@ _OFFSET = 0.3  # distance of the halves of a split, as a share of the cluster's 
 
 
 @kernel
-def move_centroids(parts, active, counts, factors, noise, centroids, errors, split):  # type: ignore[no-untyped-def]
-    """Move centroids towards, or past, the means of their clusters, and fill empty clusters.
+def move_centroids(task_moments, active, counts, factors, noise, centroids, errors, split):  # type: ignore[no-untyped-def]
+    """Move centroids towards, or past, the means of their clusters, and refill empty clusters.
 
     A centroid moves by `factor` times the distance to the mean. With a factor between 0 and 2 the
     error cannot grow, since a cluster's error about c is that about its mean plus
     weight * |c - mean|^2; near 2 fewer passes are needed, and poor local optima are left. An empty
     cluster takes half of the cluster with the largest error that was not yet split.
 
-    Shapes: parts (G, P, K, 2 + d), active (A,), counts (G,) clusters in use, factors (G,), noise
-        any length in [-1, 1] -> centroids (G, K, d), errors (G,) before the move, split (G,).
+    Shapes: task_moments (G, P, K, 2 + d), active (A,), counts (G,) clusters in use, factors (G,),
+        noise any length in [-1, 1] -> centroids (G, K, d), errors (G,) before the move, split (G,).
     Source: over-relaxed fixed-point iteration; for the identity, Lloyd 1982.
     """
     for group in active:
-        total = parts[group, 0].copy()
-        for part in range(1, parts.shape[1]):  # in a fixed order: any thread count sums alike
-            total += parts[group, part]
-        errors[group] = total[:, ERROR].sum()
+        moments = task_moments[group, 0].copy()
+        for task in range(
+            1, task_moments.shape[1]
+        ):  # in a fixed order, whatever the number of threads
+            moments += task_moments[group, task]
+        errors[group] = moments[:, ERROR].sum()
         split[group] = False
         for j in range(counts[group]):
-            if total[j, WEIGHT] > 0:
+            if moments[j, WEIGHT] > 0:
                 for t in range(centroids.shape[2]):
-                    mean = total[j, SUM + t] / total[j, WEIGHT]
+                    mean = moments[j, SUM + t] / moments[j, WEIGHT]
                     c = np.float64(centroids[group, j, t])
                     centroids[group, j, t] = np.float32(c + factors[group] * (mean - c))
         for j in range(counts[group]):
-            if total[j, WEIGHT] == 0:
-                split[group] |= _split_worst(total, centroids[group], j, noise)
+            if moments[j, WEIGHT] == 0:
+                split[group] |= _split_worst(moments, centroids[group], j, noise)
 
 
 @kernel
-def _split_worst(total, centroids, empty, noise):  # type: ignore[no-untyped-def]
-    """Give `empty` half of the cluster with the largest error; return False if all are zero."""
-    worst = np.argmax(total[:, ERROR])
-    if total[worst, ERROR] <= 0:
+def _split_worst(moments, centroids, empty, noise):  # type: ignore[no-untyped-def]
+    """Give half of the cluster of largest error to `empty`; return False if all errors are 0."""
+    worst = np.argmax(moments[:, ERROR])
+    if moments[worst, ERROR] <= 0:
         return False
-    rms = np.sqrt(total[worst, ERROR] / total[worst, WEIGHT])
-    total[worst, ERROR] = 0
+    rms = np.sqrt(moments[worst, ERROR] / moments[worst, WEIGHT])
+    moments[worst, ERROR] = 0
     for t in range(centroids.shape[1]):
         offset = np.float32(_OFFSET * rms * noise[(empty * centroids.shape[1] + t) % noise.size])
         centroids[empty, t] = centroids[worst, t] + offset
@@ -58,7 +57,7 @@ def _split_worst(total, centroids, empty, noise):  # type: ignore[no-untyped-def
 
 @kernel
 def drop_clusters(parts, active, counts, k, centroids):  # type: ignore[no-untyped-def]
-    """Drop the clusters of least utility, down to k, but spare neighbours of dropped ones.
+    """Drop the clusters of least utility, down to k; neighbours of dropped ones only if necessary.
 
     Shapes: parts (G, P, K) utilities, active (A,) -> counts (G,), centroids (G, K, d).
     Source: breathing k-means (Fritzke 2020).

@@ -1,42 +1,57 @@
 """K-means of d-dimensional points on the CPU, many groups at once.
 
-Greedy k-means++ on a weighted sample, over-relaxed Lloyd iterations on the sample and then on all
-points, a few rounds of breathing (split the worst clusters, drop the least useful, keep
-improvements), and Lloyd iterations to convergence. Passes over the points run in threads. Their
-sums are reduced in a fixed order, so the result depends only on the seed.
+Small groups are searched by one thread each; passes over large groups are split over threads. Sums
+are reduced in a fixed order, so the result depends on the seed, but not on the number of threads.
 """
 
-from dataclasses import dataclass, replace
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from palettery.kernels.threads import Check, available_threads, collect, no_check, thread_pool
+from palettery.kernels.settings import VectorKMeans
+from palettery.kernels.threads import (
+    CancellationCheck,
+    available_threads,
+    collect,
+    never_cancel,
+    thread_pool,
+)
+from palettery.kernels.vector.large_groups import (
+    FINAL_PASSES,
+    SAMPLE_SIZE,
+    final_tolerance,
+    num_starts_large,
+    search_large_groups,
+)
 from palettery.kernels.vector.lloyd import (
-    COARSE,
-    FINE,
-    FINEST,
-    TASKS_PER_GROUP,
+    MAX_TASKS_PER_GROUP,
     LloydProblem,
     LloydState,
     allocate_moments,
-    breathe,
     collect_moments,
     run_lloyd,
 )
-from palettery.kernels.vector.point_passes import FAR, SUM, WEIGHT, assign_labels, padded_rows
-from palettery.kernels.vector.seeding import draw_coreset, kmeans_plus_plus, use_distinct
+from palettery.kernels.vector.point_passes import (
+    FAR,
+    SUM,
+    WEIGHT,
+    assign_labels,
+    padded_rows,
+    squared_error,
+)
+from palettery.kernels.vector.seeding import Seeding, use_distinct
+from palettery.kernels.vector.small_groups import (
+    is_small,
+    num_starts_small,
+    search_small_groups,
+)
 
-_SAMPLE = 1 << 14
-_FEW_CLUSTERS, _STARTS = 32, 4
-# With few points, starts are cheap, and their optima differ more.
-_FEW_POINTS, _FEW_CLUSTERS_OF_FEW_POINTS, _STARTS_OF_FEW_POINTS = 1 << 13, 64, 16
-_START_PASSES, _TRIAL_PASSES, _EARLY_PASSES, _LATE_PASSES = 100, 4, 40, 300
-_BREATHS, _SAMPLE_BREATHS = 4, 3
 _BATCH_ELEMENTS = 1 << 21  # elements of each scratch array of a batch: 16 MB of float64
-_NOISE = 4099
-_COSTLY = 1 << 22  # distances in one pass over a group above which a pass is costly
-_SAFE = 2.0**30  # magnitudes between 1 / _SAFE and _SAFE square well within float32
+_NOISE_SIZE = 4099
+_MAX_MAGNITUDE = 2.0**30  # magnitudes between 1 / this and this square well within float32
 
 
 @dataclass(frozen=True)
@@ -60,14 +75,16 @@ def cluster(
     sensitivity: NDArray[np.floating] | None,
     seed: int,
     threads: int | None = None,
-    check: Check = no_check,
+    check_cancelled: CancellationCheck = never_cancel,
+    kmeans: VectorKMeans | None = None,
 ) -> VectorClusters:
     """Cluster every group by squared error, each point weighted by its `sensitivity`.
 
     The result of a group depends neither on other groups nor on the number of threads (None: every
-    core). `check` is called within each pass over the points. The error is zero for groups with at
-    most k distinct points. Scratch memory is bounded; points that are not C-contiguous float32 of
-    ordinary magnitude are copied.
+    core). `check_cancelled` is called within each pass over the points. The error is zero for
+    groups with at most k distinct points. Scratch memory is bounded; points are copied unless they
+    are C-contiguous float32 of ordinary magnitude. `kmeans` may increase the effort; then the error
+    is at most that of the default.
 
     Shapes: points (G, N, d) finite, sensitivity (G, N) not negative; k at most 256.
     """
@@ -77,35 +94,65 @@ def cluster(
         np.empty((groups, count), np.uint8),
         np.zeros(groups, np.int32),
     )
-    tasks = min(TASKS_PER_GROUP, -(-count // _SAMPLE))
-    sample = _starts(count) * min(count, 2 * _SAMPLE) * (1 + dimension)
-    scratch = max(tasks * padded_rows(k) * (SUM + dimension), sample)
-    batch = max(1, _BATCH_ELEMENTS // scratch)
     dtype = np.float64 if points.dtype == np.float64 else np.float32
     points = np.require(points, dtype, ["C", "W"])  # numba recompiles for any other layout
-    noise = np.random.default_rng(seed).uniform(-1, 1, _NOISE)
     threads = threads or available_threads()
     with thread_pool(threads) as pool:
-
-        def exact(group: int) -> bool:
-            return bool(
-                use_distinct(points[group], k, result.centroids[group], result.labels[group])
+        remaining = _fill_few_distinct(points, k, result, pool, check_cancelled)
+        batch_size = _groups_at_once(count, k, dimension)
+        for start in range(0, remaining.size, batch_size):
+            batch_groups = remaining[start : start + batch_size]
+            batch_points = points if batch_groups.size == groups else points[batch_groups]
+            weights = _weights(
+                None if sensitivity is None else sensitivity[batch_groups], batch_groups.size
             )
-
-        rest = np.flatnonzero(~np.array(collect(pool.map(exact, range(groups)), check)))
-        for start in range(0, rest.size, batch):
-            some = rest[start : start + batch]
-            chosen = points if some.size == groups else points[some]
-            weights = _weights(None if sensitivity is None else sensitivity[some], some.size)
-            normal, center, scale = _normalize(chosen)
-            problem = LloydProblem(normal, weights, noise, pool, threads, check)
-            centroids, result.labels[some], result.iterations[some] = _fit(problem, k, seed)
-            result.centroids[some] = centroids * scale + center
+            normalized, center, scale = _normalize(batch_points)
+            problem = LloydProblem(
+                normalized, weights, _noise(seed), pool, threads, check_cancelled
+            )
+            clusters = _search(problem, k, Seeding(seed))
+            if kmeans is not None:
+                _improve(problem, k, seed, kmeans, clusters)
+            result.labels[batch_groups], result.iterations[batch_groups] = (
+                clusters.labels,
+                clusters.iterations,
+            )
+            result.centroids[batch_groups] = clusters.centroids * scale + center
     return result
 
 
+@lru_cache(maxsize=16)
+def _noise(seed: int) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).uniform(-1, 1, _NOISE_SIZE)
+
+
+def _groups_at_once(count: int, k: int, dimension: int) -> int:
+    """Return how many groups of `count` points keep scratch memory bounded."""
+    tasks = min(MAX_TASKS_PER_GROUP, -(-count // SAMPLE_SIZE))
+    sample = num_starts_large(count, k) * min(count, 2 * SAMPLE_SIZE) * (1 + dimension)
+    return max(1, _BATCH_ELEMENTS // max(tasks * padded_rows(k) * (SUM + dimension), sample))
+
+
+def _fill_few_distinct(
+    points: NDArray[np.floating],
+    k: int,
+    result: VectorClusters,
+    pool: Executor,
+    check_cancelled: CancellationCheck,
+) -> NDArray[np.intp]:
+    """Fill the result of groups with at most k distinct points; return the other groups."""
+
+    def use_distinct_points(group: int) -> bool:
+        return bool(use_distinct(points[group], k, result.centroids[group], result.labels[group]))
+
+    map_groups = pool.map if len(points) > 1 else map
+    return np.flatnonzero(
+        ~np.array(collect(map_groups(use_distinct_points, range(len(points))), check_cancelled))
+    )
+
+
 def _weights(sensitivity: NDArray[np.floating] | None, groups: int) -> NDArray[np.float32]:
-    """Return the sensitivity as float32 of at most 1; a single 1 per group if there is none."""
+    """Return the sensitivity as float32, scaled to at most 1; one weight of 1 per group if None."""
     if sensitivity is None:
         return np.ones((groups, 1), np.float32)
     peak = sensitivity.max(axis=1, keepdims=True)
@@ -116,14 +163,18 @@ def _weights(sensitivity: NDArray[np.floating] | None, groups: int) -> NDArray[n
 def _normalize(
     points: NDArray[np.floating],
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Return points as float32 whose squares neither underflow nor overflow, and how to undo it.
+    """Return float32 points whose squares neither underflow nor overflow, their center and scale.
 
     Shapes: points (G, N, d) -> points (G, N, d), center (G, 1, d), scale (G, 1, 1).
     """
     groups, _, dimension = points.shape
     center, scale = np.zeros((groups, 1, dimension)), np.ones((groups, 1, 1))
     peak = np.maximum(points.max(axis=(1, 2)), -points.min(axis=(1, 2)))
-    if points.dtype == np.float32 and peak.min() > 1 / _SAFE and peak.max() < _SAFE:
+    if (
+        points.dtype == np.float32
+        and peak.min() > 1 / _MAX_MAGNITUDE
+        and peak.max() < _MAX_MAGNITUDE
+    ):
         return points, center, scale
     low, high = points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
     center = low * 0.5 + high.astype(np.float64) * 0.5  # not (low + high) / 2: may overflow
@@ -132,102 +183,71 @@ def _normalize(
     return (shifted / scale).astype(np.float32), center, scale
 
 
-def _fit(
-    problem: LloydProblem, k: int, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.int32]]:
-    """Return means (G, k, d), labels (G, N), passes (G,) of groups with over k distinct points."""
-    groups, count, _ = problem.points.shape
-    all_groups = np.arange(groups)
-    if k > (_FEW_CLUSTERS_OF_FEW_POINTS if count <= _FEW_POINTS else _FEW_CLUSTERS):
-        fit = _search_sample(_draw_sample(problem, 2 * _SAMPLE, seed), k, 1, seed)
-        run_lloyd(problem, fit, all_groups, _EARLY_PASSES, COARSE)
-        breathe(problem, fit, all_groups, k, _BREATHS)
-    else:
-        # Local optima differ more, and a sample has enough points per cluster for breathing.
-        number = _starts(count)
-        sample = _draw_sample(problem, _SAMPLE, seed).repeat(number)
-        starts = _search_sample(sample, k, number, seed)
-        breathe(sample, starts, np.arange(groups * number), k, _SAMPLE_BREATHS)
-        fit = _best_start(problem, starts, number)
-    # If a pass is cheap, the slow convergence of flat valleys is affordable.
-    tolerance = FINEST if count * k < _COSTLY else FINE
-    run_lloyd(problem, fit, all_groups, _LATE_PASSES, tolerance)
-    labels = np.empty((groups, count), np.uint8)
-    return _means(problem, fit, k, labels), labels, fit.passes
+def _search(problem: LloydProblem, k: int, seeding: Seeding) -> VectorClusters:
+    """Cluster groups with more than k distinct points."""
+    search = search_small_groups if is_small(problem, k) else search_large_groups
+    return _to_clusters(problem, k, search(problem, k, seeding))
 
 
-def _draw_sample(problem: LloydProblem, size: int, seed: int) -> LloydProblem:
-    """Return a sample of the problem with nearly the same solution; a small problem as it is."""
-    groups, count, dimension = problem.points.shape
-    if count <= 2 * size:
-        return problem
-    points = np.empty((groups, size, dimension), np.float32)
-    weights = np.empty((groups, size), np.float32)
-    offset = np.random.default_rng(seed).random()
-
-    def run(group: int) -> None:
-        whole = problem.points[group], problem.weights[group], problem.step
-        draw_coreset(*whole, offset, points[group], weights[group])
-
-    collect(problem.pool.map(run, range(groups)), problem.check)
-    return replace(problem, points=points, weights=weights)
+def _to_clusters(problem: LloydProblem, k: int, state: LloydState) -> VectorClusters:
+    """Assign every point to its nearest centroid; return the clusters with their means."""
+    labels = np.empty(problem.points.shape[:2], np.uint8)
+    return VectorClusters(_means(problem, state, k, labels), labels, state.passes)
 
 
-def _search_sample(sample: LloydProblem, k: int, starts: int, seed: int) -> LloydState:
-    """Seed and iterate on a sample; every `starts` consecutive groups start differently."""
-    fit = _seed_centroids(sample, k, starts, seed)
-    run_lloyd(sample, fit, np.arange(fit.counts.size), _START_PASSES, COARSE)
-    return LloydState(fit.centroids, fit.counts, fit.errors, np.zeros_like(fit.passes))
-
-
-def _starts(count: int) -> int:
-    return _STARTS_OF_FEW_POINTS if count <= _FEW_POINTS else _STARTS
-
-
-def _best_start(problem: LloydProblem, starts: LloydState, number: int) -> LloydState:
-    """Return the start that is best after a few passes over all points, not just the sample."""
-    all_groups = np.arange(problem.points.shape[0])
-    best = starts.select_start(number, 0)
-    run_lloyd(problem, best, all_groups, _TRIAL_PASSES, COARSE)
-    for start in range(1, number):
-        fit = starts.select_start(number, start)
-        run_lloyd(problem, fit, all_groups, _TRIAL_PASSES, COARSE)
-        best.keep_better(fit)
-    return best
-
-
-def _seed_centroids(problem: LloydProblem, k: int, starts: int, seed: int) -> LloydState:
-    """Return the seeds of greedy k-means++ with 2 + log k candidates for each centroid.
-
-    The random numbers differ between `starts` consecutive groups and then repeat, so that they do
-    not depend on the number of preceding groups.
-    """
-    groups, _, dimension = problem.points.shape
-    centroids = np.empty((groups, padded_rows(k), dimension), np.float32)
-    draws = np.random.default_rng(seed).random((starts, k, 2 + int(np.log(k))))
-
-    def run(group: int) -> None:
-        whole = problem.points[group], problem.weights[group], problem.step
-        kmeans_plus_plus(*whole, k, problem.axes, draws[group % starts], centroids[group])
-
-    collect(problem.pool.map(run, range(groups)), problem.check)
-    return LloydState(
-        centroids, np.full(groups, k), np.full(groups, np.inf), np.zeros(groups, np.int32)
+def _improve(
+    problem: LloydProblem, k: int, seed: int, kmeans: VectorKMeans, clusters: VectorClusters
+) -> None:
+    """Replace clusters by better ones from the additional starts and passes of `kmeans`."""
+    count, are_small = problem.points.shape[1], is_small(problem, k)
+    default_starts = num_starts_small(problem, k) if are_small else num_starts_large(count, k)
+    candidates = kmeans.n_local_trials or 0
+    extra_searches = max(
+        -(-kmeans.n_init // default_starts) - 1, int(candidates > Seeding(seed).candidates(k))
     )
+    for number in range(1, extra_searches + 1):
+        _copy_better(problem, clusters, _search(problem, k, Seeding((seed, number), candidates)))
+    if not are_small and (kmeans.max_iter > FINAL_PASSES or kmeans.tol < final_tolerance(count, k)):
+        groups = np.arange(len(problem.points))
+        centroids = np.full((groups.size, padded_rows(k), problem.points.shape[2]), FAR)
+        centroids[:, :k] = clusters.centroids
+        counts, errors = np.full(groups.size, k), np.full(groups.size, np.inf)
+        state = LloydState(centroids, counts, errors, clusters.iterations.copy())
+        run_lloyd(problem, state, groups, kmeans.max_iter, kmeans.tol)
+        _copy_better(problem, clusters, _to_clusters(problem, k, state))
+
+
+def _copy_better(problem: LloydProblem, clusters: VectorClusters, other: VectorClusters) -> None:
+    """Copy the groups that have a smaller error in `other` to `clusters`."""
+
+    def copy_if_better(group: int) -> None:
+        data = problem.points[group], problem.weights[group], problem.step
+        error, other_error = (
+            squared_error(*data, candidate.centroids[group], candidate.labels[group])
+            for candidate in (clusters, other)
+        )
+        if other_error < error:
+            clusters.centroids[group], clusters.labels[group] = (
+                other.centroids[group],
+                other.labels[group],
+            )
+            clusters.iterations[group] = other.iterations[group]
+
+    problem.run_all(copy_if_better, range(len(problem.points)))
 
 
 def _means(
-    problem: LloydProblem, fit: LloydState, k: int, labels: NDArray[np.uint8]
+    problem: LloydProblem, state: LloydState, k: int, labels: NDArray[np.uint8]
 ) -> NDArray[np.float64]:
     """Fill labels (G, N) with the nearest centroids; return the means (G, k, d) of the clusters."""
-    all_groups = np.arange(fit.counts.size)
-    parts = allocate_moments(problem, fit)
-    collect_moments(problem, fit, all_groups, parts)
+    all_groups = np.arange(state.counts.size)
+    parts = allocate_moments(problem, state)
+    collect_moments(problem, state, all_groups, parts)
 
     def run(tasks: tuple[int, int]) -> None:
         assign_labels(
             problem.points,
-            fit.centroids,
+            state.centroids,
             problem.axes,
             all_groups,
             problem.task_size,
@@ -235,12 +255,12 @@ def _means(
             labels,
         )
 
-    problem.in_tasks(all_groups.size, fit.centroids.shape[1], run)
-    total = parts[:, 0, :k].copy()
+    problem.in_tasks(all_groups.size, state.centroids.shape[1], run)
+    moments = parts[:, 0, :k].copy()
     for part in range(1, problem.tasks_per_group):
-        total += parts[:, part, :k]
-    weight = total[..., WEIGHT, None]
-    centroids = fit.centroids[:, :k].astype(np.float64)
+        moments += parts[:, part, :k]
+    weight = moments[..., WEIGHT, None]
+    centroids = state.centroids[:, :k].astype(np.float64)
     # Centroids without points, or only with points of weight zero, are far away.
     centroids = np.where(np.abs(centroids) >= FAR / 2, centroids[:, :1], centroids)
-    return np.where(weight > 0, total[..., SUM:] / np.where(weight > 0, weight, 1), centroids)
+    return np.where(weight > 0, moments[..., SUM:] / np.where(weight > 0, weight, 1), centroids)

@@ -1,14 +1,15 @@
 """Lloyd iterations of vector K-means, over many groups at once, with passes split over threads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from palettery.kernels.threads import Check, collect
+from palettery.kernels.threads import CancellationCheck, collect
 from palettery.kernels.vector.coordinate_descent import drop_clusters, move_centroids
 from palettery.kernels.vector.point_passes import (
     BLOCK,
@@ -20,15 +21,16 @@ from palettery.kernels.vector.point_passes import (
     unrolled_axes,
 )
 
-_OVERRELAXED = 1.9
-_TASK = 32 * BLOCK
-TASKS_PER_GROUP = 256
-_RANGE = 1 << 28  # coordinate differences computed between two calls of `check`
-_PASSES_IN, _PASSES_OUT = 10, 20
+_OVERRELAXATION = 1.9
+_MIN_TASK_POINTS = 32 * BLOCK
+MAX_TASKS_PER_GROUP = 256
+_MAX_RANGE_WORK = 1 << 28  # coordinate differences computed between two calls of `check_cancelled`
+_SPLIT_PASSES, _DROP_PASSES = 10, 20
 # Relative improvement by a pass below which the iterations have converged.
-COARSE, FINE, FINEST = 1e-4, 3e-5, 1e-6
+COARSE_TOLERANCE, FINE_TOLERANCE, FINEST_TOLERANCE = 1e-4, 3e-5, 1e-6
 
 Groups = NDArray[np.intp]
+Piece = TypeVar("Piece")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class LloydProblem:
     """Random numbers in [-1, 1] for the directions in which clusters are split."""
     pool: Executor
     threads: int
-    check: Check
+    check_cancelled: CancellationCheck
 
     @property
     def step(self) -> int:
@@ -59,7 +61,7 @@ class LloydProblem:
     def task_size(self) -> int:
         """Number of points of a task; independent of the threads, so that sums are, too."""
         count: int = self.points.shape[1]
-        return max(_TASK, -(-count // (TASKS_PER_GROUP * BLOCK)) * BLOCK)
+        return max(_MIN_TASK_POINTS, -(-count // (MAX_TASKS_PER_GROUP * BLOCK)) * BLOCK)
 
     @property
     def tasks_per_group(self) -> int:
@@ -73,16 +75,21 @@ class LloydProblem:
         return replace(self, points=points, weights=weights)
 
     def in_tasks(self, groups: int, centroids: int, run: Callable[[tuple[int, int]], None]) -> None:
-        """Call `run` in threads with ranges of task numbers that together cover the groups.
+        """Call `run` in threads with ranges of task numbers, (first, end), that cover the groups.
 
-        `check` is called after each range. The number of `centroids` of a group determines how long
-        a task takes, and so the number of ranges.
+        `check_cancelled` is called after each range. The number of `centroids` of a group
+        determines how long a task takes, and so the number of ranges.
         """
         tasks = groups * self.tasks_per_group
-        least_ranges = groups * self.points[0].size * centroids // _RANGE
+        least_ranges = groups * self.points[0].size * centroids // _MAX_RANGE_WORK
         ranges = min(tasks, max(4 * self.threads, least_ranges))
         edges = np.linspace(0, tasks, ranges + 1).astype(int).tolist()
-        collect(self.pool.map(run, pairwise(edges)), self.check)
+        self.run_all(run, list(pairwise(edges)))
+
+    def run_all(self, run: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:
+        """Call `run` for all pieces, in threads if there are several; then `check_cancelled`."""
+        run_each = self.pool.map if len(pieces) > 1 and self.threads > 1 else map
+        collect(run_each(run, pieces), self.check_cancelled)
 
 
 @dataclass
@@ -113,14 +120,14 @@ class LloydState:
         return better
 
     def select_start(self, starts: int, start: int) -> "LloydState":
-        """Return a copy with only number `start` of every `starts` consecutive groups."""
+        """Return a copy with only number `start` of the `starts` repetitions of each group."""
         chosen = slice(start, None, starts)
         centroids, counts = self.centroids[chosen].copy(), self.counts[chosen]
         return LloydState(centroids, counts, self.errors[chosen].copy(), self.passes[chosen].copy())
 
 
 def run_lloyd(
-    problem: LloydProblem, fit: LloydState, active: Groups, passes: int, tolerance: float
+    problem: LloydProblem, state: LloydState, active: Groups, passes: int, tolerance: float
 ) -> None:
     """Run over-relaxed Lloyd iterations until a plain one gains less than `tolerance`.
 
@@ -128,72 +135,79 @@ def run_lloyd(
 
     Shapes: active (A,) group numbers.
     """
-    parts = allocate_moments(problem, fit)
-    groups = fit.counts.size
-    previous, factors = np.full(groups, np.inf), np.full(groups, _OVERRELAXED)
+    parts = allocate_moments(problem, state)
+    groups = state.counts.size
+    previous, factors = np.full(groups, np.inf), np.full(groups, _OVERRELAXATION)
     split = np.zeros(groups, np.bool_)
     for _ in range(passes):
-        collect_moments(problem, fit, active, parts)
+        collect_moments(problem, state, active, parts)
         move_centroids(
-            parts, active, fit.counts, factors, problem.noise, fit.centroids, fit.errors, split
+            parts,
+            active,
+            state.counts,
+            factors,
+            problem.noise,
+            state.centroids,
+            state.errors,
+            split,
         )
-        fit.passes[active] += 1
-        stalled = ~split & (previous - fit.errors <= tolerance * fit.errors)
+        state.passes[active] += 1
+        stalled = ~split & (previous - state.errors <= tolerance * state.errors)
         active = active[~(stalled & (factors == 1))[active]]
         if active.size == 0:
             return
-        factors = np.where(stalled, 1, _OVERRELAXED)
-        previous = np.where(split, np.inf, fit.errors)
+        factors = np.where(stalled, 1, _OVERRELAXATION)
+        previous = np.where(split, np.inf, state.errors)
 
 
-def allocate_moments(problem: LloydProblem, fit: LloydState) -> NDArray[np.float64]:
-    """Return an array for the moments of every task and cluster."""
-    groups, rows, dimension = fit.centroids.shape
+def allocate_moments(problem: LloydProblem, state: LloydState) -> NDArray[np.float64]:
+    """Return an empty array for the moments of every task and cluster."""
+    groups, rows, dimension = state.centroids.shape
     return np.empty((groups, problem.tasks_per_group, rows, SUM + dimension))
 
 
 def collect_moments(
-    problem: LloydProblem, fit: LloydState, active: Groups, parts: NDArray[np.float64]
+    problem: LloydProblem, state: LloydState, active: Groups, parts: NDArray[np.float64]
 ) -> None:
     """Fill the moments of the active groups, in one pass over their points."""
 
     def run(tasks: tuple[int, int]) -> None:
         accumulate_moments(
-            problem.points, problem.weights, problem.step, fit.centroids, problem.axes, active,
+            problem.points, problem.weights, problem.step, state.centroids, problem.axes, active,
             problem.task_size, tasks, parts,
         )  # fmt: skip
 
-    problem.in_tasks(active.size, fit.centroids.shape[1], run)
+    problem.in_tasks(active.size, state.centroids.shape[1], run)
 
 
-def breathe(problem: LloydProblem, fit: LloydState, active: Groups, k: int, breaths: int) -> None:
+def breathe(problem: LloydProblem, state: LloydState, active: Groups, k: int, breaths: int) -> None:
     """Split the worst clusters, iterate, drop the least useful, iterate; keep improvements.
 
     Source: breathing k-means (Fritzke 2020), with a bounded number of passes per breath.
     """
-    extra = np.full(fit.counts.size, min(max(2, k // 16), max(1, k // 2)))
+    extra = np.full(state.counts.size, min(max(2, k // 16), max(1, k // 2)))
     rows = padded_rows(k + int(extra.max()))
     for _ in range(breaths):
-        trial = fit.resize(rows, k + extra)
-        run_lloyd(problem, trial, active, _PASSES_IN, COARSE)
+        trial = state.resize(rows, k + extra)
+        run_lloyd(problem, trial, active, _SPLIT_PASSES, COARSE_TOLERANCE)
         _drop_least_useful(problem, trial, active, k)
-        trial = trial.resize(padded_rows(k), fit.counts)
-        run_lloyd(problem, trial, active, _PASSES_OUT, COARSE)
-        extra[~fit.keep_better(trial)] //= 2
+        trial = trial.resize(padded_rows(k), state.counts)
+        run_lloyd(problem, trial, active, _DROP_PASSES, COARSE_TOLERANCE)
+        extra[~state.keep_better(trial)] //= 2
         active = active[extra[active] > 0]
         if active.size == 0:
             return
 
 
-def _drop_least_useful(problem: LloydProblem, trial: LloydState, active: Groups, k: int) -> None:
-    parts = np.empty((trial.counts.size, problem.tasks_per_group, trial.centroids.shape[1]))
+def _drop_least_useful(problem: LloydProblem, state: LloydState, active: Groups, k: int) -> None:
+    parts = np.empty((state.counts.size, problem.tasks_per_group, state.centroids.shape[1]))
 
     def run(tasks: tuple[int, int]) -> None:
         accumulate_utilities(
-            problem.points, problem.weights, problem.step, trial.centroids, problem.axes, active,
+            problem.points, problem.weights, problem.step, state.centroids, problem.axes, active,
             problem.task_size, tasks, parts,
         )  # fmt: skip
 
-    problem.in_tasks(active.size, trial.centroids.shape[1], run)
-    trial.passes[active] += 1
-    drop_clusters(parts, active, trial.counts, k, trial.centroids)
+    problem.in_tasks(active.size, state.centroids.shape[1], run)
+    state.passes[active] += 1
+    drop_clusters(parts, active, state.counts, k, state.centroids)

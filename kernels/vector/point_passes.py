@@ -48,15 +48,15 @@ def find_nearest(block, centroids, codes, axes, distance, index):  # type: ignor
     Indices are float32 and updated by adding a difference, because LLVM compiles a select between
     two integers, or between a new and the old value, to a slow masked store.
 
-    Shapes: block (d, BLOCK), centroids (4 * n, d), codes (4 * n,) = 0, 1, 2.. -> distance and
-        index (BLOCK,).
+    Shapes: block (d, B), centroids (4 * n, d), codes (4 * n,) = 0, 1, 2.. -> distance and
+        index (B,).
     """
     dimensions = len(axes) if len(axes) > 0 else block.shape[0]
     distance[:] = np.float32(3e38)
     index[:] = np.float32(0)
     for j in range(0, centroids.shape[0], 4):
         j0, j1, j2, j3 = codes[j], codes[j + 1], codes[j + 2], codes[j + 3]
-        for i in range(BLOCK):
+        for i in range(distance.size):
             a0 = a1 = a2 = a3 = np.float32(0)
             for t in range(dimensions):
                 x = block[t, i]
@@ -161,16 +161,29 @@ def accumulate_utilities(points, weights, step, centroids, axes, active, size, t
 def find_second_nearest(block, centroids, axes, first, second):  # type: ignore[no-untyped-def]
     """Fill the least and the second least squared distance of each point.
 
-    Shapes: block (d, BLOCK), centroids (4 * n, d) -> first, second (BLOCK,).
+    Shapes: block (d, B), centroids (4 * n, d) -> first, second (B,).
     """
     dimensions = len(axes) if len(axes) > 0 else block.shape[0]
     first[:] = np.float32(3e38)
     second[:] = np.float32(3e38)
     for j in range(centroids.shape[0]):
-        for i in range(BLOCK):
+        for i in range(first.size):
             a = np.float32(0)
             for t in range(dimensions):
                 u = block[t, i] - centroids[j, t]
                 a += u * u
             second[i] = min(second[i], max(a, first[i]))
             first[i] = min(a, first[i])
+
+
+@kernel
+def squared_error(points, weights, step, centroids, labels):  # type: ignore[no-untyped-def]
+    """Return the weighted squared error of a group. Shapes: points (N, d), labels (N,)."""
+    total = 0.0
+    for i in range(points.shape[0]):
+        distance = 0.0
+        for t in range(points.shape[1]):
+            difference = np.float64(points[i, t]) - centroids[labels[i], t]
+            distance += difference * difference
+        total += np.float64(weights[i * step]) * distance
+    return total

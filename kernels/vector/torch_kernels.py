@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from palettery.kernels.threads import Check, no_check
+from palettery.kernels.threads import CancellationCheck, never_cancel
 
-SAMPLE = 1 << 14
-_OVERRELAXED, _OFFSET = 1.9, 0.3
+SAMPLE_SIZE = 1 << 14
+_OVERRELAXATION, _OFFSET = 1.9, 0.3
 _FEW_CLUSTERS, _STARTS = 64, 4
-_PASSES, _BREATHS, _BREATH_IN, _BREATH_OUT, _LAST_PASSES = 40, 6, 8, 12, 60
+_PASSES, _BREATHS, _SPLIT_PASSES, _DROP_PASSES, _FINAL_PASSES = 40, 6, 8, 12, 60
 _FAR = 1e15  # coordinates of centroids without points; points are within [-1, 1]
-_DISTANCES = 1 << 24  # distances, and as many float64 memberships, in memory at once
+_MAX_DISTANCES = 1 << 24  # distances, and as many float64 memberships, in memory at once
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,20 @@ class _WeightedPoints:
 
     points: Tensor
     weights: Tensor
-    check: Check
+    check_cancelled: CancellationCheck
 
 
 def cluster(
-    points: Tensor, k: int, sensitivity: Tensor | None, seed: int, check: Check = no_check
+    points: Tensor,
+    k: int,
+    sensitivity: Tensor | None,
+    seed: int,
+    check_cancelled: CancellationCheck = never_cancel,
 ) -> TorchClusters:
     """Cluster every group by squared error, each point weighted by its `sensitivity`.
 
-    `check` is called within each pass over the points.
-
-    Peak memory is about 400 MB, plus 20 bytes for each of the N d coordinates.
+    `check_cancelled` is called within each pass over the points. Peak memory is about 400 MB, plus
+    20 bytes for each of the N d coordinates.
 
     Shapes: points (G, N, d) finite, sensitivity (G, N) not negative or None; k at most 256.
     """
@@ -53,7 +56,9 @@ def cluster(
     shifted = points - center
     scale = shifted.abs().amax((1, 2), keepdim=True)
     scale = torch.where(scale > 0, scale, 1)
-    problem = _WeightedPoints((shifted / scale).float(), _weights(points, sensitivity), check)
+    problem = _WeightedPoints(
+        (shifted / scale).float(), _weights(points, sensitivity), check_cancelled
+    )
     generator = torch.Generator(points.device).manual_seed(seed)
     noise = torch.rand(64, points.shape[2], generator=generator, device=points.device) * 2 - 1
     sample = _draw_sample(problem, generator)
@@ -61,7 +66,7 @@ def cluster(
         centroids = _search_starts(sample, k, noise, generator)
     else:
         centroids = _breathe(problem, _seed_centroids(sample, k, 1, generator), noise)
-    centroids, _ = _run_lloyd(problem, centroids, noise, _LAST_PASSES)
+    centroids, _ = _run_lloyd(problem, centroids, noise, _FINAL_PASSES)
     return _assign_labels(problem, points, centroids)
 
 
@@ -72,7 +77,7 @@ def _search_starts(
     points, weights = (
         part.repeat_interleave(_STARTS, 0) for part in (sample.points, sample.weights)
     )
-    sample = _WeightedPoints(points, weights, sample.check)
+    sample = _WeightedPoints(points, weights, sample.check_cancelled)
     centroids = _breathe(sample, _seed_centroids(sample, k, _STARTS, generator), noise)
     error = _moments(sample, centroids)[..., 1].sum(1)
     best = error.reshape(-1, _STARTS).argmin(1)
@@ -86,9 +91,9 @@ def _breathe(problem: _WeightedPoints, centroids: Tensor, noise: Tensor) -> Tens
     extra = min(max(2, k // 16), max(1, k // 2))
     for _ in range(_BREATHS):
         trial = torch.cat((centroids, torch.full_like(centroids[:, :extra], _FAR)), 1)
-        trial, _ = _run_lloyd(problem, trial, noise, _BREATH_IN)
+        trial, _ = _run_lloyd(problem, trial, noise, _SPLIT_PASSES)
         trial = _drop_clusters(problem, trial, extra)
-        trial, trial_error = _run_lloyd(problem, trial, noise, _BREATH_OUT)
+        trial, trial_error = _run_lloyd(problem, trial, noise, _DROP_PASSES)
         better = trial_error < error
         centroids = torch.where(better[:, None, None], trial, centroids)
         error = torch.where(better, trial_error, error)
@@ -109,18 +114,24 @@ def _draw_sample(problem: _WeightedPoints, generator: torch.Generator) -> _Weigh
     Source: lightweight coresets (Bachem, Lucic, Krause 2018), with systematic sampling.
     """
     points, weights = problem.points, problem.weights
-    if points.shape[1] <= 4 * SAMPLE:
+    if points.shape[1] <= 4 * SAMPLE_SIZE:
         return problem
     total = weights.sum(1, keepdim=True)
     mean = (points * weights[..., None]).sum(1, keepdim=True) / total[..., None]
     spread = (points - mean).square().sum(2) * weights
-    half = spread / spread.sum(1, keepdim=True).clamp(min=1e-300)
-    share = (weights / total + half) / (weights / total + half).sum(1, keepdim=True)
+    variance_share = spread / spread.sum(1, keepdim=True).clamp(min=1e-300)
+    share = (weights / total + variance_share) / (weights / total + variance_share).sum(
+        1, keepdim=True
+    )
     offset = torch.rand(1, generator=generator, device=points.device, dtype=torch.float64)
-    marks = ((torch.arange(SAMPLE, device=points.device) + offset) / SAMPLE).expand(len(points), -1)
-    rows = torch.searchsorted(share.cumsum(1), marks.contiguous()).clamp(max=points.shape[1] - 1)
+    quantiles = ((torch.arange(SAMPLE_SIZE, device=points.device) + offset) / SAMPLE_SIZE).expand(
+        len(points), -1
+    )
+    rows = torch.searchsorted(share.cumsum(1), quantiles.contiguous()).clamp(
+        max=points.shape[1] - 1
+    )
     weights = (weights / share.clamp(min=1e-300)).gather(1, rows)
-    return _WeightedPoints(_gather_rows(points, rows), weights, problem.check)
+    return _WeightedPoints(_gather_rows(points, rows), weights, problem.check_cancelled)
 
 
 def _gather_rows(points: Tensor, rows: Tensor) -> Tensor:
@@ -147,25 +158,25 @@ def _seed_centroids(
     draws = torch.rand(shape, generator=generator, device=points.device, dtype=torch.float64)
     draws = draws.repeat(len(points) // starts, 1, 1)
     errors = torch.ones_like(points[..., 0])
-    chosen = []
+    seed_rows = []
     for j in range(k):
-        problem.check()
+        problem.check_cancelled()
         cumulated = (weights * errors).cumsum(1)
-        marks = draws[:, j, : 1 if j == 0 else candidates] * cumulated[:, -1:]
-        rows = torch.searchsorted(cumulated, marks, right=True).clamp(max=points.shape[1] - 1)
+        quantiles = draws[:, j, : 1 if j == 0 else candidates] * cumulated[:, -1:]
+        rows = torch.searchsorted(cumulated, quantiles, right=True).clamp(max=points.shape[1] - 1)
         trials = _squared_distances(points, _gather_rows(points, rows))
         if j > 0:
             trials = torch.minimum(trials, errors[..., None])
         best = (weights[..., None] * trials).sum(1).argmin(1)[:, None]
         errors = trials.gather(2, best[:, None].expand(-1, trials.shape[1], 1)).squeeze(2)
-        chosen.append(rows.gather(1, best))
-    return _gather_rows(points, torch.cat(chosen, 1))
+        seed_rows.append(rows.gather(1, best))
+    return _gather_rows(points, torch.cat(seed_rows, 1))
 
 
 def _point_ranges(problem: _WeightedPoints, centroids: Tensor) -> list[slice]:
     """Return ranges of points whose distances to all centroids fit into memory."""
     groups, k, _ = centroids.shape
-    size, count = max(1, _DISTANCES // (groups * k)), problem.points.shape[1]
+    size, count = max(1, _MAX_DISTANCES // (groups * k)), problem.points.shape[1]
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
@@ -179,7 +190,7 @@ def _moments(problem: _WeightedPoints, centroids: Tensor) -> Tensor:
     """
     total = torch.zeros(1, dtype=torch.float64, device=centroids.device)
     for part in _point_ranges(problem, centroids):
-        problem.check()
+        problem.check_cancelled()
         points = problem.points[:, part]
         error, label = _squared_distances(points, centroids).min(2, keepdim=True)
         terms = torch.cat((torch.ones_like(error), error, points), 2).double()
@@ -201,7 +212,7 @@ def _run_lloyd(
         weight, cost, error = moments[..., :1], moments[..., 1], moments[..., 1].sum(1)
         empty = weight == 0
         means = (moments[..., 2:] / torch.where(empty, 1, weight)).float()
-        factor = 1.0 if number == passes - 1 else _OVERRELAXED
+        factor = 1.0 if number == passes - 1 else _OVERRELAXATION
         centroids = torch.where(empty, centroids, torch.lerp(centroids, means, factor))
         if number < passes - 1:
             centroids = _split_worst(centroids, weight[..., 0], cost, noise)
@@ -224,19 +235,19 @@ def _split_worst(centroids: Tensor, weight: Tensor, cost: Tensor, noise: Tensor)
 
 
 def _drop_clusters(problem: _WeightedPoints, centroids: Tensor, extra: int) -> Tensor:
-    """Drop the `extra` clusters of least utility, but spare neighbours of dropped ones."""
+    """Drop the `extra` clusters of least utility; neighbours of dropped ones only if necessary."""
     utility = _utilities(problem, centroids)
-    near = _squared_distances(centroids, centroids)
-    near.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-    barred = torch.zeros_like(utility)  # infinite once dropped, large where a neighbour was
+    distances = _squared_distances(centroids, centroids)
+    distances.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    penalty = torch.zeros_like(utility)  # infinite once dropped, large where a neighbour was
     for _ in range(extra):
-        worst = (utility.clamp(max=1e100) + barred).argmin(1, keepdim=True)
-        barred.scatter_(1, worst, torch.inf)
-        near.masked_fill_(barred.isinf()[:, None], torch.inf)
-        rows = near.gather(1, worst[..., None].expand(-1, 1, near.shape[2])).squeeze(1)
+        worst = (utility.clamp(max=1e100) + penalty).argmin(1, keepdim=True)
+        penalty.scatter_(1, worst, torch.inf)
+        distances.masked_fill_(penalty.isinf()[:, None], torch.inf)
+        rows = distances.gather(1, worst[..., None].expand(-1, 1, distances.shape[2])).squeeze(1)
         neighbour = rows.argmin(1, keepdim=True)
-        barred.scatter_reduce_(1, neighbour, torch.full_like(barred[:, :1], 1e200), "amax")
-    remaining = barred.isinf().int().argsort(dim=1, stable=True)[:, : centroids.shape[1] - extra]
+        penalty.scatter_reduce_(1, neighbour, torch.full_like(penalty[:, :1], 1e200), "amax")
+    remaining = penalty.isinf().int().argsort(dim=1, stable=True)[:, : centroids.shape[1] - extra]
     return _gather_rows(centroids, remaining)
 
 
@@ -244,11 +255,11 @@ def _utilities(problem: _WeightedPoints, centroids: Tensor) -> Tensor:
     """Return the error added if each cluster's points moved to their second choice, (G, k)."""
     total = torch.zeros(1, dtype=torch.float64, device=centroids.device)
     for part in _point_ranges(problem, centroids):
-        problem.check()
+        problem.check_cancelled()
         distance = _squared_distances(problem.points[:, part], centroids)
-        two, label = distance.topk(2, dim=2, largest=False)
-        saved = (two[..., 1] - two[..., 0]).double() * problem.weights[:, part]
-        total = total + _membership(label[..., :1], saved, centroids).sum(1)
+        nearest_two, label = distance.topk(2, dim=2, largest=False)
+        increase = (nearest_two[..., 1] - nearest_two[..., 0]).double() * problem.weights[:, part]
+        total = total + _membership(label[..., :1], increase, centroids).sum(1)
     return total
 
 
@@ -257,15 +268,15 @@ def _assign_labels(problem: _WeightedPoints, points: Tensor, centroids: Tensor) 
     labels = []
     total = torch.zeros(1, dtype=torch.float64, device=centroids.device)
     for part in _point_ranges(problem, centroids):
-        problem.check()
+        problem.check_cancelled()
         label = _squared_distances(problem.points[:, part], centroids).argmin(2, keepdim=True)
         labels.append(label[..., 0].to(torch.uint8))
         terms = torch.cat((torch.ones_like(points[:, part, :1]), points[:, part]), 2).double()
         total = total + _membership(label, problem.weights[:, part], centroids).mT @ terms
     weight, means = total[..., :1], total[..., 1:] / total[..., :1]
     # A centroid without weighted points has no mean and takes that of the heaviest one.
-    some = means.gather(1, weight.argmax(1, keepdim=True).expand_as(means[:, :1]))
-    return TorchClusters(torch.where(weight > 0, means, some), torch.cat(labels, 1))
+    fallback = means.gather(1, weight.argmax(1, keepdim=True).expand_as(means[:, :1]))
+    return TorchClusters(torch.where(weight > 0, means, fallback), torch.cat(labels, 1))
 
 
 def _membership(label: Tensor, weights: Tensor, centroids: Tensor) -> Tensor:

@@ -4,7 +4,14 @@ import difflib
 
 from pydantic import ValidationError
 
-from palettery.schemas.config.errors import ConfigError, describe_errors, pointer, unknown_key
+from palettery.schemas.config.errors import (
+    ConfigError,
+    config_error,
+    describe_errors,
+    pointer,
+    unknown_key_message,
+)
+from palettery.schemas.config.foreign import other_method_key, other_method_message
 from palettery.schemas.config.line_numbers import with_line_numbers
 from palettery.schemas.config.model import ANCHORS_KEY, CONFIG_KEY, KMeansPalettizerConfig
 from palettery.schemas.config.parsing import load_text
@@ -20,24 +27,26 @@ def parse_config(text: str | bytes) -> KMeansPalettizerConfig:
         ConfigError: the document has errors; they have line numbers.
     """
     try:
-        return config_of(load_text(text))
+        return config_from_data(load_text(text))
     except ConfigError as error:
         raise with_line_numbers(error, text) from error
 
 
-def config_of(data: object, *prefix: str) -> KMeansPalettizerConfig:
-    """Return the config in the data of a document; pointers of errors begin with `prefix`.
+def config_from_data(data: object, *prefix: str) -> KMeansPalettizerConfig:
+    """Return the config in the data of a document; error pointers begin with `prefix`.
 
-    A file has it under `kmeans_palettization_config`, optionally next to `palettization_spec`; a
-    bare document is the config itself.
+    The config is either the whole document, or the value of its key `kmeans_palettization_config`,
+    next to which only `palettization_spec` is allowed.
 
     Raises:
         ConfigError: the document has errors.
     """
-    if not isinstance(data, dict) or not _is_file_form(data):
+    if isinstance(data, dict) and (other_key := other_method_key(data)) is not None:
+        raise config_error(other_method_message(other_key), *prefix, other_key)
+    if not isinstance(data, dict) or not _has_file_key(data):
         return _validate(data, *prefix)
     unknown_keys = tuple(
-        InvalidField(pointer=pointer(*prefix, str(key)), detail=unknown_key(key, FILE_KEYS))
+        InvalidField(pointer=pointer(*prefix, str(key)), detail=unknown_key_message(key, FILE_KEYS))
         for key in data
         if key not in FILE_KEYS
     )
@@ -47,8 +56,8 @@ def config_of(data: object, *prefix: str) -> KMeansPalettizerConfig:
     raise ConfigError(*(unknown_keys or (missing,)))
 
 
-def _is_file_form(data: dict[object, object]) -> bool:
-    """Return whether a document is in file form, possibly with a misspelt key."""
+def _has_file_key(data: dict[object, object]) -> bool:
+    """Return whether a document has the top-level key of a file, possibly misspelt."""
     if any(key in data for key in FILE_KEYS):
         return True
     names = [str(key)[:100] for key in data]
@@ -62,8 +71,8 @@ def _validate(
     try:
         config = KMeansPalettizerConfig.model_validate(data)
     except ValidationError as error:
-        faults = describe_errors(error, KMeansPalettizerConfig, *prefix)
-        raise ConfigError(*unknown_keys, *faults) from error
+        errors = describe_errors(error, KMeansPalettizerConfig, *prefix)
+        raise ConfigError(*unknown_keys, *errors) from error
     if unknown_keys:
         raise ConfigError(*unknown_keys)
     return config

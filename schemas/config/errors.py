@@ -12,9 +12,10 @@ from palettery.schemas.config.limits import MAX_ERRORS
 from palettery.schemas.problem import InvalidField
 
 Step = int | str
+"""Key of a mapping or index of a list, in the path of a value."""
 
-KEY = "[key]"
-"""Pydantic's step to the key of an entry, where all other steps lead to values."""
+KEY_STEP = "[key]"
+"""Step that pydantic puts into an error's path if a key, and not its value, is invalid."""
 
 _BOUNDS = {
     "greater_than": ("above", "gt"),
@@ -23,14 +24,17 @@ _BOUNDS = {
     "less_than_equal": ("at most", "le"),
     "too_long": ("a list of", "max_length"),
 }
-_EXPECTED = {
+"""Pydantic's error type -> the relation in words, and the bound's key in the error's context."""
+_EXPECTED_VALUES = {
     "bool": "true or false",
     "dict": "a mapping",
     "finite": "a finite number",
     "float": "a number",
     "int": "a whole number",
+    "is": "a list",
     "model": "a mapping",
     "none": "null",
+    "sequence": "a list",
     "string": "text",
     "tuple": "a list",
 }
@@ -63,10 +67,10 @@ def describe_errors(
     return tuple(fields)
 
 
-def unknown_key(key: object, known: Sequence[str]) -> str:
+def unknown_key_message(key: object, allowed_keys: Sequence[str]) -> str:
     """Return the message for an unknown key, with the closest known one."""
-    near = difflib.get_close_matches(str(key)[:100], known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(known)}"
+    matches = difflib.get_close_matches(str(key)[:100], allowed_keys, n=1, cutoff=0.5)
+    hint = f"did you mean {matches[0]!r}?" if matches else f"allowed are {', '.join(allowed_keys)}"
     return f"unknown key {short_repr(key)}; {hint}"
 
 
@@ -81,7 +85,7 @@ def short_repr(value: object) -> str:
 
 
 class _ShortRepr(reprlib.Repr):
-    """Short representations; those of long integers too, which Python refuses to convert."""
+    """Short representations, also of integers with more digits than Python converts to text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,68 +100,72 @@ class _ShortRepr(reprlib.Repr):
 def _describe_error(
     error: ErrorDetails, model: type[BaseModel], prefix: tuple[Step, ...]
 ) -> InvalidField:
-    place, known = _document_path(model, error)
-    return InvalidField(pointer=pointer(*prefix, *place), detail=_error_detail(error, place, known))
+    path, allowed_keys = _document_path(model, error)
+    return InvalidField(
+        pointer=pointer(*prefix, *path), detail=_error_detail(error, path, allowed_keys)
+    )
 
 
-def _error_detail(error: ErrorDetails, place: list[Step], known: list[str]) -> str:
-    kind, got, context = error["type"], short_repr(error["input"]), error.get("ctx", {})
-    field = _field_name(place)
-    if kind == "extra_forbidden":
-        return unknown_key(place[-1], known)
-    if kind == "value_error":
+def _error_detail(error: ErrorDetails, path: list[Step], allowed_keys: list[str]) -> str:
+    error_type, got, context = error["type"], short_repr(error["input"]), error.get("ctx", {})
+    field = _field_name(path)
+    if error_type == "extra_forbidden":
+        return unknown_key_message(path[-1], allowed_keys)
+    if error_type == "value_error":
         return str(context["error"])
-    if kind == "missing":
+    if error_type == "missing":
         return f"{field} is missing"
-    if kind == "literal_error":
+    if error_type == "literal_error":
         allowed = str(context["expected"]).replace("'", "").replace(" or ", ", ")
         return f"{field} must be one of {allowed}; got {got}"
-    if kind == "string_pattern_mismatch":
+    if error_type == "string_pattern_mismatch":
         return f"{field} must match {context['pattern']}; got {got}"
-    if kind in _BOUNDS:
-        words, bound = _BOUNDS[kind]
+    if error_type in _BOUNDS:
+        words, bound = _BOUNDS[error_type]
         return f"{field} must be {words} {context[bound]}; got {got}"
-    if kind == "invalid_key" or (place and error["loc"][-1] == KEY != place[-1]):
-        return f"keys must be text; got {short_repr(place[-1])}, which is text when quoted"
-    if kind.startswith("union_tag"):
+    if error_type == "invalid_key" or (path and error["loc"][-1] == KEY_STEP != path[-1]):
+        return f"keys must be text; got {short_repr(path[-1])}, which is text when quoted"
+    if error_type.startswith("union_tag"):
         return f"{field} must have type per_tensor or per_grouped_channel; got {got}"
-    expected = _EXPECTED.get(kind.partition("_")[0])
+    expected = _EXPECTED_VALUES.get(error_type.partition("_")[0])
     return f"{field} must be {expected}; got {got}" if expected else f"{field}: {error['msg']}"
 
 
-def _field_name(place: list[Step]) -> str:
-    """Return the last name of a path, with the index that follows it."""
-    if not place:
+def _field_name(path: list[Step]) -> str:
+    """Return the last key of a path, with the list index that follows it, if any."""
+    if not path:
         return "the config"
-    *above, last = place
+    *above, last = path
     return f"{above[-1]}[{last}]" if isinstance(last, int) and above else str(last)
 
 
 def _document_path(model: type[BaseModel], error: ErrorDetails) -> tuple[list[Step], list[str]]:
-    """Return the document path of a pydantic error, and the keys allowed at its last step.
+    """Return the document path of a pydantic error, and the keys allowed at its end.
 
     Pydantic's path has steps that are not in the document: union tags, and `[key]` for keys.
     """
-    kinds, place, known, is_entry = [model], list[Step](), list[str](), False
+    types, path, allowed_keys, is_mapping_entry = [model], list[Step](), list[str](), False
     for step in error["loc"]:
-        if is_entry and step == KEY and error["type"] != "extra_forbidden":
+        if is_mapping_entry and step == KEY_STEP and error["type"] != "extra_forbidden":
             continue
-        mapping = next((kind for kind in kinds if get_origin(kind) is dict), None)
-        is_entry = mapping is not None
+        mapping = next((candidate for candidate in types if get_origin(candidate) is dict), None)
+        is_mapping_entry = mapping is not None
         if mapping:
-            kinds = list(_choices(get_args(mapping)[1]))
-        elif len(kinds) > 1:
-            kinds = [kind for kind in kinds if kind.model_fields["type"].default == step]
+            types = list(_nested_types(get_args(mapping)[1]))
+        elif len(types) > 1:
+            types = [
+                candidate for candidate in types if candidate.model_fields["type"].default == step
+            ]
             continue
-        elif kinds:
-            fields = kinds[0].model_fields
-            known = list(fields)
-            kinds = list(_choices(fields[str(step)].annotation)) if step in fields else []
-        place.append(step)
-    return place, known
+        elif types:
+            fields = types[0].model_fields
+            allowed_keys = list(fields)
+            types = list(_nested_types(fields[str(step)].annotation)) if step in fields else []
+        path.append(step)
+    return path, allowed_keys
 
 
-def _choices(annotation: Any) -> Iterator[Any]:
+def _nested_types(annotation: Any) -> Iterator[Any]:
     """Yield the mappings and models in an annotation such as `dict[str, Model] | None`."""
     if get_origin(annotation) is dict or (
         isinstance(annotation, type) and issubclass(annotation, BaseModel)
@@ -165,4 +173,4 @@ def _choices(annotation: Any) -> Iterator[Any]:
         yield annotation
         return
     for inner in get_args(annotation):
-        yield from _choices(inner)
+        yield from _nested_types(inner)

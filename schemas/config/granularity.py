@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from palettery.schemas.base import Schema
-from palettery.schemas.config.limits import MAX_COUNT
+from palettery.schemas.config.limits import MAX_INT64
 
-Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Count = Annotated[int, Field(ge=1, le=MAX_INT64)]
 
 
-class PerTensor(Schema):
+class PerTensorGranularity(Schema):
     """One palette for the whole tensor."""
 
     model_config = ConfigDict(json_schema_extra={"required": ["type"]})
@@ -21,7 +21,7 @@ class PerTensor(Schema):
     """Always null."""
 
 
-class PerGroupedChannel(Schema):
+class PerGroupedChannelGranularity(Schema):
     """One palette per `group_size` consecutive channels along `axis`."""
 
     model_config = ConfigDict(json_schema_extra={"required": ["type", "group_size"]})
@@ -34,4 +34,6 @@ class PerGroupedChannel(Schema):
     """Channel axis; null for the default of the operation (1 for transposed convolutions)."""
 
 
-Granularity = Annotated[PerTensor | PerGroupedChannel, Field(discriminator="type")]
+Granularity = Annotated[
+    PerTensorGranularity | PerGroupedChannelGranularity, Field(discriminator="type")
+]

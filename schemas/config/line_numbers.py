@@ -13,28 +13,28 @@ Members = dict[int, dict[str, tuple[int, yaml.Node]]]
 def with_line_numbers(error: ConfigError, text: str | bytes) -> ConfigError:
     """Return the same errors with their line numbers in the document.
 
-    The document must have passed the checks of `load_text`. JSON that is not valid YAML gets no
-    line numbers, nor does a document that cannot be parsed.
+    The document must be within the limits of `load_text`. Without line numbers are documents that
+    cannot be parsed as YAML, as is the case with some JSON.
     """
-    if all(not fault.pointer for fault in error.errors):
+    if all(not field.pointer for field in error.errors):
         return error
     try:
         root = yaml.compose(decode(text), yaml.CSafeLoader)
     except yaml.YAMLError:
         return error
     members: Members = {}
-    return ConfigError(*(_with_line_number(fault, root, members) for fault in error.errors))
+    return ConfigError(*(_with_line_number(field, root, members) for field in error.errors))
 
 
 def _with_line_number(
-    fault: InvalidField, root: yaml.Node | None, members: Members
+    field: InvalidField, root: yaml.Node | None, members: Members
 ) -> InvalidField:
     line = None
-    for step in fault.pointer.split("/")[1:]:
+    for step in field.pointer.split("/")[1:]:
         if root is None or (member := _members(root, members).get(_unescape(step))) is None:
             break
         line, root = member
-    return fault if line is None else fault.model_copy(update={"line": line})
+    return field if line is None else field.model_copy(update={"line": line})
 
 
 def _members(node: yaml.Node, members: Members) -> dict[str, tuple[int, yaml.Node]]:
@@ -46,7 +46,7 @@ def _members(node: yaml.Node, members: Members) -> dict[str, tuple[int, yaml.Nod
         elif isinstance(node, yaml.SequenceNode):
             pairs = [(str(number), item, item) for number, item in enumerate(node.value)]
         members[id(node)] = {
-            step: (start.start_mark.line + 1, inner) for step, start, inner in pairs
+            step: (key_node.start_mark.line + 1, value_node) for step, key_node, value_node in pairs
         }
     return members[id(node)]
 

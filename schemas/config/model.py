@@ -8,22 +8,24 @@ from typing import IO, Annotated, ClassVar, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from palettery.schemas.base import Schema
+from palettery.schemas.config.assignable import AssignableSchema
+from palettery.schemas.config.foreign import other_method_key, other_method_message
 from palettery.schemas.config.module import ModuleKMeansPalettizerConfig
 from palettery.schemas.config.parsing import load_text
-from palettery.schemas.config.preset_types import Presets
+from palettery.schemas.config.preset_types import ModelPresets
+from palettery.schemas.config.versions import Version, dump_for
 
 CONFIG_KEY = "kmeans_palettization_config"
 """Top-level key of the config in a file."""
 ANCHORS_KEY = "palettization_spec"
 """Optional key beside it, for YAML anchors; its value is ignored."""
 
-Target = str | type
-"""A regular expression on module names, or a class."""
+ModuleSelector = str | type
+"""A regular expression for module names, or a module class."""
 
 
-def _names_as_keys(value: object) -> object:
-    """Return a mapping in which classes as keys are replaced with their names."""
+def _classes_to_names(value: object) -> object:
+    """Return a mapping whose keys that are classes are replaced with the classes' names."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -31,7 +33,7 @@ def _names_as_keys(value: object) -> object:
     return {_type_name(key) if isinstance(key, type) else key: value[key] for key in value}
 
 
-def _type_name(module_type: Target) -> str:
+def _type_name(module_type: ModuleSelector) -> str:
     if isinstance(module_type, str):
         return module_type
     return f"{module_type.__module__}.{module_type.__qualname__}"
@@ -47,16 +49,17 @@ def _check_qualified_name(name: str) -> str:
 
 
 _Rules = dict[str, ModuleKMeansPalettizerConfig | None]
-_Named = BeforeValidator(_names_as_keys, json_schema_input_type=_Rules | None)
+_ClassNames = BeforeValidator(_classes_to_names, json_schema_input_type=_Rules | None)
 
 
-class KMeansPalettizerConfig(Schema):
+class KMeansPalettizerConfig(AssignableSchema):
     """Rules for palettizing a model: by module name, else by module type, else global.
 
-    Among several matches of one level the one defined later wins. The builders return a new config.
+    Among several matches of one level the last one in the config wins. As in coreai-opt, the
+    builders change the config and return it.
     """
 
-    presets: ClassVar[Presets["KMeansPalettizerConfig"]]
+    presets: ClassVar[ModelPresets["KMeansPalettizerConfig"]]
     """`presets.w4()` and so on."""
 
     global_config: ModuleKMeansPalettizerConfig | None = Field(
@@ -68,10 +71,10 @@ class KMeansPalettizerConfig(Schema):
             Annotated[str, AfterValidator(_check_qualified_name)],
             ModuleKMeansPalettizerConfig | None,
         ],
-        _Named,
+        _ClassNames,
     ] = Field(default_factory=dict)
     """Fully qualified class name (`torch.nn.modules.linear.Linear`) -> its rule."""
-    module_name_configs: Annotated[_Rules, _Named] = Field(default_factory=dict)
+    module_name_configs: Annotated[_Rules, _ClassNames] = Field(default_factory=dict)
     """Regular expression on the module's whole dotted name -> its rule."""
 
     @field_validator("global_config")
@@ -87,49 +90,53 @@ class KMeansPalettizerConfig(Schema):
         return value
 
     def set_global(self, config: ModuleKMeansPalettizerConfig | None) -> Self:
-        """A copy with another global rule; None switches it off."""
-        return self._with(global_config=config)
+        """Replace the global rule; None switches it off."""
+        self.global_config = config
+        return self
 
     def set_module_type(
-        self, module_type: Target, config: ModuleKMeansPalettizerConfig | None
+        self, module_type: ModuleSelector, config: ModuleKMeansPalettizerConfig | None
     ) -> Self:
-        """A copy with a rule for a class, given as such or by its fully qualified name."""
-        rules = {**self.module_type_configs, _type_name(module_type): config}
-        return self._with(module_type_configs=rules)
+        """Set the rule for a module class, or for its fully qualified name."""
+        self.module_type_configs = {**self.module_type_configs, _type_name(module_type): config}
+        return self
 
     def set_module_name(
         self, module_name: str, config: ModuleKMeansPalettizerConfig | None
     ) -> Self:
-        """A copy with a rule for modules whose whole name matches a regular expression."""
-        return self._with(module_name_configs={**self.module_name_configs, module_name: config})
+        """Set the rule for modules whose whole name matches a regular expression."""
+        self.module_name_configs = {**self.module_name_configs, module_name: config}
+        return self
 
-    def only_for(self, *targets: Target | Sequence[Target]) -> Self:
-        """A copy whose global rule holds for these module names and classes alone.
+    def only_for(self, *targets: ModuleSelector | Sequence[ModuleSelector]) -> Self:
+        """Apply the global rule only to these module names and classes.
 
         Raises:
             ValueError: no targets were given, or there is no global rule.
         """
-        chosen = _flatten(targets)
-        if not chosen:
+        flat = _flatten(targets)
+        if not flat:
             raise ValueError("only_for needs at least one module name or class")
         if self.global_config is None:
             raise ValueError(
                 "only_for needs a global_config that is not None; give it all targets in one call"
             )
-        return self._overridden(self.global_config, chosen).set_global(None)
+        return self._set_rules(self.global_config, flat).set_global(None)
 
-    def without(self, *targets: Target | Sequence[Target]) -> Self:
-        """A copy that leaves these module names and classes alone."""
-        return self._overridden(None, _flatten(targets))
+    def without(self, *targets: ModuleSelector | Sequence[ModuleSelector]) -> Self:
+        """Exclude these module names and classes from palettization."""
+        return self._set_rules(None, _flatten(targets))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Self:
-        """The config of a file's content, which holds it under `kmeans_palettization_config`.
+        """Return the config in the content of a file, under the key `kmeans_palettization_config`.
 
         Raises:
-            ValueError: the key is missing, or there are others than the one for anchors.
-            ValidationError: the config does not validate.
+            ValueError: the key is missing, or there are keys other than it and that for anchors.
+            ValidationError: the config is not valid.
         """
+        if (other_key := other_method_key(data)) is not None:
+            raise ValueError(other_method_message(other_key))
         others = set(data) - {CONFIG_KEY, ANCHORS_KEY}
         if CONFIG_KEY not in data or others:
             raise ValueError(
@@ -140,54 +147,57 @@ class KMeansPalettizerConfig(Schema):
 
     @classmethod
     def from_yaml(cls, source: str | Path | IO[str] | IO[bytes]) -> Self:
-        """The config of a YAML or JSON file, given by its path or open; else as `from_dict`."""
+        """Return the config in a YAML or JSON file, a path or an open file; see `from_dict`."""
         if isinstance(source, str | Path):
             return cls.from_json(Path(source).read_bytes())
         return cls.from_json(source.read())
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """The config of a file's text, JSON or YAML; else as `from_dict`."""
+        """Return the config in the text of a file, JSON or YAML; see `from_dict`."""
         return cls.from_dict({str(key): value for key, value in load_text(text).items()})
 
-    def to_dict(self) -> dict[str, object]:
-        """The content of a file: JSON types only; coreai-opt's `from_dict` reads it too."""
-        return {CONFIG_KEY: self.model_dump(mode="json")}
+    def to_dict(self, version: Version = "0.4") -> dict[str, object]:
+        """Return the content of a config file for a version of coreai-opt, as JSON data.
 
-    def to_json(self) -> str:
-        """The text of a file, as JSON."""
-        return json.dumps(self.to_dict(), indent=2)
+        Raises:
+            ConfigError: the config has settings that this version lacks.
+        """
+        return {CONFIG_KEY: dump_for(self, version, CONFIG_KEY)}
 
-    def to_yaml(self) -> str:
-        """The text of a file, as YAML."""
-        return yaml.dump(
-            self.to_dict(), Dumper=yaml.CSafeDumper, sort_keys=False, default_flow_style=False
-        )
+    def to_json(self, version: Version = "0.4") -> str:
+        """Return the text of a config file as JSON; see `to_dict`."""
+        return json.dumps(self.to_dict(version), indent=2)
 
-    def _overridden(
-        self, config: ModuleKMeansPalettizerConfig | None, targets: Sequence[Target]
+    def to_yaml(self, version: Version = "0.4") -> str:
+        """Return the text of a config file as YAML; see `to_dict`."""
+        data = self.to_dict(version)
+        return yaml.dump(data, Dumper=yaml.CSafeDumper, sort_keys=False, default_flow_style=False)
+
+    def _set_rules(
+        self, config: ModuleKMeansPalettizerConfig | None, targets: Sequence[ModuleSelector]
     ) -> Self:
-        types = {_type_name(target): config for target in targets if isinstance(target, type)}
-        names = {target: config for target in targets if isinstance(target, str)}
-        return self._with(
-            module_type_configs=self.module_type_configs | types,
-            module_name_configs=self.module_name_configs | names,
-        )
-
-    def _with(self, **changes: object) -> Self:
-        return self.model_validate({**dict(self), **changes})
+        for target in targets:
+            rule = config and config.model_copy(deep=True)
+            if isinstance(target, str):
+                self.set_module_name(target, rule)
+            else:
+                self.set_module_type(target, rule)
+        return self
 
 
-def _flatten(targets: tuple[Target | Sequence[Target], ...]) -> Sequence[Target]:
-    """Return targets that are passed one by one, or all in one list.
+def _flatten(
+    targets: tuple[ModuleSelector | Sequence[ModuleSelector], ...],
+) -> Sequence[ModuleSelector]:
+    """Return targets in one list; they may be passed one by one or in lists.
 
     Raises:
         TypeError: one is neither text nor a class.
     """
-    chosen: list[Target] = []
+    flat: list[ModuleSelector] = []
     for target in targets:
-        chosen.extend([target] if isinstance(target, str | type) else target)
-    for target in chosen:
+        flat.extend([target] if isinstance(target, str | type) else target)
+    for target in flat:
         if not isinstance(target, str | type):
             raise TypeError(f"a target must be a module name or a class; got {target!r}")
-    return chosen
+    return flat

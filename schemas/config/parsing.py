@@ -16,7 +16,7 @@ def load_text(text: str | bytes) -> dict[object, object]:
     Raises:
         ConfigError: the document is not a mapping, or exceeds a limit.
     """
-    return _check_mapping(_load(decode(text)))
+    return _check_mapping(_parse(decode(text)))
 
 
 def load_json(text: str | bytes) -> dict[object, object]:
@@ -26,7 +26,7 @@ def load_json(text: str | bytes) -> dict[object, object]:
         ConfigError: the document is not a mapping, or exceeds a limit.
     """
     try:
-        return _check_mapping(_load_json(decode(text)))
+        return _check_mapping(_parse_json(decode(text)))
     except json.JSONDecodeError as error:
         raise config_error(f"the document is not valid JSON: {error}") from error
 
@@ -58,15 +58,15 @@ def decode(text: str | bytes) -> str:
         raise config_error(f"the document is not UTF-8 text: {error}") from error
 
 
-def _load(text: str) -> object:
+def _parse(text: str) -> object:
     """Parse as JSON first, which is faster and stricter than YAML."""
     try:
-        return _load_json(text)
+        return _parse_json(text)
     except json.JSONDecodeError as error:
-        return _load_yaml(text, error)
+        return _parse_yaml(text, error)
 
 
-def _load_json(text: str) -> object:
+def _parse_json(text: str) -> object:
     """Parse JSON; raise JSONDecodeError if it is invalid, ConfigError if it exceeds a limit."""
     try:
         return json.loads(text, object_pairs_hook=_unique_keys)
@@ -78,7 +78,7 @@ def _load_json(text: str) -> object:
         raise config_error("a number in the document has too many digits") from error
 
 
-def _load_yaml(text: str, json_error: json.JSONDecodeError) -> object:
+def _parse_yaml(text: str, json_error: json.JSONDecodeError) -> object:
     try:
         return load_yaml(text)
     except ConfigError as error:
@@ -99,20 +99,20 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _check_sizes(data: object) -> None:
     nested, values = [data], 1
     for _ in range(MAX_DEPTH):
-        inner = [value for outer in nested for value in _children(outer)]
-        values += len(inner)
+        children = [value for parent in nested for value in _children(parent)]
+        values += len(children)
         if values > MAX_VALUES:
             raise config_error(f"the document has over {MAX_VALUES:,} values")
-        for value in inner:
+        for value in children:
             if isinstance(value, str):
                 _check_text(value)
-        nested = [value for value in inner if isinstance(value, dict | list)]
+        nested = [value for value in children if isinstance(value, dict | list)]
     if nested:
         raise config_error(f"the document is nested deeper than {MAX_DEPTH} levels")
 
 
 def _children(value: object) -> Iterable[object]:
-    """Return the values of a mapping or list, including keys."""
+    """Return the keys and values of a mapping, or the items of a list."""
     if isinstance(value, dict):
         return (*value, *value.values())
     return value if isinstance(value, list) else ()

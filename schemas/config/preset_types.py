@@ -12,3 +12,12 @@ class Presets(NamedTuple, Generic[Config]):
     w4: Callable[..., Config]
     w6: Callable[..., Config]
     w8: Callable[[], Config]
+
+
+class ModelPresets(NamedTuple, Generic[Config]):
+    """Preset functions of the class of whole configs."""
+
+    w4: Callable[..., Config]
+    w6: Callable[..., Config]
+    w8: Callable[[], Config]
+    small: Callable[[], Config]

@@ -1,8 +1,11 @@
 import asyncio
+import contextlib
+import importlib
 import os
 import stat
 import sys
 import time
+from collections import OrderedDict
 from contextlib import contextmanager
 
 import numpy as np
@@ -48,10 +51,42 @@ def palettery(capsys, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["palettery", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def configs_in_this_process(monkeypatch):
+    """Build the models of config.json here, where torch and transformers are imported already.
+
+    The sandbox has tests of its own, and some tests of hf_config build models in it.
+    """
+    from torch.nn.modules import module
+
+    from palettery.app.checkpoints import hf_config, hf_worker
+
+    def run(_module, request, *_, variables, **__):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            patch.setattr(module, "_global_module_registration_hooks", OrderedDict())
+            return hf_worker.answer(request)
+
+    monkeypatch.setattr(hf_config, "run", run)
+
+
+@pytest.fixture
+def models_in_this_process(monkeypatch):
+    """Run models here; some tests of evaluations and calibrations run them in the sandbox."""
+    from palettery.app.inference import run_model
+
+    def run(module, request, folder, *_, **__):
+        with contextlib.chdir(folder):
+            return importlib.import_module(module).answer(request)
+
+    monkeypatch.setattr(run_model, "run", run)
 
 
 def pytest_generate_tests(metafunc):

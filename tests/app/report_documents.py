@@ -9,20 +9,20 @@ class _Scripts(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.found = []
+        self.elements = []
         self._inside = False
 
     def handle_starttag(self, tag, attrs):
         self._inside = tag == "script"
         if self._inside:
-            self.found.append((dict(attrs), []))
+            self.elements.append((dict(attrs), []))
 
     def handle_endtag(self, tag):  # noqa: ARG002 - the name is HTMLParser's
         self._inside = False
 
     def handle_data(self, data):
         if self._inside:
-            self.found[-1][1].append(data)
+            self.elements[-1][1].append(data)
 
 
 def scripts_of(page):
@@ -30,7 +30,7 @@ def scripts_of(page):
     parser = _Scripts()
     parser.feed(page.decode())
     parser.close()
-    return [(attributes, "".join(text)) for attributes, text in parser.found]
+    return [(attributes, "".join(text)) for attributes, text in parser.elements]
 
 
 def documents_of(page):

@@ -5,7 +5,6 @@ import hashlib
 import numpy as np
 from safetensors.numpy import save
 
-from palettery.app.compression.dispatch import perform
 from palettery.app.compression.job_folder import (
     job_folder,
     read_report,
@@ -13,6 +12,7 @@ from palettery.app.compression.job_folder import (
     stop_path,
     write_job,
 )
+from palettery.app.compression.perform_task import perform
 from palettery.app.planning.job_plan import plan_job
 from palettery.app.planning.tasks import cut_tasks
 from palettery.app.settings import Limits

@@ -76,7 +76,7 @@ def command(name):
 
 
 def environment(name):
-    """What a service's containers see, where only what must be said is."""
+    """Environment of the containers of a service if only required variables are set."""
     given = SERVICES[name].get("environment", {})
     filled = {key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for key, value in given.items()}
     return {key: re.sub(r"\$\{\w+:\?.*?\}", SAID, value) for key, value in filled.items()}

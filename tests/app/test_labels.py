@@ -101,11 +101,11 @@ def test_jobs_of_byte_identical_models_have_one_digest_however_they_came(http):
         by_json(http, uploaded(http, name="other.safetensors")),
         by_json(http, uploaded(http)),  # of which nothing is sent again
     ]
-    found = [answer.json()["model_sha256"] for answer in jobs]
-    assert len(set(found)) == 1
-    assert len(found[0]) == 64
+    results = [answer.json()["model_sha256"] for answer in jobs]
+    assert len(set(results)) == 1
+    assert len(results[0]) == 64
     another = by_form(http, OTHER).json()["model_sha256"]
-    assert another not in found
+    assert another not in results
 
 
 def test_several_files_have_a_digest_whatever_their_order(http):

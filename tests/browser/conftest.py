@@ -12,12 +12,15 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from safetensors.numpy import save_file
 
 from palettery.app.client import Client
+from tests.examples import EXAMPLES
+from tests.integration.conftest import empty
 from tests.integration.embedded import Embedded, serving
 from tests.integration.service import DEADLINE_S
 
 DEADLINE_MS = 1_000 * DEADLINE_S
 MINILM = Path(".cache/minilm/model.safetensors")
-MODELS = ["small", pytest.param("minilm", marks=pytest.mark.heavy)]
+MODELS = ["small", *(["minilm"] if EXAMPLES else [])]
+"""What is shown of a model; in a long run, also of MiniLM."""
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 PLOTLY = "/assets/plotly.min.js"
 """When loaded it writes styles of maps, which the policy refuses; none is drawn."""
@@ -43,7 +46,7 @@ def chromium() -> Iterator[Browser]:
         yield playwright.chromium.launch(executable_path=program)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory) -> Iterator[Embedded]:
     with serving(tmp_path_factory.mktemp("browser") / "data") as running:
         yield running
@@ -89,25 +92,40 @@ def small(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="session", params=MODELS)
 def model(request, small) -> Path:
     """A model's file: a small one, or MiniLM."""
     return small if request.param == "small" else MINILM.resolve()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def jobs(server, model) -> dict[str, str]:
     """Preset -> a job of it that has succeeded, all of one uploaded model."""
     with closing(Client(str(server.http.base_url))) as client:
         uploaded = client.upload([model])
-    asked = {
+    requests = {
         preset: server.http.post("/v1/jobs", json={"model_id": uploaded.id, "preset": preset})
         for preset in ("w4", "w6", "w8")
     }
     return {
         preset: server.succeeded(answer.raise_for_status().json()["id"])["id"]
-        for preset, answer in asked.items()
+        for preset, answer in requests.items()
     }
+
+
+@pytest.fixture(scope="session")
+def mortal(tmp_path_factory) -> Iterator[Embedded]:
+    with serving(tmp_path_factory.mktemp("mortal") / "data", 1) as running:
+        yield running
+
+
+@pytest.fixture
+def own(mortal) -> Iterator[Embedded]:
+    """A server that a test may kill: at work, and empty."""
+    mortal.start()
+    yield mortal
+    mortal.start()
+    empty(mortal)
 
 
 @pytest.fixture(scope="session")

@@ -50,20 +50,14 @@ def settle(page: Page, view: str) -> None:
         expect(page.locator(".faults li")).to_have_count(1)
         page.get_by_role("textbox", name="Config").fill("module_name_configs: {nothing: null}")
         expect(page.get_by_text("1 key of the config matched no tensor")).to_be_visible()
-    expect(page.locator(".plot")).to_have_count(CHARTS.get(view, 0))
-    for plot in page.locator(".plot").all():
+    expect(page.locator(".plot:visible")).to_have_count(CHARTS.get(view, 0))
+    for plot in page.locator(".plot:visible").all():
         plot.scroll_into_view_if_needed()
         expect(plot).to_have_attribute("data-drawn", "yes")
     for summary in page.locator("summary").all()[:8]:
         if summary.is_visible():
             summary.click()
     page.evaluate("scrollTo(0, 0)")
-
-
-@pytest.fixture(scope="module")
-def model() -> Path:
-    """One is enough for the looks of things: MiniLM, as people would have it."""
-    return MINILM.resolve()
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def planned(page: Page, path: Path) -> None:
 def test_while_a_second_file_is_sent_the_first_cannot_be_submitted(server, look, small, another):
     page = look(server)
     planned(page, small)
-    held = Held(page)
+    stored = Held(page)
     page.get_by_label(DROPPED).set_input_files(another)
     expect(page.get_by_text("The plan appears once the model is uploaded.")).to_be_visible()
     expect(submit_button(page)).to_be_disabled()
@@ -62,7 +62,7 @@ def test_while_a_second_file_is_sent_the_first_cannot_be_submitted(server, look,
     expect(page.get_by_text("small.safetensors: ")).to_have_count(0)
     page.get_by_text("w8", exact=True).click()  # another preset plans nothing either
     expect(submit_button(page)).to_be_disabled()
-    held.let_go()
+    stored.let_go()
     submit_button(page).click()
     page.wait_for_url(re.compile("#/jobs/"))
     job = server.http.get(f"/v1/jobs/{page.url.rpartition('/')[2]}").json()
@@ -101,11 +101,11 @@ def test_leaving_asks_first_while_files_are_sent(server, look, another):
         dialog.get_by_role("button", name="Go back").click()
         expect(page).to_have_url(re.compile("#/new$"))
         expect(stop).to_be_visible()
-    asked = []
-    page.once("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    requests = []
+    page.once("dialog", lambda dialog: (requests.append(dialog.type), dialog.dismiss()))
     page.evaluate("setTimeout(() => location.reload(), 0)")
     page.wait_for_event("dialog")
-    assert asked == ["beforeunload"]
+    assert requests == ["beforeunload"]
     page.get_by_role("navigation").get_by_role("link", name="Jobs").click()
     page.get_by_role("dialog").get_by_role("button", name="Leave").click()
     expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
@@ -185,9 +185,9 @@ def test_a_job_is_run_again_with_changes(server, look, small):
     page = look(server)
     planned(page, small)
     model = page.get_by_label("Or choose a stored model").input_value()
-    asked = {"model_id": model, "label": "first", "priority": 7, "reuse": False}
-    asked["config"] = {"global_config": {"op_state_spec": {"weight": {"n_bits": 6}}}}
-    job_id = server.http.post("/v1/jobs", json=asked).raise_for_status().json()["id"]
+    document = {"model_id": model, "label": "first", "priority": 7, "reuse": False}
+    document["config"] = {"global_config": {"op_state_spec": {"weight": {"n_bits": 6}}}}
+    job_id = server.http.post("/v1/jobs", json=document).raise_for_status().json()["id"]
     page.goto(f"/#/jobs/{job_id}")
     page.get_by_role("link", name="Run again with changes").click()
     expect(page.get_by_label("Or choose a stored model")).to_have_value(model)

@@ -108,7 +108,7 @@ def address(request, server, tmp_path_factory):
 
 @pytest.fixture
 def large(tmp_path) -> Path:
-    """A model with more bytes than proxies let through if they are not told to."""
+    """A model larger than proxies accept by default."""
     rng = np.random.default_rng(13)
     path = tmp_path / "large.safetensors"
     tensors = {f"{n}.weight": rng.normal(size=(512, 1024)).astype(np.float32) for n in range(2)}

@@ -1,6 +1,7 @@
 """A report's own page, opened from the disk: it needs no server."""
 
 import re
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -8,6 +9,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 from safetensors.numpy import save
 
+from palettery.app.dashboard.report_page import report_page
+from palettery.app.storage.open import open_storage
+from palettery.schemas.evaluation import Evaluation
+from tests.app.stored_job import StoredJob, config_of, draws
 from tests.browser.conftest import NARROW, WIDE
 from tests.browser.test_access import shot
 
@@ -49,6 +54,49 @@ def test_it_shows_all_without_a_server(server, look, jobs, model, page_file, sch
     ]
     violations = Axe().run(page).response["violations"]
     assert [each["id"] for each in violations if each["impact"] in ("serious", "critical")] == []
+
+
+STATISTICS = {"mean": 0.97, "p5": 0.9, "min": 0.8}
+LOGITS = {"top1_agreement": 0.9, "kl_divergence": 0.02, "accuracy_before": 0.8}
+EVALUATION = {
+    "samples": 512,
+    "outputs": [
+        {
+            "name": "<b>logits</b>",
+            "shape": [512, 8],
+            "snr_db": 12.5,
+            "cosine": 0.97,
+            "max_error": 0.5,
+            "sample_cosine": STATISTICS,
+            "sample_snr_db": STATISTICS,
+            "logits": LOGITS | {"accuracy_after": 0.7, "loss_before": 0.5, "loss_after": 0.6},
+        }
+    ],
+    "goals": ["cosine=0.98", "top1=0.5"],
+    "missed": [{"goal": "cosine=0.98", "output": "<b>logits</b>", "reached": 0.97}],
+    "warnings": ["3 of these samples are samples of the calibration"],
+}
+
+
+def test_the_evaluation_comes_first(look, tmp_path):
+    store = open_storage((tmp_path / "store").as_uri())
+    job = StoredJob(store, str(uuid4()), draws(a=(32, 32)), config_of(n_bits=4)).palettize()
+    job.finish()
+    evaluation = Evaluation.model_validate(EVALUATION)
+    report = job.report().model_copy(update={"evaluation": evaluation})
+    path = tmp_path / "report.html"
+    path.write_bytes(b"".join(report_page({"report": [report.model_dump_json().encode()]})))
+    page = look(None)
+    page.goto(path.as_uri())
+    expect(page.get_by_role("heading", level=2).first).to_have_text("Evaluation")
+    section = page.locator("section", has=page.get_by_role("heading", name="Evaluation"))
+    expect(section).to_contain_text("The required quality was not reached")
+    expect(section).to_contain_text("cosine=0.98 required, not reached: <b>logits</b> has 0.9700")
+    expect(section).to_contain_text("top1=0.5 required, reached")
+    cells = section.get_by_role("row").nth(1).get_by_role("cell")
+    expect(cells).to_have_text(["0.97000", "0.90000", "0.80000", "12.5 dB", "0.5"])
+    expect(section).to_contain_text("accuracy 80.0 % → 70.0 %, loss 0.5 → 0.6")
+    expect(section).to_contain_text("3 of these samples are samples of the calibration")
 
 
 def opened(server, look, tmp_path, names):

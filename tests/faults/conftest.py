@@ -3,23 +3,26 @@
 import hashlib
 import json
 import subprocess
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from tests.fault_proxy import FaultProxy, Pass
+from tests.faults.invariants import swept
 from tests.integration.cluster import scaled
 from tests.integration.embedded import serving
 from tests.integration.service import PALETTERY, Service
 
-TENSORS, SIDE = 12, 384
+TENSORS, SIDE = 8, 384
 SLOW = {"n_bits": 8, "cluster_dim": 4}
 TASKS = {"PALETTERY_TASK_BYTES": str(SIDE * SIDE * 4)}
 """One tensor each."""
+WORKER_BYTES = 600 << 20
+WORKERS = {"PALETTERY_WORKER_MEMORY_BYTES": str(WORKER_BYTES), "PALETTERY_LOG_LEVEL": "warning"}
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,50 @@ def little(tmp_path_factory, config) -> Slow:
 
 
 @pytest.fixture
-def start(request, tmp_path) -> Callable[..., AbstractContextManager[Service]]:
-    """A function of kind, workers and environment: a service of the test's own."""
+def new(little, tmp_path) -> Slow:
+    """Such a job, of a model that no other test has sent."""
+    body = tensors(3, seed=int(hashlib.sha256(bytes(tmp_path)).hexdigest()[:8], 16))
+    return Slow(body, little.config, compressed(tmp_path, body, little.config))
 
-    def run(kind: str, workers: int = 1, **environment: str) -> AbstractContextManager[Service]:
-        if kind == "embedded":
-            return serving(tmp_path / "data", workers, **TASKS, **environment)
-        postgres, bucket = map(request.getfixturevalue, ("postgres", "object_store"))
-        folder = tmp_path / "cluster"
-        return scaled(folder, postgres, bucket, workers=workers, **TASKS, **environment)
 
-    return run
+@pytest.fixture(scope="session")
+def store_proxy(object_store_server) -> Iterator[FaultProxy]:
+    """A proxy between the scaled service and its store."""
+    with FaultProxy.before(int(object_store_server.endpoint.rsplit(":", 1)[1])) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("faults") / "data"
+    with serving(folder, 2, **TASKS, **WORKERS) as service, swept(service):
+        yield service
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory, postgres, object_store_server, store_proxy) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("faults")
+    bucket = replace(object_store_server, url=f"{object_store_server.url}/{folder.name}")
+    behind = replace(bucket, endpoint=store_proxy.endpoint)
+    settings = TASKS | WORKERS
+    with (
+        scaled(folder / "cluster", postgres, bucket, reached_by=behind, **settings) as service,
+        swept(service),
+    ):
+        yield service
+
+
+@pytest.fixture
+def service_of(request) -> Iterator[Callable[[str], Service]]:
+    """A function of the kind: the service that tests share, all of it at work."""
+    used = []
+
+    def get(kind: str) -> Service:
+        service = request.getfixturevalue({"embedded": "embedded", "scaled": "cluster"}[kind])
+        service.start()
+        used.append(kind)
+        return service
+
+    yield get
+    if "scaled" in used:
+        request.getfixturevalue("store_proxy").behave(Pass())

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import httpx
 
-from palettery.app.storage.checked_reads import DIGESTS
+from palettery.app.storage.verified_reader import DIGESTS
 from palettery.schemas.jobs import ENDED
 from tests.integration.service import DEADLINE_S, Service, wait_until
 
@@ -29,7 +29,7 @@ class Watch:
         self._thread = threading.Thread(target=self._look_on, daemon=True)
 
     def submit(self, body: bytes, name: str = "big.safetensors", **fields: object) -> str:
-        job_id = self.service.submit(body, name, **fields)
+        job_id = self.service.submit(body, name, **{"reuse": "false"} | fields)
         self.seen[job_id] = []
         return job_id
 
@@ -71,7 +71,7 @@ class Watch:
 
 @contextmanager
 def watched(service: Service) -> Iterator[Watch]:
-    """A block in which things fail; behind it all jobs end, and nothing is left lying about."""
+    """A block in which things fail; behind it all jobs end."""
     watch = Watch(service)
     watch.start()
     try:
@@ -81,6 +81,12 @@ def watched(service: Service) -> Iterator[Watch]:
     finally:
         watch.stop()
     watch.check()
+
+
+@contextmanager
+def swept(service: Service) -> Iterator[Service]:
+    """A service whose jobs leave nothing without use, whatever happened to them."""
+    yield service
     check_swept(service)
 
 
@@ -97,6 +103,12 @@ def check_swept(service: Service) -> None:
     codes = service.stop()
     assert codes == dict.fromkeys(service.programs, 0)
     wait_until(lambda: not service.processes(), "every process has ended")
+
+
+def job_ids(service: Service) -> set[str]:
+    """Ids of all jobs."""
+    page = service.http.get("/v1/jobs", params={"limit": 1000}).raise_for_status().json()
+    return {job["id"] for job in page["items"]}
 
 
 def strays(service: Service) -> list[str]:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.invariants import check_result, watched
+from tests.faults.conftest import TASKS
+from tests.faults.invariants import check_result, swept, watched
+from tests.integration.embedded import serving
 from tests.integration.service import measured
 
 pytestmark = pytest.mark.heavy
@@ -28,10 +30,10 @@ def preloaded(tmp_path_factory):
     return library
 
 
-@pytest.fixture
-def clock(preloaded, tmp_path):
+@pytest.fixture(scope="module")
+def clock(preloaded, tmp_path_factory):
     """Sets the clock of services: a function of seconds; and the environment that they need."""
-    place = tmp_path / "clock"
+    place = tmp_path_factory.mktemp("clock") / "clock"
     place.write_bytes(bytes(8))
 
     def shift(seconds):
@@ -42,19 +44,27 @@ def clock(preloaded, tmp_path):
     return shift
 
 
+@pytest.fixture(scope="module")
+def clocked(clock, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clocked") / "data"
+    with serving(folder, 1, **TASKS, **clock.environment) as service, swept(service):
+        yield service
+
+
 @pytest.mark.parametrize("seconds", [-HOUR_S, HOUR_S], ids=["back", "ahead"])
-def test_clock_that_jumps_changes_nothing(start, clock, slow, seconds):
+def test_clock_that_jumps_changes_nothing(clocked, clock, slow, little, seconds):
     """An hour back or ahead while a job runs: it succeeds, with nothing done twice.
 
     A job that is accepted after the jump runs, too.
     """
-    with start("embedded", **clock.environment) as service, watched(service) as watch:
+    service = clocked
+    with watched(service) as watch:
         job_id = watch.submit(slow.body, config=slow.config)
         service.some_parts(job_id)
         before = measured(service, job_id)
         clock(seconds)
-        again = watch.submit(slow.body, config=slow.config, reuse="false")
+        again = watch.submit(little.body, config=little.config)
         made = service.job(again)["created_at"], service.job(job_id)["created_at"]
         assert (made[0] < made[1]) == (seconds < 0), "the clock has jumped"
         check_result(service, job_id, slow.sha256, before)
-        check_result(service, again, slow.sha256)
+        check_result(service, again, little.sha256)

@@ -11,8 +11,8 @@ from tests.faults.invariants import check_result, watched
 
 pytestmark = pytest.mark.heavy
 
-WORKER_BYTES = 600 << 20
 HUGE = (16_384, 4_096)
+"""The workers of `conftest.py` have 600 MiB each."""
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +23,13 @@ def huge() -> bytes:
     return save({"fine.weight": row[None, :] * 2, "huge.weight": np.tile(row, (HUGE[0], 1))})
 
 
-@pytest.mark.parametrize("kind", ["embedded", "scaled"])
-def test_task_that_is_too_large_fails_its_job_alone(start, huge, slow, kind):
+def test_task_that_is_too_large_fails_its_job_alone(embedded, huge, slow, little):
     """The job fails and names the tensor; one beside it succeeds, and so does the next."""
     spec = {"op_state_spec": {"weight": SLOW}, "enable_fast_kmeans_mode": False}
     config = json.dumps({"kmeans_palettization_config": {"global_config": spec}})
-    with (
-        start(kind, 2, PALETTERY_WORKER_MEMORY_BYTES=str(WORKER_BYTES)) as service,
-        watched(service) as watch,
-    ):
+    service = embedded
+    service.start()
+    with watched(service) as watch:
         beside = watch.submit(slow.body, config=slow.config)
         too_large = watch.submit(huge, config=config)
         job = service.ended(too_large)
@@ -39,5 +37,5 @@ def test_task_that_is_too_large_fails_its_job_alone(start, huge, slow, kind):
         assert job["error"]["code"] in ("worker_died", "out_of_memory")
         assert "huge.weight" in job["error"]["detail"]
         check_result(service, beside, slow.sha256)
-        after = watch.submit(slow.body, config=slow.config, reuse="false")
-        check_result(service, after, slow.sha256)
+        after = watch.submit(little.body, config=little.config)
+        check_result(service, after, little.sha256)

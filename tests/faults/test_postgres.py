@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from palettery.schemas.problem import Problem
-from tests.faults.invariants import check_result, watched
+from tests.faults.invariants import check_result, job_ids, watched
 from tests.integration.service import DEADLINE_S, PALETTERY, measured, wait_until
 from tests.ports import free_port
 
@@ -29,9 +29,10 @@ def kill(postgres):
     wait_until(lambda: not Path(f"/proc/{leader}").exists(), "Postgres is dead")
 
 
-def test_killed_database_costs_no_finished_part(start, postgres, slow):
+def test_killed_database_costs_no_finished_part(service_of, postgres, slow):
     """kill -9 of Postgres, then its restart: the job goes on, no part is done again."""
-    with start("scaled") as service, watched(service) as watch:
+    service = service_of("scaled")
+    with watched(service) as watch:
         job_id = watch.submit(slow.body, config=slow.config)
         service.some_parts(job_id)
         before = measured(service, job_id)
@@ -50,19 +51,22 @@ def test_killed_database_costs_no_finished_part(start, postgres, slow):
             program.check_running()
 
 
-def test_submit_without_a_database_is_refused_or_kept(start, postgres, little):
+def test_submit_without_a_database_is_refused_or_kept(service_of, postgres, new):
     """A job that comes in while Postgres dies is refused as a problem, or runs; never half."""
-    with start("scaled") as service, watched(service) as watch:
-        answers = []
+    service = service_of("scaled")
+    with watched(service) as watch:
+        answers, before, known = [], set(service.store.list("uploads")), job_ids(service)
 
         def submit():
-            files, data = {"model": ("big.safetensors", little.body)}, {"config": little.config}
+            files, data = {"model": ("big.safetensors", new.body)}, {"config": new.config}
             with httpx.Client(base_url=service.http.base_url, timeout=DEADLINE_S) as http:
                 answers.append(http.post("/v1/jobs", files=files, data=data))
 
         submitting = threading.Thread(target=submit)
         submitting.start()
-        service.wait_until(lambda: service.store.list("uploads"), "the upload has come in")
+        service.wait_until(
+            lambda: set(service.store.list("uploads")) - before, "the upload has come in"
+        )
         kill(postgres)
         try:
             submit()
@@ -70,26 +74,27 @@ def test_submit_without_a_database_is_refused_or_kept(start, postgres, little):
         finally:
             postgres.start()
         service.wait_until(lambda: service.http.get("/readyz").is_success, "it is ready again")
-        listed = {job["id"] for job in service.http.get("/v1/jobs").json()["items"]}
+        listed = job_ids(service) - known
         for answer in answers:
             if answer.status_code == 202:
                 assert answer.json()["id"] in listed
             else:
-                told = Problem.model_validate_json(answer.content)
-                assert (answer.status_code, told.code) == (503, "database_failed")
+                outcome = Problem.model_validate_json(answer.content)
+                assert (answer.status_code, outcome.code) == (503, "database_failed")
         assert len(answers) == 2
         assert any(answer.status_code == 503 for answer in answers)
         for job_id in listed:
             watch.seen[job_id] = []
-            check_result(service, job_id, little.sha256)
+            check_result(service, job_id, new.sha256)
 
 
-def test_second_controller_of_one_name_refuses_to_start(start, little):
+def test_second_controller_of_one_name_refuses_to_start(service_of, little):
     """Two controllers with one executor id: the second ends with 2 and one line, the first works.
 
     Once the first was killed, its lock is free for the next.
     """
-    with start("scaled") as service, watched(service) as watch:
+    service = service_of("scaled")
+    with watched(service) as watch:
         first = service.programs["controller"]
         second = subprocess.run(
             [PALETTERY, "serve", "--role", "controller", "--port", str(free_port())],

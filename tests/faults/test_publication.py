@@ -18,19 +18,20 @@ def artifacts(service, job_id):
     """Path, size and time of what was published."""
     folder = f"jobs/{job_id}"
     return {
-        (found.path, found.size_bytes, found.modified_at)
-        for found in service.store.listed(folder)
-        if found.path.startswith((f"{folder}/artifact", f"{folder}/report"))
+        (result.path, result.size_bytes, result.modified_at)
+        for result in service.store.list_objects(folder)
+        if result.path.startswith((f"{folder}/artifact", f"{folder}/report"))
     }
 
 
 @pytest.mark.parametrize("kind", ["embedded", "scaled"])
-def test_published_artifact_is_found_again(start, little, kind):
+def test_published_artifact_is_found_again(service_of, little, kind):
     """kill -9 of all after publication: the job succeeds with that very file, written once.
 
     Until the row says so, the artifact cannot be had.
     """
-    with start(kind) as service, watched(service) as watch:
+    service = service_of(kind)
+    with watched(service) as watch:
         job_id = watch.submit(little.body, config=little.config)
         begun(service, job_id)
         with rows_held(service.database_url):
@@ -45,12 +46,13 @@ def test_published_artifact_is_found_again(start, little, kind):
         assert artifacts(service, job_id) == before
 
 
-def test_crash_behind_the_rows_update_leaves_no_parts(start, little, fault_proxy):
+def test_crash_behind_the_rows_update_leaves_no_parts(service_of, little, fault_proxy):
     """The controller dies between the row's update and the removal of the parts.
 
     The job has succeeded, and stays so; the next controller removes what it has no use for.
     """
-    with start("scaled") as service, watched(service) as watch:
+    service = service_of("scaled")
+    with watched(service) as watch:
         controller = service.programs["controller"]
         assert controller.stop() == 0
         controller.start(AWS_ENDPOINT_URL=fault_proxy.endpoint)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.faults.invariants import check_result, watched
+from tests.faults.invariants import check_result, job_ids, watched
 from tests.faults.rows import rows_held
 from tests.integration.service import DEADLINE_S, measured
 
@@ -26,34 +26,41 @@ def by_ctrl_c(service):
         program.process.wait(timeout=DEADLINE_S)
 
 
+@pytest.mark.parametrize("kind", ["embedded", "scaled"])
 @pytest.mark.parametrize("stop", [by_sigterm, by_ctrl_c])
-def test_stopped_service_goes_on_later(start, slow, stop):
+def test_stopped_service_goes_on_later(service_of, slow, stop, kind):
     """Every role ends soon, says nothing, leaves no process; the job goes on with its parts."""
-    with start("scaled", PALETTERY_LOG_LEVEL="warning") as service, watched(service) as watch:
+    service = service_of(kind)
+    with watched(service) as watch:
+        said = {name: len(program.complaints()) for name, program in service.programs.items()}
         job_id = watch.submit(slow.body, config=slow.config)
         service.some_parts(job_id)
         stop(service)
         service.wait_until(lambda: not service.processes(), "every process has ended")
         before = measured(service, job_id)
-        for program in service.programs.values():
-            assert program.complaints() == []
+        for name, program in service.programs.items():
+            assert program.complaints()[said[name] :] == []
         service.start()
         check_result(service, job_id, slow.sha256, before)
 
 
-def test_request_that_is_given_up_while_its_job_is_queued(start, little):
+def test_request_that_is_given_up_while_its_job_is_queued(service_of, new):
     """A server that stops gives the request up, but not the job that it may have queued."""
-    with start("scaled") as service, watched(service) as watch:
-        api = service.programs["api"]
+    service = service_of("scaled")
+    with watched(service) as watch:
+        api, before = service.programs["api"], set(service.store.list("jobs"))
+        known = job_ids(service)
         with ThreadPoolExecutor(1) as sender:
             with rows_held(service.database_url):
-                asked = sender.submit(service.submit, little.body, config=little.config)
-                service.wait_until(lambda: service.store.list("jobs"), "the job's files are there")
+                request = sender.submit(service.submit, new.body, config=new.config)
+                service.wait_until(
+                    lambda: set(service.store.list("jobs")) - before, "the job's files are there"
+                )
                 api.process.send_signal(signal.SIGTERM)
-                error = asked.exception()
+                error = request.exception()
             assert isinstance(error, AssertionError | httpx.TransportError)
         assert api.process.wait(timeout=DEADLINE_S) == 0
         service.start()
-        (job,) = service.http.get("/v1/jobs").json()["items"]
-        watch.seen[job["id"]] = []
-        check_result(service, job["id"], little.sha256)
+        (job_id,) = job_ids(service) - known
+        watch.seen[job_id] = []
+        check_result(service, job_id, new.sha256)

@@ -11,12 +11,26 @@ import pytest
 from safetensors.numpy import save
 
 from palettery.app.client import Client, retries
+from palettery.schemas.jobs import ENDED
 from tests.integration.cluster import scaled
 from tests.integration.embedded import Embedded, serving
 from tests.integration.service import DEADLINE_S, Service
 
 ADMIN_KEY = "0123456789abcdef" * 2
 SERVICES = ["embedded", pytest.param("scaled", marks=pytest.mark.heavy)]
+OWN = {
+    "PALETTERY_RUNNING_JOBS": "1",
+    "PALETTERY_SWEEP_EVERY_S": "0.5",
+    "PALETTERY_TASK_BYTES": str(1 << 20),
+    "PALETTERY_WEBHOOK_PRIVATE": "1",
+    "PALETTERY_WEBHOOK_RETRY_S": "0.2",
+}
+ONE_AT_A_TIME = {
+    "PALETTERY_RUNNING_JOBS": "1",
+    "PALETTERY_SWEEP_EVERY_S": "1",
+    "PALETTERY_TASK_BYTES": str(1 << 20),
+    "PALETTERY_REUSE_RESULTS": "false",
+}
 
 
 @pytest.fixture
@@ -32,6 +46,37 @@ def embedded(tmp_path_factory) -> Iterator[Embedded]:
 
 
 @pytest.fixture(scope="session")
+def mortal(tmp_path_factory) -> Iterator[Embedded]:
+    with serving(tmp_path_factory.mktemp("own") / "data", **OWN) as running:
+        yield running
+
+
+@pytest.fixture
+def own(mortal) -> Iterator[Embedded]:
+    """A server that a test may kill and stop: at work, one job at a time, and empty."""
+    mortal.start()
+    yield mortal
+    mortal.start()
+    empty(mortal)
+
+
+def empty(service: Service) -> None:
+    """Delete all that a service has of its users."""
+    for job in service.http.get("/v1/jobs", params={"limit": 1000}).json()["items"]:
+        if job["state"] not in ENDED:
+            service.http.post(f"/v1/jobs/{job['id']}/cancel")
+        service.ended(job["id"])
+        service.http.delete(f"/v1/jobs/{job['id']}").raise_for_status()
+    for each in service.http.get("/v1/calibrations", params={"limit": 1000}).json()["items"]:
+        here = each["links"]["self"]
+        service.http.post(f"{here}/cancel")
+        service.http.delete(here).raise_for_status()
+    for kind in ("uploads", "models"):
+        for each in service.http.get(f"/v1/{kind}", params={"limit": 1000}).json()["items"]:
+            service.http.delete(f"/v1/{kind}/{each['id']}")
+
+
+@pytest.fixture(scope="session")
 def cluster(tmp_path_factory, postgres, object_store_server) -> Iterator[Service]:
     bucket = replace(object_store_server, url=f"{object_store_server.url}/cluster")
     with scaled(tmp_path_factory.mktemp("cluster"), postgres, bucket) as running:
@@ -42,6 +87,13 @@ def cluster(tmp_path_factory, postgres, object_store_server) -> Iterator[Service
 def server(request) -> Service:
     """A service that tests share; of each kind."""
     return request.getfixturevalue({"embedded": "embedded", "scaled": "cluster"}[request.param])
+
+
+@pytest.fixture(scope="session", params=SERVICES)
+def one_at_a_time(request, tmp_path_factory) -> Iterator[Service]:
+    """A service that tests share: one job at a time, one MiB a task, and nothing is reused."""
+    with starter(request, tmp_path_factory)(**ONE_AT_A_TIME) as running:
+        yield running
 
 
 @pytest.fixture(scope="module", params=SERVICES)
@@ -55,13 +107,13 @@ def starter(
 ) -> Callable[..., AbstractContextManager[Service]]:
     """A function of the environment that starts a service of the kind that `request` asks for."""
 
-    def start(**environment: str) -> AbstractContextManager[Service]:
+    def start(workers: int = 2, **environment: str) -> AbstractContextManager[Service]:
         folder = tmp_path_factory.mktemp("own")
         if request.param == "embedded":
-            return serving(folder / "data", **environment)
+            return serving(folder / "data", workers, **environment)
         postgres, store = map(request.getfixturevalue, ("postgres", "object_store_server"))
         bucket = replace(store, url=f"{store.url}/{folder.name}")
-        return scaled(folder / "cluster", postgres, bucket, **environment)
+        return scaled(folder / "cluster", postgres, bucket, workers=workers, **environment)
 
     return start
 
@@ -83,8 +135,12 @@ class Holder:
 
 @pytest.fixture(scope="session", params=SERVICES)
 def keyed(request, tmp_path_factory) -> Iterator[Service]:
-    """A service with an admin key, of each kind, that tests share: each has owners of its own."""
-    with starter(request, tmp_path_factory)(PALETTERY_ADMIN_KEY=ADMIN_KEY) as running:
+    """A service with an admin key, of each kind, that tests share: each has owners of its own.
+
+    It listens on every address, which takes keys.
+    """
+    environment = {"PALETTERY_ADMIN_KEY": ADMIN_KEY, "PALETTERY_HOST": "0.0.0.0"}  # noqa: S104
+    with starter(request, tmp_path_factory)(**environment) as running:
         yield running
 
 
@@ -141,3 +197,17 @@ def large_model() -> bytes:
             for number in range(24)
         }
     )
+
+
+@pytest.fixture(scope="session")
+def slow_model() -> bytes:
+    """A model that is worked on until the job is cancelled, by the config `SLOW`."""
+    rng = np.random.default_rng(7)
+    return save({f"{name}.weight": rng.normal(size=(1024, 1024)).astype("f4") for name in "abcd"})
+
+
+@pytest.fixture(scope="session")
+def many_slow_tensors() -> bytes:
+    """A small model of tensors that take half a second each with the config `SLOW`."""
+    rng = np.random.default_rng(7)
+    return save({f"{n}.weight": rng.normal(size=(384, 384)).astype("f4") for n in range(12)})

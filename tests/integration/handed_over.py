@@ -18,17 +18,17 @@ DOCUMENTS = ("request.json", "tasks.json")
 def hand_over(source: Storage, done: str, data_dir: Path, job_id: str) -> None:
     """Put a job that ended elsewhere into a data folder under another id, as if just accepted."""
     store = open_storage((data_dir / "store").resolve().as_uri())
-    said = {}
+    document = {}
     for name in DOCUMENTS:
-        said[name] = bytes(source.read(f"jobs/{done}/{name}")).replace(
+        document[name] = bytes(source.read(f"jobs/{done}/{name}")).replace(
             done.encode(), job_id.encode()
         )
-        store.write(f"jobs/{job_id}/{name}", said[name])
+        store.write(f"jobs/{job_id}/{name}", document[name])
     files = {
         file["path"]: FileLocation(file["sha256"], file["path"], file["size_bytes"])
-        for file in json.loads(said["request.json"])["checkpoint"]["files"]
+        for file in json.loads(document["request.json"])["checkpoint"]["files"]
     }
-    for task in json.loads(said["tasks.json"]):
+    for task in json.loads(document["tasks.json"]):
         for item in task["slices"]:
             if rows := item["sensitivity"]:
                 files[rows["path"]] = FileLocation(rows["file_sha256"], rows["path"], 0)

@@ -19,8 +19,8 @@ from palettery.app.database.engine import Database, open_database
 from palettery.app.errors import ObjectMissing
 from palettery.app.files.repository import FileRepository
 from palettery.app.storage.base import Storage
-from palettery.app.storage.checked_reads import DIGESTS
-from palettery.app.uploads.parts import PARTS, upload_of
+from palettery.app.storage.verified_reader import DIGESTS
+from palettery.app.uploads.parts import PARTS, parse_upload_id
 from palettery.app.uploads.repository import UploadRepository
 from palettery.schemas.jobs import ENDED
 
@@ -35,8 +35,6 @@ def _vectors(n_bits: int, dim: int) -> str:
 
 SLOW = _vectors(8, 4)
 """A config that takes long on every machine, for jobs that never get to their end."""
-LONG = _vectors(4, 2)
-"""One that takes a tenth of a second for a million weights, for jobs that are interrupted."""
 SAID = (
     " is ready at ",
     "there are no keys",
@@ -51,10 +49,10 @@ PALETTERY = str(Path(sys.executable).with_name("palettery"))
 def wait_until(is_so: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> object:
     """What `is_so` returns once it is true."""
     end = time.monotonic() + deadline_s
-    while not (found := is_so()):
+    while not (result := is_so()):
         assert time.monotonic() < end, f"{what}: not within {deadline_s} s"
         time.sleep(POLL_EVERY_S)
-    return found
+    return result
 
 
 @dataclass
@@ -96,7 +94,7 @@ class Program:
         return [pid for leader in self.leaders for pid in group(leader)]
 
     def is_ready(self) -> bool:
-        """Whether this run has said that it can work."""
+        """Return whether the log of this run says that it is ready."""
         self.check_running()
         return b" is ready at " in self.log.read_bytes()[self._told_before :]
 
@@ -254,17 +252,17 @@ class Service:
 
     def unused_digests(self) -> list[str]:
         """Digests of uploaded files that nothing needs."""
-        found = {path.rsplit("/", 1)[1]: path for path in self.store.list(DIGESTS)}
+        results = {path.rsplit("/", 1)[1]: path for path in self.store.list(DIGESTS)}
         with self.database() as database:
-            needed = FileRepository(database).find(found)
-        return [path for sha256, path in found.items() if sha256 not in needed]
+            needed = FileRepository(database).find(results)
+        return [path for sha256, path in results.items() if sha256 not in needed]
 
     def open_parts(self) -> list[str]:
         """Where the parts lie of uploads that are open."""
-        found = {path: upload_of(path) for path in self.store.list(PARTS)}
+        results = {path: parse_upload_id(path) for path in self.store.list(PARTS)}
         with self.database() as database:
-            still_open = UploadRepository(database, timedelta(0)).open_ids(set(found.values()))
-        return [path for path, upload_id in found.items() if upload_id in still_open]
+            still_open = UploadRepository(database, timedelta(0)).open_ids(set(results.values()))
+        return [path for path, upload_id in results.items() if upload_id in still_open]
 
     def leftovers(self) -> list[str]:
         """What an upload left that came to nothing."""
@@ -275,17 +273,17 @@ class Service:
 
 def measured(service: Service, job_id: str) -> dict[str, float]:
     """Tensor -> kernel seconds, as noted in the parts that there are by whoever wrote them."""
-    found = {}
+    results = {}
     for path in service.parts(job_id):
         with contextlib.suppress(ObjectMissing):  # the job has succeeded meanwhile
             outcomes = load(bytes(service.store.read(path)))["outcomes"]
-            found |= {each["name"]: each["seconds"] for each in json.loads(outcomes.tobytes())}
-    return found
+            results |= {each["name"]: each["seconds"] for each in json.loads(outcomes.tobytes())}
+    return results
 
 
 def group(leader: int) -> list[int]:
     """Live processes of a process group."""
-    found = []
+    results = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -293,7 +291,17 @@ def group(leader: int) -> list[int]:
             except OSError:
                 continue
             if stat[0] != "Z" and int(stat[2]) == leader:
-                found.append(int(entry.name))
+                results.append(int(entry.name))
+    return results
+
+
+def workers(service: Service) -> set[int]:
+    """The processes that palettize."""
+    found = set()
+    for pid in service.processes():
+        with contextlib.suppress(OSError):  # it may be gone by now
+            if b"spawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
     return found
 
 

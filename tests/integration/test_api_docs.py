@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
+pytestmark = pytest.mark.heavy
+
 DOCS = Path(__file__).parents[2] / "docs"
 TYPESCRIPT = Path(__file__).parents[1] / "typescript"
 LOCAL = "http://127.0.0.1:8400"
@@ -65,7 +67,6 @@ def test_python(embedded, folder):
     assert (folder / "dense.safetensors").stat().st_size > 1000
 
 
-@pytest.mark.heavy
 def test_typescript(embedded, folder):
     for file in ("package.json", "package-lock.json", "tsconfig.json"):
         shutil.copy(TYPESCRIPT / file, folder)

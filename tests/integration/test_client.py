@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from palettery.app.client import AsyncClient, Client
 from palettery.app.errors import NotFound
 from tests.fault_proxy import Cut, FaultProxy, Pass, Slow
-from tests.integration.service import LONG, PALETTERY, wait_until
+from tests.integration.service import PALETTERY, SLOW, wait_until
 
 
 def url_of(server):
@@ -53,6 +53,7 @@ def job(server, model_file):
         return client.wait(client.submit(model_file, preset="w8").id)
 
 
+@pytest.mark.heavy
 def test_the_secret_of_webhooks_changes_when_it_is_asked_to(client):
     old = client.webhook_secret()
     assert client.webhook_secret() == old
@@ -75,20 +76,20 @@ def test_from_submit_to_download(client, job, tmp_path):
 
 @pytest.mark.usefixtures("job")
 def test_jobs_are_fetched_page_by_page(client):
-    found = client.jobs()
-    assert next(found).id
-    found.close()
+    result = client.jobs()
+    assert next(result).id
+    result.close()
 
 
 def test_the_asynchronous_client(server, job):
     async def look():
         async with AsyncClient(url_of(server)) as client:
-            report, found = await asyncio.gather(client.report(job.id), client.job(job.id))
-            return report, found, [each.id async for each in client.jobs()]
+            report, current = await asyncio.gather(client.report(job.id), client.job(job.id))
+            return report, current, [each.id async for each in client.jobs()]
 
-    report, found, ids = asyncio.run(look())
+    report, current, ids = asyncio.run(look())
     assert len(report.tensors) == 3
-    assert found == job
+    assert current == job
     assert job.id in ids
 
 
@@ -100,6 +101,7 @@ def test_a_download_over_connections_that_are_lost(proxy, job, tmp_path):
     assert out.stat().st_size > 3 * 500_000
 
 
+@pytest.mark.heavy
 def test_a_download_that_is_killed_goes_on(proxy, job, tmp_path):
     out, size_bytes = tmp_path / "out", job.size_after_bytes
     words = [PALETTERY, "download", job.id, "-o", out, "--server", proxy.endpoint]
@@ -125,6 +127,7 @@ def test_a_download_that_is_killed_goes_on(proxy, job, tmp_path):
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.heavy
 def test_events_over_connections_that_are_lost(proxy, job):
     with Client(proxy.endpoint) as client:
         whole = [event for event in client.events(job.id) if event.kind != "progress"]
@@ -137,18 +140,14 @@ def test_events_over_connections_that_are_lost(proxy, job):
 
 
 @pytest.mark.heavy
-def test_waiting_goes_on_when_the_server_was_killed(serve, tmp_path, large_model, patient):
+def test_waiting_goes_on_when_the_server_was_killed(own, tmp_path, many_slow_tensors, patient):
     path = tmp_path / "large.safetensors"
-    path.write_bytes(large_model)
-    with (
-        serve(tmp_path / "data") as server,
-        patient(url_of(server)) as client,
-        ThreadPoolExecutor() as threads,
-    ):
-        job = client.submit(path, config=LONG)
+    path.write_bytes(many_slow_tensors)
+    with patient(url_of(own)) as client, ThreadPoolExecutor() as threads:
+        job = client.submit(path, config=SLOW)
         waiting = threads.submit(client.wait, job.id)
-        server.some_parts(job.id)
-        server.kill_all()
+        own.some_parts(job.id)
+        own.kill_all()
         assert not waiting.done()
-        server.start()
+        own.start()
         assert waiting.result().state == "succeeded"

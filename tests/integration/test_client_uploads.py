@@ -19,6 +19,7 @@ from tests.fault_proxy import Cut, FaultProxy, Pass, Slow
 from tests.integration.service import PALETTERY, wait_until
 
 PART_BYTES = 8 << 20
+KILLS, PARTS = 3, 20
 
 
 def weights_file(path, seed, mebibytes):
@@ -51,25 +52,25 @@ def proxy(server):
 def stored(server, model):
     """SHA-256 of each file of a model, of the bytes that lie in the store."""
     digests = {file.sha256 for file in model.files}
-    found = set()
+    result = set()
     for path in server.kept_uploads():
         hashed = sha256(server.store.read(path)).hexdigest()
         if hashed in digests:
-            found.add(hashed)
-    return found
+            result.add(hashed)
+    return result
 
 
 def test_upload_then_submit_by_its_id(client, tmp_path):
-    told = []
+    results = []
     path = weights_file(tmp_path / "m.safetensors", 1, 20)
     model = client.upload(
-        path, part_size_bytes=PART_BYTES, advance=lambda *so_far: told.append(so_far)
+        path, part_size_bytes=PART_BYTES, advance=lambda *so_far: results.append(so_far)
     )
     size_bytes = path.stat().st_size
     assert model.size_bytes == size_bytes
     assert [file.sha256 for file in model.files] == [sha256(path.read_bytes()).hexdigest()]
-    assert told[-1] == ("sending", size_bytes, size_bytes)
-    assert ("reading", size_bytes, size_bytes) in told
+    assert results[-1] == ("sending", size_bytes, size_bytes)
+    assert ("reading", size_bytes, size_bytes) in results
     assert client.model(model.id) == model
     assert model.id in [each.id for each in client.models()]
 
@@ -77,9 +78,9 @@ def test_upload_then_submit_by_its_id(client, tmp_path):
 def parts_taken_in(http):
     """How many parts a server has taken in itself."""
     (family,) = [
-        found
-        for found in text_string_to_metric_families(http.get("/metrics").text)
-        if found.name == "palettery_http_request_seconds"
+        result
+        for result in text_string_to_metric_families(http.get("/metrics").text)
+        if result.name == "palettery_http_request_seconds"
     ]
     return sum(
         sample.value
@@ -111,9 +112,9 @@ def test_the_same_files_are_sent_once_and_again_when_they_were_removed(client, t
     path = weights_file(tmp_path / "m.safetensors", 2, 12)
 
     def sent():
-        told = []
-        model = client.upload(path, advance=lambda *so_far: told.append(so_far))
-        return model.id, next(done for stage, done, _ in told if stage == "sending")
+        results = []
+        model = client.upload(path, advance=lambda *so_far: results.append(so_far))
+        return model.id, next(done for stage, done, _ in results if stage == "sending")
 
     size_bytes = path.stat().st_size
     id_, before = sent()
@@ -163,6 +164,7 @@ def test_a_file_that_changes_while_it_is_sent(client, tmp_path):
     assert client.upload(path).files[0].sha256 == sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.heavy
 def test_an_upload_over_connections_that_are_lost(server, proxy, tmp_path):
     path = weights_file(tmp_path / "m.safetensors", 6, 40)
     # Some connections get a part through, some do not.
@@ -184,36 +186,33 @@ def received(server):
 
 
 @pytest.mark.heavy
-def test_an_upload_killed_ten_times_ends_with_an_intact_model(serve, tmp_path, monkeypatch):
+def test_an_upload_killed_again_and_again_ends_with_an_intact_model(own, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    path = weights_file(tmp_path / "big.safetensors", 7, 512)
+    path = weights_file(tmp_path / "big.safetensors", 7, PARTS * PART_BYTES >> 20)
     chosen = random.Random(7)  # noqa: S311 - when to kill
-    with (
-        serve(tmp_path / "data") as server,
-        FaultProxy.before(urlsplit(url_of(server)).port) as proxy,
-    ):
+    with FaultProxy.before(urlsplit(url_of(own)).port) as proxy:
         words = [PALETTERY, "upload", path, "--part-mib", "8", "--server", proxy.endpoint]
         proxy.behave(Slow(bytes_per_s=PART_BYTES))
         seen = 0
-        for _ in range(10):
+        for _ in range(KILLS):
             upload = subprocess.Popen(words, stdout=subprocess.PIPE)
             target = seen + chosen.randrange(0, 5)
-            wait_until(lambda at=target: (received(server) or -1) >= at, f"{target} parts came in")
+            wait_until(lambda at=target: (received(own) or -1) >= at, f"{target} parts came in")
             os.kill(upload.pid, signal.SIGKILL)
             upload.communicate()
             assert upload.returncode == -signal.SIGKILL, "it was through before it was killed"
-            now = received(server)
+            now = received(own)
             assert now >= seen
             seen = now
-        assert 0 < seen < 64
+        assert 0 < seen < PARTS
         proxy.behave(Pass())
         done = subprocess.run(words, check=True, capture_output=True, text=True)
-        with Client(url_of(server)) as client:
-            model = client.model(done.stdout.strip())
-        digest = sha256(path.read_bytes()).hexdigest()
-        assert [file.sha256 for file in model.files] == [digest]
-        assert stored(server, model) == {digest}
-        assert server.leftovers() == []
+    with Client(url_of(own)) as client:
+        model = client.model(done.stdout.strip())
+    digest = sha256(path.read_bytes()).hexdigest()
+    assert [file.sha256 for file in model.files] == [digest]
+    assert stored(own, model) == {digest}
+    assert own.leftovers() == []
 
 
 @pytest.mark.heavy

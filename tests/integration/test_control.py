@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 from safetensors.numpy import save
+from sqlalchemy import text
 
 from palettery.schemas.problem import Problem
 from tests.integration.service import SLOW, cpu_ticks, measured
@@ -12,18 +13,11 @@ from tests.integration.service import SLOW, cpu_ticks, measured
 TICK_S = 0.01
 FINE_S = 0.2
 """Processor time that a process may use in a second and count as idle."""
-ONE_AT_A_TIME = {
-    "PALETTERY_RUNNING_JOBS": "1",
-    "PALETTERY_TASK_BYTES": str(1 << 20),
-    "PALETTERY_REUSE_RESULTS": "false",
-}
 
 
-@pytest.fixture(scope="module")
-def service(service_of):
-    """One job at a time, one tensor a task, and nothing known from other jobs."""
-    with service_of(**ONE_AT_A_TIME) as running:
-        yield running
+@pytest.fixture
+def service(one_at_a_time):
+    return one_at_a_time
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +56,10 @@ def is_being_worked_on(service, job_id):
     service.wait_until(lambda: is_busy(service), "it is being worked on")
 
 
-def refused(answer, status, said):
-    told = Problem.model_validate_json(answer.content)
-    assert (answer.status_code, told.status) == (status, status), answer.text
-    assert said in told.detail
+def refused(answer, status, message):
+    outcome = Problem.model_validate_json(answer.content)
+    assert (answer.status_code, outcome.status) == (status, status), answer.text
+    assert message in outcome.detail
 
 
 @pytest.mark.heavy
@@ -179,12 +173,35 @@ def test_upload_of_two_jobs_stays_until_the_last_is_deleted(server):
 
 
 @pytest.mark.heavy
-def test_expired_job_is_swept(service_of, model):
-    soon = {"PALETTERY_RETAIN_DAYS": str(3 / 86_400), "PALETTERY_SWEEP_EVERY_S": "1"}
-    with service_of(**soon) as service:
-        job_id = service.submit(model)
-        service.wait_until(
-            lambda: service.http.get(f"/v1/jobs/{job_id}").status_code == 404, "the job expires"
-        )
-        service.wait_until(lambda: service.store.list("") == [], "its bytes are gone")
-        assert service.kept_uploads() == set()
+def test_expired_job_is_swept(service):
+    body = save({"own.weight": np.full((64, 64), 0.125, np.float32)})
+    before = service.kept_uploads()
+    job_id = service.submit(body)
+    service.succeeded(job_id)
+    (path,) = service.kept_uploads() - before
+    with service.database() as database, database.transaction() as session:
+        past = {"id": job_id, "past": "2026-01-01 00:00:00"}
+        session.execute(text("UPDATE jobs SET expires_at = :past WHERE id = :id"), past)
+    service.wait_until(
+        lambda: service.http.get(f"/v1/jobs/{job_id}").status_code == 404, "the job expires"
+    )
+    service.wait_until(
+        lambda: not service.store.list(f"jobs/{job_id}") and not service.store.exists(path),
+        "its bytes are gone",
+    )
+    assert service.kept_uploads() == before
+
+
+@pytest.mark.heavy
+def test_cancelled_jobs_have_no_artifact(service, medium_model):
+    running, queued = (service.submit(medium_model, config=SLOW) for _ in range(2))
+    service.some_parts(running)
+    for job_id in (queued, running):
+        answer = change(service, job_id, "cancel")
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["state"] == "cancelled"
+        assert "cancel" not in answer.json()["links"]
+        missing = service.http.get(f"/v1/jobs/{job_id}/artifact")
+        refused(missing, 409, "cancelled")
+    assert len(service.parts(running)) < 12
+    assert service.parts(queued) == []

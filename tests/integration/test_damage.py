@@ -17,10 +17,9 @@ pytestmark = pytest.mark.heavy
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def service(service_of):
-    with service_of(PALETTERY_REUSE_RESULTS="false", PALETTERY_TASK_BYTES=str(MIB)) as running:
-        yield running
+@pytest.fixture
+def service(one_at_a_time):
+    return one_at_a_time
 
 
 @pytest.fixture
@@ -96,11 +95,11 @@ def test_uploaded_models_are_checked_however_they_came_in(service, arrays, tmp_p
         path = stored(service, data)
         assert service.store.exists(f"digests/{hashlib.sha256(data).hexdigest()}")
         flip(service.store, path, place_of(data, arrays["b.weight"]))
-        asked = {"model_id": model.id, "preset": "w4"}
-        job = service.ended(service.http.post("/v1/jobs", json=asked).json()["id"])
+        request = {"model_id": model.id, "preset": "w4"}
+        job = service.ended(service.http.post("/v1/jobs", json=request).json()["id"])
         assert (job["state"], job["error"]["code"]) == ("failed", "upload_damaged"), job
         client.upload(tmp_path / "m.safetensors", part_size_bytes=part_bytes)
-        service.succeeded(service.http.post("/v1/jobs", json=asked).json()["id"])
+        service.succeeded(service.http.post("/v1/jobs", json=request).json()["id"])
 
 
 def test_artifact_that_is_damaged_is_not_handed_out_whole(service, arrays):

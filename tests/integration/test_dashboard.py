@@ -12,8 +12,8 @@ PLOTLY = "/assets/plotly.min.js"
 
 
 def get(server, path, encodings="identity", **headers):
-    asked = HTML | {"Accept-Encoding": encodings} | headers
-    return server.http.get(path, headers=asked)
+    request = HTML | {"Accept-Encoding": encodings} | headers
+    return server.http.get(path, headers=request)
 
 
 def test_browser_gets_the_page_and_all_that_it_names(embedded):
@@ -84,8 +84,8 @@ def test_file_that_has_not_changed_is_not_sent_again(embedded, path):
 )
 def test_plotly_comes_out_of_its_package_packed_for_who_can_unpack(embedded, encodings, is_packed):
     plain = (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
-    asked = HTML | {"Accept-Encoding": encodings}
-    with embedded.http.stream("GET", PLOTLY, headers=asked) as answer:
+    request = HTML | {"Accept-Encoding": encodings}
+    with embedded.http.stream("GET", PLOTLY, headers=request) as answer:
         sent = b"".join(answer.iter_raw())
         assert answer.headers["Vary"] == "Accept-Encoding"
         assert answer.headers.get("Content-Encoding") == ("gzip" if is_packed else None)

@@ -12,8 +12,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "dashboard.md"
 
 
 def program() -> str:
-    (found,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.M)
-    return found
+    (result,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.M)
+    return result
 
 
 @contextmanager

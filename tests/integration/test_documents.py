@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from palettery.app.sandbox.document_pool import SLOW_NICENESS
-from tests.integration.embedded import serving
 from tests.integration.service import wait_until
 
 pytestmark = pytest.mark.heavy
@@ -20,10 +19,9 @@ GROWS = json.dumps({"module_name_configs": {f"{number:x}": {} for number in rang
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("documents") / "data", 1) as server:
-        yield server
+@pytest.fixture
+def alone(own):
+    return own
 
 
 def stat(pid):
@@ -35,19 +33,19 @@ def stat(pid):
 
 def readers(server):
     """Processes of the pool, the one that they are forked from among them: pid -> niceness."""
-    found = {}
+    results = {}
     for pid in server.program.pids():
         command, now = Path(f"/proc/{pid}/cmdline"), stat(pid)
         if now and now[0] != "Z" and b"forkserver" in command.read_bytes():
-            found[pid] = int(now[16])
-    return found
+            results[pid] = int(now[16])
+    return results
 
 
 def busy(server):
     """Those of the pool that read large documents."""
-    found = readers(server)
-    usual = min(found.values(), default=0)
-    return [pid for pid, niceness in found.items() if niceness >= usual + SLOW_NICENESS]
+    result = readers(server)
+    usual = min(result.values(), default=0)
+    return [pid for pid, niceness in result.items() if niceness >= usual + SLOW_NICENESS]
 
 
 def test_reading_ends_when_its_client_leaves(alone):
@@ -64,15 +62,15 @@ def test_reading_ends_when_its_client_leaves(alone):
 
 @pytest.mark.heavy
 def test_plans_of_others_are_made_while_large_documents_are_read(alone, model):
-    with ThreadPoolExecutor(6) as senders, httpx.Client(base_url=alone.http.base_url) as http:
+    with ThreadPoolExecutor(4) as senders, httpx.Client(base_url=alone.http.base_url) as http:
         sending = [
             senders.submit(
                 http.post, "/v1/configs/validate", content=GROWS, headers=JSON, timeout=8
             )
-            for _ in range(6)
+            for _ in range(4)
         ]
         wait_until(lambda: busy(alone), "they are read")
-        for _ in range(5):
+        for _ in range(3):
             answer = alone.http.post(
                 "/v1/plans", files={"model": ("m", model)}, data={"preset": "w4"}
             )
@@ -83,12 +81,18 @@ def test_plans_of_others_are_made_while_large_documents_are_read(alone, model):
 
 
 def test_ready_tells_that_no_document_can_be_read(alone):
-    stopped = list(readers(alone))
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    stopped = set()
+
+    def refusal():
+        """A reader that replaces another may have started since."""
+        for pid in set(readers(alone)) - stopped:
+            os.kill(pid, signal.SIGSTOP)
+            stopped.add(pid)
         answer = alone.http.get("/readyz")
-        assert answer.status_code == 503
+        return answer if answer.status_code == 503 else None
+
+    try:
+        answer = wait_until(refusal, "all readers are stopped")
         assert [error["pointer"] for error in answer.json()["errors"]] == ["/documents"]
         assert alone.http.get("/livez").is_success
     finally:
@@ -121,16 +125,16 @@ def test_announcement_that_is_wrong_everywhere_names_a_thousand_faults(alone):
 
 
 @pytest.mark.heavy
-def test_server_that_is_stopped_leaves_no_process_of_the_pool(tmp_path):
-    with serving(tmp_path / "data", 1) as server, ThreadPoolExecutor(1) as sender:
+def test_server_that_is_killed_leaves_no_process_of_the_pool(own):
+    with ThreadPoolExecutor(1) as sender:
         sending = sender.submit(
             httpx.post,
-            f"{server.http.base_url}/v1/configs/validate",
+            f"{own.http.base_url}/v1/configs/validate",
             content=GROWS,
             headers=JSON,
             timeout=60,
         )
-        wait_until(lambda: busy(server), "it is read")
-        server.program.kill_leader()
-        wait_until(lambda: not readers(server), "all of the pool have ended")
+        wait_until(lambda: busy(own), "it is read")
+        own.program.kill_leader()
+        wait_until(lambda: not readers(own), "all of the pool have ended")
         assert isinstance(sending.exception(), httpx.TransportError)

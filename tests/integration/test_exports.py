@@ -1,31 +1,35 @@
-"""Other forms of an artifact, asked for with the job, on a real server."""
+"""Exports requested with a job, on a real server."""
 
 import json
+import zipfile
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
+import palettery.transformers  # noqa: F401 - registers the format
 from palettery.app.artifacts import load
+from palettery.app.artifacts.packed_weights import PackedWeight
 from palettery.app.client import Client
 from palettery.app.errors import Inexpressible, NotFound
 
-pytestmark = pytest.mark.heavy  # a service of its own, whose workers load torch
+pytestmark = pytest.mark.heavy  # the workers load torch
 
 SPEC = {"op_state_spec": {"weight": {"n_bits": 2, "cluster_dim": 2}}}
 VECTORS = json.dumps({"global_config": SPEC | {"enable_fast_kmeans_mode": False}})
 
 
 @pytest.fixture(scope="module")
-def server(service_of):
-    """A service of this module's own: its workers load torch, as those of no other test do."""
-    with service_of() as running:
-        yield running
+def server(holder):
+    """Not the service without keys: there, no worker may load torch, as those of this one do."""
+    return holder("exporter").seen
 
 
 @pytest.fixture
 def client(server):
-    with Client(str(server.http.base_url)) as opened:
+    key = server.http.headers["Authorization"].removeprefix("Bearer ")
+    with Client(str(server.http.base_url), key=key) as opened:
         yield opened
 
 
@@ -85,9 +89,11 @@ def test_what_a_form_lacks_is_told_by_the_plan_and_refused_or_kept_dense(client,
     (planned,) = client.plan(path, config=VECTORS, formats=["torchao"]).exports
     names = {"encoder.0.weight", "encoder.1.weight"}
     assert planned.inexpressible.keys() == names
-    with pytest.raises(Inexpressible) as told:
+    with pytest.raises(Inexpressible) as excinfo:
         client.submit(path, config=VECTORS, formats=["torchao"])
-    assert {error.pointer for error in told.value.errors} == {f"/tensors/{name}" for name in names}
+    assert {error.pointer for error in excinfo.value.errors} == {
+        f"/tensors/{name}" for name in names
+    }
     job = client.wait(client.submit(path, config=VECTORS, formats=["torchao"], keep_dense=True).id)
     (made,) = client.report(job.id).exports
     assert set(made.dense) == names
@@ -111,13 +117,13 @@ def test_forms_in_a_form_field(server, model):
     assert [each["format"] for each in server.report(job_id)["exports"]] == ["dense", "torchao"]
     head = server.http.head(f"/v1/jobs/{job_id}/exports/torchao")
     assert head.headers["content-disposition"] == 'attachment; filename="big-torchao.pt"'
-    for wrong in ("onnx", "dense,", "dense,onnx"):
+    for wrong in ("tflite", "dense,", "dense,tflite"):
         files = {"model": ("m.safetensors", model)}
         answer = server.http.post("/v1/jobs", files=files, data={"preset": "w4", "formats": wrong})
         assert answer.status_code == 422
-        assert "send names of dense, torchao" in answer.json()["detail"]
-    asked = {"model_id": "0" * 64, "preset": "w4", "formats": ["onnx"]}
-    answer = server.http.post("/v1/jobs", json=asked)
+        assert "send names of dense, transformers" in answer.json()["detail"]
+    request = {"model_id": "0" * 64, "preset": "w4", "formats": ["tflite"]}
+    answer = server.http.post("/v1/jobs", json=request)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "/formats/0"
 
@@ -129,3 +135,23 @@ def test_a_large_job_makes_them_in_tasks_of_their_own(client, server, large_mode
     dense = client.download_export(job_id, "dense", tmp_path / "dense")
     assert same(load_file(dense), load(tmp_path / "packed"))
     assert len(server.report(job_id)["exports"]) == 2
+
+
+@pytest.mark.heavy
+def test_a_folder_for_transformers(embedded, tmp_path):
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 48}
+    model = transformers.BertModel(transformers.BertConfig(**sizes, num_attention_heads=4)).eval()
+    model.save_pretrained(tmp_path / "bert")
+    files = [tmp_path / "bert" / name for name in ("model.safetensors", "config.json")]
+    with Client(str(embedded.http.base_url)) as client:
+        job = client.wait(client.submit(files, preset="w4", formats=["transformers"]).id)
+        assert job.state == "succeeded", job.error
+        client.download(job.id, tmp_path / "packed")
+        out = client.download_export(job.id, "transformers", tmp_path / "folder.zip")
+    with zipfile.ZipFile(out) as archive:
+        archive.extractall(tmp_path / "folder")
+    loaded = transformers.AutoModel.from_pretrained(tmp_path / "folder")
+    assert any(isinstance(module, PackedWeight) for module in loaded.modules())
+    model.load_state_dict(load(tmp_path / "packed"), strict=False)
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    assert torch.equal(loaded(ids).last_hidden_state, model(ids).last_hidden_state)

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 from tests.integration.conftest import ADMIN_KEY, http_of
 from tests.integration.service import SLOW
 
-JOBS = 40
+JOBS = 20
 """Of an owner that has everything done at once."""
 
 
@@ -30,8 +30,12 @@ def owners(service, stack, *names):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("running_jobs", [1, 16])
-def test_small_job_waits_for_one_job_of_another_owners_forty_at_most(
+@pytest.mark.parametrize(
+    ("service_of", "running_jobs"),
+    [("embedded", 16), ("scaled", 1)],
+    indirect=["service_of"],
+)
+def test_small_job_waits_for_one_job_of_another_owners_queue_at_most(
     service_of, running_jobs, slow_model, model
 ):
     """However many run at once: its tasks get the next workers, too."""

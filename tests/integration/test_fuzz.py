@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.examples import examples
 from tests.integration.embedded import Embedded, serving
 
-BUDGET_S = 30
+BUDGET_S = examples(10)
 KEY = "plt_" + "k" * 40
 SCHEMATHESIS = Path(sys.executable).with_name("st")
 CHECKS = (

@@ -39,10 +39,10 @@ def job(server, model):
 def refused(answer, status, code):
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    told = Problem.model_validate_json(answer.content)
-    assert (told.status, told.code) == (status, code)
+    outcome = Problem.model_validate_json(answer.content)
+    assert (outcome.status, outcome.code) == (status, code)
     assert "Traceback" not in answer.text
-    return told
+    return outcome
 
 
 def test_submit_answers_at_once_with_where_to_look(server, model):
@@ -95,10 +95,10 @@ def test_download_resumes_where_it_broke_off(server, job):
     beyond = server.http.get(url, headers={"Range": f"bytes={len(whole.content)}-"})
     refused(beyond, 416, "range_not_satisfiable")
     assert beyond.headers["content-range"] == f"bytes */{len(whole.content)}"
-    for asked, got in {"bytes=-7": slice(-7, None), "bytes=3-5": slice(3, 6)}.items():
-        assert server.http.get(url, headers={"Range": asked}).content == whole.content[got]
-    for asked in ("bytes=5-3", "bytes=-", "lines=1-2", "bytes=0-1,4-5"):
-        ignored = server.http.get(url, headers={"Range": asked})
+    for request, got in {"bytes=-7": slice(-7, None), "bytes=3-5": slice(3, 6)}.items():
+        assert server.http.get(url, headers={"Range": request}).content == whole.content[got]
+    for request in ("bytes=5-3", "bytes=-", "lines=1-2", "bytes=0-1,4-5"):
+        ignored = server.http.get(url, headers={"Range": request})
         assert (ignored.status_code, ignored.content) == (200, whole.content)
 
 
@@ -211,9 +211,9 @@ def test_bad_model_is_refused_and_gone(server, kind, path):
         path, files=[("model", ("bad.safetensors", body))], data={"preset": "w4"}
     )
     assert answer.status_code in statuses, answer.text
-    told = refused(answer, answer.status_code, answer.json()["code"])
-    assert "bad.safetensors" in told.detail
-    assert told.instance == path
+    outcome = refused(answer, answer.status_code, answer.json()["code"])
+    assert "bad.safetensors" in outcome.detail
+    assert outcome.instance == path
     assert server.leftovers() == []
 
 
@@ -229,8 +229,10 @@ BAD_CONFIGS = {
 def test_bad_config_is_refused_field_by_field(server, model, kind):
     module, named = BAD_CONFIGS[kind]
     config = json.dumps({"kmeans_palettization_config": {"global_config": module}})
-    told = refused(submit(server, ("m.safetensors", model), config=config), 422, "invalid_config")
-    assert any(named in field.pointer + field.detail for field in told.errors)
+    outcome = refused(
+        submit(server, ("m.safetensors", model), config=config), 422, "invalid_config"
+    )
+    assert any(named in field.pointer + field.detail for field in outcome.errors)
     assert server.leftovers() == []
 
 
@@ -246,13 +248,13 @@ def test_unknown_module_type_is_told_in_the_plan(server, model):
         (key,) = answer.json()["unmatched"]
         assert "Linearr" in key["path"]
     else:
-        told = refused(answer, 422, "invalid_config")
-        assert "Linear" in told.errors[0].detail
+        outcome = refused(answer, 422, "invalid_config")
+        assert "Linear" in outcome.errors[0].detail
 
 
 def test_unknown_preset_names_the_presets(server, model):
-    told = refused(submit(server, ("m.safetensors", model), preset="w5"), 422, "unknown_preset")
-    assert all(name in told.detail for name in ("w4", "w6", "w8"))
+    outcome = refused(submit(server, ("m.safetensors", model), preset="w5"), 422, "unknown_preset")
+    assert all(name in outcome.detail for name in ("w4", "w6", "w8"))
 
 
 @pytest.mark.parametrize(
@@ -270,8 +272,8 @@ def test_form_that_is_not_one(server, files, fields, named):
         parts = [("preset", (None, "w4"))]
         fields = {}
     answer = server.http.post("/v1/jobs", files=parts, data=fields)
-    told = refused(answer, 422, answer.json()["code"])
-    assert named in told.detail
+    outcome = refused(answer, 422, answer.json()["code"])
+    assert named in outcome.detail
     assert server.leftovers() == []
 
 
@@ -337,23 +339,23 @@ UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
     ],
 )
 def test_what_is_not_there_is_a_problem_too(server, method, path, status, code):
-    told = refused(server.http.request(method, path), status, code)
-    assert told.instance == path
+    outcome = refused(server.http.request(method, path), status, code)
+    assert outcome.instance == path
 
 
 def test_ended_job_cannot_be_cancelled(server, job):
-    told = refused(server.http.post(f"{job['links']['self']}/cancel"), 409, "conflict")
-    assert "succeeded" in told.detail
+    outcome = refused(server.http.post(f"{job['links']['self']}/cancel"), 409, "conflict")
+    assert "succeeded" in outcome.detail
 
 
 def test_artifact_has_no_such_file(server, job):
     path = f"{job['links']['artifact']}/other.safetensors"
-    told = refused(server.http.get(path), 404, "not_found")
-    assert "model.safetensors" in told.detail
+    outcome = refused(server.http.get(path), 404, "not_found")
+    assert "model.safetensors" in outcome.detail
 
 
 def test_catalog(server):
-    assert set(server.http.get("/v1/presets").json()) == {"w4", "w6", "w8"}
+    assert set(server.http.get("/v1/presets").json()) == {"w4", "w6", "w8", "small"}
     for name in server.http.get("/v1/schemas").json():
         schema = server.http.get(f"/v1/schemas/{name}").json()
         assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
@@ -399,9 +401,9 @@ def test_openapi_refers_to_nothing_that_is_not_there(server):
     references = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)))
     assert "#/components/schemas/Problem" in references
     for reference in references:
-        found = document
+        result = document
         for step in reference.removeprefix("#/").split("/"):
-            found = found[step]
+            result = result[step]
 
 
 @pytest.mark.parametrize(
@@ -415,7 +417,7 @@ def test_openapi_refers_to_nothing_that_is_not_there(server):
 )
 def test_method_that_is_not_allowed_tells_those_that_are(server, path, allowed):
     answer = server.http.delete(path)
-    told = refused(answer, 405, "method_not_allowed")
+    outcome = refused(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == allowed
-    assert allowed in told.detail
-    assert told.type == "urn:palettery:problem:method_not_allowed"
+    assert allowed in outcome.detail
+    assert outcome.type == "urn:palettery:problem:method_not_allowed"

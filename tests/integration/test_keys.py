@@ -10,8 +10,9 @@ import pytest
 
 from palettery.app.client import Client
 from palettery.app.errors import Unauthenticated
-from tests.integration.conftest import ADMIN_KEY, http_of
 from tests.integration.service import DEADLINE_S, PALETTERY
+
+pytestmark = pytest.mark.heavy
 
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
 BURST = 12
@@ -32,8 +33,8 @@ def test_revoked_key_is_refused_at_the_next_request(holder, admin):
     seen = holder("a")
     assert seen.http.get("/v1/jobs").is_success
     assert admin.delete(f"/v1/keys/{seen.key['id']}").status_code == 204
-    told = assert_problem(seen.http.get("/v1/jobs"), 401, "unauthenticated")
-    assert told == f"the key {seen.key['prefix']} was revoked; ask an admin for another"
+    detail = assert_problem(seen.http.get("/v1/jobs"), 401, "unauthenticated")
+    assert detail == f"the key {seen.key['prefix']} was revoked; ask an admin for another"
     listed = {key["id"]: key for key in admin.get("/v1/keys").json()["items"]}
     assert listed[seen.key["id"]]["revoked_at"]
     detail = assert_problem(admin.delete(f"/v1/keys/{UNKNOWN}"), 404, "not_found")
@@ -53,7 +54,7 @@ def test_no_key_and_what_is_none(keyed, sent):
 def test_command_without_a_key_tells_its_own_way_to_give_one(keyed):
     environment = {name: value for name, value in os.environ.items() if name != "PALETTERY_KEY"}
     url = str(keyed.http.base_url)
-    asked = subprocess.run(
+    process = subprocess.run(
         [PALETTERY, "jobs", "--server", url],
         env=environment,
         capture_output=True,
@@ -61,8 +62,8 @@ def test_command_without_a_key_tells_its_own_way_to_give_one(keyed):
         check=False,
         timeout=DEADLINE_S,
     )
-    told = f"palettery: {url} requires a key; set --key or PALETTERY_KEY\n"
-    assert (asked.returncode, asked.stdout, asked.stderr) == (1, "", told)
+    output = f"palettery: {url} requires a key; set --key or PALETTERY_KEY\n"
+    assert (process.returncode, process.stdout, process.stderr) == (1, "", output)
 
 
 def test_upload_without_a_key_leaves_nothing(keyed, model):
@@ -82,17 +83,17 @@ def test_open_endpoints_ask_for_no_key(keyed):
 )
 def test_scopes_do_what_they_say_and_nothing_else(holder, scopes, allowed):
     http = holder("a", scopes=scopes).http
-    asked = {
+    request = {
         "read": http.get("/v1/me"),
         "write": http.post(f"/v1/jobs/{UNKNOWN}/cancel"),
         "admin": http.get("/v1/keys"),
     }
-    for scope, answer in asked.items():
+    for scope, answer in request.items():
         if scope in scopes:
             assert answer.status_code in {200, 404}
         else:
-            told = assert_problem(answer, 403, "forbidden")
-            assert f"the scope {scope};" in told
+            detail = assert_problem(answer, 403, "forbidden")
+            assert f"the scope {scope};" in detail
             assert "insufficient_scope" in answer.headers["www-authenticate"]
     assert allowed is None or allowed in scopes
 
@@ -130,14 +131,13 @@ def test_keys_that_cannot_be(admin, body):
 
 
 def test_body_that_is_no_json_or_too_large(keyed, admin):
-    told = admin.post("/v1/keys", content=b"owner: a", headers={"Content-Type": "text/yaml"})
-    assert_problem(told, 415, "unsupported_media_type")
+    response = admin.post("/v1/keys", content=b"owner: a", headers={"Content-Type": "text/yaml"})
+    assert_problem(response, 415, "unsupported_media_type")
     large = {"owner": "a", "name": "x" * (1 << 20)}
     assert_problem(admin.post("/v1/keys", json=large), 413, "too_large")
     assert_problem(keyed.http.post("/v1/keys", json=large), 401, "unauthenticated")
 
 
-@pytest.mark.heavy
 def test_limits_hold_under_a_burst(holder, large_model):
     seen = holder("busy", queued_jobs=3)
     with ThreadPoolExecutor(BURST) as pool:
@@ -222,32 +222,30 @@ def test_files_that_are_gone_count_once_they_are_sent(holder, model):
     assert seen.seen.leftovers() == before
 
 
-@pytest.mark.heavy
-def test_running_server_gets_its_first_key_and_loses_it(serve, tmp_path, model):
-    with serve(tmp_path / "data") as server:
-        assert b"there are no keys" in server.program.log.read_bytes()
-        job_id = server.submit(model)
-        made = palettery("keys", "create", "--owner", "local", "--name", "me", data_dir=tmp_path)
-        secret = made.stdout.strip()
-        # What another process does to keys counts within a second.
-        server.wait_until(lambda: server.http.get("/v1/jobs").is_error, "a key is asked for")
-        assert_problem(server.http.get("/v1/jobs"), 401, "unauthenticated")
-        url = str(server.http.base_url)
-        with Client(url, key=secret) as client:
-            assert client.job(job_id).owner == "local"
-        (key_id,) = made.stderr.split(":")[:1]
-        palettery("keys", "revoke", key_id, data_dir=tmp_path)
-        here = f"/v1/jobs/{job_id}"
-        server.wait_until(lambda: server.http.get(here).is_success, "none is asked for again")
-        bearer = {"Authorization": f"Bearer {secret}"}
-        server.wait_until(lambda: server.http.get(here, headers=bearer).is_error, "it is refused")
-        with Client(url, key=secret) as client, pytest.raises(Unauthenticated, match="revoked"):
-            client.job(job_id)
+def test_running_server_gets_its_first_key_and_loses_it(own, model):
+    assert b"there are no keys" in own.program.log.read_bytes()
+    job_id = own.submit(model)
+    made = palettery("keys", "create", "--owner", "local", "--name", "me", data_dir=own.data_dir)
+    secret = made.stdout.strip()
+    # What another process does to keys counts within a second.
+    own.wait_until(lambda: own.http.get("/v1/jobs").is_error, "a key is asked for")
+    assert_problem(own.http.get("/v1/jobs"), 401, "unauthenticated")
+    url = str(own.http.base_url)
+    with Client(url, key=secret) as client:
+        assert client.job(job_id).owner == "local"
+    (key_id,) = made.stderr.split(":")[:1]
+    palettery("keys", "revoke", key_id, data_dir=own.data_dir)
+    here = f"/v1/jobs/{job_id}"
+    own.wait_until(lambda: own.http.get(here).is_success, "none is asked for again")
+    bearer = {"Authorization": f"Bearer {secret}"}
+    own.wait_until(lambda: own.http.get(here, headers=bearer).is_error, "it is refused")
+    with Client(url, key=secret) as client, pytest.raises(Unauthenticated, match="revoked"):
+        client.job(job_id)
 
 
 def palettery(*words, data_dir):
     return subprocess.run(
-        [PALETTERY, *words, "--data-dir", str(data_dir / "data")],
+        [PALETTERY, *words, "--data-dir", str(data_dir)],
         check=True,
         capture_output=True,
         text=True,
@@ -281,14 +279,9 @@ def test_holder_of_a_key_may_come_from_anywhere(holder):
     assert holder("a").http.get("/v1/jobs", headers=headers).is_success
 
 
-@pytest.mark.heavy
-def test_server_listens_elsewhere_only_with_keys(serve, tmp_path):
-    with serve(
-        tmp_path / "data",
-        PALETTERY_HOST="0.0.0.0",  # noqa: S104
-        PALETTERY_ADMIN_KEY=ADMIN_KEY,
-    ) as server:
-        assert b"there are no keys" not in server.program.log.read_bytes()
-        assert_problem(server.http.get("/v1/jobs"), 401, "unauthenticated")
-        with http_of(server, ADMIN_KEY) as http:
-            assert http.get("/v1/jobs").is_success
+def test_server_listens_elsewhere_only_with_keys(keyed, admin):
+    log = (keyed.programs.get("serve") or keyed.programs["api"]).log.read_bytes()
+    assert b"there are no keys" not in log
+    assert b" is ready at http://0.0.0.0:" in log
+    assert_problem(keyed.http.get("/v1/jobs"), 401, "unauthenticated")
+    assert admin.get("/v1/jobs").is_success

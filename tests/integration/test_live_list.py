@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 import httpx
 import pytest
 
-from palettery.schemas.events import GoneJob
+from palettery.schemas.events import DeletedJob
 from palettery.schemas.jobs import Job
-from tests.integration.service import DEADLINE_S, LONG, SLOW, wait_until
+from tests.integration.service import DEADLINE_S, SLOW, wait_until
 
 
 class Watcher:
@@ -19,7 +19,7 @@ class Watcher:
     def __init__(self, http: httpx.Client) -> None:
         self._url, self._headers = str(http.base_url), http.headers
         self.jobs: dict[str, Job] = {}
-        self.told: list[Job] = []
+        self.changes: list[Job] = []
         self.opened = self.clean_ends = 0
         self._socket: socket.socket | None = None
         self._is_over = threading.Event()
@@ -43,15 +43,15 @@ class Watcher:
             answer.raise_for_status()
             self._socket = answer.extensions["network_stream"].get_extra_info("socket")
             assert answer.headers["content-type"].startswith("text/event-stream")
-            said: dict[str, str] = {}
+            document: dict[str, str] = {}
             for line in answer.iter_lines():
                 if line:
                     name, _, value = line.partition(": ")
-                    said[name] = value
+                    document[name] = value
                     continue
-                if "data" in said:
-                    self._take(http, said["event"], said["data"])
-                said = {}
+                if "data" in document:
+                    self._take(http, document["event"], document["data"])
+                document = {}
             self.clean_ends += 1
 
     def _take(self, http: httpx.Client, kind: str, data: str) -> None:
@@ -61,16 +61,16 @@ class Watcher:
             self.jobs = {item["id"]: Job.model_validate(item) for item in page["items"]}
             self.opened += 1
         elif kind == "gone":
-            self.jobs.pop(GoneJob.model_validate_json(data).id, None)
+            self.jobs.pop(DeletedJob.model_validate_json(data).id, None)
         else:
             assert kind == "job"
             job = Job.model_validate_json(data)
             self.jobs[job.id] = job
-            self.told.append(job)
+            self.changes.append(job)
 
     def states(self, job_id: str) -> list[str]:
-        """States that were told of a job, each once."""
-        return list(dict.fromkeys(job.state for job in self.told if job.id == job_id))
+        """Distinct states of a job, in the order of events."""
+        return list(dict.fromkeys(job.state for job in self.changes if job.id == job_id))
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def test_own_jobs_are_seen_as_they_change_and_nobody_elses(holder, model, large_
         large = ours.seen.submit(large_model, config=SLOW, reuse="false")
         wait_until(lambda: "running" in seen.states(large), "it is seen to run")
         wait_until(
-            lambda: any(job.id == large and job.progress.tensors_done for job in seen.told),
+            lambda: any(job.id == large and job.progress.tensors_done for job in seen.changes),
             "its progress is seen",
         )
         ours.http.post(f"/v1/jobs/{large}/cancel").raise_for_status()
@@ -107,11 +107,12 @@ def test_own_jobs_are_seen_as_they_change_and_nobody_elses(holder, model, large_
         mine = theirs.seen.submit(model)
         theirs.seen.succeeded(mine)
         wait_until(lambda: "succeeded" in other.states(mine), "the other one sees its own")
-        assert {job.owner for job in seen.told} == {"watcher"}
-        assert {job.owner for job in other.told} == {"watched"}
+        assert {job.owner for job in seen.changes} == {"watcher"}
+        assert {job.owner for job in other.changes} == {"watched"}
         assert seen.opened == other.opened == 1
 
 
+@pytest.mark.heavy
 def test_key_is_needed(keyed):
     answer = httpx.get(f"{keyed.http.base_url}/v1/events")
     assert answer.status_code == 401
@@ -119,22 +120,23 @@ def test_key_is_needed(keyed):
 
 
 @pytest.mark.heavy
-def test_page_is_right_again_after_kills_and_stops(serve, tmp_path, model, large_model):
-    with serve(tmp_path / "data") as server:
-        gone, job_id = server.submit(model), server.submit(large_model, config=LONG)
-        server.succeeded(gone)
-        with watching(server.http) as seen:
-            server.some_parts(job_id, 2)
-            server.kill_all()
-            server.start()
-            wait_until(lambda: seen.opened >= 2, "it has come back")
-            assert server.program.stop() == 0
-            server.start()
-            wait_until(lambda: seen.opened >= 3, "it has come back again")
-            assert seen.clean_ends, "a stop ends it as a whole answer does"
-            server.http.delete(f"/v1/jobs/{gone}").raise_for_status()
-            done = Job.model_validate(server.succeeded(job_id))
-            wait_until(lambda: seen.jobs == {job_id: done}, "the page shows what there is")
-        told = server.program.log.read_text()
-        assert '"level": "ERROR"' not in told
-        assert "Traceback" not in told
+def test_page_is_right_again_after_kills_and_stops(own, model, many_slow_tensors):
+    length_before = len(own.program.log.read_text())
+    gone = own.submit(model)
+    own.succeeded(gone)
+    job_id = own.submit(many_slow_tensors, config=SLOW)
+    with watching(own.http) as seen:
+        own.some_parts(job_id, 2)
+        own.kill_all()
+        own.start()
+        wait_until(lambda: seen.opened >= 2, "it has come back")
+        assert own.program.stop() == 0
+        own.start()
+        wait_until(lambda: seen.opened >= 3, "it has come back again")
+        assert seen.clean_ends, "a stop ends it as a whole answer does"
+        own.http.delete(f"/v1/jobs/{gone}").raise_for_status()
+        done = Job.model_validate(own.succeeded(job_id))
+        wait_until(lambda: seen.jobs == {job_id: done}, "the page shows what there is")
+    text = own.program.log.read_text()[length_before:]
+    assert '"level": "ERROR"' not in text
+    assert "Traceback" not in text

@@ -32,11 +32,11 @@ def set_running(data_dir: Path, job_id: str) -> None:
 
 
 @pytest.mark.heavy
-def test_rows_and_workflows_come_together(server, serve, model, tmp_path):
-    done = finished(server, model)
-    expected = load(server.http.get(f"/v1/jobs/{done}/artifact").content)
+def test_rows_and_workflows_come_together(embedded, serve, model, tmp_path):
+    done = finished(embedded, model)
+    expected = load(embedded.http.get(f"/v1/jobs/{done}/artifact").content)
     data_dir = tmp_path / "data"
-    hand_over(server.store, done, data_dir, WITHOUT_WORKFLOW)
+    hand_over(embedded.store, done, data_dir, WITHOUT_WORKFLOW)
     add_row(data_dir, WITHOUT_FILES, [])
 
     with serve(data_dir) as first:

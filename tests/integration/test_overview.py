@@ -18,16 +18,16 @@ def service_of(server) -> Service:
 
 def listed(http, **query) -> list[str]:
     """Ids of a whole list, page by page."""
-    found, cursor = [], None
+    result, cursor = [], None
     while True:
-        asked = query | {"limit": 2} | ({"cursor": cursor} if cursor else {})
-        answer = http.get("/v1/jobs", params=asked)
+        request = query | {"limit": 2} | ({"cursor": cursor} if cursor else {})
+        answer = http.get("/v1/jobs", params=request)
         assert answer.status_code == 200, answer.text
         page = JobPage.model_validate_json(answer.content)
-        found += [job.id for job in page.items]
+        result += [job.id for job in page.items]
         cursor = page.next_cursor
         if cursor is None:
-            return found
+            return result
 
 
 def test_what_runs_is_told(server):
@@ -52,7 +52,7 @@ def test_own_workers_are_told_one_by_one(embedded):
         processes = service_of(embedded).workers.processes
         return all((each.memory_bytes or 0) > 1 << 20 for each in processes)
 
-    embedded.wait_until(has_heard, "every worker has said what memory it takes")
+    embedded.wait_until(has_heard, "every worker has reported its memory")
 
 
 @pytest.mark.heavy
@@ -64,9 +64,9 @@ def test_api_alone_knows_no_workers_but_how_many_there_are(cluster):
     assert "@" not in seen.model_dump_json()
 
 
-def test_queue_is_told_for_the_owner_and_for_all(holder, large_model):
+def test_queue_is_told_for_the_owner_and_for_all(holder, slow_model):
     ours, theirs = holder("occupied"), holder("waiting", queued_jobs=7)
-    job_id = ours.seen.submit(large_model, config=SLOW, reuse="false")
+    job_id = ours.seen.submit(slow_model, config=SLOW, reuse="false")
     mine, other = service_of(ours.seen), service_of(theirs.seen)
     assert mine.queue.own.queued + mine.queue.own.running == 1
     assert other.queue.own == Depth()
@@ -78,10 +78,10 @@ def test_queue_is_told_for_the_owner_and_for_all(holder, large_model):
     assert service_of(ours.seen).queue.own == Depth()
 
 
-def test_jobs_by_state_and_model(holder, model, large_model):
+def test_jobs_by_state_and_model(holder, model, slow_model):
     ours, theirs = holder("sorter"), holder("nobody")
     done = [ours.seen.submit(model) for _ in range(3)]
-    stopped = [ours.seen.submit(large_model, config=SLOW, reuse="false") for _ in range(3)]
+    stopped = [ours.seen.submit(slow_model, config=SLOW, reuse="false") for _ in range(3)]
     for job_id in stopped:
         ours.http.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
     for job_id in done:

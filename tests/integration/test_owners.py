@@ -92,8 +92,8 @@ def test_own_uploads_and_models_and_nobody_elses(holder, model):
     seen_by_nobody_else(theirs, made["id"], "0" * 64, [("GET", path), ("DELETE", path)])
     assert theirs.http.get("/v1/models").json()["items"] == []
     for what in ("jobs", "plans"):
-        asked = {"model_id": made["id"], "preset": "w4"}
-        assert theirs.http.post(f"/v1/{what}", json=asked).status_code == 404
+        request = {"model_id": made["id"], "preset": "w4"}
+        assert theirs.http.post(f"/v1/{what}", json=request).status_code == 404
     guessed = theirs.http.post("/v1/uploads", json=announced(model)).json()
     assert [file["is_present"] for file in guessed["files"]] == [False]
     assert ours.http.get(path).is_success

@@ -1,4 +1,4 @@
-"""The result cache: nothing is computed twice, unless that is asked for."""
+"""The result cache: nothing is computed twice, unless requested."""
 
 import json
 
@@ -81,11 +81,10 @@ def test_reuse_can_be_switched_off_by_a_request(server, arrays):
 
 
 @pytest.mark.heavy
-def test_reuse_can_be_switched_off_for_all(service_of, arrays):
-    with service_of(PALETTERY_REUSE_RESULTS="false") as service:
-        for _ in range(2):
-            job_id = service.submit(save(arrays), config=config(BITS))
-            assert reused(service, job_id) == set()
+def test_reuse_can_be_switched_off_for_all(one_at_a_time, arrays):
+    for _ in range(2):
+        job_id = one_at_a_time.submit(save(arrays), config=config(BITS))
+        assert reused(one_at_a_time, job_id) == set()
 
 
 def test_deleted_job_costs_its_followers_only_time(server, arrays):

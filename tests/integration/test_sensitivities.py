@@ -69,6 +69,7 @@ def test_palettes_are_those_of_the_kernel_with_the_sensitivities(
 
 
 @pytest.mark.heavy
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
 def test_job_taken_up_on_another_server_gives_the_same_bytes(server, serve, done, tmp_path):
     """A job of which only what was accepted exists: nothing has run, no workflow knows it."""
     artifact = server.http.get(done["links"]["artifact"]).content
@@ -80,7 +81,7 @@ def test_job_taken_up_on_another_server_gives_the_same_bytes(server, serve, done
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"encoder.0.wieght": np.ones((64, 96), np.float32)}, "did you mean encoder.0.weight"),
         ({"encoder.0.weight": np.ones((96, 64), np.float32)}, "shape [96, 64], the tensor [64, 96"),
@@ -88,7 +89,7 @@ def test_job_taken_up_on_another_server_gives_the_same_bytes(server, serve, done
     ],
     ids=["name", "shape", "dtype"],
 )
-def test_sensitivities_that_do_not_fit_are_refused_at_once(server, client, files, change, said):
+def test_sensitivities_that_do_not_fit_are_refused_at_once(server, client, files, change, message):
     paths, beside = files(change)
     before = list(client.jobs())
     for ask in (client.submit, client.plan):
@@ -96,7 +97,7 @@ def test_sensitivities_that_do_not_fit_are_refused_at_once(server, client, files
             ask(paths, preset="w4", sensitivities=beside)
         (field,) = caught.value.errors
         assert field.pointer == f"/sensitivities/{next(iter(change))}"
-        assert said in field.detail
+        assert message in field.detail
     assert list(client.jobs()) == before
     assert server.leftovers() == []
 
@@ -151,13 +152,13 @@ def test_strict_refuses_what_cannot_all_be_done(server, model, path):
 
     answer = ask("true")
     assert answer.status_code == 422, answer.text
-    told = answer.json()
-    assert told["code"] == "strict_violation"
-    assert [field["pointer"] for field in told["errors"]] == [
+    document = answer.json()
+    assert document["code"] == "strict_violation"
+    assert [field["pointer"] for field in document["errors"]] == [
         "/module_name_configs/decoder",
         "/global_config/op_state_spec/weight",
     ]
-    unfit = told["errors"][1]["detail"]
+    unfit = document["errors"][1]["detail"]
     assert unfit.startswith("encoder.0.weight [64, 96] cannot")
     assert "group_size 48 does not divide axis 0 of length 64" in unfit
     assert server.leftovers() == []

@@ -60,16 +60,16 @@ class Owner:
         connection = self._opened.enter_context(contextlib.closing(made))
         key = f"Authorization: Bearer {self._key}"
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{key}\r\n\r\n".encode())
-        said = b""
-        while b"\r\n\r\n" not in said:
+        message = b""
+        while b"\r\n\r\n" not in message:
             piece = connection.recv(1 << 16)
-            assert piece, said
-            said += piece
-        return connection, said
+            assert piece, message
+            message += piece
+        return connection, message
 
     def is_let_in(self, path=LIVE):
-        connection, said = self.open(path)
-        if said.startswith(b"HTTP/1.1 200 "):
+        connection, message = self.open(path)
+        if message.startswith(b"HTTP/1.1 200 "):
             return True
         connection.close()
         return False
@@ -90,8 +90,8 @@ def until(is_so, what):
 
 def refusal(owner, path=LIVE):
     """Why a stream was refused."""
-    connection, said = owner.open(path)
-    head, body = said.split(b"\r\n\r\n", 1)
+    connection, message = owner.open(path)
+    head, body = message.split(b"\r\n\r\n", 1)
     assert head.startswith(b"HTTP/1.1 429 "), head
     assert b"\r\nretry-after: 5\r\n" in head.lower() + b"\r\n"
     assert b"application/problem+json" in head
@@ -99,9 +99,9 @@ def refusal(owner, path=LIVE):
     while len(body) < int(length.split(b": ")[1]):
         body += connection.recv(1 << 16)
     connection.close()
-    told = json.loads(body)
-    assert told["code"] == "too_many_streams"
-    return told["detail"]
+    document = json.loads(body)
+    assert document["code"] == "too_many_streams"
+    return document["detail"]
 
 
 def test_owner_has_so_many_streams_of_both_kinds_and_others_have_theirs(narrow, owner, model):

@@ -7,9 +7,8 @@ import pytest
 from standardwebhooks import Webhook
 
 from palettery.schemas.jobs import Job
+from tests.integration.service import SLOW
 from tests.receiver import receiving
-
-ALLOWED = {"PALETTERY_WEBHOOK_PRIVATE": "1", "PALETTERY_WEBHOOK_RETRY_S": "0.2"}
 
 
 @pytest.fixture
@@ -29,47 +28,44 @@ def log(server, job_id):
 
 def last_word(server, job_id):
     """Of the job's webhook, once there is one."""
-    told = server.wait_until(
+    output = server.wait_until(
         lambda: [message for message in log(server, job_id) if "the webhook" in message],
         "the webhook's end is in the log",
     )
-    (word,) = told
+    (word,) = output
     return word
 
 
 @pytest.mark.heavy
-def test_called_at_the_end_over_failures_and_a_kill(serve, tmp_path, model, receiver):
+def test_called_at_the_end_over_failures_and_a_kill(own, model, receiver):
     receiver.answers = [500, 503, 302]
-    with serve(tmp_path / "data", **ALLOWED) as server:
-        job_id = server.submit(model, webhook_url=receiver.url())
-        job = server.succeeded(job_id)
-        server.wait_until(lambda: len(receiver.calls) >= 2, "two calls")
-        server.kill_all()
-        server.start()
-        word = last_word(server, job_id)
-        # A call that the kill cut off counts as a try only if its answer was noted.
-        assert re.fullmatch(r"the webhook was called: HTTP 204 at try [34] of 9", word)
-        assert 4 <= len(receiver.calls) <= 5, "a kill may cost one call twice"
-        assert len({headers["webhook-id"] for headers, _ in receiver.calls}) == 1
-        for headers, body in receiver.calls:
-            said = Webhook(secret(server)).verify(body, headers)
-            assert said["type"] == "job.succeeded"
-            assert Job.model_validate(said["data"]) == Job.model_validate(job)
+    job_id = own.submit(model, webhook_url=receiver.url())
+    job = own.succeeded(job_id)
+    own.wait_until(lambda: len(receiver.calls) >= 2, "two calls")
+    own.kill_all()
+    own.start()
+    word = last_word(own, job_id)
+    # A call that the kill cut off counts as a try only if its answer was noted.
+    assert re.fullmatch(r"the webhook was called: HTTP 204 at try [34] of 9", word)
+    assert 4 <= len(receiver.calls) <= 5, "a kill may cost one call twice"
+    assert len({headers["webhook-id"] for headers, _ in receiver.calls}) == 1
+    for headers, body in receiver.calls:
+        message = Webhook(secret(own)).verify(body, headers)
+        assert message["type"] == "job.succeeded"
+        assert Job.model_validate(message["data"]) == Job.model_validate(job)
 
 
 @pytest.mark.heavy
-def test_every_kind_of_end_is_told(serve, tmp_path, large_model, receiver):
-    with serve(tmp_path / "data", **ALLOWED, PALETTERY_RUNNING_JOBS="1") as server:
-        running, queued = (
-            server.submit(large_model, webhook_url=receiver.url(), deadline_s=5) for _ in range(2)
-        )
-        server.http.post(f"/v1/jobs/{queued}/cancel").raise_for_status()
-        server.ended(running)
-        server.wait_until(lambda: len(receiver.calls) == 2, "both ends are told")
-        told = {json.loads(body)["data"]["id"]: json.loads(body)["type"]
-                for _, body in receiver.calls}  # fmt: skip
-        state = server.job(running)["state"]
-        assert told == {queued: "job.cancelled", running: f"job.{state}"}
+def test_every_kind_of_end_is_told(own, large_model, receiver):
+    running, queued = (
+        own.submit(large_model, config=SLOW, webhook_url=receiver.url(), deadline_s=3)
+        for _ in range(2)
+    )
+    own.http.post(f"/v1/jobs/{queued}/cancel").raise_for_status()
+    own.ended(running)
+    own.wait_until(lambda: len(receiver.calls) == 2, "both ends are told")
+    types = {json.loads(body)["data"]["id"]: json.loads(body)["type"] for _, body in receiver.calls}
+    assert types == {queued: "job.cancelled", running: "job.failed"}
 
 
 @pytest.mark.parametrize(
@@ -86,12 +82,11 @@ def test_literal_private_addresses_are_refused_at_once(embedded, model, url):
 
 
 @pytest.mark.heavy
-def test_names_of_private_addresses_are_never_called(serve, tmp_path, model, receiver):
-    with serve(tmp_path / "data") as server:
-        job_id = server.submit(model, webhook_url=receiver.url("localhost"))
-        server.succeeded(job_id)
-        word = last_word(server, job_id)
-        assert word.startswith("the webhook is not called: its host has an address that is not")
+def test_names_of_private_addresses_are_never_called(embedded, model, receiver):
+    job_id = embedded.submit(model, webhook_url=receiver.url("localhost"))
+    embedded.succeeded(job_id)
+    word = last_word(embedded, job_id)
+    assert word.startswith("the webhook is not called: its host has an address that is not")
     assert receiver.calls == []
 
 

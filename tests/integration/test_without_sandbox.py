@@ -24,13 +24,9 @@ BERT = {
 }
 SERVERS = {
     "with keys": ({"PALETTERY_ADMIN_KEY": KEY}, False),
-    "with keys, and the operator's word": (
-        {"PALETTERY_ADMIN_KEY": KEY, "PALETTERY_SANDBOX_REQUIRED": "false"},
-        True,
-    ),
     "of one person": ({}, True),
-    "of one person who requires it": ({"PALETTERY_SANDBOX_REQUIRED": "true"}, False),
 }
+"""What PALETTERY_SANDBOX_REQUIRED changes is a test of the settings."""
 
 
 @pytest.fixture

@@ -11,20 +11,20 @@ from palettery.kernels.palettize import palettize_on
 
 DEVICES = {"cpu": None, "torch": torch.device("cpu")}
 CASES = {
-    "small groups": (np.float32, (1 << 11, 1 << 10), PaletteSettings(4, group_size=4), "cpu"),
+    "small groups": (np.float32, (1 << 10, 1 << 9), PaletteSettings(4, group_size=4), "cpu"),
     "scaled": (
         np.float32,
-        (1 << 11, 1 << 11),
+        (1 << 10, 1 << 10),
         PaletteSettings(4, group_size=16, per_channel_scale=True),
         "cpu",
     ),
-    "per tensor": (np.float32, (1 << 12, 1 << 12), PaletteSettings(4), "cpu"),
-    "two bytes, groups": (np.float16, (1 << 11, 1 << 11), PaletteSettings(6, group_size=16), "cpu"),
-    "two bytes, per tensor": (np.float16, (1 << 13, 1 << 12), PaletteSettings(4), "cpu"),
-    "vectors": (np.float32, (1 << 10, 1 << 9), PaletteSettings(8, cluster_dim=4), "cpu"),
-    "few vectors": (np.float32, (1 << 11, 1 << 10), PaletteSettings(4, cluster_dim=2), "cpu"),
+    "per tensor": (np.float32, (1 << 11, 1 << 11), PaletteSettings(4), "cpu"),
+    "two bytes, groups": (np.float16, (1 << 10, 1 << 10), PaletteSettings(6, group_size=16), "cpu"),
+    "two bytes, per tensor": (np.float16, (1 << 12, 1 << 11), PaletteSettings(4), "cpu"),
+    "vectors": (np.float32, (1 << 9, 1 << 8), PaletteSettings(8, cluster_dim=4), "cpu"),
+    "few vectors": (np.float32, (1 << 10, 1 << 9), PaletteSettings(4, cluster_dim=2), "cpu"),
     "torch": (np.float32, (1 << 6, 1 << 10), PaletteSettings(4, group_size=16), "torch"),
-    "torch, vectors": (np.float32, (1 << 6, 1 << 8), PaletteSettings(4, cluster_dim=4), "torch"),
+    "torch, vectors": (np.float32, (1 << 6, 1 << 7), PaletteSettings(4, cluster_dim=4), "torch"),
 }
 
 
@@ -49,7 +49,7 @@ def test_what_it_raises_ends_the_work_at_any_call(name, threads):
     weight, calls, before = weight_of(dtype, shape), [], set(threading.enumerate())
 
     def run(check):
-        palettize_on(DEVICES[device], weight, settings, threads=threads, check=check)
+        palettize_on(DEVICES[device], weight, settings, threads=threads, check_cancelled=check)
 
     run(lambda: calls.append(threading.get_ident()))
     assert len(calls) > 4

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from itertools import product
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from palettery.kernels.errors import DeviceError, NonFiniteError
 from palettery.kernels.palettize import palettize_on
 from palettery.kernels.scalar import torch_backend
 from tests.devices import on_devices
-from tests.spanning import spanning
+from tests.spanning import pairwise, spanning
 
 DTYPES = [torch.float32, torch.bfloat16]
 OTHERS = [torch.float16, torch.float64]
@@ -41,8 +40,10 @@ def weight(dtype=torch.float32, rows=48, columns=36):
     [
         *spanning(list(SETTINGS), [False, True], DTYPES),
         *(
-            pytest.param(*case, marks=pytest.mark.heavy)
-            for case in product(SETTINGS, [False, True], OTHERS)
+            pytest.param(
+                list(SETTINGS)[name], weighted == 1, OTHERS[dtype], marks=pytest.mark.heavy
+            )
+            for name, weighted, dtype in sorted(pairwise(SETTINGS, [False, True], OTHERS))
         ),
     ],
 )

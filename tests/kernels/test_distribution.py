@@ -20,7 +20,7 @@ SETTINGS = {
 }
 
 
-def found(weight, settings):
+def distribution(weight, settings):
     palette = palettize(weight, settings)
     return palette.metrics.distribution, reconstruct(palette)
 
@@ -38,7 +38,7 @@ def made(counts, exponent=0, at=0):
 
 def test_weights_by_hand():
     weight = np.array([[-1.0, -0.5, 0.0, 0.5], [-1.0, -0.5, 0.0, 0.5]], np.float32)
-    seen, _ = found(weight, PaletteSettings(n_bits=2))
+    seen, _ = distribution(weight, PaletteSettings(n_bits=2))
     assert seen.exponent == -5  # 1.0 is the first number that 64 cells of 2**-6 do not hold
     assert seen.sample_size == 8
     assert {int(cell): int(seen.weights[cell]) for cell in np.flatnonzero(seen.weights)} == {
@@ -56,7 +56,7 @@ def test_weights_by_hand():
 def test_all_weights_of_a_small_tensor_are_counted(shape, name, dtype):
     settings = SETTINGS[name]
     weight = np.random.default_rng(0).normal(0.01, 0.05, shape).astype(dtype)
-    seen, dense = found(weight, settings)
+    seen, dense = distribution(weight, settings)
     assert_array_equal(seen.weights, histogram(weight, seen.exponent))
     assert_array_equal(seen.reconstructed, histogram(dense, seen.exponent))
     largest = max(np.abs(weight.astype(float)).max(), np.abs(dense.astype(float)).max())
@@ -73,7 +73,7 @@ def test_sample_is_spread_over_columns_and_rows(shape):
 
 def test_large_tensor_is_sampled_alike():
     weight = np.random.default_rng(0).normal(0, 0.05, (1024, 768)).astype(np.float32)
-    seen, _ = found(weight, PaletteSettings(n_bits=4, group_size=16))
+    seen, _ = distribution(weight, PaletteSettings(n_bits=4, group_size=16))
     assert seen.sample_size <= SAMPLE
     shares = histogram(weight, seen.exponent) / weight.size
     assert np.abs(shares - seen.weights / seen.sample_size).sum() < 0.05
@@ -81,14 +81,14 @@ def test_large_tensor_is_sampled_alike():
 
 @pytest.mark.parametrize("weight", [np.zeros((4, 4), np.float32), np.full((4, 4), 5e-324)])
 def test_weights_at_the_edge_of_a_dtype(weight):
-    seen, _ = found(weight, PaletteSettings(n_bits=1))
+    seen, _ = distribution(weight, PaletteSettings(n_bits=1))
     assert seen.sample_size == 16
     assert seen.reconstructed.sum() == 16
 
 
 def test_largest_numbers_of_a_dtype():
     weight = np.array([[1.7e38, -1.7e38]] * 2, np.float32)  # just below 2**127
-    seen, _ = found(weight, PaletteSettings(n_bits=1))
+    seen, _ = distribution(weight, PaletteSettings(n_bits=1))
     assert seen.exponent == 121
     assert int(seen.weights[0]) == int(seen.weights[-1]) == 2
 

@@ -21,11 +21,11 @@ def pair(left, right, n=600_000):
 @pytest.mark.parametrize(("left", "right"), list(itertools.product(DTYPES, repeat=2)))
 def test_sums_are_those_of_numpy(left, right):
     original, other = pair(left, right)
-    found = errors(original, other)
+    measured = errors(original, other)
     wide, difference = original.astype(float), original.astype(float) - other.astype(float)
-    assert found.sse == pytest.approx((difference**2).sum(), rel=1e-12)
-    assert found.signal == pytest.approx((wide**2).sum(), rel=1e-12)
-    assert found.max_error == np.abs(difference).max()
+    assert measured.sse == pytest.approx((difference**2).sum(), rel=1e-12)
+    assert measured.signal == pytest.approx((wide**2).sum(), rel=1e-12)
+    assert measured.max_error == np.abs(difference).max()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -38,9 +38,9 @@ def test_threads_do_not_change_a_bit(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_strides_and_alignment_do_not_matter(dtype):
     original, other = (array.reshape(600, 1000) for array in pair(dtype, dtype))
-    found = errors(original[::2, ::3], other[::2, ::3])
+    measured = errors(original[::2, ::3], other[::2, ::3])
     packed = errors(original[::2, ::3].copy(), other[::2, ::3].copy())
-    assert found == packed
+    assert measured == packed
     itemsize = np.dtype(dtype).itemsize
     raw = np.zeros(original.nbytes + 1, np.uint8)
     shifted = raw[1:].view(dtype).reshape(original.shape)
@@ -58,8 +58,8 @@ def test_tensors_are_compared(dtype):
 
 
 def test_nothing_is_far_from_nothing():
-    found = errors(np.empty((0, 3), np.float32), np.empty((0, 3), np.float32))
-    assert (found.sse, found.signal, found.max_error) == (0, 0, 0)
+    measured = errors(np.empty((0, 3), np.float32), np.empty((0, 3), np.float32))
+    assert (measured.sse, measured.signal, measured.max_error) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

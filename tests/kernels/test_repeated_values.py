@@ -14,6 +14,7 @@ from palettery.kernels.scalar import palettize as scalar
 from palettery.kernels.scalar.dtype_refinement import finite_values
 from palettery.kernels.scalar.exact_kmeans import find_centroids
 from tests.devices import on_devices
+from tests.examples import examples
 
 Doubles = NDArray[np.float64]
 NONE = np.empty(0)
@@ -159,8 +160,9 @@ PATHS = [
 
 def take(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make small groups take a path that is for large ones."""
-    monkeypatch.setattr(scalar, "FEWEST_COUNTED", 1 if path in ("counted", "pieces") else 1 << 20)
-    monkeypatch.setattr(scalar.cpu, "LARGEST_SORTED", 0 if path == "pieces" else 1 << 20)
+    smallest = 1 if path in ("counted", "pieces") else 1 << 20
+    monkeypatch.setattr(scalar, "MIN_COUNTED_ELEMENTS", smallest)
+    monkeypatch.setattr(scalar.cpu, "MAX_SORTED_ELEMENTS", 0 if path == "pieces" else 1 << 20)
 
 
 @pytest.mark.parametrize(("path", "dtype"), PATHS, ids=str)
@@ -171,10 +173,10 @@ def test_groups_have_the_least_possible_error_on_every_path(path, dtype, monkeyp
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(("path", "dtype"), PATHS, ids=str)
-def test_thousands_of_groups_have_it(path, dtype, monkeypatch):
+def test_more_groups_have_it(path, dtype, monkeypatch):
     take(path, monkeypatch)
     # Over FEW_POINTS distinct values, entries that two bytes hold are searched step by step.
-    assert worst_excess(path, dtype, 4000, 6) < (1e-7 if dtype.itemsize == 2 else 1e-9)
+    assert worst_excess(path, dtype, examples(600), 6) < (1e-7 if dtype.itemsize == 2 else 1e-9)
 
 
 @on_devices
@@ -186,8 +188,8 @@ def test_groups_have_the_least_possible_error_on_a_device(dtype, device):
 @pytest.mark.heavy
 @on_devices
 @pytest.mark.parametrize("dtype", [np.dtype(np.float32), FLOAT16, BFLOAT16], ids=str)
-def test_hundreds_of_groups_have_it_on_a_device(dtype, device):
-    assert worst_excess("torch", dtype, 600, 8, device) < 1e-9
+def test_more_groups_have_it_on_a_device(dtype, device):
+    assert worst_excess("torch", dtype, examples(200), 8, device) < 1e-9
 
 
 class Rows:
@@ -249,4 +251,4 @@ def test_hundreds_of_groups_have_the_least_possible_error() -> None:
 
 @pytest.mark.heavy
 def test_many_groups_have_the_least_possible_error() -> None:
-    assert check_solve(20_000, 4) < 1e-9
+    assert check_solve(examples(3_000), 4) < 1e-9

@@ -44,10 +44,10 @@ class Held:
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Limits so low that small tensors take many blocks, pieces and passes."""
-    monkeypatch.setattr(cpu, "LARGEST_SORTED", 4096)
-    monkeypatch.setattr(cpu, "BLOCK", 6000)
-    monkeypatch.setattr(large_groups, "PIECE", 1500)
-    monkeypatch.setattr(by_rows, "BLOCK", 3500)
+    monkeypatch.setattr(cpu, "MAX_SORTED_ELEMENTS", 4096)
+    monkeypatch.setattr(cpu, "ROUND_ELEMENTS", 6000)
+    monkeypatch.setattr(large_groups, "PIECE_ELEMENTS", 1500)
+    monkeypatch.setattr(by_rows, "BLOCK_ELEMENTS", 3500)
 
 
 def draws(dtype, shape=(301, 57), seed=0):
@@ -194,7 +194,7 @@ def test_check_ends_any_pass(dtype):
     settings = PaletteSettings(4, per_channel_scale=True)
 
     def run(check):
-        found = palettize_rows(Held(draws(dtype)), settings, check=check)
+        found = palettize_rows(Held(draws(dtype)), settings, check_cancelled=check)
         assert found.metrics is None
         list(found.packed())
 
@@ -237,7 +237,7 @@ class Generated:
 )
 def test_memory_is_bounded_by_blocks_and_tables(dtype, settings):
     dtype = np.dtype(dtype)
-    rows = Generated(((256 << 20) // (dtype.itemsize * 4096), 4096), dtype)
+    rows = Generated(((128 << 20) // (dtype.itemsize * 4096), 4096), dtype)
     palettize_rows(Generated((256, 4096), dtype), settings)
     tracemalloc.start()
     try:

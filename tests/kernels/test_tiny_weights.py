@@ -69,7 +69,7 @@ def test_zeros_and_usual_weights_are_no_note(lut):
 
 
 def test_a_tensor_that_is_streamed_has_the_note(monkeypatch):
-    monkeypatch.setattr(cpu, "LARGEST_SORTED", 0)
+    monkeypatch.setattr(cpu, "MAX_SORTED_ELEMENTS", 0)
     palette = palettize_rows(Rows(tiny(np.float32, 1e-40)), PaletteSettings(4, lut_dtype="int8"))
     assert list(palette.packed())
     assert vanishing(palette)

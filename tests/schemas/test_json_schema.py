@@ -31,6 +31,13 @@ def test_what_there_is():
     assert set(MODELS) == set(SCHEMA_NAMES)
 
 
+def vectors(settings):
+    """A config of vector palettes of sparse weights, with these K-means settings."""
+    spec = {"cluster_dim": 2, "sparsity_detection_threshold": 0.5}
+    module = {"op_state_spec": {"*": spec}, "enable_fast_kmeans_mode": False}
+    return {"global_config": {**module, "vector_kmeans_config": settings}}
+
+
 CONFIG = Draft202012Validator(json_schema("KMeansPalettizerConfig"))
 
 
@@ -41,6 +48,9 @@ CONFIG = Draft202012Validator(json_schema("KMeansPalettizerConfig"))
         {},
         {"global_config": None, "module_type_configs": None, "module_name_configs": None},
         {"global_config": {"op_input_spec": {"*": None}, "op_type_config": None}},
+        vectors(None),
+        vectors({"n_local_trials": None, "tol": "Infinity"}),
+        vectors({"n_init": 1, "max_iter": 1, "tol": 0}),
         {"module_name_configs": {"a": {"module_state_spec": None, "op_state_spec": {"*": None}}}},
     ],
 )
@@ -60,6 +70,7 @@ def test_schema_and_model_accept(config):
         {"granularity": {"type": "per_channel"}},
         {"granularity": {"type": "per_tensor", "group_size": 4}},
         {"granularity": {"type": "per_grouped_channel"}},
+        {"sparsity_detection_threshold": 1.5},
         {"lut_qspec": {"qscheme": "affine"}},
         {"lut_qspec": {"float_range": [None]}},
     ],

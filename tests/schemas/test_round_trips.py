@@ -13,9 +13,10 @@ from palettery.schemas.config import (
     ModuleKMeansPalettizerConfig,
     OpKMeansPalettizerConfig,
     PalettizationSpec,
-    PerGroupedChannel,
-    PerTensor,
+    PerGroupedChannelGranularity,
+    PerTensorGranularity,
     QuantizationSpec,
+    VectorKMeansConfig,
     parse_config,
 )
 from palettery.schemas.json_schema import json_schema
@@ -53,11 +54,14 @@ def float8_luts():
 SPECS = st.builds(
     PalettizationSpec,
     n_bits=st.sampled_from([1, 2, 3, 4, 6, 8]),
-    granularity=st.just(PerTensor())
-    | st.builds(PerGroupedChannel, group_size=COUNTS, axis=st.sampled_from([None, 0, 1])),
+    granularity=st.just(PerTensorGranularity())
+    | st.builds(
+        PerGroupedChannelGranularity, group_size=COUNTS, axis=st.sampled_from([None, 0, 1])
+    ),
     cluster_dim=COUNTS,
     enable_per_channel_scale=st.booleans(),
     lut_qspec=maybe(integer_luts() | float8_luts()),
+    sparsity_detection_threshold=maybe(st.floats(0, 1)),
 )
 STATES = st.dictionaries(NAMES, maybe(SPECS), max_size=2)
 OPS = st.dictionaries(
@@ -74,6 +78,17 @@ def modules(states=STATES):
         module_state_spec=states,
         enable_fast_kmeans_mode=st.just(False),
         rounding_precision=COUNTS,
+    ) | st.builds(
+        ModuleKMeansPalettizerConfig,
+        op_state_spec=st.just({"*": PalettizationSpec(cluster_dim=2)}),
+        enable_fast_kmeans_mode=st.just(False),
+        vector_kmeans_config=st.builds(
+            VectorKMeansConfig,
+            n_local_trials=maybe(COUNTS),
+            n_init=COUNTS,
+            max_iter=COUNTS,
+            tol=st.floats(0),
+        ),
     )
 
 

@@ -22,10 +22,14 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
+from palettery import kernels
 from palettery.app.artifacts.export.live_model import call, palettized_inputs
-from palettery.app.artifacts.pytorch import SCALE, to_tensor
+from palettery.app.artifacts.packed_weights import SCALE
+from palettery.app.artifacts.pytorch import to_tensor
 from palettery.app.artifacts.reader import Artifact
 from palettery.app.errors import InvalidArtifact
+from palettery.kernels import Palette
+from palettery.kernels.arrays import to_numpy
 
 TOLERANCE, EPSILONS = 1e-4, 16
 """Largest difference of Core AI from torch: relative to the largest value, and in epsilons."""
@@ -33,6 +37,7 @@ TOLERANCE, EPSILONS = 1e-4, 16
 
 def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str], to: Path) -> None:
     """Write a model with palettized weights, except for the `dense` ones."""
+    _pad_weights(program, artifact, dense)
     decomposed = program.run_decompositions(coreai_torch.get_decomp_table())
     converter = TorchConverter(mode=TorchConverter.Mode.RELEASE)
     converter.add_exported_program(_with_palettes(decomposed, artifact, dense))
@@ -48,7 +53,7 @@ def check(path: Path, program: ExportedProgram, artifact: Artifact, dense: Colle
     with (path / "main.mlirb").open("rb") as file:
         stored = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         for name in set(palettized_inputs(program, artifact, dense).values()):
-            for array in (artifact.array(artifact.palettes[name]["indices"]), artifact.lut(name)):
+            for array in _stored_arrays(artifact, name):
                 is_constant = np.all(array == array.reshape(-1)[0])  # MLIR stores one value
                 if not is_constant and stored.find(array.tobytes()) < 0:
                     raise InvalidArtifact(f"{name}: the Core AI model lacks its palette")
@@ -63,6 +68,31 @@ def check(path: Path, program: ExportedProgram, artifact: Artifact, dense: Colle
         limit = max(TOLERANCE, EPSILONS * precision) * max(1.0, np.abs(reference).max(initial=0.0))
         if np.abs(theirs.reshape(reference.shape) - reference).max(initial=0.0) > limit:
             raise InvalidArtifact(f"output {number} of the Core AI model differs from torch's")
+
+
+def _stored_arrays(artifact: Artifact, name: str) -> Iterator[NDArray[Any]]:
+    """Yield the constants of a weight as the model stores them."""
+    for key, tensor in _constants(artifact, name):
+        if key == "indices":
+            yield kernels.pack(to_numpy(tensor), artifact.weights[name].n_bits)
+        elif key in ("lut", "quantized"):
+            yield to_numpy(tensor)
+
+
+def _pad_weights(program: ExportedProgram, artifact: Artifact, dense: Collection[str]) -> None:
+    """Give the program's weights the values that their padded palettes have."""
+    first_names = artifact.first_names()
+    for state, tensor in program.state_dict.items():
+        name = first_names.get(state, "")
+        if name in artifact.weights and name not in dense and artifact.has_unequal_groups(name):
+            padded = kernels.reconstruct(_sparse_palette(artifact, name))
+            tensor.data.copy_(to_tensor(padded))
+
+
+def _sparse_palette(artifact: Artifact, name: str) -> Palette:
+    """Return a palette whose groups store equal numbers of values, as `lut_to_dense` needs."""
+    palette = artifact.palette(name)
+    return kernels.pad_groups(palette) if artifact.has_unequal_groups(name) else palette
 
 
 def _inputs(program: ExportedProgram) -> dict[str, torch.Tensor]:
@@ -120,7 +150,7 @@ def _with_palettes(
             continue
         node = placeholders[spec.arg.name]
         arrays: dict[str, Node] = {}
-        for key, tensor in _palette(artifact, name):
+        for key, tensor in _constants(artifact, name):
             with graph.inserting_before(node):
                 arrays[key] = graph.placeholder(f"{node.name}_{key}")
             mode = node.meta["val"].fake_mode
@@ -141,11 +171,26 @@ def _with_palettes(
     return program._update(program.graph_module, signature, state_dict=state)
 
 
-def _palette(artifact: Artifact, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield indices, LUT and scale of a weight; its dtype holds a quantized LUT exactly."""
-    yield "indices", to_tensor(artifact.palette(name).indices)
-    yield "lut", to_tensor(artifact.lut(name))
-    parts = artifact.palettes[name]
+def _constants(artifact: Artifact, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield indices, LUT, mask and scale of a weight; its dtype holds a quantized LUT exactly.
+
+    An 8-bit LUT of 8-bit indices is not needed: then these are the 8-bit weights and their scale.
+    """
+    quantized = artifact.quantized(name)
+    if quantized is not None:
+        yield from ((key, to_tensor(array)) for key, array in quantized.items())
+        return
+    lut, parts = artifact.lut(name), artifact.palettes[name]
+    if "mask" in parts:
+        palette = _sparse_palette(artifact, name)
+        if palette.lut_scale is None:
+            lut = palette.lut
+        yield "mask", to_tensor(palette.mask)
+        lut = lut.reshape(-1, *lut.shape[-2:])  # beside indices of rank 1
+    else:
+        palette = artifact.palette(name)
+    yield "indices", to_tensor(palette.indices)
+    yield "lut", to_tensor(lut)
     if SCALE in parts:
         yield "scale", to_tensor(artifact.array(parts[SCALE]))
 
@@ -154,6 +199,19 @@ def _decode(graph: Graph, arrays: dict[str, Node], weight: Any) -> Node:
     """Add nodes that compute a weight as our decoder does; return the last."""
     ops = torch.ops
     lookup, cast = ops.coreai.lut_to_dense.default, ops.aten._to_copy.default
+    shift_scale = ops.coreai.constexpr_blockwise_shift_scale.default
+    if "quantized" in arrays:
+        return _call(graph, shift_scale, tuple(arrays.values()), weight)
+    if "mask" in arrays:
+        indices, lut = arrays["indices"], arrays["lut"]
+        count = indices.meta["val"].shape[0] * lut.meta["val"].shape[-1]
+        node = _call(graph, lookup, (indices, lut, 0), weight.new_empty(count))
+        node = _call(graph, ops.coreai.sparse_to_dense.default, (node, arrays["mask"]), weight)
+        if "scale" in arrays:
+            wide = weight.float()
+            node = _call(graph, shift_scale, (node, arrays["scale"]), wide)
+            node = _call(graph, cast, (node,), weight, dtype=weight.dtype)
+        return node
     node = _call(graph, lookup, (arrays["indices"], arrays["lut"], 0), weight)
     if "scale" in arrays:
         wide = weight.float()

@@ -5,6 +5,7 @@ weights that hold LUT[indices] exactly, and become `constexpr_lut_to_dense`.
 """
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_O
 from coremltools.converters.mil.mil.ops.defs.iOS18.compression import (
     constexpr_blockwise_shift_scale,
     constexpr_lut_to_dense,
+    constexpr_lut_to_sparse,
+    constexpr_sparse_to_dense,
 )
+from coremltools.optimize.coreml._quantization_passes import prune_weights
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from palettery.app.artifacts.export.live_model import palettized_inputs
-from palettery.app.artifacts.pytorch import SCALE, to_tensor
+from palettery.app.artifacts.packed_weights import SCALE
+from palettery.app.artifacts.pytorch import to_tensor
 from palettery.app.artifacts.reader import Artifact
 from palettery.app.errors import InvalidArtifact
 
-PALETTIZATION = 2
+PRUNING, PALETTIZATION, QUANTIZATION = 1, 2, 3
 """Source: coremltools 9.0, `CompressionType`."""
 Array = NDArray[Any]
 
@@ -36,18 +41,36 @@ def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str]
     first_names = artifact.first_names()
     for name in program.state_dict:
         first = first_names.get(name, "")
-        if first in artifact.weights and first not in dense:
-            path, _, own = name.rpartition(".")
-            for key, tensor in _palette(artifact, first):
-                buffers[f"{path}._COREML_/{own}/{key}".removeprefix(".")] = tensor
+        weight = artifact.weights.get(first)
+        if weight is not None and first not in dense and weight.stored != 0:
+            path, _, local = name.rpartition(".")
+            for key, tensor in _metadata(artifact, first):
+                buffers[f"{path}._COREML_/{local}/{key}".removeprefix(".")] = tensor
     decomposed = program.run_decompositions(_unknown_operators())
     decomposed.state_dict.update(buffers)
-    ct.convert(
-        decomposed,
-        minimum_deployment_target=ct.target.iOS18,
-        compute_precision=ct.precision.FLOAT32,
-        skip_model_load=True,
-    ).save(str(to))
+    with _exact_pruning():
+        ct.convert(
+            decomposed,
+            minimum_deployment_target=ct.target.iOS18,
+            compute_precision=ct.precision.FLOAT32,
+            skip_model_load=True,
+        ).save(str(to))
+
+
+@contextmanager
+def _exact_pruning() -> Iterator[None]:
+    """Prune zeros alone; coremltools prunes every weight of at most 0.001, in silence."""
+    theirs = prune_weights.compress_by_threshold
+
+    def prune_zeros(weight: Array, threshold: float, minimum_sparsity_percentile: float) -> Any:
+        del threshold
+        return theirs(weight, 0.0, minimum_sparsity_percentile)
+
+    prune_weights.compress_by_threshold = staticmethod(prune_zeros)
+    try:
+        yield
+    finally:
+        prune_weights.compress_by_threshold = staticmethod(theirs)
 
 
 def _unknown_operators() -> dict[Any, Any]:
@@ -88,7 +111,8 @@ def _weights(path: Path) -> Iterator[tuple[str, Array]]:
     program = load(spec, spec.specificationVersion, package.weights_dir)
     for function in program.functions.values():
         for operation in function.operations:
-            if operation.op_type.startswith("constexpr"):
+            is_decoded = operation.op_type.startswith("constexpr") and len(operation.outputs) == 1
+            if is_decoded:
                 (output,) = operation.outputs
                 yield output.name, _value(output)
 
@@ -99,6 +123,12 @@ def _value(variable: Any) -> Array:
         value: Array = variable.val
         return value
     step = variable.op
+    if step.op_type == "constexpr_sparse_to_dense":
+        palette = step.nonzero_data.op
+        mask = _value(palette.indices_mask)
+        indices, lut = _value(palette.indices_nonzero_data), _value(palette.lut)
+        _, stored = constexpr_lut_to_sparse.decompress(mask, indices, lut, None)
+        return np.asarray(constexpr_sparse_to_dense.decompress(stored, mask))
     if step.op_type == "constexpr_lut_to_dense":
         axis = step.vector_axis
         arguments = (_value(step.indices), _value(step.lut), None if axis is None else axis.val)
@@ -108,9 +138,17 @@ def _value(variable: Any) -> Array:
     return np.asarray(constexpr_blockwise_shift_scale.decompress(*arguments))
 
 
-def _palette(artifact: Artifact, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    parts = artifact.palettes[name]
-    yield "compression_type", torch.tensor([PALETTIZATION])
+def _metadata(artifact: Artifact, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the buffers that say how a weight is compressed."""
+    parts, quantized = artifact.palettes[name], artifact.quantized(name)
+    if quantized is not None and quantized["quantized"].dtype.kind in "iu":
+        yield "compression_type", torch.tensor([QUANTIZATION])
+        yield "quantization_n_bits", torch.tensor(8)
+        yield "quantization_scale", to_tensor(quantized["scale"])
+        yield "zero_point", to_tensor(quantized["zero_point"])
+        return
+    types = [PALETTIZATION] if "mask" not in parts else [PRUNING, PALETTIZATION]
+    yield "compression_type", torch.tensor(types)
     yield "lut", to_tensor(artifact.lut(name))
     yield "vector_axis", torch.tensor(0)
     if SCALE in parts:

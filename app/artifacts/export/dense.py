@@ -19,7 +19,7 @@ def write_dense(request: ExportRequest) -> str:
     `safetensors.torch.save_model` writes them.
     """
     artifact = request.artifact
-    entries = sort_entries([*_decoded_entries(artifact), *_kept_entries(artifact)])
+    entries = sort_entries([*dense_entries(artifact)])
     return request.write(stream(entries, {"format": "pt"} | artifact.tied_names()))
 
 
@@ -31,7 +31,7 @@ def check_dense(request: ExportRequest) -> None:
     """
     artifact, store, path = request.artifact, request.store, request.path
     tensors = {tensor.name: tensor for tensor in read_header(store, path, Limits()).tensors}
-    entries = [*_decoded_entries(artifact), *_kept_entries(artifact)]
+    entries = [*dense_entries(artifact)]
     if tensors.keys() != {entry.name for entry in entries}:
         raise InvalidArtifact("the dense export as read back has other tensors than the artifact")
     for entry in entries:
@@ -43,6 +43,12 @@ def check_dense(request: ExportRequest) -> None:
             offset += size_bytes
         if not is_same:
             raise InvalidArtifact(f"{entry.name}: the dense export as read back differs")
+
+
+def dense_entries(artifact: Artifact) -> Iterator[TensorEntry]:
+    """Yield every tensor of an artifact, decoded in blocks of rows."""
+    yield from _decoded_entries(artifact)
+    yield from _kept_entries(artifact)
 
 
 def _decoded_entries(artifact: Artifact) -> Iterator[TensorEntry]:

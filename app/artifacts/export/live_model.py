@@ -7,7 +7,8 @@ Source: torch 2.13, `torch/export/pt2_archive/_package.py`.
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +23,12 @@ from torch.utils import _pytree as pytree
 
 from palettery.app.artifacts.export.operator_checks import CheckedOperators
 from palettery.app.artifacts.export.request import ExportSource
-from palettery.app.artifacts.reader import Artifact, LocatedTensor
+from palettery.app.artifacts.palette_arrays import LocatedTensor
+from palettery.app.artifacts.reader import Artifact
 from palettery.app.checkpoints.dense import dense_chunks
 from palettery.app.checkpoints.dtypes import DTYPES
 from palettery.app.checkpoints.pt2_runnable import Runnable
-from palettery.app.errors import InvalidArtifact
+from palettery.app.errors import InvalidArtifact, PaletteryError
 from palettery.app.storage.base import Storage
 from palettery.schemas.checkpoint import Checkpoint, StoredTensor
 
@@ -107,15 +109,30 @@ def call(program: ExportedProgram, inputs: Mapping[str, torch.Tensor]) -> Any:
         return program.module()(*args, **kwargs)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether torch raised an error for lack of memory."""
-    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+@contextmanager
+def library_errors(translate: Callable[[Exception], Exception]) -> Iterator[None]:
+    """Raise exceptions of torch and what builds on it as MemoryError, or as `translate` says.
+
+    Raises:
+        MemoryError: torch had too little memory.
+    """
+    try:
+        yield
+    except (PaletteryError, MemoryError):
+        raise
+    except Exception as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise MemoryError from error
+        raise translate(error) from error
 
 
 def palettized_inputs(
     program: ExportedProgram, artifact: Artifact, dense: Collection[str]
 ) -> dict[str, str]:
-    """Return graph input -> palettized weight, for the inputs that the outputs depend on."""
+    """Return graph input -> palettized weight, for the inputs that the outputs depend on.
+
+    A weight without a stored value is a constant, and not among them.
+    """
     first_names = artifact.first_names()
     signature = program.graph_signature
     states = signature.inputs_to_parameters | signature.inputs_to_buffers
@@ -125,6 +142,7 @@ def palettized_inputs(
         for argument, state in states.items()
         if (name := first_names.get(state, "")) in artifact.weights
         and name not in dense
+        and artifact.weights[name].stored != 0
         and argument in needed
     }
 

@@ -1,7 +1,7 @@
 """Checks of arguments that some operators of torch do not validate, when they are called.
 
 A few common operators read or write out of bounds, or never end, if shapes or sizes are not what
-they expect. Only while the graph runs are these certain.
+they expect. These are known only while the graph runs.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -77,7 +77,7 @@ def _check_scales(names: Sequence[str], arguments: Mapping[str, Any]) -> None:
     _check(len(lengths) == len(sizes) == len(names), f"an output of {len(sizes)} dimensions")
     for name, length, size in zip(names, lengths, sizes, strict=True):
         scale = arguments.get(name)
-        is_valid = scale is None or -0.01 <= length * scale - size <= 1.01  # rounded down, about
+        is_valid = scale is None or -0.01 <= length * scale - size <= 1.01  # sizes are rounded down
         _check(is_valid, f"{name} {scale} to make {size} out of {length}")
 
 
@@ -129,8 +129,8 @@ def _check_fft(arguments: Mapping[str, Any]) -> None:
     _check(all(0 <= dim < data.dim() for dim in dims), f"dim {dims} for {data.dim()} dimensions")
     length = arguments.get("last_dim_size")
     if length is not None:
-        most = 2 * data.shape[dims[-1]] - 1
-        _check(0 < length <= most, f"last_dim_size {length}; it may be up to {most}")
+        longest = 2 * data.shape[dims[-1]] - 1
+        _check(0 < length <= longest, f"last_dim_size {length}; it may be up to {longest}")
 
 
 def _check_recurrent(gates: int, arguments: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Request of an export."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from palettery.app.artifacts.reader import Artifact
 from palettery.app.artifacts.writer import Chunks, write_hashed
@@ -30,11 +31,20 @@ class ExportRequest:
     dense: Collection[str] = ()
     """Weights that the format cannot express, written dense."""
     source: ExportSource | None = None
-    """Uploaded model; needed by formats of runnable models."""
+    """Uploaded model; required for runnable formats."""
+    config: str | None = None
+    """Text of the model's config.json; required for folders of transformers."""
     sandbox: Sandbox = field(default_factory=Sandbox)
-    """Sandbox in which these are converted."""
+    """Limits of the sandbox in which runnable models are converted."""
     folder: str | None = None
     """Folder for the digests of the export's blocks."""
+
+    def sources(self) -> Iterator[Literal["graph", "config"]]:
+        """Yield what there is beside the artifact."""
+        if self.source is not None:
+            yield "graph"
+        if self.config is not None:
+            yield "config"
 
     def write(self, chunks: Chunks) -> str:
         """Write the export's file; return its SHA-256."""

@@ -41,7 +41,7 @@ def convert_in_sandbox(to: ExportFormat, request: ExportRequest) -> str:
         InvalidArtifact: the export differs from the artifact.
         PaletteryError: see `palettery.app.sandbox.run`.
     """
-    assert request.source is not None  # noqa: S101 - `check_graph` has checked it
+    assert request.source is not None  # noqa: S101 - `check_source` has checked it
     with working_folder() as folder:
         files = copy_to_sandbox(request.artifact, request.source, folder)
         conversion = ConversionRequest(to=to, dense=tuple(request.dense), files=files)
@@ -49,7 +49,7 @@ def convert_in_sandbox(to: ExportFormat, request: ExportRequest) -> str:
             "palettery.app.artifacts.export.worker",
             conversion.model_dump_json().encode(),
             folder,
-            sandbox_bounds(files, request.sandbox),
+            sandbox_bounds(files.dense_bytes, request.sandbox),
             what=f"making the artifact {to}",
             required=request.sandbox.required,
             imports=[

@@ -22,7 +22,7 @@ from palettery.schemas.artifact import PalettizedWeight
 def write_torchao(request: ExportRequest) -> str:
     """Write palettized tensors as codes and codebooks, and others unchanged.
 
-    All of it is in memory, with one byte per index.
+    The whole state dict is built in memory, with one byte per index.
     """
     artifact = request.artifact
     state = {
@@ -50,8 +50,8 @@ def check_torchao(request: ExportRequest) -> None:
     for alias, name in artifact.tied_names().items():
         _check(alias, _is_same(state.pop(alias, None), state.get(name)))
     for name in artifact.weights:
-        is_right = _is_dense if name in request.dense else _is_decoded
-        _check(name, is_right(artifact, name, state.pop(name, None)))
+        is_equal = _is_dense if name in request.dense else _is_decoded
+        _check(name, is_equal(artifact, name, state.pop(name, None)))
     for name in artifact.kept_tensors:
         _check(name, _is_same(state.pop(name, None), read_kept_tensor(artifact, name)))
     _check(next(iter(state), ""), not state)
@@ -97,7 +97,10 @@ def _is_dense(artifact: Artifact, name: str, tensor: Any) -> bool:
 
 
 def _is_decoded(artifact: Artifact, name: str, tensor: Any) -> bool:
-    """Return whether torchao decodes to LUT[indices]; by blocks, as it takes 30 bytes per index."""
+    """Return whether torchao decodes a weight to LUT[indices].
+
+    Blocks are decoded one by one, since torchao needs 30 bytes of memory per index.
+    """
     from torchao.prototype.quantization.codebook_coreml import CodebookQuantizedTensor
 
     weight, lut_shape = artifact.weights[name], artifact.palettes[name]["lut"].tensor.shape
@@ -128,6 +131,6 @@ def _is_same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
     return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
 
 
-def _check(name: str, is_right: bool) -> None:
-    if not is_right:
+def _check(name: str, is_equal: bool) -> None:
+    if not is_equal:
         raise InvalidArtifact(f"{name}: the torchao export as read back is not LUT[indices]")

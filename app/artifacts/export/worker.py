@@ -1,22 +1,22 @@
 """Sandboxed process that exports runnable models, started by `sandboxed`."""
 
-import contextlib
 import importlib
+import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from palettery.app.artifacts.export.live_model import (
     artifact_state_dict,
-    is_out_of_memory,
+    library_errors,
     load_program,
 )
 from palettery.app.artifacts.export.sandbox_files import open_sandbox_files
 from palettery.app.artifacts.export.sandboxed import OUT, ConversionRequest
 from palettery.app.checkpoints.pt2_runnable import read_runnable
-from palettery.app.errors import PaletteryError, UnsupportedFormat
+from palettery.app.errors import UnsupportedFormat
 from palettery.app.settings import Limits
 
 MAX_MESSAGE_CHARACTERS = 2_000
@@ -26,7 +26,7 @@ PACKAGES = {"coreai": "model.aimodel", "coreml": "model.mlpackage"}
 
 
 def answer(request: bytes) -> bytes:
-    """Export into the current folder; the answer is empty."""
+    """Export into the current folder; the response is empty."""
     _export(Path.cwd(), ConversionRequest.model_validate_json(request))
     return b""
 
@@ -36,31 +36,22 @@ def _export(folder: Path, request: ConversionRequest) -> None:
     artifact, source = open_sandbox_files(request.files, folder)
     runnable = read_runnable(source.storage, source.file, Limits())
     package = folder / PACKAGES[request.to]
-    with _errors_of(f"torch and the converter to {request.to}"):
+    with library_errors(partial(_unsupported, f"torch and the converter to {request.to}")):
         program = load_program(runnable, artifact_state_dict(artifact), source, folder)
         converter.convert(program, artifact, request.dense, package)
     _zip(package, folder / OUT)
-    with tempfile.TemporaryDirectory(dir=folder) as again:
+    with tempfile.TemporaryDirectory(dir=folder) as unpacked:
         with zipfile.ZipFile(folder / OUT) as archive:
-            archive.extractall(again)
-        with _errors_of(f"the reader of {request.to}"):
-            converter.check(Path(again) / package.name, program, artifact, request.dense)
+            archive.extractall(unpacked)
+        with library_errors(partial(_unsupported, f"the reader of {request.to}")):
+            converter.check(Path(unpacked) / package.name, program, artifact, request.dense)
 
 
-@contextlib.contextmanager
-def _errors_of(by: str) -> Iterator[None]:
-    """Raise a library's exceptions as UnsupportedFormat."""
-    try:
-        yield
-    except (PaletteryError, MemoryError):
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise MemoryError from error
-        message = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_MESSAGE_CHARACTERS]
-        raise UnsupportedFormat(
-            f"{by} cannot take this model ({message}); submit the job without this format"
-        ) from error
+def _unsupported(library: str, error: Exception) -> UnsupportedFormat:
+    message = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_MESSAGE_CHARACTERS]
+    return UnsupportedFormat(
+        f"{library} cannot take this model ({message}); submit the job without this format"
+    )
 
 
 def _zip(package: Path, to: Path) -> None:
@@ -68,9 +59,8 @@ def _zip(package: Path, to: Path) -> None:
     with zipfile.ZipFile(to, "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(package.rglob("*")):
             if path.is_file():
-                named = zipfile.ZipInfo(str(path.relative_to(package.parent)))
-                named.external_attr = 0o644 << 16
-                named.file_size = path.stat().st_size
-                with path.open("rb") as read, archive.open(named, "w") as written:
-                    while data := read.read(8 << 20):
-                        written.write(data)
+                member = zipfile.ZipInfo(str(path.relative_to(package.parent)))
+                member.external_attr = 0o644 << 16
+                member.file_size = path.stat().st_size
+                with path.open("rb") as source, archive.open(member, "w") as target:
+                    shutil.copyfileobj(source, target, 8 << 20)

@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
-from palettery.app.database.engine import Database, translated_errors
+from palettery.app.database.engine import Database, translate_database_errors
 from palettery.app.errors import BadInput
 
 FIRST = "0001"
@@ -37,7 +37,7 @@ def migrate(database: Database) -> MigrationResult:
     config = _config()
     scripts = ScriptDirectory.from_config(config)
     with (
-        translated_errors(),
+        translate_database_errors(),
         database.engine.connect() as connection,
         _exclusive_transaction(connection),
     ):
@@ -59,7 +59,7 @@ def check_migrated(database: Database) -> None:
         DatabaseFailed: the database is unreachable.
     """
     scripts = ScriptDirectory.from_config(_config())
-    with translated_errors(), database.engine.connect() as connection:
+    with translate_database_errors(), database.engine.connect() as connection:
         revision = _revision(connection)
     _check_known(revision, scripts)
     if revision != _newest(scripts):

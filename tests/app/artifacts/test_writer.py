@@ -48,9 +48,9 @@ def test_every_tensor_is_aligned_to_its_width(tmp_path):
     data = (tmp_path / "x").read_bytes()
     length = int.from_bytes(data[:8], "little")
     assert (8 + length) % ALIGNMENT_BYTES == 0
-    for name, said in json.loads(data[8 : 8 + length]).items():
+    for name, document in json.loads(data[8 : 8 + length]).items():
         if name != "__metadata__":
-            assert said["data_offsets"][0] % arrays[name].itemsize == 0
+            assert document["data_offsets"][0] % arrays[name].itemsize == 0
 
 
 def test_order_of_entries_does_not_change_the_bytes():

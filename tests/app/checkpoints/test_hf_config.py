@@ -11,6 +11,7 @@ import torch
 import transformers
 from safetensors.torch import save
 
+from palettery.app.checkpoints import hf_config
 from palettery.app.planning.resolve import resolve
 from palettery.app.settings import Limits
 from palettery.schemas.config import PRESETS
@@ -69,10 +70,18 @@ def live_types(model):
 
 
 def some_heavy(names, fast):
-    """Each case starts a process that imports torch and transformers, which takes seconds."""
+    """The fast cases start a process that imports torch and transformers, which takes seconds."""
     return [pytest.param(name, marks=() if name in fast else pytest.mark.heavy) for name in names]
 
 
+@pytest.fixture
+def here_if_heavy(request):
+    """Of each test, the fast cases have a worker."""
+    if request.node.get_closest_marker("heavy"):
+        request.getfixturevalue("configs_in_this_process")
+
+
+@pytest.mark.usefixtures("here_if_heavy")
 @pytest.mark.parametrize("architecture", some_heavy(CONFIGS, {"BertForMaskedLM"}))
 def test_modules_are_those_of_the_live_model(read, architecture):
     model = live(architecture, **CONFIGS[architecture])
@@ -91,6 +100,7 @@ def test_modules_are_those_of_the_live_model(read, architecture):
 
 
 @pytest.mark.heavy
+@pytest.mark.usefixtures("configs_in_this_process")
 def test_tied_heads_are_read_by_their_op_and_conv1d_by_none(read):
     model = live("GPT2LMHeadModel", **CONFIGS["GPT2LMHeadModel"])
     checkpoint = read({"m": save(weights(model)), "config.json": described(model)})
@@ -103,6 +113,7 @@ def test_tied_heads_are_read_by_their_op_and_conv1d_by_none(read):
 
 
 @pytest.mark.heavy
+@pytest.mark.usefixtures("configs_in_this_process")
 def test_a_base_model_under_the_config_of_one_with_a_head(read):
     model = live("BertModel", **CONFIGS["BertForMaskedLM"], add_pooling_layer=False)
     whole = live("BertForMaskedLM", **CONFIGS["BertForMaskedLM"])
@@ -121,6 +132,7 @@ def test_a_base_model_under_the_config_of_one_with_a_head(read):
 
 
 @pytest.mark.heavy
+@pytest.mark.usefixtures("configs_in_this_process")
 def test_a_checkpoint_of_pretraining_under_the_config_of_one_of_its_heads(read):
     """Like bert-base-uncased: with a pooler, a second head and old names."""
     model = live("BertForPreTraining", **CONFIGS["BertForMaskedLM"])
@@ -139,6 +151,7 @@ def test_a_checkpoint_of_pretraining_under_the_config_of_one_of_its_heads(read):
 
 
 @pytest.mark.heavy
+@pytest.mark.usefixtures("configs_in_this_process")
 def test_a_wrapped_model_in_a_pytorch_zip(read):
     model = live("BertForMaskedLM", **CONFIGS["BertForMaskedLM"])
     buffer = io.BytesIO()
@@ -149,6 +162,7 @@ def test_a_wrapped_model_in_a_pytorch_zip(read):
 
 
 @pytest.mark.heavy
+@pytest.mark.usefixtures("configs_in_this_process")
 def test_fused_experts_fall_back_with_numbers(read, tmp_path):
     config = {**TOWER, "vocab_size": 50, "num_key_value_heads": 2, "num_local_experts": 2}
     live("MixtralForCausalLM", **config).save_pretrained(tmp_path / "saved")
@@ -185,10 +199,14 @@ UNUSABLE = {
 
 
 FAST = {"nesting too deep for us"}
+OUTSIDE = {"a backbone from a folder", "code from outside"}
+"""Of what is not in the config: a worker that may not reach it answers."""
 
 
 @pytest.mark.parametrize("fault", some_heavy(UNUSABLE, FAST))
-def test_a_config_of_no_use_costs_a_warning_and_nothing_else(read, fault):
+def test_a_config_of_no_use_costs_a_warning_and_nothing_else(read, fault, request):
+    if fault not in FAST | OUTSIDE:
+        request.getfixturevalue("configs_in_this_process")
     config, message = UNUSABLE[fault]
     model = live("BertForMaskedLM", **CONFIGS["BertForMaskedLM"])
     text = config if isinstance(config, str) else json.dumps(config)
@@ -213,9 +231,10 @@ def test_a_config_of_no_use_costs_a_warning_and_nothing_else(read, fault):
         pytest.param({"model_type": "swin", "depths": [10**10]}, id="processor time"),
     ],
 )
-def test_limits_end_what_transformers_does_not(read, config):
+def test_limits_end_what_transformers_does_not(read, config, monkeypatch):
+    monkeypatch.setattr(hf_config, "MEMORY_BYTES", 1 << 30)
     files = {"m": save({"fc.weight": torch.ones(2, 2)}), "config.json": json.dumps(config).encode()}
-    [warning] = read(files, Limits(hf_timeout_s=45)).warnings
+    [warning] = read(files, Limits(hf_timeout_s=15)).warnings
     assert "MemoryError" in warning or "exceeded the limit" in warning
 
 
@@ -254,6 +273,7 @@ def test_the_worker_sees_nothing_of_ours(read, shim, monkeypatch):
     assert "([], ['1', '1'], True, ['request'], 30)" in warning
 
 
+@pytest.mark.heavy
 def test_a_worker_that_does_not_end_is_killed(read, shim):
     shim("import signal\nsignal.pause()")
     files = {"m": MATRIX, "config.json": json.dumps(BERT).encode()}

@@ -10,8 +10,8 @@ from palettery.app.settings import Limits
 
 def parse(text):
     scanner = JsonScanner(text, "the file", Limits())
-    fields = {key: scanner.value() for key in scanner.object_keys()}
-    scanner.end()
+    fields = {key: scanner.read_value() for key in scanner.object_keys()}
+    scanner.expect_end()
     return fields
 
 

@@ -9,9 +9,7 @@ import pytest
 from benchmarks import attacks
 from benchmarks.parsers import PARSERS, stored
 from palettery.app.checkpoints.json_scanner import unique_keys
-from palettery.app.checkpoints.pickle_machine import PickleMachine
 from palettery.app.checkpoints.reader import read_checkpoint
-from palettery.app.checkpoints.torch_records import NonTextKey
 from palettery.app.errors import BadInput, TooLarge
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
@@ -110,26 +108,6 @@ def test_a_key_that_is_there_twice_is_found_in_one_pass():
     with pytest.raises(ValueError, match="'k4999' occurs twice"):
         unique_keys([(key, 0) for key in (*keys, Compared("k4999"))])
     assert Compared.count < 50
-
-
-def test_keys_that_a_stranger_chose_hash_as_none_can_foresee():
-    numbers = b"\x80\x02}(" + b"".join(attacks.number(n << 20) + b"N" for n in range(9)) + b"u."
-    pairs = PickleMachine(numbers, Limits()).run()
-    assert len(pairs) == 9
-    for key in pairs:
-        assert isinstance(key, NonTextKey)
-        assert hash(key) == object.__hash__(key)
-
-
-def test_equal_texts_of_a_pickle_are_one():
-    one = attacks.text("long" * 100)
-    first, second = PickleMachine(b"\x80\x02" + one + one + b"\x86.", Limits()).run()
-    assert first is second
-
-
-def test_the_memo_is_no_larger_than_its_pickle():
-    with pytest.raises(Exception, match="memo"):
-        PickleMachine(b"\x80\x02N" + attacks.put(1 << 30) + b".", Limits()).run()
 
 
 @pytest.mark.parametrize("parser", ["legacy", "safetensors", "zip", "index", "graph"])

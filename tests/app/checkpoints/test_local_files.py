@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
 
 from palettery.app.artifacts import load, load_into
+from palettery.app.checkpoints import local_files
 from palettery.app.checkpoints.local_files import stored_files
 from palettery.app.errors import BadInput
 
@@ -279,3 +280,13 @@ def test_a_file_that_may_not_be_read_is_one_line(tmp_path, unprivileged):
     (tmp_path / NAME).chmod(0)
     with unprivileged(tmp_path), pytest.raises(BadInput, match="permission denied"):
         stored_files([tmp_path / NAME], digests=False)
+
+
+def test_a_file_is_hashed_again_only_if_it_changed(tmp_path):
+    save_file(weights(0), tmp_path / NAME)
+    local_files._cached_sha256.cache_clear()
+    first, second = (stored_files([tmp_path / NAME], digests=True).files for _ in range(2))
+    assert first == second
+    assert local_files._cached_sha256.cache_info().misses == 1
+    save_file(weights(1), tmp_path / NAME)
+    assert stored_files([tmp_path / NAME], digests=True).files[0].sha256 != first[0].sha256

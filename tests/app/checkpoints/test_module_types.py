@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from palettery.app.checkpoints.module_types import infer_modules
-from palettery.app.checkpoints.ops import derive_ops
+from palettery.app.checkpoints.op_types import derive_ops
 from palettery.app.settings import Limits
 from palettery.schemas.checkpoint import StoredTensor
 

@@ -17,7 +17,7 @@ from torch import nn
 from palettery.app.artifacts.dtypes import NUMPY
 from palettery.app.checkpoints import json_scanner
 from palettery.app.checkpoints.pt2 import read_pt2
-from palettery.app.checkpoints.pt2_graph import DEPTH
+from palettery.app.checkpoints.pt2_graph import MAX_DEPTH
 from palettery.app.errors import BadInput, InvalidModel, TooLarge, UnsupportedFormat
 from palettery.app.settings import Limits
 from palettery.app.storage.open import open_storage
@@ -497,7 +497,7 @@ def test_limits_hold(sound, read, monkeypatch):
 
 
 def test_graphs_within_graphs_are_read_to_a_depth(sound, read):
-    for depth, refused in ((DEPTH, False), (DEPTH + 1, True)):
+    for depth, refused in ((MAX_DEPTH, False), (MAX_DEPTH + 1, True)):
 
         def nest(document, depth=depth):
             graph = {"nodes": [], "inputs": []}

@@ -104,6 +104,7 @@ def test_a_single_member_of_twenty_gigabytes_is_indexed(tmp_path, store):
     assert read_members(store, "big", Limits(), name="big")["m/data/0"].size_bytes == 20 << 30
 
 
+@pytest.mark.heavy
 def test_as_many_members_as_allowed_are_read_and_more_refused(members_of, tmp_path, store):
     sparse(tmp_path / "many", [0] * 100_000)
     limits = Limits(tensors=100_000 - SPARE_MEMBERS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from palettery.app.cli import offline
+from palettery.app.cli import local_job, offline
 from palettery.app.errors import InvalidArtifact
 from palettery.app.storage.open import open_storage
 from tests.app.stored_job import StoredJob, config_of, draws, grouped
@@ -46,13 +46,13 @@ def test_artifact_and_report_are_those_of_a_worker(tmp_path, weighted):
 
 def test_model_that_changes_meanwhile_stays_where_it_is(monkeypatch, tmp_path):
     arrays, changed = draws(1, a=(32, 32)), draws(2, a=(32, 32))
-    model, run = tmp_path / "in" / "m.safetensors", offline.run_tasks
+    model, run = tmp_path / "in" / "m.safetensors", local_job.run_tasks
 
     def change_and_run(*work):
         run(*work)
         save_file(changed, model)
 
-    monkeypatch.setattr(offline, "run_tasks", change_and_run)
+    monkeypatch.setattr(local_job, "run_tasks", change_and_run)
     with pytest.raises(InvalidArtifact, match=r"a\.weight"):
         compress(tmp_path, arrays)
     assert model.exists()

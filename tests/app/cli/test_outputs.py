@@ -1,4 +1,4 @@
-"""Outputs: found fit before the work, replaced as a whole, and never a device, pipe or socket."""
+"""Outputs: checked before the work, replaced atomically, and never a device, pipe or socket."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load, load_file
 
-from palettery.app.cli import offline
+from palettery.app.cli import local_job, offline
 from palettery.schemas.report import Report
 
 
@@ -31,8 +31,10 @@ def no_work(monkeypatch):
     def work(*_, **__):
         pytest.fail("work began before the outputs were checked")
 
-    for name in ("stored_files", "plan_job", "open_files", "run_tasks"):
+    for name in ("stored_files", "plan_job", "open_files"):
         monkeypatch.setattr(offline, name, work)
+    for name in ("stored_files", "run_tasks"):
+        monkeypatch.setattr(local_job, name, work)
 
 
 COMMANDS = ["compress", "decompress"]
@@ -365,13 +367,13 @@ def test_a_report_that_fails_in_the_end_costs_nothing_else(
 ):
     """Its name is taken while the work runs."""
     report, out = tmp_path / f"r.{suffix}", tmp_path / "out"
-    run = offline.run_tasks
+    run = local_job.run_tasks
 
     def run_and_block(*words):
         report.mkdir()
         run(*words)
 
-    monkeypatch.setattr(offline, "run_tasks", run_and_block)
+    monkeypatch.setattr(local_job, "run_tasks", run_and_block)
     code, _, error = palettery("compress", model, "--preset", "w4", "-o", out, "--report", report)
     assert (code, error.count("\n")) == (1, 1)
     assert f"{report} is a folder" in error
@@ -381,13 +383,13 @@ def test_a_report_that_fails_in_the_end_costs_nothing_else(
 
 def test_an_artifact_that_cannot_get_its_name_is_kept(palettery, monkeypatch, model, tmp_path):
     out = tmp_path / "out"
-    run = offline.run_tasks
+    run = local_job.run_tasks
 
     def run_and_block(*words):
         out.mkdir()
         run(*words)
 
-    monkeypatch.setattr(offline, "run_tasks", run_and_block)
+    monkeypatch.setattr(local_job, "run_tasks", run_and_block)
     code, _, error = palettery("compress", model, "--preset", "w4", "-o", out)
     assert code == 1
     kept = Path(error.strip().rpartition("the result is kept at ")[2])

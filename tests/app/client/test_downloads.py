@@ -33,7 +33,7 @@ def reported(**digests):
 
 
 def serving(body=BODY, etag=DIGEST, sent_bytes=None):
-    """An answer with a file or the range that is asked for, cut after so many bytes."""
+    """A response with a file or the requested range, truncated after some bytes."""
 
     def answer(headers):
         range_match = re.fullmatch(r"bytes=(\d+)-", headers.get("Range", ""))

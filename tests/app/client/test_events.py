@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from palettery.app.client import AsyncClient, events
 from palettery.app.client.events import JobEvent
 from palettery.app.errors import NotFound, PaletteryError
-from palettery.schemas.events import GoneJob, LogLine
+from palettery.schemas.events import DeletedJob, LogLine
 from palettery.schemas.jobs import Job, JobPage, Progress
 from tests.app.client.conftest import Answer, error_answer
 
@@ -122,7 +122,7 @@ def test_asynchronously(scripted):
 
 def test_list_of_jobs_is_fetched_anew_after_each_connection(scripted, client):
     other = RUNNING.model_copy(update={"id": "k"})
-    gone = GoneJob(id="j")
+    gone = DeletedJob(id="j")
 
     def page(*jobs):
         return Answer(body=JobPage(items=jobs).model_dump_json().encode())
@@ -134,7 +134,7 @@ def test_list_of_jobs_is_fetched_anew_after_each_connection(scripted, client):
     scripted.answers = [
         sent(opened, (None, "job", RUNNING), (None, "colour", HALF), (None, "job", other)),
         page(QUEUED),
-        sent(opened, (None, "gone", GoneJob(id="k"))),
+        sent(opened, (None, "gone", DeletedJob(id="k"))),
         page(other),
         sent(opened),
         page(),
@@ -143,7 +143,7 @@ def test_list_of_jobs_is_fetched_anew_after_each_connection(scripted, client):
     ]
     watched = client.watch()
     changes = [next(watched) for _ in range(7)]
-    assert changes == [QUEUED, RUNNING, other, gone, other, GoneJob(id="k"), DONE]
+    assert changes == [QUEUED, RUNNING, other, gone, other, DeletedJob(id="k"), DONE]
     paths = ["GET /v1/events", "GET /v1/jobs?limit=100"]
     assert scripted.request_lines() == paths * 4
     watched.close()

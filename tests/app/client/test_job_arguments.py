@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from palettery.app.client import Client
-from palettery.app.client.job_arguments import PlanArguments, SubmitArguments, takes
+from palettery.app.client.job_arguments import PlanArguments, SubmitArguments, takes_keywords
 from palettery.app.errors import BadInput
 from palettery.schemas.config import w4
 from palettery.schemas.job_options import JobOptions
+from palettery.schemas.targets import Choices, Target
 
 
-@takes(SubmitArguments)
+@takes_keywords(SubmitArguments)
 def submit(client, model, arguments):
     """Return what was received."""
     return client, model, arguments
@@ -51,3 +52,17 @@ def test_signature_shows_every_argument():
     expected = ["self", "model", *JobOptions.model_fields]
     expected += ["config", "sensitivities", "advance", "idempotency_key"]
     assert list(parameters) == expected
+
+
+def test_targets_and_choices_are_sent_as_they_are_checked():
+    body = PlanArguments(target="0.25x", choices={"n_bits": [4]}).body()
+    assert Target.model_validate(body["target"]) == Target(size_ratio=0.25)
+    assert Choices.model_validate(body["choices"]) == Choices(n_bits=(4,))
+    with pytest.raises(BadInput, match="unknown unit 'apples'; write it like 16MB"):
+        Client("http://127.0.0.1:1").plan("0" * 64, target="16 apples")
+
+
+def test_a_quality_that_is_none_is_refused_before_anything_is_sent():
+    evaluate = {"inputs_id": Path("inputs"), "at_least": {"cosine": 2}}
+    with pytest.raises(BadInput, match="cosine must be at most"):
+        Client("http://127.0.0.1:1").submit("0" * 64, preset="w4", evaluate=evaluate)

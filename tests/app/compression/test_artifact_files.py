@@ -81,9 +81,9 @@ def test_a_large_artifact_is_sharded_with_an_index(monkeypatch, tmp_path):
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     stored = {}
     for shard in sorted(folder.glob("*.safetensors")):
-        held = load_file(shard)
-        assert {index["weight_map"][name] for name in held} == {shard.name}
-        stored |= held
+        tensors = load_file(shard)
+        assert {index["weight_map"][name] for name in tensors} == {shard.name}
+        stored |= tensors
     assert set(stored) == set(index["weight_map"])
     assert index["metadata"]["total_size"] == sum(array.nbytes for array in stored.values())
     assert len(report.artifact_sha256) == 4
@@ -98,9 +98,9 @@ def test_a_large_artifact_is_sharded_with_an_index(monkeypatch, tmp_path):
 def test_a_part_that_changed_after_it_was_written_is_noticed(tmp_path):
     work = Work(tmp_path, weights(a=(64, 64)), config_of(n_bits=4)).palettize()
     part = tmp_path / work.tasks()[0].part_path
-    (found,) = read_parts(work.store, work.tasks())["a.weight"]
+    (result,) = read_parts(work.store, work.tasks())["a.weight"]
     data = bytearray(part.read_bytes())
-    data[found.tensors["indices"].offset + 100] ^= 0xFF
+    data[result.tensors["indices"].offset + 100] ^= 0xFF
     part.write_bytes(bytes(data))
     with pytest.raises(InvalidArtifact, match=r"a\.weight"):
         work.finished()
@@ -127,9 +127,9 @@ def test_one_bad_slice_keeps_the_whole_tensor(tmp_path):
     arrays["a.weight"][90, 3] = np.inf
     work = Work(tmp_path, arrays, config_of(n_bits=4, granularity=GROUPED), 1 << 9).palettize()
     report = work.finished()
-    told = {tensor.name: tensor for tensor in report.tensors}
-    assert told["a.weight"].action == "kept"
-    assert told["b.weight"].action == "palettized"
+    results = {tensor.name: tensor for tensor in report.tensors}
+    assert results["a.weight"].action == "kept"
+    assert results["b.weight"].action == "palettized"
     stored = load_file(work.folder / "artifact" / "model.safetensors")
     assert stored["a.weight"].tobytes() == arrays["a.weight"].tobytes()
 
@@ -137,5 +137,5 @@ def test_one_bad_slice_keeps_the_whole_tensor(tmp_path):
 def test_a_tensor_of_values_that_a_palette_holds_is_exact(tmp_path):
     arrays = {"a.weight": np.tile(np.float32([1, 2, 3, 4]), (8, 4))}
     work = Work(tmp_path, arrays, config_of(n_bits=2)).palettize()
-    (told,) = work.finished().tensors
-    assert (told.sse, told.max_error, told.snr_db) == (0, 0, None)
+    (outcome,) = work.finished().tensors
+    assert (outcome.sse, outcome.max_error, outcome.snr_db) == (0, 0, None)

@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 from palettery.app.compression import layout
-from palettery.app.compression.dispatch import perform
 from palettery.app.compression.job_folder import report_path
 from palettery.app.compression.parts import read_parts
+from palettery.app.compression.perform_task import perform
 from palettery.app.errors import InvalidArtifact
 from palettery.app.storage.open import open_storage
 from palettery.schemas.tasks import GatherTask, PublishTask, VerifyTask, WriteTask
@@ -66,8 +66,8 @@ def staged(job):
 
 def stored(published, job):
     """What was published, but for all that the job stores, which is as many bytes as it says."""
-    found = [item for item in job.store.listed(job.prefix) if "/parts/" not in item.path]
-    assert published.stored_bytes == sum(item.size_bytes for item in found)
+    results = [item for item in job.store.list_objects(job.prefix) if "/parts/" not in item.path]
+    assert published.stored_bytes == sum(item.size_bytes for item in results)
     return published.model_copy(update={"stored_bytes": 0})
 
 

@@ -1,4 +1,4 @@
-"""Huge tensors, read in blocks of rows, against the same tensors held whole."""
+"""Huge tensors, read in blocks of rows, against the same tensors in memory."""
 
 import hashlib
 
@@ -33,10 +33,10 @@ SPECS = {
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Limits of the kernels so low that a small tensor takes many blocks and passes."""
-    monkeypatch.setattr(cpu, "LARGEST_SORTED", 4096)
-    monkeypatch.setattr(cpu, "BLOCK", 6000)
-    monkeypatch.setattr(large_groups, "PIECE", 1500)
-    monkeypatch.setattr(by_rows, "BLOCK", 3500)
+    monkeypatch.setattr(cpu, "MAX_SORTED_ELEMENTS", 4096)
+    monkeypatch.setattr(cpu, "ROUND_ELEMENTS", 6000)
+    monkeypatch.setattr(large_groups, "PIECE_ELEMENTS", 1500)
+    monkeypatch.setattr(by_rows, "BLOCK_ELEMENTS", 3500)
 
 
 @pytest.fixture
@@ -56,32 +56,32 @@ def make(tmp_path, monkeypatch):
 def outcome(job):
     """What became of the tensor, and its statistics if it has any."""
     ((part,),) = read_parts(job.store, job.tasks()).values()
-    told = line = part.statistics
+    statistics = line = part.statistics
     if line is not None:
         text = job.store.read(line.path, line.offset, line.size_bytes)
-        told = SliceStatistics.model_validate_json(bytes(text))
-    return part.outcome.model_copy(update={"statistics_bytes": 0}), told
+        statistics = SliceStatistics.model_validate_json(bytes(text))
+    return part.outcome.model_copy(update={"statistics_bytes": 0}), statistics
 
 
 def assert_same(one, other):
     """But for the time that it took, and the order in which squares were added up."""
-    (one, told), (other, expected) = one, other
+    (one, statistics), (other, expected) = one, other
     summed = {"sse": pytest.approx(other.sse, rel=1e-12), "signal": pytest.approx(other.signal)}
-    said = one.model_dump() | {"seconds": other.seconds}
-    assert said == other.model_dump() | summed
-    assert told == expected
+    document = one.model_dump() | {"seconds": other.seconds}
+    assert document == other.model_dump() | summed
+    assert statistics == expected
 
 
 def reads(monkeypatch):
     """Counts the blocks that are read from now on."""
     counted = []
-    read = module._Rows.read
+    read = module.SliceRows.read
 
     def counting(self, first, count):
         counted.append((first, count))
         return read(self, first, count)
 
-    monkeypatch.setattr(module._Rows, "read", counting)
+    monkeypatch.setattr(module.SliceRows, "read", counting)
     return counted
 
 
@@ -113,11 +113,11 @@ def test_weights_that_are_not_finite_are_kept_with_the_reason(make, how, value):
     arrays = draws(3, a=SHAPE)
     arrays["a.weight"][250, 31] = value
     job = make(how, "tensor", arrays)
-    told, statistics = outcome(job)
+    result, statistics = outcome(job)
     assert statistics is None
-    assert told.action == "kept"
-    assert "not finite" in told.reason
-    assert told.weights == arrays["a.weight"].size
+    assert result.action == "kept"
+    assert "not finite" in result.reason
+    assert result.weights == arrays["a.weight"].size
     assert job.finish().results == ()
     assert arrays["a.weight"].tobytes() in job.artifact()["model.safetensors"]
 

@@ -30,39 +30,39 @@ def of(job, name="a.weight"):
     return find_statistics(job.store, statistics_path(job.prefix), name)
 
 
-def histogram(found, values):
-    edges = np.arange(len(found.weights) + 1) + found.first_cell
-    return tuple(np.histogram(values, edges * 2.0**found.cell_exponent)[0].tolist())
+def histogram(result, values):
+    edges = np.arange(len(result.weights) + 1) + result.first_cell
+    return tuple(np.histogram(values, edges * 2.0**result.cell_exponent)[0].tolist())
 
 
 def test_numbers_of_a_tensor(make):
     arrays = draws(a=(16, 24))
     job = make(PLAIN, arrays)
-    found, (artifact,) = of(job), map(load, job.artifact().values())
-    assert found.sampled == sum(found.weights) == sum(found.reconstructed) == 16 * 24
-    assert found.weights == histogram(found, arrays["a.weight"])
-    assert found.weights[0] + found.reconstructed[0] > 0, "no empty cells at the ends"
-    assert found.palette == pytest.approx(artifact["a.weight.lut"].reshape(-1).tolist(), rel=1e-5)
-    assert sum(found.occupancy) == 16 * 24
-    assert len(found.occupancy) == 16
-    assert found.unused == 0
+    result, (artifact,) = of(job), map(load, job.artifact().values())
+    assert result.sampled == sum(result.weights) == sum(result.reconstructed) == 16 * 24
+    assert result.weights == histogram(result, arrays["a.weight"])
+    assert result.weights[0] + result.reconstructed[0] > 0, "no empty cells at the ends"
+    assert result.palette == pytest.approx(artifact["a.weight.lut"].reshape(-1).tolist(), rel=1e-5)
+    assert sum(result.occupancy) == 16 * 24
+    assert len(result.occupancy) == 16
+    assert result.unused == 0
     report = Report.model_validate_json(b"".join(report_documents(job.store, job.prefix)["report"]))
-    assert found.group_mse == (pytest.approx(report.tensors[0].sse / (16 * 24), rel=1e-5),)
-    assert found.groups_each == 1
+    assert result.group_mse == (pytest.approx(report.tensors[0].sse / (16 * 24), rel=1e-5),)
+    assert result.groups_each == 1
 
 
 def test_errors_of_groups_are_in_their_order(make):
     weight = draws(a=(16, 24))["a.weight"] * np.repeat([1, 100], 8)[:, None].astype("f4")
-    found = of(make(ROWS, {"a.weight": weight}))
-    assert len(found.group_mse) == 2
-    assert found.group_mse[1] > 100 * found.group_mse[0]
+    result = of(make(ROWS, {"a.weight": weight}))
+    assert len(result.group_mse) == 2
+    assert result.group_mse[1] > 100 * result.group_mse[0]
 
 
 def test_entries_that_nothing_points_at_are_counted(make):
     weight = np.repeat([[-1.0, 0.5, 2.0]], 8, axis=0).astype("f4")
-    found = of(make(PLAIN, {"a.weight": weight}))
-    assert found.unused == 13
-    assert sum(found.occupancy) == 24
+    result = of(make(PLAIN, {"a.weight": weight}))
+    assert result.unused == 13
+    assert sum(result.occupancy) == 24
 
 
 @pytest.mark.parametrize(
@@ -127,4 +127,4 @@ def test_file_is_read_in_pieces(make, monkeypatch):
     whole = list(read_all(job.store, statistics_path(job.prefix)))
     monkeypatch.setattr(module, "PIECE_BYTES", 37)
     assert list(read_all(job.store, statistics_path(job.prefix))) == whole
-    assert {found.name for found in whole} == arrays.keys()
+    assert {result.name for result in whole} == arrays.keys()

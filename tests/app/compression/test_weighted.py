@@ -9,8 +9,8 @@ from safetensors.numpy import load, save_file
 
 from palettery import kernels
 from palettery.app.checkpoints.reader import read_checkpoint
-from palettery.app.compression.dispatch import perform
 from palettery.app.compression.job_folder import read_report, stop_path, write_job
+from palettery.app.compression.perform_task import perform
 from palettery.app.errors import InvalidSensitivities
 from palettery.app.planning.job_plan import plan_job
 from palettery.app.planning.tasks import cut_tasks
@@ -22,12 +22,12 @@ from palettery.schemas.config import (
     KMeansPalettizerConfig,
     ModuleKMeansPalettizerConfig,
     PalettizationSpec,
-    PerGroupedChannel,
-    PerTensor,
+    PerGroupedChannelGranularity,
+    PerTensorGranularity,
 )
 from palettery.schemas.tasks import FinishTask, JobRequest
 
-GROUPED = PerGroupedChannel(group_size=4, axis=0)
+GROUPED = PerGroupedChannelGranularity(group_size=4, axis=0)
 RNG = np.random.default_rng(11)
 WEIGHTS = {
     "a.weight": RNG.normal(size=(96, 20)).astype(np.float32),
@@ -113,7 +113,7 @@ def expected(name, spec, sensitivity):
 
 
 SPECS = [
-    PalettizationSpec(n_bits=4, granularity=PerTensor()),
+    PalettizationSpec(n_bits=4, granularity=PerTensorGranularity()),
     PalettizationSpec(n_bits=3, granularity=GROUPED),
     PalettizationSpec(n_bits=2, granularity=GROUPED, cluster_dim=2),
 ]
@@ -124,14 +124,14 @@ SPECS = [
 def test_weights_are_clustered_as_the_kernel_does_with_them(tmp_path, spec, dtype):
     given = {name: array.astype(dtype) for name, array in SENSITIVITIES.items()}
     work = Work(tmp_path, spec, given)
-    told = {tensor.name: tensor for tensor in work.report().tensors}
+    results = {tensor.name: tensor for tensor in work.report().tensors}
     for name in WEIGHTS:
         palette = expected(name, spec, given[name])
         part = work.part(name)
         assert part["lut"].tobytes() == palette.lut.tobytes()
         assert part["indices"].tobytes() == kernels.pack(palette.indices, spec.n_bits).tobytes()
-        assert told[name].sse == palette.metrics.sse
-        assert told[name].weighted
+        assert results[name].sse == palette.metrics.sse
+        assert results[name].weighted
 
 
 def test_weighted_error_is_the_lesser_one(tmp_path):
@@ -184,8 +184,8 @@ def test_strided_sensitivities_keep_their_tensor_whole(tmp_path):
 def test_a_tensor_without_sensitivities_counts_its_weights_alike(tmp_path):
     spec = SPECS[1]
     some = Work(tmp_path, spec, {"a.weight": SENSITIVITIES["a.weight"]})
-    told = {tensor.name: tensor.weighted for tensor in some.report().tensors}
-    assert told == {"a.weight": True, "b.weight": False}
+    results = {tensor.name: tensor.weighted for tensor in some.report().tensors}
+    assert results == {"a.weight": True, "b.weight": False}
     assert some.part("b.weight")["lut"].tobytes() == expected("b.weight", spec, None).lut.tobytes()
 
 

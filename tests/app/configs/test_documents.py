@@ -16,7 +16,7 @@ from palettery.app.errors import InvalidConfig, TooLarge
 from palettery.schemas.config import KMeansPalettizerConfig, w4
 from palettery.schemas.configs import ValidatedConfig
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 WRONG = """\
 global_config:
   op_state_spec:
@@ -39,7 +39,7 @@ def validated(text, language="yaml"):
 
 def test_equal_documents_have_one_normal_form():
     forms = [w4().to_yaml(), w4().to_json(), w4().model_dump_json()]
-    result = {normalize(ConfigDocument(text), MOST_BYTES) for text in forms}
+    result = {normalize(ConfigDocument(text), MAX_BYTES) for text in forms}
     assert len(result) == 1
     assert (
         KMeansPalettizerConfig.model_validate_json(
@@ -112,7 +112,7 @@ def test_every_invalid_pattern_with_its_line():
     }
     inner = json.dumps({"config": yaml.safe_load(BAD_PATTERNS)})
     with pytest.raises(InvalidConfig, match="2 fields are wrong") as caught:
-        normalize(ConfigDocument(inner, "json", member="config"), MOST_BYTES)
+        normalize(ConfigDocument(inner, "json", member="config"), MAX_BYTES)
     assert [error.pointer for error in caught.value.errors] == [
         "/config/module_name_configs/a(b",
         "/config/module_name_configs/ok/op_name_config/*x",
@@ -123,7 +123,7 @@ def test_limit_counts_the_bytes_with_all_defaults():
     document = ConfigDocument(
         json.dumps({"module_name_configs": {f"m{n}": {} for n in range(100)}})
     )
-    size_bytes = len(NormalizedConfig.from_content(normalize(document, MOST_BYTES)).document)
+    size_bytes = len(NormalizedConfig.from_content(normalize(document, MAX_BYTES)).document)
     assert size_bytes > 10 * len(document.text)
     assert normalize(document, size_bytes)
     with pytest.raises(TooLarge, match=f"has {size_bytes:,} bytes .* PALETTERY_LIMIT_CONFIG_BYTES"):

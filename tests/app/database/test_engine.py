@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, StatementError
 
 from palettery.app.database import engine as module
-from palettery.app.database.engine import IN_LIST, chunks, open_database, utc_now
+from palettery.app.database.engine import MAX_IN_LIST, chunks, open_database, utc_now
 from palettery.app.database.migrations import migrate
 from palettery.app.database.tables import FileRow, JobFileRow
 from palettery.app.errors import BadInput, DatabaseFailed
@@ -55,7 +55,7 @@ def test_what_is_written_reads_back(database):
     with database.transaction() as session:
         row = session.get(FileRow, DIGEST)
         assert (row.path, row.size_bytes, row.created_at) == ("files/1", 1 << 40, now)
-    assert database.fault() is None
+    assert database.health_problem() is None
 
 
 def test_times_come_back_in_utc(database):
@@ -109,7 +109,7 @@ def test_other_databases_are_refused(url, message):
 
 
 def assert_away(database):
-    assert database.fault()
+    assert database.health_problem()
     with pytest.raises(DatabaseFailed, match="the database failed") as caught:
         run(database, "SELECT 1")
     assert caught.value.__cause__ is not None
@@ -124,10 +124,12 @@ def test_postgres_that_is_not_there():
     assert_away(open_database(f"postgresql://palettery@127.0.0.1:{closed_port()}/postgres"))
 
 
+@pytest.mark.heavy
 def test_postgres_that_is_silent_is_given_up(silent):
     assert_away(open_database(f"postgresql://palettery@127.0.0.1:{silent}/postgres"))
 
 
+@pytest.mark.heavy
 def test_password_is_not_told(silent):
     url = f"postgresql://palettery:hunter2@127.0.0.1:{silent}/postgres?connect_timeout=2"
     database = open_database(url)
@@ -137,7 +139,7 @@ def test_password_is_not_told(silent):
 
 
 def test_locked_sqlite_is_a_failure_that_passes(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "TURN_S", 0.1)
+    monkeypatch.setattr(module, "WRITE_LOCK_TIMEOUT_S", 0.1)
     database = open_database(f"sqlite:///{tmp_path / 'palettery.db'}")
     run(database, "CREATE TABLE noted (number INTEGER)")
     with database.transaction() as first:
@@ -172,8 +174,8 @@ def test_connections_that_postgres_dropped_are_replaced(database):
 
 
 def test_long_lists_are_cut_and_repeats_left_out():
-    values = [str(number) for number in range(IN_LIST + 1)]
-    assert [len(chunk) for chunk in chunks([*values, "0"])] == [IN_LIST, 1]
+    values = [str(number) for number in range(MAX_IN_LIST + 1)]
+    assert [len(chunk) for chunk in chunks([*values, "0"])] == [MAX_IN_LIST, 1]
     assert list(chunks([])) == []
 
 
@@ -222,7 +224,7 @@ def root_of(name):
 @pytest.mark.parametrize("name", ["jobs", "uploads", "sqlite_autoindex_jobs_1", "keys", "configs"])
 def test_damaged_table_is_told_before_any_request_meets_it(damaged, name):
     database = damaged(root_of(name))
-    assert re.search("malformed", database.fault())
+    assert re.search("malformed", database.health_problem())
     database.close()
 
 
@@ -234,32 +236,32 @@ def test_damage_that_a_request_meets_is_told_from_then_on(damaged, caplog):
             "SELECT pageno FROM dbstat WHERE name = 'jobs' AND pagetype = 'leaf' ORDER BY pageno"
         )
         try:
-            found = [page for (page,) in connection.execute(pages)]
+            results = [page for (page,) in connection.execute(pages)]
         except sqlite3.OperationalError:  # without dbstat
-            found = [root_of("jobs")(connection) + 40]
-        return found[len(found) // 2]
+            results = [root_of("jobs")(connection) + 40]
+        return results[len(results) // 2]
 
     database = damaged(middle)
-    assert database.fault() is None
+    assert database.health_problem() is None
     with pytest.raises(DatabaseFailed, match="malformed"):
         JobRepository(database).page(1_000, None)
-    assert re.search("it is damaged: .*malformed", database.fault())
+    assert re.search("it is damaged: .*malformed", database.health_problem())
     assert [record.levelname for record in caplog.records].count("ERROR") == 1
     database.close()
     again = open_database(database.engine.url.render_as_string())
-    assert again.fault() is None
+    assert again.health_problem() is None
     again.check_integrity()
-    assert re.search("it is damaged", again.fault())
+    assert re.search("it is damaged", again.health_problem())
     again.close()
 
 
 def test_sound_database_is_sound_everywhere(database):
     database.check_integrity()
-    assert database.fault() is None
+    assert database.health_problem() is None
 
 
 def test_file_that_is_no_database(tmp_path):
     (tmp_path / "palettery.db").write_bytes(b"no database" * 1_000)
     database = open_database(f"sqlite:///{tmp_path / 'palettery.db'}")
-    assert database.fault()
+    assert database.health_problem()
     database.close()

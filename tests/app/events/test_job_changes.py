@@ -94,7 +94,7 @@ def test_number_of_a_transaction_that_failed_is_not_awaited_for_ever(
 
 
 def test_reader_that_is_too_far_behind_has_to_start_over(records, changes, monkeypatch):
-    monkeypatch.setattr(module, "MOST_CHANGES", 3)
+    monkeypatch.setattr(module, "MAX_CHANGES", 3)
     start = changes.latest_position()
     jobs = [add(records) for _ in range(3)]
     changes.delete_old()
@@ -106,7 +106,7 @@ def test_reader_that_is_too_far_behind_has_to_start_over(records, changes, monke
 
 
 def test_many_changes_are_taken_in_one_after_the_other(records, changes, monkeypatch):
-    monkeypatch.setattr(module, "_BEHIND", module._BEHIND.limit(2))
+    monkeypatch.setattr(module, "_CHANGES_AFTER", module._CHANGES_AFTER.limit(2))
     position, jobs, ids = changes.latest_position(), [add(records) for _ in range(5)], []
     for count in (2, 2, 1, 0):
         changed_jobs = changes.changes_since(position, HERE)

@@ -8,7 +8,7 @@ import pytest
 
 from palettery.app.errors import DatabaseFailed, StorageFull, problem
 from palettery.app.events import job_streams as module
-from palettery.app.events.job_streams import PAGE, RECENT, JobStreams
+from palettery.app.events.job_streams import CACHED_EVENTS, PAGE_EVENTS, JobStreams
 from palettery.app.events.log_messages import LogMessage
 from palettery.app.events.repository import EventRepository
 from palettery.app.jobs.job_rows import NewJob
@@ -124,9 +124,9 @@ def test_slow_reader_misses_nothing(records, events):
         quick = Reader(streams, events, job_id).start()
         seen = [(await anext(follow)).number]
         for batch in range(5):  # more than is cached, and more than is fetched at once
-            events.log(job_id, *(LogMessage(f"{batch} {n}") for n in range(RECENT)))
-            await until(lambda: len(quick.ids) == 2 + RECENT * (batch + 1))  # noqa: B023
-        assert RECENT * 5 > PAGE
+            events.log(job_id, *(LogMessage(f"{batch} {n}") for n in range(CACHED_EVENTS)))
+            await until(lambda: len(quick.ids) == 2 + CACHED_EVENTS * (batch + 1))  # noqa: B023
+        assert CACHED_EVENTS * 5 > PAGE_EVENTS
         records.cancel(job_id)
         await quick.ended()
         seen += [event.number async for event in follow if not isinstance(event, Progress)]
@@ -181,7 +181,7 @@ def test_closing_ends_every_stream_at_once_and_the_polling(records, events):
         await streams.close()
         for reader in readers:
             await reader.ended()
-        assert streams._polling.done()
+        assert streams._poll_task.done()
         late = await Reader(streams, events, jobs[0]).start().ended()
         assert late.ids == []
 
@@ -191,13 +191,13 @@ def test_closing_ends_every_stream_at_once_and_the_polling(records, events):
 def test_nothing_is_polled_without_readers(records, events):
     async def main():
         streams, job_id = JobStreams(events), add(records)
-        assert streams._polling is None
+        assert streams._poll_task is None
         for _ in range(2):
             reader = Reader(streams, events, job_id).start()
             await until(lambda: reader.progress)  # noqa: B023
             reader.task.cancel()
             await asyncio.wait([reader.task])
-            await until(streams._polling.done)
+            await until(streams._poll_task.done)
         assert streams._watched == {}
 
     run(main)
@@ -245,7 +245,7 @@ def test_streams_end_after_a_while_and_reconnecting_misses_nothing(records, even
 def test_stream_of_a_reader_with_much_to_read_ends_too(records, events, monkeypatch):
     async def main():
         streams, job_id = JobStreams(events), add(records)
-        events.log(job_id, *(LogMessage(f"{n}") for n in range(PAGE * 3)))
+        events.log(job_id, *(LogMessage(f"{n}") for n in range(PAGE_EVENTS * 3)))
         monkeypatch.setattr(module, "STREAM_LIFETIME_S", 0.2)
         follow = streams.follow(job_id, 0, events.snapshots([job_id])[job_id])
         seen = [(await anext(follow)).number]
@@ -253,6 +253,6 @@ def test_stream_of_a_reader_with_much_to_read_ends_too(records, events, monkeypa
         end = time() + 0.2
         await until(lambda: time() > end)
         seen += [event.number async for event in follow]
-        assert seen == list(range(1, PAGE + 1)), "what was fetched already, and no more"
+        assert seen == list(range(1, PAGE_EVENTS + 1)), "what was fetched already, and no more"
 
     run(main)

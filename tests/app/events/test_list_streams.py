@@ -9,7 +9,7 @@ from palettery.app.errors import DatabaseFailed
 from palettery.app.events import list_streams as module
 from palettery.app.events.job_changes import JobChangeRepository
 from palettery.app.events.list_streams import ListStreams
-from palettery.schemas.events import GoneJob
+from palettery.schemas.events import DeletedJob
 from palettery.schemas.jobs import Job, Progress
 from tests.app.events.timed import TIMEOUT_S, run, until
 from tests.app.jobs.sample_jobs import add, ended
@@ -57,7 +57,7 @@ class Page:
                 self.jobs[job.id] = job
                 self.received.append(job)
             else:
-                self.jobs.pop(GoneJob.model_validate_json(data).id, None)
+                self.jobs.pop(DeletedJob.model_validate_json(data).id, None)
 
     def shows(self, records):
         return self.jobs == {job.id: job for job in records.page(1000, None, self._owner)}
@@ -172,7 +172,7 @@ def test_reader_that_does_not_read_gets_the_latest_alone(records, changes, monke
             kind, data = await anext(slow)
             assert last.setdefault(json.loads(data)["id"], kind) == kind
         assert last == {first: "job", second: "gone"}
-        monkeypatch.setattr(module, "MOST_PENDING", 3)
+        monkeypatch.setattr(module, "MAX_PENDING_JOBS", 3)
         for _ in range(4):
             add(records)
             await until(lambda: quick.shows(records))
@@ -187,7 +187,7 @@ def test_streams_end_when_too_far_behind_and_after_a_while(records, changes, mon
         live = ListStreams(changes)
         page = await opened(live, records)
         changes.is_away = True
-        monkeypatch.setattr("palettery.app.events.job_changes.MOST_CHANGES", 1)
+        monkeypatch.setattr("palettery.app.events.job_changes.MAX_CHANGES", 1)
         for _ in range(3):
             add(records)
         changes.delete_old()

@@ -12,9 +12,9 @@ from palettery.app.database.tables import JobEventRow
 from palettery.app.errors import StorageFull, problem
 from palettery.app.events.log_messages import LogMessage
 from palettery.app.events.repository import (
-    FULL,
-    MOST_CHARACTERS,
-    MOST_LINES,
+    LOG_FULL,
+    MAX_CHARACTERS,
+    MAX_LINES,
     EventRepository,
     JobSnapshot,
 )
@@ -144,12 +144,12 @@ def test_same_line_is_written_once_between_two_changes_of_state(records, events)
 
 def test_log_is_bounded_and_says_where_it_ends(records, events):
     job_id = add(records)
-    for start in range(0, MOST_LINES + 100, 50):
+    for start in range(0, MAX_LINES + 100, 50):
         events.log(job_id, *(LogMessage(f"line {start + n}") for n in range(50)))
     lines = events.lines(job_id, 0, ALL).items
-    assert len(lines) == MOST_LINES
-    assert lines[-1].message == FULL.message
-    assert lines[-2].message == f"line {MOST_LINES - 3}"
+    assert len(lines) == MAX_LINES
+    assert lines[-1].message == LOG_FULL.message
+    assert lines[-2].message == f"line {MAX_LINES - 3}"
     records.start(job_id)
     records.fail(job_id, WHY)
     assert events.lines(job_id, 0, ALL).items == lines
@@ -160,7 +160,7 @@ def test_odd_lines_are_kept_as_text(records, events):
     job_id = add(records)
     events.log(job_id, LogMessage("x" * 9_999), LogMessage("\x00 \ud800 \n größe", "error", "w\n"))
     long, odd = events.lines(job_id, 0, ALL).items[-2:]
-    assert len(long.message) == MOST_CHARACTERS
+    assert len(long.message) == MAX_CHARACTERS
     assert (odd.message, odd.level, odd.tensor) == ("\x00 ? \n größe", "error", "w\n")
     assert odd.at == NOW
 

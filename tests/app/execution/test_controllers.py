@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from palettery.app.execution.controllers import SILENT_AFTER, ControllerRepository
+from palettery.app.execution.controllers import HEARTBEAT_TIMEOUT, ControllerRepository
 from tests.databases import KINDS
 
 pytestmark = pytest.mark.databases(*KINDS)
@@ -38,20 +38,20 @@ def test_last_word_counts(at):
 def test_silent_ones_are_taken_for_gone(at):
     at(0 * SECOND).heartbeat("one", 5, "1.0")
     at(10 * SECOND).heartbeat("two", 2, "1.0")
-    assert at(SILENT_AFTER - SECOND).workers() == 5
-    assert at(SILENT_AFTER + SECOND).workers() == 2
-    assert at(SILENT_AFTER + 11 * SECOND).workers() == 0
-    at(SILENT_AFTER + 11 * SECOND).heartbeat("one", 5, "1.0")
-    assert at(SILENT_AFTER + 12 * SECOND).workers() == 5
+    assert at(HEARTBEAT_TIMEOUT - SECOND).workers() == 5
+    assert at(HEARTBEAT_TIMEOUT + SECOND).workers() == 2
+    assert at(HEARTBEAT_TIMEOUT + 11 * SECOND).workers() == 0
+    at(HEARTBEAT_TIMEOUT + 11 * SECOND).heartbeat("one", 5, "1.0")
+    assert at(HEARTBEAT_TIMEOUT + 12 * SECOND).workers() == 5
 
 
 def test_living_ones_are_named(at):
     at(0 * SECOND).heartbeat("two", 5, "1.0")
     at(SECOND).heartbeat("one", 2, "1.1")
-    first, second = at(SILENT_AFTER - SECOND).alive()
+    first, second = at(HEARTBEAT_TIMEOUT - SECOND).alive()
     assert (first.executor_id, first.version, first.workers) == ("one", "1.1", 2)
     assert (first.seen_at, second.executor_id) == (NOW + SECOND, "two")
-    assert at(SILENT_AFTER).alive() == [first]
+    assert at(HEARTBEAT_TIMEOUT).alive() == [first]
 
 
 def test_names_as_long_as_settings_allow(at):

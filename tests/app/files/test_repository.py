@@ -127,7 +127,7 @@ def test_unused_are_those_that_no_job_needs_since_before(database, files):
 
 
 def test_paths_of_all_page_by_page(database, files, monkeypatch):
-    monkeypatch.setattr(module, "PAGE", 2)
+    monkeypatch.setattr(module, "PAGE_ROWS", 2)
     for letters in ("", "ab", "c", "de", "f"):
         if letters:
             add(database, letters)

@@ -44,6 +44,9 @@ def there(http):
         "name": "mine",
         "number": "1",
         "key_id": "1",
+        "calibration_id": "1",
+        "evaluation_id": "1",
+        "file": "sensitivities",
         "format": "dense",
     }
 
@@ -119,8 +122,8 @@ def test_a_method_that_is_not_allowed_names_those_that_are(http):
 
 
 def test_no_two_paths_of_the_document_differ_in_the_names_of_parameters_alone(http):
-    found = [re.sub(r"\{\w+\}", "{}", path) for path in paths(http)]
-    assert sorted(found) == sorted(set(found))
+    results = [re.sub(r"\{\w+\}", "{}", path) for path in paths(http)]
+    assert sorted(results) == sorted(set(results))
 
 
 def test_document_asks_for_a_key_only_where_the_server_does(http, tmp_path):
@@ -272,6 +275,6 @@ def test_addresses_are_those_below_the_path_of_a_proxy(tmp_path):
 def test_pages_name_no_address_from_the_root(http, path):
     page = http.get(path, headers={"Accept": "text/html"}).text
     named = re.findall(r"(?:href|src|spec-url)=[\"']([^\"']+)|\"?url\"?: [\"']([^\"']+)", page)
-    found = [one or other for one, other in named]
-    assert found
-    assert [each for each in found if re.match(r"/|https?:", each)] == []
+    results = [one or other for one, other in named]
+    assert results
+    assert [each for each in results if re.match(r"/|https?:", each)] == []

@@ -79,14 +79,14 @@ def test_chunking_changes_nothing(storage, bodies, config, cuts):
     )
     places = sorted({0, len(whole), *(min(cut, len(whole)) for cut in cuts)})
     chunks = [whole[a:b] for a, b in itertools.pairwise(places)]
-    found = read(storage, chunks)
-    assert (b"".join(pieces(found.config)), found.texts) == (config, {})
-    names = [file.name for file in found.files["model"]]
+    result = read(storage, chunks)
+    assert (b"".join(pieces(result.config)), result.texts) == (config, {})
+    names = [file.name for file in result.files["model"]]
     assert names == [f"m{number}" for number in range(len(bodies))]
-    for file, body in zip(found.files["model"], bodies, strict=True):
+    for file, body in zip(result.files["model"], bodies, strict=True):
         assert bytes(storage.read(file.path)) == body
         assert (file.size_bytes, file.sha256) == (len(body), hashlib.sha256(body).hexdigest())
-    storage.delete(*found.paths())
+    storage.delete(*result.paths())
 
 
 MODEL = part(b"model", b"x" * 1000, b"m.safetensors")
@@ -94,14 +94,14 @@ SENSITIVITIES = part(b"sensitivities", b"y" * 10, b"s.safetensors")
 
 
 def test_files_lie_under_the_fields_they_came_in(storage):
-    found = read(storage, [form(SENSITIVITIES, MODEL, SENSITIVITIES, part(b"strict", b"true"))])
-    assert {field: len(files) for field, files in found.files.items()} == {
+    result = read(storage, [form(SENSITIVITIES, MODEL, SENSITIVITIES, part(b"strict", b"true"))])
+    assert {field: len(files) for field, files in result.files.items()} == {
         "model": 1,
         "sensitivities": 2,
     }
-    assert found.texts == {"strict": b"true"}
-    assert len(set(found.paths())) == 3
-    storage.delete(*found.paths())
+    assert result.texts == {"strict": b"true"}
+    assert len(set(result.paths())) == 3
+    storage.delete(*result.paths())
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -182,7 +182,7 @@ def test_connection_that_breaks_off(storage):
     ],
 )
 def test_file_names_are_shown_and_never_paths(storage, given_name, shown):
-    found = read(storage, [form(part(b"model", b"x", given_name))])
-    assert [file.name for file in found.files["model"]] == [shown]
-    assert re.fullmatch(r"uploads/[0-9a-f]{32}", found.paths()[0])
-    storage.delete(*found.paths())
+    result = read(storage, [form(part(b"model", b"x", given_name))])
+    assert [file.name for file in result.files["model"]] == [shown]
+    assert re.fullmatch(r"uploads/[0-9a-f]{32}", result.paths()[0])
+    storage.delete(*result.paths())

@@ -43,8 +43,8 @@ def test_cursor_that_was_never_given(cursor):
 
 def test_cursor_holds_its_time_in_utc():
     at = datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=2)))
-    found, id_ = decode_cursor(encode_cursor(at, "x"))
-    assert (found.isoformat(), found.tzinfo, id_) == ("2025-12-31T23:00:00+00:00", UTC, "x")
+    result, id_ = decode_cursor(encode_cursor(at, "x"))
+    assert (result.isoformat(), result.tzinfo, id_) == ("2025-12-31T23:00:00+00:00", UTC, "x")
 
 
 @pytest.mark.parametrize(

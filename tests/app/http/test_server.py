@@ -170,6 +170,7 @@ def test_head_that_trickles(impatient, start):
     assert impatient.closed("head") == before + 1
 
 
+@pytest.mark.heavy
 def test_connection_that_says_nothing(impatient):
     before = impatient.closed("idle")
     with connected(impatient) as connection:
@@ -177,17 +178,20 @@ def test_connection_that_says_nothing(impatient):
     assert impatient.closed("idle") == before + 1
 
 
+@pytest.mark.heavy
 def test_empty_lines_are_no_request(impatient):
     with connected(impatient) as connection:
         assert trickled(connection, b"\r\n") == b""
 
 
+@pytest.mark.heavy
 def test_connection_kept_alive_is_closed_in_the_end(impatient):
     with connected(impatient) as connection:
         connection.sendall(b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n")
         assert rest(connection).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("head", "piece"),
     [
@@ -211,6 +215,7 @@ def test_body_that_trickles(impatient, head, piece):
     wait_until(lambda: impatient.ended == [LEFT], "the endpoint hears of it")
 
 
+@pytest.mark.heavy
 def test_body_that_stands_still(impatient):
     with connected(impatient) as connection:
         connection.sendall(post(b"/echo", 1_000_000) + b"x" * 500_000)
@@ -218,6 +223,7 @@ def test_body_that_stands_still(impatient):
     assert problem["code"] == "request_timeout"
 
 
+@pytest.mark.heavy
 def test_body_after_the_answer_that_trickles(impatient):
     """The answer is there already, so that all that is left is to hang up."""
     with connected(impatient) as connection:
@@ -226,6 +232,7 @@ def test_body_after_the_answer_that_trickles(impatient):
     assert response.startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.heavy
 def test_reader_that_stops_reading(impatient):
     impatient.ended.clear()
     before = impatient.closed("unread")
@@ -236,6 +243,7 @@ def test_reader_that_stops_reading(impatient):
     assert impatient.closed("unread") == before + 1
 
 
+@pytest.mark.heavy
 def test_reader_of_small_answers_that_stops_reading(impatient):
     """Many answers, each of which fits into a buffer."""
     before = impatient.closed("unread")
@@ -251,6 +259,7 @@ def patient() -> Iterator[Service]:
         yield service
 
 
+@pytest.mark.heavy
 def test_slow_line_passes(patient):
     """A body that takes far longer than the window, at about ten times the least rate."""
     size, step = 30_000, 1_000
@@ -267,6 +276,7 @@ def test_slow_line_passes(patient):
     assert time.monotonic() - began > 2
 
 
+@pytest.mark.heavy
 def test_endpoint_that_reads_late_is_not_the_clients_fault(patient):
     patient.release.clear()
     body = b"x" * 1_000_000
@@ -288,6 +298,7 @@ def test_endpoint_that_reads_late_is_not_the_clients_fault(patient):
     assert response[0].endswith(b"\r\n\r\n1000000")
 
 
+@pytest.mark.heavy
 def test_client_that_waits_to_be_told_to_go_on(patient):
     """`Expect: 100-continue`, and an endpoint that takes its time to say so."""
     patient.release.clear()
@@ -302,6 +313,7 @@ def test_client_that_waits_to_be_told_to_go_on(patient):
         assert rest(connection).endswith(b"\r\n\r\n3")
 
 
+@pytest.mark.heavy
 def test_next_head_may_wait_for_the_answer_before(patient):
     """Pipelined: the time to send a head begins when its turn comes."""
     patient.release.clear()
@@ -316,6 +328,7 @@ def test_next_head_may_wait_for_the_answer_before(patient):
     assert answers.count(b"HTTP/1.1 200 ") == 2
 
 
+@pytest.mark.heavy
 def test_slow_reader_passes(patient):
     """One that takes longer for a piece of a response than it may stand still."""
     before = patient.closed("unread")

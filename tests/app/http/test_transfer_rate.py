@@ -4,7 +4,7 @@ from palettery.app.http.transfer_rate import TransferRate
 
 
 def rate():
-    transfer = TransferRate(window_s=10, least_bytes=100)
+    transfer = TransferRate(window_s=10, min_bytes=100)
     transfer.restart(0)
     return transfer
 

@@ -36,7 +36,9 @@ class Service:
         self.deleted = []
         sessions, models = UploadRepository(database, DAY), ModelRepository(database, DAY)
         self.uploads = UploadExpiry(self.files, sessions, models, store, DAY)
-        self.sweep = JobExpiry(self.records, self.changes, self.uploads, store, self.delete, DAY)
+        self.sweep = JobExpiry(
+            self.records, self.changes, self.uploads, store, self.delete, DAY, 30 * DAY
+        )
 
     def delete(self, job_id):
         """As `Control.delete`, without an engine."""
@@ -195,7 +197,9 @@ def test_job_that_was_retried_or_deleted_meanwhile_holds_nothing_up(service, kin
             raise kind("meanwhile")
         service.delete(job_id)
 
-    JobExpiry(service.records, service.changes, service.uploads, service.store, delete, DAY).run()
+    JobExpiry(
+        service.records, service.changes, service.uploads, service.store, delete, DAY, 30 * DAY
+    ).run()
     assert service.deleted == [second]
 
 
@@ -208,3 +212,10 @@ def test_two_sweeps_at_once(service):
             swept.result()
     assert service.left() == set()
     assert service.records.counts() == {}
+
+
+def test_scores_expire_by_their_age(service):
+    recent, old = service.put("scores/a.json", days=29), service.put("scores/b.json", days=31)
+    service.sweep.run()
+    assert service.store.exists(recent)
+    assert not service.store.exists(old)

@@ -1,12 +1,15 @@
 """Job options in forms: what is accepted, and the messages about what is not."""
 
+import json
 import re
 
 import pytest
 
 from palettery.app.errors import InvalidUpload
 from palettery.app.jobs.form_options import form_properties, read_form_options
+from palettery.schemas.exports import EXPORT_FORMATS
 from palettery.schemas.job_options import JobOptions
+from palettery.schemas.targets import Choices, Target
 
 FLAGS = ["strict", "reuse", "keep_dense"]
 NUMBERS = {"priority": "0 to 9", "deadline_s": "1 to 2,592,000"}
@@ -97,13 +100,13 @@ def test_numbers_just_out_of_range(name, text):
         read(**{name: text})
 
 
-@pytest.mark.parametrize("text", [b"onnx", b"dense,", b"dense, torchao", b"Dense"])
+@pytest.mark.parametrize("text", [b"tflite", b"dense,", b"dense, torchao", b"Dense"])
 def test_unknown_format(text):
     with pytest.raises(InvalidUpload) as caught:
         read(formats=text)
     assert caught.value.detail == (
-        f"the field 'formats' is {text.decode()!r}; send names of dense, torchao, coreai, coreml, "
-        "with commas between them"
+        f"the field 'formats' is {text.decode()!r}; send names of "
+        f"{', '.join(EXPORT_FORMATS)}, with commas between them"
     )
 
 
@@ -138,3 +141,42 @@ def test_openapi_of_the_form():
     assert pattern.search("dense")
     assert pattern.search("dense,torchao,coreml")
     assert not pattern.search("dense,")
+
+
+def test_targets_and_choices():
+    options = read(target=b"16MB", choices=b'{"n_bits": [2, 4], "same": [["q", "k"]]}')
+    assert options.target == Target(size_bytes=16_000_000)
+    assert options.choices == Choices(n_bits=(2, 4), same=(["q", "k"],))
+    with pytest.raises(InvalidUpload, match="the field 'target': the target '16' is no number"):
+        read(target=b"16")
+    with pytest.raises(InvalidUpload, match="'choices' is 'n_bits'; send a JSON object with n_b"):
+        read(choices=b"n_bits")
+    with pytest.raises(
+        InvalidUpload, match=r"the field 'choices': n_bits\.0: Input should be 1, 2"
+    ):
+        read(choices=b'{"n_bits": [5]}')
+
+
+def test_an_object_is_json():
+    inputs = "a" * 64
+    text = json.dumps({"inputs_id": inputs, "at_least": {"cosine": 1}}).encode()
+    evaluate = read_form_options({"evaluate": text}).evaluate
+    assert (evaluate.inputs_id, evaluate.at_least.cosine) == (inputs, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "no JSON",
+            "the field 'evaluate' is 'no JSON'; send a JSON object with at_least, inputs_id",
+        ),
+        ("[1]", "the field 'evaluate' is '[1]'; send a JSON object with at_least, inputs_id"),
+        ("{}", "the field 'evaluate': inputs_id: Field required"),
+        ('{"inputs_id": "%s", "at_least": {"cosine": 2}}' % ("a" * 64), "at_least.cosine: Input"),
+    ],
+)
+def test_an_object_that_is_wrong(text, said):
+    with pytest.raises(InvalidUpload) as caught:
+        read_form_options({"evaluate": text.encode()})
+    assert said in caught.value.detail

@@ -39,7 +39,7 @@ def test_life_of_a_job_that_succeeds(records):
     job = records.get(job_id)
     assert (job.state, job.progress, job.size_after_bytes) == ("succeeded", done, 7)
     assert job.created_at <= job.started_at <= job.ended_at
-    of_success = {"artifact", "report", "report_csv", "report_html"}
+    of_success = {"artifact", "report", "report_csv", "report_html", "evaluations"}
     assert set(job.links) == {"self", "config", *of_success}
 
 

@@ -44,9 +44,9 @@ def test_key_with_another_request_is_a_conflict(records):
 
 def test_second_job_under_a_key_leaves_nothing(records, database):
     records.add(new_job(request=keyed_request("k", 1)))
-    brought = [FileLocation("a" * 64, "files/a", 7)]
+    files = [FileLocation("a" * 64, "files/a", 7)]
     with pytest.raises(KeyTaken):
-        records.add(new_job(request=keyed_request("k", 2)), brought)
+        records.add(new_job(request=keyed_request("k", 2)), files)
     assert records.counts() == {"queued": 1}
     assert list(FileRepository(database).paths()) == []
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from palettery.app.database.engine import IN_LIST
+from palettery.app.database.engine import MAX_IN_LIST
 from palettery.app.errors import NotFound
 from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
@@ -123,7 +123,7 @@ def test_results_of_a_deleted_job_are_refused(results):
 
 @pytest.mark.heavy
 def test_more_than_one_list_holds(database, results, new_job):
-    count = IN_LIST + 1
+    count = MAX_IN_LIST + 1
     job_id = new_job()
     rows = [result(n, recipe=n) for n in range(count)]
     for _ in range(2):

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
-from palettery.app.compression.dispatch import perform
 from palettery.app.compression.job_folder import report_path, statistics_path
 from palettery.app.compression.parts import read_parts
+from palettery.app.compression.perform_task import perform
 from palettery.app.compression.result_keys import request_sha256
 from palettery.app.compression.statistics import find_statistics
 from palettery.app.jobs import result_reuse as module

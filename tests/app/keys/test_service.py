@@ -155,18 +155,18 @@ def test_keys_are_listed_newest_first_page_by_page(keys, clock):
         clock[0] = NOW + number // 2 * HOUR  # some at the same time
         made.append(keys.create(new(name=f"{number}", queued_jobs=number)).key)
     keys.revoke(made[2].id)
-    found, cursor = [], None
+    result, cursor = [], None
     while True:
         page = keys.page(2, cursor)
-        found += page.items
+        result += page.items
         cursor = page.next_cursor
         if cursor is None:
             break
-    assert [each.created_at for each in found] == sorted(
+    assert [each.created_at for each in result] == sorted(
         (each.created_at for each in made), reverse=True
     )
     revoked = made[2].model_copy(update={"revoked_at": clock[0]})
-    assert {each.id: each for each in found} == {
+    assert {each.id: each for each in result} == {
         each.id: each for each in (*made[:2], revoked, *made[3:])
     }
     with pytest.raises(BadInput, match="cursor"):

@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -74,6 +76,27 @@ def test_text_tells_the_same():
     assert stream.getvalue().endswith("INFO palettery.test: in it [job_id=a-job]\n")
 
 
+@pytest.mark.heavy
+@pytest.mark.parametrize("first", ["configure", "torch"])
+def test_torch_writes_in_our_format(first):
+    """It adds handlers when it is imported, with a format of its own."""
+    imported = "import torch, torch._dynamo"
+    configured = "logs.configure(Settings(log_format='json'))"
+    steps = [configured, imported] if first == "configure" else [imported, configured]
+    program = [
+        "import logging",
+        "from palettery.app.observability import logging as logs",
+        "from palettery.app.settings import Settings",
+        *steps,
+        "logging.getLogger('torch.utils._pytree').warning('old')",
+        "logging.getLogger('torch._dynamo').warning('older')",
+    ]
+    ended = subprocess.run(
+        [sys.executable, "-c", "\n".join(program)], capture_output=True, text=True, check=True
+    )
+    assert [json.loads(line)["message"] for line in ended.stderr.splitlines()] == ["old", "older"]
+
+
 def test_nobody_writes_a_line_of_their_own():
     with written("text") as stream:
         log.info("GET %s", "/x\r\n2026 INFO palettery.app.keys: welcome\x1b[2J\x9b")
@@ -142,11 +165,11 @@ def access_line(stream: io.StringIO) -> dict[str, object]:
     """The line about a request, which comes after its answer."""
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end:
-        found = [
+        results = [
             line for line in lines(stream) if line["logger"] == "palettery.app.http.middleware"
         ]
-        if found:
-            return found[0]
+        if results:
+            return results[0]
         time.sleep(0.01)
     raise AssertionError("no line")
 

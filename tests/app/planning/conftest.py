@@ -48,17 +48,17 @@ class _Recorder(TorchFunctionMode):
                         name=f"{dotted}_{count}" if count else dotted,
                         type=name,
                         module=module,
-                        states={str(number): found for number, found in enumerate(names)},
+                        states={str(number): result for number, result in enumerate(names)},
                     )
                 )
         return func(*args, **kwargs)
 
 
 def _by_identity(named):
-    found = {}
+    results = {}
     for name, thing in named:
-        found.setdefault(id(thing), (thing, []))[1].append(name)
-    return list(found.values())
+        results.setdefault(id(thing), (thing, []))[1].append(name)
+    return list(results.values())
 
 
 @pytest.fixture(scope="session")
@@ -173,14 +173,14 @@ def _theirs(document, model, inputs):
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
         palettizer = coreai.KMeansPalettizer(model, config)
         palettizer._handler.prepare(model, inputs)
-    found = {}
+    results = {}
     for info in palettizer._collect_fake_palett_info(to_cpu=False):
         original = info.module.parametrizations[info.attr_name].original
         fake, grouping = info.fp_module, info.fp_module.granularity
         if not _clusters(fake, info.weight):
             continue
         fast = fake.enable_fast_kmeans_mode and fake.cluster_dim == 1
-        found[names[id(original)]] = (
+        results[names[id(original)]] = (
             fake.n_bits,
             getattr(grouping, "group_size", None),
             grouping.axis or 0,
@@ -189,7 +189,7 @@ def _theirs(document, model, inputs):
             fake.rounding_precision if fast else None,
             _lut(fake.lut_qspec),
         )
-    return found
+    return results
 
 
 def _lut(qspec):
@@ -237,18 +237,18 @@ class _Documents:
         if rng.random() < 0.15:
             return None
         fast = rng.random() < 0.5
-        said = {"enable_fast_kmeans_mode": fast, "rounding_precision": rng.randint(1, 9)}
+        document = {"enable_fast_kmeans_mode": fast, "rounding_precision": rng.randint(1, 9)}
         if rng.random() < 0.8:
-            said["op_state_spec"] = self._specs(vectors=not fast)
+            document["op_state_spec"] = self._specs(vectors=not fast)
         if rng.random() < 0.4:
             keys = rng.sample(self._op_types, k=2)
-            said["op_type_config"] = {key: self._op() for key in keys}
+            document["op_type_config"] = {key: self._op() for key in keys}
         if rng.random() < 0.4:
             keys = {self._pattern(self._ops) for _ in range(2)}
-            said["op_name_config"] = {key: self._op() for key in sorted(keys)}
+            document["op_name_config"] = {key: self._op() for key in sorted(keys)}
         if module_state and rng.random() < 0.5:
-            said["module_state_spec"] = self._specs(vectors=True)
-        return said
+            document["module_state_spec"] = self._specs(vectors=True)
+        return document
 
     def _op(self):
         choice = self._rng.random()

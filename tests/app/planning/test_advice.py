@@ -149,9 +149,11 @@ GENERAL = {
 @pytest.mark.parametrize(("level", "key"), [("name", "fc"), ("type", LINEAR)])
 def test_a_rule_that_leaves_out_what_it_replaces(plan, specific, left_out, level, key):
     document = {"global_config": GENERAL, f"module_{level}_configs": {key: specific}}
-    found = warning(plan(document, fc=(64, 32), conv=(16, 8, 3, 3)), "replaces global_config whole")
-    assert len(found) == bool(left_out)
-    for text in found:
+    result = warning(
+        plan(document, fc=(64, 32), conv=(16, 8, 3, 3)), "replaces global_config whole"
+    )
+    assert len(result) == bool(left_out)
+    for text in result:
         listed = text.partition("leaves out ")[2].partition(" there; write")[0]
         assert {part.partition(":")[0] for part in left_out} == set(
             re.findall(r"(?:^|, )(\w+): ", re.sub(r"{.*?}", "", listed))

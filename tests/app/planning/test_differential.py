@@ -1,4 +1,4 @@
-"""The `.pt2` of a model resolves to what coreai-opt 0.3.0 picks on the live model.
+"""The `.pt2` of a model resolves to what coreai-opt 0.4.0 picks on the live model.
 
 Each model is exported once; random configs then use every level of the config language. Two
 things are not in a `.pt2`: types of modules that never run, so that configs name those that do;

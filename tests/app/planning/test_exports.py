@@ -1,10 +1,11 @@
-"""What forms cannot express is told in the plan, before any work."""
+"""The plan reports what export formats cannot express, before any work."""
 
 import pytest
 
-from palettery.app.errors import ExtraMissing, Inexpressible
-from palettery.app.planning.exports import check_expressible, plan_exports
+from palettery.app.errors import ExtraMissing, Inexpressible, UnsupportedFormat
+from palettery.app.planning.exports import check_expressible, export_sources, plan_exports
 from palettery.app.storage.open import open_storage
+from palettery.schemas.checkpoint import Checkpoint, Module
 from tests.app.stored_job import StoredJob, config_of, draws
 
 JOB_ID = "01890a5d-ac96-774b-bcce-000000000001"
@@ -28,9 +29,9 @@ def test_a_plan_tells_what_each_form_lacks(plan_of):
         ("torchao", {"a.weight": lack, "b.weight": lack}),
         ("dense", {}),
     ]
-    with pytest.raises(Inexpressible, match="torchao cannot express 2 tensors") as told:
+    with pytest.raises(Inexpressible, match="torchao cannot express 2 tensors") as excinfo:
         check_expressible(plan)
-    assert [error.pointer for error in told.value.errors] == [
+    assert [error.pointer for error in excinfo.value.errors] == [
         "/tensors/a.weight",
         "/tensors/b.weight",
     ]
@@ -49,3 +50,17 @@ def test_a_form_that_cannot_be_made_here_is_refused_at_once(plan_of, monkeypatch
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ExtraMissing, match="torchao needs torchao, which is not installed here"):
         plan_exports(plan_of(n_bits=2), ["dense", "torchao"])
+
+
+def test_a_folder_of_transformers_needs_a_config_of_these_weights(plan_of):
+    with pytest.raises(UnsupportedFormat, match=r"needs the model's config\.json"):
+        plan_exports(plan_of(n_bits=2), ["transformers"], ["graph"])
+    assert plan_exports(plan_of(n_bits=2), ["transformers"], ["config"]).exports
+
+
+def test_sources_of_a_checkpoint():
+    module = Module(name="", type="transformers.BertModel", type_source="hf_config")
+    bare = Checkpoint(format="safetensors", files=(), tensors=(), modules=(), ops=())
+    assert [*export_sources(bare)] == []
+    assert [*export_sources(bare.model_copy(update={"modules": (module,)}))] == ["config"]
+    assert [*export_sources(bare.model_copy(update={"format": "pt2"}))] == ["graph"]

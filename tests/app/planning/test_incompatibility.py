@@ -53,9 +53,9 @@ def test_fits(shape, wanted):
     assert misfit_of(shape, wanted) is None
 
 
-@pytest.mark.parametrize(("shape", "wanted", "said"), MISFITS)
-def test_misfits(shape, wanted, said):
-    assert said in misfit_of(shape, wanted)
+@pytest.mark.parametrize(("shape", "wanted", "message"), MISFITS)
+def test_misfits(shape, wanted, message):
+    assert message in misfit_of(shape, wanted)
 
 
 def test_convolutions_flatten_their_kernels_and_keep_their_biases():

@@ -22,7 +22,7 @@ def expected(pattern):
         return {text for text in TEXTS if re.fullmatch(pattern, text)}
 
 
-def found(pattern):
+def matching_texts(pattern):
     patterns = Patterns(5.0)
     patterns.check(pattern, "/p")
     return patterns.matching(pattern, TEXTS, "/p")
@@ -35,9 +35,9 @@ def test_same_as_re_fullmatch(pattern):
         wanted = expected(pattern)
     except (re.error, OverflowError):
         with pytest.raises(InvalidConfig):
-            found(pattern)
+            matching_texts(pattern)
     else:
-        assert found(pattern) == wanted
+        assert matching_texts(pattern) == wanted
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_same_as_re_fullmatch(pattern):
     ],
 )
 def test_same_as_re_fullmatch_on_what_differs_in_other_engines(pattern):
-    assert found(pattern) == expected(pattern)
+    assert matching_texts(pattern) == expected(pattern)
 
 
 @pytest.mark.parametrize(

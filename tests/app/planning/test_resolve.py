@@ -5,7 +5,7 @@ import math
 import pytest
 
 from palettery.app.checkpoints.module_types import infer_modules
-from palettery.app.checkpoints.ops import derive_ops
+from palettery.app.checkpoints.op_types import derive_ops
 from palettery.app.errors import InvalidConfig
 from palettery.app.planning.resolve import resolve
 from palettery.app.settings import Limits
@@ -31,7 +31,7 @@ OTHERS = {"steps": ("I64", ()), "eight.weight": ("F8_E4M3", (8, 8)), "none.weigh
 
 @pytest.fixture(scope="module")
 def checkpoint():
-    said = {name: ("F32", shape) for name, shape in SHAPES.items()} | OTHERS
+    tensors_by_name = {name: ("F32", shape) for name, shape in SHAPES.items()} | OTHERS
     tensors = tuple(
         StoredTensor(
             name=name,
@@ -41,7 +41,7 @@ def checkpoint():
             offset=0,
             size_bytes=math.prod(shape) * {"I64": 8, "F8_E4M3": 1, "F32": 4}[dtype],
         )
-        for name, (dtype, shape) in said.items()
+        for name, (dtype, shape) in tensors_by_name.items()
     )
     modules = infer_modules(tensors, Limits())
     return Checkpoint(
@@ -49,7 +49,7 @@ def checkpoint():
         files=(StoredFile(name="m", path="m", size_bytes=0),),
         tensors=tensors,
         modules=modules,
-        ops=derive_ops(modules, said),
+        ops=derive_ops(modules, tensors_by_name),
     )
 
 
@@ -91,9 +91,9 @@ def test_the_default_takes_weights_of_registered_ops(plan):
 
 
 def test_every_tensor_has_an_outcome_and_a_reason(plan, checkpoint):
-    found = plan({"module_name_configs": {"odd": None, "up": {"op_state_spec": {}}}})
-    assert [tensor.name for tensor in found.tensors] == [one.name for one in checkpoint.tensors]
-    reasons = {tensor.name: tensor.reason for tensor in found.tensors if tensor.action == "keep"}
+    result = plan({"module_name_configs": {"odd": None, "up": {"op_state_spec": {}}}})
+    assert [tensor.name for tensor in result.tensors] == [one.name for one in checkpoint.tensors]
+    reasons = {tensor.name: tensor.reason for tensor in result.tensors if tensor.action == "keep"}
     assert all(reasons.values())
     assert "I64" in reasons["steps"]
     assert "F8_E4M3" in reasons["eight.weight"]
@@ -103,21 +103,21 @@ def test_every_tensor_has_an_outcome_and_a_reason(plan, checkpoint):
     assert reasons["encoder.0.fc.bias"] == "global_config has no spec for 'bias'"
     assert reasons["up.weight"] == "module_name_configs[\"up\"] has no spec for 'weight'"
     assert reasons["odd.weight"] == "the config switches it off"
-    assert rules(found)["odd.weight"] == 'module_name_configs["odd"]'
-    for tensor in found.tensors:
+    assert rules(result)["odd.weight"] == 'module_name_configs["odd"]'
+    for tensor in result.tensors:
         assert (tensor.action == "palettize") == (tensor.spec is not None)
         assert (tensor.action == "palettize") == (tensor.clustering is not None)
 
 
 def test_name_beats_type_beats_global_and_later_beats_earlier(plan):
-    found = plan(
+    result = plan(
         {
             "global_config": weights(1),
             "module_type_configs": {LINEAR: weights(2)},
             "module_name_configs": {"encoder.*": weights(3), r"encoder\.0": weights(4)},
         }
     )
-    assert bits(found) == {
+    assert bits(result) == {
         "up.weight": 1,
         "odd.weight": 2,
         "encoder.1.fc.weight": 3,
@@ -125,7 +125,7 @@ def test_name_beats_type_beats_global_and_later_beats_earlier(plan):
         "encoder.0.attn.out_proj.weight": 4,
     }
     assert (
-        rules(found)["encoder.0.fc.weight"]
+        rules(result)["encoder.0.fc.weight"]
         == 'module_name_configs["encoder\\\\.0"].op_state_spec["weight"]'
     )
 
@@ -134,11 +134,11 @@ def test_attention_owns_its_projections(plan):
     off = {"encoder.0.attn.out_proj": None}
     assert bits(plan({"module_name_configs": off})) == bits(plan({}))
     state = {"op_state_spec": {}, "module_state_spec": {"weight": {"n_bits": 8}}}
-    found = plan({"module_name_configs": {"encoder.0.attn.out_proj": state}})
-    assert bits(found)["encoder.0.attn.out_proj.weight"] == 8
+    result = plan({"module_name_configs": {"encoder.0.attn.out_proj": state}})
+    assert bits(result)["encoder.0.attn.out_proj.weight"] == 8
     by_type = {"multi_head_attention_forward": {"op_state_spec": {"*": {"n_bits": 2}}}}
-    found = bits(plan({"global_config": {"op_type_config": by_type}}))
-    owned = {name: found[name] for name in found if "attn" in name}
+    result = bits(plan({"global_config": {"op_type_config": by_type}}))
+    owned = {name: result[name] for name in result if "attn" in name}
     assert owned == {name: 2 for name in SHAPES if "attn" in name}
 
 
@@ -149,24 +149,24 @@ def test_within_a_module_state_beats_op_name_beats_op_type_beats_default(plan):
         "op_name_config": {".*": weights(6), r"encoder\..*\.linear": weights(3)},
     }
     state = {**config, "module_state_spec": {"weight": {"n_bits": 8}}}
-    found = plan({"module_name_configs": {"encoder.*": config, r"encoder\.1\.fc": state}})
-    assert bits(found)["encoder.0.fc.weight"] == 3
-    assert bits(found)["encoder.0.attn.out_proj.weight"] == 6
-    assert bits(found)["encoder.1.fc.weight"] == 8
-    said = rules(found)
-    assert said["encoder.1.fc.weight"].endswith('.module_state_spec["weight"]')
-    assert said["encoder.0.attn.out_proj.weight"].endswith(
+    result = plan({"module_name_configs": {"encoder.*": config, r"encoder\.1\.fc": state}})
+    assert bits(result)["encoder.0.fc.weight"] == 3
+    assert bits(result)["encoder.0.attn.out_proj.weight"] == 6
+    assert bits(result)["encoder.1.fc.weight"] == 8
+    document = rules(result)
+    assert document["encoder.1.fc.weight"].endswith('.module_state_spec["weight"]')
+    assert document["encoder.0.attn.out_proj.weight"].endswith(
         '.op_name_config[".*"].op_state_spec["weight"]'
     )
 
 
 def test_module_state_reaches_unregistered_ops_but_not_descendants(plan):
     state = {"module_state_spec": {"*": {"n_bits": 6}}}
-    found = bits(plan({"module_name_configs": {"embed": state, r"encoder\.1": state}}))
-    assert found["embed.weight"] == 6
-    assert found["encoder.1.fc.weight"] == 4
-    found = bits(plan({"global_config": None, "module_name_configs": {"encoder.norm": state}}))
-    assert found == {"encoder.norm.weight": 6}
+    result = bits(plan({"module_name_configs": {"embed": state, r"encoder\.1": state}}))
+    assert result["embed.weight"] == 6
+    assert result["encoder.1.fc.weight"] == 4
+    result = bits(plan({"global_config": None, "module_name_configs": {"encoder.norm": state}}))
+    assert result == {"encoder.norm.weight": 6}
 
 
 def test_none_disables_at_every_level(plan):
@@ -185,14 +185,14 @@ def test_none_disables_at_every_level(plan):
 
 def test_what_does_not_fit_is_kept_under_its_rule(plan):
     granularity = {"type": "per_grouped_channel", "group_size": 16}
-    found = plan({"global_config": {"op_state_spec": {"weight": {"granularity": granularity}}}})
-    kept = {tensor.name: tensor for tensor in found.tensors}["odd.weight"]
+    result = plan({"global_config": {"op_state_spec": {"weight": {"granularity": granularity}}}})
+    kept = {tensor.name: tensor for tensor in result.tensors}["odd.weight"]
     assert (kept.action, kept.rule) == ("keep", 'global_config.op_state_spec["weight"]')
     assert kept.reason == (
         "group_size 16 does not divide axis 0 of length 3: use per_tensor or group_size 3"
     )
-    assert "encoder.1.fc.weight" not in bits(found)
-    up = {tensor.name: tensor for tensor in found.tensors}["up.weight"]
+    assert "encoder.1.fc.weight" not in bits(result)
+    up = {tensor.name: tensor for tensor in result.tensors}["up.weight"]
     assert (up.module_type, up.clustering.axis, up.groups) == (
         "torch.nn.modules.conv.ConvTranspose2d",
         1,
@@ -201,10 +201,10 @@ def test_what_does_not_fit_is_kept_under_its_rule(plan):
 
 
 def test_sizes_add_up(plan, checkpoint):
-    found = plan({})
-    assert found.size_before_bytes == checkpoint.tensor_bytes()
-    assert found.predicted_size_bytes == sum(one.predicted_bytes for one in found.tensors)
-    kept = [tensor for tensor in found.tensors if tensor.action == "keep"]
+    result = plan({})
+    assert result.size_before_bytes == checkpoint.tensor_bytes()
+    assert result.predicted_size_bytes == sum(one.predicted_bytes for one in result.tensors)
+    kept = [tensor for tensor in result.tensors if tensor.action == "keep"]
     assert all(tensor.predicted_bytes == tensor.size_bytes for tensor in kept)
 
 
@@ -217,7 +217,7 @@ def unmatched(plan):
 
 
 def test_keys_that_match_nothing_are_told_with_what_would(plan):
-    found = unmatched(
+    result = unmatched(
         plan(
             {
                 "global_config": {
@@ -236,7 +236,7 @@ def test_keys_that_match_nothing_are_told_with_what_would(plan):
             }
         )
     )
-    suggestions = {path: near for path, (_, near) in found.items()}
+    suggestions = {path: near for path, (_, near) in result.items()}
     assert suggestions == {
         'global_config.op_state_spec["wieght"]': ("weight",),
         'global_config.op_type_config["aten.linear.default"]': ("linear",),
@@ -253,7 +253,7 @@ def test_keys_that_match_nothing_are_told_with_what_would(plan):
 
 
 def test_keys_that_others_overrule_are_told(plan):
-    found = unmatched(
+    result = unmatched(
         plan(
             {
                 "module_type_configs": {LINEAR: weights(2)},
@@ -261,13 +261,13 @@ def test_keys_that_others_overrule_are_told(plan):
             }
         )
     )
-    assert found.keys() == {f'module_type_configs["{LINEAR}"]', 'module_name_configs["odd"]'}
-    assert all("a later key" in reason for reason, _ in found.values())
+    assert result.keys() == {f'module_type_configs["{LINEAR}"]', 'module_name_configs["odd"]'}
+    assert all("a later key" in reason for reason, _ in result.values())
 
 
 def test_a_spec_out_of_reach_is_told(plan):
-    found = unmatched(plan({"module_name_configs": {"embed": weights(2)}}))
-    (reason,) = [reason for reason, _ in found.values()]
+    result = unmatched(plan({"module_name_configs": {"embed": weights(2)}}))
+    (reason,) = [reason for reason, _ in result.values()]
     assert "no registered op" in reason
 
 

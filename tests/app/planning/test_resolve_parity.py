@@ -1,4 +1,4 @@
-"""Random configs on small live models: the plan picks what coreai-opt 0.3.0 picks, and as it does.
+"""Random configs on small live models: the plan picks what coreai-opt 0.4.0 picks, and as it does.
 
 A tensor that coreai-opt gives up on, or on which it fails, must be kept here.
 """

@@ -12,9 +12,9 @@ from palettery.schemas.config import KMeansPalettizerConfig
 LINEAR = "torch.nn.modules.linear.Linear"
 
 
-def stored(*named, **said):
+def stored(*named, **message):
     return tuple(
-        StoredTensor(name=name, file=0, offset=8 * place, size_bytes=8, **{**DENSE, **said})
+        StoredTensor(name=name, file=0, offset=8 * place, size_bytes=8, **{**DENSE, **message})
         for place, name in enumerate(named)
     )
 
@@ -67,8 +67,8 @@ def faults(model, tensors):
 
 
 def test_names_are_those_of_the_model_or_of_coreai_opt(model):
-    found = matched(model, stored("enc.0.weight", "enc.1.parametrizations.weight.original"))
-    assert found == {"enc.0.weight": (0, ()), "enc.1.weight": (8, ())}
+    result = matched(model, stored("enc.0.weight", "enc.1.parametrizations.weight.original"))
+    assert result == {"enc.0.weight": (0, ()), "enc.1.weight": (8, ())}
 
 
 def test_parameter_of_the_root(model):
@@ -92,27 +92,31 @@ def test_bytes_that_two_tensors_share_serve_both(model):
 
 
 def test_unknown_name_comes_with_the_closest(model):
-    told = faults(model, stored("enc.0.wieght", "enc.1.weight", "zzz"))
+    faults_by_pointer = faults(model, stored("enc.0.wieght", "enc.1.weight", "zzz"))
     none = "the model has no tensor of this name"
-    assert told.keys() == {"/sensitivities/enc.0.wieght", "/sensitivities/zzz"}
-    assert told["/sensitivities/enc.0.wieght"].startswith(f"{none}; did you mean enc.0.weight or ")
-    assert told["/sensitivities/zzz"] == none
+    assert faults_by_pointer.keys() == {"/sensitivities/enc.0.wieght", "/sensitivities/zzz"}
+    assert faults_by_pointer["/sensitivities/enc.0.wieght"].startswith(
+        f"{none}; did you mean enc.0.weight or "
+    )
+    assert faults_by_pointer["/sensitivities/zzz"] == none
 
 
 def test_shape_and_dtype_are_the_weights(model):
-    told = faults(model, stored("enc.0.weight", shape=(6, 4)))
-    assert told == {"/sensitivities/enc.0.weight": "it has the shape [6, 4], the tensor [4, 6]"}
-    told = faults(model, stored("enc.0.weight", dtype="I64"))
-    assert "dtype I64; F16, BF16, F32, F64 are" in told["/sensitivities/enc.0.weight"]
+    faults_by_pointer = faults(model, stored("enc.0.weight", shape=(6, 4)))
+    assert faults_by_pointer == {
+        "/sensitivities/enc.0.weight": "it has the shape [6, 4], the tensor [4, 6]"
+    }
+    faults_by_pointer = faults(model, stored("enc.0.weight", dtype="I64"))
+    assert "dtype I64; F16, BF16, F32, F64 are" in faults_by_pointer["/sensitivities/enc.0.weight"]
 
 
 @pytest.mark.parametrize(
     "second", ["enc.0.parametrizations.weight.original", "head.weight"], ids=["renamed", "tied"]
 )
 def test_two_for_one_tensor(model, second):
-    told = faults(model, stored("enc.0.weight", second))
-    assert list(told) == [f"/sensitivities/{second}"]
-    assert "the same tensor as enc.0.weight" in told[f"/sensitivities/{second}"]
+    faults_by_pointer = faults(model, stored("enc.0.weight", second))
+    assert list(faults_by_pointer) == [f"/sensitivities/{second}"]
+    assert "the same tensor as enc.0.weight" in faults_by_pointer[f"/sensitivities/{second}"]
 
 
 def test_plan_warns_of_what_has_none_and_of_what_is_kept(model):

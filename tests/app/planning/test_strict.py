@@ -1,11 +1,11 @@
-"""Strict: every idle key and every tensor that cannot take what is asked, each with its place."""
+"""Strict mode: errors for every unmatched key and every incompatible tensor, with pointers."""
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from palettery.app.checkpoints.reader import read_checkpoint
-from palettery.app.errors import MOST_LISTED, StrictViolation
+from palettery.app.errors import MAX_LISTED, StrictViolation
 from palettery.app.planning.resolve import resolve
 from palettery.app.planning.strict import check_strict
 from palettery.app.settings import Limits
@@ -60,16 +60,16 @@ def by_name(name, spec, field="op_state_spec", key="weight"):
 
 
 def test_what_all_fits_passes(plan):
-    found = plan(by_name("a", {"n_bits": 4}))
-    assert incompatible(found) == set()
-    check_strict(found)
+    result = plan(by_name("a", {"n_bits": 4}))
+    assert incompatible(result) == set()
+    check_strict(result)
 
 
 def test_tensor_that_no_rule_asks_for_is_no_fault(plan):
-    found = plan({"global_config": {"op_state_spec": {"*": {"n_bits": 2}}}})
-    kept = {tensor.name for tensor in found.tensors if tensor.action == "keep"}
+    result = plan({"global_config": {"op_state_spec": {"*": {"n_bits": 2}}}})
+    kept = {tensor.name for tensor in result.tensors if tensor.action == "keep"}
     assert {"norm.weight", "steps", "whole.weight"} <= kept
-    assert incompatible(found) == {"clash.weight"}  # the star asks for what can be palettized
+    assert incompatible(result) == {"clash.weight"}  # the star asks for what can be palettized
 
 
 def test_rule_that_switches_off_is_no_fault(plan):
@@ -89,9 +89,9 @@ def test_rule_that_switches_off_is_no_fault(plan):
 def test_tensor_that_a_rule_wants_and_that_does_not_fit(plan, name, spec, reason):
     document = by_name(name, spec)
     document["module_name_configs"][name]["enable_fast_kmeans_mode"] = False
-    found = plan(document)
-    assert incompatible(found) == {f"{name}.weight"}
-    error = violation(found)
+    result = plan(document)
+    assert incompatible(result) == {f"{name}.weight"}
+    error = violation(result)
     assert "0 config keys match nothing, and 1 tensor cannot" in error.detail
     (field,) = error.errors
     assert field.pointer == f"/module_name_configs/{name}/op_state_spec/weight"
@@ -118,12 +118,12 @@ def test_keys_that_match_nothing_come_with_what_would(plan):
         )
     )
     assert "2 config keys match nothing, and 0 tensors" in error.detail
-    told = {field.pointer: field.detail for field in error.errors}
-    assert told.keys() == {
+    results = {field.pointer: field.detail for field in error.errors}
+    assert results.keys() == {
         "/module_type_configs/torch.nn.Linear",
         '/module_name_configs/no"~1~0such',
     }
-    assert f"did you mean {LINEAR}?" in told["/module_type_configs/torch.nn.Linear"]
+    assert f"did you mean {LINEAR}?" in results["/module_type_configs/torch.nn.Linear"]
 
 
 def test_inner_keys_have_their_place_too(plan):
@@ -136,11 +136,11 @@ def test_inner_keys_have_their_place_too(plan):
 
 
 def test_a_thousand_are_listed_and_the_rest_counted(plan):
-    count = MOST_LISTED + 234
+    count = MAX_LISTED + 234
     rows = range(3, 3 + 2 * count, 2)
     arrays = {f"l{number}.weight": np.ones((number, 1), np.float32) for number in rows}
     error = violation(plan({"global_config": {"op_state_spec": {"*": grouped(2)}}}, arrays))
-    assert len(error.errors) == MOST_LISTED
+    assert len(error.errors) == MAX_LISTED
     assert error.detail.startswith("strict: 0 config keys match nothing, and 1,234 tensors")
     assert error.detail.endswith("234 more are not listed")
 

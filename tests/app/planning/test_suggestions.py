@@ -5,6 +5,6 @@ from palettery.app.planning.suggestions import MAX_SEARCHES, DottedNames
 
 def test_searches_end_where_nobody_reads_on():
     names = DottedNames(["encoder.layer", "decoder.layer"])
-    found = [names.close("encodr.layer") for _ in range(MAX_SEARCHES + 1)]
-    assert all(near[0] == "encoder.layer" for near in found[:-1])
-    assert found[-1] == ()
+    results = [names.similar("encodr.layer") for _ in range(MAX_SEARCHES + 1)]
+    assert all(near[0] == "encoder.layer" for near in results[:-1])
+    assert results[-1] == ()

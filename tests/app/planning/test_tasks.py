@@ -73,26 +73,26 @@ def grouped(group_size, axis=0):
 
 
 def test_small_neighbours_share_a_task():
-    found = cut(checkpoint([(4, 4)] * 6), 4 * 64, n_bits=2)
-    assert [task.size_bytes for task in found] == [256, 128]
-    assert [piece.name for piece in found[0].slices] == [f"l{n}.weight" for n in range(4)]
-    assert [task.part_path for task in found] == [
+    result = cut(checkpoint([(4, 4)] * 6), 4 * 64, n_bits=2)
+    assert [task.size_bytes for task in result] == [256, 128]
+    assert [piece.name for piece in result[0].slices] == [f"l{n}.weight" for n in range(4)]
+    assert [task.part_path for task in result] == [
         "jobs/1/parts/000000.safetensors",
         "jobs/1/parts/000001.safetensors",
     ]
-    assert {task.cancel_path for task in found} == {"jobs/1/cancel"}
+    assert {task.cancel_path for task in result} == {"jobs/1/cancel"}
 
 
 def test_largest_tasks_come_first():
-    found = cut(checkpoint([(4, 4), (40, 40), (4, 4), (20, 20)]), 100, n_bits=1)
-    sizes = [task.size_bytes for task in found]
+    result = cut(checkpoint([(4, 4), (40, 40), (4, 4), (20, 20)]), 100, n_bits=1)
+    sizes = [task.size_bytes for task in result]
     assert sizes == sorted(sizes, reverse=True)
-    assert [task.index for task in found] == list(range(len(found)))
+    assert [task.index for task in result] == list(range(len(result)))
 
 
 def test_a_small_model_still_makes_several_tasks(monkeypatch):
     monkeypatch.setattr(tasks, "SMALLEST_TASK_BYTES", 64)
-    assert len(cut(checkpoint([(4, 4)] * 16), 1 << 30, n_bits=2)) == tasks.LEAST_TASKS
+    assert len(cut(checkpoint([(4, 4)] * 16), 1 << 30, n_bits=2)) == tasks.MIN_TASKS
 
 
 def test_nothing_to_palettize_makes_no_task():

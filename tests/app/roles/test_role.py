@@ -1,8 +1,11 @@
 """Roles: missing settings, and databases of another version."""
 
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 
+from palettery.app.database import migrations
 from palettery.app.database.engine import open_database
 from palettery.app.database.migrations import MigrationResult
 from palettery.app.errors import BadInput
@@ -11,6 +14,7 @@ from palettery.app.roles.role import check_role_settings
 from palettery.app.settings import Settings
 from tests.databases import KINDS
 
+NEWEST = max(Path(migrations.__file__).parent.glob("versions/0*.py")).name[:4]
 pytestmark = pytest.mark.databases(*KINDS)
 
 SHARED = {
@@ -68,12 +72,12 @@ def test_serve_tells_what_is_missing_in_one_line(palettery, monkeypatch, tmp_pat
 
 def test_migration_makes_the_tables_of_the_engine_beside_ours(database_url):
     database = open_database(database_url)
-    assert roles.migrate(database) == MigrationResult(None, "0008")
+    assert roles.migrate(database) == MigrationResult(None, NEWEST)
     seen = sa.inspect(database.engine)
     schema = "dbos" if database.engine.dialect.name == "postgresql" else None
     assert "workflow_status" in seen.get_table_names(schema)
     assert {"jobs", "files", "results", "controllers"} <= set(seen.get_table_names())
-    assert roles.migrate(database) == MigrationResult("0008", "0008")
+    assert roles.migrate(database) == MigrationResult(NEWEST, NEWEST)
     database.close()
 
 
@@ -81,9 +85,9 @@ def test_migration_makes_the_tables_of_the_engine_beside_ours(database_url):
 @pytest.mark.parametrize(
     ("revision", "message"),
     [
-        ("0999", "0999, newer than this Palettery (0008): upgrade Palettery"),
-        ("0001", "0001, and this Palettery needs 0008: run `palettery migrate`"),
-        (None, "no revision, and this Palettery needs 0008: run `palettery migrate`"),
+        ("0999", f"0999, newer than this Palettery ({NEWEST}): upgrade Palettery"),
+        ("0001", f"0001, and this Palettery needs {NEWEST}: run `palettery migrate`"),
+        (None, f"no revision, and this Palettery needs {NEWEST}: run `palettery migrate`"),
     ],
 )
 def test_api_refuses_a_database_of_another_version(
@@ -101,6 +105,6 @@ def test_api_refuses_a_database_of_another_version(
     code, out, err = palettery("serve", "--role", "api")
     assert (code, out) == (2, "")
     assert err == f"palettery: the database is at {message}\n"
-    found = sa.inspect(database.engine).get_table_names()
-    assert found == ([] if revision is None else ["alembic_version"]), "nothing was changed"
+    result = sa.inspect(database.engine).get_table_names()
+    assert result == ([] if revision is None else ["alembic_version"]), "nothing was changed"
     database.close()

@@ -39,7 +39,7 @@ def test_wrong_credentials_say_what_to_check_and_nothing_secret(server, monkeypa
             ask("a")
         for secret in ("not-the-secret", server.environment["AWS_ACCESS_KEY_ID"], "127.0.0.1"):
             assert secret not in str(caught.value)
-    assert "AWS_SECRET_ACCESS_KEY" in store.fault()
+    assert "AWS_SECRET_ACCESS_KEY" in store.health_problem()
 
 
 @pytest.mark.usefixtures("server")
@@ -48,7 +48,7 @@ def test_a_bucket_that_is_not_there_is_named():
     for ask in (store.read, store.list, lambda path: store.write(path, b"")):
         with pytest.raises(StorageFailed, match="no bucket 'no-such-bucket'"):
             ask("a")
-    assert "no bucket 'no-such-bucket'" in store.fault()
+    assert "no bucket 'no-such-bucket'" in store.health_problem()
 
 
 def test_an_endpoint_without_tls_must_be_allowed(server, monkeypatch):

@@ -1,4 +1,4 @@
-"""What is told about failures that the test server does not produce."""
+"""Messages of failures that the test server does not produce."""
 
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError

@@ -36,5 +36,5 @@ def test_one_changed_byte_is_located_by_its_block(position):
     blocks = BlockDigests(digest_of(DATA, len(DATA)).blocks())
     damaged = bytearray(DATA)
     damaged[position] ^= 1
-    assert blocks.damage(0, memoryview(DATA)) is None
-    assert blocks.damage(0, memoryview(damaged)) == position // BLOCK_BYTES * BLOCK_BYTES
+    assert blocks.find_damage(0, memoryview(DATA)) is None
+    assert blocks.find_damage(0, memoryview(damaged)) == position // BLOCK_BYTES * BLOCK_BYTES

@@ -125,11 +125,11 @@ def test_joining_that_is_cut_off_leaves_nothing(folder, monkeypatch):
 
 
 def test_folder_that_is_gone_is_named(folder):
-    assert folder.fault() is None
+    assert folder.health_problem() is None
     moved = folder.root.rename(folder.root.with_name("moved"))
-    assert folder.fault() == f"there is no folder {folder.root}"
+    assert folder.health_problem() == f"there is no folder {folder.root}"
     moved.rename(folder.root)
-    assert folder.fault() is None
+    assert folder.health_problem() is None
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(os.devnull)])

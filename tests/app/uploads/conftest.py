@@ -15,13 +15,13 @@ from palettery.app.models.repository import ModelRepository
 from palettery.app.models.service import ModelService
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
-from palettery.app.storage.checked_reads import DIGESTS
 from palettery.app.storage.open import open_storage
+from palettery.app.storage.verified_reader import DIGESTS
 from palettery.app.uploads.completion import UploadCompletion
 from palettery.app.uploads.expiry import UploadExpiry
 from palettery.app.uploads.repository import UploadRepository
 from palettery.app.uploads.service import UploadService
-from palettery.schemas.uploads import LEAST_PART_BYTES, FileToSend, NewUpload
+from palettery.schemas.uploads import MIN_PART_BYTES, FileToSend, NewUpload
 from tests.app.stored_job import draws
 from tests.document_pools import PoolPerCall
 
@@ -34,7 +34,7 @@ def announced(**files):
         FileToSend(name=name, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
         for name, data in files.items()
     ]
-    return NewUpload(files=sent, part_size_bytes=LEAST_PART_BYTES)
+    return NewUpload(files=sent, part_size_bytes=MIN_PART_BYTES)
 
 
 def digest_header(data):

@@ -21,7 +21,7 @@ from palettery.app.models.service import model_id
 from palettery.app.storage.open import open_storage
 from palettery.app.uploads.parts import part_path
 from palettery.schemas.keys import OwnerLimits
-from palettery.schemas.uploads import LEAST_PART_BYTES, FileToSend, NewUpload
+from palettery.schemas.uploads import MIN_PART_BYTES, FileToSend, NewUpload
 from tests.app.stored_job import draws
 from tests.app.uploads.conftest import (
     DAY,
@@ -75,7 +75,7 @@ def test_missing_parts_are_named(world, large, small):
 
 def test_file_with_another_digest_must_be_sent_again(world, large):
     upload = world.start(m=large, n=save(draws(1, w=(4, 8))))
-    wrong = b"\0" * LEAST_PART_BYTES
+    wrong = b"\0" * MIN_PART_BYTES
     run(world.put(upload, 2, wrong))
     run(world.send(upload, large, {1, 3, 4}))
     run(world.put(upload, 5, save(draws(1, w=(4, 8)))))
@@ -251,7 +251,7 @@ def test_an_upload_that_is_deleted_while_it_is_completed(world, small):
 def announced_as(size_bytes, data):
     (file,) = announced(m=data).files
     wrong = file.model_copy(update={"size_bytes": size_bytes})
-    return NewUpload(files=[wrong], part_size_bytes=LEAST_PART_BYTES)
+    return NewUpload(files=[wrong], part_size_bytes=MIN_PART_BYTES)
 
 
 def test_wrong_size_of_a_file_that_the_owner_has(world, small):
@@ -279,8 +279,8 @@ def test_limits_are_named(world, small):
         world.uploads.start(caller, announced(m=small), None, presign=False)
     with pytest.raises(TooLarge, match="over 5 files"):
         world.start(**{f"m{number}": bytes([number]) for number in range(6)})
-    file = FileToSend(name="m", size_bytes=LEAST_PART_BYTES * 10_000 + 1, sha256="0" * 64)
-    many = NewUpload(files=[file], part_size_bytes=LEAST_PART_BYTES)
+    file = FileToSend(name="m", size_bytes=MIN_PART_BYTES * 10_000 + 1, sha256="0" * 64)
+    many = NewUpload(files=[file], part_size_bytes=MIN_PART_BYTES)
     with pytest.raises(BadInput, match="10,001 parts of 8,388,608 bytes, and 10,000 are allowed"):
         world.uploads.start(Caller("a"), many, None, presign=False)
     with pytest.raises(BadInput, match="has no presigned URLs; leave presign out"):

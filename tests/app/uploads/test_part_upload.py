@@ -11,7 +11,7 @@ from palettery.app.errors import (
 )
 from palettery.app.http.caller import Caller
 from palettery.app.uploads.parts import part_path
-from palettery.schemas.uploads import LEAST_PART_BYTES
+from palettery.schemas.uploads import MIN_PART_BYTES
 from tests.app.uploads.conftest import digest_header, run, streamed
 
 
@@ -22,9 +22,9 @@ from tests.app.uploads.conftest import digest_header, run, streamed
         (b"1" * 9_000_000, {}, TooLarge, "larger than part 2, which has 8,388,608 bytes"),
         (b"", {"content-length": "9000000"}, TooLarge, "larger than part 2"),
         (b"", {"content-length": "7"}, InvalidUpload, "the body has 7 bytes"),
-        (b"1" * LEAST_PART_BYTES, digest_header(b"2"), InvalidUpload, "bytes of part 2 have the"),
+        (b"1" * MIN_PART_BYTES, digest_header(b"2"), InvalidUpload, "bytes of part 2 have the"),
         (
-            b"1" * LEAST_PART_BYTES,
+            b"1" * MIN_PART_BYTES,
             {"content-encoding": "gzip"},
             UnsupportedContentEncoding,
             "Content-Encoding 'gzip'",
@@ -55,7 +55,7 @@ def test_a_body_that_goes_on_is_not_read(world, large):
                 Caller("a"), upload.id, 1, Headers(digest_header(b"")), endless()
             )
         )
-    assert read == LEAST_PART_BYTES + (1 << 20)
+    assert read == MIN_PART_BYTES + (1 << 20)
     assert world.left() == set()
 
 
@@ -80,12 +80,12 @@ def test_the_same_part_is_not_read_again(world, large):
         raise AssertionError("it was read")
         yield b""
 
-    headers = Headers(digest_header(large[:LEAST_PART_BYTES]))
+    headers = Headers(digest_header(large[:MIN_PART_BYTES]))
     run(world.uploads.receive_part(Caller("a"), upload.id, 1, headers, unread()))
     world.store.delete(part_path(upload.id, 1))
     run(
         world.uploads.receive_part(
-            Caller("a"), upload.id, 1, headers, streamed(large[:LEAST_PART_BYTES])
+            Caller("a"), upload.id, 1, headers, streamed(large[:MIN_PART_BYTES])
         )
     )
     assert world.left() == {part_path(upload.id, 1)}
@@ -95,11 +95,11 @@ def test_an_upload_that_is_deleted_while_a_part_comes_in(world, large):
     upload = world.start(m=large)
 
     async def body():
-        yield large[: LEAST_PART_BYTES - 1]
+        yield large[: MIN_PART_BYTES - 1]
         world.uploads.delete("a", upload.id)
-        yield large[LEAST_PART_BYTES - 1 : LEAST_PART_BYTES]
+        yield large[MIN_PART_BYTES - 1 : MIN_PART_BYTES]
 
-    headers = Headers(digest_header(large[:LEAST_PART_BYTES]))
+    headers = Headers(digest_header(large[:MIN_PART_BYTES]))
     with pytest.raises(NotFound):
         run(world.uploads.receive_part(Caller("a"), upload.id, 1, headers, body()))
     assert world.left() == set()

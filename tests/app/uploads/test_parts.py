@@ -2,7 +2,7 @@
 
 import pytest
 
-from palettery.app.uploads.parts import Part, count_parts, part_path, parts_of, upload_of
+from palettery.app.uploads.parts import Part, count_parts, parse_upload_id, part_path, parts_of
 from palettery.schemas.uploads import FileToSend
 
 
@@ -33,6 +33,6 @@ def test_parts_cover_every_file(sizes):
 
 
 def test_the_upload_of_a_parts_path():
-    assert upload_of(part_path("some-id", 3)) == "some-id"
-    assert upload_of("uploads/0123") is None
-    assert upload_of("jobs/parts/some-id/3") is None
+    assert parse_upload_id(part_path("some-id", 3)) == "some-id"
+    assert parse_upload_id("uploads/0123") is None
+    assert parse_upload_id("jobs/parts/some-id/3") is None

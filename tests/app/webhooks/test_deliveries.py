@@ -14,7 +14,7 @@ from palettery.app.execution.engine import WorkflowCall
 from palettery.app.jobs.job_rows import NewJob
 from palettery.app.jobs.repository import JobRepository
 from palettery.app.settings import Settings
-from palettery.app.webhooks.deliveries import TRIES, DeliveryOutcome, WebhookDeliveries
+from palettery.app.webhooks.deliveries import MAX_ATTEMPTS, DeliveryOutcome, WebhookDeliveries
 from palettery.app.webhooks.repository import WebhookRepository
 from palettery.schemas.job_options import JobOptions
 from palettery.schemas.jobs import Job, Progress
@@ -157,10 +157,10 @@ def test_failed_calls_are_tried_again_later_and_later(service):
     service.engine.call_webhook_later = lambda again, wait_s: (
         delays.append(wait_s) or later(again, wait_s)
     )
-    for tries in range(TRIES):
+    for tries in range(MAX_ATTEMPTS):
         service.conclude(call._replace(tries=tries), DeliveryOutcome("failed", "HTTP 500"))
-    assert [each.tries for each in sorted(service.queued(call.job_id))] == list(range(TRIES))
-    assert delays == [4.0**n for n in range(TRIES - 1)]
+    assert [each.tries for each in sorted(service.queued(call.job_id))] == list(range(MAX_ATTEMPTS))
+    assert delays == [4.0**n for n in range(MAX_ATTEMPTS - 1)]
     (line,) = service.log(call)
     assert (line.level, line.message) == (
         "warning",

@@ -11,14 +11,15 @@ import socket
 import sys
 import tempfile
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import hostile
 
-from palettery import kernels
 from palettery.app.errors import PaletteryError
 from palettery.app.sandbox import Bounds, run, working_folder
 
+PACKAGE = Path(find_spec("palettery").origin).parent
 BOUNDS = Bounds(
     memory_bytes=1 << 30, cpu_s=60, wall_s=120, file_bytes=1 << 20, answer_bytes=1 << 20
 )
@@ -77,8 +78,8 @@ def targets(data: Path, other: Path) -> dict[str, object]:
         "inherited": str(inherited),
         "other": str(other / "theirs"),
         "home": os.environ.get("HOME", "/"),
-        "project": str(Path(kernels.__file__).parents[2] / "pyproject.toml"),
-        "kernels": str(Path(kernels.__file__).parent / "__pycache__"),
+        "project": str(PACKAGE.parent / "pyproject.toml"),
+        "kernels": str(PACKAGE / "kernels" / "__pycache__"),
         "tcp": server.getsockname()[1],
         "unix": str(data / "s"),
         "abstract": f"\0palettery-{os.getpid()}",

@@ -88,10 +88,10 @@ def descriptors(at):
     wanted = os.stat(at["inherited"])
     for number in range(3, 256):
         try:
-            found = os.fstat(number)
+            result = os.fstat(number)
         except OSError:
             continue
-        if (found.st_ino, found.st_dev) == (wanted.st_ino, wanted.st_dev):
+        if (result.st_ino, result.st_dev) == (wanted.st_ino, wanted.st_dev):
             return number
     raise PermissionError("no descriptor")
 
@@ -264,7 +264,7 @@ def in_folder(_):
     Path("own", "a").write_bytes(b"abc")
     Path("own", "a").rename("b")
     with Path("b").open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
-        found = mapped[:3].decode()
+        result = mapped[:3].decode()
     Path("b").unlink()
     Path("own").rmdir()
     threads = [threading.Thread(target=lambda: None) for _ in range(4)]
@@ -276,7 +276,7 @@ def in_folder(_):
     os.kill(os.getpid(), 0)
     Path(os.devnull).write_bytes(b"x")
     assert float(np.ones((300, 300)).dot(np.ones((300, 300)))[0, 0]) == 300
-    return found
+    return result
 
 
 def use_kernels(_):
@@ -360,16 +360,16 @@ def answer(request):
 
 def attempt(names, at):
     """By attack: what it gave; None if it was refused."""
-    found = {}
+    results = {}
     for name in names:
         if name in OTHERS:
-            found[name] = OTHERS[name](at)
+            results[name] = OTHERS[name](at)
             continue
         try:
-            found[name] = repr(
+            results[name] = repr(
                 ATTACKS[name]({**at, **{key: at[key].format(name) for key in ("data", "outside")}})
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            found[name] = None
+            results[name] = None
             del error
-    return found
+    return results
