@@ -146,9 +146,21 @@ def find_problems(graph: Graph, fixed: Set[str] = frozenset()) -> Iterator[str]:
     """Yield why a graph must not be run; no node may change a value of `fixed` in place."""
     for node in graph.nodes:
         for subgraph in node.subgraphs():
-            yield from find_problems(subgraph)
+            yield from find_problems(subgraph, _fixed_in(subgraph, node, fixed))
         if (problem := _call_problem(node, fixed)) is not None:
             yield problem
+
+
+def _fixed_in(subgraph: Graph, node: Node, fixed: Set[str]) -> frozenset[str]:
+    """Return the inputs of a subgraph that are values of `fixed` where a node calls it.
+
+    A node passes them as its last arguments, in order.
+    """
+    passed = [input_.arg for input_ in node.inputs if input_.arg.as_graph is None]
+    pairs = zip(reversed(subgraph.inputs), reversed(passed), strict=False)
+    return frozenset(
+        name for own, arg in pairs if not fixed.isdisjoint(arg.names()) for name in own.names()
+    )
 
 
 def _call_problem(node: Node, fixed: Set[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Real services on real ports, embedded and scaled; the same tests hold for both."""
+"""Real services on real ports, embedded and, for tests that are marked so, scaled as well."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -17,7 +17,8 @@ from tests.integration.embedded import Embedded, serving
 from tests.integration.service import DEADLINE_S, Service
 
 ADMIN_KEY = "0123456789abcdef" * 2
-SERVICES = ["embedded", pytest.param("scaled", marks=pytest.mark.heavy)]
+OF_A_KIND = {"server", "one_at_a_time", "service_of", "keyed"}
+"""Fixtures that give a service of the kind that they are parametrized with."""
 OWN = {
     "PALETTERY_RUNNING_JOBS": "1",
     "PALETTERY_SWEEP_EVERY_S": "0.5",
@@ -31,6 +32,17 @@ ONE_AT_A_TIME = {
     "PALETTERY_TASK_BYTES": str(1 << 20),
     "PALETTERY_REUSE_RESULTS": "false",
 }
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test an embedded service; those whose mark says so, a scaled one as well."""
+    kinds = ["embedded"]
+    if metafunc.definition.get_closest_marker("scaled"):
+        kinds.append(pytest.param("scaled", marks=pytest.mark.heavy))
+    chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    for name in sorted(OF_A_KIND.intersection(metafunc.fixturenames)):
+        if not any(name in names for names in chosen):
+            metafunc.parametrize(name, kinds, indirect=True)
 
 
 @pytest.fixture
@@ -83,20 +95,20 @@ def cluster(tmp_path_factory, postgres, object_store_server) -> Iterator[Service
         yield running
 
 
-@pytest.fixture(scope="session", params=SERVICES)
+@pytest.fixture(scope="session")
 def server(request) -> Service:
     """A service that tests share; of each kind."""
     return request.getfixturevalue({"embedded": "embedded", "scaled": "cluster"}[request.param])
 
 
-@pytest.fixture(scope="session", params=SERVICES)
+@pytest.fixture(scope="session")
 def one_at_a_time(request, tmp_path_factory) -> Iterator[Service]:
     """A service that tests share: one job at a time, one MiB a task, and nothing is reused."""
     with starter(request, tmp_path_factory)(**ONE_AT_A_TIME) as running:
         yield running
 
 
-@pytest.fixture(scope="module", params=SERVICES)
+@pytest.fixture(scope="module")
 def service_of(request, tmp_path_factory) -> Callable[..., AbstractContextManager[Service]]:
     """Start a new service, of each kind: a function of its environment."""
     return starter(request, tmp_path_factory)
@@ -133,7 +145,7 @@ class Holder:
     seen: Service
 
 
-@pytest.fixture(scope="session", params=SERVICES)
+@pytest.fixture(scope="session")
 def keyed(request, tmp_path_factory) -> Iterator[Service]:
     """A service with an admin key, of each kind, that tests share: each has owners of its own.
 

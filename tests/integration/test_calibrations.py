@@ -48,6 +48,7 @@ def offline(*words):
     subprocess.run([PALETTERY, *map(str, words)], check=True, capture_output=True)
 
 
+@pytest.mark.scaled
 def test_a_job_with_a_calibration_is_that_of_the_command(server, given, tmp_path):
     model, inputs = given
     with Client(str(server.http.base_url)) as client:

@@ -62,6 +62,7 @@ def test_the_secret_of_webhooks_changes_when_it_is_asked_to(client):
     assert client.webhook_secret() == new != old
 
 
+@pytest.mark.scaled
 def test_from_submit_to_download(client, job, tmp_path):
     assert job.state == "succeeded"
     assert client.ready()

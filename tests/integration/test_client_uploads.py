@@ -164,6 +164,7 @@ def test_a_file_that_changes_while_it_is_sent(client, tmp_path):
     assert client.upload(path).files[0].sha256 == sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.scaled
 @pytest.mark.heavy
 def test_an_upload_over_connections_that_are_lost(server, proxy, tmp_path):
     path = weights_file(tmp_path / "m.safetensors", 6, 40)

@@ -68,6 +68,7 @@ def test_list_and_delete(server, put, name):
     assert server.http.get(f"/v1/configs/{names[1]}").is_success
 
 
+@pytest.mark.scaled
 def test_many_at_once_get_versions_without_gaps(put):
     texts = [list(PRESETS.values())[n % 3]().to_json() for n in range(AT_ONCE)]
     with ThreadPoolExecutor(AT_ONCE) as senders:

@@ -62,6 +62,7 @@ def refused(answer, status, message):
     assert message in outcome.detail
 
 
+@pytest.mark.scaled
 @pytest.mark.heavy
 def test_cancelled_work_stops_and_the_next_job_runs(service, long_model, model):
     job_id = service.submit(long_model, config=SLOW)
@@ -74,6 +75,7 @@ def test_cancelled_work_stops_and_the_next_job_runs(service, long_model, model):
     assert service.job(job_id)["state"] == "cancelled"
 
 
+@pytest.mark.scaled
 @pytest.mark.heavy
 def test_deadline_ends_the_job_and_its_tasks(service, long_model):
     job_id = service.submit(long_model, config=SLOW, deadline_s=8)
@@ -87,6 +89,7 @@ def test_deadline_ends_the_job_and_its_tasks(service, long_model):
     assert change(service, job_id, "cancel").json()["state"] == "cancelled"
 
 
+@pytest.mark.scaled
 @pytest.mark.heavy
 def test_retry_goes_on_from_the_parts_there_are(service, medium_model):
     job_id = service.submit(medium_model, config=SLOW)
@@ -107,6 +110,7 @@ def test_retry_goes_on_from_the_parts_there_are(service, medium_model):
     refused(change(service, job_id, "cancel"), 409, "the job is succeeded")
 
 
+@pytest.mark.scaled
 @pytest.mark.heavy
 def test_urgent_job_overtakes_those_that_wait(service, medium_model, model):
     first = service.submit(medium_model, config=SLOW)
@@ -142,6 +146,7 @@ def test_wish_out_of_range_is_refused(server, model, field):
     assert server.leftovers() == []
 
 
+@pytest.mark.scaled
 def test_deleted_job_takes_its_bytes_along(server, model):
     body = save({"own.weight": np.full((64, 64), 0.5, np.float32)})
     job_id, beside = server.submit(body), server.submit(model)
@@ -172,6 +177,7 @@ def test_upload_of_two_jobs_stays_until_the_last_is_deleted(server):
     assert server.kept_uploads() == before
 
 
+@pytest.mark.scaled
 @pytest.mark.heavy
 def test_expired_job_is_swept(service):
     body = save({"own.weight": np.full((64, 64), 0.125, np.float32)})

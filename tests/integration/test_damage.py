@@ -77,6 +77,7 @@ def test_upload_that_is_damaged_fails_the_job_and_can_be_sent_again(service, arr
     assert service.artifact(again) == sound
 
 
+@pytest.mark.scaled
 @pytest.mark.parametrize("what", ["a.weight", "table"])
 def test_small_uploads_are_checked_too(service, small, what):
     data = save(small)
@@ -102,6 +103,7 @@ def test_uploaded_models_are_checked_however_they_came_in(service, arrays, tmp_p
         service.succeeded(service.http.post("/v1/jobs", json=request).json()["id"])
 
 
+@pytest.mark.scaled
 def test_artifact_that_is_damaged_is_not_handed_out_whole(service, arrays):
     job_id = done(service, save(arrays))
     sound = service.artifact(job_id)

@@ -62,6 +62,7 @@ def command(server):
     return run
 
 
+@pytest.mark.scaled
 @pytest.mark.heavy
 def test_a_job_is_evaluated_and_misses_a_quality(client, files, tmp_path):
     model, inputs = files

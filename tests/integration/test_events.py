@@ -91,6 +91,7 @@ def reader_of(server, job_id) -> Reader:
     return Reader(f"{server.http.base_url}/v1/jobs/{job_id}/events")
 
 
+@pytest.mark.scaled
 def test_events_of_a_job_from_queued_to_succeeded(server, model):
     job_id = server.submit(model, reuse="false")
     reader = reader_of(server, job_id)
@@ -107,6 +108,7 @@ def test_events_of_a_job_from_queued_to_succeeded(server, model):
     assert [line.message for line in page.items] == reader.messages()
 
 
+@pytest.mark.scaled
 def test_retry_is_seen_by_who_comes_back(server):
     rng = np.random.default_rng(0)
     body = save({f"{n}.weight": rng.normal(size=(1024, 1024)).astype("f4") for n in range(8)})

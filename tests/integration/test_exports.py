@@ -60,6 +60,7 @@ def decoded(path):
 READERS = {"dense": load_file, "torchao": decoded}
 
 
+@pytest.mark.scaled
 @pytest.mark.parametrize("reuse", [False, True], ids=["made", "taken over"])
 def test_each_form_holds_what_the_artifact_does(client, path, tmp_path, reuse):
     job = client.wait(client.submit(path, preset="w4", formats=list(READERS), reuse=reuse).id)
@@ -128,6 +129,7 @@ def test_forms_in_a_form_field(server, model):
     assert answer.json()["errors"][0]["pointer"] == "/formats/0"
 
 
+@pytest.mark.scaled
 def test_a_large_job_makes_them_in_tasks_of_their_own(client, server, large_model, tmp_path):
     job_id = server.submit(large_model, formats="dense,torchao", reuse="false")
     server.succeeded(job_id)

@@ -27,30 +27,7 @@ ROOMY_BYTES = 4 << 30
 ROOT = Path(__file__).parents[2]
 SOME = list(REFUSED)[::8]
 """What refuses is the same in every service and for plans: a few of each format show it."""
-LARGE = {
-    "1,000,000 marks",
-    "250,065 members",
-    "a legacy pickle of 70 MB",
-    "an index of 200,000 shards",
-    "lists in every value",
-    "long keys that are equal",
-    "numbers that collide as keys",
-    "pt2, pickled sample inputs",
-}
-
-
-def cases(kinds, *before):
-    """Cases of a test; those of many megabytes are heavy."""
-    return [
-        pytest.param(*before, kind, marks=[pytest.mark.heavy] if kind in LARGE else [])
-        for kind in kinds
-    ]
-
-
-ON_SERVERS = [
-    *cases(REFUSED, "embedded"),
-    *(pytest.param("scaled", kind, marks=pytest.mark.heavy) for kind in SOME),
-]
+ON_SERVERS = [("embedded", kind) for kind in REFUSED] + [("scaled", kind) for kind in SOME[::4]]
 TOLD = re.compile(r"palettery: [^\n]{20,1000}\n")
 
 
@@ -162,7 +139,7 @@ def test_server_refuses_and_keeps_nothing(server, written, kind):
     assert server.http.get("/readyz").is_success
 
 
-@pytest.mark.parametrize("kind", cases(REFUSED))
+@pytest.mark.parametrize("kind", REFUSED)
 def test_commands_refuse_within_their_limits(palettery, written, tmp_path, kind):
     case = REFUSED[kind]
     files = written(case.files)
@@ -195,10 +172,7 @@ def test_sensitivities_are_refused_like_models(server, palettery, written, model
 
 @pytest.mark.parametrize(
     ("server", "kind"),
-    [
-        *cases(ACCEPTED, "embedded"),
-        pytest.param("scaled", "names that are paths", marks=pytest.mark.heavy),
-    ],
+    [*(("embedded", kind) for kind in ACCEPTED), ("scaled", "names that are paths")],
     indirect=["server"],
 )
 def test_what_only_looks_bad_is_compressed(server, palettery, written, tmp_path, kind):

@@ -95,6 +95,7 @@ def test_request_that_failed_does_not_use_up_its_key(submit):
     assert "idempotent-replayed" not in submit("a").headers
 
 
+@pytest.mark.scaled
 def test_same_request_many_times_at_once_is_one_job(server, submit):
     with ThreadPoolExecutor(AT_ONCE) as senders:
         answers = list(senders.map(lambda _: submit("a"), range(AT_ONCE)))

@@ -55,6 +55,7 @@ def test_submit_answers_at_once_with_where_to_look(server, model):
     server.ended(body["id"])
 
 
+@pytest.mark.scaled
 def test_job_palettizes_and_accounts_for_every_tensor(server, job, weights):
     report = Report.model_validate_json(server.http.get(job["links"]["report"]).content)
     assert {tensor.name: tensor.action for tensor in report.tensors} == {
@@ -81,6 +82,7 @@ def test_download_has_the_digest_of_report_and_etag(server, job):
     assert len(answer.content) == job["size_after_bytes"]
 
 
+@pytest.mark.scaled
 def test_download_resumes_where_it_broke_off(server, job):
     url = job["links"]["artifact"]
     whole = server.http.get(url)
@@ -303,6 +305,7 @@ def test_names_of_files_are_never_paths(server, model):
     assert not [path for path in server.store.list("") if "evil" in path]
 
 
+@pytest.mark.scaled
 def test_upload_that_breaks_off_leaves_nothing(server):
     size = 8 << 20
 

@@ -29,6 +29,7 @@ def submit(http, model, **fields):
     return http.post("/v1/jobs", files={"model": ("m.safetensors", model)}, data=data)
 
 
+@pytest.mark.scaled
 def test_revoked_key_is_refused_at_the_next_request(holder, admin):
     seen = holder("a")
     assert seen.http.get("/v1/jobs").is_success
@@ -138,6 +139,7 @@ def test_body_that_is_no_json_or_too_large(keyed, admin):
     assert_problem(keyed.http.post("/v1/keys", json=large), 401, "unauthenticated")
 
 
+@pytest.mark.scaled
 def test_limits_hold_under_a_burst(holder, large_model):
     seen = holder("busy", queued_jobs=3)
     with ThreadPoolExecutor(BURST) as pool:

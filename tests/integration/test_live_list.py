@@ -86,6 +86,7 @@ def watching(http: httpx.Client):
         thread.join(DEADLINE_S)
 
 
+@pytest.mark.scaled
 @pytest.mark.heavy
 def test_own_jobs_are_seen_as_they_change_and_nobody_elses(holder, model, large_model):
     ours, theirs = holder("watcher"), holder("watched")

@@ -85,6 +85,7 @@ def slow_to_assemble():
     return save({"a.weight": weight, "table": np.zeros(96 << 20, np.uint8)})
 
 
+@pytest.mark.scaled
 @pytest.mark.heavy
 def test_job_cancelled_while_its_artifact_is_written_keeps_none(server, model, slow_to_assemble):
     answer = server.http.post(

@@ -161,6 +161,7 @@ def test_thousands_of_idle_connections_stop_nobody(tuned, model):
             connection.close()
 
 
+@pytest.mark.scaled
 @pytest.mark.heavy
 def test_numbers_move_with_a_job(server):
     """A job, the same again, and one of which nothing is reused; each role tells its share."""

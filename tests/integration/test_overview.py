@@ -30,6 +30,7 @@ def listed(http, **query) -> list[str]:
             return result
 
 
+@pytest.mark.scaled
 def test_what_runs_is_told(server):
     seen = service_of(server)
     assert seen.version == seen.software["palettery"] == VERSION

@@ -53,6 +53,7 @@ def check_trail(report, job):
     assert any(not each.is_reached for each in trail)
 
 
+@pytest.mark.scaled
 @pytest.mark.heavy
 def test_the_smallest_artifact_of_a_quality(server, client, files, tmp_path):
     model, inputs = files

@@ -58,6 +58,7 @@ def test_upload_is_streamed(embedded, size):
     assert embedded.leftovers() == []
 
 
+@pytest.mark.scaled
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
 def test_no_process_of_the_service_loads_torch(server, model):
     """Only whoever asks for a form that needs it has a worker load it."""

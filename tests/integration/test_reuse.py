@@ -41,6 +41,7 @@ def kernel_seconds(server, job_id):
     return {tensor["name"]: tensor["seconds"] for tensor in server.report(job_id)["tensors"]}
 
 
+@pytest.mark.scaled
 def test_the_very_same_job_computes_nothing(server, arrays):
     body = save(arrays)
     first = server.submit(body, config=config(BITS))

@@ -54,6 +54,7 @@ def done(server, client, files, sensitivities):
     return ended
 
 
+@pytest.mark.scaled
 def test_palettes_are_those_of_the_kernel_with_the_sensitivities(
     server, done, weights, sensitivities
 ):
@@ -69,7 +70,6 @@ def test_palettes_are_those_of_the_kernel_with_the_sensitivities(
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("server", ["embedded"], indirect=True)
 def test_job_taken_up_on_another_server_gives_the_same_bytes(server, serve, done, tmp_path):
     """A job of which only what was accepted exists: nothing has run, no workflow knows it."""
     artifact = server.http.get(done["links"]["artifact"]).content

@@ -43,6 +43,7 @@ def log(server, job_id: str) -> list[str]:
         return [line.message for line in client.log(job_id)]
 
 
+@pytest.mark.scaled
 def test_a_plan_waits_for_a_job_with_the_scores_once(server, model_id):
     body = {"model_id": model_id, "target": {"size_ratio": 0.2}, "choices": CHOICES}
     first = server.http.post("/v1/plans", json=body)
@@ -70,6 +71,7 @@ def test_a_plan_waits_for_a_job_with_the_scores_once(server, model_id):
         assert all(tensor.spec == specs[tensor.name] for tensor in chosen.tensors)
 
 
+@pytest.mark.scaled
 def test_a_job_chooses_its_config_and_keeps_to_the_size(server, client, model_id):
     predicted = client.plan(model_id, target="0.15x", choices=CHOICES).allocation
     job = client.submit(model_id, target="0.15x", choices=CHOICES)
@@ -153,7 +155,6 @@ def test_a_target_that_values_which_are_not_finite_put_out_of_reach(server):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("server", ["embedded"], indirect=True)
 def test_a_target_with_a_calibration_is_that_of_the_command(server, client, tmp_path):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64))

@@ -99,6 +99,7 @@ def upload(server, large):
     assert server.leftovers() == []
 
 
+@pytest.mark.scaled
 def test_parts_become_a_model_that_goes_again(server, large):
     http, before = server.http, {*server.store.list("")}
     upload = start(http, large)
@@ -154,6 +155,7 @@ def test_a_model_of_many_tensors_is_answered_whole(server, tmp_path):
     assert server.store.list(f"models/{model.id}") == []
 
 
+@pytest.mark.scaled
 def test_the_same_bytes_again_are_there_at_once(server, large):
     http = server.http
     upload = start(http, large)
@@ -220,6 +222,7 @@ def test_a_body_without_end_is_not_read(server, upload):
     assert server.http.get(upload["links"]["self"]).json()["parts"][0]["is_received"] is False
 
 
+@pytest.mark.scaled
 def test_a_part_that_breaks_off_leaves_nothing(server, upload, large):
     def broken():
         yield large[: MIN_PART_BYTES // 2]

@@ -325,6 +325,31 @@ def test_a_node_that_may_do_more_than_compute_is_not_left_out(sound, read, used)
         read(changed(sound, GRAPH, with_node(used)))
 
 
+class InSubgraph(nn.Module):
+    """Two operators without gradients, which lie in a graph that the graph calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x):
+        with torch.no_grad():
+            y, z = torch.relu(x), torch.tanh(self.head.weight)
+        return self.head(y) @ z
+
+
+@pytest.mark.parametrize("operator", ["relu", "tanh"], ids=["an input", "a parameter"])
+def test_a_change_in_place_is_refused_in_a_subgraph_too(read, operator):
+    data = export(InSubgraph().eval(), torch.randn(2, 4))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    read(members)
+    before, after = (f"aten.{operator}{suffix}.default".encode() for suffix in ("", "_"))
+    members[GRAPH] = members[GRAPH].replace(before, after)
+    with pytest.raises(UnsupportedFormat, match="an input or a parameter to change in place"):
+        read(members)
+
+
 def softmax(**arguments):
     return node(
         target="torch.ops.aten.softmax.int", inputs=call("", gives="", **arguments)["inputs"]
