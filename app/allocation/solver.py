@@ -18,8 +18,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 
 from palettery.app.allocation.dynamic_programming import search_sums
 from palettery.app.allocation.local_search import Moves
@@ -171,6 +169,10 @@ def _solve_core(
     time_limit_s: float,
 ) -> _CoreResult:
     """Solve for a few options of some items."""
+    # A server that never solves one does not spend a second of its start on scipy.
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import coo_array
+
     costs = np.concatenate([item.costs[able] for item, able in core])
     weights = np.concatenate([item.weights[able] for item, able in core])
     owner = np.repeat(np.arange(len(core)), [len(able) for _, able in core])
