@@ -195,7 +195,7 @@ class Settings(BaseSettings):
     owner_weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Share of each owner when several owners have queued jobs, as JSON such as `{"search": 2}`;
     the default weight is 1."""
-    poll_s: PositiveFloat = 0.1
+    poll_s: PositiveFloat = 0.2
     """Interval at which the job queue is polled."""
     reuse_results: bool = True
     """Whether identical results of earlier jobs are reused."""

@@ -32,8 +32,10 @@ from palettery.app.webhooks.deliveries import DeliveryOutcome, WebhookDeliveries
 
 EVERY_S, ATTEMPTS = 2.0, 450
 """Interval and number of attempts at a step: an outage may last a quarter of an hour."""
-CALLS, WEBHOOKS_POLL_S = 32, 0.5
-"""Webhooks that a process calls at once, and interval between two polls for more."""
+CALLS = 32
+"""Number of webhooks that a process calls concurrently."""
+SLOW_POLL_S = 0.5
+"""Interval at which queues are polled whose work may start later; each poll costs milliseconds."""
 RECOVERIES = 100
 """Crashes of the process that runs a job after which the job is not recovered any more."""
 
@@ -69,10 +71,10 @@ async def running_workflows(
     await DBOS.register_queue_async(
         EVALUATIONS,
         worker_concurrency=settings.running_jobs,
-        polling_interval_sec=settings.poll_s,
+        polling_interval_sec=max(settings.poll_s, SLOW_POLL_S),
     )
     await DBOS.register_queue_async(
-        WEBHOOKS, worker_concurrency=CALLS, polling_interval_sec=WEBHOOKS_POLL_S
+        WEBHOOKS, worker_concurrency=CALLS, polling_interval_sec=SLOW_POLL_S
     )
     try:
         yield

@@ -76,10 +76,9 @@ def test_killed_process_costs_no_finished_part(service_of, slow, what):
         check_result(service, job_id, slow.sha256, before)
 
 
-@pytest.mark.parametrize("kind", ["embedded", "scaled"])
-def test_workers_that_start_slowly_are_waited_for(service_of, slow, kind):
+def test_workers_that_start_slowly_are_waited_for(service_of, slow):
     """All workers die, and those in their place stand still for 16 s: then the job goes on."""
-    service = service_of(kind)
+    service = service_of("scaled")
     with watched(service) as watch:
         job_id = watch.submit(slow.body, config=slow.config)
         service.some_parts(job_id)
@@ -97,10 +96,9 @@ def test_workers_that_start_slowly_are_waited_for(service_of, slow, kind):
         check_result(service, job_id, slow.sha256, before)
 
 
-@pytest.mark.parametrize("kind", ["embedded", "scaled"])
-def test_worker_that_stands_still_is_waited_for(service_of, slow, kind):
+def test_worker_that_stands_still_is_waited_for(service_of, slow):
     """SIGSTOP of a worker for 6 s: the job goes on without it, or with it once it goes on."""
-    service = service_of(kind)
+    service = service_of("scaled")
     with watched(service) as watch:
         job_id = watch.submit(slow.body, config=slow.config)
         service.some_parts(job_id)

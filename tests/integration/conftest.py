@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,6 +27,8 @@ OWN = {
     "PALETTERY_WEBHOOK_PRIVATE": "1",
     "PALETTERY_WEBHOOK_RETRY_S": "0.2",
 }
+SHARED = {"embedded", "mortal", "cluster", *OF_A_KIND} - {"service_of"}
+"""Fixtures that start a service which the tests of a process share."""
 ONE_AT_A_TIME = {
     "PALETTERY_RUNNING_JOBS": "1",
     "PALETTERY_SWEEP_EVERY_S": "1",
@@ -45,6 +48,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, kinds, indirect=True)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have tests of one service follow one another: a process of pytest starts it for them all."""
+    ours = [at for at, item in enumerate(items) if Path(__file__).parent in item.path.parents]
+    in_order = sorted((items[at] for at in ours), key=services_of)
+    for at, item in zip(ours, in_order, strict=True):
+        items[at] = item
+
+
+def services_of(item: pytest.Item) -> list[str]:
+    """Return the services that a test shares with others, each with its kind."""
+    names = SHARED.intersection(getattr(item, "fixturenames", ()))
+    kinds = item.callspec.params if hasattr(item, "callspec") else {}
+    return sorted(f"{name} {kinds.get(name, '')}" for name in names)
+
+
 @pytest.fixture
 def serve() -> Callable[..., AbstractContextManager[Embedded]]:
     """Start a server of the test's own, all in one process."""
@@ -53,7 +72,7 @@ def serve() -> Callable[..., AbstractContextManager[Embedded]]:
 
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory) -> Iterator[Embedded]:
-    with serving(tmp_path_factory.mktemp("service") / "team?1 #%2F é") as running:
+    with serving(tmp_path_factory.mktemp("service") / "team?1 #%2F é", workers=2) as running:
         yield running
 
 
@@ -119,7 +138,7 @@ def starter(
 ) -> Callable[..., AbstractContextManager[Service]]:
     """A function of the environment that starts a service of the kind that `request` asks for."""
 
-    def start(workers: int = 2, **environment: str) -> AbstractContextManager[Service]:
+    def start(workers: int = 1, **environment: str) -> AbstractContextManager[Service]:
         folder = tmp_path_factory.mktemp("own")
         if request.param == "embedded":
             return serving(folder / "data", workers, **environment)

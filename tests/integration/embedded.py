@@ -26,7 +26,7 @@ class Embedded(Service):
 
 
 @contextmanager
-def serving(data_dir: Path, workers: int = 2, **environment: str) -> Iterator[Embedded]:
+def serving(data_dir: Path, workers: int = 1, **environment: str) -> Iterator[Embedded]:
     """A server, from ready until all of it is gone."""
     port = free_port()
     words = ("serve", "--port", port, "--data-dir", data_dir, "--workers", workers)

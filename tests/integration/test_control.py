@@ -75,7 +75,6 @@ def test_cancelled_work_stops_and_the_next_job_runs(service, long_model, model):
     assert service.job(job_id)["state"] == "cancelled"
 
 
-@pytest.mark.scaled
 @pytest.mark.heavy
 def test_deadline_ends_the_job_and_its_tasks(service, long_model):
     job_id = service.submit(long_model, config=SLOW, deadline_s=8)
@@ -177,7 +176,6 @@ def test_upload_of_two_jobs_stays_until_the_last_is_deleted(server):
     assert server.kept_uploads() == before
 
 
-@pytest.mark.scaled
 @pytest.mark.heavy
 def test_expired_job_is_swept(service):
     body = save({"own.weight": np.full((64, 64), 0.125, np.float32)})

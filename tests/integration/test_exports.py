@@ -21,15 +21,15 @@ VECTORS = json.dumps({"global_config": SPEC | {"enable_fast_kmeans_mode": False}
 
 
 @pytest.fixture(scope="module")
-def server(holder):
+def exporter(holder):
     """Not the service without keys: there, no worker may load torch, as those of this one do."""
     return holder("exporter").seen
 
 
 @pytest.fixture
-def client(server):
-    key = server.http.headers["Authorization"].removeprefix("Bearer ")
-    with Client(str(server.http.base_url), key=key) as opened:
+def client(exporter):
+    key = exporter.http.headers["Authorization"].removeprefix("Bearer ")
+    with Client(str(exporter.http.base_url), key=key) as opened:
         yield opened
 
 
@@ -103,40 +103,42 @@ def test_what_a_form_lacks_is_told_by_the_plan_and_refused_or_kept_dense(client,
     assert same(decoded(out), load(tmp_path / "packed"))
 
 
-def test_a_form_that_was_not_asked_for(client, server, path, tmp_path):
+def test_a_form_that_was_not_asked_for(client, exporter, path, tmp_path):
     job = client.wait(client.submit(path, preset="w4", formats=["dense"]).id)
-    answer = server.http.get(f"/v1/jobs/{job.id}/exports/torchao")
+    answer = exporter.http.get(f"/v1/jobs/{job.id}/exports/torchao")
     assert answer.status_code == 404
     assert answer.json()["detail"].endswith("it has dense")
     with pytest.raises(NotFound, match="it has dense"):
         client.download_export(job.id, "torchao", tmp_path / "ao")
 
 
-def test_forms_in_a_form_field(server, model):
-    job_id = server.submit(model, formats="torchao,dense")
-    server.succeeded(job_id)
-    assert [each["format"] for each in server.report(job_id)["exports"]] == ["dense", "torchao"]
-    head = server.http.head(f"/v1/jobs/{job_id}/exports/torchao")
+def test_forms_in_a_form_field(exporter, model):
+    job_id = exporter.submit(model, formats="torchao,dense")
+    exporter.succeeded(job_id)
+    assert [each["format"] for each in exporter.report(job_id)["exports"]] == ["dense", "torchao"]
+    head = exporter.http.head(f"/v1/jobs/{job_id}/exports/torchao")
     assert head.headers["content-disposition"] == 'attachment; filename="big-torchao.pt"'
     for wrong in ("tflite", "dense,", "dense,tflite"):
         files = {"model": ("m.safetensors", model)}
-        answer = server.http.post("/v1/jobs", files=files, data={"preset": "w4", "formats": wrong})
+        answer = exporter.http.post(
+            "/v1/jobs", files=files, data={"preset": "w4", "formats": wrong}
+        )
         assert answer.status_code == 422
         assert "send names of dense, transformers" in answer.json()["detail"]
     request = {"model_id": "0" * 64, "preset": "w4", "formats": ["tflite"]}
-    answer = server.http.post("/v1/jobs", json=request)
+    answer = exporter.http.post("/v1/jobs", json=request)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "/formats/0"
 
 
 @pytest.mark.scaled
-def test_a_large_job_makes_them_in_tasks_of_their_own(client, server, large_model, tmp_path):
-    job_id = server.submit(large_model, formats="dense,torchao", reuse="false")
-    server.succeeded(job_id)
+def test_a_large_job_makes_them_in_tasks_of_their_own(client, exporter, large_model, tmp_path):
+    job_id = exporter.submit(large_model, formats="dense,torchao", reuse="false")
+    exporter.succeeded(job_id)
     client.download(job_id, tmp_path / "packed")
     dense = client.download_export(job_id, "dense", tmp_path / "dense")
     assert same(load_file(dense), load(tmp_path / "packed"))
-    assert len(server.report(job_id)["exports"]) == 2
+    assert len(exporter.report(job_id)["exports"]) == 2
 
 
 @pytest.mark.heavy

@@ -30,20 +30,13 @@ def owners(service, stack, *names):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize(
-    ("service_of", "running_jobs"),
-    [("embedded", 16), ("scaled", 1)],
-    indirect=["service_of"],
-)
-def test_small_job_waits_for_one_job_of_another_owners_queue_at_most(
-    service_of, running_jobs, slow_model, model
-):
+def test_small_job_waits_for_one_job_of_another_owners_queue_at_most(service_of, slow_model, model):
     """However many run at once: its tasks get the next workers, too."""
     with ExitStack() as stack:
         service = stack.enter_context(
             service_of(
                 PALETTERY_ADMIN_KEY=ADMIN_KEY,
-                PALETTERY_RUNNING_JOBS=str(running_jobs),
+                PALETTERY_RUNNING_JOBS="16",
                 PALETTERY_TASK_BYTES=str(1 << 20),
                 PALETTERY_REUSE_RESULTS="false",
             )
