@@ -1,7 +1,7 @@
 """HTTP endpoints of calibrations."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -174,32 +174,38 @@ async def stream(
             yield event
 
 
-@router.get(
-    "/calibrations/{calibration_id}/{file}",
-    response_class=Response,
-    responses={
-        200: {
-            "description": "the file",
-            "content": {"application/octet-stream": {}, "application/json": {}},
-        },
-        206: {"description": "the requested range of the file"},
-        304: {"description": "the file with this ETag has not changed"},
-        **problems(
-            _404="no such calibration",
-            _409="the calibration has not succeeded",
-            _412="the file has another ETag than If-Match",
-            _416="the range is beyond the end of the file",
-        ),
+FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "the file",
+        "content": {"application/octet-stream": {}, "application/json": {}},
     },
-)
-async def download(
-    calibration_id: str,
-    file: Literal["sensitivities", "second_moments", "report"],
-    request: Request,
-    calibrations: Service,
-    store: Store,
-    caller: Reader,
-) -> Response:
-    """Download a file of a calibration: sensitivities or second moments as safetensors, or JSON."""
-    stored_file = await run_in_threadpool(calibrations.download, caller.owner, calibration_id, file)
-    return await run_in_threadpool(download_response, request, store, stored_file)
+    206: {"description": "the requested range of the file"},
+    304: {"description": "the file with this ETag has not changed"},
+    **problems(
+        _404="no such calibration",
+        _409="the calibration has not succeeded",
+        _412="the file has another ETag than If-Match",
+        _416="the range is beyond the end of the file",
+    ),
+}
+
+
+def _add_download(file: str, content: str) -> None:
+    """Add the endpoint of one file; a path for any file would include `cancel` and `retry`."""
+
+    @router.get(
+        f"/calibrations/{{calibration_id}}/{file}",
+        response_class=Response,
+        responses=FILE_RESPONSES,
+        summary=f"Download {content}",
+    )
+    async def download(
+        calibration_id: str, request: Request, calibrations: Service, store: Store, caller: Reader
+    ) -> Response:
+        stored = await run_in_threadpool(calibrations.download, caller.owner, calibration_id, file)
+        return await run_in_threadpool(download_response, request, store, stored)
+
+
+_add_download("sensitivities", "the sensitivities of a calibration as safetensors")
+_add_download("second_moments", "the second moments of a calibration as safetensors")
+_add_download("report", "the report of a calibration as JSON")
