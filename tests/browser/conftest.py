@@ -48,7 +48,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory) -> Iterator[Embedded]:
-    with serving(tmp_path_factory.mktemp("browser") / "data") as running:
+    with serving(tmp_path_factory.mktemp("browser") / "data", workers=2) as running:
         yield running
 
 
