@@ -40,7 +40,7 @@ def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str]
     converted.optimize()
     model: ir.Model = converted.model
     _add_palettes(model.graph, artifact, names)
-    ClearMetadataAndDocStringPass()(model)
+    _clear_metadata(model)
     model.producer_name, model.producer_version = "palettery", VERSION
     size_bytes = sum(_size_bytes(each) for each in model.graph.initializers.values())
     if size_bytes >= MAX_BYTES:
@@ -99,6 +99,13 @@ def _first_use(graph: ir.Graph, values: Sequence[ir.Value]) -> ir.Node | None:
         if node in users or any(user.graph is not graph for user in users):
             return node
     return None
+
+
+def _clear_metadata(model: ir.Model) -> None:
+    """Remove what torch notes about its conversion, such as stack traces: files are to be small."""
+    ClearMetadataAndDocStringPass()(model)
+    for value in ir.convenience.create_value_mapping(model.graph).values():
+        value.metadata_props.clear()
 
 
 def _size_bytes(value: ir.Value) -> int:
