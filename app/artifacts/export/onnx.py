@@ -25,6 +25,8 @@ from palettery.app.artifacts.reader import Artifact
 from palettery.app.errors import InvalidArtifact, UnsupportedFormat
 from palettery.app.version import VERSION
 
+MAX_MESSAGE_CHARACTERS = 500
+"""Most characters of a message of torch's."""
 MAX_BYTES = 2 << 30
 """Exclusive limit of a file's size, which is protobuf's."""
 
@@ -33,9 +35,9 @@ def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str]
     """Write a model with palettized weights, except for the `dense` ones.
 
     Raises:
-        UnsupportedFormat: the model is too large for a file.
+        UnsupportedFormat: torch cannot convert the graph, or the model is too large for a file.
     """
-    converted: Any = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+    converted = _convert_graph(program)
     names = _to_inputs(converted.model.graph, artifact, dense)
     converted.optimize()
     model: ir.Model = converted.model
@@ -49,6 +51,20 @@ def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str]
             f"{size_bytes:,}; choose fewer bits, or export to another format"
         )
     ir.save(model, to)
+
+
+def _convert_graph(program: ExportedProgram) -> Any:
+    try:
+        return torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+    except torch.onnx.OnnxExporterError as error:
+        reason: BaseException = error
+        while reason.__cause__ is not None:  # the first one names the operator
+            reason = reason.__cause__
+        message = " ".join(str(reason).split())[:MAX_MESSAGE_CHARACTERS]
+        raise UnsupportedFormat(
+            f"torch cannot convert this model to ONNX ({message}); change the model, or export to "
+            "another format"
+        ) from error
 
 
 def _to_inputs(graph: ir.Graph, artifact: Artifact, dense: Collection[str]) -> dict[str, str]:

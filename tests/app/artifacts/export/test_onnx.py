@@ -238,6 +238,25 @@ def test_a_dense_weight_is_detected(converter, program, tmp_path):
         converter.check(tmp_path / "model.onnx", *program, ())
 
 
+class Cumulative(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 16)
+
+    def forward(self, x):
+        return torch.cummax(self.linear(x), 1)[0]
+
+
+def test_a_graph_that_torch_cannot_convert_is_refused_in_a_sentence(palettized, tmp_path):
+    path, packed = palettized(Cumulative().eval(), SPECS["tensor"], torch.randn(2, 64))
+    with pytest.raises(
+        UnsupportedFormat, match=r"convert this model to ONNX \(No ONNX.*cummax"
+    ) as e:
+        offline.export([packed], "onnx", tmp_path / "model.onnx", model=path)
+    assert len(str(e.value)) < 400
+    assert not (tmp_path / "model.onnx").exists()
+
+
 def test_a_file_may_not_reach_the_limit(converter, program, tmp_path, monkeypatch):
     monkeypatch.setattr(converter, "MAX_BYTES", 10_000)
     with pytest.raises(UnsupportedFormat, match="holds less than 10,000 bytes, and the weights"):
