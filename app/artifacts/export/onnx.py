@@ -6,7 +6,7 @@ or transposes them; then nodes that compute them take their places.
 Source: torch 2.13, onnx-ir 1.1, onnxruntime 1.32.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,10 @@ def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str]
         UnsupportedFormat: torch cannot convert the graph, or the model is too large for a file.
     """
     converted = _convert_graph(program)
-    names = _to_inputs(converted.model.graph, artifact, dense)
+    weights = _to_inputs(converted.model.graph, artifact, dense)
     converted.optimize()
     model: ir.Model = converted.model
-    _add_palettes(model.graph, artifact, names)
+    _add_palettes(model.graph, artifact, weights)
     _clear_metadata(model)
     model.producer_name, model.producer_version = "palettery", VERSION
     size_bytes = sum(_size_bytes(each) for each in model.graph.initializers.values())
@@ -67,54 +67,38 @@ def _convert_graph(program: ExportedProgram) -> Any:
         ) from error
 
 
-def _to_inputs(graph: ir.Graph, artifact: Artifact, dense: Collection[str]) -> dict[str, str]:
-    """Turn palettized weights into inputs; return input -> first name of the weight."""
+def _to_inputs(
+    graph: ir.Graph, artifact: Artifact, dense: Collection[str]
+) -> dict[str, list[ir.Value]]:
+    """Turn palettized weights into inputs; return weight -> its inputs, one for each name."""
     first_names = artifact.first_names()
-    names: dict[str, str] = {}
+    weights: dict[str, list[ir.Value]] = {}
     for state, value in list(graph.initializers.items()):
         name = first_names.get(state, "")
         if name in artifact.weights and name not in dense:
             graph.initializers.pop(state)
             value.const_value = None
             graph.inputs.append(value)
-            names[state] = name
-    return names
-
-
-def _add_palettes(graph: ir.Graph, artifact: Artifact, names: dict[str, str]) -> None:
-    """Put nodes that compute weights in the places of inputs."""
-    weights: dict[str, list[ir.Value]] = {}
-    for value in list(graph.inputs):
-        if (name := names.get(value.name or "")) is not None:
-            graph.inputs.remove(value)
             weights.setdefault(name, []).append(value)
+    return weights
+
+
+def _add_palettes(
+    graph: ir.Graph, artifact: Artifact, weights: Mapping[str, Sequence[ir.Value]]
+) -> None:
+    """Put nodes that compute weights in the places of inputs."""
     for name, values in weights.items():
         tape = Tape()
         result = WeightNodes(tape, artifact, name).add()
-        result.type, result.shape = values[0].type, values[0].shape
-        first = _first_use(graph, values)
+        first = values[0]
+        result.name, result.type, result.shape = first.name, first.type, first.shape
         for value in values:
-            value.name = None
-            ir.convenience.replace_all_uses_with(value, result, replace_graph_outputs=True)
-        result.name = name
+            graph.inputs.remove(value)
+            ir.convenience.replace_all_uses_with(value, result)
         for stored in tape.initializers:
             graph.register_initializer(stored)
-        if first is None:
-            graph.extend(tape.nodes)
-        else:
-            graph.insert_before(first, tape.nodes)
-
-
-def _first_use(graph: ir.Graph, values: Sequence[ir.Value]) -> ir.Node | None:
-    """Return the first node that needs a weight, so that it is computed just before.
-
-    The first of all if a subgraph needs it; None if only the caller does.
-    """
-    users = {node for value in values for node in value.consumers()}
-    for node in graph:
-        if node in users or any(user.graph is not graph for user in users):
-            return node
-    return None
+        graph.extend(tape.nodes)
+    graph.sort()  # which moves each weight's nodes before its first use
 
 
 def _clear_metadata(model: ir.Model) -> None:
@@ -135,21 +119,27 @@ def check(path: Path, program: ExportedProgram, artifact: Artifact, dense: Colle
         InvalidArtifact: a weight or an output differs.
     """
     model = ir.load(path)
+    values = ir.convenience.create_value_mapping(model.graph)
+    first_names = artifact.first_names()
     for name in sorted(set(palettized_inputs(program, artifact, dense).values())):
-        if _decode(model, name) != artifact.dense(name).tobytes():
+        named = [value for alias, value in values.items() if first_names.get(alias) == name]
+        if _decode(model, named) != artifact.dense(name).tobytes():
             raise InvalidArtifact(f"{name}: the ONNX model as read back is not LUT[indices]")
     inputs = random_inputs(program)
     session = _session(str(path))
-    feeds = {each.name: inputs[each.name].numpy() for each in session.get_inputs()}
+    names = [each.name for each in session.get_inputs()]  # others, if it returns an input
+    feeds = {name: tensor.numpy() for name, tensor in zip(names, inputs.values(), strict=True)}
     check_outputs(program, inputs, session.run(None, feeds), "ONNX")
 
 
-def _decode(model: ir.Model, name: str) -> bytes | None:
-    """Return the bytes of a weight as onnxruntime computes them; None if they are not computed."""
-    value = ir.convenience.create_value_mapping(model.graph).get(name)
-    if value is None or value.producer() is None:
+def _decode(model: ir.Model, named: Sequence[ir.Value]) -> bytes | None:
+    """Return the bytes of a weight, by any of its names, as onnxruntime computes them.
+
+    None if it is not computed.
+    """
+    if not named or any(value.producer() is None for value in named):
         return None
-    graph = ir.convenience.extract(model.graph, [], [value])
+    graph = ir.convenience.extract(model.graph, [], [named[0]])
     part = ir.Model(graph, ir_version=model.ir_version)
     (weight,) = _session(ir.to_proto(part).SerializeToString()).run(None, {})
     array: NDArray[Any] = weight

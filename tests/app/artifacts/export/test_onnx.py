@@ -238,6 +238,32 @@ def test_a_dense_weight_is_detected(converter, program, tmp_path):
         converter.check(tmp_path / "model.onnx", *program, ())
 
 
+class Containers(nn.Module):
+    """Model of containers, a number and an unused tensor; returns its weight and an input, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 16)
+
+    def forward(self, x, times, unused, *, flag):
+        del unused
+        y = self.linear(x["query"][0]) * times * flag
+        return {"y": [y], "weight": self.linear.weight, "flag": flag}
+
+
+def test_arguments_and_results_in_containers(palettized, tmp_path):
+    model, x, flag = Containers().eval(), torch.randn(2, 64), torch.tensor(True)
+    arguments = ({"query": (x,)}, 3, torch.randn(5))
+    path, packed = palettized(model, SPECS["groups"], *arguments, kwargs={"flag": flag})
+    assert offline.export([packed], "onnx", tmp_path / "model.onnx", model=path) == ()
+    outputs = run(tmp_path / "model.onnx", x, arguments[2], flag)
+    assert outputs[1].tobytes() == load(packed)["linear.weight"].numpy().tobytes()
+    with torch.no_grad():
+        expected = model(*arguments, flag=flag)["y"][0]
+    np.testing.assert_allclose(outputs[0], expected, rtol=1e-4, atol=1e-4)
+    assert outputs[2]
+
+
 class Cumulative(nn.Module):
     def __init__(self):
         super().__init__()
