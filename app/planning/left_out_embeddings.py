@@ -8,7 +8,11 @@ import yaml
 from palettery.app.planning.incompatibility import palettized_bytes
 from palettery.app.planning.module_rules import ModuleRule, ModuleRules
 from palettery.app.planning.tensor_rules import FLOAT_BYTES
-from palettery.schemas.config import KMeansPalettizerConfig, PalettizationSpec
+from palettery.schemas.config import (
+    KMeansPalettizerConfig,
+    ModuleKMeansPalettizerConfig,
+    PalettizationSpec,
+)
 from palettery.schemas.config.module import WEIGHTS
 from palettery.schemas.config.presets import EMBEDDING
 from palettery.schemas.plan import LeftOutEmbeddings, PlannedTensor
@@ -76,7 +80,10 @@ def _module_rule(
     general = config.module_type_configs.get(EMBEDDING) or config.global_config
     if general is None:
         return {"module_state_spec": specs}
-    fields = _CLUSTERING_FIELDS & general.model_fields_set
+    default = ModuleKMeansPalettizerConfig()
+    fields = {
+        each for each in _CLUSTERING_FIELDS if getattr(general, each) != getattr(default, each)
+    }
     return {**general.model_dump(mode="json", include=fields), "module_state_spec": specs}
 
 
