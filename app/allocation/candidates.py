@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from palettery.app.artifacts.export.formats import FORMATS
 from palettery.app.checkpoints.op_types import OP_TYPES
 from palettery.app.errors import BadInput
-from palettery.app.planning.advice import EMBEDDING
 from palettery.app.planning.incompatibility import find_incompatibility, resolve_clustering
 from palettery.app.planning.module_rules import ModuleRule, ModuleTree, find_module_rules
 from palettery.app.planning.patterns import Patterns
@@ -23,6 +22,7 @@ from palettery.schemas.config import (
     PerGroupedChannelGranularity,
 )
 from palettery.schemas.config.granularity import Granularity
+from palettery.schemas.config.presets import EMBEDDING
 from palettery.schemas.plan import Plan, PlannedTensor
 from palettery.schemas.targets import Choices
 

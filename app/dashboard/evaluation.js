@@ -36,6 +36,7 @@ function trail({ allocation }) {
   return table([
     amount("Size", "size_bytes", bytes),
     ...measures.map((name) => ({ label: name, numeric: true, value: (row) => row.reached[name], cell: (row) => fixed(row.reached[name], 5) })),
+    { label: "Expected error", numeric: true, value: (row) => row.error, cell: (row) => short(row.error) },
     { label: "Quality", value: outcome },
   ], [...measured].sort((one, other) => one.size_bytes - other.size_bytes), { name: "measured", caption: "Sizes that were measured" }).element;
 }

@@ -10,7 +10,7 @@ import { snrChart } from "./figures.js";
 import { brief, bytes, count, fixed, moment } from "./format.js";
 import { loading, notice, problem } from "./notice.js";
 import { badge, hasEnded, progress } from "./progress.js";
-import { facts, keptSection, moduleSection, section, summary, tensorTable, unmatchedList, warningList } from "./results.js";
+import { facts, keptSection, moduleSection, section, summary, targetSection, tensorTable, unmatchedList, warningList } from "./results.js";
 import { timeline } from "./timeline.js";
 import { treemapChart } from "./treemap.js";
 
@@ -127,19 +127,11 @@ function results(job, report) {
   const tensors = tensorTable(report, (row) => where(row.name), (row) => { bars.pick(row.name); tensors.pick(row.name); }, `tensors-${brief(job.id)}`);
   const bars = snrChart(report, (name) => tensors.pick(name));
   return [
-    evaluationSection(report), unmatchedList(report.unmatched), warningList(report.warnings), summary(report), chosen(report), files(job, report),
+    evaluationSection(report), unmatchedList(report.unmatched), warningList(report.warnings), targetSection(report, job.size_after_bytes), summary(report), files(job, report),
     h("section", { class: "card" }, treemapChart(report, open).element),
     h("section", { class: "card" }, bars.element, tensors.element),
     keptSection(report), moduleSection(report),
   ];
-}
-
-/** What was expected of the choice for a target, and what came of it; weighted errors are not in the report. */
-function chosen({ allocation, tensors }) {
-  if (!allocation) return null;
-  const relative = new Map(tensors.map((tensor) => [tensor.name, tensor.snr_db === null ? 0 : 10 ** (-tensor.snr_db / 10)]));
-  const measured = allocation.tensors.reduce((sum, tensor) => sum + relative.get(tensor.name), 0);
-  return section("Target", facts([["Expected error", allocation.error.toPrecision(3)], !allocation.weighted && ["Measured error", measured.toPrecision(3)], ["Expected size", bytes(allocation.size_bytes)]]), allocation.notes.map((note) => h("p", { class: "hint" }, note)));
 }
 
 /** All there is to download. */

@@ -18,14 +18,15 @@ const FORMATS = { dense: "dense safetensors", transformers: "transformers folder
 export const title = () => "New job";
 
 export async function show(root, { query }, signal) {
-  const [models, configs, presets] = await Promise.all([fetchAll("/v1/models", MOST_LISTED, signal), fetchAll("/v1/configs", MOST_LISTED, signal), fetchJson("/v1/presets", { signal })]);
-  const view = { signal, model: null, isSending: false, choice: "preset", preset: Object.keys(presets)[0], presets: Object.keys(presets), name: configs[0]?.name ?? null, plan: h("div", { class: "stack" }), status: h("div"), timer: null, pending: null, sent: null };
+  const [models, configs, documents] = await Promise.all([fetchAll("/v1/models", MOST_LISTED, signal), fetchAll("/v1/configs", MOST_LISTED, signal), fetchJson("/v1/presets", { signal })]);
+  const view = { signal, model: null, isSending: false, choice: "preset", preset: Object.keys(documents)[0], documents, name: configs[0]?.name ?? null, plan: h("div", { class: "stack" }), status: h("div"), timer: null, pending: null, sent: null };
   view.submit = button("Submit the job", () => submit(view), { class: "primary", disabled: true });
   view.editor = editor({ signal, onchange: () => view.choice === "own" && replan(view) });
   view.target = targetPane(() => view.choice === "target" && replan(view));
   view.options = optionFields(view, models);
   const chooser = modelCard(view, models);
-  const config = configCard(view, presets, configs);
+  const config = configCard(view, configs);
+  view.showConfig = config.show;
   fill(root,
     h("div", { class: "pagehead" }, h("h1", { tabindex: -1 }, "New job")),
     h("div", { class: "split" },
@@ -91,9 +92,9 @@ function option(model) {
   return h("option", { value: model.id }, `${model.label ? `${model.label}: ` : ""}${model.name} (${bytes(model.size_bytes)}, ${brief(model.id)})`);
 }
 
-function configCard(view, presets, configs) {
+function configCard(view, configs) {
   const panes = {
-    preset: radios("Preset", Object.keys(presets).map((name) => [name, name]), view.preset, (name) => { view.preset = name; replan(view); }),
+    preset: radios("Preset", Object.keys(view.documents).map((name) => [name, name]), view.preset, (name) => { view.preset = name; replan(view); }),
     name: configs.length ? field("Stored config", h("select", { onchange: (event) => { view.name = event.target.value; replan(view); } }, configs.map((config) => h("option", { value: config.name }, config.reference))))
       : h("p", { class: "hint" }, "No config is stored yet: write one and save it under a name."),
     own: h("div", { class: "stack" }, view.editor.element, storing(view)),
@@ -203,12 +204,31 @@ async function plan(view) {
       presetSizes(view, request).catch(() => {});  // the curve is drawn without them
       return void replan(view);
     }
-    fill(view.plan, planView(result, allocation && view.target.menu(allocation)));
+    fill(view.plan, planView(result, allocation ? { menu: view.target.menu(allocation) } : { oninclude: (rule) => include(view, rule) }));
     view.sent = request;
     view.submit.disabled = false;
   } catch (error) {
-    if (!signal.aborted) fill(view.plan, problem(error, button("Try again", () => plan(view))));
+    if (!signal.aborted) fill(view.plan, problem(error, button("Try again", () => plan(view)), view.choice === "target" && view.target.unpin()));
   }
+}
+
+/** Write a rule into the config, which becomes one of the user's own. */
+async function include(view, rule) {
+  const stored = async () => (await fetchJson(`/v1/configs/${encodeURIComponent(view.name)}`, { signal: view.signal })).config;
+  try {
+    const document = await { preset: () => view.documents[view.preset], name: stored, own: () => view.editor.config() }[view.choice]();
+    view.editor.load(JSON.stringify(merged(document.kmeans_palettization_config ?? document, rule), null, 2));
+    view.showConfig("own");
+  } catch (error) {
+    if (!view.signal.aborted) fill(view.status, problem(error));
+  }
+}
+
+/** An object with the fields of another in it, at all levels. */
+function merged(object, other) {
+  const isObject = (each) => typeof each === "object" && each !== null && !Array.isArray(each);
+  if (!isObject(object) || !isObject(other)) return other;
+  return Object.fromEntries(Object.keys({ ...object, ...other }).map((name) => [name, name in other ? merged(object[name], other[name]) : object[name]]));
 }
 
 /** The plan of a request; the first target of a model waits for a job that scores its tensors. */
@@ -223,9 +243,10 @@ async function planned(view, json, signal) {
 
 /** The sizes of the presets, for the curve. */
 async function presetSizes(view, { model_id }) {
-  const plans = view.presets.map((preset) => fetchJson("/v1/plans", { method: "POST", json: { model_id, preset }, signal: view.signal }));
+  const presets = Object.keys(view.documents);
+  const plans = presets.map((preset) => fetchJson("/v1/plans", { method: "POST", json: { model_id, preset }, signal: view.signal }));
   const sizes = (await Promise.all(plans)).map((each) => each.predicted_size_bytes);
-  if (view.model?.id === model_id) view.target.presets(Object.fromEntries(view.presets.map((preset, at) => [preset, sizes[at]])));
+  if (view.model?.id === model_id) view.target.presets(Object.fromEntries(presets.map((preset, at) => [preset, sizes[at]])));
 }
 
 /** Wait until a job has computed the scores of a model. */

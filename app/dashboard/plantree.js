@@ -9,14 +9,19 @@ const MOST_OPENED = 200;
 /** Functions that build the contents of a module when it is opened. */
 const builders = new WeakMap();
 
-/** The view of a plan; `menu(tensor)` returns what stands beside the bits of a tensor, or null. */
-export function planView(plan, menu = () => null) {
+/**
+ * The view of a plan. `menu(tensors, name)` returns what pins the bits of these tensors of that name, or null;
+ * `oninclude(rule)` is called to add a rule to the config.
+ */
+export function planView(plan, { menu = () => null, oninclude } = {}) {
+  const leftOut = oninclude ? plan.left_out_embeddings : null;
   const done = plan.tensors.filter((tensor) => tensor.action === "palettize");
   const tree = h("div", { class: "plantree" });
   const wanted = h("input", { type: "search", placeholder: "Filter tensors", "aria-label": "Filter tensors of the plan", autocomplete: "off", oninput: () => draw(tree, plan, wanted.value, menu) });
   draw(tree, plan, "", menu);
   return [
-    unmatchedList(plan.unmatched), warningList(plan.warnings), exportList(plan.exports ?? []), incompatible(plan),
+    leftOut && leftOutNotice(plan, leftOut, oninclude),
+    unmatchedList(plan.unmatched), warningList(plan.warnings.filter((each) => each !== leftOut?.warning)), exportList(plan.exports ?? []), incompatible(plan),
     facts([
       ["Predicted size", `${bytes(plan.size_before_bytes)} → ${bytes(plan.predicted_size_bytes)}`],
       ["Smaller by", ratio(plan.size_before_bytes, plan.predicted_size_bytes)],
@@ -26,6 +31,15 @@ export function planView(plan, menu = () => null) {
     h("div", { class: "tablebar" }, wanted, button("Open all", () => openAll(tree), { class: "small" })),
     tree,
   ];
+}
+
+/** Large embeddings that the config leaves out, and the rule that is written into it to include them. */
+function leftOutNotice(plan, { size_bytes: size, predicted_bytes: predicted, tensors, rule }, oninclude) {
+  return h("div", { class: "notice warn" },
+    h("strong", null, `${counted(tensors.length, "embedding")} left out`),
+    h("p", null, `As in coreai-opt, embeddings are palettized only if a rule names them. With this rule they take ${bytes(predicted)}:`),
+    h("pre", { class: "rule", tabindex: 0 }, JSON.stringify(rule, null, 2)),
+    button(`Include embeddings (${bytes(size)}, ${percent(size, plan.size_before_bytes)})`, () => oninclude(rule), { class: "small" }));
 }
 
 function exportList(exports) {
@@ -96,7 +110,7 @@ function branch(top, siblings, depth, menu) {
   const details = h("details", null, h("summary", null,
     h("span", { class: "module" }, label, node.type && h("span", { class: "hint" }, ` ${node.type.split(".").pop()}`)),
     h("span", { class: "hint number" }, `${count(node.done)}/${count(node.total)} · ${bytes(node.before)} → ${bytes(node.after)}`)));
-  const open = () => details.children.length === 1 && details.append(h("div", { class: "inner" }, contents(node, menu, depth + 1)));
+  const open = () => details.children.length === 1 && details.append(h("div", { class: "inner" }, node.total > 1 && modulePin(node, menu), contents(node, menu, depth + 1)));
   builders.set(details, open);
   details.addEventListener("toggle", open);
   if (depth === 0 ? siblings <= OPEN_UP_TO : siblings === 1 && node.total <= OPEN_UP_TO) {
@@ -106,12 +120,22 @@ function branch(top, siblings, depth, menu) {
   return details;
 }
 
+/** The menu of all tensors of a module, if they may be pinned. */
+function modulePin(node, menu) {
+  const pin = menu(within(node), node.name);
+  return pin && h("div", { class: "hint" }, "All tensors of this module:", pin);
+}
+
+function within(node) {
+  return [...node.tensors, ...[...node.children.values()].flatMap(within)];
+}
+
 function leaf(tensor, menu) {
   const isDone = tensor.action === "palettize";
   const local = tensor.module && tensor.name.startsWith(`${tensor.module}.`) ? tensor.name.slice(tensor.module.length + 1) : tensor.name;
   return h("div", { class: `leaf ${isDone ? "palettized" : "kept"}` },
     h("div", null, h("span", { class: "name", title: tensor.name }, local), h("span", { class: "hint" }, ` ${shape(tensor.shape)} ${tensor.dtype}${tensor.aliases.length ? `, also ${tensor.aliases.join(", ")}` : ""}`)),
-    h("div", null, isDone ? [spec(tensor.spec), h("span", { class: "hint" }, `, ${tensor.groups === 1 ? "1 palette" : `${count(tensor.groups)} palettes`}${tensor.weighted ? ", weighted" : ""}`)] : h("span", { class: "hint" }, `kept: ${tensor.reason}`), menu(tensor)),
+    h("div", null, isDone ? [spec(tensor.spec), h("span", { class: "hint" }, `, ${tensor.groups === 1 ? "1 palette" : `${count(tensor.groups)} palettes`}${tensor.weighted ? ", weighted" : ""}`)] : h("span", { class: "hint" }, `kept: ${tensor.reason}`), menu([tensor], tensor.name)),
     h("code", { class: "rule" }, tensor.rule ?? "no rule"),
     h("span", { class: "number" }, isDone ? `${bytes(tensor.size_bytes)} → ${bytes(tensor.predicted_bytes)}` : bytes(tensor.size_bytes)));
 }

@@ -6,7 +6,7 @@ import { snrChart } from "./figures.js";
 import { brief, bytes, counted, moment } from "./format.js";
 import { notice } from "./notice.js";
 import { charts, numbers } from "./panel.js";
-import { facts, keptSection, moduleSection, section, summary, tensorTable, unmatchedList, warningList } from "./results.js";
+import { facts, keptSection, moduleSection, section, summary, targetSection, tensorTable, unmatchedList, warningList } from "./results.js";
 import { amount, table, words } from "./table.js";
 import { treemapChart } from "./treemap.js";
 
@@ -60,7 +60,7 @@ function show() {
   const bars = snrChart(report, (tensor) => { tensors.pick(tensor); chosen.show(tensor, { scroll: false }); });
   fill(document.getElementById("view"), h("div", { class: "view" },
     h("div", { class: "pagehead" }, h("div", null, h("h1", null, name), h("p", { class: "hint" }, `${counted(report.tensors.length, "tensor")}${job ? `, job ${brief(job.id)}` : ""}`))),
-    evaluationSection(report), unmatchedList(report.unmatched), warningList(report.warnings), summary(report),
+    evaluationSection(report), unmatchedList(report.unmatched), warningList(report.warnings), targetSection(report, job?.size_after_bytes), summary(report),
     h("section", { class: "card" }, treemapChart(report, (tensor) => chosen.show(tensor)).element),
     h("section", { class: "card" }, bars.element, tensors.element),
     chosen.place, keptSection(report), moduleSection(report), exported(report), origin(report, job)));

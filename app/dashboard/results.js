@@ -107,6 +107,33 @@ export function keptSection(report) {
   return section("Unchanged tensors", groups.length ? groups : h("p", { class: "hint" }, "Every tensor was palettized."));
 }
 
+/** What was expected of the choice for a target, beside what was measured; `size` is that of the artifact's files. */
+export function targetSection(report, size) {
+  const { allocation } = report;
+  if (!allocation) return null;
+  const chosen = allocation.measured?.find((each) => each.size_bytes === allocation.size_bytes);
+  const rows = [
+    { what: "Size", expected: bytes(allocation.size_bytes), measured: bytes(size) },
+    allocation.weighted ? { what: "Error of weights, by sensitivities", expected: short(allocation.error), measured: "–" }
+      : { what: "Error of weights, relative", expected: short(allocation.error), measured: short(relativeError(report)) },
+    ...Object.entries(chosen?.reached ?? {}).map(([name, value]) => ({ what: `${name} of outputs`, expected: required(report, name), measured: fixed(value, 5) })),
+  ];
+  return section("Target", table([words("Measure", "what"), words("Expected", "expected"), words("Measured", "measured")], rows, { name: "target", caption: "Expected and measured" }).element,
+    allocation.notes.map((note) => h("p", { class: "hint" }, note)));
+}
+
+/** The sum over the chosen tensors of squared error over squared weights, as a target without sensitivities counts it. */
+function relativeError({ allocation, tensors }) {
+  const relative = new Map(tensors.map((tensor) => [tensor.name, tensor.snr_db === null ? 0 : 10 ** (-tensor.snr_db / 10)]));
+  return allocation.tensors.reduce((sum, tensor) => sum + relative.get(tensor.name), 0);
+}
+
+/** The least of a measure that the target allows, from goals such as `cosine.p5=0.98`. */
+function required({ evaluation }, name) {
+  const goal = evaluation?.goals?.find((each) => each.startsWith(`${name}=`));
+  return goal ? `at least ${goal.slice(name.length + 1)}` : "–";
+}
+
 /** Config keys that matched nothing. */
 export function unmatchedList(unmatched) {
   return unmatched.length > 0 && h("div", { class: "notice warn" }, h("strong", null, `${counted(unmatched.length, "key")} of the config matched no tensor`),

@@ -37,9 +37,11 @@ export function targetPane(onchange) {
     figure.paint();
     onchange();
   });
-  const pin = (tensor, bits) => {
-    if (bits === "") state.pins.delete(tensor.name);
-    else state.pins.set(tensor.name, { tensor, bits });
+  const pin = (tensors, bits) => {
+    for (const tensor of tensors) {
+      if (bits === "") state.pins.delete(tensor.name);
+      else state.pins.set(tensor.name, { tensor, bits });
+    }
     onchange();
   };
   return {
@@ -57,6 +59,8 @@ export function targetPane(onchange) {
       figure.paint();
     },
     request: () => ({ target: state.target, ...(state.pins.size > 0 && { config: pinned(state.pins) }) }),
+    /** A button that removes all pins; false if there are none. */
+    unpin: () => state.pins.size > 0 && button("Unpin all tensors", () => { state.pins.clear(); onchange(); }),
     /** Show what was chosen; returns whether that was only to get the curve. */
     show(allocation) {
       const isFirst = state.target === ANY_SIZE;
@@ -75,14 +79,16 @@ export function targetPane(onchange) {
       if (!isFirst) fill(config, copied(allocation.config));
       return isFirst;
     },
-    /** A menu that pins the bits of a tensor; none for a tensor that no target may change. */
+    /** A menu that pins the bits of tensors; none if no target may change any of them. */
     menu(allocation) {
       const free = new Set(allocation.tensors.map((tensor) => tensor.name));
-      return (tensor) => {
-        const now = state.pins.get(tensor.name)?.bits ?? "";
-        if (!free.has(tensor.name) && now === "") return null;
-        const options = [["", "chosen"], ["keep", "keep"], ...WIDTHS.map((width) => [String(width), `${width} bit`])];
-        return h("select", { class: "pin", "aria-label": `Bits of ${tensor.name}`, onchange: (event) => pin(tensor, event.target.value) },
+      return (tensors, name) => {
+        const able = tensors.filter((tensor) => free.has(tensor.name) || state.pins.has(tensor.name));
+        if (able.length === 0) return null;
+        const pinned = new Set(able.map((tensor) => state.pins.get(tensor.name)?.bits ?? ""));
+        const now = pinned.size === 1 ? [...pinned][0] : "mixed";
+        const options = [["", "chosen"], ...(now === "mixed" ? [["mixed", "mixed"]] : []), ["keep", "keep"], ...WIDTHS.map((width) => [String(width), `${width} bit`])];
+        return h("select", { class: "pin", "aria-label": `Bits of ${name}`, onchange: (event) => event.target.value !== "mixed" && pin(able, event.target.value) },
           options.map(([value, label]) => h("option", { value, selected: value === now }, label)));
       };
     },

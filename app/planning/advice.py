@@ -2,11 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
 
 from palettery.app.checkpoints.op_types import OP_TYPES
-from palettery.app.planning.incompatibility import palettized_bytes
 from palettery.app.planning.module_rules import ModuleRules, ModuleTree
 from palettery.app.planning.paths import format_path
 from palettery.schemas.base import Schema
@@ -14,14 +12,9 @@ from palettery.schemas.checkpoint import Checkpoint
 from palettery.schemas.config import (
     KMeansPalettizerConfig,
     ModuleKMeansPalettizerConfig,
-    PalettizationSpec,
 )
 from palettery.schemas.plan import PlannedTensor
 
-EMBEDDING: Final = "torch.nn.modules.sparse.Embedding"
-_LARGE_SHARE = 0.05
-"""Share of a model's bytes from which kept embeddings are worth a warning."""
-_VALUE_BYTES: Mapping[str, int] = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 _LEVELS = {"global_config": 0, "module_type_configs": 1, "module_name_configs": 2}
 """Field of the config -> its precedence; the most general has 0."""
 _MODULE_FIELDS = (
@@ -33,8 +26,8 @@ _MODULE_FIELDS = (
 )
 
 
-def tensor_warnings(tensors: Sequence[PlannedTensor], module_rules: ModuleRules) -> Iterator[str]:
-    """Warn of plans that palettize nothing, enlarge tensors, or keep large embeddings."""
+def tensor_warnings(tensors: Sequence[PlannedTensor]) -> Iterator[str]:
+    """Warn of plans that palettize nothing, or enlarge tensors."""
     palettized = [tensor for tensor in tensors if tensor.action == "palettize"]
     if not palettized:
         yield (
@@ -58,8 +51,6 @@ def tensor_warnings(tensors: Sequence[PlannedTensor], module_rules: ModuleRules)
             f"{_pluralize(count, 'tensor', 'tensors')} may be sparse, which only the data say: all "
             f"tensors together take from {least:,} to {most:,} bytes"
         )
-    disabled = {name for name, rule in module_rules.by_module.items() if rule.config is None}
-    yield from _embedding_warnings(tensors, disabled)
 
 
 def least_size_bytes(tensors: Sequence[PlannedTensor]) -> int | None:
@@ -69,33 +60,6 @@ def least_size_bytes(tensors: Sequence[PlannedTensor]) -> int | None:
     return sum(
         tensor.predicted_bytes if tensor.least_bytes is None else tensor.least_bytes
         for tensor in tensors
-    )
-
-
-def _embedding_warnings(tensors: Sequence[PlannedTensor], disabled: Set[str]) -> Iterator[str]:
-    """Warn of kept embeddings, except in modules that the config disables."""
-    kept = [
-        tensor
-        for tensor in tensors
-        if tensor.action == "keep"
-        and tensor.module_type == EMBEDDING
-        and tensor.rule is None
-        and tensor.module not in disabled
-        and tensor.dtype in _VALUE_BYTES
-        and len(tensor.shape) > 1
-    ]
-    size, total = (sum(tensor.size_bytes for tensor in some) for some in (kept, tensors))
-    if not kept or size < _LARGE_SHARE * total:
-        return
-    default = PalettizationSpec()
-    saved = size - sum(
-        palettized_bytes(tensor.shape, _VALUE_BYTES[tensor.dtype], default, 1) for tensor in kept
-    )
-    rule = f"module_type_configs: {{{EMBEDDING}: {{module_state_spec: {{weight: {{n_bits: 4}}}}}}}}"
-    yield (
-        f"{_pluralize(len(kept), 'embedding is', 'embeddings are')} kept, {size / 1e6:,.1f} MB "
-        f"({size / total:.0%} of the model), as in coreai-opt, unless a module_state_spec names "
-        f"them; `{rule}` would save {saved / 1e6:,.1f} MB"
     )
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from palettery.app.checkpoints.op_types import OP_TYPES
 from palettery.app.planning.advice import (
-    EMBEDDING,
     least_size_bytes,
     replacement_warnings,
     tensor_warnings,
@@ -16,6 +15,7 @@ from palettery.app.planning.incompatibility import (
     resolve_clustering,
     size_bounds,
 )
+from palettery.app.planning.left_out_embeddings import left_out_embeddings
 from palettery.app.planning.module_rules import ModuleTree, find_module_rules
 from palettery.app.planning.pattern_keys import check_patterns
 from palettery.app.planning.patterns import Patterns
@@ -32,6 +32,7 @@ from palettery.app.settings import Limits
 from palettery.schemas.artifact import PALETTE_KEYS
 from palettery.schemas.checkpoint import Checkpoint, Module, StoredTensor
 from palettery.schemas.config import KMeansPalettizerConfig, PalettizationSpec
+from palettery.schemas.config.presets import EMBEDDING
 from palettery.schemas.plan import Clustering, Plan, PlannedTensor
 
 
@@ -57,11 +58,19 @@ def resolve(config: KMeansPalettizerConfig, checkpoint: Checkpoint, limits: Limi
         )
         for tensor in checkpoint.tensors
     )
-    replaced = replacement_warnings(config, checkpoint, tree, module_rules)
+    warnings = [
+        *checkpoint.warnings,
+        *replacement_warnings(config, checkpoint, tree, module_rules),
+        *tensor_warnings(tensors),
+    ]
+    embeddings = left_out_embeddings(config, tensors, module_rules)
+    if embeddings is not None:
+        warnings.append(embeddings.warning)
     return Plan(
         tensors=tensors,
         unmatched=find_unmatched(config, checkpoint, module_rules, tensor_rules),
-        warnings=(*checkpoint.warnings, *replaced, *tensor_warnings(tensors, module_rules)),
+        warnings=tuple(warnings),
+        left_out_embeddings=embeddings,
         size_before_bytes=checkpoint.tensor_bytes(),
         predicted_size_bytes=sum(tensor.predicted_bytes for tensor in tensors),
         least_size_bytes=least_size_bytes(tensors),

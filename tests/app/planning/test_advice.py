@@ -85,6 +85,50 @@ def test_embeddings_that_are_most_of_a_model(plan):
     assert not warning(named, "embedding")
 
 
+@pytest.mark.parametrize(
+    ("document", "n_bits", "kept"),
+    [
+        ({}, 4, {}),
+        ({"global_config": specs(n_bits=6)}, 6, {}),
+        ({"global_config": {"op_state_spec": {"*": {"n_bits": 2}}}}, 2, {}),
+        (
+            {"global_config": specs(n_bits=8) | {"enable_fast_kmeans_mode": False}},
+            8,
+            {"enable_fast_kmeans_mode": False},
+        ),
+        (
+            {"module_type_configs": {EMBEDDING: {"rounding_precision": 3}}},
+            4,
+            {"rounding_precision": 3},
+        ),
+    ],
+)
+def test_the_rule_that_includes_embeddings_does(plan, document, n_bits, kept):
+    shapes = {"word_embeddings": (5000, 64), "fc": (64, 64)}
+    planned = plan(document, **shapes)
+    left_out = planned.left_out_embeddings
+    assert left_out.tensors == ("word_embeddings.weight",)
+    assert left_out.size_bytes == 5000 * 64 * 4
+    assert left_out.warning in planned.warnings
+    of_type = {**kept, "module_state_spec": {"weight": {"n_bits": n_bits}}}
+    assert left_out.rule == {"module_type_configs": {EMBEDDING: of_type}}
+    included = plan(document | left_out.rule, **shapes)
+    assert included.left_out_embeddings is None
+    by_name = {tensor.name: tensor for tensor in included.tensors}
+    embedding = by_name["word_embeddings.weight"]
+    assert (embedding.spec.n_bits, embedding.predicted_bytes) == (n_bits, left_out.predicted_bytes)
+    before = {tensor.name: tensor for tensor in planned.tensors}
+    assert by_name["fc.weight"] == before["fc.weight"]
+    assert not warning(included, "replaces")
+
+
+def test_embeddings_of_modules_that_the_config_names_are_left_to_it(plan):
+    document = {"module_name_configs": {".*embeddings": specs(n_bits=2)}}
+    planned = plan(document, word_embeddings=(5000, 64), fc=(64, 64))
+    assert planned.left_out_embeddings is None
+    assert "left_out_embeddings" not in planned.model_dump()
+
+
 @pytest.mark.parametrize("off", [None, {"module_state_spec": {"weight": None}}])
 def test_embeddings_that_the_user_has_named_or_that_are_small(plan, off):
     switched_off = plan({"module_type_configs": {EMBEDDING: off}}, embed=(5000, 64), fc=(64, 64))
