@@ -107,6 +107,77 @@ def test_a_job_is_evaluated_and_misses_a_quality(client, files, tmp_path):
     assert [each.id for each in client.evaluations(worse.id)] == [later.id, listed.id]
 
 
+class Bag(nn.Module):
+    """Takes any number of indices, whose mean goes through a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(50, 16), nn.Linear(16, 8)
+
+    def forward(self, ids):
+        return self.layer(torch.tanh(self.embedding(ids))).mean(1)
+
+
+@pytest.fixture(scope="module")
+def ragged(tmp_path_factory):
+    """A model of any length, and a file of inputs of each of two lengths."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("ragged")
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
+    shapes = ({0: batch, 1: length},)
+    net = export(Bag().eval(), torch.randint(0, 50, (3, 5)), dynamic_shapes=shapes)
+    (folder / "net.pt2").write_bytes(net)
+    for name, shape in {"short": (7, 4), "long": (5, 9)}.items():
+        save_file({"ids": torch.randint(0, 50, shape)}, folder / f"{name}.safetensors")
+    return folder / "net.pt2", [folder / "short.safetensors", folder / "long.safetensors"]
+
+
+@pytest.mark.scaled
+@pytest.mark.heavy
+def test_inputs_of_several_lengths_lie_in_several_files(server, command, ragged, tmp_path):
+    model, inputs = ragged
+    flags = [word for path in inputs for word in ("--inputs", path)]
+    done = command("calibrations", "submit", model, *flags, "--wait")
+    assert done.returncode == 0, done.stderr
+    calibration_id = done.stdout.strip()
+    words = [word for path in inputs for word in ("--evaluate", path)]
+    words += ["--evaluate", "cosine=0.5", "--calibration", calibration_id, "--wait"]
+    done = command("submit", model, "--preset", "w4", *words)
+    assert done.returncode == 0, done.stderr
+    job_id, per_sample = done.stdout.split()[0], ("--per-sample", "--json")
+
+    def folder_bytes():
+        return sum(each.size_bytes for each in server.store.list_objects(f"jobs/{job_id}"))
+
+    with Client(str(server.http.base_url)) as client:
+        assert client.calibration(calibration_id).result.samples == 12
+        client.download_calibration(calibration_id, tmp_path / "calibration")
+        client.download(job_id, tmp_path / "packed.safetensors")
+        (evaluation,) = client.evaluations(job_id)
+        part_of_job = evaluation.result.with_samples(
+            client.evaluation_samples(job_id, evaluation.id)
+        )
+        (warning,) = part_of_job.warnings
+        assert warning.startswith("12 of these samples are samples of the calibration")
+        assert evaluation.inputs_id == tuple(client.upload(path).id for path in inputs)
+        before = folder_bytes(), client.me().used.stored_bytes
+        remote = command("evaluate-job", job_id, *flags, *per_sample)
+        more = folder_bytes() - before[0]
+        assert client.me().used.stored_bytes - before[1] == more > 0
+    local = command(
+        "evaluate",
+        model,
+        tmp_path / "packed.safetensors",
+        *flags,
+        *per_sample,
+        "--calibration",
+        tmp_path / "calibration",
+    )
+    remote, local = (Evaluation.model_validate_json(each.stdout) for each in (remote, local))
+    assert remote == local == part_of_job.model_copy(update={"goals": ()})
+    assert len(local.outputs[0].samples) == 12
+
+
 @pytest.mark.heavy
 def test_samples_of_the_calibration_are_pointed_out(client, files):
     model, inputs = files
