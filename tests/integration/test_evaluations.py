@@ -1,6 +1,7 @@
 """Evaluations of jobs: asked for with the job, or afterwards, on real servers."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from palettery.app.client import Client
+from palettery.app.errors import SandboxTimeout
 from palettery.schemas.evaluation import Evaluation
 from tests.forged import export
 
@@ -224,21 +226,28 @@ def test_an_evaluation_that_is_killed_resumes_with_the_same_result(own, files, p
 
 
 @pytest.mark.heavy
-def test_a_limit_that_an_evaluation_exceeds_is_named(own, files):
+def test_a_limit_of_time_is_named_and_what_missed_it_may_be_retried(own, files):
     model, inputs = files
     own.stop()
     own.start(PALETTERY_SANDBOX_TIMEOUT_S="0.5")
-    try:
-        with Client(str(own.http.base_url)) as client:
+    limit = r"exceeded the limit of 0\.5 s \(PALETTERY_SANDBOX_TIMEOUT_S\)"
+    with Client(str(own.http.base_url)) as client:
+        try:
             job = client.submit(model, config=CONFIG, evaluate={"inputs_id": inputs})
             job = client.wait(job.id)
             assert (job.state, job.error.code) == ("failed", "sandbox_timeout")
-            assert "exceeded the limit of 0.5 s (PALETTERY_SANDBOX_TIMEOUT_S)" in job.error.detail
+            assert re.search(limit, job.error.detail)
             assert not job.has_artifact
             (evaluation,) = client.evaluations(job.id)
             assert (evaluation.state, evaluation.error) == ("failed", job.error)
-    finally:
-        own.stop()
+            with pytest.raises(SandboxTimeout, match=limit):
+                client.calibrate(model, inputs)
+        finally:
+            own.stop()
+        own.start()
+        (failed,) = client.calibrations()
+        client.retry_calibration(failed.id)
+        assert client.wait_for_calibration(failed.id).state == "succeeded"
 
 
 @pytest.mark.heavy
