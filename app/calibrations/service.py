@@ -159,7 +159,7 @@ class CalibrationService:
         Raises:
             IdempotencyConflict: its key was sent with another request.
         """
-        job = None if keyed is None else self._jobs.keyed(caller.owner, keyed)
+        job = None if keyed is None else self._jobs.find_keyed(caller.owner, keyed)
         if job is None:
             return None
         return SubmittedCalibration(self.get(caller.owner, job.id), is_replayed=True)

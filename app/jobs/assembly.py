@@ -50,20 +50,20 @@ class Assembly:
         prefix: str,
         first: Sequence[CompressionTask],
         log: Log,
-        died: OnDied,
+        on_died: OnDied,
         *,
         is_small: bool,
     ) -> Published:
-        """Return the published artifact of a folder, verified; an earlier run may have published.
+        """Verify and publish the artifact of a folder, unless an earlier run has published it.
 
-        `first` are the tasks to run before, if they are few and the artifact is small.
+        `first` are tasks to run before that; only a small artifact may have any.
         """
         if await asyncio.to_thread(self._store.exists, report_path(prefix)):
-            return await asyncio.to_thread(self._as_published, prefix)
+            return await asyncio.to_thread(self._read_published, prefix)
         if is_small:
             finish = self.task(job, FinishTask, prefix, first=tuple(first))
-            return _published(await self._workers.run_task(finish, share(job), died))
-        return await self._publish_large(job, prefix, log, died)
+            return _published(await self._workers.run_task(finish, share(job), on_died))
+        return await self._publish_large(job, prefix, log, on_died)
 
     def task(
         self,
@@ -72,15 +72,15 @@ class Assembly:
         prefix: str | None = None,
         **more: object,
     ) -> JobTask:
-        """Return a task of a job; `prefix` is that of the artifact, if it is not the job's."""
+        """Return a task of a job; `prefix` is the artifact's folder, by default that of the job."""
         folder = job_folder(job.id)
         stop = stop_path(folder, job.attempt)
         return kind(store_url=self._store.url, prefix=prefix or folder, cancel_path=stop, **more)
 
-    async def _publish_large(self, job: Job, prefix: str, log: Log, died: OnDied) -> Published:
-        """Publish an artifact by a task for each of its files."""
-        run, ask = self._workers.run_tasks, self._workers.run_task
-        layout = await ask(self.task(job, GatherTask, prefix), share(job), died)
+    async def _publish_large(self, job: Job, prefix: str, log: Log, on_died: OnDied) -> Published:
+        """Publish an artifact with one task per file."""
+        run_many, run_one = self._workers.run_tasks, self._workers.run_task
+        layout = await run_one(self.task(job, GatherTask, prefix), share(job), on_died)
         assert isinstance(layout, Layout)  # noqa: S101 - the result of a GatherTask
         digests: dict[str, str] = {}
         exports: list[Exported] = []
@@ -92,24 +92,24 @@ class Assembly:
                 exports.append(answer)
 
         files = [self.task(job, WriteTask, prefix, shard=name) for name in layout.shards]
-        await run(files, on_done, share(job), died)
+        await run_many(files, on_done, share(job), on_died)
         await log(lines.WRITTEN)
         checks = [self.task(job, VerifyTask, prefix, names=names) for names in layout.batches]
-        await run(checks, on_done, share(job), died)
+        await run_many(checks, on_done, share(job), on_died)
         await log(lines.VERIFIED)
-        forms = [self.task(job, ExportTask, prefix, format=to) for to in layout.formats]
-        await run(forms, on_done, share(job), died)
+        conversions = [self.task(job, ExportTask, prefix, format=name) for name in layout.formats]
+        await run_many(conversions, on_done, share(job), on_died)
         publish = self.task(job, PublishTask, prefix, digests=digests, exports=tuple(exports))
-        return _published(await ask(publish, share(job), died))
+        return _published(await run_one(publish, share(job), on_died))
 
-    def _as_published(self, prefix: str) -> Published:
-        """Return an artifact that has a report, which is written after verification."""
+    def _read_published(self, prefix: str) -> Published:
+        """Return a published artifact; its report exists, so it has been verified."""
         report = Report.model_validate_json(bytes(self._store.read(report_path(prefix))))
         return published_artifact(self._store, prefix, report)
 
 
 def share(job: Job) -> SlotRequest:
-    """Return the turn of a job's tasks among those of others."""
+    """Return the request for worker slots that a job's tasks make."""
     return SlotRequest(job.owner, job.priority, job.id)
 
 

@@ -61,8 +61,8 @@ Service = Annotated[JobService, Depends(ServiceLookup(JobService))]
 async def dry_run(request: Request, jobs: Service, caller: Writer) -> Response:
     """Return what a job would do with every tensor; nothing is palettized.
 
-    With a target, the plan has what was chosen, and the least expected error at some 200 sizes. The
-    first target of a model starts a job that computes the scores of its tensors.
+    With a target, the plan has the chosen spec of each tensor, and the least expected error at
+    about 200 sizes. The first target of a model starts a job that computes its tensors' scores.
     """
     planned = await jobs.plan(request, caller)
     if not isinstance(planned, Job):
@@ -86,7 +86,7 @@ async def submit(
     caller: Writer,
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
-    """Queue a job; its address is in the Location header."""
+    """Queue a job; the Location header has its URL."""
     submitted = await jobs.submit(request, caller, idempotency_key)
     response.headers["Location"] = external_path(request, f"/v1/jobs/{submitted.job.id}")
     response.headers["Retry-After"] = "1"
@@ -157,7 +157,7 @@ def delete(job_id: str, jobs: Service, caller: Writer) -> None:
     responses=problems(_404="no such job, or its config was not stored"),
 )
 def config(job_id: str, jobs: Service, store: Store, caller: Reader) -> StreamingResponse:
-    """Return the config of a job with all defaults; it can be the config of another job."""
+    """Return the config of a job with all defaults filled in; another job can be sent with it."""
     return stored_json(store, jobs.config_path(caller.owner, job_id))
 
 

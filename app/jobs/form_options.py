@@ -43,7 +43,7 @@ def form_properties() -> dict[str, Any]:
 
 
 def _value(text: str, schema: Mapping[str, Any]) -> object:
-    """Return what a text stands for; unreadable text stays text, which validation refuses."""
+    """Return the value of a text; invalid text is returned as it is, and fails validation."""
     match schema["type"]:
         case "boolean":
             return FLAGS.get(text, text)

@@ -1,4 +1,4 @@
-"""Statements on job rows; constant ones are built once, since that takes longer than a run."""
+"""SQL statements on job rows; constant ones are built once: building takes longer than running."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -20,12 +20,12 @@ from palettery.app.database.tables import JobRow
 from palettery.schemas.jobs import ACTIVE_STATES, LISTED_KINDS, RETRYABLE_STATES, JobState, Progress
 
 ROW = JobRow.__table__
-_OTHER = aliased(JobRow)
+_THIS_JOB = aliased(JobRow)
 
 TWIN = (
     select(JobRow.id)
-    .join(_OTHER, JobRow.request_sha256 == _OTHER.request_sha256)
-    .where(_OTHER.id == bindparam("own"), JobRow.owner == _OTHER.owner)
+    .join(_THIS_JOB, JobRow.request_sha256 == _THIS_JOB.request_sha256)
+    .where(_THIS_JOB.id == bindparam("own"), JobRow.owner == _THIS_JOB.owner)
     .where(JobRow.state == "succeeded", JobRow.id != bindparam("own"))
     .order_by(JobRow.id.desc())
     .limit(1)
@@ -35,13 +35,13 @@ QUEUED_BEFORE = select(func.count()).where(
     JobRow.state == "queued", JobRow.turn <= bindparam("last"), JobRow.id != bindparam("own")
 )
 """Number of queued jobs that run before a job."""
-SCORING = (
+ACTIVE_SCORES_JOB = (
     select(ROW)
     .where(ROW.c.request_sha256 == bindparam("digest"), ROW.c.owner == bindparam("by"))
     .where(ROW.c.kind == "scores", ROW.c.state.in_(ACTIVE_STATES))
     .limit(1)
 )
-"""A job of the owner that computes the same scores now."""
+"""An active job of the owner that computes the same scores."""
 _NO_PROGRESS = Progress().model_dump(exclude={"tensors_total", "bytes_total"})
 RETRY = (
     update(JobRow)
@@ -90,5 +90,5 @@ def page_query(
 def past_query(
     time: InstrumentedAttribute[datetime | None], states: Collection[JobState], now: datetime
 ) -> Select[str]:
-    """Return the query of the ids of jobs in these states whose time in a column has passed."""
+    """Return the query of the ids of jobs in these states for which a time has passed."""
     return select(JobRow.id).where(time < now, JobRow.state.in_(states)).order_by(JobRow.id)

@@ -43,10 +43,10 @@ class NewJob:
     """Limits of the owner, checked with this job included."""
     request: KeyedRequest | None = None
     """The request under its Idempotency-Key, if it has one."""
-    first_lines: tuple[LogMessage, ...] = ()
-    """First lines of its log."""
+    first_messages: tuple[LogMessage, ...] = ()
+    """First messages of its log."""
     evaluation: NewEvaluation | None = None
-    """The evaluation that it asks for."""
+    """Evaluation that the job includes."""
     kind: JobKind = "compression"
 
 

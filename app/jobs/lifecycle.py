@@ -19,7 +19,7 @@ from palettery.schemas.problem import Problem
 class JobLifecycle:
     """Cancels, retries and deletes jobs.
 
-    The row changes first, so that its state holds even if the process dies before the rest.
+    The row changes first, so that its state is right even if the process dies before the rest.
     """
 
     def __init__(

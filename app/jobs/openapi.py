@@ -15,13 +15,13 @@ FORM: dict[str, Any] = {
         "model": FILES | {"description": "The model's file; several for shards and their index."},
         "sensitivities": FILES
         | {
-            "description": "Weights of each weight's error: one tensor per weight, of its name and "
-            "shape, in a file of one of the model's formats."
+            "description": "Importance of each weight's error: one tensor per weight tensor, of "
+            "its name and shape, in a file of one of the model's formats."
         },
         "config": {
             "type": "string",
             "description": "Config as JSON or YAML, as text or as a file. Exactly one of `config`, "
-            "`config_name` and `preset` is given.",
+            "`config_name` and `preset` is required.",
         },
         **form_properties(),
     },

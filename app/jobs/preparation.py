@@ -52,7 +52,7 @@ class JobSpec:
     size_bytes: int
     """Approximate size of what has to be parsed."""
     inputs: ModelSource | None = None
-    """Inputs of the evaluation that it asks for."""
+    """Inputs of the evaluation that the job includes."""
     kind: JobKind = "compression"
 
     def files(self) -> list[StoredFile]:
@@ -179,7 +179,7 @@ def result_bytes(plan: Plan) -> int:
 def with_own_calibration(
     spec: JobSpec, job: JobPlan, store: Storage, storage: JobStorage
 ) -> tuple[JobPlan, int]:
-    """Return a job with copies of what it takes from its calibration, and their bytes.
+    """Copy what a job uses of its calibration; return the job with the copies, and their size.
 
     A calibration can be deleted before the job runs.
     """
@@ -241,7 +241,7 @@ def _checkpoint(source: ModelSource, store: Storage, limits: Limits) -> Checkpoi
 
 
 def relocated(checkpoint: Checkpoint, paths: Mapping[str, str]) -> Checkpoint:
-    """Return a checkpoint of these paths, so that equal bytes are stored once."""
+    """Return a checkpoint whose files are at these paths, so that equal bytes are stored once."""
     files = [
         file.model_copy(update={"path": paths.get(file.sha256 or "", file.path)})
         for file in checkpoint.files

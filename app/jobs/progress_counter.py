@@ -41,12 +41,12 @@ class ProgressCounter:
         return [task for task in tasks if task.part_path not in parts]
 
     def finish(self, task: CompressionTask) -> None:
-        """Count a task that was done now."""
+        """Count a task that has just finished, in the metrics too."""
         self._metrics.palettized(task)
         self.add(task)
 
     def add(self, task: CompressionTask) -> None:
-        """Count a task that was done, now or before a crash."""
+        """Count a task that has finished, now or before a crash."""
         now = self.now
         self.now = now.model_copy(
             update={

@@ -1,4 +1,4 @@
-"""Steps of a job that seeks the smallest artifact of a quality; each may be run again."""
+"""Steps of the search for the smallest artifact that reaches a quality; each may be run again."""
 
 import asyncio
 from collections.abc import Mapping
@@ -49,9 +49,9 @@ class QualitySteps:
         self._evaluations, self._reuse, self._metrics = evaluations, reuse, metrics
 
     async def search(
-        self, job: Job, storage: JobStorage, paths: Mapping[str, str], died: OnDied, log: Log
+        self, job: Job, storage: JobStorage, paths: Mapping[str, str], on_died: OnDied, log: Log
     ) -> None:
-        """Measure choices for a job, and store what was measured; go on after an interruption.
+        """Measure choices for a job and store the results; continue after an interruption.
 
         `paths` are those of the scores of each tensor that was scored for the job.
 
@@ -66,7 +66,7 @@ class QualitySteps:
         while trial := await run(client, LARGE_BYTES, next_trial, url, storage, paths, limits):
             evaluation = await asyncio.to_thread(read_evaluation, self._store, trial)
             if evaluation is None:
-                evaluation = await self._measured(job, trial, died, log)
+                evaluation = await self._measure(job, trial, on_died, log)
             measured = await asyncio.to_thread(
                 record_trial,
                 self._store,
@@ -82,35 +82,38 @@ class QualitySteps:
         """Return the evaluation of the best choice of a job."""
         return read_search(self._store, job_folder(job.id)).evaluation
 
-    async def _measured(self, job: Job, trial: Trial, died: OnDied, log: Log) -> Evaluation:
-        """Palettize what no trial before has palettized, and measure the artifact."""
+    async def _measure(self, job: Job, trial: Trial, on_died: OnDied, log: Log) -> Evaluation:
+        """Palettize what no earlier trial has palettized, and measure the artifact."""
         assert job.evaluation is not None  # noqa: S101 - a quality is measured by it
         evaluation_id = job.evaluation.id
         job = job.model_copy(update={"progress": trial.chosen.progress})
         await store_progress(self._jobs, job, trial.chosen.progress)
-        await self._palettize(job, trial, died)
+        await self._palettize(job, trial, on_died)
         is_small = job.size_before_bytes <= SMALL_BYTES
-        await self._assembly.publish(job, trial.prefix, (), _no_log, died, is_small=is_small)
-        evaluation = await self._evaluations.measure(evaluation_id, log, died, trial.prefix)
+        await self._assembly.publish(job, trial.prefix, (), _no_log, on_died, is_small=is_small)
+        evaluation = await self._evaluations.measure(evaluation_id, log, on_died, trial.prefix)
         if evaluation is None:
             raise Cancelled("the job was deleted while it ran")
         return evaluation
 
-    async def _palettize(self, job: Job, trial: Trial, died: OnDied) -> None:
+    async def _palettize(self, job: Job, trial: Trial, on_died: OnDied) -> None:
         folder = job_folder(job.id)
         tasks = await asyncio.to_thread(read_tasks, self._store, trial.prefix)
-        there = set(await asyncio.to_thread(lambda: list(self._store.list(f"{folder}/parts"))))
+        existing_parts = set(
+            await asyncio.to_thread(lambda: list(self._store.list(f"{folder}/parts")))
+        )
         stop = stop_path(folder, job.attempt)
         done = ProgressCounter(job, self._jobs, self._metrics)
         missing = [
-            task.model_copy(update={"cancel_path": stop}) for task in done.missing(tasks, there)
+            task.model_copy(update={"cancel_path": stop})
+            for task in done.missing(tasks, existing_parts)
         ]
         if job.reuse:
             own = self._assembly.task(job)
             missing = await self._reuse.with_results(job, missing, own, self._workers)
-        await self._workers.run_tasks(missing, done.on_done, share(job), died)
+        await self._workers.run_tasks(missing, done.on_done, share(job), on_died)
         await store_progress(self._jobs, job, done.now)
 
 
 async def _no_log(_: LogMessage) -> None:
-    """Stand in for the log: a trial's artifact is none of the job's yet."""
+    """Drop the message: a trial's artifact is not the artifact of the job."""

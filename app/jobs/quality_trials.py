@@ -1,4 +1,4 @@
-"""Trials of a job that seeks the smallest artifact of a quality: what to measure, and the result.
+"""Trials of a job that searches for the smallest artifact that reaches a quality.
 
 Each trial has a folder, with its plan and artifact, until it is measured. All share the job's
 parts, which are named by content, so that a tensor whose spec did not change is not computed again.
@@ -23,7 +23,7 @@ from palettery.app.compression.job_folder import (
 )
 from palettery.app.errors import ObjectMissing
 from palettery.app.jobs.preparation import JobStorage
-from palettery.app.jobs.target_choices import ChosenJob, completed, read_scored, write_choice
+from palettery.app.jobs.target_choices import ChosenJob, complete_plan, read_scored, write_choice
 from palettery.app.jobs.target_documents import stored_curve
 from palettery.app.settings import Limits
 from palettery.app.storage.base import Storage
@@ -37,10 +37,10 @@ _MEASURED: Final = "measured.json"
 
 
 class Search(Schema):
-    """What a search has measured."""
+    """Measurements of a search."""
 
     measured: tuple[MeasuredSize, ...] = ()
-    """Every choice that was tried, in order; one is there again for each further limit."""
+    """Every choice that was tried, in order; one that fits several limits is listed for each."""
     evaluation: Evaluation | None = None
     """Evaluation of the best choice."""
 
@@ -51,14 +51,14 @@ class Trial:
 
     number: int
     prefix: str
-    """Its folder."""
+    """Folder of the trial."""
     limit_bytes: int
     allocation: Allocation
     chosen: ChosenJob
 
 
 def read_search(store: Storage, prefix: str) -> Search:
-    """Return what the search of a job has measured."""
+    """Return the measurements of a job's search so far."""
     try:
         return Search.model_validate_json(bytes(store.read(f"{prefix}/{_MEASURED}")))
     except ObjectMissing:
@@ -78,7 +78,7 @@ def next_trial(
     """
     store = shared_storage(store_url)
     scored = read_scored(store, storage.prefix, paths, limits)
-    curve = stored_curve(store, scored.curve_path, scored.allocator, draws=True)
+    curve = stored_curve(store, scored.curve_path, scored.allocator, computes_curve=True)
     search = read_search(store, storage.prefix)
     measured = list(search.measured)
     proposal = propose(scored.allocator, curve or (), _quality(scored.request), measured)
@@ -87,7 +87,7 @@ def next_trial(
         return None
     number = len(measured)
     folder = f"{storage.prefix}/trials/{number}"
-    job = completed(proposal.job, scored.request)
+    job = complete_plan(proposal.job, scored.request)
     job = replace(job, plan=job.plan.model_copy(update={"exports": ()}))
     write_calibration_samples(store, folder, read_calibration_samples(store, storage.prefix))
     chosen = write_choice(store, replace(storage, prefix=folder), proposal.allocation, job)
@@ -110,7 +110,7 @@ def record_trial(
     evaluation: Evaluation,
     evaluation_id: str,
 ) -> MeasuredSize:
-    """Store what was measured of a trial, and delete its folder; return what was measured."""
+    """Store the measurement of a trial and return it; delete the folder of the trial."""
     search = read_search(store, prefix)
     size = measured_size(trial.limit_bytes, trial.allocation, quality, evaluation)
     measured = (*search.measured, size)
@@ -128,7 +128,7 @@ def record_trial(
 def choose_measured(
     store_url: str, storage: JobStorage, paths: Mapping[str, str], limits: Limits
 ) -> ChosenJob:
-    """Choose the best of what was measured, and store its tasks.
+    """Choose the best measured choice, and store its tasks.
 
     The processes of `document_pool` run this.
     """
@@ -137,7 +137,7 @@ def choose_measured(
     search = read_search(store, storage.prefix)
     best = best_measured(search.measured, _quality(request))
     allocation, job = measured_allocation(allocator, best, search.measured)
-    job = completed(job, request)
+    job = complete_plan(job, request)
     return write_choice(store, storage, allocation, job, evaluation=search.evaluation)
 
 

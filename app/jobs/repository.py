@@ -23,9 +23,9 @@ from palettery.app.files.repository import FileLocation, add_job_files
 from palettery.app.http.caller import LOCAL, UNLIMITED
 from palettery.app.http.idempotency import KeyedRequest, KeyTaken
 from palettery.app.jobs.job_queries import (
+    ACTIVE_SCORES_JOB,
     QUEUED_BEFORE,
     RETRY,
-    SCORING,
     TWIN,
     page_query,
     past_query,
@@ -70,8 +70,8 @@ class JobRepository:
         """Queue a new job, which needs these files; equal digests have equal paths.
 
         Raises:
-            FileGone: a file is not at the path given: it was removed, or the same bytes are stored
-                at another path by now. Call `FileRepository.find` again and plan with its result.
+            FileGone: a file is not at its path: it was removed, or the same bytes are now stored at
+                another path. Call `FileRepository.find` again and plan with its result.
             KeyTaken: another job has the Idempotency-Key.
             OverQuota: its owner would have too many jobs or bytes.
         """
@@ -93,7 +93,7 @@ class JobRepository:
             add_job_files(session, new.id, files, row.created_at)
             if enqueue is not None:
                 enqueue(session, new.id, row.attempt, row.turn)
-            return self._queued(session, row, new.first_lines)
+            return self._queued(session, row, new.first_messages)
 
     def check_room(self, owner: str, limits: OwnerLimits) -> None:
         """Check that an owner may add a job.
@@ -104,7 +104,7 @@ class JobRepository:
         with self._database.reading() as connection:
             check_room(connection, owner, limits)
 
-    def keyed(self, owner: str, request: KeyedRequest) -> Job | None:
+    def find_keyed(self, owner: str, request: KeyedRequest) -> Job | None:
         """Return the job of the same request under the same key; None if there is none.
 
         Raises:
@@ -128,7 +128,7 @@ class JobRepository:
             return find_job(connection, job_id, owner, kind)
 
     async def look_up(self, job_id: str, owner: str) -> Job:
-        """Return a job as `get` does, quickly, for clients that poll."""
+        """Return a job as `get` does, but with less overhead, for clients that poll."""
         return await self._database.read_in_thread(self.get, job_id, owner)
 
     def page(
@@ -144,7 +144,7 @@ class JobRepository:
         with self._database.reading() as connection:
             return [job_from_row(row) for row in connection.execute(query)]
 
-    def alive(self) -> Sequence[Job]:
+    def active(self) -> Sequence[Job]:
         """Return the jobs that have not ended, oldest first."""
         query = select(JobRow).where(JobRow.state.in_(ACTIVE_STATES)).order_by(JobRow.id)
         with self._database.transaction() as session:
@@ -181,10 +181,12 @@ class JobRepository:
             twin: str | None = connection.scalar(TWIN, {"own": job_id})
             return twin
 
-    def scoring(self, owner: str, digest: str) -> Job | None:
-        """Return an owner's job that computes the scores of this digest now; None if none does."""
+    def active_scores_job(self, owner: str, digest: str) -> Job | None:
+        """Return an owner's active job that computes the scores of this digest, if any."""
         with self._database.reading() as connection:
-            row = connection.execute(SCORING, {"by": owner, "digest": digest}).one_or_none()
+            row = connection.execute(
+                ACTIVE_SCORES_JOB, {"by": owner, "digest": digest}
+            ).one_or_none()
             return None if row is None else job_from_row(row)
 
     def start(self, job_id: str, attempt: int = 0, by: str = "") -> Job | None:
@@ -227,8 +229,9 @@ class JobRepository:
         """Change active to succeeded; return whether the job, or that attempt, was active.
 
         `size_after_bytes` is None without an artifact. `stored_bytes` is the size of all that the
-        job stores; without it, that of the artifact.
-        With `missed`, the quality that the artifact lacks, the job has failed and keeps it.
+        job stores; by default the size of the artifact.
+        With `missed`, the problem that the artifact lacks the required quality, the job fails
+        but keeps its artifact.
         """
         values = {
             "size_after_bytes": size_after_bytes,

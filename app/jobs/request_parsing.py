@@ -1,4 +1,4 @@
-"""Requests for jobs and plans: parsed first, then resolved to the models and configs they name."""
+"""Parsing of requests for jobs and plans, and lookup of the models and configs they name."""
 
 import asyncio
 import hashlib
@@ -27,7 +27,7 @@ from palettery.app.storage.spooled_content import Content, pieces
 from palettery.schemas.job_options import JobOptions
 
 JSON, FORM = "application/json", "multipart/form-data"
-NOTHING_SET = ConfigDocument("{}", "json")
+EMPTY_CONFIG = ConfigDocument("{}", "json")
 """The config of a request with a target and without a config."""
 ALWAYS_DIGESTED = {
     "config_name",
@@ -110,18 +110,18 @@ class RequestParser:
 
         Raises:
             NotFound: the caller has no such model or config.
-            BadInput: the fields do not go together.
+            BadInput: the fields contradict each other.
         """
         options = parsed.options
-        given = (parsed.config, options.preset, options.config_name)
-        if options.target is not None and given == (None, None, None):
-            given = (NOTHING_SET, None, None)
-        config = select_document(*given, lambda name: ConfigDocument("", name=name))
+        config_sources = (parsed.config, options.preset, options.config_name)
+        if options.target is not None and config_sources == (None, None, None):
+            config_sources = (EMPTY_CONFIG, None, None)
+        config = select_document(*config_sources, lambda name: ConfigDocument("", name=name))
         if options.config_name is not None:
             config = await self._configs.document(caller.owner, options.config_name)
         if options.choices is not None and options.target is None:
             raise BadInput(
-                "`choices` are what a target may choose: send a target, or leave them out"
+                "`choices` limit what a target may choose: send a target, or leave them out"
             )
         _check_quality(options)
         return await asyncio.to_thread(self._spec, parsed, caller, config)
@@ -164,7 +164,7 @@ class RequestParser:
             files = self._models.inputs(caller.owner, inputs_ids)
             inputs = ModelSource(files, inputs_ids[0])
         size_bytes = len(config.text) + sum(map(self._index_bytes, sources))
-        if parsed.options.calibration_id is not None:  # finds tensors by their values
+        if parsed.options.calibration_id is not None:  # its tensors are matched by their values
             size_bytes += sum(file.size_bytes for file in model.files)
         return JobSpec(model, sensitivities, config, parsed.options, size_bytes, inputs)
 
@@ -190,8 +190,8 @@ def _check_quality(options: JobOptions) -> None:
         )
     if options.evaluate.at_least is not None:
         raise BadInput(
-            "the target is a quality, and `evaluate` has another as `at_least`: send all that is "
-            "required as the target"
+            "the target is a quality, and `evaluate.at_least` is another one: send everything that "
+            "you require in the target"
         )
 
 

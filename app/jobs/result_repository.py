@@ -42,7 +42,7 @@ class ResultRepository:
         return self._results(_BY_CONTENT, owner, keys)
 
     def candidates(self, owner: str, recipes: Collection[str]) -> set[str]:
-        """Return the recipes that have any result; input of others need not be digested."""
+        """Return the recipes that have a result; inputs of the others need not be digested."""
         candidates: set[str] = set()
         with self._database.reading() as connection:
             for chunk in chunks(recipes):

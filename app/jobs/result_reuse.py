@@ -1,4 +1,4 @@
-"""Reuse of results of earlier jobs, found by the location or the digest of their input bytes."""
+"""Reuse of results of earlier jobs, looked up by the location or digest of their input bytes."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ from palettery.schemas.tasks import (
     TensorSlice,
 )
 
-FEW_BYTES = 4 << 20
+LOCAL_DIGEST_BYTES = 4 << 20
 """Total size up to which inputs are digested in this process."""
 DIGEST_BYTES = 64 << 20
 """Bytes that one digest task reads, unless a single slice has more."""
@@ -62,14 +62,16 @@ class ResultReuse:
         owner, slices = job.owner, [item for task in tasks for item in task.slices]
         recipes = await asyncio.to_thread(_recipes, slices)
         results = await asyncio.to_thread(self._by_origin, owner, slices, recipes)
-        open_ = [index for index in range(len(slices)) if index not in results]
-        open_recipes = {recipes[index] for index in open_}
-        candidates = await asyncio.to_thread(self._results.candidates, owner, open_recipes)
-        open_ = [index for index in open_ if recipes[index] in candidates]
-        digests = await self._digests([slices[index] for index in open_], job_task, workers, job)
+        unmatched = [index for index in range(len(slices)) if index not in results]
+        unmatched_recipes = {recipes[index] for index in unmatched}
+        candidates = await asyncio.to_thread(self._results.candidates, owner, unmatched_recipes)
+        unmatched = [index for index in unmatched if recipes[index] in candidates]
+        digests = await self._digests(
+            [slices[index] for index in unmatched], job_task, workers, job
+        )
         keys = {
             index: content_key(recipes[index], digest)
-            for index, digest in zip(open_, digests, strict=True)
+            for index, digest in zip(unmatched, digests, strict=True)
         }
         by_key = await asyncio.to_thread(self._results.by_content, owner, set(keys.values()))
         results |= {index: by_key[key] for index, key in keys.items() if key in by_key}
@@ -114,8 +116,8 @@ class ResultReuse:
         self, items: Sequence[TensorSlice], job_task: JobTask, workers: Workers, job: Job
     ) -> list[str]:
         """Return digests of the slices' bytes, in order; a few bytes are digested here."""
-        if sum(item.size_bytes for item in items) <= FEW_BYTES:
-            return await asyncio.to_thread(self._digested, items)
+        if sum(item.size_bytes for item in items) <= LOCAL_DIGEST_BYTES:
+            return await asyncio.to_thread(self._digest_here, items)
         tasks = [DigestTask(**dict(job_task), slices=batch) for batch in _batches(items)]
         digests: dict[int, Sequence[str]] = {}
 
@@ -126,7 +128,7 @@ class ResultReuse:
         await workers.run_tasks(tasks, on_done, SlotRequest(job.owner, job.priority, job.id))
         return [digest for task in tasks for digest in digests[id(task)]]
 
-    def _digested(self, items: Sequence[TensorSlice]) -> list[str]:
+    def _digest_here(self, items: Sequence[TensorSlice]) -> list[str]:
         store = verified_reader(self._store, items)
         return [Sources(store, store, store).content_sha256(item) for item in items]
 

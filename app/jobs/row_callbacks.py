@@ -1,4 +1,4 @@
-"""Callbacks of the job repository: what others do when a job's row changes."""
+"""Types of the callbacks that the job repository calls when a job's row changes."""
 
 from collections.abc import Callable
 from datetime import datetime

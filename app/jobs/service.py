@@ -73,7 +73,7 @@ class JobService:
     async def plan(self, request: Request, caller: Caller) -> Content | Job:
         """Return what a job would do, as JSON of `PlannedJob`; uploaded files are deleted then.
 
-        A target of a model without scores gives the job that computes them.
+        For a target of a model without scores, return the job that computes them.
         """
         parsed = await self._requests.parse(request, caller)
         try:
@@ -94,7 +94,7 @@ class JobService:
             await asyncio.to_thread(self._store.delete, *parsed.uploaded_paths())
 
     async def submit(self, request: Request, caller: Caller, key: str | None) -> SubmittedJob:
-        """Queue the job of a request, after checking that it can work.
+        """Queue the job of a request, after checking it.
 
         Raises:
             IdempotencyConflict: the key was sent with another request before.
@@ -106,7 +106,7 @@ class JobService:
         needed: Collection[str] = ()
         try:
             client = DocumentClient(caller.owner, request)
-            submitted = await self._submitted(parsed, caller, key, client)
+            submitted = await self._submit_parsed(parsed, caller, key, client)
             needed = submitted.file_paths
         except (DatabaseFailed, asyncio.CancelledError):
             needed = parsed.uploaded_paths()  # the job may be queued; if not, expiry removes them
@@ -116,7 +116,7 @@ class JobService:
             await asyncio.to_thread(self._store.delete, *unneeded)
         return submitted
 
-    async def _submitted(
+    async def _submit_parsed(
         self, parsed: ParsedRequest, caller: Caller, key: str | None, client: DocumentClient
     ) -> SubmittedJob:
         keyed = keyed_request(key, *parsed.identity())
@@ -150,7 +150,7 @@ class JobService:
         return self._jobs.get(job_id, owner)
 
     async def look_up(self, owner: str, job_id: str) -> Job:
-        """Return a job, quickly, for clients that poll."""
+        """Return a job with little overhead, for clients that poll."""
         return await self._jobs.look_up(job_id, owner)
 
     def page(
@@ -190,7 +190,7 @@ class JobService:
         Raises:
             Conflict: the job has not succeeded.
         """
-        self._succeeded(owner, job_id, "report")
+        self._job_with_artifact(owner, job_id, "report")
         return report_path(job_folder(job_id))
 
     async def report_csv(self, client: DocumentClient, job_id: str) -> Content:
@@ -210,7 +210,7 @@ class JobService:
             Conflict: the job has not succeeded.
             NotFound: there is no tensor of that name, or it was not palettized.
         """
-        self._succeeded(owner, job_id, "statistics")
+        self._job_with_artifact(owner, job_id, "statistics")
         path, statistics = statistics_path(job_folder(job_id)), None
         with suppress(ObjectMissing):  # of a job from before statistics were stored
             statistics = find_statistics(self._store, path, tensor)
@@ -227,7 +227,7 @@ class JobService:
         Raises:
             Conflict: the job has not succeeded.
         """
-        job = self._succeeded(owner, job_id, "report")
+        job = self._job_with_artifact(owner, job_id, "report")
         documents = {"job": [job.model_dump_json().encode()]}
         return report_page(documents | report_documents(self._store, job_folder(job_id)))
 
@@ -240,7 +240,7 @@ class JobService:
             Conflict: the job has not succeeded.
             NotFound: the artifact has no such file.
         """
-        job = await asyncio.to_thread(self._succeeded, client.owner, job_id, "artifact")
+        job = await asyncio.to_thread(self._job_with_artifact, client.owner, job_id, "artifact")
         digests = (await self._files_of(client, job_id)).artifact
         if name is None:
             name = next((each for each in digests if each.endswith(".json")), min(digests))
@@ -257,7 +257,7 @@ class JobService:
             Conflict: the job has not succeeded.
             NotFound: the job did not export this format.
         """
-        job = await asyncio.to_thread(self._succeeded, client.owner, job_id, "artifact")
+        job = await asyncio.to_thread(self._job_with_artifact, client.owner, job_id, "artifact")
         exports = (await self._files_of(client, job_id)).exports
         for each in exports:
             if each.format == to:
@@ -286,8 +286,8 @@ class JobService:
             if state != "succeeded":
                 raise Conflict(f"the calibration is {state}; jobs can use it once it has succeeded")
 
-    def _succeeded(self, owner: str, job_id: str, what: str) -> Job:
-        """Return a job that has succeeded, or has missed a quality and kept its artifact."""
+    def _job_with_artifact(self, owner: str, job_id: str, what: str) -> Job:
+        """Return a job with an artifact: it has succeeded, or failed only to reach its quality."""
         job = self._jobs.get(job_id, owner)
         if job.kind == "scores":
             raise Conflict(f"the job computes the scores of a model, so it has no {what}")

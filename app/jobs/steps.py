@@ -43,7 +43,7 @@ from palettery.schemas.tasks import (
 )
 
 TINY_BYTES = 4 << 20
-"""Work up to this size is done in the same task, too."""
+"""Palettization up to this size is done in the task that finishes the artifact."""
 
 
 class JobSteps:
@@ -89,11 +89,11 @@ class JobSteps:
                 await self._score(job)
                 return
             if job.evaluation is not None:  # inputs that do not fit are reported at once
-                log, died = self._log_of(job), self._on_died(job)
-                await self._evaluations.store_outputs(job.evaluation.id, log, died)
+                log, on_died = self._log_of(job), self._on_died(job)
+                await self._evaluations.store_outputs(job.evaluation.id, log, on_died)
             if job.target is not None and job.predicted_size_bytes is None:
-                died = self._on_died(job)
-                job = await self._targets.choose(job, share(job), died, self._log)
+                on_died = self._on_died(job)
+                job = await self._targets.choose(job, share(job), on_died, self._log)
             await self._compress(job)
         except Cancelled:
             await asyncio.to_thread(self._tidy, job_id, attempt)
@@ -117,15 +117,15 @@ class JobSteps:
             missing = await self._reuse.with_results(
                 job, missing, self._assembly.task(job), self._workers
             )
-        cut = lines.task_summary(
+        summary = lines.task_summary(
             len(tasks), len(tasks) - len(missing), sum(map(reused_tensors, missing))
         )
         is_tiny = sum(task.size_bytes for task in missing) <= TINY_BYTES
         if not is_tiny:  # a tiny job logs this together with its end
-            await self._log(job.id, cut)
+            await self._log(job.id, summary)
         if not is_tiny:
-            died = self._on_died(job)
-            await self._workers.run_tasks(missing, done.on_done, share(job), died)
+            on_died = self._on_died(job)
+            await self._workers.run_tasks(missing, done.on_done, share(job), on_died)
             missing = []
         is_small = bool(missing) or job.size_before_bytes <= SMALL_BYTES
         published = await self._assembly.publish(
@@ -138,8 +138,8 @@ class JobSteps:
         )
         for task in missing:
             done.finish(task)
-        log = [cut] if is_tiny else []
-        if is_small:  # a large job logs each when it happens
+        log = [summary] if is_tiny else []
+        if is_small:  # a large job logs these when they happen
             log += [lines.WRITTEN, lines.VERIFIED]
         await self._conclude(job, published, done.now, log)
 
@@ -189,10 +189,10 @@ class JobSteps:
         if job.evaluation is not None:
             await self._log(job.id, *log)
             log = ()
-            to_log, died = self._log_of(job), self._on_died(job)
+            write_log, on_died = self._log_of(job), self._on_died(job)
             result = await self._targets.evaluation(job)
             if result is None:
-                result = await self._evaluations.compare(job.evaluation.id, to_log, died)
+                result = await self._evaluations.compare(job.evaluation.id, write_log, on_died)
             else:
                 await self._evaluations.conclude(job.evaluation.id, result)
             sizes = await asyncio.to_thread(stored_sizes, self._store, job_folder(job.id))

@@ -31,7 +31,7 @@ ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """The job of a request."""
+    """Job that a request has queued, now or before."""
 
     job: Job
     file_paths: Collection[str] = ()
@@ -69,7 +69,7 @@ class JobSubmitter:
         Raises:
             IdempotencyConflict: its key was sent with another request.
         """
-        job = None if request is None else self._jobs.keyed(caller.owner, request)
+        job = None if request is None else self._jobs.find_keyed(caller.owner, request)
         return None if job is None else SubmittedJob(job, is_replayed=True)
 
     async def submit(
@@ -96,7 +96,7 @@ class JobSubmitter:
                 replayed = await asyncio.to_thread(self.replayed, caller, request)
                 if replayed is not None:
                     return replayed
-        raise FileGone("jobs under this Idempotency-Key come and go; send the request again")
+        raise FileGone("the jobs of this Idempotency-Key change constantly; send the request again")
 
     async def _queue(
         self,
@@ -157,7 +157,7 @@ class JobSubmitter:
             config_name=spec.config.name,
             kind=spec.kind,
             request=request,
-            first_lines=(prepared.first_line,),
+            first_messages=(prepared.first_line,),
             evaluation=_evaluation(spec),
         )
 
@@ -171,7 +171,7 @@ class JobSubmitter:
         known = self._files.find(files)
         for sha256, path in known.items():
             if sha256 in uploaded and not self._store.exists(path):
-                # Somebody removed it from the store behind our back.
+                # The file was removed from the store, but not by this service.
                 self._files.relocate(sha256, files[sha256].path)
                 known[sha256] = files[sha256].path
         return {

@@ -45,31 +45,31 @@ class ChosenJob:
     messages: tuple[LogMessage, ...]
 
 
-class StoredTarget(NamedTuple):
-    """What the choices of a job are made from, once its model is scored."""
+class ScoredTarget(NamedTuple):
+    """Request of a job with a target, and the allocator of its scored model."""
 
     request: TargetRequest
     allocator: Allocator
     curve_path: str
-    """Path of the least errors at all sizes."""
+    """Path of the curve: the least error at each size."""
 
 
 def read_scored(
     store: Storage, prefix: str, paths: Mapping[str, str], limits: Limits
-) -> StoredTarget:
-    """Return what the choices of a job are made from; `paths` as of `collect_scores`."""
+) -> ScoredTarget:
+    """Return the request and the allocator of a job; for `paths` see `collect_scores`."""
     request = read_target(store, prefix)
     model = model_of(request, limits)
     scores = collect_scores(store, request, prefix, paths)
     allocator = allocator_of(model.job, model.candidates, scores, limits)
-    return StoredTarget(request, allocator, curve_path(request.scores_path, model))
+    return ScoredTarget(request, allocator, curve_path(request.scores_path, model))
 
 
 def store_scores(store_url: str, prefix: str, paths: Mapping[str, str], limits: Limits) -> None:
     """Store the scores of a whole model, from those of its tensors, and the curve."""
     store = shared_storage(store_url)
     scored = read_scored(store, prefix, paths, limits)
-    stored_curve(store, scored.curve_path, scored.allocator, draws=True)
+    stored_curve(store, scored.curve_path, scored.allocator, computes_curve=True)
 
 
 def choose(
@@ -85,12 +85,12 @@ def choose(
     request, allocator, _ = read_scored(store, storage.prefix, paths, limits)
     assert request.target is not None  # noqa: S101 - a job that chooses has one
     allocation, job = allocator.allocate(request.target)
-    job = completed(job, request)
+    job = complete_plan(job, request)
     return write_choice(store, storage, allocation, job, request_sha256(job))
 
 
-def completed(job: JobPlan, request: TargetRequest) -> JobPlan:
-    """Return the plan of a choice with error feedback and exports, as the request asks for.
+def complete_plan(job: JobPlan, request: TargetRequest) -> JobPlan:
+    """Add the error feedback and the exports of the request to the plan of a choice.
 
     Raises:
         Inexpressible: a format cannot express every tensor, and dense ones are not allowed.

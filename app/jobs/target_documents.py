@@ -17,7 +17,7 @@ from palettery.schemas.tasks import ScoreTask, TargetRequest
 _REQUEST: Final = "target.json"
 _SCORING: Final = "scoring.json"
 _KNOWN: Final = "known-scores.json"
-"""Name of the scores that were there when the job was submitted, since models can be deleted."""
+"""Scores that existed when the job was submitted: a copy, since models can be deleted."""
 _TASKS = TypeAdapter(list[ScoreTask])
 _CURVE = TypeAdapter(tuple[CurvePoint, ...])
 
@@ -42,7 +42,7 @@ def write_target(
 
 
 def read_target(store: Storage, prefix: str) -> TargetRequest:
-    """Return what was stored of a job's request."""
+    """Return the stored request of a job with a target."""
     return TargetRequest.model_validate_json(bytes(store.read(f"{prefix}/{_REQUEST}")))
 
 
@@ -84,13 +84,13 @@ def collect_scores(
 
 
 def stored_curve(
-    store: Storage, path: str, allocator: Allocator, *, draws: bool
+    store: Storage, path: str, allocator: Allocator, *, computes_curve: bool
 ) -> tuple[CurvePoint, ...] | None:
-    """Return the stored curve; without one, compute and store it if it `draws`."""
+    """Return the stored curve; without one, compute and store it if `computes_curve`, else None."""
     try:
         return _CURVE.validate_json(bytes(store.read(path)))
     except (ObjectMissing, ValidationError):
-        if not draws:
+        if not computes_curve:
             return None
     curve = allocator.curve()
     store.write(path, _CURVE.dump_json(curve))

@@ -48,30 +48,30 @@ class TargetPlanner:
             check_measurable(spec.options.target)
         if spec.model.model_id is None:
             raise BadInput(
-                "a plan with a target needs scores, which are kept with a model: upload it "
+                "a plan with a target needs scores, which are stored with a model: upload it "
                 "(POST /v1/uploads), and send its model_id in JSON"
             )
-        planned = await self._planned(spec, caller, client, draws=False)
+        planned = await self._planned(spec, caller, client, computes_curve=False)
         if planned == NO_CURVE:
-            planned = await self._planned(spec, caller, client, draws=True)
-        return planned if planned != NO_SCORES else await self._scoring(spec, caller, client)
+            planned = await self._planned(spec, caller, client, computes_curve=True)
+        return planned if planned != NO_SCORES else await self._scores_job(spec, caller, client)
 
     async def _planned(
-        self, spec: JobSpec, caller: Caller, client: DocumentClient, *, draws: bool
+        self, spec: JobSpec, caller: Caller, client: DocumentClient, *, computes_curve: bool
     ) -> Content:
         return await self._documents.document(
             client,
-            max(spec.size_bytes, LARGE_BYTES) if draws else spec.size_bytes,
+            max(spec.size_bytes, LARGE_BYTES) if computes_curve else spec.size_bytes,
             plan_target,
             spec,
             self._store.url,
             self._settings.limits,
             caller.owner,
-            draws=draws,
+            computes_curve=computes_curve,
         )
 
-    async def _scoring(self, spec: JobSpec, caller: Caller, client: DocumentClient) -> Job:
-        """Return the job that computes the scores: the one that does already, or a new one."""
+    async def _scores_job(self, spec: JobSpec, caller: Caller, client: DocumentClient) -> Job:
+        """Return the job that computes the scores: the active one, or a new one."""
         digest = await self._documents.run(
             client,
             spec.size_bytes,
@@ -81,7 +81,7 @@ class TargetPlanner:
             self._settings.limits,
             caller.owner,
         )
-        running = await asyncio.to_thread(self._jobs.scoring, caller.owner, digest)
+        running = await asyncio.to_thread(self._jobs.active_scores_job, caller.owner, digest)
         if running is not None:
             return running
         options = spec.options.model_copy(

@@ -42,9 +42,9 @@ class TargetSteps:
         self._settings, self._jobs, self._store = settings, jobs, store
         self._workers, self._documents, self._quality = workers, documents, quality
 
-    async def score(self, job: Job, slot: SlotRequest, died: OnDied) -> Progress:
-        """Store the scores of a model, and the least errors at all sizes; return the progress."""
-        paths = await self._scores(job, slot, died)
+    async def score(self, job: Job, slot: SlotRequest, on_died: OnDied) -> Progress:
+        """Store the scores of a model and its curve of error by size; return the progress."""
+        paths = await self._scores(job, slot, on_died)
         await self._documents.run(
             DocumentClient(job.owner),
             LARGE_BYTES,
@@ -59,24 +59,27 @@ class TargetSteps:
             update={"tensors_done": total.tensors_total, "bytes_done": total.bytes_total}
         )
 
-    async def choose(self, job: Job, slot: SlotRequest, died: OnDied, log: Log) -> Job:
-        """Choose the config of a job, and return the job with it; a quality is measured for it.
+    async def choose(self, job: Job, slot: SlotRequest, on_died: OnDied, log: Log) -> Job:
+        """Choose the config of a job, by measurements if its target is a quality; return the job.
 
         Raises:
             BadInput: no choice reaches the target.
             Cancelled: the job was stopped meanwhile.
         """
-        paths = await self._scores(job, slot, died)
+        paths = await self._scores(job, slot, on_died)
         task_bytes = self._settings.task_bytes
-        folder, chooses = job_folder(job.id), choose
+        folder, choose_config = job_folder(job.id), choose
         storage = JobStorage(folder, {}, task_bytes, job.reuse, job.owner)
         if job.target is not None and job.target.quality is not None:
-            storage, chooses = replace(storage, shared_parts=f"{folder}/parts"), choose_measured
-            await self._quality.search(job, storage, paths, died, partial(log, job.id))
+            storage, choose_config = (
+                replace(storage, shared_parts=f"{folder}/parts"),
+                choose_measured,
+            )
+            await self._quality.search(job, storage, paths, on_died, partial(log, job.id))
         chosen = await self._documents.run(
             DocumentClient(job.owner),
             LARGE_BYTES,
-            chooses,
+            choose_config,
             self._store.url,
             storage,
             paths,
@@ -93,13 +96,13 @@ class TargetSteps:
         return await asyncio.to_thread(self._jobs.get, job.id)
 
     async def evaluation(self, job: Job) -> Evaluation | None:
-        """Return what was measured of the choice of a job already; None if its target is a size."""
+        """Return the evaluation of the choice of a job; None if its target is not a quality."""
         if job.target is None or job.target.quality is None:
             return None
         return await asyncio.to_thread(self._quality.evaluation, job)
 
-    async def _scores(self, job: Job, slot: SlotRequest, died: OnDied) -> Mapping[str, str]:
-        """Score what is not scored yet; return the path of the scores of each of its tensors."""
+    async def _scores(self, job: Job, slot: SlotRequest, on_died: OnDied) -> Mapping[str, str]:
+        """Score the tensors without scores; return tensor name -> path of its scores."""
         prefix = job_folder(job.id)
         tasks = await asyncio.to_thread(read_score_tasks, self._store, prefix, job.attempt)
         known = job.progress.tensors_total - sum(len(task.tensors) for task in tasks)
@@ -117,5 +120,5 @@ class TargetSteps:
                 done = {"tensors_done": known + len(paths), "bytes_done": size_bytes}
                 await store_progress(self._jobs, job, job.progress.model_copy(update=done))
 
-        await self._workers.run_tasks(tasks, on_done, slot, died)
+        await self._workers.run_tasks(tasks, on_done, slot, on_died)
         return paths

@@ -49,9 +49,9 @@ from palettery.schemas.targets import Choices, ModelScores, PlannedJob, Target
 from palettery.schemas.tasks import JobRequest, ScoreTask, TargetRequest
 
 NO_SCORES: Final = b"scores"
-"""Answer of `plan_target` if the model has to be scored first."""
+"""Result of `plan_target` if the model has to be scored first."""
 NO_CURVE: Final = b"curve"
-"""Answer of `plan_target` if the curve has to be computed, which may take seconds."""
+"""Result of `plan_target` if the curve has to be computed, which may take seconds."""
 
 
 class _Model(NamedTuple):
@@ -63,11 +63,13 @@ class _Model(NamedTuple):
     candidates: Candidates
 
 
-def plan_target(spec: JobSpec, store_url: str, limits: Limits, owner: str, *, draws: bool) -> bytes:
+def plan_target(
+    spec: JobSpec, store_url: str, limits: Limits, owner: str, *, computes_curve: bool
+) -> bytes:
     """Return what a job with a target would do, as JSON of `PlannedJob`.
 
-    Without scores of every choice the answer is `NO_SCORES`; without a stored curve it is
-    `NO_CURVE`, unless it `draws` it.
+    Without scores of every choice the result is `NO_SCORES`; without a stored curve it is
+    `NO_CURVE`, unless `computes_curve` is set.
 
     Raises:
         BadInput: as `prepare_target`.
@@ -80,7 +82,7 @@ def plan_target(spec: JobSpec, store_url: str, limits: Limits, owner: str, *, dr
         _check(model, target, limits)
         return NO_SCORES
     allocator = allocator_of(model.job, model.candidates, scores, limits)
-    curve = stored_curve(store, curve_path(path, model), allocator, draws=draws)
+    curve = stored_curve(store, curve_path(path, model), allocator, computes_curve=computes_curve)
     if curve is None:
         return NO_CURVE
     allocation, job = allocator.allocate(target)
@@ -95,13 +97,13 @@ def plan_target(spec: JobSpec, store_url: str, limits: Limits, owner: str, *, dr
 def scores_sha256(spec: JobSpec, store_url: str, limits: Limits, owner: str) -> str:
     """Return a digest that is equal for requests that need the same scores of the same model."""
     model = _model(spec, shared_storage(store_url), limits)
-    return _wanted_sha256(_scores_path(spec, owner, model, ""), model)
+    return _needed_scores_sha256(_scores_path(spec, owner, model, ""), model)
 
 
 def prepare_target(
     spec: JobSpec, store_url: str, limits: Limits, storage: JobStorage
 ) -> PreparedJob:
-    """Store what a job needs to score its model, and to choose a config or not, by its kind.
+    """Store what a job needs to score its model and, unless its kind is `scores`, choose a config.
 
     Raises:
         BadInput: see `plan_request` and `find_candidates`; or no choice is small enough.
@@ -143,7 +145,7 @@ def prepare_target(
             tensors_total=len(changed),
             bytes_total=sum(each.stored.size_bytes for each in changed),
         ),
-        request_sha256=_wanted_sha256(path, model) if is_scoring else None,
+        request_sha256=_needed_scores_sha256(path, model) if is_scoring else None,
         files=needed_files(spec, job, storage),
         first_line=lines.scoring_summary(len(changed), sum(len(task.tensors) for task in tasks)),
     )
@@ -168,7 +170,7 @@ def model_of(request: TargetRequest, limits: Limits) -> _Model:
 
 
 def _choices(options: JobOptions) -> Choices:
-    """Return the choices that the requested formats can express, too."""
+    """Return the choices, limited to those that the requested formats can express."""
     choices = options.choices or Choices()
     if options.keep_dense:
         return choices
@@ -189,7 +191,7 @@ def allocator_of(
 
 
 def with_exports(job: JobPlan, formats: Sequence[ExportFormat]) -> JobPlan:
-    """Return a plan with what its exports will be."""
+    """Return a plan that also describes the exports in these formats."""
     sources = tuple(export_sources(job.checkpoint))
     return replace(job, plan=plan_exports(job.plan, formats, sources))
 
@@ -225,10 +227,10 @@ def _scores_path(spec: JobSpec, owner: str, model: _Model, prefix: str) -> str:
 def curve_path(scores_path: str, model: _Model) -> str:
     """Return the path of the least errors at all sizes."""
     folder = scores_path.rpartition("/")[0]
-    return f"{folder}/curve-{_wanted_sha256(scores_path, model)}.json"
+    return f"{folder}/curve-{_needed_scores_sha256(scores_path, model)}.json"
 
 
-def _wanted_sha256(scores_path: str, model: _Model) -> str:
+def _needed_scores_sha256(scores_path: str, model: _Model) -> str:
     """Return the digest of all that a curve depends on."""
     config = model.job.config.model_dump_json(exclude_unset=True)
     return joint_sha256(scores_path, config, model.choices.model_dump_json())

@@ -30,14 +30,14 @@ from palettery.app.observability.tracing import Tracing
 from palettery.app.settings import Settings
 from palettery.app.webhooks.deliveries import DeliveryOutcome, WebhookDeliveries
 
-EVERY_S, ATTEMPTS = 2.0, 450
+RETRY_INTERVAL_S, ATTEMPTS = 2.0, 450
 """Interval and number of attempts at a step: an outage may last a quarter of an hour."""
-CALLS = 32
+CONCURRENT_CALLS = 32
 """Number of webhooks that a process calls concurrently."""
 SLOW_POLL_S = 0.5
 """Interval at which queues are polled whose work may start later; each poll costs milliseconds."""
-RECOVERIES = 100
-"""Crashes of the process that runs a job after which the job is not recovered any more."""
+MAX_RECOVERIES = 100
+"""Crashes of the process that runs a job after which the job is no longer recovered."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -74,7 +74,7 @@ async def running_workflows(
         polling_interval_sec=max(settings.poll_s, SLOW_POLL_S),
     )
     await DBOS.register_queue_async(
-        WEBHOOKS, worker_concurrency=CALLS, polling_interval_sec=SLOW_POLL_S
+        WEBHOOKS, worker_concurrency=CONCURRENT_CALLS, polling_interval_sec=SLOW_POLL_S
     )
     try:
         yield
@@ -133,7 +133,7 @@ def _register(steps: JobSteps, runs: _Runs, traces: Tracing) -> None:
     async def fail(job_id: str, attempt: int, code: str, detail: str) -> None:
         await steps.fail(job_id, attempt, code, detail)
 
-    @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)
+    @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=MAX_RECOVERIES)
     async def run_job(job_id: str, attempt: int) -> None:
         with runs.tracked(), logs.job_context(job_id):
             try:
@@ -144,7 +144,7 @@ def _register(steps: JobSteps, runs: _Runs, traces: Tracing) -> None:
             except engine_errors.DBOSException:
                 raise  # the engine handles it: cancelled, or recovered by another process
             except Exception:
-                log.exception("job %s failed by an unexpected error", job_id)
+                log.exception("job %s failed with an unexpected error", job_id)
                 await fail(job_id, attempt, UNEXPECTED.code, UNEXPECTED.detail)
 
 
@@ -159,7 +159,7 @@ def _register_evaluations(steps: EvaluationSteps, runs: _Runs) -> None:
     async def fail(evaluation_id: str, code: str, detail: str) -> None:
         await steps.fail(evaluation_id, code, detail)
 
-    @DBOS.workflow(name=EVALUATIONS, max_recovery_attempts=RECOVERIES)
+    @DBOS.workflow(name=EVALUATIONS, max_recovery_attempts=MAX_RECOVERIES)
     async def run_evaluation(evaluation_id: str) -> None:
         with runs.tracked():
             try:
@@ -170,7 +170,7 @@ def _register_evaluations(steps: EvaluationSteps, runs: _Runs) -> None:
             except engine_errors.DBOSException:
                 raise  # the engine handles it: cancelled, or recovered by another process
             except Exception:
-                log.exception("evaluation %s failed by an unexpected error", evaluation_id)
+                log.exception("evaluation %s failed with an unexpected error", evaluation_id)
                 await fail(evaluation_id, UNEXPECTED.code, UNEXPECTED.detail)
 
 
@@ -185,7 +185,7 @@ def _register_webhooks(deliveries: WebhookDeliveries, runs: _Runs) -> None:
     async def conclude(outcome: Sequence[Any], *arguments: Any) -> None:
         await deliveries.conclude(WorkflowCall(*arguments), DeliveryOutcome(*outcome))
 
-    @DBOS.workflow(name=WEBHOOKS, max_recovery_attempts=RECOVERIES)
+    @DBOS.workflow(name=WEBHOOKS, max_recovery_attempts=MAX_RECOVERIES)
     async def call_webhook(job_id: str, attempt: int, number: int, tries: int) -> None:
         arguments = (job_id, attempt, number, tries)
         with runs.tracked():
@@ -200,7 +200,7 @@ def _retried_step(name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
         name=name,
         preemptible=True,
         retries_allowed=True,
-        interval_seconds=EVERY_S,
+        interval_seconds=RETRY_INTERVAL_S,
         backoff_rate=1.0,
         max_attempts=ATTEMPTS,
         should_retry=_is_transient,
@@ -218,9 +218,9 @@ def _last_error(error: Exception) -> PaletteryError:
 def _is_transient(error: BaseException) -> bool:
     """Return whether a retry may help: network, store or scheduler were unavailable."""
     if isinstance(error, PaletteryError):
-        return isinstance(error, Unavailable) and type(error).code not in FINAL
+        return isinstance(error, Unavailable) and type(error).code not in NOT_RETRIED
     return isinstance(error, OSError | asyncio.TimeoutError)
 
 
-FINAL = frozenset({"storage_full", "object_missing"})
-"""Codes of errors that a retry does not help until somebody acts."""
+NOT_RETRIED = frozenset({"storage_full", "object_missing"})
+"""Codes of errors that last until somebody acts, so that steps are not retried."""

@@ -81,7 +81,7 @@ class ControllerMaintenance:
 
     def _repair(self) -> None:
         """Repair jobs whose row and workflow disagree, such as after a crash."""
-        jobs = self._jobs.alive()
+        jobs = self._jobs.active()
         states = self._engine.workflow_states([(job.id, job.attempt) for job in jobs])
         for job, state in zip(jobs, states, strict=True):
             if state == "none":

@@ -148,7 +148,7 @@ def test_a_search_that_is_killed_goes_on_and_measures_nothing_twice(own, files, 
         (
             "jobs",
             {"target": "cosine>=0.9", "evaluate": {"at_least": {"top1": 1}}},
-            "and `evaluate` has another as `at_least`",
+            "and `evaluate.at_least` is another one",
         ),
         ("plans", {"target": "cosine>=0.9", "evaluate": {}}, "a plan cannot measure a quality"),
     ],

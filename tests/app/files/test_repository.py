@@ -77,7 +77,7 @@ def test_job_whose_files_lie_elsewhere_is_not_added(database, files, planned):
     job_id = add(database, "a")
     with pytest.raises(FileGone, match="removed or replaced"):
         records.add(NewJob(new_id(), "m", 1, Progress()), files=[stored("b"), planned])
-    assert [job.id for job in records.alive()] == [job_id]
+    assert [job.id for job in records.active()] == [job_id]
     assert list(files.paths()) == ["files/a"]
 
 
@@ -101,7 +101,7 @@ def test_threads_that_add_jobs_with_the_same_new_files(database, files):
         for turn in range(10):
             digests = [f"{turn:032x}{number:032x}" for number in range(200)]
             ids = set(pool.map(submit, range(4), [digests] * 4))
-            assert ids <= {job.id for job in records.alive()}
+            assert ids <= {job.id for job in records.active()}
             assert files.find(digests).keys() == set(digests)
     with database.transaction() as session:
         assert session.scalar(text("SELECT count(*) FROM job_files")) == 10 * 4 * 200

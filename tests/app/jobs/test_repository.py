@@ -72,7 +72,7 @@ def test_alive_are_those_that_have_not_ended(records):
     ids = [add(records) for _ in range(4)]
     records.start(ids[1])
     records.cancel(ids[2])
-    assert [job.id for job in records.alive()] == [ids[0], ids[1], ids[3]]
+    assert [job.id for job in records.active()] == [ids[0], ids[1], ids[3]]
 
 
 def test_success_comes_with_the_last_of_the_progress(records):

@@ -32,14 +32,14 @@ def new_job(**chosen):
 def test_key_finds_the_job_that_was_queued_under_it(records):
     job = records.add(new_job(request=keyed_request("k", 1)))
     records.add(new_job(request=keyed_request("K", 1)))
-    assert records.keyed("local", keyed_request("k", 1)) == job
-    assert records.keyed("local", keyed_request("other", 1)) is None
+    assert records.find_keyed("local", keyed_request("k", 1)) == job
+    assert records.find_keyed("local", keyed_request("other", 1)) is None
 
 
 def test_key_with_another_request_is_a_conflict(records):
     records.add(new_job(request=keyed_request("k", 1)))
     with pytest.raises(IdempotencyConflict):
-        records.keyed("local", keyed_request("k", 2))
+        records.find_keyed("local", keyed_request("k", 2))
 
 
 def test_second_job_under_a_key_leaves_nothing(records, database):
@@ -57,14 +57,16 @@ def test_owners_and_jobs_without_a_key_do_not_meet(records):
         for _ in range(2):
             records.add(new_job(owner=owner))
     assert records.counts() == {"queued": 6}
-    assert records.keyed("a", keyed_request("k", 1)) != records.keyed("b", keyed_request("k", 1))
+    assert records.find_keyed("a", keyed_request("k", 1)) != records.find_keyed(
+        "b", keyed_request("k", 1)
+    )
 
 
 def test_job_that_was_deleted_frees_its_key(records):
     job = records.add(new_job(request=keyed_request("k", 1)))
     records.cancel(job.id)
     records.delete(job.id)
-    assert records.keyed("local", keyed_request("k", 1)) is None
+    assert records.find_keyed("local", keyed_request("k", 1)) is None
     records.add(new_job(request=keyed_request("k", 2)))
 
 
@@ -78,7 +80,7 @@ def test_of_many_at_once_one_is_queued(records):
                 new_job(request=keyed_request("k", 1)), (), lambda *to: enqueued.append(to)
             )
         except KeyTaken:
-            return records.keyed("local", keyed_request("k", 1))
+            return records.find_keyed("local", keyed_request("k", 1))
 
     with ThreadPoolExecutor(AT_ONCE) as senders:
         ids = {job.id for job in senders.map(ask, range(AT_ONCE))}

@@ -26,7 +26,7 @@ def test_retry_starts_afresh(records, state):
     assert (job.state, job.progress, job.attempt) == ("queued", WORK, 1)
     assert (job.started_at, job.ended_at, job.error, job.deadline_at) == (None,) * 4
     assert (job.priority, job.expires_at) == (7, None)
-    assert [(alive.id, alive.attempt) for alive in records.alive()] == [(job_id, 1)]
+    assert [(alive.id, alive.attempt) for alive in records.active()] == [(job_id, 1)]
     assert records.start(job_id, 0) is None, "what is left of the first attempt goes no further"
     assert records.start(job_id, 1).state == "running"
     assert records.start(job_id, 0) is None

@@ -103,7 +103,7 @@ def service(tmp_path, database):
 @pytest.fixture
 def by_workers(monkeypatch):
     """No digest is so small that it is computed here."""
-    monkeypatch.setattr(module, "FEW_BYTES", -1)
+    monkeypatch.setattr(module, "LOCAL_DIGEST_BYTES", -1)
 
 
 @pytest.mark.usefixtures("by_workers")
