@@ -1,19 +1,14 @@
 """Calibrations on a server, and requests for them."""
 
 from datetime import datetime
-from typing import Annotated
 
-from pydantic import Field, NonNegativeInt
+from pydantic import NonNegativeInt
 
 from palettery.schemas.base import Schema
 from palettery.schemas.calibration import CalibrationOptions, CalibrationSummary
 from palettery.schemas.jobs import JobState
 from palettery.schemas.problem import Problem
-from palettery.schemas.uploads import Digest
-
-MAX_INPUTS = 100
-"""Largest number of input files of one calibration."""
-InputIds = Annotated[tuple[Digest, ...], Field(min_length=1, max_length=MAX_INPUTS)]
+from palettery.schemas.uploads import Digest, InputsId, list_ids
 
 
 class NewCalibration(CalibrationOptions):
@@ -21,13 +16,13 @@ class NewCalibration(CalibrationOptions):
 
     model_id: Digest
     """Id of the model: a `.pt2`, or the files of a Hugging Face folder."""
-    inputs_id: Digest | InputIds
+    inputs_id: InputsId
     """Id of the uploaded inputs, a safetensors file with the model's inputs by name; several ids
     for inputs of different lengths."""
 
     def inputs(self) -> tuple[str, ...]:
         """Return the ids of the inputs."""
-        return (self.inputs_id,) if isinstance(self.inputs_id, str) else self.inputs_id
+        return list_ids(self.inputs_id)
 
     def options(self) -> CalibrationOptions:
         """Return the options without the model and its inputs."""

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 
 from palettery.schemas.base import Schema
 from palettery.schemas.problem import Problem
+from palettery.schemas.uploads import InputsId, list_ids
 
 EvaluationState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 PERCENTILES: Final[Mapping[int | None, str]] = {None: "cosine", 5: "cosine.p5", 0: "cosine.min"}
@@ -53,9 +54,13 @@ class Goals(Schema):
 class EvaluationOptions(Goals):
     """Request to evaluate a compressed model on inputs that were uploaded before."""
 
-    inputs_id: str = Field(pattern=r"^[0-9a-f]{64}$")
+    inputs_id: InputsId
     """Id of the upload with the inputs: a safetensors file with a tensor for each of the model's
-    inputs, samples along the first axis."""
+    inputs, samples along the first axis; several ids for inputs of different lengths."""
+
+    def inputs(self) -> tuple[str, ...]:
+        """Return the ids of the inputs."""
+        return list_ids(self.inputs_id)
 
 
 class SampleStatistics(Schema):
@@ -118,6 +123,22 @@ class ComparedOutput(Schema):
     """Comparison of each sample, in the order of the inputs; null unless requested."""
 
 
+class ComparedSamples(Schema):
+    """Comparison of one output for each sample."""
+
+    name: str
+    """Name of the output, as in the evaluation's result."""
+    samples: tuple[ComparedSample, ...]
+    """Comparison of each sample, in the order of the inputs."""
+
+
+class EvaluationSamples(Schema):
+    """Comparison of a model's outputs before and after palettization, for each sample."""
+
+    outputs: tuple[ComparedSamples, ...]
+    """Floating-point outputs, in the order of the evaluation's result."""
+
+
 class MissedGoal(Schema):
     """A required quality that an output did not reach."""
 
@@ -145,6 +166,24 @@ class Evaluation(Schema):
     warnings: tuple[str, ...] = ()
     """Warnings about the inputs."""
 
+    def with_samples(self, samples: EvaluationSamples | None) -> "Evaluation":
+        """Return the evaluation with these comparisons of samples; with none for None."""
+        by_name = {each.name: each.samples for each in samples.outputs} if samples else {}
+        outputs = tuple(
+            output.model_copy(update={"samples": by_name.get(output.name)})
+            for output in self.outputs
+        )
+        return self.model_copy(update={"outputs": outputs})
+
+    def compared_samples(self) -> EvaluationSamples | None:
+        """Return the comparisons of samples that it includes; None without any."""
+        outputs = tuple(
+            ComparedSamples(name=output.name, samples=output.samples)
+            for output in self.outputs
+            if output.samples is not None
+        )
+        return EvaluationSamples(outputs=outputs) if outputs else None
+
 
 class EvaluationProgress(Schema):
     """Progress of an evaluation."""
@@ -160,8 +199,8 @@ class EvaluationSummary(Schema):
 
     id: str
     """Id of the evaluation."""
-    inputs_id: str
-    """Id of the inputs."""
+    inputs_id: InputsId
+    """Id of the inputs, or a list of ids, as requested."""
     at_least: Quality | None = None
     """Quality that the job must reach."""
     is_reached: bool | None = None
@@ -184,8 +223,8 @@ class JobEvaluation(Schema):
     state: EvaluationState
     """First queued, then running, then succeeded, failed or cancelled. It succeeds once it has
     measured the quality, even if that is too low."""
-    inputs_id: str
-    """Id of the inputs."""
+    inputs_id: InputsId
+    """Id of the inputs, or a list of ids, as requested."""
     at_least: Quality | None = None
     """Quality to reach."""
     is_part_of_job: bool = False
@@ -201,7 +240,7 @@ class JobEvaluation(Schema):
     error: Problem | None = None
     """Reason of the failure; null if it has not failed."""
     links: dict[str, str]
-    """Paths: `self` and `job`."""
+    """Paths: `self` and `job`; `samples` once it has succeeded."""
 
 
 class JobEvaluations(Schema):

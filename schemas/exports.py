@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt
 
 from palettery.schemas.base import Schema
 
-ExportFormat = Literal["dense", "transformers", "gguf", "torchao", "coreai", "coreml"]
+ExportFormat = Literal["dense", "transformers", "gguf", "torchao", "coreai", "coreml", "onnx"]
 """Formats in addition to the packed artifact, which every job writes."""
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 

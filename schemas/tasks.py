@@ -233,6 +233,8 @@ class EvaluateTask(OutputsTask):
 
     writes_report: bool
     """Whether the result becomes part of the job's report."""
+    samples_path: str
+    """Path for the comparison of each sample."""
 
 
 class StoredOutputs(Schema):

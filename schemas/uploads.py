@@ -1,10 +1,19 @@
 """Uploads of model files in parts."""
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, NonNegativeInt, PositiveInt, field_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+)
 
 from palettery.schemas.base import Schema
 from palettery.schemas.labels import Label
@@ -25,6 +34,37 @@ UPLOAD_EXAMPLE: dict[str, JsonValue] = {
     ]
 }
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+MAX_INPUTS = 100
+"""Largest number of uploads of inputs in one request."""
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def _inputs_id(value: object) -> str | tuple[str, ...]:
+    """Return the id, or the ids: one message tells of both, unlike those of a union."""
+    several = value if isinstance(value, list | tuple) else [value]
+    ids = tuple(each for each in several if isinstance(each, str) and _DIGEST.fullmatch(each))
+    if len(ids) != len(several) or not 1 <= len(ids) <= MAX_INPUTS:
+        raise ValueError(
+            "inputs_id must be the id of an upload, 64 hexadecimal digits, or a list of 1 to "
+            f"{MAX_INPUTS} such ids"
+        )
+    return ids[0] if isinstance(value, str) else ids
+
+
+InputsId = Annotated[
+    str | tuple[str, ...],
+    BeforeValidator(
+        _inputs_id,
+        json_schema_input_type=Digest
+        | Annotated[list[Digest], Field(min_length=1, max_length=MAX_INPUTS)],
+    ),
+]
+"""Id of an upload of inputs, or the ids of several."""
+
+
+def list_ids(inputs_id: InputsId) -> tuple[str, ...]:
+    """Return the ids of all uploads of inputs, in order."""
+    return (inputs_id,) if isinstance(inputs_id, str) else inputs_id
 
 
 class FileToSend(Schema):

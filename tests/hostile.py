@@ -497,6 +497,17 @@ REFUSED: Mapping[str, Refused] = {
     "ONNX": Refused(one(b"\x08\x08\x12\x07pytorch\x1a\x052.0.0"), "unsupported_format", "ONNX"),
 }
 
+INPUTS: Mapping[str, Callable[[Path], bytes]] = {
+    "a pickle": lambda canary: saved({"input": bomb(canary)}),
+    "a range behind the end": lambda _: safetensors_bytes({"input": tensor(4, 12)}, bytes(8)),
+    "a header of 2**63 bytes": lambda _: (1 << 63).to_bytes(8, "little"),
+    "a huge shape": lambda _: safetensors_bytes(
+        {"input": tensor(0, 8, shape=(1 << 62, 4))}, bytes(8)
+    ),
+    "nothing": lambda _: b"",
+}
+"""Files that are no inputs of a model."""
+
 NAMES = ("../../x", "/etc/passwd", "..\\..\\x", "x/../../../y", "~/x", "%2e%2e/x", "$(touch x)")
 OTHER_DTYPES = (
     *(torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.int64, torch.uint8, torch.bool),

@@ -105,17 +105,19 @@ def _is_object(schema: Mapping[str, Any]) -> bool:
 def _parse_object(name: str, texts: Sequence[str], schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return an option of several values, from texts such as `cosine=0.98`.
 
-    A text without a name is the value of the first property that is required.
+    Texts without a name are the value of the first property that is required; several are a list.
 
     Raises:
         BadInput: a name is unknown.
     """
     leaves, values = _leaves(schema), dict[str, Any]()
-    first = schema["required"][0]
+    unnamed = [text for text in texts if "=" not in text]
+    if unnamed:
+        values[schema["required"][0]] = unnamed if unnamed[1:] else unnamed[0]
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
-            key, value = first, text
+            continue
         if key not in leaves:
             allowed = ", ".join(leaves)
             raise BadInput(f"--{name} {text}: there is no {key!r}; name one of {allowed}")

@@ -215,8 +215,8 @@ def export(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="The .pt2 that was palettized, for coreai and coreml; the model's folder with its "
-            "config.json, for transformers."
+            help="The .pt2 that was palettized, for coreai, coreml and onnx; the model's "
+            "folder with its config.json, for transformers."
         ),
     ] = None,
     keep_dense: KeepDense = False,

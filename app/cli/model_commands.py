@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from palettery.app.cli.options import AtLeast, CalibrationFolder, Inputs, Json, Model, Out
+from palettery.app.cli.options import (
+    AtLeast,
+    CalibrationFolder,
+    Inputs,
+    Json,
+    Model,
+    Out,
+    PerSample,
+)
 from palettery.schemas.calibration import CalibrationKind
 
 models = typer.Typer()
@@ -51,9 +59,7 @@ def evaluate(
     inputs: Inputs,
     at_least: AtLeast = None,
     calibration: CalibrationFolder = None,
-    per_sample: Annotated[
-        bool, typer.Option("--per-sample", help="Also show each sample.")
-    ] = False,
+    per_sample: PerSample = False,
     as_json: Json = False,
 ) -> None:
     """Run a model before and after, and compare its outputs."""

@@ -82,6 +82,7 @@ AtLeast = Annotated[
         "accuracy=0.8; repeatable. Exit code 1 if an output misses it.",
     ),
 ]
+PerSample = Annotated[bool, typer.Option("--per-sample", help="Also show each sample.")]
 Strict = Annotated[
     bool,
     typer.Option(

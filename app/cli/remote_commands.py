@@ -17,6 +17,7 @@ from palettery.app.cli.options import (
     Label,
     Model,
     Out,
+    PerSample,
     ReportFile,
     Sensitivities,
     Server,
@@ -172,9 +173,12 @@ def evaluate_job(
     job_id: JobId,
     inputs: Annotated[
         list[Path],
-        typer.Option("--inputs", help="The inputs' .safetensors file, or the id of an upload."),
+        typer.Option(
+            "--inputs", help="The inputs' .safetensors file, or the id of an upload; repeatable."
+        ),
     ],
     at_least: AtLeast = None,
+    per_sample: PerSample = False,
     as_json: Json = False,
     server: Server = LOCAL_SERVER,
     key: ApiKey = None,
@@ -186,7 +190,7 @@ def evaluate_job(
 
     quality = goals_quality([parse_goal(goal) for goal in at_least or ()])
     with connected(server, key) as client:
-        done = client.evaluate(job_id, inputs, at_least=quality)
+        done = client.evaluate(job_id, inputs, at_least=quality, per_sample=per_sample)
     if done.result is None:
         problem = done.error
         kind = ERRORS.get(problem.code, PaletteryError) if problem else PaletteryError

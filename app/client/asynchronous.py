@@ -17,7 +17,6 @@ from palettery.app.client.calibrations import (
     calibration_options,
     check_succeeded,
     download_calibration,
-    split_sources,
 )
 from palettery.app.client.connection import Connection, parse
 from palettery.app.client.downloads import Download, download
@@ -34,6 +33,7 @@ from palettery.app.client.requests import (
     evaluation_request,
     model_id_of,
     paths_of,
+    split_sources,
 )
 from palettery.app.client.retries import ATTEMPTS, Transient
 from palettery.app.client.uploads import Advance, FilesUpload
@@ -43,7 +43,12 @@ from palettery.schemas.calibration import CalibrationKind
 from palettery.schemas.calibration_jobs import CalibrationJob, CalibrationPage, CalibrationProgress
 from palettery.schemas.config import KMeansPalettizerConfig
 from palettery.schemas.configs import ConfigPage, ConfigSummary, NamedConfig, ValidatedConfig
-from palettery.schemas.evaluation import JobEvaluation, JobEvaluations, Quality
+from palettery.schemas.evaluation import (
+    EvaluationSamples,
+    JobEvaluation,
+    JobEvaluations,
+    Quality,
+)
 from palettery.schemas.events import DeletedJob, LogLine
 from palettery.schemas.exports import ExportFormat
 from palettery.schemas.jobs import Job, JobPage, JobState, Progress
@@ -285,18 +290,20 @@ class AsyncClient:
         *,
         at_least: Quality | Mapping[str, float] | None = None,
         wait: bool = True,
+        per_sample: bool = False,
     ) -> JobEvaluation:
         """Run a job's model before and after on inputs, and compare the outputs.
 
-        `inputs` are files, which are uploaded first, or the id of an upload. `at_least` is the
+        `inputs` are files, each of which is uploaded first, or ids of uploads. `at_least` is the
         quality to reach, such as `{"cosine": 0.98, "percentile": 5}`; what is missed is in
-        `result.missed`. Without `wait`, the evaluation is returned as it was queued.
+        `result.missed`. Without `wait`, the evaluation is returned as it was queued; with
+        `per_sample`, the outputs of its result have the comparison of each sample.
 
         Raises:
             BadInput: the inputs are not those of the model, or `at_least` is not valid.
             Conflict: the job has no artifact.
         """
-        body = evaluation_request(await self._id_of(inputs), at_least)
+        body = evaluation_request(await self._inputs_id(inputs), at_least)
         path = f"/v1/jobs/{job_id}/evaluations"
         evaluation = await self._connection.post(
             JobEvaluation, path, json=body, is_repeatable=False
@@ -304,12 +311,26 @@ class AsyncClient:
         while wait and evaluation.ended_at is None:
             await anyio.sleep(POLL_S)
             evaluation = await self.evaluation(job_id, evaluation.id)
+        if per_sample and evaluation.result is not None:
+            samples = await self.evaluation_samples(job_id, evaluation.id)
+            result = evaluation.result.with_samples(samples)
+            evaluation = evaluation.model_copy(update={"result": result})
         return evaluation
 
     async def evaluation(self, job_id: str, evaluation_id: str) -> JobEvaluation:
         """Return an evaluation of a job in its current state."""
         path = f"/v1/jobs/{job_id}/evaluations/{evaluation_id}"
         return await self._connection.get(JobEvaluation, path)
+
+    async def evaluation_samples(self, job_id: str, evaluation_id: str) -> EvaluationSamples:
+        """Return the comparison of each sample of an evaluation that has succeeded.
+
+        Raises:
+            Conflict: it has not succeeded.
+            NotFound: there is no such evaluation, or it has too many samples.
+        """
+        path = f"/v1/jobs/{job_id}/evaluations/{evaluation_id}/samples"
+        return await self._connection.get(EvaluationSamples, path)
 
     async def evaluations(self, job_id: str) -> Sequence[JobEvaluation]:
         """Return all evaluations of a job, newest first."""
@@ -420,7 +441,7 @@ class AsyncClient:
         )
         body = options.model_dump(mode="json", exclude_defaults=True)
         body["model_id"] = await self._id_of(model, advance)
-        body["inputs_id"] = [await self._id_of(source, advance) for source in split_sources(inputs)]
+        body["inputs_id"] = await self._inputs_id(inputs, advance)
         headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
         return await self._connection.post(CalibrationJob, CALIBRATIONS, json=body, headers=headers)
 
@@ -511,7 +532,7 @@ class AsyncClient:
         for name, source in models.items():
             body[name] = await self._id_of(source, arguments.advance)
         if arguments.evaluate is not None:
-            inputs_id = await self._id_of(arguments.evaluate.inputs_id, arguments.advance)
+            inputs_id = await self._inputs_id(arguments.evaluate.inputs_id, arguments.advance)
             goals = arguments.evaluate.model_dump(exclude={"inputs_id"}, exclude_defaults=True)
             body["evaluate"] = goals | {"inputs_id": inputs_id}
         return body
@@ -519,3 +540,10 @@ class AsyncClient:
     async def _id_of(self, source: Source, advance: Advance = lambda *_: None) -> str:
         """Return the id of an upload, after uploading it if it is given as files."""
         return model_id_of(source) or (await self.upload(cast("Paths", source), advance=advance)).id
+
+    async def _inputs_id(
+        self, inputs: Source, advance: Advance = lambda *_: None
+    ) -> str | list[str]:
+        """Return the id of inputs, or several, after uploading each that is given as a file."""
+        ids = [await self._id_of(source, advance) for source in split_sources(inputs)]
+        return ids if ids[1:] else ids[0]

@@ -151,6 +151,7 @@ class Client:
     report_page = blocking_call(AsyncClient.report_page)
     evaluate = blocking_call(AsyncClient.evaluate)
     evaluation = blocking_call(AsyncClient.evaluation)
+    evaluation_samples = blocking_call(AsyncClient.evaluation_samples)
     evaluations = blocking_call(AsyncClient.evaluations)
     statistics = blocking_call(AsyncClient.statistics)
     download = blocking_call(AsyncClient.download)

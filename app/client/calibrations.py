@@ -1,6 +1,6 @@
 """Calibrations of a server: requests for them, their events and their files."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,11 @@ from palettery.app.client.connection import Connection
 from palettery.app.client.downloads import Download
 from palettery.app.client.events import follow
 from palettery.app.client.progress import Advance
-from palettery.app.client.requests import Source, paths_of
 from palettery.app.errors import ERRORS, BadInput, Cancelled, Conflict, PaletteryError
 from palettery.schemas.calibration import CalibrationOptions
 from palettery.schemas.calibration_jobs import CalibrationJob, CalibrationProgress
 from palettery.schemas.config.errors import describe_errors
 from palettery.schemas.events import LogLine
-from palettery.schemas.models import ModelSummary
 
 PATH = "/v1/calibrations"
 EVENT_TYPES: dict[str, type[BaseModel]] = {
@@ -54,11 +52,6 @@ def calibration_options(**options: object) -> CalibrationOptions:
     except ValidationError as error:
         errors = describe_errors(error, CalibrationOptions)
         raise BadInput("; ".join(item.detail for item in errors), errors) from error
-
-
-def split_sources(inputs: Source) -> Sequence[Source]:
-    """Return the files of inputs as separate sources: each is uploaded as a model of its own."""
-    return [inputs] if isinstance(inputs, ModelSummary) else paths_of(inputs)
 
 
 async def calibration_events(

@@ -40,6 +40,11 @@ def model_id_of(source: Source) -> str | None:
     return str(files[0]) if is_id else None
 
 
+def split_sources(inputs: Source) -> Sequence[Source]:
+    """Return the files of inputs as separate sources: each is uploaded as a model of its own."""
+    return [inputs] if isinstance(inputs, ModelSummary) else paths_of(inputs)
+
+
 def text_of(config: Config) -> str:
     """Return a config as text, which the server validates.
 
@@ -85,7 +90,7 @@ def document_request(config: Config) -> dict[str, Any]:
 
 
 def evaluation_request(
-    inputs_id: str, at_least: Quality | Mapping[str, float] | None
+    inputs_id: str | Sequence[str], at_least: Quality | Mapping[str, float] | None
 ) -> dict[str, object]:
     """Return the body of a request for an evaluation.
 

@@ -67,15 +67,28 @@ def read_tasks(store: Storage, prefix: str, attempt: int = 0) -> list[Compressio
     return [task.model_copy(update=update) for task in tasks]
 
 
-def published_artifact(
-    store: Storage, prefix: str, report: Report, results: Sequence[Result] = ()
-) -> Published:
-    """Return the sizes and results of a job whose report is written."""
-    size_bytes = {
+def stored_sizes(store: Storage, prefix: str) -> dict[str, int]:
+    """Return the path of each object that an ended job keeps -> its size in bytes."""
+    return {
         item.path: item.size_bytes
         for item in store.list_objects(prefix)
         if not item.path.startswith(f"{prefix}/parts/")
     }
+
+
+def size_or_zero(store: Storage, path: str) -> int:
+    """Return the size of an object in bytes; 0 if there is none."""
+    try:
+        return store.size_bytes(path)
+    except ObjectMissing:
+        return 0
+
+
+def published_artifact(
+    store: Storage, prefix: str, report: Report, results: Sequence[Result] = ()
+) -> Published:
+    """Return the sizes and results of a job whose report is written."""
+    size_bytes = stored_sizes(store, prefix)
     return Published(
         size_bytes=sum(size_bytes[artifact_path(prefix, name)] for name in report.artifact_sha256),
         stored_bytes=sum(size_bytes.values()),
@@ -157,6 +170,11 @@ def statistics_path(prefix: str) -> str:
 def outputs_path(prefix: str, key: str) -> str:
     """Return the path of the outputs of a job's model on the inputs of an evaluation."""
     return f"{prefix}/outputs/{key}.zip"
+
+
+def samples_path(prefix: str, evaluation_id: str) -> str:
+    """Return the path of an evaluation's comparison of each sample."""
+    return f"{prefix}/samples/{evaluation_id}.json"
 
 
 def write_calibration_samples(store: Storage, prefix: str, sample_sha256: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import { targetPane } from "./target.js";
 const WAIT_MS = 150;
 const SCORES_EVERY_MS = 500;
 const MOST_LISTED = 300;
-const FORMATS = { dense: "dense safetensors", transformers: "transformers folder (needs config.json)", gguf: "GGUF, dense", torchao: "torchao state dict", coreai: "Core AI (needs a .pt2)", coreml: "Core ML (needs a .pt2)" };
+const FORMATS = { dense: "dense safetensors", transformers: "transformers folder (needs config.json)", gguf: "GGUF, dense", torchao: "torchao state dict", coreai: "Core AI (needs a .pt2)", coreml: "Core ML (needs a .pt2)", onnx: "ONNX (needs a .pt2)" };
 
 export const title = () => "New job";
 

@@ -110,6 +110,9 @@ class EvaluationRow(Base):
     state: Mapped[str] = mapped_column(String(16))
     is_part_of_job: Mapped[bool]
     inputs_id: Mapped[str] = mapped_column(DIGEST)
+    """Id of the inputs, or the first of several."""
+    inputs_ids: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    """Ids of the inputs; null if the request has one."""
     inputs: Mapped[str] = mapped_column(Text)
     """Files of the inputs, as JSON."""
     at_least: Mapped[dict[str, object] | None] = mapped_column(JSON)

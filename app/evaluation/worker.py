@@ -16,12 +16,14 @@ from palettery.app.inference.inputs import Batch, InputFile, input_warnings
 from palettery.app.inference.model import LiveModel, UnreadWeights
 from palettery.app.inference.model_files import write_progress
 from palettery.app.inference.model_source import ModelSource
-from palettery.schemas.evaluation import ComparedOutput, Evaluation
+from palettery.schemas.evaluation import Evaluation
 
 OutputSource = Callable[[int, Batch], Sequence[torch.Tensor]]
 """Function of the number of a batch and the batch that returns its outputs before palettization."""
 MAX_NAMED = 5
 """Maximum number of weights that a warning names."""
+MAX_COMPARED_SAMPLES = 250_000
+"""Maximum number of comparisons of single samples, over all outputs, in an answer."""
 BATCH = 32
 """Number of samples that run at once, if the model takes any number."""
 
@@ -42,18 +44,19 @@ def answer(request: bytes) -> bytes:
         _stored_outputs(folder) if stored else _computed_outputs(source.open(before), files)
     )
     unread_weights = UnreadWeights(model.weights)
-    outputs = _compare(
-        source_before, model, unread_weights, files, folder, per_sample=evaluation.per_sample
-    )
+    comparisons = _compare(source_before, model, unread_weights, files, folder)
+    compared = sum(len(each.by_sample) for each in comparisons)
+    per_sample = evaluation.per_sample and compared <= MAX_COMPARED_SAMPLES
     unreached, calibrated = unread_weights.unreached(), {*evaluation.calibrated}
     warnings = (
         *input_warnings(files),
         *_calibration_warnings(files, calibrated),
         *_unreached_warnings(unreached),
+        *_omission_warnings(compared if evaluation.per_sample else 0),
     )
     result = Evaluation(
         samples=sum(file.count for file in files),
-        outputs=outputs,
+        outputs=tuple(each.result(per_sample=per_sample) for each in comparisons),
         unreached=unreached,
         warnings=warnings,
     )
@@ -75,9 +78,7 @@ def _compare(
     unread_weights: UnreadWeights,
     files: Sequence[InputFile],
     folder: Path,
-    *,
-    per_sample: bool,
-) -> tuple[ComparedOutput, ...]:
+) -> Sequence[OutputComparison]:
     comparisons: dict[str, OutputComparison] = {}
     total, samples = sum(file.count for file in files), 0
     for number, batch in enumerate(batch for file in files for batch in file.batches(BATCH)):
@@ -93,7 +94,7 @@ def _compare(
                 comparisons[name].add(output, new[name], batch)
         samples += len(batch.samples)
         write_progress(folder, samples, total)
-    return tuple(comparison.result(per_sample=per_sample) for comparison in comparisons.values())
+    return list(comparisons.values())
 
 
 def _calibration_warnings(files: Sequence[InputFile], calibrated: set[str]) -> Sequence[str]:
@@ -113,6 +114,15 @@ def _unreached_warnings(unreached: Sequence[str]) -> Sequence[str]:
         return ()
     names = ", ".join(unreached[:MAX_NAMED]) + (", ..." if len(unreached) > MAX_NAMED else "")
     return (f"no input reached {len(unreached):,} weights, which may be of any quality: {names}",)
+
+
+def _omission_warnings(compared: int) -> Sequence[str]:
+    if compared <= MAX_COMPARED_SAMPLES:
+        return ()
+    return (
+        f"the numbers of each sample are left out: there are {compared:,} of samples and outputs, "
+        f"and {MAX_COMPARED_SAMPLES:,} are allowed; evaluate fewer samples at a time",
+    )
 
 
 def check_same_shapes(before: StateDict, after: StateDict) -> None:

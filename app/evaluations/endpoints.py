@@ -3,15 +3,21 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import StreamingResponse
 
 from palettery.app.evaluations.service import EvaluationService
 from palettery.app.http.problems import problems
 from palettery.app.http.request_body import JSON, inline_schema, read_json
-from palettery.app.http.services import Documents, ServiceLookup
-from palettery.app.http.streamed_json import external_path
+from palettery.app.http.services import Documents, ServiceLookup, Store
+from palettery.app.http.streamed_json import external_path, stored_json
 from palettery.app.keys.authentication import Reader, Writer
 from palettery.app.sandbox.document_pool import DocumentClient
-from palettery.schemas.evaluation import EvaluationOptions, JobEvaluation, JobEvaluations
+from palettery.schemas.evaluation import (
+    EvaluationOptions,
+    EvaluationSamples,
+    JobEvaluation,
+    JobEvaluations,
+)
 
 router = APIRouter(prefix="/v1", responses=problems(default="another error"))
 
@@ -69,3 +75,18 @@ def page(job_id: str, evaluations: Service, caller: Reader) -> JobEvaluations:
 def get(job_id: str, evaluation_id: str, evaluations: Service, caller: Reader) -> JobEvaluation:
     """Return an evaluation with its progress or its result."""
     return evaluations.get(caller.owner, job_id, evaluation_id)
+
+
+@router.get(
+    "/jobs/{job_id}/evaluations/{evaluation_id}/samples",
+    response_model=EvaluationSamples,
+    responses=problems(
+        _404="no such job or evaluation, or it has too many samples",
+        _409="the evaluation has not succeeded",
+    ),
+)
+def samples(
+    job_id: str, evaluation_id: str, evaluations: Service, store: Store, caller: Reader
+) -> StreamingResponse:
+    """Return the comparison of each sample, for all outputs."""
+    return stored_json(store, evaluations.samples(caller.owner, job_id, evaluation_id))

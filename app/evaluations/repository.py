@@ -25,6 +25,7 @@ from palettery.schemas.evaluation import (
 from palettery.schemas.jobs import ENDED, Job
 from palettery.schemas.keys import OwnerLimits
 from palettery.schemas.problem import Problem
+from palettery.schemas.uploads import InputsId, list_ids
 
 MOST = 100
 """Most evaluations of one job."""
@@ -38,7 +39,7 @@ class NewEvaluation:
     """An evaluation that is to be queued, or that runs."""
 
     id: str
-    inputs_id: str
+    inputs_id: InputsId
     inputs: tuple[StoredFile, ...]
     """Files of the inputs."""
     at_least: Quality | None
@@ -55,7 +56,8 @@ def add_evaluation(session: Session, new: NewEvaluation, job: JobRow | Job, at: 
         owner=job.owner,
         state="queued",
         is_part_of_job=new.is_part_of_job,
-        inputs_id=new.inputs_id,
+        inputs_id=list_ids(new.inputs_id)[0],
+        inputs_ids=None if isinstance(new.inputs_id, str) else list(new.inputs_id),
         inputs=_FILES.dump_json(new.inputs).decode(),
         at_least=new.at_least and new.at_least.model_dump(mode="json"),
         outputs_key=new.outputs_key,
@@ -145,7 +147,7 @@ class EvaluationRepository:
             row.state, row.ended_at, row.error = "running", None, None
             new = NewEvaluation(
                 id=row.id,
-                inputs_id=row.inputs_id,
+                inputs_id=_inputs_id(row),
                 inputs=_FILES.validate_json(row.inputs),
                 at_least=None if row.at_least is None else Quality.model_validate(row.at_least),
                 outputs_key=row.outputs_key,
@@ -195,18 +197,23 @@ class EvaluationRepository:
             session.execute(change.values(**values))
 
 
+def _inputs_id(row: EvaluationRow) -> InputsId:
+    return row.inputs_id if row.inputs_ids is None else tuple(row.inputs_ids)
+
+
 def _evaluation(row: EvaluationRow, job: Job) -> JobEvaluation:
     state, ended_at, error = row.state, row.ended_at, row.error and Problem(**row.error)
     if row.is_part_of_job and ended_at is None and job.state in ENDED:
         # The job ended before its evaluation did.
         state, ended_at, error = job.state, job.ended_at, job.error
     here = f"/v1/jobs/{row.job_id}"
+    own = f"{here}/evaluations/{row.id}"
     return JobEvaluation.model_validate(
         {
             "id": row.id,
             "job_id": row.job_id,
             "state": state,
-            "inputs_id": row.inputs_id,
+            "inputs_id": _inputs_id(row),
             "at_least": row.at_least,
             "is_part_of_job": row.is_part_of_job,
             "created_at": row.created_at,
@@ -216,6 +223,7 @@ def _evaluation(row: EvaluationRow, job: Job) -> JobEvaluation:
             ),
             "result": row.result and Evaluation.model_validate_json(row.result),
             "error": error,
-            "links": {"self": f"{here}/evaluations/{row.id}", "job": here},
+            "links": {"self": own, "job": here}
+            | ({"samples": f"{own}/samples"} if state == "succeeded" else {}),
         }
     )

@@ -4,8 +4,8 @@ import asyncio
 
 from uuid_utils.compat import uuid7
 
-from palettery.app.compression.job_folder import job_folder, report_path
-from palettery.app.errors import Conflict
+from palettery.app.compression.job_folder import job_folder, report_path, samples_path
+from palettery.app.errors import Conflict, NotFound
 from palettery.app.evaluation.dense_outputs import outputs_key
 from palettery.app.evaluations.repository import EvaluationRepository, NewEvaluation
 from palettery.app.evaluations.requirements import check_job_evaluation
@@ -52,7 +52,7 @@ class EvaluationService:
             raise Conflict(
                 f"the job is {job.state} and has no artifact; it can be evaluated once it has"
             )
-        inputs = await asyncio.to_thread(self._models.inputs, caller.owner, options.inputs_id)
+        inputs = await asyncio.to_thread(self._models.inputs, caller.owner, options.inputs())
         prefix = job_folder(job_id)
         size_bytes = await asyncio.to_thread(self._store.size_bytes, report_path(prefix))
         model = await self._documents.run(
@@ -80,6 +80,27 @@ class EvaluationService:
     def get(self, owner: str, job_id: str, evaluation_id: str) -> JobEvaluation:
         """Return an evaluation of a job."""
         return self._evaluations.get(owner, job_id, evaluation_id)
+
+    def samples(self, owner: str, job_id: str, evaluation_id: str) -> str:
+        """Return the path in the store of the comparison of each sample.
+
+        Raises:
+            NotFound: there is no such job or evaluation, or the comparison was not stored.
+            Conflict: the evaluation has not succeeded.
+        """
+        evaluation = self.get(owner, job_id, evaluation_id)
+        if evaluation.state != "succeeded":
+            raise Conflict(
+                f"the evaluation is {evaluation.state}; its samples are compared once it has "
+                "succeeded"
+            )
+        path = samples_path(job_folder(job_id), evaluation_id)
+        if not self._store.exists(path):
+            raise NotFound(
+                "the comparison of each sample is not stored: there were too many samples, as the "
+                "evaluation warns, or an older version ran it; evaluate again, on fewer samples"
+            )
+        return path
 
     def _add(self, caller: Caller, job: Job, new: NewEvaluation) -> JobEvaluation:
         locations = [_location(file) for file in new.inputs]

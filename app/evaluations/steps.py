@@ -3,7 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from palettery.app.compression.job_folder import job_folder, outputs_path, stop_path
+from palettery.app.compression.job_folder import (
+    job_folder,
+    outputs_path,
+    samples_path,
+    size_or_zero,
+    stop_path,
+)
 from palettery.app.errors import ERRORS, ObjectMissing, PaletteryError, problem
 from palettery.app.evaluations.repository import EvaluationRepository, NewEvaluation
 from palettery.app.events import log_messages as lines
@@ -56,7 +62,7 @@ class EvaluationSteps:
             return
         if await asyncio.to_thread(self._copy_outputs, job, evaluation, path):
             await log(lines.OUTPUTS_REUSED)
-            await asyncio.to_thread(self._count_outputs, job, evaluation, path)
+            await asyncio.to_thread(self._count, job, evaluation, path)
             return
         await log(lines.RUNNING_BEFORE)
         task = OutputsTask(**await asyncio.to_thread(self._fields, job, evaluation))
@@ -64,7 +70,7 @@ class EvaluationSteps:
         answer = await self._workers.run_task(task, _share(job), on_died, progress)
         assert isinstance(answer, StoredOutputs)  # noqa: S101 - the result of an OutputsTask
         if answer.size_bytes:
-            await asyncio.to_thread(self._count_outputs, job, evaluation, path)
+            await asyncio.to_thread(self._count, job, evaluation, path)
 
     async def compare(
         self, evaluation_id: str, log: Log = _no_log, on_died: OnDied | None = None
@@ -77,12 +83,13 @@ class EvaluationSteps:
             BadInput: the model cannot be run on the inputs.
         """
         result = await self.measure(evaluation_id, log, on_died)
-        return None if result is None else await self.conclude(evaluation_id, result)
-
-    async def conclude(self, evaluation_id: str, result: Evaluation) -> Evaluation:
-        """Store the result of an evaluation, and return it."""
-        await asyncio.to_thread(self._evaluations.succeed, evaluation_id, result)
+        if result is not None:
+            await self.conclude(evaluation_id, result)
         return result
+
+    async def conclude(self, evaluation_id: str, result: Evaluation) -> None:
+        """Store the result of an evaluation."""
+        await asyncio.to_thread(self._evaluations.succeed, evaluation_id, result)
 
     async def measure(
         self,
@@ -104,12 +111,18 @@ class EvaluationSteps:
         job, evaluation = started
         await log(lines.RUNNING_AFTER)
         fields = await asyncio.to_thread(self._fields, job, evaluation)
-        task = EvaluateTask(**fields, writes_report=evaluation.is_part_of_job)
-        if prefix is not None:
-            task = task.model_copy(update={"prefix": prefix})
+        folder = job_folder(job.id) if prefix is None else prefix
+        samples = samples_path(folder, evaluation_id)
+        task = EvaluateTask(
+            **fields | {"prefix": folder},
+            writes_report=evaluation.is_part_of_job,
+            samples_path=samples,
+        )
+        counted = await asyncio.to_thread(size_or_zero, self._store, samples)
         progress = self._on_progress(evaluation_id, log, run=1)
         result = await self._workers.run_task(task, _share(job), on_died, progress)
         assert isinstance(result, Evaluation)  # noqa: S101 - the result of an EvaluateTask
+        await asyncio.to_thread(self._count, job, evaluation, samples, counted)
         return result
 
     async def run(self, evaluation_id: str) -> None:
@@ -132,10 +145,13 @@ class EvaluationSteps:
             return True
         return False
 
-    def _count_outputs(self, job: Job, evaluation: NewEvaluation, path: str) -> None:
-        """Count the size of the outputs; a job that runs counts all of its folder at its end."""
+    def _count(
+        self, job: Job, evaluation: NewEvaluation, path: str, counted_bytes: int = 0
+    ) -> None:
+        """Count the size of a new object; a job that runs counts all of its folder at its end."""
         if not evaluation.is_part_of_job:
-            self._evaluations.add_stored_bytes(job.id, self._store.size_bytes(path))
+            size_bytes = size_or_zero(self._store, path) - counted_bytes
+            self._evaluations.add_stored_bytes(job.id, size_bytes)
 
     def _fields(self, job: Job, evaluation: NewEvaluation) -> dict[str, object]:
         """Return the fields of both tasks, with the current paths of the inputs."""

@@ -81,12 +81,16 @@ def evaluate_artifact(task: EvaluateTask, advance: Advance) -> Evaluation:
         Limits(),
         goals=quality_goals(task.at_least),
         calibrated=read_calibration_samples(store, task.prefix),
+        per_sample=True,
         outputs=outputs,
         advance=advance,
     )
     check.check_now()
+    samples, evaluation = evaluation.compared_samples(), evaluation.with_samples(None)
     if len(evaluation.model_dump_json()) > MAX_RESULT_BYTES:
         raise SandboxCrashed("the answer of running the model is too large")
+    if samples is not None:
+        store.write(task.samples_path, samples.model_dump_json().encode())
     if task.writes_report:
         write_report(store, task.prefix, report.model_copy(update={"evaluation": evaluation}))
     return evaluation

@@ -7,6 +7,8 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from palettery.app.http.request_body import JSON
+from palettery.app.storage.base import Storage
+from palettery.app.storage.prefetch import prefetch
 from palettery.app.storage.spooled_content import PIECE_BYTES, Content, SpooledContent
 
 
@@ -28,6 +30,13 @@ def json_response(
     length = sum(_size_bytes(part, skipped_bytes) for part in parts)
     all_headers = {"Content-Length": str(length), **(headers or {})}
     return StreamingResponse(_pieces(parts, skipped_bytes), status, all_headers, JSON)
+
+
+def stored_json(store: Storage, path: str) -> StreamingResponse:
+    """Return a response of JSON from the store."""
+    size_bytes = store.size_bytes(path)
+    length = {"Content-Length": str(size_bytes)}
+    return StreamingResponse(prefetch(store, path, 0, size_bytes), 200, length, JSON)
 
 
 def _size_bytes(part: str | Content, skipped_bytes: int) -> int:

@@ -12,15 +12,12 @@ from palettery.app.http.downloads import download_response
 from palettery.app.http.idempotency import REPLAYED, IdempotencyKey
 from palettery.app.http.pagination import Cursor, Limit
 from palettery.app.http.problems import problems
-from palettery.app.http.request_body import JSON
 from palettery.app.http.services import ServiceLookup, Store
-from palettery.app.http.streamed_json import external_path, json_response
+from palettery.app.http.streamed_json import external_path, json_response, stored_json
 from palettery.app.jobs.openapi import BODIES
 from palettery.app.jobs.service import JobService
 from palettery.app.keys.authentication import Reader, Writer
 from palettery.app.sandbox.document_pool import DocumentClient
-from palettery.app.storage.base import Storage
-from palettery.app.storage.prefetch import prefetch
 from palettery.app.storage.spooled_content import pieces
 from palettery.schemas.config import KMeansPalettizerConfig
 from palettery.schemas.jobs import Job, JobPage, JobState
@@ -161,20 +158,13 @@ def delete(job_id: str, jobs: Service, caller: Writer) -> None:
 )
 def config(job_id: str, jobs: Service, store: Store, caller: Reader) -> StreamingResponse:
     """Return the config of a job with all defaults; it can be the config of another job."""
-    return _document(store, jobs.config_path(caller.owner, job_id))
+    return stored_json(store, jobs.config_path(caller.owner, job_id))
 
 
 @router.get("/jobs/{job_id}/report", response_model=Report, responses=UNFINISHED)
 def report(job_id: str, jobs: Service, store: Store, caller: Reader) -> StreamingResponse:
     """Return what the job did with every tensor."""
-    return _document(store, jobs.report_path(caller.owner, job_id))
-
-
-def _document(store: Storage, path: str) -> StreamingResponse:
-    """Return JSON from the store."""
-    size_bytes = store.size_bytes(path)
-    length = {"Content-Length": str(size_bytes)}
-    return StreamingResponse(prefetch(store, path, 0, size_bytes), 200, length, JSON)
+    return stored_json(store, jobs.report_path(caller.owner, job_id))
 
 
 @router.get(

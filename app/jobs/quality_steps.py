@@ -60,6 +60,7 @@ class QualitySteps:
         """
         assert job.target is not None  # noqa: S101 - callers checked
         assert job.target.quality is not None  # noqa: S101
+        assert job.evaluation is not None  # noqa: S101 - a quality is measured by it
         client, url, limits = DocumentClient(job.owner), self._store.url, self._settings.limits
         run = self._documents.run
         while trial := await run(client, LARGE_BYTES, next_trial, url, storage, paths, limits):
@@ -73,6 +74,7 @@ class QualitySteps:
                 trial,
                 job.target.quality,
                 evaluation,
+                job.evaluation.id,
             )
             await log(lines.measured_size(trial.number + 1, measured))
 

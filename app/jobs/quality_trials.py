@@ -5,6 +5,7 @@ parts, which are named by content, so that a tensor whose spec did not change is
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,6 +18,7 @@ from palettery.app.allocation.measured_quality import (
 from palettery.app.compression.job_folder import (
     read_calibration_samples,
     read_report,
+    samples_path,
     write_calibration_samples,
 )
 from palettery.app.errors import ObjectMissing
@@ -101,7 +103,12 @@ def read_evaluation(store: Storage, trial: Trial) -> Evaluation | None:
 
 
 def record_trial(
-    store: Storage, prefix: str, trial: Trial, quality: Quality, evaluation: Evaluation
+    store: Storage,
+    prefix: str,
+    trial: Trial,
+    quality: Quality,
+    evaluation: Evaluation,
+    evaluation_id: str,
 ) -> MeasuredSize:
     """Store what was measured of a trial, and delete its folder; return what was measured."""
     search = read_search(store, prefix)
@@ -109,6 +116,10 @@ def record_trial(
     measured = (*search.measured, size)
     if best_measured(measured, quality) is not size:
         evaluation = search.evaluation or evaluation
+    else:
+        with suppress(ObjectMissing):  # too many samples
+            samples = (samples_path(folder, evaluation_id) for folder in (trial.prefix, prefix))
+            store.copy(*samples)
     _write(store, prefix, Search(measured=measured, evaluation=evaluation))
     store.delete_folder(trial.prefix)
     return size

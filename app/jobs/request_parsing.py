@@ -160,8 +160,9 @@ class RequestParser:
         evaluate = parsed.options.evaluate
         inputs = None
         if evaluate is not None:
-            files = self._models.inputs(caller.owner, evaluate.inputs_id)
-            inputs = ModelSource(files, evaluate.inputs_id)
+            inputs_ids = evaluate.inputs()
+            files = self._models.inputs(caller.owner, inputs_ids)
+            inputs = ModelSource(files, inputs_ids[0])
         size_bytes = len(config.text) + sum(map(self._index_bytes, sources))
         if parsed.options.calibration_id is not None:  # finds tensors by their values
             size_bytes += sum(file.size_bytes for file in model.files)

@@ -9,6 +9,7 @@ from palettery.app.compression.job_folder import (
     discard_artifact,
     job_folder,
     read_tasks,
+    stored_sizes,
 )
 from palettery.app.compression.perform_task import describe
 from palettery.app.errors import (
@@ -194,6 +195,8 @@ class JobSteps:
                 result = await self._evaluations.compare(job.evaluation.id, to_log, died)
             else:
                 await self._evaluations.conclude(job.evaluation.id, result)
+            sizes = await asyncio.to_thread(stored_sizes, self._store, job_folder(job.id))
+            published = published.model_copy(update={"stored_bytes": sum(sizes.values())})
         await asyncio.to_thread(self._succeed, job, published, done, log, result)
 
     def _succeed(

@@ -49,14 +49,17 @@ class ModelService:
         self._repository.touch(owner, model_id)
         return self._repository.files(owner, model_id)
 
-    def inputs(self, owner: str, inputs_id: str) -> tuple[StoredFile, ...]:
+    def inputs(self, owner: str, inputs_ids: Sequence[str]) -> tuple[StoredFile, ...]:
         """Return the files of inputs, which are uploaded like a model, and postpone their expiry.
 
         Raises:
             NotFound: the owner has no such upload.
         """
+        return tuple(file for id_ in inputs_ids for file in self._inputs(owner, id_))
+
+    def _inputs(self, owner: str, inputs_id: str) -> Sequence[StoredFile]:
         try:
-            return tuple(self.files(owner, inputs_id))
+            return self.files(owner, inputs_id)
         except NotFound as error:
             raise NotFound(
                 f"there are no inputs {inputs_id[:64]!r}; upload their file as a model is "

@@ -1,6 +1,7 @@
 """Evaluations of jobs: asked for with the job, or afterwards, on real servers."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from palettery.app.client import Client
+from palettery.app.errors import SandboxTimeout
 from palettery.schemas.evaluation import Evaluation
 from tests.forged import export
 
@@ -107,6 +109,77 @@ def test_a_job_is_evaluated_and_misses_a_quality(client, files, tmp_path):
     assert [each.id for each in client.evaluations(worse.id)] == [later.id, listed.id]
 
 
+class Bag(nn.Module):
+    """Takes any number of indices, whose mean goes through a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(50, 16), nn.Linear(16, 8)
+
+    def forward(self, ids):
+        return self.layer(torch.tanh(self.embedding(ids))).mean(1)
+
+
+@pytest.fixture(scope="module")
+def ragged(tmp_path_factory):
+    """A model of any length, and a file of inputs of each of two lengths."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("ragged")
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
+    shapes = ({0: batch, 1: length},)
+    net = export(Bag().eval(), torch.randint(0, 50, (3, 5)), dynamic_shapes=shapes)
+    (folder / "net.pt2").write_bytes(net)
+    for name, shape in {"short": (7, 4), "long": (5, 9)}.items():
+        save_file({"ids": torch.randint(0, 50, shape)}, folder / f"{name}.safetensors")
+    return folder / "net.pt2", [folder / "short.safetensors", folder / "long.safetensors"]
+
+
+@pytest.mark.scaled
+@pytest.mark.heavy
+def test_inputs_of_several_lengths_lie_in_several_files(server, command, ragged, tmp_path):
+    model, inputs = ragged
+    flags = [word for path in inputs for word in ("--inputs", path)]
+    done = command("calibrations", "submit", model, *flags, "--wait")
+    assert done.returncode == 0, done.stderr
+    calibration_id = done.stdout.strip()
+    words = [word for path in inputs for word in ("--evaluate", path)]
+    words += ["--evaluate", "cosine=0.5", "--calibration", calibration_id, "--wait"]
+    done = command("submit", model, "--preset", "w4", *words)
+    assert done.returncode == 0, done.stderr
+    job_id, per_sample = done.stdout.split()[0], ("--per-sample", "--json")
+
+    def folder_bytes():
+        return sum(each.size_bytes for each in server.store.list_objects(f"jobs/{job_id}"))
+
+    with Client(str(server.http.base_url)) as client:
+        assert client.calibration(calibration_id).result.samples == 12
+        client.download_calibration(calibration_id, tmp_path / "calibration")
+        client.download(job_id, tmp_path / "packed.safetensors")
+        (evaluation,) = client.evaluations(job_id)
+        part_of_job = evaluation.result.with_samples(
+            client.evaluation_samples(job_id, evaluation.id)
+        )
+        (warning,) = part_of_job.warnings
+        assert warning.startswith("12 of these samples are samples of the calibration")
+        assert evaluation.inputs_id == tuple(client.upload(path).id for path in inputs)
+        before = folder_bytes(), client.me().used.stored_bytes
+        remote = command("evaluate-job", job_id, *flags, *per_sample)
+        more = folder_bytes() - before[0]
+        assert client.me().used.stored_bytes - before[1] == more > 0
+    local = command(
+        "evaluate",
+        model,
+        tmp_path / "packed.safetensors",
+        *flags,
+        *per_sample,
+        "--calibration",
+        tmp_path / "calibration",
+    )
+    remote, local = (Evaluation.model_validate_json(each.stdout) for each in (remote, local))
+    assert remote == local == part_of_job.model_copy(update={"goals": ()})
+    assert len(local.outputs[0].samples) == 12
+
+
 @pytest.mark.heavy
 def test_samples_of_the_calibration_are_pointed_out(client, files):
     model, inputs = files
@@ -153,21 +226,28 @@ def test_an_evaluation_that_is_killed_resumes_with_the_same_result(own, files, p
 
 
 @pytest.mark.heavy
-def test_a_limit_that_an_evaluation_exceeds_is_named(own, files):
+def test_a_limit_of_time_is_named_and_what_missed_it_may_be_retried(own, files):
     model, inputs = files
     own.stop()
     own.start(PALETTERY_SANDBOX_TIMEOUT_S="0.5")
-    try:
-        with Client(str(own.http.base_url)) as client:
+    limit = r"exceeded the limit of 0\.5 s \(PALETTERY_SANDBOX_TIMEOUT_S\)"
+    with Client(str(own.http.base_url)) as client:
+        try:
             job = client.submit(model, config=CONFIG, evaluate={"inputs_id": inputs})
             job = client.wait(job.id)
             assert (job.state, job.error.code) == ("failed", "sandbox_timeout")
-            assert "exceeded the limit of 0.5 s (PALETTERY_SANDBOX_TIMEOUT_S)" in job.error.detail
+            assert re.search(limit, job.error.detail)
             assert not job.has_artifact
             (evaluation,) = client.evaluations(job.id)
             assert (evaluation.state, evaluation.error) == ("failed", job.error)
-    finally:
-        own.stop()
+            with pytest.raises(SandboxTimeout, match=limit):
+                client.calibrate(model, inputs)
+        finally:
+            own.stop()
+        own.start()
+        (failed,) = client.calibrations()
+        client.retry_calibration(failed.id)
+        assert client.wait_for_calibration(failed.id).state == "succeeded"
 
 
 @pytest.mark.heavy

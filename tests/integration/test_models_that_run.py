@@ -106,6 +106,8 @@ def test_every_form_of_a_model(client, tmp_path, make):
             assert archive.testzip() is None
         # Palettes stay palettes, beside a graph.
         assert out.stat().st_size < 1.1 * job.size_after_bytes + 30_000 < report.size_before_bytes
+    out = client.download_export(job.id, "onnx", tmp_path / "model.onnx")
+    assert out.stat().st_size < 1.1 * job.size_after_bytes + 40_000 < report.size_before_bytes
 
 
 def test_a_form_that_takes_a_graph_is_refused_without_one(server, tmp_path, model):

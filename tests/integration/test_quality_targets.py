@@ -73,6 +73,9 @@ def test_the_smallest_artifact_of_a_quality(server, client, files, tmp_path):
     assert len(trials) == len(report.allocation.measured)
     (evaluation,) = client.evaluations(job.id)
     assert evaluation.result == report.evaluation
+    (compared,) = client.evaluation_samples(job.id, evaluation.id).outputs
+    statistics = report.evaluation.outputs[0].sample_cosine
+    assert min(each.cosine for each in compared.samples) == statistics.min
     assert not any("trials" in path for path in server.store.list(f"jobs/{job.id}"))
     packed = tmp_path / "packed.safetensors"
     client.download(job.id, packed)

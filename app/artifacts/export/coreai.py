@@ -20,19 +20,16 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Graph, Node
-from torch.utils import _pytree as pytree
 
 from palettery import kernels
-from palettery.app.artifacts.export.live_model import call, palettized_inputs
+from palettery.app.artifacts.export.live_model import palettized_inputs
+from palettery.app.artifacts.export.output_checks import check_outputs, random_inputs
 from palettery.app.artifacts.packed_weights import SCALE
 from palettery.app.artifacts.pytorch import to_tensor
 from palettery.app.artifacts.reader import Artifact
 from palettery.app.errors import InvalidArtifact
 from palettery.kernels import Palette
 from palettery.kernels.arrays import to_numpy
-
-TOLERANCE, EPSILONS = 1e-4, 16
-"""Largest difference of Core AI from torch: relative to the largest value, and in epsilons."""
 
 
 def convert(program: ExportedProgram, artifact: Artifact, dense: Collection[str], to: Path) -> None:
@@ -57,17 +54,8 @@ def check(path: Path, program: ExportedProgram, artifact: Artifact, dense: Colle
                 is_constant = np.all(array == array.reshape(-1)[0])  # MLIR stores one value
                 if not is_constant and stored.find(array.tobytes()) < 0:
                     raise InvalidArtifact(f"{name}: the Core AI model lacks its palette")
-    inputs = _inputs(program)
-    expected = pytree.tree_leaves(call(program, inputs))
-    outputs = asyncio.run(_run(path, inputs))
-    for number, (theirs, ours) in enumerate(
-        zip(outputs, map(torch.as_tensor, expected), strict=True)
-    ):
-        precision = torch.finfo(ours.dtype).eps if ours.is_floating_point() else 0.0
-        reference = ours.detach().double().numpy()
-        limit = max(TOLERANCE, EPSILONS * precision) * max(1.0, np.abs(reference).max(initial=0.0))
-        if np.abs(theirs.reshape(reference.shape) - reference).max(initial=0.0) > limit:
-            raise InvalidArtifact(f"output {number} of the Core AI model differs from torch's")
+    inputs = random_inputs(program)
+    check_outputs(program, inputs, asyncio.run(_run(path, inputs)), "Core AI")
 
 
 def _stored_arrays(artifact: Artifact, name: str) -> Iterator[NDArray[Any]]:
@@ -93,31 +81,6 @@ def _sparse_palette(artifact: Artifact, name: str) -> Palette:
     """Return a palette whose groups store equal numbers of values, as `lut_to_dense` needs."""
     palette = artifact.palette(name)
     return kernels.pad_groups(palette) if artifact.has_unequal_groups(name) else palette
-
-
-def _inputs(program: ExportedProgram) -> dict[str, torch.Tensor]:
-    """Return random inputs of the model; integers are 0 or 1, so that indices are in range."""
-    numbers = torch.Generator().manual_seed(0)
-    inputs = {}
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs:
-            like = node.meta["val"]
-            shape = [_length(length, program) for length in like.shape]
-            if like.dtype.is_floating_point:
-                inputs[node.name] = torch.randn(shape, generator=numbers).to(like.dtype)
-            else:
-                inputs[node.name] = torch.randint(0, 2, shape, generator=numbers).to(like.dtype)
-    return inputs
-
-
-def _length(length: Any, program: ExportedProgram) -> int:
-    """Return the length of an axis; of a dynamic one, a small valid length."""
-    if isinstance(length, int):
-        return length
-    least = {
-        symbol: max(2, int(bounds.lower)) for symbol, bounds in program.range_constraints.items()
-    }
-    return int(length.node.expr.subs(least))
 
 
 async def _run(path: Path, inputs: dict[str, torch.Tensor]) -> list[NDArray[np.float64]]:

@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
@@ -43,8 +43,8 @@ class Format:
     argument is whether the weight has a per-channel scale."""
     suffix: str
     """Suffix of the file name."""
-    package: str | None = None
-    """Optional package that it needs."""
+    packages: Sequence[str] = ()
+    """Optional packages that it needs."""
     extra: str = "export"
     """Extra of Palettery that installs the package."""
     needs: Source | None = None
@@ -102,6 +102,15 @@ def _unsupported_by_coreml(weight: PalettizedWeight, is_scaled: bool) -> str | N
         return f"a scale of each channel beside vectors (cluster_dim is {weight.cluster_dim})"
     if is_scaled and weight.dtype != "F32":
         return f"a float32 scale of each channel beside {DTYPES.get(weight.dtype, weight.dtype)}"
+    return _other_than_single_or_half(weight)
+
+
+def _unsupported_by_onnx(weight: PalettizedWeight, _: bool) -> str | None:
+    """Return the dtype if onnxruntime has few operators of it."""
+    return _other_than_single_or_half(weight)
+
+
+def _other_than_single_or_half(weight: PalettizedWeight) -> str | None:
     return None if weight.dtype in ("F32", "F16") else DTYPES.get(weight.dtype, weight.dtype)
 
 
@@ -119,21 +128,21 @@ FORMATS: Mapping[ExportFormat, Format] = {
         lambda request: _gguf().check_gguf(request),
         _no_unsupported_feature,
         ".gguf",
-        "gguf",
+        ["gguf"],
     ),
     "torchao": Format(
         lambda request: _torchao().write_torchao(request),
         lambda request: _torchao().check_torchao(request),
         _unsupported_by_torchao,
         ".pt",
-        "torchao",
+        ["torchao"],
     ),
     "coreai": Format(
         partial(convert_in_sandbox, "coreai"),
         _skip_check,
         _unsupported_by_coreai,
         ".aimodel.zip",
-        "coreai_torch",
+        ["coreai_torch"],
         needs="graph",
         pads_groups=True,
     ),
@@ -142,7 +151,16 @@ FORMATS: Mapping[ExportFormat, Format] = {
         _skip_check,
         _unsupported_by_coreml,
         ".mlpackage.zip",
-        "coremltools",
+        ["coremltools"],
+        needs="graph",
+    ),
+    "onnx": Format(
+        partial(convert_in_sandbox, "onnx"),
+        _skip_check,
+        _unsupported_by_onnx,
+        ".onnx",
+        ["onnxscript", "onnxruntime"],
+        extra="onnx",
         needs="graph",
     ),
 }
@@ -196,12 +214,13 @@ def check_installed(to: ExportFormat) -> None:
     Raises:
         ExtraMissing: names the missing package.
     """
-    package, extra = FORMATS[to].package, FORMATS[to].extra
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise ExtraMissing(
-            f"{to} needs {package}, which is not installed here; pip install 'palettery[{extra}]', "
-            f"or in a clone pip install -e '.[{extra}]'"
-        )
+    extra = FORMATS[to].extra
+    for package in FORMATS[to].packages:
+        if importlib.util.find_spec(package) is None:
+            raise ExtraMissing(
+                f"{to} needs {package}, which is not installed here; "
+                f"pip install 'palettery[{extra}]', or in a clone pip install -e '.[{extra}]'"
+            )
 
 
 def check_source(to: ExportFormat, sources: Collection[Source]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.export.pt2_archive import PT2ArchiveWriter
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
@@ -102,8 +103,16 @@ def load_program(
 
 
 def call(program: ExportedProgram, inputs: Mapping[str, torch.Tensor]) -> Any:
-    """Run a model on inputs, by name, and return its output."""
-    flat = [inputs[str(name)] for name in program.graph_signature.user_inputs]
+    """Run a model on inputs, by name, and return its output.
+
+    Arguments that the graph has as constants, such as numbers, keep their values.
+    """
+    specs = program.graph_signature.input_specs
+    arguments = [spec.arg for spec in specs if spec.kind is InputKind.USER_INPUT]
+    flat = [
+        argument.value if isinstance(argument, ConstantArgument) else inputs[argument.name]
+        for argument in arguments
+    ]
     args, kwargs = pytree.tree_unflatten(flat, program.call_spec.in_spec)
     with torch.no_grad(), CheckedOperators():
         return program.module()(*args, **kwargs)

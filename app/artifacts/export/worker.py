@@ -4,6 +4,8 @@ import importlib
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,8 @@ from palettery.app.settings import Limits
 
 MAX_MESSAGE_CHARACTERS = 2_000
 """Most characters of a converter's message."""
-PACKAGES = {"coreai": "model.aimodel", "coreml": "model.mlpackage"}
-"""Format -> name of its package."""
+OUTPUTS = {"coreai": "model.aimodel", "coreml": "model.mlpackage", "onnx": "model.onnx"}
+"""Format -> name of the package or file that the converter writes."""
 
 
 def answer(request: bytes) -> bytes:
@@ -35,16 +37,28 @@ def _export(folder: Path, request: ConversionRequest) -> None:
     converter: Any = importlib.import_module(f"palettery.app.artifacts.export.{request.to}")
     artifact, source = open_sandbox_files(request.files, folder)
     runnable = read_runnable(source.storage, source.file, Limits())
-    package = folder / PACKAGES[request.to]
+    written = folder / OUTPUTS[request.to]
     with library_errors(partial(_unsupported, f"torch and the converter to {request.to}")):
         program = load_program(runnable, artifact_state_dict(artifact), source, folder)
-        converter.convert(program, artifact, request.dense, package)
-    _zip(package, folder / OUT)
+        converter.convert(program, artifact, request.dense, written)
+    reader_errors = library_errors(partial(_unsupported, f"the reader of {request.to}"))
+    with _read_back(written, folder) as path, reader_errors:
+        converter.check(path, program, artifact, request.dense)
+
+
+@contextmanager
+def _read_back(written: Path, folder: Path) -> Iterator[Path]:
+    """Make what a converter has written the one file of the export; yield it, or it unpacked."""
+    out = folder / OUT
+    if written.is_file():
+        written.rename(out)
+        yield out
+        return
+    _zip(written, out)
     with tempfile.TemporaryDirectory(dir=folder) as unpacked:
-        with zipfile.ZipFile(folder / OUT) as archive:
+        with zipfile.ZipFile(out) as archive:
             archive.extractall(unpacked)
-        with library_errors(partial(_unsupported, f"the reader of {request.to}")):
-            converter.check(Path(unpacked) / package.name, program, artifact, request.dense)
+        yield Path(unpacked) / written.name
 
 
 def _unsupported(library: str, error: Exception) -> UnsupportedFormat:

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import zipfile
-from base64 import b64encode
 from contextlib import contextmanager
 
 import pytest
@@ -21,7 +20,6 @@ from palettery.app.settings import Settings
 from palettery.app.storage.open import open_storage
 from palettery.schemas.calibration import CalibratedTensor, Calibration, CalibrationOptions
 from palettery.schemas.jobs import Progress
-from tests.app.in_process import api
 from tests.forged import changed, export
 
 INPUTS = {"x": torch.arange(12.0).reshape(3, 4)}
@@ -34,33 +32,6 @@ def program():
     model = torch.nn.Sequential(torch.nn.Linear(4, 32)).eval()
     batch = torch.export.Dim("batch")
     return export(model, torch.ones(2, 4), dynamic_shapes=({0: batch},)), model[0].weight.detach()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("api") / "data"
-
-
-@pytest.fixture(scope="module")
-def http(folder):
-    with api(folder) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def upload(http):
-    """Upload a file; gives its id."""
-
-    def send(data, name):
-        sha256 = hashlib.sha256(data)
-        file = {"name": name, "size_bytes": len(data), "sha256": sha256.hexdigest()}
-        made = http.post("/v1/uploads", json={"files": [file]}).raise_for_status().json()
-        digest = {"Content-Digest": f"sha-256=:{b64encode(sha256.digest()).decode()}:"}
-        for part in made["parts"]:
-            http.put(part["url"], content=data, headers=digest).raise_for_status()
-        return http.post(f"/v1/uploads/{made['id']}/complete").raise_for_status().json()["id"]
-
-    return send
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,8 @@ def test_an_option_of_several_values(run):
     _, (_, options) = run("m", *words)
     quality = {"cosine": 0.98, "percentile": 5}
     assert options["evaluate"] == {"inputs_id": inputs, "at_least": quality}
+    _, (_, options) = run("m", *words, "--evaluate", "more.safetensors")
+    assert options["evaluate"]["inputs_id"] == [inputs, "more.safetensors"]
     code, _ = run("m", "--evaluate", "cosin=1")
     assert code == 1
 

@@ -238,7 +238,7 @@ def test_version(palettery):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("export", "a", "-o", "b", "--to", "onnx"), "'--to': 'onnx' is not one of 'dense'"),
+        (("export", "a", "-o", "b", "--to", "tflite"), "'--to': 'tflite' is not one of 'dense'"),
         (("keys", "create", "--scope", "all"), "'--scope': 'all' is not one of 'read'"),
     ],
 )

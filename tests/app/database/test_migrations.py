@@ -21,7 +21,7 @@ from tests.databases import KINDS
 
 pytestmark = pytest.mark.databases(*KINDS)
 
-NEWEST = "0011"
+NEWEST = "0012"
 JOB_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 MADE_AT = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 

@@ -20,11 +20,12 @@ from palettery.app.artifacts.files import open_files
 from palettery.app.checkpoints.local_files import stored_files
 from palettery.app.cli.offline import compress
 from palettery.app.errors import BadInput
-from palettery.app.evaluation import dense_outputs, evaluate
+from palettery.app.evaluation import dense_outputs, evaluate, worker
 from palettery.app.evaluation.goals import parse_goal
 from palettery.app.inference.model import UnreadWeights
 from palettery.app.settings import Limits
 from palettery.schemas.config import KMeansPalettizerConfig
+from palettery.schemas.evaluation import Evaluation
 from tests.forged import archived, export
 
 CONFIG = {"global_config": {"op_state_spec": {"weight": {"n_bits": 2}}}}
@@ -94,6 +95,24 @@ def test_table_of_outputs(made, palettery, tmp_path):
     inputs = saved(tmp_path, x=torch.randn(3, 16), factor=torch.tensor(2.0))
     _, table, _ = palettery("evaluate", path, artifact, "--inputs", inputs)
     assert "equal" in table
+
+
+@pytest.mark.usefixtures("models_in_this_process")
+def test_each_sample_is_compared_unless_there_are_too_many(made, palettery, tmp_path, monkeypatch):
+    _, path, artifact = made
+    inputs = saved(tmp_path, x=torch.randn(6, 16), factor=torch.tensor(2.0))
+    words = ("evaluate", path, artifact, "--inputs", inputs, "--per-sample", "--json")
+    monkeypatch.setattr(worker, "MAX_COMPARED_SAMPLES", 12)
+    _, whole, said = palettery(*words)
+    whole = Evaluation.model_validate_json(whole)
+    assert [len(output.samples) for output in whole.outputs] == [6, 6]
+    assert said == ""
+    assert whole.with_samples(None).with_samples(whole.compared_samples()) == whole
+    monkeypatch.setattr(worker, "MAX_COMPARED_SAMPLES", 11)
+    _, cut, said = palettery(*words)
+    cut = Evaluation.model_validate_json(cut)
+    assert cut.outputs == whole.with_samples(None).outputs
+    assert "there are 12 of samples and outputs, and 11 are allowed" in said
 
 
 @pytest.fixture

@@ -94,6 +94,38 @@ def test_inputs_of_another_model_are_refused(http, program, linear):
     assert "inputs.pt2 holds no inputs" in answer.text
 
 
+def test_inputs_of_several_uploads(http, program):
+    names = ("a.safetensors", "b.safetensors")
+    ids = [uploaded(http, **{name: save({"input": torch.rand(2, 16)})}) for name in names]
+    answer = submitted(http, program, ids)
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert job["evaluation"]["inputs_id"] == ids
+    (evaluation,) = http.get(f"/v1/jobs/{job['id']}/evaluations").json()["items"]
+    assert evaluation["inputs_id"] == ids
+    answer = submitted(http, program, [ids[0], "0" * 64])
+    assert (answer.status_code, f"there are no inputs '{'0' * 64}'" in answer.text) == (404, True)
+    other = uploaded(http, **{"inputs.safetensors": save({"y": torch.zeros(2, 16)})})
+    answer = submitted(http, program, [*ids, other])
+    assert "the model's inputs are input; inputs.safetensors has y" in answer.text
+    for wrong in ([], ids * 51, [1]):
+        answer = submitted(http, program, wrong)
+        assert answer.status_code == 422
+        (error,) = answer.json()["errors"]
+        assert error["pointer"] == "/evaluate/inputs_id"
+        assert error["detail"].startswith("inputs_id must be the id of an upload")
+
+
+def test_samples_are_there_once_an_evaluation_has_succeeded(http, program):
+    inputs_id = uploaded(http, **{"inputs.safetensors": save(X)})
+    job = submitted(http, program, inputs_id, at_least=GOALS).raise_for_status().json()
+    (evaluation,) = http.get(f"/v1/jobs/{job['id']}/evaluations").json()["items"]
+    assert "samples" not in evaluation["links"]
+    answer = http.get(f"{evaluation['links']['self']}/samples")
+    assert (answer.status_code, "the evaluation is queued" in answer.text) == (409, True)
+    assert http.get(f"/v1/jobs/{job['id']}/evaluations/1/samples").status_code == 404
+
+
 def test_requests_that_are_not_valid(http, program):
     answer = submitted(http, program, "0" * 64)
     assert (answer.status_code, "upload their file" in answer.text) == (404, True)

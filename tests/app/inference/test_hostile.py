@@ -4,24 +4,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.forged import archived, changed, safetensors_bytes, saved, tensor
-from tests.hostile import GRAPH, REFUSED, bomb, sound_pt2
+from tests.forged import archived, changed
+from tests.hostile import GRAPH, INPUTS, REFUSED, sound_pt2
 
 pytestmark = pytest.mark.heavy
 
-INPUTS = {
-    "a pickle": (lambda canary: saved({"input": bomb(canary)}), "no safetensors file"),
-    "a range behind the end": (
-        lambda _: safetensors_bytes({"input": tensor(4, 12)}, bytes(8)),
-        "no safetensors file",
-    ),
-    "a header of 2**63 bytes": (lambda _: (1 << 63).to_bytes(8, "little"), "no safetensors file"),
-    "a huge shape": (
-        lambda _: safetensors_bytes({"input": tensor(0, 8, shape=(1 << 62, 4))}, bytes(8)),
-        "no safetensors file",
-    ),
-    "nothing": (lambda _: b"", "no safetensors file"),
-}
 PROGRAMS = [name for name in REFUSED if name.startswith("pt2, ")][::4]
 
 
@@ -33,13 +20,13 @@ def canary(tmp_path):
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_inputs(kind, canary, palettery, tmp_path):
-    build, said = INPUTS[kind]
+    build = INPUTS[kind]
     model, inputs = tmp_path / "model.pt2", tmp_path / "inputs"
     model.write_bytes(archived(*sound_pt2().items()))
     inputs.write_bytes(build(canary))
     code, out, told = palettery("calibrate", model, "--inputs", inputs, "-o", tmp_path / "out")
     assert (code, out, told.count("\n")) == (2, "", 1)
-    assert said in told
+    assert "no safetensors file" in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inputs", "model.pt2"]
 
 

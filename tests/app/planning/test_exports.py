@@ -2,9 +2,11 @@
 
 import pytest
 
+from palettery.app.artifacts.export.formats import FORMATS
 from palettery.app.errors import ExtraMissing, Inexpressible, UnsupportedFormat
 from palettery.app.planning.exports import check_expressible, export_sources, plan_exports
 from palettery.app.storage.open import open_storage
+from palettery.schemas.artifact import PalettizedWeight
 from palettery.schemas.checkpoint import Checkpoint, Module
 from tests.app.stored_job import StoredJob, config_of, draws
 
@@ -50,6 +52,15 @@ def test_a_form_that_cannot_be_made_here_is_refused_at_once(plan_of, monkeypatch
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ExtraMissing, match="torchao needs torchao, which is not installed here"):
         plan_exports(plan_of(n_bits=2), ["dense", "torchao"])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "feature"),
+    [("F32", None), ("F16", None), ("BF16", "bfloat16"), ("F64", "float64")],
+)
+def test_dtypes_that_onnxruntime_computes_in(dtype, feature):
+    weight = PalettizedWeight(n_bits=3, cluster_dim=2, shape=(8, 6), dtype=dtype, stored=12)
+    assert FORMATS["onnx"].unsupported_feature(weight, True) == feature
 
 
 def test_a_folder_of_transformers_needs_a_config_of_these_weights(plan_of):
