@@ -22,12 +22,14 @@ from palettery.schemas.config.granularity import (
     PerGroupedChannelGranularity,
     PerTensorGranularity,
 )
+from palettery.schemas.config.limits import MAX_INT64
 from palettery.schemas.evaluation import PERCENTILES, Quality
 from palettery.schemas.exports import ExportFormat
 from palettery.schemas.plan import Plan
 
 Bits = Literal[1, 2, 3, 4, 6, 8]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 UNITS: Final = {
     "B": 1,
     "kB": 10**3,
@@ -54,11 +56,11 @@ _BY_LOWER: Final = {unit.lower(): size for unit, size in UNITS.items()}
 class Target(Schema):
     """A required size, error or quality: one field, or text such as `16MB` or `cosine>=0.98`."""
 
-    size_bytes: PositiveInt | None = None
+    size_bytes: Annotated[PositiveInt, Field(le=MAX_INT64)] | None = None
     """Largest size of the artifact's files, headers included."""
-    bits_per_weight: Positive | None = None
+    bits_per_weight: Ratio | None = None
     """Largest size of the artifact's files in bits for each weight of the model."""
-    size_ratio: Positive | None = None
+    size_ratio: Ratio | None = None
     """Largest size of the artifact's files as a share of the model's tensors."""
     error: Positive | None = None
     """Largest expected error, in the unit of the scores; the artifact is as small as it allows."""

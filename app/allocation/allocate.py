@@ -67,6 +67,11 @@ class Allocator:
         self._all = Options(candidates, checkpoint, scores)
         self._options = self._all.of_groups
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the choices ask for in vain."""
+        return self._candidates.notes
+
     @cached_property
     def _by_size(self) -> Solver:
         """Solver of the least error within a size."""
@@ -105,7 +110,7 @@ class Allocator:
         chosen = self._chosen(solution)
         self._check_plan(job, {tensor.name: tensor.spec for tensor in chosen})
         size = planned_size_bytes(_request(job))
-        notes = [] if self._all.weighted else [_GUESS]
+        notes = [*self.notes, *([] if self._all.weighted else [_GUESS])]
         if size_bytes is not None and size < NEAR * size_bytes:
             notes.append(self._why_smaller(solution, size, size_bytes))
         return Allocation(

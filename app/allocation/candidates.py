@@ -54,6 +54,8 @@ class Candidates:
     """Groups of candidates, by tensor name, that get the same spec; every candidate is in one."""
     configs: Mapping[str, ModuleKMeansPalettizerConfig]
     """Module config that applies to each tensor; it says whether fast mode is on."""
+    notes: tuple[str, ...] = ()
+    """Patterns of the choices that match nothing."""
 
 
 def find_candidates(
@@ -65,8 +67,8 @@ def find_candidates(
     nothing but fast mode.
 
     Raises:
-        BadInput: the config sets every such tensor, or tensors that must be alike have no spec in
-            common.
+        BadInput: the config sets every such tensor, tensors that must be alike have no spec in
+            common, or a module must have more bits than it may have.
         InvalidConfig: a pattern is not a regular expression, or takes too long to match.
     """
     return _Search(config, checkpoint, choices, limits).run()
@@ -90,8 +92,10 @@ class _Search:
             checkpoint, self._tree, module_rules.by_module, self._patterns
         ).by_tensor
         self._names = {n for t in checkpoint.tensors for n in (t.name, *t.aliases)}
+        self._unmatched: list[str] = []
         self._least = self._bits("min_bits", choices.min_bits)
         self._most = self._bits("max_bits", choices.max_bits)
+        self._check_bounds()
 
     def run(self) -> Candidates:
         by_name: dict[str, Candidate] = {}
@@ -185,9 +189,25 @@ class _Search:
         bits: dict[str, int] = {}
         for pattern, limit in by_pattern.items():
             self._patterns.check(pattern, f"/choices/{field}")
-            for name in self._patterns.matching(pattern, self._tree.names, f"/choices/{field}"):
+            matching = self._patterns.matching(pattern, self._tree.names, f"/choices/{field}")
+            if not matching:
+                self._unmatched.append(f"{field} {pattern!r} matches no module's whole name")
+            for name in matching:
                 bits[self._tree.canonical(name)] = limit
         return bits
+
+    def _check_bounds(self) -> None:
+        """Check that no module must have more bits than it may have.
+
+        Raises:
+            BadInput: one must.
+        """
+        for module, most in self._most.items():
+            if (least := self._least.get(module, 1)) > most:
+                raise BadInput(
+                    f"the choices give {module} at least {least} bits by min_bits and at most "
+                    f"{most} by max_bits; change one of them"
+                )
 
     def _with_alike(self, by_name: dict[str, Candidate], pinned: frozenset[str]) -> Candidates:
         planned = {tensor.name: tensor for tensor in self._plan.tensors}
@@ -204,7 +224,7 @@ class _Search:
             if rule.config is not None
         }
         configs |= {name: candidate.config for name, candidate in by_name.items()}
-        return Candidates(self._plan, by_name, tuple(groups), configs)
+        return Candidates(self._plan, by_name, tuple(groups), configs, tuple(self._unmatched))
 
     def _groups(self, names: Mapping[str, None]) -> list[list[str]]:
         """Return tensors that must be alike together, all others alone."""
@@ -214,7 +234,10 @@ class _Search:
         for number, patterns in enumerate(self._choices.same):
             for pattern in patterns:
                 self._patterns.check(pattern, f"/choices/same/{number}")
-                for end in self._patterns.matching(pattern, ends, f"/choices/same/{number}"):
+                matching = self._patterns.matching(pattern, ends, f"/choices/same/{number}")
+                if not matching:
+                    self._unmatched.append(f"same {pattern!r} matches no module that may be chosen")
+                for end in matching:
                     lists.setdefault(end, number)
         for name in names:
             parent, _, end = self._tree.owner(name).name.rpartition(".")

@@ -84,7 +84,7 @@ def measured_allocation(
     distinct = {each.size_bytes: each for each in reversed(measured)}
     update = {
         "target_bytes": None,
-        "notes": () if allocation.weighted else (_WITHOUT_CALIBRATION,),
+        "notes": (*allocator.notes, *(() if allocation.weighted else (_WITHOUT_CALIBRATION,))),
         "measured": tuple(each for each in measured if distinct[each.size_bytes] is each),
     }
     return allocation.model_copy(update=update), job

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from palettery.app.errors import BadInput
 from palettery.schemas.checkpoint import Checkpoint
+from palettery.schemas.config.errors import describe_errors
 from palettery.schemas.targets import Target
 
 
@@ -14,15 +15,17 @@ def parse_target(texts: Sequence[str]) -> Target:
     """Return the target in a text, such as `16MB`, `3.5bpw` or `0.25x`.
 
     Raises:
-        BadInput: there are several, or one of a form or with a unit that is not known.
+        BadInput: there are several, or one of a form or with a unit that is not known, or of a
+            size out of range.
     """
     if len(texts) != 1:
         raise BadInput(f"{len(texts)} targets were given: {', '.join(texts)}; give one")
     try:
         return Target.model_validate(texts[0])
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        raise BadInput(str(detail.get("ctx", {}).get("error", detail["msg"]))) from error
+        reason = describe_errors(error, Target)[0]
+        where = f"the target {texts[0]!r} is out of range: " if reason.pointer else ""
+        raise BadInput(f"{where}{reason.detail}") from error
 
 
 def target_bytes(target: Target, checkpoint: Checkpoint) -> int | None:

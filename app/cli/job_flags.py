@@ -11,6 +11,7 @@ import typer
 
 from palettery.app.allocation.target_parsing import parse_target
 from palettery.app.cli.options import read_choices
+from palettery.app.errors import BadInput
 from palettery.schemas.job_options import option_schemas
 
 SHORT_NAMES = {
@@ -34,6 +35,7 @@ def with_job_flags(command: Callable[..., None]) -> Callable[..., None]:
             for name, value in values.items()
             if value is not None
         }
+        _check_inputs(options)
         command(**arguments, options=options)
 
     parameters = list(inspect.signature(command).parameters.values())
@@ -82,6 +84,20 @@ def _parsed(name: str, value: Any, schema: Mapping[str, Any]) -> object:
     return _parse_object(name, value, schema) if _is_object(schema) else value
 
 
+def _check_inputs(options: Mapping[str, Any]) -> None:
+    """Check that a target of a quality has inputs to measure it on.
+
+    Raises:
+        BadInput: it has none.
+    """
+    target = options.get("target")
+    if target is not None and target.quality is not None and "evaluate" not in options:
+        raise BadInput(
+            "a target of a quality is measured on inputs: add --evaluate FILE, which "
+            "`palettery tokenize` or `palettery images` makes"
+        )
+
+
 def _is_object(schema: Mapping[str, Any]) -> bool:
     return bool(schema["type"] == "object")
 
@@ -94,8 +110,6 @@ def _parse_object(name: str, texts: Sequence[str], schema: Mapping[str, Any]) ->
     Raises:
         BadInput: a name is unknown.
     """
-    from palettery.app.errors import BadInput
-
     leaves, values = _leaves(schema), dict[str, Any]()
     unnamed = [text for text in texts if "=" not in text]
     if unnamed:

@@ -210,6 +210,25 @@ def test_bits_by_pattern_and_choices(model):
         model.bits(min_bits={"(": 4})
 
 
+def test_bounds_that_exclude_each_other(model):
+    with pytest.raises(
+        BadInput, match=r"layers\.1\.up at least 6 bits by min_bits and at most 4 by max_bits"
+    ):
+        model.bits(min_bits={r".*\.up": 6}, max_bits={r"layers\.1\.up": 4})
+
+
+def test_patterns_of_choices_that_match_nothing_are_told(model):
+    allocator = model.allocator(
+        min_bits={r".*\.up": 2, "up": 2}, max_bits={"nothing": 8}, same=(("q", "kk"),)
+    )
+    found, _ = allocator.allocate(Target(size_bytes=64_000))
+    assert found.notes[:3] == (
+        "min_bits 'up' matches no module's whole name",
+        "max_bits 'nothing' matches no module's whole name",
+        "same 'kk' matches no module that may be chosen",
+    )
+
+
 def test_groups_go_along_the_axis_that_they_divide(model):
     groups = PerGroupedChannelGranularity(type="per_grouped_channel", group_size=16)
     found, _ = model.allocator(granularities=(groups,), keep=False).allocate(

@@ -57,6 +57,8 @@ def test_targets_of_a_quality(text, quality):
     ("texts", "message"),
     [
         (["16 apples"], "unknown unit 'apples'; write it like 16MB"),
+        (["9000000x"], "'9000000x' is out of range: size_ratio must be at most 1000000"),
+        (["999999999999GB"], "is out of range: size_bytes must be at most 9223372036854775807"),
         (["16"], "'16' is no number with a unit"),
         (["MB"], "no number with a unit"),
         (["-3MB"], "no number with a unit"),

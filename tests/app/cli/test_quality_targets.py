@@ -105,3 +105,10 @@ def test_a_plan_of_a_quality_is_refused(palettery, model):
     code, _, error = palettery("plan", model, "--target", "cosine>=0.9")
     assert code == 2
     assert "a plan cannot measure a quality" in " ".join(error.split())
+
+
+def test_a_job_of_a_quality_without_inputs_is_refused(palettery, model):
+    words = ["--target", "cosine>=0.9", "--server", "http://127.0.0.1:9"]  # is never reached
+    code, _, error = palettery("submit", model, *words)
+    assert code == 2
+    assert "measured on inputs: add --evaluate FILE" in " ".join(error.split())
