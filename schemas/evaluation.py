@@ -45,7 +45,7 @@ class Quality(Schema):
 
 
 class Goals(Schema):
-    """What an evaluation requires."""
+    """Quality that an evaluation requires."""
 
     at_least: Quality | None = None
     """Quality to reach; null to measure only."""
@@ -167,7 +167,7 @@ class Evaluation(Schema):
     """Warnings about the inputs."""
 
     def with_samples(self, samples: EvaluationSamples | None) -> "Evaluation":
-        """Return the evaluation with these comparisons of samples; with none for None."""
+        """Return a copy with these comparisons of samples, or without any if None."""
         by_name = {each.name: each.samples for each in samples.outputs} if samples else {}
         outputs = tuple(
             output.model_copy(update={"samples": by_name.get(output.name)})
@@ -176,7 +176,7 @@ class Evaluation(Schema):
         return self.model_copy(update={"outputs": outputs})
 
     def compared_samples(self) -> EvaluationSamples | None:
-        """Return the comparisons of samples that it includes; None without any."""
+        """Return the comparisons of samples in this evaluation; None if there are none."""
         outputs = tuple(
             ComparedSamples(name=output.name, samples=output.samples)
             for output in self.outputs

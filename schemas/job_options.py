@@ -56,13 +56,13 @@ class JobOptions(Schema):
     keep_dense: bool = False
     """Export a tensor dense if a format cannot express it; without this, such a job is refused."""
     evaluate: EvaluationOptions | None = None
-    """Run the model before and after on inputs that were uploaded before (`inputs_id`), and fail
-    the job unless the outputs have the quality `at_least`."""
+    """Run the model before and after palettization on uploaded inputs (`inputs_id`), and fail the
+    job unless the outputs reach the quality `at_least`."""
     target: Target | None = None
     """Size to reach, such as `16MB`, `3.5bpw` (bits for each weight) or `0.25x`: the bits of every
-    tensor are chosen for the least expected error. Or a quality, such as `cosine>=0.98`: the
-    smallest artifact is sought that has it on the inputs of `evaluate`. What a config says
-    stays."""
+    tensor are chosen for the least expected error. Or a quality, such as `cosine>=0.98`: the job
+    searches for the smallest artifact that reaches it on the inputs of `evaluate`. Rules of a
+    config that set a spec or null stay."""
     choices: Choices | None = None
     """What a target may choose; null for the defaults."""
 

@@ -94,7 +94,7 @@ class LeftOutEmbeddings(Schema):
     rule: dict[str, Any]
     """Part of a config that palettizes them, to be merged into the config."""
     warning: str
-    """What the plan's warnings say about them."""
+    """Text of the plan's warning about them."""
 
 
 class Plan(Schema):

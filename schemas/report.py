@@ -88,8 +88,9 @@ class TensorReport(Schema):
     weighted: bool = False
     """Whether sensitivities weighted the errors in the clustering; `sse` is not weighted."""
     method: ErrorMethod | None = None
-    """What the palettes minimise: `plain`, the squared error of the weights; `sensitivities`, the
-    same weighted; `feedback`, the error of the layer's outputs. Null if the tensor was kept."""
+    """Error that the palettes minimise: `plain`, the squared error of the weights;
+    `sensitivities`, the same weighted; `feedback`, the error of the layer's outputs. Null if the
+    tensor was kept."""
     output_error: NonNegativeFloat | None = Field(default=None, exclude_if=is_none)
     """Expected relative error of the layer's outputs on inputs like those of the calibration:
     squared error over squared outputs, of this layer alone. Absent without error feedback."""
@@ -167,8 +168,8 @@ class Report(Schema):
     artifact_sha256: dict[str, str]
     """SHA-256 digests of the artifact's files in hexadecimal, by file name."""
     allocation: Allocation | None = Field(default=None, exclude_if=is_none)
-    """What was chosen for the target, with its predicted size and expected errors; absent without
-    a target."""
+    """Config and specs chosen for the target, with the predicted size and expected errors; absent
+    without a target."""
     exports: tuple[Exported, ...] = Field(default=(), exclude_if=lambda exports: not exports)
     """Exports of the artifact; absent if none was requested."""
     software: dict[str, str]

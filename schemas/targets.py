@@ -1,4 +1,4 @@
-"""Targets of a size, the choices to reach them with, and what was chosen."""
+"""Targets of jobs: a required size, error or quality, and the specs chosen to reach it."""
 
 import math
 import re
@@ -54,7 +54,7 @@ _BY_LOWER: Final = {unit.lower(): size for unit, size in UNITS.items()}
 
 
 class Target(Schema):
-    """A size to reach, or a quality to keep: one of the fields, or `16MB` or `cosine>=0.98`."""
+    """A required size, error or quality: one field, or text such as `16MB` or `cosine>=0.98`."""
 
     size_bytes: Annotated[PositiveInt, Field(le=MAX_INT64)] | None = None
     """Largest size of the artifact's files, headers included."""
@@ -65,8 +65,8 @@ class Target(Schema):
     error: Positive | None = None
     """Largest expected error, in the unit of the scores; the artifact is as small as it allows."""
     quality: Quality | None = None
-    """Least quality on the inputs of `evaluate`; the artifact is the smallest that was measured to
-    have it."""
+    """Least quality on the inputs of `evaluate`; the artifact is the smallest one measured that
+    reaches it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -75,10 +75,10 @@ class Target(Schema):
 
     @model_validator(mode="after")
     def _check_one(self) -> "Target":
-        given = [name for name, value in self if value is not None]
-        if len(given) != 1:
+        fields = [name for name, value in self if value is not None]
+        if len(fields) != 1:
             allowed = ", ".join(type(self).model_fields)
-            got = " and ".join(given) or "none"
+            got = " and ".join(fields) or "none"
             raise ValueError(f"a target is one of {allowed}; got {got}")
         return self
 
@@ -122,7 +122,7 @@ def _quality(text: str, measure: str, least: float) -> Quality:
 
 
 class Choices(Schema):
-    """What may be chosen for each tensor, beside what the config says."""
+    """Specs that a target may choose for each tensor that no rule of the config sets."""
 
     n_bits: Annotated[Sequence[Bits], AfterValidator(tuple)] = Field(
         default=(1, 2, 3, 4, 6, 8), min_length=1
@@ -135,8 +135,8 @@ class Choices(Schema):
         ),
         min_length=1,
     )
-    """Channels that share a palette. Without an axis it is the operation's own, or the other one
-    where only that is divisible."""
+    """Channels that share a palette. If the axis is null, it is the operation's default, or the
+    other axis if only its length is divisible."""
     keep: bool = True
     """Whether a tensor may stay unchanged."""
     min_bits: Mapping[str, Bits] = Field(default_factory=dict)
@@ -184,7 +184,7 @@ class ModelScores(Schema):
 
 
 class ChosenTensor(Schema):
-    """What was chosen for one tensor."""
+    """Spec chosen for one tensor."""
 
     name: str
     """First name of the tensor."""
@@ -221,7 +221,7 @@ class UniformPoint(Schema):
 
 
 class MeasuredSize(Schema):
-    """One artifact that was measured on the way to a quality."""
+    """One artifact that was measured in the search for a required quality."""
 
     limit_bytes: NonNegativeInt
     """Size that was tried: of all artifacts of at most this size, it is the one with the least
@@ -231,13 +231,13 @@ class MeasuredSize(Schema):
     error: float
     """Expected error."""
     reached: dict[str, float]
-    """Measure of each goal, such as `cosine.p5` -> what the output that has least of it has."""
+    """Name of each required measure, such as `cosine.p5` -> its value for the worst output."""
     is_reached: bool
-    """Whether it has the quality."""
+    """Whether it reaches the required quality."""
 
 
 class Allocation(Schema):
-    """What was chosen to reach a target."""
+    """Config and specs chosen to reach a target."""
 
     config: KMeansPalettizerConfig
     """Config that plans exactly this choice."""
@@ -253,19 +253,19 @@ class Allocation(Schema):
     weighted: bool
     """Whether errors are weighted with sensitivities."""
     notes: tuple[str, ...]
-    """What to know about the quality, and about a size well below the target."""
+    """Notes on the quality, and on a size well below the target."""
     tensors: tuple[ChosenTensor, ...]
     """The tensors that the target could change."""
     curve: tuple[CurvePoint, ...] = ()
     """Least errors by size, ascending; empty if it was not requested."""
     uniform: tuple[UniformPoint, ...] = ()
-    """What the same bits for all tensors give, to compare; empty without a curve."""
+    """Sizes and errors with the same bits for all tensors, to compare; empty without a curve."""
     measured: tuple[MeasuredSize, ...] = Field(default=(), exclude_if=lambda sizes: not sizes)
-    """What was measured to reach a quality, in order; absent for other targets."""
+    """Artifacts measured in the search for a quality, in order; absent for other targets."""
 
 
 class PlannedJob(Plan):
-    """Plan of a job, and what was chosen if it has a target."""
+    """Plan of a job, with the specs chosen for its target if it has one."""
 
     allocation: Allocation | None = Field(default=None, exclude_if=is_none)
-    """What reaches the target, and the least error at every size; absent without a target."""
+    """Specs that reach the target, and the least error at every size; absent without a target."""

@@ -73,8 +73,8 @@ class TensorSlice(StoredRows):
 
     def inputs(self) -> tuple[StoredRows, ...]:
         """Return all byte ranges that the slice is computed from."""
-        beside = (self.sensitivity, self.second_moment)
-        return (self, *(rows for rows in beside if rows is not None))
+        optional = (self.sensitivity, self.second_moment)
+        return (self, *(rows for rows in optional if rows is not None))
 
 
 class CompressionTask(Schema):
@@ -112,8 +112,8 @@ class JobRequest(Schema):
     allocation: Allocation | None = Field(default=None, exclude_if=is_none)
     """Bits chosen for the target; absent without a target."""
     evaluation: Evaluation | None = Field(default=None, exclude_if=is_none)
-    """What was measured before, of an artifact with the same tensors; absent without a target of
-    a quality."""
+    """Earlier evaluation of an artifact with the same tensors; absent without a target of a
+    quality."""
 
 
 class TargetRequest(Schema):

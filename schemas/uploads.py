@@ -40,10 +40,10 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def _inputs_id(value: object) -> str | tuple[str, ...]:
-    """Return the id, or the ids: one message tells of both, unlike those of a union."""
-    several = value if isinstance(value, list | tuple) else [value]
-    ids = tuple(each for each in several if isinstance(each, str) and _DIGEST.fullmatch(each))
-    if len(ids) != len(several) or not 1 <= len(ids) <= MAX_INPUTS:
+    """Return the validated id or ids; unlike a union, this has one error message for both forms."""
+    candidates = value if isinstance(value, list | tuple) else [value]
+    ids = tuple(each for each in candidates if isinstance(each, str) and _DIGEST.fullmatch(each))
+    if len(ids) != len(candidates) or not 1 <= len(ids) <= MAX_INPUTS:
         raise ValueError(
             "inputs_id must be the id of an upload, 64 hexadecimal digits, or a list of 1 to "
             f"{MAX_INPUTS} such ids"

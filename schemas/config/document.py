@@ -11,9 +11,9 @@ from palettery.schemas.config.errors import (
     pointer,
     unknown_key_message,
 )
-from palettery.schemas.config.foreign import other_method_key, other_method_message
 from palettery.schemas.config.line_numbers import with_line_numbers
 from palettery.schemas.config.model import ANCHORS_KEY, CONFIG_KEY, KMeansPalettizerConfig
+from palettery.schemas.config.other_methods import other_method_key, other_method_message
 from palettery.schemas.config.parsing import load_text
 from palettery.schemas.problem import InvalidField
 

@@ -9,8 +9,8 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from palettery.schemas.config.assignable import AssignableSchema
-from palettery.schemas.config.foreign import other_method_key, other_method_message
 from palettery.schemas.config.module import ModuleKMeansPalettizerConfig
+from palettery.schemas.config.other_methods import other_method_key, other_method_message
 from palettery.schemas.config.parsing import load_text
 from palettery.schemas.config.preset_types import ModelPresets
 from palettery.schemas.config.versions import Version, dump_for
