@@ -22,7 +22,7 @@ from safetensors.numpy import save
 from benchmarks.serving import Service, distributed, embedded, peak_memory
 from palettery.app.artifacts.writer import TensorEntry, header
 from palettery.kernels import PaletteSettings, palettize
-from palettery.schemas.jobs import ENDED, Job
+from palettery.schemas.jobs import ENDED_STATES, Job
 
 CORES = 2
 SHAPE = (2048, 2048)
@@ -127,7 +127,7 @@ def drain(folder: Path) -> None:
             jobs = list(senders.map(lambda body: _submit(service, body), bodies))
         sent_s = time.perf_counter() - started
         for job in jobs:  # one at a time, since listing them all would dominate the server's load
-            while service.client.job(job.id).state not in ENDED:
+            while service.client.job(job.id).state not in ENDED_STATES:
                 time.sleep(0.1)
         wall_s = time.perf_counter() - started
         assert all(service.client.job(job.id).state == "succeeded" for job in jobs)  # noqa: S101
@@ -269,7 +269,7 @@ def _stages_s(
     moments = [time.perf_counter()]
     job = send(service, model)
     moments.append(time.perf_counter())
-    while (job := service.client.job(job.id)).state not in ENDED:
+    while (job := service.client.job(job.id)).state not in ENDED_STATES:
         if len(moments) == 2 and job.progress.bytes_done == job.progress.bytes_total:
             moments.append(time.perf_counter())
         time.sleep(0.01)
@@ -288,7 +288,7 @@ def _submit(service: Service, body: bytes, **fields: str) -> Job:
 
 
 def _wait(service: Service, job: Job, poll_every_s: float = 0.005) -> Job:
-    while (job := service.client.job(job.id)).state not in ENDED:
+    while (job := service.client.job(job.id)).state not in ENDED_STATES:
         time.sleep(poll_every_s)
     if job.state != "succeeded":
         raise SystemExit(f"the job {job.state}: {job.error}")

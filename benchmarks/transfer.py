@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from benchmarks.service import row
 from benchmarks.serving import Service, bare, embedded
-from palettery.schemas.jobs import ENDED
+from palettery.schemas.jobs import ENDED_STATES
 from palettery.schemas.uploads import PART_BYTES, Upload
 
 PIECE_BYTES = 1 << 20
@@ -79,7 +79,7 @@ def downloads(service: Service, peer: httpx.Client, folder: Path, model: Model) 
         data={"config": KEEP_ALL, "reuse": "false"},
     )
     job = service.client.job(response.raise_for_status().json()["id"])
-    while (job := service.client.job(job.id)).state not in ENDED:
+    while (job := service.client.job(job.id)).state not in ENDED_STATES:
         time.sleep(0.02)
     path = f"/v1/jobs/{job.id}/artifact"
     artifact = service.http.get(path).raise_for_status().content

@@ -18,7 +18,7 @@ LISTED_KINDS: tuple[JobKind, ...] = ("compression", "scores")
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ACTIVE_STATES: tuple[JobState, ...] = ("queued", "running")
 RETRYABLE_STATES: tuple[JobState, ...] = ("failed", "cancelled")
-ENDED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
+ENDED_STATES: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class JobSubmission(JobOptions):
@@ -113,7 +113,7 @@ class Job(Schema):
     @property
     def has_artifact(self) -> bool:
         """Whether its artifact and report can be downloaded."""
-        return self.state in ENDED and self.size_after_bytes is not None
+        return self.state in ENDED_STATES and self.size_after_bytes is not None
 
 
 class JobPage(Schema):

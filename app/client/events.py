@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from palettery.app.client.connection import Connection
 from palettery.app.errors import PaletteryError
 from palettery.schemas.events import DeletedJob, LogLine, LogPage
-from palettery.schemas.jobs import ENDED, Job, Progress
+from palettery.schemas.jobs import ENDED_STATES, Job, Progress
 
 RECONNECT_S = 1
 """Delay before reconnecting, as in browsers."""
@@ -75,7 +75,7 @@ async def follow(
                     data = _parse_event(message, types)
                     if data is not None:
                         # A job that is retried after its end is not final any more.
-                        has_ended = getattr(data, "state", None) in ENDED
+                        has_ended = getattr(data, "state", None) in ENDED_STATES
                         yield last, data
         if not has_ended:
             await anyio.sleep(RECONNECT_S)

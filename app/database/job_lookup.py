@@ -10,7 +10,7 @@ from palettery.app.errors import NotFound
 from palettery.schemas.evaluation import EvaluationSummary
 from palettery.schemas.jobs import (
     ACTIVE_STATES,
-    ENDED,
+    ENDED_STATES,
     LISTED_KINDS,
     RETRYABLE_STATES,
     Job,
@@ -96,7 +96,7 @@ def _links(row: JobRow | Row[Any]) -> dict[str, str]:
         links["cancel"] = f"{self_link}/cancel"
     if row.state in RETRYABLE_STATES:
         links["retry"] = f"{self_link}/retry"
-    if row.state in ENDED and row.size_after_bytes is not None:
+    if row.state in ENDED_STATES and row.size_after_bytes is not None:
         links |= {
             "artifact": f"{self_link}/artifact",
             "report": f"{self_link}/report",

@@ -22,7 +22,7 @@ from palettery.schemas.evaluation import (
     JobEvaluation,
     Quality,
 )
-from palettery.schemas.jobs import ENDED, Job
+from palettery.schemas.jobs import ENDED_STATES, Job
 from palettery.schemas.keys import OwnerLimits
 from palettery.schemas.problem import Problem
 from palettery.schemas.uploads import InputsId, list_ids
@@ -203,7 +203,7 @@ def _inputs_id(row: EvaluationRow) -> InputsId:
 
 def _evaluation(row: EvaluationRow, job: Job) -> JobEvaluation:
     state, ended_at, error = row.state, row.ended_at, row.error and Problem(**row.error)
-    if row.is_part_of_job and ended_at is None and job.state in ENDED:
+    if row.is_part_of_job and ended_at is None and job.state in ENDED_STATES:
         # The job ended before its evaluation did.
         state, ended_at, error = job.state, job.ended_at, job.error
     here = f"/v1/jobs/{row.job_id}"

@@ -19,7 +19,7 @@ from palettery.app.database.tables import JobEventRow, JobRow
 from palettery.app.events.job_changes import add_change
 from palettery.app.events.log_messages import LogMessage
 from palettery.schemas.events import LogLine, LogPage
-from palettery.schemas.jobs import ENDED, LISTED_KINDS, Job, JobKind, Progress
+from palettery.schemas.jobs import ENDED_STATES, LISTED_KINDS, Job, JobKind, Progress
 
 STATE, LOG = "state", "log"
 MAX_LINES = 1_000
@@ -157,7 +157,9 @@ class EventRepository:
                     progress = Progress(
                         **{name: getattr(row, name) for name in Progress.model_fields}
                     )
-                    snapshots[row.id] = JobSnapshot(row.last_event, row.state in ENDED, progress)
+                    snapshots[row.id] = JobSnapshot(
+                        row.last_event, row.state in ENDED_STATES, progress
+                    )
         return snapshots
 
     def updates(self, seen: Mapping[str, int]) -> dict[str, JobUpdate]:

@@ -36,7 +36,7 @@ from palettery.app.keys.quota import check_room, within_limits
 from palettery.schemas.evaluation import EvaluationSummary
 from palettery.schemas.jobs import (
     ACTIVE_STATES,
-    ENDED,
+    ENDED_STATES,
     LISTED_KINDS,
     Job,
     JobKind,
@@ -150,17 +150,8 @@ class JobRepository:
         with self._database.transaction() as session:
             return [job_from_row(row) for row in session.scalars(query)]
 
-    def states(self, ids: Collection[str]) -> dict[str, JobState]:
-        """Return the states of those of these jobs that exist."""
-        states: dict[str, JobState] = {}
-        with self._database.transaction() as session:
-            for chunk in chunks(ids):
-                query = select(JobRow.id, JobRow.state).where(JobRow.id.in_(chunk))
-                states.update((row.id, row.state) for row in session.execute(query))
-        return states
-
     def folder_states(self, ids: Collection[str]) -> dict[str, tuple[JobState, bool]]:
-        """Return id -> state, and whether it has an artifact, of those of these jobs that exist."""
+        """Return id -> (state, whether it has an artifact) for each of these jobs that exists."""
         states: dict[str, tuple[JobState, bool]] = {}
         has_artifact = JobRow.size_after_bytes.is_not(None)
         with self._database.transaction() as session:
@@ -182,7 +173,7 @@ class JobRepository:
 
     def expired(self, now: datetime) -> Sequence[str]:
         """Return the ids of ended jobs whose retention has expired."""
-        return self._ids(past_query(JobRow.expires_at, ENDED, now))
+        return self._ids(past_query(JobRow.expires_at, ENDED_STATES, now))
 
     def twin(self, job_id: str) -> str | None:
         """Return the id of the owner's newest other job that succeeded with the same request."""
@@ -306,7 +297,7 @@ class JobRepository:
             Conflict: it has not ended.
         """
         job = self.get(job_id)
-        statement = delete(JobRow).where(JobRow.id == job_id, JobRow.state.in_(ENDED))
+        statement = delete(JobRow).where(JobRow.id == job_id, JobRow.state.in_(ENDED_STATES))
         with self._database.transaction() as session:
             is_deleted = session.connection().execute(statement).rowcount == 1
             if is_deleted and job.kind in LISTED_KINDS:

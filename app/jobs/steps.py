@@ -35,7 +35,7 @@ from palettery.app.observability.metrics import Metrics
 from palettery.app.settings import Settings
 from palettery.app.storage.base import Storage
 from palettery.schemas.evaluation import Evaluation
-from palettery.schemas.jobs import ENDED, Job, Progress
+from palettery.schemas.jobs import ENDED_STATES, Job, Progress
 from palettery.schemas.tasks import (
     CompressionTask,
     Published,
@@ -237,7 +237,7 @@ class JobSteps:
         prefix = job_folder(job_id)
         if job.state == "succeeded":
             self._store.delete_folder(f"{prefix}/parts")
-        elif job.state in ENDED and not job.has_artifact:
+        elif job.state in ENDED_STATES and not job.has_artifact:
             discard_artifact(self._store, prefix)
 
     async def _log(self, job_id: str, *log_lines: LogMessage) -> None:

@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 import httpx
 
 from palettery.app.storage.verified_reader import DIGESTS
-from palettery.schemas.jobs import ENDED
+from palettery.schemas.jobs import ENDED_STATES
 from tests.integration.service import DEADLINE_S, Service, wait_until
 
 SWEEPING = {"PALETTERY_SWEEP_EVERY_S": "1", "PALETTERY_ORPHAN_AGE_S": "1"}
-RANK = {"queued": 0, "running": 1} | dict.fromkeys(ENDED, 2)
+RANK = {"queued": 0, "running": 1} | dict.fromkeys(ENDED_STATES, 2)
 LOOK_EVERY_S = 0.2
 
 
@@ -131,7 +131,9 @@ def is_stray(state: str | None, what: str) -> bool:
     """Whether a job in this state has no use for a file of its folder."""
     if state == "succeeded":
         return what == "parts"
-    return state is None or (state in ENDED and what in ("artifact", "exports", "report.json"))
+    return state is None or (
+        state in ENDED_STATES and what in ("artifact", "exports", "report.json")
+    )
 
 
 def check_result(

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save
 
 from palettery.app.client import Client, retries
-from palettery.schemas.jobs import ENDED
+from palettery.schemas.jobs import ENDED_STATES
 from tests.integration.cluster import scaled
 from tests.integration.embedded import Embedded, serving
 from tests.integration.service import DEADLINE_S, Service
@@ -94,7 +94,7 @@ def own(mortal) -> Iterator[Embedded]:
 def empty(service: Service) -> None:
     """Delete all that a service has of its users."""
     for job in service.http.get("/v1/jobs", params={"limit": 1000}).json()["items"]:
-        if job["state"] not in ENDED:
+        if job["state"] not in ENDED_STATES:
             service.http.post(f"/v1/jobs/{job['id']}/cancel")
         service.ended(job["id"])
         service.http.delete(f"/v1/jobs/{job['id']}").raise_for_status()

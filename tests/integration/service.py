@@ -22,7 +22,7 @@ from palettery.app.storage.base import Storage
 from palettery.app.storage.verified_reader import DIGESTS
 from palettery.app.uploads.parts import PARTS, parse_upload_id
 from palettery.app.uploads.repository import UploadRepository
-from palettery.schemas.jobs import ENDED
+from palettery.schemas.jobs import ENDED_STATES
 
 DEADLINE_S = 300
 """Of whatever should happen; on an overloaded machine, what takes seconds takes minutes."""
@@ -211,7 +211,7 @@ class Service:
 
         def look() -> dict | None:
             job = self.job(job_id)
-            return job if job and job["state"] in ENDED else None
+            return job if job and job["state"] in ENDED_STATES else None
 
         return wait_until(look, f"job {job_id} ends")
 

@@ -127,8 +127,8 @@ def test_expired_jobs_go_with_all_that_is_theirs(service):
     alive = service.add("c")
     service.sweep.run()
     assert service.deleted == [expired]
-    states = service.records.states([expired, kept, alive])
-    assert states == {kept: "cancelled", alive: "queued"}
+    states = service.records.folder_states([expired, kept, alive])
+    assert states == {kept: ("cancelled", False), alive: ("queued", False)}
     assert service.left() == {"uploads/b", "uploads/c"} | folder(kept) | folder(alive)
 
 

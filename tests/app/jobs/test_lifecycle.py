@@ -119,7 +119,7 @@ def test_delete_removes_everything_but_what_others_need(service):
     asyncio.run(service.control.retry(first, OwnerLimits()))
     cancel(service, first)
     service.control.delete(first)
-    assert service.jobs.states([first, second]) == {second: "queued"}
+    assert service.jobs.folder_states([first, second]) == {second: ("queued", False)}
     assert [service.life(first, attempt) for attempt in (0, 1)] == ["none", "none"]
     assert set(service.store.list("")) == {"uploads/b", f"{job_folder(second)}/tasks.json"}
     cancel(service, second)

@@ -146,10 +146,11 @@ def test_twin_is_the_newest_success_of_the_same_request(records):
     assert [records.twin(job_id) for job_id in (other, *without, new_id())] == [None] * 4
 
 
-def test_known_are_the_ids_of_jobs(records):
+def test_folder_states_leave_out_unknown_ids(records):
     ids = {add(records) for _ in range(3)}
-    assert records.states([*ids, new_id(), ""]) == dict.fromkeys(ids, "queued")
-    assert records.states([]) == {}
+    states = records.folder_states([*ids, new_id(), ""])
+    assert states == dict.fromkeys(ids, ("queued", False))
+    assert records.folder_states([]) == {}
 
 
 def test_pages_by_state_and_model(records):
