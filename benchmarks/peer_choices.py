@@ -7,7 +7,7 @@ the outputs keep a threshold. Neither has a size as its goal, so the threshold i
 size is used.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from palettery.app.checkpoints.local_files import stored_files
 from palettery.app.checkpoints.reader import read_checkpoint
 from palettery.app.cli.offline import compress
 from palettery.app.compression.planned_size import planned_size_bytes
-from palettery.app.planning.job_plan import plan_checkpoint
+from palettery.app.planning.job_plan import JobPlan, plan_checkpoint
 from palettery.app.settings import read_settings
 from palettery.schemas.checkpoint import Checkpoint
 from palettery.schemas.config.granularity import PerGroupedChannelGranularity
@@ -31,56 +31,73 @@ GROUP = PerGroupedChannelGranularity(group_size=16, axis=0)
 Losses = Mapping[str, Mapping[int, float]]
 """Tensor name -> n_bits -> what is lost, so that less is better."""
 Weights = Mapping[int, Mapping[str, torch.Tensor]]
+"""n_bits -> tensor name -> the decoded weight."""
 
 
-class Peers:
-    """All tensors of a model at uniform widths, and what is lost at each."""
+def uniform_weights(model: Path, folder: Path) -> Weights:
+    """Return all weights at uniform widths; their artifacts stay in the folder."""
+    weights = {}
+    for n_bits in WIDTHS:
+        packed = folder / f"uniform-{n_bits}.safetensors"
+        if not packed.exists():
+            compress([model], _uniform(n_bits), packed, lambda *_: None)
+        weights[n_bits] = load(packed)
+    return weights
 
-    def __init__(self, model: Path, folder: Path) -> None:
-        self._specs: dict[str, dict[int, PalettizationSpec]] = {}
-        weights: dict[int, Mapping[str, torch.Tensor]] = {}
-        for n_bits in WIDTHS:
-            packed = folder / f"uniform-{n_bits}.safetensors"
-            config = every_weight(PalettizationSpec(n_bits=n_bits, granularity=GROUP))
-            report = compress([model], config, packed, lambda *_: None)
-            weights[n_bits] = load(packed)
-            for tensor in report.tensors:
-                if tensor.spec is not None:
-                    self._specs.setdefault(tensor.name, {})[n_bits] = tensor.spec
-        self._weights: Weights = weights
+
+def psnr_losses(
+    names: Sequence[str], weights: Weights, dense: Mapping[str, torch.Tensor]
+) -> Losses:
+    """Return the negative PSNR of the weights of each tensor, in decibels."""
+
+    def loss(name: str, n_bits: int) -> float:
+        weight = dense[name].double()
+        error = (weights[n_bits][name] - weight).square().mean()
+        return float(10 * torch.log10(error / weight.abs().max().square()))
+
+    return {name: {n_bits: loss(name, n_bits) for n_bits in WIDTHS} for name in names}
+
+
+def output_losses(
+    names: Sequence[str], weights: Weights, model: torch.nn.Module, inputs: Path
+) -> Losses:
+    """Return 1 - mean cosine of the outputs, with only one tensor palettized."""
+    batches = sorted_batches(inputs)
+    parameters = dict(model.named_parameters())
+
+    @torch.inference_mode()
+    def outputs() -> torch.Tensor:
+        return torch.cat([model(**batch)["embedding"] for batch in batches])
+
+    reference = outputs()
+
+    def loss(name: str, n_bits: int) -> float:
+        before = parameters[name].data
+        parameters[name].data = weights[n_bits][name]
+        cosines = torch.cosine_similarity(outputs(), reference)
+        parameters[name].data = before
+        return 1 - cosines.mean().item()
+
+    return {name: {n_bits: loss(name, n_bits) for n_bits in WIDTHS} for name in names}
+
+
+class ThresholdChooser:
+    """Configs of a model by a threshold on what is lost."""
+
+    def __init__(self, model: Path) -> None:
         self._limits = read_settings().limits
         files = stored_files([model], digests=False)
         self._checkpoint: Checkpoint = read_checkpoint(files.storage, files.files, self._limits)
+        self._specs: dict[str, dict[int, PalettizationSpec]] = {}
+        for n_bits in WIDTHS:
+            for tensor in self._plan(_uniform(n_bits)).plan.palettized():
+                assert tensor.spec is not None  # noqa: S101 - it is palettized
+                self._specs.setdefault(tensor.name, {})[n_bits] = tensor.spec
 
-    def psnr_losses(self, dense: Mapping[str, torch.Tensor]) -> Losses:
-        """Return the negative PSNR of the weights of each tensor, in decibels."""
-
-        def loss(name: str, n_bits: int) -> float:
-            weight = dense[name].double()
-            error = (self._weights[n_bits][name] - weight).square().mean()
-            return float(10 * torch.log10(error / weight.abs().max().square()))
-
-        return self._losses(loss)
-
-    def output_losses(self, model: torch.nn.Module, inputs: Path) -> Losses:
-        """Return 1 - mean cosine of the outputs, with only one tensor palettized."""
-        batches = sorted_batches(inputs)
-        parameters = dict(model.named_parameters())
-
-        @torch.inference_mode()
-        def outputs() -> torch.Tensor:
-            return torch.cat([model(**batch)["embedding"] for batch in batches])
-
-        reference = outputs()
-
-        def loss(name: str, n_bits: int) -> float:
-            before = parameters[name].data
-            parameters[name].data = self._weights[n_bits][name]
-            cosines = torch.cosine_similarity(outputs(), reference)
-            parameters[name].data = before
-            return 1 - cosines.mean().item()
-
-        return self._losses(loss)
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the tensors whose bits are chosen."""
+        return list(self._specs)
 
     def within(self, losses: Losses, size_bytes: int) -> KMeansPalettizerConfig:
         """Return the choice of the lowest threshold whose artifact has at most this size.
@@ -101,9 +118,6 @@ class Peers:
                     settled.add(name)
         return self._config(bits)
 
-    def _losses(self, loss: Callable[[str, int], float]) -> Losses:
-        return {name: {bits: loss(name, bits) for bits in WIDTHS} for name in self._specs}
-
     def _config(self, bits: Mapping[str, int]) -> KMeansPalettizerConfig:
         modules = {}
         for name, specs in self._specs.items():
@@ -114,10 +128,17 @@ class Peers:
         return KMeansPalettizerConfig(global_config=None, module_name_configs=modules)
 
     def _size_bytes(self, config: KMeansPalettizerConfig) -> int:
-        job = plan_checkpoint(config, self._checkpoint, None, self._limits, strict=True)
+        job = self._plan(config)
         return planned_size_bytes(
             JobRequest(config=job.config, checkpoint=job.checkpoint, plan=job.plan)
         )
+
+    def _plan(self, config: KMeansPalettizerConfig) -> JobPlan:
+        return plan_checkpoint(config, self._checkpoint, None, self._limits, strict=False)
+
+
+def _uniform(n_bits: int) -> KMeansPalettizerConfig:
+    return every_weight(PalettizationSpec(n_bits=n_bits, granularity=GROUP))
 
 
 def _thresholds(losses: Losses) -> Sequence[float]:

