@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.quality import BATCH, every_weight
+from benchmarks.quality import every_weight
 from palettery import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig, PalettizationSpec, load
 from palettery.app.checkpoints.local_files import stored_files
 from palettery.app.checkpoints.reader import read_checkpoint
@@ -25,6 +25,8 @@ from palettery.schemas.checkpoint import Checkpoint
 from palettery.schemas.config.granularity import PerGroupedChannelGranularity
 from palettery.schemas.tasks import JobRequest
 
+EFFECT_TEXTS, EFFECT_BATCH = 32, 8
+"""Texts on which the effect of one tensor is measured, 234 times."""
 WIDTHS = (8, 6, 4, 3, 2, 1)
 GROUP = PerGroupedChannelGranularity(group_size=16, axis=0)
 
@@ -61,7 +63,7 @@ def psnr_losses(
 def output_losses(
     names: Sequence[str], weights: Weights, model: torch.nn.Module, inputs: Path
 ) -> Losses:
-    """Return 1 - mean cosine of the outputs, with only one tensor palettized."""
+    """Return 1 - mean cosine of the outputs of some texts, with only one tensor palettized."""
     batches = sorted_batches(inputs)
     parameters = dict(model.named_parameters())
 
@@ -157,11 +159,11 @@ def _lowest_bits(losses: Mapping[int, float], threshold: float) -> int:
 
 
 def sorted_batches(inputs: Path) -> Sequence[Mapping[str, torch.Tensor]]:
-    """Return texts in batches of about equal lengths, with no more padding than they need."""
+    """Return some texts of all lengths, in batches with no more padding than they need."""
     tensors = load_file(inputs)
     lengths = tensors["attention_mask"].sum(1)
-    order = torch.argsort(lengths)
-    chunks = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    order = torch.argsort(lengths)[:: max(1, len(lengths) // EFFECT_TEXTS)]
+    chunks = [order[start : start + EFFECT_BATCH] for start in range(0, len(order), EFFECT_BATCH)]
     return [
         {name: tensor[rows, : int(lengths[rows].max())] for name, tensor in tensors.items()}
         for rows in chunks
